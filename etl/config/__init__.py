@@ -1,0 +1,194 @@
+"""The settings: frozen models, filled from `config.yaml` and the environment by `load`, the only reader of both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from etl.config.document import Document, dotted, read_document
+from etl.config.duration import format_duration, parse_duration
+from etl.config.problems import settings_error
+from etl.config.sections import ApiSettings, AppSettings, DatabaseSettings, PayloadSettings, SyncSettings
+from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "ApiSettings",
+    "AppSettings",
+    "DatabaseSettings",
+    "PayloadSettings",
+    "Settings",
+    "SyncSettings",
+    "format_duration",
+    "load",
+    "parse_duration",
+]
+
+DEFAULT_PATH = Path("config.yaml")
+
+
+class Settings(BaseSettings):
+    """All settings, frozen. Made by `load`; made directly (tests, demo) it reads no file and no environment.
+
+    `places` tells, for `config show`, where each value came from, by its path.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    api: ApiSettings = Field(default_factory=ApiSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    data_dir: Path = Path(".cortex-etl")
+    apps: list[AppSettings] = Field(default_factory=list)
+    sync: SyncSettings = Field(default_factory=SyncSettings)
+    payloads: PayloadSettings = Field(default_factory=PayloadSettings)
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(""))
+
+    @classmethod
+    def settings_customise_sources(  # the signature is pydantic's
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from `load` alone: it knows the line of each, which pydantic's own sources do not."""
+        return (init_settings,)
+
+    @field_validator("apps")
+    @classmethod
+    def _each_app_once(cls, apps: list[AppSettings]) -> list[AppSettings]:
+        seen: set[str] = set()
+        for index, app in enumerate(apps):
+            if app.id in seen:
+                raise PydanticCustomError("duplicate_app", "each app once", {"path": (index, "id")})
+            seen.add(app.id)
+        return apps
+
+    def require_apps(self) -> list[AppSettings]:
+        """Return the apps.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if self.apps:
+            return self.apps
+        name = self._document.name or str(DEFAULT_PATH)
+        raise SettingsError(
+            f"{name}: apps: no app is set",
+            mend="Name at least one: `apps: [{id: YOUR_APP_ID, workflows: all}]`; `cortex-etl init` writes an example.",
+        )
+
+    def require_key(self, app: AppSettings | None = None) -> SecretStr:
+        """Return the API key for an app (None: the general one).
+
+        Raises:
+            SettingsError: there is none; says which variable was looked for.
+        """
+        key = (app.key if app else None) or self.api.key
+        if key is not None:
+            return key
+        variable = self._document.unset.get(("api", "key"), "CORTEX_API_KEY")
+        place = self._document.place(("api", "key"))
+        where = f"{place}: api.key" if place else "api.key"
+        raise SettingsError(
+            f"{where}: no API key; the environment variable {variable} is not set",
+            mend=f"export {variable}=... , or set api.key_file to a file that holds the key.",
+        )
+
+    def place(self, *path: str | int) -> str:
+        """Return where a value came from: `config.yaml:4`, `environment variable X`, or `default`."""
+        return self._document.places.get(path, "default")
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the file; None takes `./config.yaml` where there is one, else the defaults.
+        environment: the variables; None takes those of the process. A `.env` beside the file stands in for
+            variables that are not set.
+
+    Returns:
+        The settings; a relative `data_dir` or secret file is taken from the folder of the file.
+
+    Raises:
+        SettingsError: with file, line, key, what was found, what is allowed and the nearest right name.
+    """
+    if path is None and DEFAULT_PATH.exists():
+        path = DEFAULT_PATH
+    folder = path.parent if path else Path()
+    variables = {**_dotenv(folder / ".env"), **(os.environ if environment is None else environment)}
+    document = read_document(path, variables)
+    _refuse_unset(document)
+    _fill_secrets(document, variables, folder)
+    try:
+        settings = Settings(**document.values)
+    except ValidationError as error:
+        raise settings_error(error, document, Settings) from None
+    settings = settings.model_copy(update={"data_dir": folder / settings.data_dir})
+    settings._document = document  # noqa: SLF001 -- its own class's attribute, set once here
+    return settings
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415 -- most folders have none, and start-up time counts
+
+    return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
+
+
+def _refuse_unset(document: Document) -> None:
+    """Raise for a `${NAME}` that is not set, except in a key: many commands need none."""
+    for path, variable in document.unset.items():
+        if path[-1] != "key":
+            raise SettingsError(
+                f"{document.place(path)}: {dotted(path)}: the environment variable {variable} is not set",
+                mend=f"export {variable}=... , or give a default: ${{{variable}:-value}}.",
+            )
+
+
+def _fill_secrets(document: Document, variables: Mapping[str, str], folder: Path) -> None:
+    """Put in secrets that stand elsewhere: in a file named by `key_file` or `url_file`, or in the usual variable."""
+    for section, key, variable in (("api", "key", "CORTEX_API_KEY"), ("database", "url", "DATABASE_URL")):
+        values = document.values.get(section)
+        if values is None:
+            values = document.values[section] = {}
+        if not isinstance(values, dict):
+            continue
+        _fill_from_file(document, values, (section,), key, folder)
+        if values.get(key) is None and variables.get(variable):
+            values[key] = variables[variable]
+            document.places[section, key] = f"environment variable {variable}"
+    apps = document.values.get("apps")
+    for index, app in enumerate(apps if isinstance(apps, list) else []):
+        if isinstance(app, dict):
+            _fill_from_file(document, app, ("apps", index), "key", folder)
+
+
+def _fill_from_file(
+    document: Document, values: dict[str, Any], section: tuple[str | int, ...], key: str, folder: Path
+) -> None:
+    name = values.get(f"{key}_file")
+    if values.get(key) is not None or not isinstance(name, str):
+        return
+    path = folder / name
+    try:
+        values[key] = path.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        place = document.place((*section, f"{key}_file"))
+        raise SettingsError(
+            f"{place}: {dotted((*section, key))}_file: cannot read {path}: {reason}",
+            mend="Mend the path or its rights.",
+        ) from None
+    document.places[(*section, key)] = f"file {path}"

@@ -1,0 +1,179 @@
+"""What is wrong with the settings, in the words of the person who wrote them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, SecretStr
+
+from etl.config.document import PREFIX, Document, KeyPath, dotted
+from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_ALLOWED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text (put it in quotes)",
+    "list_type": "a list",
+    "model_type": "a section with keys of its own",
+    "model_attributes_type": "a section with keys of its own",
+    "path_type": "a path",
+    "missing": "a value: this key is needed",
+}
+_SECRETS = ("key", "url")
+
+
+def settings_error(error: ValidationError, document: Document, model: type[BaseModel]) -> SettingsError:
+    """Say all that pydantic found wrong, one line each: place, key, what was found, what is allowed.
+
+    Args:
+        error: what pydantic raised.
+        document: where the values came from.
+        model: the settings model, for the names that would have been right.
+    """
+    lines: list[str] = []
+    mends: list[str] = []
+    for each in error.errors(include_url=False):
+        line, mend = _problem(each, document, model)
+        if line not in lines:
+            lines.append(line)
+            mends.append(mend)
+    return SettingsError("\n".join(lines), mend=mends[0] if len(lines) == 1 else "Mend these lines.")
+
+
+def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) -> tuple[str, str]:
+    path = _real_path(found)
+    place = document.place(path)
+    where = f"{place}: {dotted(path)}" if place else dotted(path)
+    if found["type"] == "extra_forbidden":
+        return _unknown_key(where, path, model)
+    allowed = allowed_text(found)
+    shown = _shown(path, found["input"])
+    if found["type"] == "missing":
+        return f"{where}: is missing; needed: {allowed}", "Add it."
+    return f"{where}: found {shown}, allowed: {allowed}", _mend(found, place, str(path[-1]))
+
+
+def _real_path(found: ErrorDetails) -> KeyPath:
+    """Drop from pydantic's location the names of union members, and add the place that a validator named."""
+    path = tuple(part for part in found["loc"] if isinstance(part, int) or part.replace("_", "").isalnum())
+    return (*path, *found.get("ctx", {}).get("path", ()))
+
+
+def _unknown_key(where: str, path: KeyPath, model: type[BaseModel]) -> tuple[str, str]:
+    names = key_names(model, path[:-1])
+    near = nearest(str(path[-1]), names)
+    elsewhere = [dotted(each) for each in all_keys(model) if each[-1] == path[-1]]
+    message = f"{where}: unknown key; allowed here: {', '.join(names)}"
+    if near:
+        return message, f"Did you mean {near}?"
+    if elsewhere:
+        return message, f"Move it: {elsewhere[0]}."
+    return message, "Remove it."
+
+
+def allowed_text(found: ErrorDetails) -> str:
+    """Say what would have been right, for one of pydantic's findings."""
+    kind, context = found["type"], found.get("ctx", {})
+    if kind in _ALLOWED:
+        return _ALLOWED[kind]
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "").replace('"', "")
+    for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+        if sign in context:
+            return f"{words} {context[sign]:g}"
+    return found["msg"].removeprefix("Value error, ")
+
+
+def _shown(path: KeyPath, value: Any) -> str:
+    if any(part in _SECRETS for part in path) or isinstance(value, SecretStr):
+        return "a value that is not shown"
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _mend(found: ErrorDetails, place: str, name: str) -> str:
+    if found["type"] == "literal_error" and isinstance(found["input"], str):
+        options = [each.strip(" '\"") for each in allowed_text(found).replace(" or ", ",").split(",")]
+        near = nearest(found["input"], options)
+        if near:
+            return f"Did you mean {near}?"
+    if place.startswith("environment"):
+        return f"Set {place.removeprefix('environment variable ')} to one of what is allowed, or unset it."
+    return f"Mend {name}."
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the name that `word` was probably meant to be, or ''."""
+    folded = {name.lower(): name for name in names}
+    plain = word.lower().replace("-", "_")
+    if plain in folded:
+        return folded[plain]
+    close = difflib.get_close_matches(plain, folded, n=1, cutoff=0.6)
+    if close:
+        return folded[close[0]]
+    within = [name for name in folded if len(plain) > 2 and (plain in name or name in plain)]
+    return folded[within[0]] if len(within) == 1 else ""
+
+
+def key_names(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """Return the keys that are allowed in the section at `path`."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        name, info = next(each for each in model.model_fields.items() if part in (each[0], each[1].alias))
+        inner = _section_of(info.annotation)
+        if inner is None:
+            raise LookupError(f"{name} is no section")
+        model = inner
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def all_keys(model: type[BaseModel]) -> list[KeyPath]:
+    """Return the path of every key of the settings, sections too."""
+    paths: list[KeyPath] = []
+    for name, info in model.model_fields.items():
+        here = (info.alias or name,)
+        paths.append(here)
+        inner = _section_of(info.annotation)
+        if inner is not None:
+            paths.extend((*here, *rest) for rest in all_keys(inner))
+    return paths
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
+
+
+def check_override_names(document: Document, model: type[BaseModel]) -> None:
+    """Refuse a `CORTEX_ETL__...` variable whose first part names no section.
+
+    Raises:
+        SettingsError: with the nearest right name.
+    """
+    names = key_names(model, ())
+    for path, place in document.places.items():
+        if len(path) == 1 and place.startswith("environment") and path[0] not in names:
+            near = nearest(str(path[0]), names)
+            mend = f"Did you mean {PREFIX}{near.upper()}?" if near else "Unset it."
+            raise SettingsError(f"{place}: unknown key; allowed: {', '.join(names)}", mend=mend)

@@ -1,0 +1,191 @@
+"""The sections of `config.yaml` as frozen models; each part of the program receives its own."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from etl.config.duration import Duration
+
+Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"]
+Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
+
+_LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL cuts longer names silently
+
+
+def check_base_url(value: str) -> str:
+    """Return the origin without a trailing slash.
+
+    Raises:
+        ValueError: not an origin, or plain HTTP to a host that is not this machine.
+    """
+    text = value.strip()
+    parts = urlsplit(text)
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("a URL such as https://api.withcortex.ai, with a port from 1 to 65535 if any") from None
+    if parts.scheme not in ("https", "http") or not host or parts.username is not None or re.search(r"\s", text):
+        raise ValueError("a URL such as https://api.withcortex.ai")
+    if parts.path not in ("", "/") or "?" in text or "#" in text:
+        raise ValueError(f"a URL without a path: {parts.scheme}://{parts.netloc}")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError(f"https://{parts.netloc} (http:// is for this machine only: the key would travel readable)")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_key(value: object) -> object:
+    """Refuse a key that cannot stand in an HTTP header.
+
+    Raises:
+        ValueError: empty, or with white space or other than printable ASCII in it.
+    """
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str):
+        raise ValueError("an API key as text (put it in quotes)")  # noqa: TRY004 -- pydantic reports ValueErrors only
+    if text.endswith(("\n", "\r")):
+        raise ValueError("a key without a line break at its end")
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError("a key of printable ASCII without blanks")
+    return SecretStr(text)
+
+
+def check_database_url(value: object) -> object:
+    """Return a PostgreSQL URL as it is.
+
+    Raises:
+        ValueError: another scheme, or no database in it.
+    """
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str):
+        return value
+    text = text.strip()
+    if not re.match(r"postgres(ql)?://\S+$", text):
+        raise ValueError("postgresql://USER:PASSWORD@HOST:5432/DATABASE, or null for the embedded PostgreSQL")
+    return SecretStr(text)
+
+
+def check_schema(value: str) -> str:
+    """Return a schema name that PostgreSQL takes as it is.
+
+    Raises:
+        ValueError: not a plain identifier, too long, or reserved.
+    """
+    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", value) and len(value) <= _LONGEST_IDENTIFIER
+    if not plain or value.startswith("pg_") or value == "information_schema":
+        raise ValueError("a name of a-z, 0-9 and _, at most 63 long, not beginning with pg_")
+    return value
+
+
+def check_id(value: str) -> str:
+    """Return an id without white space around it.
+
+    Raises:
+        ValueError: empty, or with white space inside.
+    """
+    text = value.strip()
+    if not text or re.search(r"\s", text):
+        raise ValueError("an id such as app_123")
+    return text
+
+
+def check_workflows(value: object) -> object:
+    """Refuse what is neither `all` nor a list of different ids.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value == "all":
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, str) for each in value):
+        raise ValueError("all, or a list of workflow ids")
+    ids = [check_id(each) for each in value]
+    twice = next((each for each in ids if ids.count(each) > 1), None)
+    if twice is not None:
+        raise ValueError(f"each workflow once ({twice} stands here twice)")
+    return ids
+
+
+def check_json_path(value: str) -> str:
+    """Return a JSON path.
+
+    Raises:
+        ValueError: it does not begin at the root.
+    """
+    if not re.fullmatch(r"\$(\.\S.*|\[.+)", value):
+        raise ValueError("JSON paths such as $.input.customer.email")
+    return value
+
+
+Key = Annotated[SecretStr, BeforeValidator(check_key)]
+Identifier = Annotated[str, AfterValidator(check_id)]
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+
+
+class ApiSettings(Section):
+    """The source API. `timeout_s` bounds one request; `requests_per_minute` is per IP address, retries included."""
+
+    base_url: Annotated[str, AfterValidator(check_base_url)] = "https://api.withcortex.ai"
+    key: Key | None = None
+    key_file: Path | None = None
+    requests_per_minute: int = Field(default=500, ge=1, le=100_000)
+    concurrency: int = Field(default=8, ge=1, le=64)
+    page_size: int = Field(default=100, ge=1, le=10_000)
+    timeout_s: float = Field(default=60, gt=0, le=3600)
+    origin: Origin = "ALL"
+    status: Status = "ALL"
+    verbose: bool = True
+
+
+class DatabaseSettings(Section):
+    """The warehouse. `url` None: the embedded PostgreSQL in `data_dir`."""
+
+    url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
+    url_file: Path | None = None
+    schema_name: Annotated[str, AfterValidator(check_schema)] = Field(default="cortex", alias="schema")
+    auto_migrate: bool = True
+
+
+class AppSettings(Section):
+    """One app. `workflows` is `all` (discovery) or ids; `key` stands in for `api.key` where the app has its own."""
+
+    id: Identifier
+    workflows: Annotated[Literal["all"] | list[str], BeforeValidator(check_workflows)] = "all"
+    key: Key | None = None
+    key_file: Path | None = None
+
+
+class SyncSettings(Section):
+    """How a sync reads. `reconcile_every` 0: reconcile only when told to."""
+
+    lookback: Duration = timedelta(hours=1)
+    reconcile_every: Duration = timedelta(hours=24)
+
+
+class PayloadSettings(Section):
+    """What is stored of inputs, results, outputs and logs."""
+
+    store: Literal["full", "none"] = "full"
+    redact: list[Annotated[str, AfterValidator(check_json_path)]] = Field(default_factory=list)
+    retention: Literal["keep", "honour"] = "keep"
