@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "CORTEX_ETL__"
+_DEEPEST = 20  # levels; the settings use four, and an alias to its own anchor has no end
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
 
 KeyPath = tuple[str | int, ...]
@@ -34,11 +35,11 @@ class Document:
     unset: dict[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> str:
-        """Return where the value at `path`, or the nearest thing around it, was written; '' where nowhere."""
+        """Return where the value at `path`, or else the nearest thing around or in it, was written; '' where nowhere."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
-        return ""
+        return next((place for other, place in self.places.items() if other[: len(path)] == path), "")
 
 
 def dotted(path: KeyPath) -> str:
@@ -74,6 +75,8 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         raise SettingsError(f"{path}: cannot read the settings: {reason}", mend=_mend_unreadable(error)) from None
     except yaml.YAMLError as error:
         raise _syntax_error(path, error) from None
+    except RecursionError:
+        raise SettingsError(f"{path}: nested too deeply", mend="Write it flat, as `cortex-etl init` does.") from None
     if root is None:
         return
     if not isinstance(root, yaml.MappingNode):
@@ -83,6 +86,8 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         )
     reader = _Reader(document, environment)
     document.values = reader.mapping(root, ())
+    for name in [name for name, value in document.values.items() if value is None]:
+        del document.values[name]  # `api:` with nothing under it is an empty section
 
 
 def _mend_unreadable(error: Exception) -> str:
@@ -121,9 +126,13 @@ class _Reader:
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
-            here = (*path, key)
             place = f"{self._document.name}:{key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SettingsError(
+                    f"{place}: {_kind(key_node)} stands where a key belongs", mend="Write a name there."
+                )
+            key = str(key_node.value)
+            here = (*path, key)
             if key in values:
                 first = self._document.places[here].rpartition(":")[2]
                 raise SettingsError(
@@ -134,6 +143,9 @@ class _Reader:
         return values
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if len(path) > _DEEPEST:
+            place = self._document.place(path)
+            raise SettingsError(f"{place}: {dotted(path[:2])} is nested too deeply", mend="Remove what is too much.")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -169,6 +181,8 @@ class _Reader:
 def _override(document: Document, variable: str, text: str) -> None:
     """Put the value of `CORTEX_ETL__A__B` at a.b; a list or a mapping is written as JSON."""
     path: KeyPath = tuple(part.lower() for part in variable[len(PREFIX) :].split("__"))
+    if "" in path:
+        raise SettingsError(f"environment variable {variable}: names no key", mend=f"Write {PREFIX}SECTION__KEY.")
     value: Any = text
     if text.lstrip()[:1] in ("[", "{"):
         try:
@@ -180,12 +194,12 @@ def _override(document: Document, variable: str, text: str) -> None:
     target = document.values
     for part in path[:-1]:
         inner = target.get(str(part))
-        if inner is None:
+        if inner is None and part != "apps":
             inner = target[str(part)] = {}
-        if not isinstance(inner, dict):
+        if not isinstance(inner, dict) or part == "apps":
             raise SettingsError(
                 f"environment variable {variable}: {part} is no section",
-                mend=f"Override the whole of it: {PREFIX}{str(path[0]).upper()} with a JSON value.",
+                mend=f"Override it as a whole: {PREFIX}{str(path[0]).upper()} with a JSON value.",
             )
         target = inner
     target[str(path[-1])] = value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, SecretStr
 
-from etl.config.document import PREFIX, Document, KeyPath, dotted
+from etl.config.document import Document, KeyPath, dotted
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _ALLOWED = {
     "int_from_float": "a whole number",
     "float_parsing": "a number",
     "float_type": "a number",
+    "finite_number": "a number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "text (put it in quotes)",
@@ -29,7 +30,6 @@ _ALLOWED = {
     "model_type": "a section with keys of its own",
     "model_attributes_type": "a section with keys of its own",
     "path_type": "a path",
-    "missing": "a value: this key is needed",
 }
 _SECRETS = ("key", "url")
 
@@ -60,14 +60,20 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
         return _unknown_key(where, path, model)
     allowed = allowed_text(found)
     shown = _shown(path, found["input"])
+    if _wants_seconds(path, found):
+        allowed = "a number of seconds"
     if found["type"] == "missing":
-        return f"{where}: is missing; needed: {allowed}", "Add it."
-    return f"{where}: found {shown}, allowed: {allowed}", _mend(found, place, str(path[-1]))
+        return f"{where} is missing", f"Add `{path[-1]}: ...` there."
+    if found["type"] == "duplicate_app":
+        return f"{where}: found a second time; allowed: {allowed}", "Join the two, or remove one."
+    return f"{where}: found {shown}, allowed: {allowed}", _mend(found, place)
 
 
 def _real_path(found: ErrorDetails) -> KeyPath:
     """Drop from pydantic's location the names of union members, and add the place that a validator named."""
-    path = tuple(part for part in found["loc"] if isinstance(part, int) or part.replace("_", "").isalnum())
+    if found["type"] == "extra_forbidden":
+        return found["loc"]
+    path = tuple(part for part in found["loc"] if isinstance(part, int) or part.isidentifier())
     return (*path, *found.get("ctx", {}).get("path", ()))
 
 
@@ -97,7 +103,11 @@ def allowed_text(found: ErrorDetails) -> str:
 
 
 def _shown(path: KeyPath, value: Any) -> str:
-    if any(part in _SECRETS for part in path) or isinstance(value, SecretStr):
+    if (
+        any(part in _SECRETS for part in path)
+        or isinstance(value, SecretStr)
+        or (isinstance(value, str) and "@" in value)
+    ):
         return "a value that is not shown"
     if value is None:
         return "nothing (null)"
@@ -105,19 +115,24 @@ def _shown(path: KeyPath, value: Any) -> str:
         return "a section"
     if isinstance(value, list):
         return "a list"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _mend(found: ErrorDetails, place: str, name: str) -> str:
+def _wants_seconds(path: KeyPath, found: ErrorDetails) -> bool:
+    return str(path[-1]).endswith("_s") and found["type"].startswith("float")
+
+
+def _mend(found: ErrorDetails, place: str) -> str:
     if found["type"] == "literal_error" and isinstance(found["input"], str):
         options = [each.strip(" '\"") for each in allowed_text(found).replace(" or ", ",").split(",")]
         near = nearest(found["input"], options)
         if near:
             return f"Did you mean {near}?"
     if place.startswith("environment"):
-        return f"Set {place.removeprefix('environment variable ')} to one of what is allowed, or unset it."
-    return f"Mend {name}."
+        return f"Set {place.removeprefix('environment variable ')} to what is allowed, or unset it."
+    file, _, line = place.rpartition(":")
+    return f"Change line {line} of {file}." if line.isdigit() else f"Change {place or 'it'}."
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
@@ -163,17 +178,3 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
         if isinstance(each, type) and issubclass(each, BaseModel):
             return each
     return None
-
-
-def check_override_names(document: Document, model: type[BaseModel]) -> None:
-    """Refuse a `CORTEX_ETL__...` variable whose first part names no section.
-
-    Raises:
-        SettingsError: with the nearest right name.
-    """
-    names = key_names(model, ())
-    for path, place in document.places.items():
-        if len(path) == 1 and place.startswith("environment") and path[0] not in names:
-            near = nearest(str(path[0]), names)
-            mend = f"Did you mean {PREFIX}{near.upper()}?" if near else "Unset it."
-            raise SettingsError(f"{place}: unknown key; allowed: {', '.join(names)}", mend=mend)

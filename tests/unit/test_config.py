@@ -1,0 +1,213 @@
+"""Settings: defaults, layers, secrets, durations."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from etl.config import Settings, format_duration, load, parse_duration
+from etl.config.starter import STARTER
+from etl.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "api:\ndatabase:\napps:\nsync:\n", "\ufeffapi:\n"])
+def test_empty_files_give_the_documented_defaults(write, text: str) -> None:
+    settings = load(write(text), {})
+    assert settings.api.base_url == "https://api.withcortex.ai"
+    assert settings.api.key is None
+    numbers = (
+        settings.api.requests_per_minute,
+        settings.api.concurrency,
+        settings.api.page_size,
+        settings.api.timeout_s,
+    )
+    assert numbers == (500, 8, 100, 60)
+    assert (settings.api.origin, settings.api.status, settings.api.verbose) == ("ALL", "ALL", True)
+    assert (settings.database.url, settings.database.schema_name, settings.database.auto_migrate) == (
+        None,
+        "cortex",
+        True,
+    )
+    assert settings.apps == []
+    assert settings.sync.lookback == timedelta(hours=1)
+    assert settings.sync.reconcile_every == timedelta(hours=24)
+    assert (settings.payloads.store, settings.payloads.redact, settings.payloads.retention) == ("full", [], "keep")
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {}).data_dir == Path(".cortex-etl")
+
+
+def test_the_file_in_this_folder_is_taken(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("api: {page_size: 7}\n")
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {}).api.page_size == 7
+
+
+def test_the_environment_overrides_the_file(write) -> None:
+    path = write("api:\n  concurrency: 2\n  page_size: 3\nsync:\n  lookback: 5m\n")
+    environment = {
+        "CORTEX_ETL__API__CONCURRENCY": "4",
+        "CORTEX_ETL__SYNC__RECONCILE_EVERY": "0",
+        "cortex_etl__database__schema": "other",
+        "CORTEX_ETL__APPS": '[{"id": "a", "workflows": ["w"]}]',
+        "CORTEX_ETL__API__VERBOSE": "false",
+    }
+    settings = load(path, environment)
+    assert (settings.api.concurrency, settings.api.page_size, settings.api.verbose) == (4, 3, False)
+    assert (settings.sync.lookback, settings.sync.reconcile_every) == (timedelta(minutes=5), timedelta(0))
+    assert settings.database.schema_name == "other"
+    assert settings.apps[0].workflows == ["w"]
+    assert settings.place("api", "page_size") == f"{path}:3"
+    assert settings.place("api", "concurrency") == "environment variable CORTEX_ETL__API__CONCURRENCY"
+    assert settings.place("api", "timeout_s") == "default"
+
+
+def test_references_are_filled(write) -> None:
+    path = write('api:\n  page_size: ${SIZE}\n  key: "sk-${A}-${B:-b}"\ndatabase: {url: "${URL:-}"}\ndata_dir: $${x}\n')
+    settings = load(path, {"SIZE": "12", "A": "a"})
+    assert settings.api.page_size == 12
+    assert settings.require_key().get_secret_value() == "sk-a-b"
+    assert settings.database.url is None
+    assert settings.data_dir.name == "${x}"
+
+
+def test_an_empty_variable_counts_as_unset(write) -> None:
+    assert load(write("api: {page_size: '${SIZE:-5}'}\n"), {"SIZE": ""}).api.page_size == 5
+
+
+def test_a_missing_key_is_an_error_only_where_one_is_needed(write) -> None:
+    path = write("api:\n  key: ${MY_KEY}\n")
+    settings = load(path, {})
+    with pytest.raises(SettingsError, match=r"config.yaml:2: api.key: .*MY_KEY is not set") as caught:
+        settings.require_key()
+    assert "export MY_KEY=" in caught.value.mend
+
+
+def test_no_app_is_an_error_only_where_one_is_needed(write) -> None:
+    path = write("")
+    with pytest.raises(SettingsError, match="no app is set") as caught:
+        load(path, {}).require_apps()
+    assert str(path) in caught.value.message
+
+
+def test_secrets_come_from_the_usual_variables(write) -> None:
+    settings = load(write("database: {url: null}\n"), {"CORTEX_API_KEY": "sk-1", "DATABASE_URL": "postgres://h/d"})
+    assert settings.require_key().get_secret_value() == "sk-1"
+    assert settings.database.url is not None
+    assert settings.database.url.get_secret_value() == "postgres://h/d"
+    assert settings.place("database", "url") == "environment variable DATABASE_URL"
+
+
+def test_the_file_wins_over_the_usual_variables(write) -> None:
+    settings = load(write("api: {key: sk-file}\n"), {"CORTEX_API_KEY": "sk-1"})
+    assert settings.require_key().get_secret_value() == "sk-file"
+
+
+def test_secrets_from_files(write, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-2\n")
+    (tmp_path / "url").write_text("postgresql://h/d\n")
+    (tmp_path / "own").write_text("sk-own\r\n")
+    path = write("api: {key_file: key}\ndatabase: {url_file: url}\napps: [{id: a, key_file: own}, {id: b}]\n")
+    settings = load(path, {"CORTEX_API_KEY": "sk-unused"})
+    assert settings.require_key().get_secret_value() == "sk-2"
+    assert settings.require_key(settings.apps[0]).get_secret_value() == "sk-own"
+    assert settings.require_key(settings.apps[1]).get_secret_value() == "sk-2"
+    assert settings.database.url is not None
+    assert settings.place("api", "key") == f"file {tmp_path / 'key'}"
+
+
+def test_a_dotenv_beside_the_file_stands_in_for_variables(write, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CORTEX_API_KEY=sk-env\nCORTEX_ETL__API__PAGE_SIZE=9\nOTHER=${x\n")
+    path = write("")
+    assert load(path, {}).require_key().get_secret_value() == "sk-env"
+    assert load(path, {}).api.page_size == 9
+    assert load(path, {"CORTEX_API_KEY": "sk-real"}).require_key().get_secret_value() == "sk-real"
+
+
+def test_the_data_folder_is_beside_the_file(write, tmp_path: Path) -> None:
+    assert load(write("data_dir: data\n"), {}).data_dir == tmp_path / "data"
+    assert load(write("data_dir: /var/lib/x\n"), {}).data_dir == Path("/var/lib/x")
+
+
+def test_no_secret_is_shown(write) -> None:
+    path = write("api: {key: sk-hunter2}\ndatabase: {url: 'postgresql://u:hunter2@h/d'}\n")
+    settings = load(path, {})
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.api = settings.api
+    with pytest.raises(ValidationError):
+        settings.api.page_size = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("45s", 45),
+        ("10m", 600),
+        ("1h", 3600),
+        ("7d", 604800),
+        (0, 0),
+        (1.5, 1.5),
+        ("90", 90),
+        (" 2 H ", 7200),
+        ("0.5d", 43200),
+    ],
+)
+def test_durations(value: object, seconds: float) -> None:
+    assert parse_duration(value) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("value", ["", "h", "1w", "1 hour", "-1", -1, None, True, "1e3", [], "٣h"])
+def test_what_is_no_duration(value: object) -> None:
+    with pytest.raises(ValueError, match="a duration"):
+        parse_duration(value)
+
+
+@pytest.mark.parametrize("text", ["45s", "10m", "1h", "7d", "0s", "90s", "1.5s"])
+def test_durations_are_written_as_they_are_read(text: str) -> None:
+    assert format_duration(parse_duration(text)) == text
+
+
+@pytest.mark.parametrize("url", ["http://localhost:80", "http://127.0.0.1:1", "http://[::1]:8080", "https://a.b/"])
+def test_base_urls_that_are_right(write, url: str) -> None:
+    assert load(write(f"api: {{base_url: '{url}'}}\n"), {}).api.base_url == url.rstrip("/")
+
+
+def test_the_starter_is_the_defaults(write) -> None:
+    settings = load(write(STARTER), {"CORTEX_API_KEY": "sk-1"})
+    assert settings.api == Settings(api={"key": "sk-1"}).api
+    for section in ("database", "sync", "payloads"):
+        assert getattr(settings, section) == getattr(Settings(), section)
+    assert [app.id for app in settings.apps] == ["app_123"]
+
+
+def test_the_starter_is_the_example_in_the_repository() -> None:
+    assert (ROOT / "config.yaml").read_text() == STARTER
+
+
+def test_the_starter_shows_every_setting() -> None:
+    from etl.config.problems import all_keys
+
+    for path in all_keys(Settings):
+        assert f"{path[-1]}:" in STARTER, path

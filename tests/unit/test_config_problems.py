@@ -1,0 +1,211 @@
+"""Every setting wrong in every way a person gets it wrong: one error that names file, line, key and what is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etl.config import load
+from etl.errors import SettingsError
+
+# what is wrong, the file, the line, the key, words of the message, words of the mend
+IN_FILE = [
+    (
+        "type: whole number",
+        "api:\n  concurrency: many\n",
+        2,
+        "api.concurrency",
+        "found 'many', allowed: a whole number",
+        "",
+    ),
+    ("type: fraction", "api:\n  page_size: 1.5\n", 2, "api.page_size", "found 1.5, allowed: a whole number", ""),
+    ("type: boolean", "api:\n  verbose: maybe\n", 2, "api.verbose", "allowed: true or false", ""),
+    ("type: number for text", "apps:\n  - id: 123\n", 2, "apps[0].id", "allowed: text (put it in quotes)", ""),
+    ("type: date for text", "apps:\n  - id: 2024-01-01\n", 2, "apps[0].id", "found 2024-01-01, allowed: text", ""),
+    ("type: path", "data_dir: 5\n", 1, "data_dir", "found 5, allowed: a path", ""),
+    ("type: list for text", "database:\n  schema: [a]\n", 2, "database.schema", "found a list, allowed: text", ""),
+    ("type: text for list", "apps: app_1\n", 1, "apps", "found 'app_1', allowed: a list", ""),
+    ("type: text for app", "apps:\n  - app_1\n", 2, "apps[0]", "found 'app_1', allowed: a section", ""),
+    ("type: value for section", "api: 3\n", 1, "api", "found 3, allowed: a section", ""),
+    ("type: no blank after colon", "api:\n  base_url:https://x\n", 1, "api", "allowed: a section", ""),
+    ("null", "api:\n  page_size:\n", 2, "api.page_size", "found nothing (null), allowed: a whole number", ""),
+    ("range: too small", "api:\n  page_size: 0\n", 2, "api.page_size", "found 0, allowed: at least 1", "line 2"),
+    ("range: too large", "api:\n  concurrency: 65\n", 2, "api.concurrency", "found 65, allowed: at most 64", "line 2"),
+    ("range: zero seconds", "api:\n  timeout_s: 0\n", 2, "api.timeout_s", "allowed: more than 0", ""),
+    ("range: not finite", "api:\n  timeout_s: .inf\n", 2, "api.timeout_s", "found inf, allowed:", ""),
+    ("unit: where none belongs", "api:\n  timeout_s: 10m\n", 2, "api.timeout_s", "allowed: a number of seconds", ""),
+    ("unit: unknown", "sync:\n  lookback: 1 hour\n", 2, "sync.lookback", "allowed: a duration: 45s, 10m, 1h, 7d", ""),
+    ("unit: negative", "sync:\n  reconcile_every: -1h\n", 2, "sync.reconcile_every", "found '-1h'", ""),
+    ("unit: beyond all time", "sync:\n  lookback: 99999999999999d\n", 2, "sync.lookback", "allowed: a duration", ""),
+    ("unit: boolean", "sync:\n  lookback: true\n", 2, "sync.lookback", "found true, allowed: a duration", ""),
+    ("typo: key", "api:\n  concurency: 4\n", 2, "api.concurency", "unknown key", "Did you mean concurrency?"),
+    ("typo: dash", "api:\n  page-size: 4\n", 2, "api.page-size", "unknown key", "Did you mean page_size?"),
+    ("typo: case", "api:\n  Key: sk-1\n", 2, "api.Key", "unknown key", "Did you mean key?"),
+    ("typo: section", "\ndatabse:\n  url: null\n", 2, "databse", "unknown key", "Did you mean database?"),
+    (
+        "typo: enumeration",
+        "api:\n  origin: Webhok\n",
+        2,
+        "api.origin",
+        "allowed: ALL, WORKFLOW,",
+        "Did you mean WEBHOOK?",
+    ),
+    ("typo: lower case", "api:\n  status: failed\n", 2, "api.status", "found 'failed'", "Did you mean FAILED?"),
+    ("typo: spelling", "payloads:\n  retention: honor\n", 2, "payloads.retention", "keep or honour", "mean honour?"),
+    (
+        "wrong place",
+        "requests_per_minute: 9\n",
+        1,
+        "requests_per_minute",
+        "unknown key",
+        "Move it: api.requests_per_minute",
+    ),
+    ("unknown for good", "api:\n  zzz: 1\n", 2, "api.zzz", "unknown key; allowed here: base_url, key,", "Remove it."),
+    ("tab: indentation", "api:\n\tkey: x\n", 2, "", "a tab stands where YAML wants blanks", "Replace the tab"),
+    ("variable: missing", "database:\n  url: ${NOPE}\n", 2, "database.url", "variable NOPE is not set", "export NOPE="),
+    (
+        "variable: malformed",
+        "api:\n  base_url: ${a-b}\n",
+        2,
+        "api.base_url",
+        "${a-b} names no variable",
+        "${NAME:-default}",
+    ),
+    ("variable: not closed", "api:\n  base_url: ${HOME\n", 2, "api.base_url", "${HOME names no variable", "${NAME}"),
+    ("app: twice", "apps:\n  - id: a\n  - id: b\n  - id: a\n", 4, "apps[2].id", "a second time", "remove one"),
+    ("app: no id", "apps:\n  - workflows: all\n", 2, "apps[0].id", "is missing", "Add `id: ...`"),
+    ("app: id with blank", "apps:\n  - id: 'my app'\n", 2, "apps[0].id", "allowed: an id such as app_123", ""),
+    (
+        "workflows: word",
+        "apps:\n  - id: a\n    workflows: every\n",
+        3,
+        "apps[0].workflows",
+        "all, or a list of workflow ids",
+        "",
+    ),
+    ("workflows: none", "apps:\n  - id: a\n    workflows: []\n", 3, "apps[0].workflows", "all, or a list", ""),
+    (
+        "workflows: twice",
+        "apps:\n  - id: a\n    workflows: [x, x]\n",
+        3,
+        "apps[0].workflows",
+        "x stands here twice",
+        "",
+    ),
+    (
+        "workflows: numbers",
+        "apps:\n  - id: a\n    workflows: [1]\n",
+        3,
+        "apps[0].workflows",
+        "a list of workflow ids",
+        "",
+    ),
+    ("key: newline at its end", 'api:\n  key: "sk-1\\n"\n', 2, "api.key", "a key without a line break at its end", ""),
+    ("key: blank inside", "api:\n  key: sk 1\n", 2, "api.key", "a key of printable ASCII without blanks", ""),
+    ("key: number", "api:\n  key: 123\n", 2, "api.key", "put it in quotes", ""),
+    ("key file: missing", "api:\n  key_file: nope\n", 2, "api.key_file", "No such file", "Mend the path"),
+    ("URL: with a path", "api:\n  base_url: https://a.b/v1\n", 2, "api.base_url", "without a path: https://a.b", ""),
+    ("URL: with a query", "api:\n  base_url: https://a.b?x=1\n", 2, "api.base_url", "without a path: https://a.b", ""),
+    ("URL: http", "api:\n  base_url: http://a.b\n", 2, "api.base_url", "allowed: https://a.b", ""),
+    ("URL: no scheme", "api:\n  base_url: a.b\n", 2, "api.base_url", "a URL such as https://", ""),
+    ("URL: port", "api:\n  base_url: https://a:99999\n", 2, "api.base_url", "a port from 1 to 65535", ""),
+    ("URL: with a user", "api:\n  base_url: https://me:hunter2@a.b\n", 2, "api.base_url", "not shown", ""),
+    ("database: other kind", "database:\n  url: mysql://u:hunter2@h/d\n", 2, "database.url", "postgresql://USER:", ""),
+    ("schema: not plain", "database:\n  schema: My-Schema\n", 2, "database.schema", "a name of a-z, 0-9 and _", ""),
+    ("schema: reserved", "database:\n  schema: pg_mine\n", 2, "database.schema", "not beginning with pg_", ""),
+    ("redact: no list", "payloads:\n  redact: $.a\n", 2, "payloads.redact", "found '$.a', allowed: a list", ""),
+    ("redact: no path", "payloads:\n  redact: [a.b]\n", 2, "payloads.redact[0]", "JSON paths such as $.input", ""),
+    (
+        "key twice",
+        "api:\n  page_size: 3\n  page_size: 4\n",
+        3,
+        "api.page_size",
+        "stands here twice, first in line 2",
+        "Keep one",
+    ),
+    ("not a mapping: list", "- a\n", 1, "", "the settings are a list", "cortex-etl init"),
+    ("not a mapping: word", "hello\n", 1, "", "the settings are a single value", "cortex-etl init"),
+    ("syntax: bracket", "api:\n  key: [a\n", 3, "", "this is not YAML", "missing colon, quote"),
+    ("syntax: quote", "api:\n  key: 'abc\n", 3, "", "this is not YAML", "missing colon, quote"),
+    ("syntax: colon", "api\n  key: abc\n", 2, "", "this is not YAML", "missing colon, quote"),
+    ("syntax: two documents", "api: {}\n---\napi: {}\n", 2, "", "another document", ""),
+    ("a list for a key", "? [a]\n: 3\n", 1, "", "a list stands where a key belongs", ""),
+    ("without end", "api: &a\n  x: *a\n", 2, "api.x", "nested too deeply", ""),
+]
+
+
+def problem(path: Path, environment: dict[str, str]) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load(path, environment)
+    assert caught.value.exit_code == 2
+    assert caught.value.mend
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "says", "mend"), [case[1:] for case in IN_FILE], ids=[c[0] for c in IN_FILE]
+)
+def test_what_is_wrong_in_the_file(tmp_path: Path, text: str, line: int, key: str, says: str, mend: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    error = problem(path, {})
+    assert error.message.startswith(f"{path}:{line}: {key}")
+    assert says in error.message
+    assert mend in error.mend
+    assert "\n" not in error.message
+    assert "hunter2" not in f"{error} {error.mend}"
+
+
+IN_ENVIRONMENT = [
+    ("typo: key", {"CORTEX_ETL__API__CONCURENCY": "4"}, "api.concurency: unknown key", "Did you mean concurrency?"),
+    ("typo: section", {"CORTEX_ETL__APII__KEY": "4"}, "apii: unknown key", "Did you mean api?"),
+    ("type", {"CORTEX_ETL__API__CONCURRENCY": "x"}, "found 'x', allowed: a whole number", "unset it"),
+    ("no section", {"CORTEX_ETL__API": "4"}, "found '4', allowed: a section", "unset it"),
+    ("no key", {"CORTEX_ETL__": "4"}, "names no key", "CORTEX_ETL__SECTION__KEY"),
+    ("not JSON", {"CORTEX_ETL__APPS": '[{"id"'}, "not JSON", "Mend its value"),
+    ("into a list", {"CORTEX_ETL__APPS__0__ID": "a"}, "apps is no section", "CORTEX_ETL__APPS"),
+    ("key: newline", {"CORTEX_API_KEY": "sk-hunter2\n"}, "without a line break at its end", "Set CORTEX_API_KEY"),
+    ("database: other kind", {"DATABASE_URL": "mysql://hunter2"}, "postgresql://USER", "Set DATABASE_URL"),
+]
+
+
+@pytest.mark.parametrize(
+    ("environment", "says", "mend"), [case[1:] for case in IN_ENVIRONMENT], ids=[case[0] for case in IN_ENVIRONMENT]
+)
+def test_what_is_wrong_in_the_environment(tmp_path: Path, environment: dict[str, str], says: str, mend: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("")
+    error = problem(path, environment)
+    assert error.message.startswith(f"environment variable {next(iter(environment))}: ")
+    assert says in error.message
+    assert mend in error.mend
+    assert "hunter2" not in f"{error} {error.mend}"
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("api:\n  concurrency: x\n  page_size: y\n")
+    lines = problem(path, {}).message.splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == ["api.concurrency", "api.page_size"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.mkdir(), "directory"),
+        (lambda path: path.write_bytes(b"api:\n  key: \xff\xfe\n"), "not UTF-8"),
+        (lambda path: path.write_bytes(b"api: \x01\n"), "not YAML"),
+        (lambda path: path.write_text("a: " + "[" * 5000), "nested too deeply"),
+    ],
+    ids=["missing", "a folder", "not text", "control characters", "bottomless"],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, make: object, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    make(path)
+    error = problem(path, {})
+    assert error.message.startswith(str(path))
+    assert says in error.message
