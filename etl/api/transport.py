@@ -1,0 +1,137 @@
+"""One HTTP request and its answer: a body of bounded size, and every way to get none as one of our errors."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+from etl.errors import FatalError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.client_middlewares import ClientHandlerType
+
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+"""The longest body that is taken, unpacked."""
+
+_BUFFER_BYTES = 512 * 1024  # pages are large; with aiohttp's 64 KiB the socket is paused more often
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response: status, headers (names in any case), the unpacked body, when it was there (`monotonic`)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: float
+
+
+class _ConnectionLostError(aiohttp.ClientError):
+    """The connection broke before the answer came."""
+
+
+async def _send_once(request: aiohttp.ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a request again by itself when a connection breaks: that one would pass no limiter."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLostError(str(error)) from error
+
+
+class Transport:
+    """A session with one API. Each `get` is one request: no redirects, no cookies, nothing sent twice."""
+
+    def __init__(self, authorization: str, *, timeout_s: float, max_response_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._max_response_bytes = max_response_bytes
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, ttl_dns_cache=300
+            ),  # who has a token must not wait for a connection
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "Authorization": authorization,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                "User-Agent": "cortex-etl",
+            },
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            read_bufsize=_BUFFER_BYTES,
+            middlewares=(_send_once,),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, url: str) -> Answer:
+        """Send one request and read its answer, whatever its status.
+
+        Args:
+            url: absolute, all of it quoted.
+
+        Raises:
+            TransientError: no answer came, or not the whole of it.
+            FatalError: none can come this way: the certificate is refused, or the body is too large.
+        """
+        try:
+            async with self._session.get(URL(url, encoded=True), allow_redirects=False) as response:
+                body = await self._read(response)
+                return Answer(response.status, response.headers, body, monotonic())
+        except TimeoutError:
+            raise TransientError(
+                f"no whole answer within {self._timeout_s:g} s", mend="raise api.timeout_s or lower api.page_size"
+            ) from None
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+            raise _tls_error(error) from None
+        except aiohttp.ClientConnectorError as error:
+            raise TransientError(
+                f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}",
+                mend="check api.base_url and this machine's network",
+            ) from None
+        except aiohttp.ClientPayloadError as error:
+            raise TransientError(f"cut body: {_first_line(error)}") from None
+        except aiohttp.ClientResponseError as error:
+            raise TransientError(f"not an HTTP answer: {_first_line(error.message)}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransientError(f"the connection broke: {_first_line(error)}") from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        chunks: list[bytes] = []
+        size = response.content_length or 0
+        if size <= self._max_response_bytes:
+            size = 0
+            while chunk := await response.content.readany():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > self._max_response_bytes:
+                    break
+            else:
+                return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+        raise FatalError(
+            f"the answer is longer than {self._max_response_bytes // 2**20} MiB", mend="lower api.page_size"
+        )
+
+
+def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return FatalError(
+            f"the certificate of the API is refused: {cause.verify_message}",
+            mend="check api.base_url, this machine's clock and its certificates (SSL_CERT_FILE)",
+        )
+    return TransientError(f"TLS failed: {_first_line(cause)}")
+
+
+def _first_line(error: object) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,82 @@
+-- name: lease
+-- Lease requests from the budget of one API host, or tell how long to wait.
+--
+-- $1 host, $2 requests wanted, $3 requests allowed in a window, $4 seconds of the window and its guard,
+-- $5 seconds for which the lease is valid, $6 seconds of a slot.
+-- Returns granted (0 to $2) and wait_s (seconds until more can be granted; 0 where something was). No row: unknown host.
+--
+-- `granted_at` holds the instants by which the granted requests have been sent at the latest, rounded up to slots so
+-- that the arrays stay short; `granted` holds how many. An entry counts for $4 seconds from its instant. Two requests
+-- further apart than a window are then the only ones that may exceed the allowance together.
+-- The row lock comes before the clock is read. Instants far in the future (the clock was set back) are
+-- pulled in, so that they cannot stop everybody until the clock has caught up.
+WITH budget AS MATERIALIZED (
+    SELECT granted_at, granted, paused_until
+    FROM etl_rate_budgets
+    WHERE host = $1
+    FOR UPDATE
+),
+clock AS MATERIALIZED (
+    SELECT budget.*, clock_timestamp() AS now FROM budget
+),
+live AS MATERIALIZED (
+    SELECT least(entry.sent_by, clock.now + make_interval(secs => $4::float8)) AS sent_by, entry.requests
+    FROM clock, unnest(clock.granted_at, clock.granted) AS entry (sent_by, requests)
+    WHERE entry.sent_by + make_interval(secs => $4::float8) > clock.now
+),
+balance AS MATERIALIZED (
+    SELECT
+        clock.now,
+        to_timestamp(ceil((extract(epoch FROM clock.now) + $5::float8::numeric) / $6::float8::numeric) * $6::float8::numeric) AS sent_by,
+        greatest(extract(epoch FROM clock.paused_until - clock.now), 0) AS pause_s,
+        greatest($3::bigint - coalesce((SELECT sum(requests) FROM live), 0), 0) AS free,
+        coalesce((SELECT extract(epoch FROM min(sent_by) - clock.now) + $4::float8::numeric FROM live), 0) AS free_in_s
+    FROM clock
+),
+decision AS MATERIALIZED (
+    SELECT
+        balance.*,
+        CASE WHEN pause_s > 0 THEN 0 ELSE least($2::bigint, free) END::int AS requests
+    FROM balance
+),
+entries AS MATERIALIZED (
+    SELECT sent_by, sum(requests)::int AS requests
+    FROM (
+        SELECT sent_by, requests FROM live
+        UNION ALL
+        SELECT sent_by, requests FROM decision WHERE requests > 0
+    ) AS entry
+    GROUP BY sent_by
+)
+UPDATE etl_rate_budgets AS budget
+SET
+    granted_at = coalesce((SELECT array_agg(sent_by ORDER BY sent_by) FROM entries), '{}'),
+    granted = coalesce((SELECT array_agg(requests ORDER BY sent_by) FROM entries), '{}'),
+    paused_until = CASE
+        WHEN decision.pause_s > 0 THEN least(budget.paused_until, decision.now + interval '10 minutes')
+    END
+FROM decision
+WHERE budget.host = $1
+RETURNING
+    decision.requests AS granted,
+    CASE
+        WHEN decision.requests > 0 THEN 0
+        WHEN decision.free > 0 THEN decision.pause_s
+        ELSE greatest(decision.pause_s, decision.free_in_s)
+    END::double precision AS wait_s
+
+-- name: open
+-- Open the budget of an API host; one that is open stays as it is.
+--
+-- $1 host.
+INSERT INTO etl_rate_budgets (host, granted_at, granted)
+VALUES ($1, '{}', '{}')
+ON CONFLICT (host) DO NOTHING
+
+-- name: pause
+-- Let nobody send requests to an API host for a while; a longer pause in force stays.
+--
+-- $1 host, $2 seconds.
+INSERT INTO etl_rate_budgets AS budget (host, granted_at, granted, paused_until)
+VALUES ($1, '{}', '{}', clock_timestamp() + make_interval(secs => $2))
+ON CONFLICT (host) DO UPDATE SET paused_until = greatest(budget.paused_until, excluded.paused_until)
