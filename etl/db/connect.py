@@ -1,0 +1,198 @@
+"""Connections to the warehouse: the schema on the search path, jsonb as JSON text, failures as `DatabaseError`."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+
+import asyncpg
+
+from etl.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+_CONNECT_TIMEOUT_S = 15
+_JSONB_VERSION = b"\x01"  # the first byte of jsonb's binary form
+
+# What asyncpg raises when a server cannot be reached or its URL cannot be used.
+_CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+
+
+async def connect(
+    url: str,
+    schema: str,
+    *,
+    application_name: str = "cortex-etl",
+    statement_timeout: float | None = None,
+    read_only: bool = False,
+) -> asyncpg.Connection:
+    """Open one connection on which unqualified names mean `schema`'s.
+
+    Args:
+        url: `postgresql://` or `postgres://`, with what libpq knows as parameters (`host`, `sslmode`, ...).
+        schema: name of the schema; it need not exist yet.
+        application_name: what `pg_stat_activity` shows.
+        statement_timeout: time limit of each statement in seconds; None sets none.
+        read_only: make every transaction read-only unless it says otherwise.
+
+    Raises:
+        DatabaseError: the server cannot be reached, refuses, or the URL cannot be used.
+    """
+    settings = _server_settings(schema, application_name)
+    if statement_timeout is not None:
+        settings["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+    connecting = asyncpg.connect(url, server_settings=settings, timeout=_CONNECT_TIMEOUT_S)
+    connection: asyncpg.Connection = await _reach(connecting, url)
+    await prepare(connection)
+    return connection
+
+
+async def create_pool(
+    url: str, schema: str, *, size: int, application_name: str = "cortex-etl"
+) -> asyncpg.Pool[asyncpg.Record]:
+    """Open a pool of at most `size` connections made as by `connect`; one is open when this returns.
+
+    Raises:
+        DatabaseError: as of `connect`.
+    """
+    opening = asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=size,
+        init=prepare,
+        server_settings=_server_settings(schema, application_name),
+        timeout=_CONNECT_TIMEOUT_S,
+    )
+    pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url)
+    return pool
+
+
+async def prepare(connection: asyncpg.Connection) -> None:
+    """Let `jsonb` travel as JSON text in PostgreSQL's binary form, which COPY needs: `bytes` or `str` in, `str` out."""
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+    )
+
+
+def _encode_jsonb(text: bytes | str) -> bytes:
+    return _JSONB_VERSION + (text.encode() if isinstance(text, str) else text)
+
+
+def _decode_jsonb(value: bytes) -> str:
+    return str(value[1:], "utf-8")
+
+
+def _server_settings(schema: str, application_name: str) -> dict[str, str]:
+    # The catalogue comes first wherever it is not named, so that no table of the schema can stand in for one of its.
+    return {"application_name": application_name, "search_path": quote_identifier(schema), "timezone": "UTC"}
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as SQL takes it for a name, whatever characters it holds.
+
+    Raises:
+        DatabaseError: PostgreSQL has no such name: empty, longer than 63 bytes, or with a NUL.
+    """
+    if not name or "\0" in name or len(name.encode(errors="replace")) > 63:
+        raise DatabaseError(
+            f"{name!r} cannot be the name of a schema.", mend="Set database.schema to a name of 1 to 63 characters."
+        )
+    return '"' + name.replace('"', '""') + '"'
+
+
+def redact_url(url: str) -> str:
+    """`url` with every password in it replaced by `***`, fit for logs and messages."""
+    try:
+        parts = urlsplit(url)
+        user, at, place = parts.netloc.rpartition("@")
+    except ValueError:
+        return "***"
+    netloc = f"{user.partition(':')[0]}:***@{place}" if ":" in user else f"{user}{at}{place}"
+    query = re.sub(r"(?i)(^|&)((?:ssl)?password)=[^&]*", r"\1\2=***", parts.query)
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def embedded_url(socket_dir: str, user: str, database: str) -> str:
+    """The URL of a database that is reached over a Unix socket in `socket_dir`."""
+    return f"postgresql://{quote(user)}@/{quote(database)}?host={quote(socket_dir)}"
+
+
+def refused_right(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
+    """The error for a right that the role lacks on `schema`."""
+    return DatabaseError(
+        f'The database role may not do this in the schema "{schema}": {refusal}',
+        mend=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
+        "or grant the role what the message names.",
+    )
+
+
+async def _reach(opening: Awaitable[Any], url: str) -> Any:
+    try:
+        return await opening
+    except _CONNECT_FAILURES as failure:
+        # The chain is cut: the driver's own message may quote the URL with its password.
+        raise _unreachable(failure, url) from None
+
+
+def _unreachable(failure: Exception, url: str) -> DatabaseError:
+    place = _place(url)
+    if isinstance(failure, asyncpg.InvalidPasswordError | asyncpg.InvalidAuthorizationSpecificationError):
+        return DatabaseError(
+            f"PostgreSQL at {place} refused the login: {_clean(failure, url)}",
+            mend="Check the user and password in database.url, and the server's pg_hba.conf.",
+        )
+    if isinstance(failure, asyncpg.InvalidCatalogNameError):
+        return DatabaseError(
+            f"PostgreSQL at {place} has no such database.", mend="Create it with createdb, or mend database.url."
+        )
+    if isinstance(failure, asyncpg.TooManyConnectionsError | asyncpg.CannotConnectNowError):
+        return DatabaseError(
+            f"PostgreSQL at {place} takes no connection now: {_clean(failure, url)}",
+            mend="Try again when it has started or others have left; raise max_connections if it happens often.",
+        )
+    if isinstance(failure, ssl.SSLError):
+        return DatabaseError(
+            f"No TLS connection to PostgreSQL at {place}: {_clean(failure, url)}",
+            mend="Check sslmode and sslrootcert in database.url.",
+        )
+    if isinstance(failure, TimeoutError):
+        reason = f"no answer within {_CONNECT_TIMEOUT_S} s"
+    else:
+        reason = _clean(failure, url) or type(failure).__name__
+    return DatabaseError(
+        f"PostgreSQL cannot be reached at {place}: {reason}",
+        mend="Check that it runs, and the host, port and database in database.url "
+        "(leave it empty for the embedded PostgreSQL).",
+    )
+
+
+def _place(url: str) -> str:
+    """Host, port and database of a URL, in words."""
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        host = query.get("host", [""])[0] or parts.netloc.rpartition("@")[2] or "localhost"
+    except ValueError:
+        return "the address in database.url"
+    port = "" if ":" in host or host.startswith("/") else ":" + query.get("port", ["5432"])[0]
+    database = unquote(parts.path.lstrip("/")) or query.get("dbname", query.get("database", [""]))[0]
+    return f"{host}{port}" + (f', database "{database}"' if database else "")
+
+
+def _clean(failure: Exception, url: str) -> str:
+    """The failure's message without the URL's password, should it quote it."""
+    message = str(failure).strip()
+    try:
+        parts = urlsplit(url)
+        passwords = [parts.password or "", *parse_qs(parts.query).get("password", [])]
+    except ValueError:
+        return type(failure).__name__
+    for password in passwords:
+        for form in {password, unquote(password)} - {""}:
+            message = message.replace(form, "***")
+    return message

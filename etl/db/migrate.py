@@ -1,0 +1,157 @@
+"""Applies the numbered SQL files of `migrations/` to a schema: in order, once, each in one transaction with its record.
+
+The ledger, `etl_migrations`, keeps each file's checksum, so that an edited file or a database that is newer than the
+program is refused instead of guessed at. An advisory lock keeps two programs from migrating one schema at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from etl.db.connect import quote_identifier, refused_right
+from etl.db.statements import statements
+from etl.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from importlib.resources.abc import Traversable
+
+_SQL = statements("migrate")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `migrations/`. `checksum` is the SHA-256 of its text in hex."""
+
+    name: str
+    sql: str
+    checksum: str
+
+
+def migrations() -> list[Migration]:
+    """The migrations that this program knows, in the order in which they apply.
+
+    Raises:
+        DatabaseError: the installation holds no migrations.
+    """
+    files = sorted((entry for entry in _folder().iterdir() if entry.name.endswith(".sql")), key=lambda file: file.name)
+    found = []
+    for file in files:
+        sql = file.read_text(encoding="utf-8")
+        found.append(Migration(file.name, sql, hashlib.sha256(sql.encode()).hexdigest()))
+    return found
+
+
+def _folder() -> Traversable:
+    """The folder of the SQL files: inside the installed package, else beside it in the source tree."""
+    installed = resources.files("etl").joinpath("migrations")
+    if installed.is_dir():
+        return installed
+    source = Path(__file__).resolve().parents[2] / "migrations"
+    if not source.is_dir():
+        raise DatabaseError("The installation holds no migrations.", mend="Install cortex-etl again.")
+    return source
+
+
+async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
+    """Bring `schema` up to date, creating it where it is missing.
+
+    Args:
+        conn: a session connection (not one behind a pooler in transaction mode), outside of a transaction.
+        schema: name of the schema, as it stands in the settings.
+
+    Returns:
+        The names of the files that were applied now, in order; empty when none was pending.
+
+    Raises:
+        DatabaseError: a file failed, an applied one has changed, rights are missing, or the database is newer.
+    """
+    await conn.execute(_SQL["lock_migrations"], schema)
+    try:
+        await _create_ledger(conn, schema)
+        todo = _compare(migrations(), await _applied(conn, schema), schema)
+        for migration in todo:
+            await _apply(conn, schema, migration)
+        return [migration.name for migration in todo]
+    finally:
+        if not conn.is_closed():
+            await conn.execute(_SQL["unlock_migrations"], schema)
+
+
+async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:
+    """The names of the files that `migrate` would apply to `schema`, in order. Writes nothing.
+
+    Raises:
+        DatabaseError: an applied file has changed, or the database is newer than the program.
+    """
+    return [migration.name for migration in _compare(migrations(), await _applied(conn, schema), schema)]
+
+
+def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -> list[Migration]:
+    """Check what was applied (name → checksum) against what is known; returns what is left to apply."""
+    known = list(known)
+    unknown = sorted(applied.keys() - {migration.name for migration in known})
+    if unknown:
+        raise DatabaseError(
+            f'The schema "{schema}" is newer than this program: it has {", ".join(unknown)}.',
+            mend="Install the version of cortex-etl that made it, or a later one.",
+        )
+    for migration in known:
+        if applied.get(migration.name, migration.checksum) != migration.checksum:
+            raise DatabaseError(
+                f'{migration.name} was applied to the schema "{schema}", but has changed since.',
+                mend="Put the file back as it was released and make a new migration for the change.",
+            )
+    return [migration for migration in known if migration.name not in applied]
+
+
+async def _applied(conn: asyncpg.Connection, schema: str) -> dict[str, str]:
+    """Name → checksum of each migration in the ledger; empty where there is no ledger."""
+    ledger = f"{quote_identifier(schema)}.etl_migrations"
+    if await conn.fetchval("SELECT to_regclass($1)", ledger) is None:
+        return {}
+    try:
+        rows = await conn.fetch(f"SELECT name, checksum FROM {ledger}")  # noqa: S608 - the name is quoted above
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise refused_right(refusal, schema) from refusal
+    return {row["name"]: row["checksum"] for row in rows}
+
+
+async def _create_ledger(conn: asyncpg.Connection, schema: str) -> None:
+    if await conn.fetchval("SELECT to_regclass($1)", f"{quote_identifier(schema)}.etl_migrations") is not None:
+        return
+    try:
+        async with conn.transaction():
+            # CREATE SCHEMA asks for the right to create one even where the schema stands already.
+            if await conn.fetchval("SELECT to_regnamespace($1)", quote_identifier(schema)) is None:
+                await conn.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
+            await _enter(conn, schema)
+            await conn.execute(_SQL["create_ledger"])
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise refused_right(refusal, schema) from refusal
+
+
+async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) -> None:
+    try:
+        async with conn.transaction():
+            await _enter(conn, schema)
+            await conn.execute(migration.sql)
+            await conn.execute(_SQL["record_migration"], migration.name, migration.checksum)
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise refused_right(refusal, schema) from refusal
+    except asyncpg.PostgresError as failure:
+        raise DatabaseError(
+            f'{migration.name} could not be applied to the schema "{schema}": {failure}',
+            mend="Nothing of that file was applied. Mend what the message names and migrate again.",
+        ) from failure
+
+
+async def _enter(conn: asyncpg.Connection, schema: str) -> None:
+    """Let unqualified names mean `schema`'s until the transaction ends, and switch off every time limit meanwhile."""
+    await conn.execute(f"SET LOCAL search_path TO {quote_identifier(schema)}; SET LOCAL statement_timeout = 0")

@@ -1,0 +1,26 @@
+-- name: lock_migrations
+-- Wait until no other program migrates this schema ($1); the number is the lock's kind, "cetl" in ASCII.
+SELECT pg_advisory_lock(1667593324, hashtext($1));
+
+-- name: unlock_migrations
+-- Let the next one in.
+SELECT pg_advisory_unlock(1667593324, hashtext($1));
+
+-- name: create_ledger
+-- The table that says what has been applied; the search_path is the schema.
+CREATE TABLE etl_migrations (
+    name       text        NOT NULL,
+    checksum   text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    applied_by text        NOT NULL DEFAULT current_user,
+    CONSTRAINT etl_migrations_pkey PRIMARY KEY (name)
+);
+COMMENT ON TABLE etl_migrations IS 'The migrations that have been applied to this schema.';
+COMMENT ON COLUMN etl_migrations.name IS 'Name of the SQL file.';
+COMMENT ON COLUMN etl_migrations.checksum IS 'SHA-256 of the file as applied, in hex.';
+COMMENT ON COLUMN etl_migrations.applied_at IS 'When it was applied.';
+COMMENT ON COLUMN etl_migrations.applied_by IS 'Role that applied it.';
+
+-- name: record_migration
+-- Write that the file $1 with checksum $2 has been applied.
+INSERT INTO etl_migrations (name, checksum) VALUES ($1, $2);

@@ -1,0 +1,162 @@
+-- What the syncs remember: who ran when, how far each stream is, what could not be loaded, and the shared request budget.
+
+CREATE TABLE etl_syncs (
+    id             bigint GENERATED ALWAYS AS IDENTITY,
+    mode           text        NOT NULL,
+    started_at     timestamptz NOT NULL DEFAULT now(),
+    ended_at       timestamptz,
+    status         text        NOT NULL DEFAULT 'running',
+    requests       bigint      NOT NULL DEFAULT 0,
+    retries        bigint      NOT NULL DEFAULT 0,
+    pages          bigint      NOT NULL DEFAULT 0,
+    runs_seen      bigint      NOT NULL DEFAULT 0,
+    runs_inserted  bigint      NOT NULL DEFAULT 0,
+    runs_updated   bigint      NOT NULL DEFAULT 0,
+    runs_unchanged bigint      NOT NULL DEFAULT 0,
+    runs_gone      bigint      NOT NULL DEFAULT 0,
+    rejects        bigint      NOT NULL DEFAULT 0,
+    streams        integer     NOT NULL DEFAULT 0,
+    streams_failed integer     NOT NULL DEFAULT 0,
+    error          text,
+    host           text,
+    pid            integer,
+    version        text,
+    CONSTRAINT etl_syncs_pkey PRIMARY KEY (id)
+);
+COMMENT ON TABLE etl_syncs IS 'One row an invocation of sync, backfill or reconcile.';
+COMMENT ON COLUMN etl_syncs.id IS 'Number of the invocation, rising.';
+COMMENT ON COLUMN etl_syncs.mode IS 'sync, backfill or reconcile.';
+COMMENT ON COLUMN etl_syncs.started_at IS 'When it started.';
+COMMENT ON COLUMN etl_syncs.ended_at IS 'When it ended; null while it runs.';
+COMMENT ON COLUMN etl_syncs.status IS
+    'running, succeeded, partial (some streams failed, or counts disagree), failed, interrupted, or skipped (others held all its streams).';
+COMMENT ON COLUMN etl_syncs.requests IS 'HTTP requests sent, retries among them.';
+COMMENT ON COLUMN etl_syncs.retries IS 'HTTP requests that were sent again.';
+COMMENT ON COLUMN etl_syncs.pages IS 'Pages of listings read.';
+COMMENT ON COLUMN etl_syncs.runs_seen IS 'Runs received.';
+COMMENT ON COLUMN etl_syncs.runs_inserted IS 'Runs that were new here.';
+COMMENT ON COLUMN etl_syncs.runs_updated IS 'Runs whose content had changed.';
+COMMENT ON COLUMN etl_syncs.runs_unchanged IS 'Runs that were here already, as received.';
+COMMENT ON COLUMN etl_syncs.runs_gone IS 'Runs found to have left the API.';
+COMMENT ON COLUMN etl_syncs.rejects IS 'Runs put into quarantine (etl_rejects).';
+COMMENT ON COLUMN etl_syncs.streams IS 'Streams that it was asked for.';
+COMMENT ON COLUMN etl_syncs.streams_failed IS 'Streams that failed.';
+COMMENT ON COLUMN etl_syncs.error IS 'Message of what went wrong; null when nothing did.';
+COMMENT ON COLUMN etl_syncs.host IS 'Host that it ran on.';
+COMMENT ON COLUMN etl_syncs.pid IS 'Its process id on that host.';
+COMMENT ON COLUMN etl_syncs.version IS 'Version of cortex-etl.';
+
+CREATE TABLE etl_streams (
+    app_id             text   NOT NULL,
+    workflow_id        text   NOT NULL,
+    watermark          timestamptz,
+    backfill_done      boolean NOT NULL DEFAULT false,
+    backfill_cursor    jsonb,
+    last_synced_at     timestamptz,
+    last_reconciled_at timestamptz,
+    api_count          bigint,
+    counts_at          timestamptz,
+    last_error         text,
+    last_error_at      timestamptz,
+    fence              bigint NOT NULL DEFAULT 0,
+    listing_order      text,
+    listing_state      jsonb,
+    CONSTRAINT etl_streams_pkey PRIMARY KEY (app_id, workflow_id)
+);
+COMMENT ON TABLE etl_streams IS 'One row a stream: the runs of one workflow as one app lists them.';
+COMMENT ON COLUMN etl_streams.app_id IS 'App whose listing is read (apps.id).';
+COMMENT ON COLUMN etl_streams.workflow_id IS 'Workflow whose runs are read (workflows.id).';
+COMMENT ON COLUMN etl_streams.watermark IS
+    'Largest updated_at such that every listed run at or below it is loaded or quarantined.';
+COMMENT ON COLUMN etl_streams.backfill_done IS 'Whether the whole history has been read once.';
+COMMENT ON COLUMN etl_streams.backfill_cursor IS 'Where an unfinished backfill resumes; null when there is none.';
+COMMENT ON COLUMN etl_streams.last_synced_at IS 'When a sync of the stream last read to its end.';
+COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all that the API lists was last compared with the warehouse.';
+COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs that the API last counted (pagination-count).';
+COMMENT ON COLUMN etl_streams.counts_at IS 'When the API counted them.';
+COMMENT ON COLUMN etl_streams.last_error IS 'Message of the last failure; null after a success.';
+COMMENT ON COLUMN etl_streams.last_error_at IS 'When the last failure was.';
+COMMENT ON COLUMN etl_streams.fence IS
+    'Fencing token: raised by each process that takes the stream over, checked in each commit.';
+COMMENT ON COLUMN etl_streams.listing_order IS
+    'Order of the listing as observed: created_desc, created_asc, updated_desc or none; null while unknown.';
+COMMENT ON COLUMN etl_streams.listing_state IS 'What else was observed about the listing.';
+
+CREATE TABLE etl_rejects (
+    id          bigint GENERATED ALWAYS AS IDENTITY,
+    sync_id     bigint,
+    app_id      text        NOT NULL,
+    workflow_id text        NOT NULL,
+    run_id      text,
+    url         text,
+    page        integer,
+    reason      text        NOT NULL,
+    error       text        NOT NULL,
+    payload     bytea       NOT NULL,
+    digest      bytea       NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    resolved_at timestamptz,
+    CONSTRAINT etl_rejects_pkey PRIMARY KEY (id),
+    CONSTRAINT etl_rejects_sync_fkey FOREIGN KEY (sync_id) REFERENCES etl_syncs (id) ON DELETE SET NULL
+);
+COMMENT ON TABLE etl_rejects IS
+    'The quarantine: items of a listing that could not be loaded, with their bytes, so that they can be loaded once the cause is mended.';
+COMMENT ON COLUMN etl_rejects.id IS 'Number of the item, rising.';
+COMMENT ON COLUMN etl_rejects.sync_id IS 'Invocation that met it first (etl_syncs.id); null once that row is pruned.';
+COMMENT ON COLUMN etl_rejects.app_id IS 'App of the stream (etl_streams.app_id).';
+COMMENT ON COLUMN etl_rejects.workflow_id IS 'Workflow of the stream (etl_streams.workflow_id).';
+COMMENT ON COLUMN etl_rejects.run_id IS 'Id of the run, where it can be told.';
+COMMENT ON COLUMN etl_rejects.url IS 'Where it came from, without secrets.';
+COMMENT ON COLUMN etl_rejects.page IS 'Page of the listing that held it, from 1.';
+COMMENT ON COLUMN etl_rejects.reason IS 'Stable code of the reason.';
+COMMENT ON COLUMN etl_rejects.error IS 'What was expected and what was found.';
+COMMENT ON COLUMN etl_rejects.payload IS 'The item''s bytes, exactly as received.';
+COMMENT ON COLUMN etl_rejects.digest IS 'Hash of the payload, to recognise the same item again.';
+COMMENT ON COLUMN etl_rejects.created_at IS 'When it was met first.';
+COMMENT ON COLUMN etl_rejects.resolved_at IS
+    'When it was loaded after all, or a later good version of the run was; null while it is in quarantine.';
+
+CREATE UNIQUE INDEX etl_rejects_open_idx ON etl_rejects (app_id, workflow_id, digest) WHERE resolved_at IS NULL;
+COMMENT ON INDEX etl_rejects_open_idx IS
+    'Keeps an item in quarantine once; finds what a stream has in quarantine (sync_health, rejects list).';
+CREATE INDEX etl_rejects_open_run_idx ON etl_rejects (run_id) WHERE resolved_at IS NULL;
+COMMENT ON INDEX etl_rejects_open_run_idx IS
+    'Finds the quarantined versions of runs that have just been loaded, to mark them resolved.';
+CREATE INDEX etl_rejects_sync_idx ON etl_rejects (sync_id);
+COMMENT ON INDEX etl_rejects_sync_idx IS 'Finds what one invocation rejected; serves the pruning of etl_syncs.';
+
+CREATE TABLE etl_rate_budgets (
+    host         text NOT NULL,
+    granted_at   timestamptz[] NOT NULL DEFAULT '{}',
+    granted      integer[]     NOT NULL DEFAULT '{}',
+    paused_until timestamptz,
+    CONSTRAINT etl_rate_budgets_pkey PRIMARY KEY (host)
+);
+COMMENT ON TABLE etl_rate_budgets IS
+    'One row an API host: the request budget that all processes on this warehouse share.';
+COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name (and account, where it has its own budget) of the API.';
+COMMENT ON COLUMN etl_rate_budgets.granted_at IS 'When each recent bundle of requests was granted.';
+COMMENT ON COLUMN etl_rate_budgets.granted IS 'How many requests each of those bundles holds.';
+COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when nobody may send, because the API asked for a pause.';
+
+CREATE TABLE etl_settings (
+    name       text        NOT NULL,
+    value      jsonb,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT etl_settings_pkey PRIMARY KEY (name)
+);
+COMMENT ON TABLE etl_settings IS 'What the warehouse remembers about itself from one invocation to the next.';
+COMMENT ON COLUMN etl_settings.name IS 'Name of the fact.';
+COMMENT ON COLUMN etl_settings.value IS 'Its value.';
+COMMENT ON COLUMN etl_settings.updated_at IS 'When it was written.';
+
+CREATE TABLE etl_tombstones (
+    kind       text        NOT NULL,
+    id         text        NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT etl_tombstones_pkey PRIMARY KEY (kind, id)
+);
+COMMENT ON TABLE etl_tombstones IS 'What was erased for good and must not be loaded again.';
+COMMENT ON COLUMN etl_tombstones.kind IS 'run or record.';
+COMMENT ON COLUMN etl_tombstones.id IS 'Id of the run or record.';
+COMMENT ON COLUMN etl_tombstones.created_at IS 'When it was erased.';

@@ -1,0 +1,191 @@
+"""PostgreSQL for the tests: one server a test run, one database a test, made from a migrated template.
+
+`CORTEX_TEST_PG` (a URL) makes the tests use that server; `CORTEX_TEST_PG_BIN` (a directory with initdb and pg_ctl)
+makes them start one from there; otherwise they start the embedded one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from etl.db import embedded
+from etl.db.connect import connect, embedded_url
+from etl.db.migrate import migrate, migrations
+
+RUN_DIR = "CORTEX_TEST_RUN_DIR"  # set by the controlling process, inherited by the workers of xdist
+SCHEMA = "cortex"
+
+T = TypeVar("T")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        directory = tempfile.mkdtemp(prefix="cx-")  # short: a socket's path has little room
+        Path(directory).chmod(0o755)
+        os.environ[RUN_DIR] = directory
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or RUN_DIR not in os.environ:
+        return
+    directory = Path(os.environ.pop(RUN_DIR))
+    installed = _Installed(directory)
+    if installed.data.exists():
+        installed.run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(installed.data))
+    embedded.stop(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Installed:
+    """A server of an installed PostgreSQL, in `directory`."""
+
+    directory: Path
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "installed"
+
+    def start(self) -> str:
+        with (self.directory / "installed.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self.data / "ready").exists():
+                self.data.mkdir(mode=0o700)
+                if self._account():
+                    shutil.chown(self.data, self._account())
+                self.run(
+                    "initdb", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", "-U", "postgres", "-D", str(self.data)
+                )
+                self.run(
+                    "pg_ctl", "start", "-w", "-D", str(self.data), "-l", str(self.data / "log"),
+                    "-o", f"-h '' -k {self.data} -F",
+                )  # fmt: skip
+                (self.data / "ready").touch()
+        return embedded_url(str(self.data), "postgres", "postgres")
+
+    def run(self, program: str, *arguments: str) -> None:
+        path = str(Path(os.environ["CORTEX_TEST_PG_BIN"]) / program)
+        subprocess.run(
+            [path, *arguments], check=True, cwd=self.data, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            user=self._account(), group=self._account() and pwd.getpwnam(self._account()).pw_gid,
+        )  # fmt: skip
+
+    @staticmethod
+    def _account() -> str | None:
+        return "postgres" if os.geteuid() == 0 else None
+
+
+def in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from code that may stand inside an event loop."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
+
+
+def with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def _at(url: str, do: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    connection = await asyncpg.connect(url)
+    try:
+        return await do(connection)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> str:
+    """The URL of a server on which databases may be made."""
+    if url := os.environ.get("CORTEX_TEST_PG"):
+        return url
+    directory = Path(os.environ[RUN_DIR])
+    if "CORTEX_TEST_PG_BIN" in os.environ:
+        return _Installed(directory).start()
+    url = embedded.start(directory)
+
+    async def trade_safety_for_speed(connection: asyncpg.Connection) -> None:
+        await connection.execute("ALTER SYSTEM SET fsync = off")
+        await connection.execute("SELECT pg_reload_conf()")
+
+    in_thread(_at(url, trade_safety_for_speed))
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_template(pg_server: str) -> str:
+    """The name of a database with all migrations applied to the schema `cortex`."""
+    stamp = sha256("".join(migration.checksum for migration in migrations()).encode()).hexdigest()[:12]
+    name = f"cortex_template_{stamp}"
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute("SELECT pg_advisory_lock(hashtext($1))", name)
+        if await connection.fetchval("SELECT datistemplate FROM pg_database WHERE datname = $1", name):
+            return
+        await connection.execute(f"DROP DATABASE IF EXISTS {name}")  # half made by a run that was killed
+        await connection.execute(f"CREATE DATABASE {name}")
+        inside = await connect(with_database(pg_server, name), SCHEMA)
+        await migrate(inside, SCHEMA)
+        await inside.close()
+        await connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE true")
+
+    in_thread(_at(pg_server, make))
+    return name
+
+
+@pytest.fixture
+def database_url(pg_server: str, migrated_template: str) -> Iterator[str]:
+    """The URL of a fresh database with an empty warehouse in the schema `cortex`."""
+    yield from _fresh_database(pg_server, f"TEMPLATE {migrated_template}")
+
+
+@pytest.fixture
+def empty_database_url(pg_server: str) -> Iterator[str]:
+    """The URL of a fresh database in which nothing was done yet."""
+    yield from _fresh_database(pg_server, "")
+
+
+@pytest.fixture
+async def warehouse(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the warehouse at `database_url`."""
+    connection = await connect(database_url, SCHEMA)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def empty_database(empty_database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the database at `empty_database_url`, for the schema `cortex`."""
+    connection = await connect(empty_database_url, SCHEMA)
+    yield connection
+    await connection.close()
+
+
+def _fresh_database(server: str, options: str) -> Iterator[str]:
+    name = f"cortex_test_{uuid4().hex[:12]}"
+
+    async def create(connection: asyncpg.Connection) -> None:
+        await connection.execute(f"CREATE DATABASE {name} {options}")
+
+    async def drop(connection: asyncpg.Connection) -> None:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    in_thread(_at(server, create))
+    yield with_database(server, name)
+    in_thread(_at(server, drop))
