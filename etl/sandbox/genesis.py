@@ -1,0 +1,159 @@
+"""How a world begins: its apps, workflows, versions, and the history of runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from etl.sandbox.blueprints import BLUEPRINTS, Blueprint
+from etl.sandbox.catalogue import APP_NAMES, TAG_NAMES
+from etl.sandbox.definitions import body, version
+from etl.sandbox.rhythm import DAY_MS, Rhythm
+from etl.sandbox.runs import Occasion, iso
+from etl.sandbox.steps import new_id
+
+if TYPE_CHECKING:
+    from random import Random
+
+Json = Any
+
+
+@dataclass(slots=True)
+class Life:
+    """How a workflow lives: its plan, which workflow its steps start, how often it runs, its versions over time.
+
+    `published` holds (epoch ms, Version document) in time order; `drafts` the draft that was in the editor while
+    each of these was the current one; `per_day` how many runs it has on an average day.
+    """
+
+    document: dict[str, Json]
+    plan: Blueprint
+    child_id: str | None
+    rhythm: Rhythm
+    published: list[tuple[int, dict[str, Json]]]
+    drafts: list[dict[str, Json]]
+    per_day: float = 0.0
+
+    def occasion(self, random: Random, at_ms: int, *, parent: Occasion | None = None) -> Occasion:
+        """An occasion for a run at a moment; started by a run of `parent`, where that is given."""
+        revision = max((place for place, (since, _) in enumerate(self.published) if since <= at_ms), default=0)
+        origins = self.plan.origins
+        origin = "WORKFLOW" if parent else random.choices(tuple(origins), tuple(origins.values()))[0]
+        in_editor = origin == "TEST"
+        return Occasion(
+            app_id=parent.app_id if parent else self.document["app"]["id"],
+            workflow=self.document,
+            plan=self.plan,
+            version=None if in_editor and random.random() < 0.7 else self.published[revision][1],
+            draft=self.drafts[revision] if in_editor else None,
+            revision=revision,
+            origin=origin,
+            created_ms=at_ms,
+        )
+
+
+def make_apps(count: int) -> dict[str, dict[str, Json]]:
+    """That many apps by id."""
+    made = {}
+    for place in range(count):
+        name = APP_NAMES[place % len(APP_NAMES)] + (
+            f" {place // len(APP_NAMES) + 1}" if place >= len(APP_NAMES) else ""
+        )
+        app_id = f"app_{place + 1:03d}"
+        made[app_id] = {"id": app_id, "name": name, "verified": place % 2 == 0}
+    return made
+
+
+def make_lives(
+    random: Random, apps: dict[str, dict[str, Json]], per_app: int, start_ms: int, now_ms: int
+) -> list[Life]:
+    """The workflows of a world, with their versions published between somewhat before `start_ms` and `now_ms`."""
+    plans: dict[str, tuple[dict[str, Json], Blueprint]] = {}
+    for place in range(len(apps) * per_app):
+        blueprint = BLUEPRINTS[place % len(BLUEPRINTS)]
+        copy = place // len(BLUEPRINTS)
+        if copy:
+            blueprint = replace(blueprint, name=f"{blueprint.name} ({copy + 1})")
+        app = list(apps.values())[place // per_app]
+        plans[f"wf_{blueprint.key}" + (f"_{copy + 1}" if copy else "")] = (app, blueprint)
+    span = (start_ms - 20 * DAY_MS, now_ms)
+    return [
+        make_life(random, workflow_id, app, blueprint, _child_of(workflow_id, plans), span)
+        for workflow_id, (app, blueprint) in plans.items()
+    ]
+
+
+def _child_of(workflow_id: str, plans: dict[str, tuple[dict[str, Json], Blueprint]]) -> str | None:
+    """The workflow that the workflow steps of another start: the preferred one of its app, of any, or any simple one."""
+    app, blueprint = plans[workflow_id]
+    near_first = sorted(plans, key=lambda other: plans[other][0]["id"] != app["id"])
+    for wanted in blueprint.calls:
+        for other in near_first:
+            if plans[other][1].key == wanted:
+                return other
+    simple = (other for other in near_first if not plans[other][1].calls and other != workflow_id)
+    return next(simple, None)
+
+
+def make_life(  # noqa: PLR0913 - a workflow is these facts, and no two of them belong together
+    random: Random,
+    workflow_id: str,
+    app: dict[str, Json],
+    blueprint: Blueprint,
+    child_id: str | None,
+    span: tuple[int, int],
+) -> Life:
+    """One workflow with one to six versions published within `span` (epoch ms); `child_id` is what its steps start."""
+    start_ms, now_ms = span
+    plan = blueprint
+    if child_id is None:
+        plan = replace(plan, steps=tuple(step for step in plan.steps if step.type != "workflow"))
+    moments = [start_ms, *sorted(random.randrange(start_ms, now_ms) for _ in range(random.randint(0, 5)))]
+    published, drafts = [], []
+    ids = {"app_id": app["id"], "workflow_id": workflow_id}
+    for revision, at_ms in enumerate(moments):
+        document = {"id": "ver_" + new_id(random), **ids} | body(random, plan, revision, child_id)
+        published.append((at_ms, version(random, document, revision + 1, iso(at_ms))))
+        drafts.append(body(random, plan, revision + 1, child_id))
+    workflow = _workflow(random, workflow_id, app, plan, published[-1], drafts[-1])
+    nightly = max(plan.origins, key=plan.origins.__getitem__) == "TRIGGER"
+    return Life(workflow, plan, child_id, Rhythm(nightly=nightly), published, drafts)
+
+
+def _workflow(
+    random: Random,
+    workflow_id: str,
+    app: dict[str, Json],
+    plan: Blueprint,
+    current: tuple[int, dict[str, Json]],
+    draft: dict[str, Json],
+) -> dict[str, Json]:
+    at_ms, published = current
+    retention = None
+    if plan.retention_days is not None:
+        retention = {"max_age_in_seconds": plan.retention_days * 86_400}
+        if plan.keeps_failures is not None:
+            retention["preserve_on_failure"] = plan.keeps_failures
+    return {
+        "id": workflow_id,
+        "name": plan.name,
+        "description": plan.description,
+        "app": dict(app),
+        "version": published,
+        "tags": [_tag(place, app["id"], at_ms) for place in plan.tags],
+        "tests_stats": {"passed": random.randrange(9), "failed": random.randrange(2)},
+        "template_id": f"tpl_{plan.key}" if random.random() < 0.2 else None,
+        "runs_count": 0,
+        "retention": retention,
+        "enabled": True,
+        "deleted": False,
+        "created_at": iso(at_ms - 90 * DAY_MS),
+        "updated_at": iso(at_ms),
+        **draft,
+    }
+
+
+def _tag(place: int, app_id: str, at_ms: int) -> dict[str, Json]:
+    name, color = TAG_NAMES[place]
+    at = iso(at_ms - 100 * DAY_MS)
+    return {"id": f"tag_{place}", "name": name, "color": color, "app_id": app_id, "created_at": at, "updated_at": at}
