@@ -1,0 +1,64 @@
+"""The API's dates: days and timestamps as text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import NamedTuple
+
+_TIME = re.compile(
+    r"(?P<year>[+-]?\d{4,})-(?P<month>\d\d)-(?P<day>\d\d)"
+    r"(?P<clock>[Tt ](?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?"
+    r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
+)
+
+
+class Moment(NamedTuple):
+    """A date of the API: its time in UTC (None beyond the years 1 to 9999), whether it was a bare day, its text."""
+
+    time: datetime | None
+    on_day: bool
+    text: str
+
+
+def read_moment(text: str) -> Moment:
+    """Read an ISO 8601 day or timestamp; without a zone it is UTC; digits beyond microseconds are cut off.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return _read_unusual(text)
+    on_day = match["clock"] is None
+    part = {name: int(match[name] or 0) for name in ("month", "day", "hour", "minute", "second")}
+    leap = timedelta(0)
+    if part["second"] == 60:  # a leap second is the first of the next minute
+        part["second"], leap = 59, timedelta(seconds=1)
+    microsecond = int((match["fraction"] or "")[:6].ljust(6, "0"))
+    year = int(match["year"])
+    zone = _zone(match["zone"])
+    if not 1 <= year <= 9999:
+        datetime(2000 + year % 400, **part, microsecond=microsecond, tzinfo=zone)  # still has to be a date
+        return Moment(None, on_day, text)
+    local = datetime(year, **part, microsecond=microsecond, tzinfo=zone)
+    try:
+        return Moment(local.astimezone(UTC) + leap, on_day, text)
+    except OverflowError:
+        return Moment(None, on_day, text)
+
+
+def _zone(text: str | None) -> timezone:
+    if text is None or text in "Zz":
+        return UTC
+    digits = text[1:].replace(":", "")
+    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or 0))
+    return timezone(-offset if text[0] == "-" else offset)
+
+
+def _read_unusual(text: str) -> Moment:
+    """The forms of ISO 8601 that nobody sends (`20231225T101500Z`, `2023-W52-1`), as far as Python reads them."""
+    read = datetime.fromisoformat(text)
+    on_day = "T" not in text and ":" not in text
+    return Moment(read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC), on_day, text)

@@ -1,0 +1,114 @@
+"""Fitting values into columns: what a column cannot hold goes to `extra` under its path, and the column is null."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from etl.decode import Json, Number, dump
+from etl.errors import RecordError
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from etl.models import Moment
+
+INT4: Final = 2**31
+INT8: Final = 2**63
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# PostgreSQL's numeric: digits before and behind the decimal point.
+_NUMERIC_WHOLE: Final = 131072
+_NUMERIC_SCALE: Final = 16383
+_SUSPICIOUS_NUMBER = re.compile(rb"[0-9][eE][+-]?[0-9]{4}|[0-9]{16000}")
+
+
+def jsonb(value: Json) -> bytes | None:
+    """The JSON text for a jsonb column; None, SQL NULL, for null."""
+    return None if value is None else dump(value)
+
+
+class Leftovers:
+    """The fields of a document that no column holds, each under its path in the payload."""
+
+    def __init__(self, unknown: dict[str, Any] | None = None) -> None:
+        self.fields: dict[str, Any] = dict(unknown) if unknown else {}
+
+    def put(self, path: tuple[str, ...], value: Json) -> None:
+        """Keep `value` under `path`."""
+        fields = self.fields
+        for key in path[:-1]:
+            fields = fields.setdefault(key, {})
+        fields[path[-1]] = value
+
+    def put_unknown(self, path: tuple[str, ...], unknown: dict[str, Any]) -> None:
+        """Keep the unknown fields of the document that stands at `path`."""
+        for key, value in unknown.items():
+            self.put((*path, key), value)
+
+    def integer(self, value: Decimal | None, limit: int, *path: str) -> int | None:
+        """`value` for an integer column of the range -limit to limit - 1."""
+        if value is None:
+            return None
+        # The size is asked first: making an int of 1e999999 would take for ever.
+        if value.is_finite() and value.adjusted() < 20 and -limit <= value < limit and value == int(value):
+            return int(value)
+        self.put(path, value)
+        return None
+
+    def moment(self, value: Moment | None, *path: str) -> datetime | None:
+        """`value` for a time column."""
+        if value is None:
+            return None
+        if value.time is None:
+            self.put(path, value.text)
+        return value.time
+
+    def epoch_ms(self, value: Decimal | None, *path: str) -> datetime | None:
+        """`value`, milliseconds since 1970, for a time column; rounded half to even to whole microseconds."""
+        if value is None:
+            return None
+        if value.is_finite() and value.adjusted() < 20:
+            try:
+                return EPOCH + timedelta(microseconds=round(value * 1000))
+            except OverflowError:
+                pass
+        self.put(path, value)
+        return None
+
+    def double(self, value: Decimal | None) -> float | None:
+        """`value` for a double precision column; None where it is beyond its range."""
+        if value is None:
+            return None
+        number = float(value)
+        return None if number in {float("inf"), float("-inf")} else number
+
+    def text(self) -> bytes | None:
+        """The JSON text for the `extra` column; None when there is nothing."""
+        return dump(self.fields) if self.fields else None
+
+
+def refuse_unstorable_numbers(raw: bytes, value: Json) -> None:
+    """Check that PostgreSQL's numeric, which is also what jsonb keeps numbers as, can hold every number.
+
+    Raises:
+        RecordError: `number_out_of_range`.
+    """
+    if _SUSPICIOUS_NUMBER.search(raw) is None:
+        return
+    pending: list[Json] = [value]
+    while pending:
+        item = pending.pop()
+        if type(item) is dict:
+            pending.extend(item.values())
+        elif type(item) is list:
+            pending.extend(item)
+        elif type(item) is Number and not _storable(item):
+            raise RecordError("number_out_of_range", f"no column can hold the number {item.literal[:40]}")
+
+
+def _storable(number: Number) -> bool:
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int):
+        return False
+    return -exponent <= _NUMERIC_SCALE and (not number or number.adjusted() < _NUMERIC_WHOLE)

@@ -1,0 +1,88 @@
+"""Replacing the values that must not be stored, before anything is made of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import jsonpath
+
+from etl.decode import Json, canonical, dump, parse
+from etl.errors import RecordError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REDACTED: Final = "[redacted]"
+
+Mode: TypeAlias = Literal["replace", "hash"]
+
+# What rows are known by: without these, runs would be mistaken for one another.
+_IDENTITY: Final = frozenset({("id",), ("workflow_id",), ("workflow_version", "id")})
+
+
+class _Environment(jsonpath.JSONPathEnvironment):
+    max_recursion_depth = 300  # levels that `..` looks into; Python's own recursion ends soon after
+
+
+class Redactor:
+    """Replaces the values that JSON paths (RFC 9535) select in a run, such as `$.input.email` or `$..password`.
+
+    Null stays null, and the ids that rows are known by stay, whatever the paths say. A path to what a typed column is
+    made from (`$.usage.total`) sends the run to the quarantine, redacted.
+
+    Args:
+        paths: the paths, from the run's document.
+        mode: `replace` puts "[redacted]" in the place of a value; `hash` a hash of its canonical JSON, so that equal
+            values can still be told to be equal.
+        salt: a secret that makes hashes of guessable values useless to others.
+
+    Raises:
+        SettingsError: a path cannot be read.
+    """
+
+    def __init__(self, paths: Iterable[str], *, mode: Mode = "replace", salt: bytes = b"") -> None:
+        environment = _Environment()
+        self._mode = mode
+        self._salt = salt
+        self._paths = []
+        for path in paths:
+            try:
+                compiled = environment.compile(path)
+            except jsonpath.JSONPathError as error:
+                message = f"the JSON path {path!r} cannot be read: {str(error).splitlines()[0]}"
+                raise SettingsError(message, mend="Write it like $.input.email or $..password.") from None
+            if path.strip() in {"", "$"}:
+                raise SettingsError("a JSON path selects the whole run", mend="Name what is to be replaced: $.input.")
+            self._paths.append(compiled)
+
+    def redact(self, document: Json) -> Json:
+        """Replace the selected values in `document`, a parsed run, in place; returns it.
+
+        Raises:
+            RecordError: `not_redactable` where the document is nested too deeply to be searched.
+        """
+        try:
+            matches = [match for path in self._paths for match in path.finditer(document)]
+        except (jsonpath.JSONPathError, RecursionError):
+            raise RecordError("not_redactable", "nested too deeply for the JSON paths of payloads.redact") from None
+        for match in matches:
+            if match.parent is not None and match.obj is not None and match.parts not in _IDENTITY:
+                container: Any = match.parent.obj
+                container[match.parts[-1]] = self._replacement(match.obj)
+        return document
+
+    def redact_bytes(self, raw: bytes) -> bytes:
+        """The item as received, with the selected values replaced; all of it where it cannot be searched."""
+        try:
+            return dump(self.redact(parse(raw)))
+        except RecordError:
+            return dump(REDACTED)
+
+    def _replacement(self, value: Json) -> str:
+        if self._mode == "replace":
+            return REDACTED
+        text = canonical(value)
+        made = hmac.new(self._salt, text, hashlib.sha256) if self._salt else hashlib.sha256(text)
+        return f"sha256:{made.hexdigest()}"
