@@ -1,0 +1,275 @@
+"""sync, backfill and reconcile: the parts put together, and the ledger that tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from etl.api.client import CortexClient
+from etl.api.rate_limit import SharedLimiter
+from etl.app.streams import NOT_DISCOVERED, chosen_apps, find_streams, only
+from etl.app.summary import EXIT_INTERRUPTED, SyncSummary
+from etl.app.warehouse import LOST, open_warehouse
+from etl.db.budget import Budget
+from etl.db.load import REFUSALS
+from etl.db.store import Store
+from etl.engine.local import LocalEngine
+from etl.errors import DatabaseError, EtlError, KeyRefusedError, SettingsError
+from etl.events import (
+    Notice,
+    RequestRetried,
+    RequestSent,
+    StreamFinished,
+    StreamId,
+    SyncFinished,
+    SyncStarted,
+    ignore,
+    tee,
+)
+from etl.normalize import Normalizer, Redactor
+from etl.sync import Outcome, StreamSync, Task
+from etl.sync.intake import Intake
+from etl.sync.listing import Listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from etl.app.warehouse import Warehouse
+    from etl.config import AppSettings, Settings
+    from etl.db.session import StreamState
+    from etl.events import Event, Listener
+    from etl.sync.stream import Mode
+
+STREAMS_AT_ONCE = 4
+"""More gain nothing: the rate limit or PostgreSQL is busy with fewer, and each holds pages in memory."""
+
+RECONNECTS = 5
+"""How often a stream begins anew after PostgreSQL went away."""
+
+
+class Syncing:
+    """One invocation of sync, backfill or reconcile."""
+
+    def __init__(self, settings: Settings, task: Task, listener: Listener, *, dry_run: bool) -> None:
+        self._settings = settings
+        self._task = task
+        self._dry_run = dry_run
+        self.summary = SyncSummary(task.mode, dry_run=dry_run)
+        self._listener = tee(self._count, listener)
+        self._redactor = Redactor(settings.payloads.redact) if settings.payloads.redact else None
+        self._clients: dict[str, CortexClient] = {}
+        self._states: dict[StreamId, StreamState] = {}
+        self._outcomes: dict[StreamId, Outcome] = {}
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, RequestSent):
+            self.summary.requests += 1
+        elif isinstance(event, RequestRetried):
+            self.summary.retries += 1
+
+    async def run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
+        """Do it; see `run_sync`."""
+        started = monotonic()
+        wanted = chosen_apps(self._settings, apps)
+        keys = {app.id: app.key or self._settings.api.key for app in wanted}
+        if missing := [app_id for app_id, key in keys.items() if key is None]:
+            raise SettingsError(
+                f"no API key for the app {missing[0]}", mend="Set CORTEX_API_KEY, or api.key in config.yaml."
+            )
+        async with AsyncExitStack() as stack:
+            warehouse = await stack.enter_async_context(
+                open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)
+            )
+            if not self._dry_run:
+                self.summary.sync_id = await warehouse.session.start_sync(self._task.mode)
+            try:
+                await self._connect(stack, warehouse, wanted)
+                await self._run_streams(warehouse, wanted, workflows)
+                self.summary.conclude()
+            except asyncio.CancelledError:
+                self.summary.status, self.summary.exit_code = "interrupted", EXIT_INTERRUPTED
+                self.summary.error = "interrupted; what was committed stays"
+            except BaseException as error:
+                self.summary.status, self.summary.error = "failed", str(error) or type(error).__name__
+                raise
+            finally:
+                self.summary.seconds = round(monotonic() - started, 3)
+                await asyncio.shield(self._close_ledger(warehouse))
+        return self.summary
+
+    async def _connect(self, stack: AsyncExitStack, warehouse: Warehouse, apps: Sequence[AppSettings]) -> None:
+        """Make a client an app; all share one budget, and clients with the same key are one."""
+        api = self._settings.api
+        budget = Budget(warehouse.leases, urlsplit(api.base_url).netloc, api.requests_per_minute)
+        limiter = SharedLimiter(budget)
+        by_key: dict[str, CortexClient] = {}
+        for app in apps:
+            key = app.key or api.key
+            assert key is not None  # noqa: S101 - checked by `run`; this only tells the type checker
+            secret = key.get_secret_value()
+            if secret not in by_key:
+                client = CortexClient(api, key, limiter, self._listener)
+                by_key[secret] = await stack.enter_async_context(client)
+            self._clients[app.id] = by_key[secret]
+
+    async def _run_streams(self, warehouse: Warehouse, apps: Sequence[AppSettings], workflows: Sequence[str]) -> None:
+        streams: list[StreamId] = []
+        for app in apps:
+            try:
+                pool = None if self._dry_run else warehouse.pool
+                take = self._settings.api.page_size
+                streams += await find_streams(app, self._clients[app.id], pool, self._listener, take=take)
+            except KeyRefusedError:
+                raise
+            except NOT_DISCOVERED as error:
+                stream = StreamId(app.id, "*")
+                self._outcomes[stream] = Outcome(stream, "failed", error=error.message, mend=error.mend)
+        wanted = only(streams, workflows) if streams or not self._outcomes else []
+        await self._lock(warehouse, wanted)
+        self._listener(SyncStarted(self._task.mode, tuple(wanted), self.summary.sync_id, self._dry_run))
+        locked = [stream for stream in wanted if stream in self._states]
+        try:
+            await LocalEngine(min(STREAMS_AT_ONCE, self._settings.api.concurrency)).run(
+                locked, lambda stream: self._run_stream(warehouse, stream)
+            )
+        finally:
+            for outcome in self._outcomes.values():
+                self.summary.add(outcome)
+
+    async def _lock(self, warehouse: Warehouse, streams: Sequence[StreamId]) -> None:
+        for stream in streams:
+            session = warehouse.session
+            state = await (session.read(stream) if self._dry_run else session.lock(stream))
+            if state is not None:
+                self._states[stream] = state
+                continue
+            self._outcomes[stream] = Outcome(stream, "skipped", error="another invocation holds the stream")
+            self._listener(StreamFinished(stream, "skipped", error="another invocation holds the stream"))
+
+    async def _run_stream(self, warehouse: Warehouse, stream: StreamId) -> None:
+        """Run one stream to its outcome; begins anew when PostgreSQL goes away and comes back."""
+        for attempt in range(RECONNECTS + 1):
+            session = warehouse.session
+            try:
+                self._outcomes[stream] = await self._attempt(warehouse, stream)
+            except (KeyRefusedError, DatabaseError):
+                raise
+            except EtlError as error:
+                await self._fail(warehouse, stream, error.message, error.mend)
+            except LOST as error:
+                self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
+                if attempt == RECONNECTS:
+                    raise DatabaseError(
+                        f"PostgreSQL keeps going away: {error}", mend="Look at PostgreSQL's log, then sync again."
+                    ) from error
+                fresh = await warehouse.reconnect(session, self.summary.sync_id)
+                state = await (fresh.read(stream) if self._dry_run else fresh.lock(stream))
+                if state is not None:
+                    self._states[stream] = state
+                    continue
+                self._outcomes[stream] = Outcome(stream, "skipped", error="another invocation took the stream over")
+            except REFUSALS as error:
+                await self._fail(warehouse, stream, f"PostgreSQL refused: {error}", "Look at PostgreSQL's log.")
+            if not self._dry_run:
+                with suppress(*LOST):
+                    await warehouse.session.release(stream)
+            return
+
+    async def _attempt(self, warehouse: Warehouse, stream: StreamId) -> Outcome:
+        api, payloads, task = self._settings.api, self._settings.payloads, self._task
+        store = Store(
+            warehouse.pool,
+            warehouse.session,
+            stream,
+            self._states[stream],
+            sync_id=self.summary.sync_id,
+            filters=(api.status, api.origin),
+            keep_payloads=payloads.retention == "keep",
+            dry_run=self._dry_run,
+        )
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
+        redact = self._redactor.redact_bytes if self._redactor else None
+        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redact=redact)
+        listing = Listing(
+            self._clients[stream.app_id],
+            stream,
+            take=api.page_size,
+            window=api.concurrency,
+            status=api.status,
+            origin=api.origin,
+        )
+        try:
+            return await StreamSync(task, listing, intake, store, self._listener).run()
+        finally:
+            self._outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally)
+
+    async def _fail(self, warehouse: Warehouse, stream: StreamId, error: str, mend: str) -> None:
+        tally = self._outcomes[stream].tally
+        self._outcomes[stream] = Outcome(stream, "failed", error=error, mend=mend, tally=tally)
+        self._listener(StreamFinished(stream, "failed", error=error, mend=mend))
+        if not self._dry_run:
+            fence = self._states[stream].fence
+            with suppress(*LOST):
+                await warehouse.session.fail_stream(stream, fence, f"{error} {mend}".strip())
+
+    async def _close_ledger(self, warehouse: Warehouse) -> None:
+        summary = self.summary
+        self._listener(SyncFinished(summary.as_dict()))
+        if summary.sync_id is None:
+            return
+        failed = summary.count(("failed", "partial"))
+        counts = (
+            len(summary.streams),
+            failed,
+            summary.requests,
+            summary.retries,
+            summary.pages,
+            summary.runs_seen,
+            summary.runs_inserted,
+            summary.runs_updated,
+            summary.runs_unchanged,
+            summary.runs_gone,
+            summary.rejects,
+        )
+        with suppress(*LOST):
+            await warehouse.session.finish_sync(summary.sync_id, summary.status, *counts, error=summary.error or None)
+
+
+async def run_sync(
+    settings: Settings,
+    mode: Mode,
+    *,
+    apps: Sequence[str] = (),
+    workflows: Sequence[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    dry_run: bool = False,
+    listener: Listener = ignore,
+) -> SyncSummary:
+    """Sync, backfill or reconcile.
+
+    Args:
+        settings: all of them.
+        mode: which.
+        apps: only these of the configured apps.
+        workflows: only these of their workflows.
+        since: backfill runs created at or after.
+        until: backfill runs created before.
+        dry_run: fetch and normalize, write nothing.
+        listener: hears of everything.
+
+    Returns:
+        What was done, with the exit code; an interruption (a cancelled task) is one of the ends it tells.
+
+    Raises:
+        SettingsError: nothing to do, or nothing to do it with.
+        KeyRefusedError: the API refused the key.
+        DatabaseError: the database cannot be reached or used.
+    """
+    sync = settings.sync
+    task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, since=since, until=until)
+    return await Syncing(settings, task, listener, dry_run=dry_run).run(apps, workflows)

@@ -1,0 +1,137 @@
+"""Opening the warehouse: embedded or not, migrated, with the connections that a command needs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from etl.db import embedded
+from etl.db.connect import connect, create_pool
+from etl.db.migrate import migrate, pending
+from etl.db.session import Session
+from etl.errors import DatabaseError
+from etl.events import Notice
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from etl.config import Settings
+    from etl.events import Listener
+
+LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+)
+"""What says that the connection to PostgreSQL is gone, not that it refused something."""
+
+RECONNECT_S = 60.0
+"""How long a sync waits for PostgreSQL to come back before it gives up (exit 4)."""
+
+
+async def database_url(settings: Settings) -> str:
+    """The URL of the warehouse; starts the embedded PostgreSQL where none is configured.
+
+    Raises:
+        DatabaseError: it cannot be started.
+    """
+    if settings.database.url is not None:
+        return settings.database.url.get_secret_value()
+    return await asyncio.to_thread(embedded.start, settings.data_dir)
+
+
+async def bring_up_to_date(url: str, settings: Settings, listener: Listener) -> None:
+    """Apply pending migrations, or refuse to go on where `auto_migrate` is off.
+
+    Raises:
+        DatabaseError: the database cannot be used, or migrations are pending and not wanted.
+    """
+    schema = settings.database.schema_name
+    connection = await connect(url, schema)
+    try:
+        if settings.database.auto_migrate:
+            for name in await migrate(connection, schema):
+                listener(Notice("migration.applied", {"name": name}))
+        elif names := await pending(connection, schema):
+            raise DatabaseError(
+                f"migrations are pending: {', '.join(names)}",
+                mend="Run `cortex-etl migrate`, or set database.auto_migrate to true.",
+            )
+    finally:
+        await connection.close()
+
+
+class Warehouse:
+    """An open warehouse: a pool for work, one connection for locks, one for the request budget.
+
+    When PostgreSQL goes away, `reconnect` opens a new session (under which streams must be locked anew).
+    """
+
+    def __init__(self, url: str, schema: str, pool: asyncpg.Pool, leases: asyncpg.Pool, session: Session) -> None:
+        self._url = url
+        self._schema = schema
+        self.pool = pool
+        self.leases = leases
+        self.session = session
+        self._mending = asyncio.Lock()
+
+    async def reconnect(self, broken: Session, sync_id: int | None) -> Session:
+        """Replace a broken session by a new one; whoever comes second gets the first one's.
+
+        Raises:
+            DatabaseError: PostgreSQL does not come back within `RECONNECT_S` seconds.
+        """
+        async with self._mending:
+            if self.session is not broken:
+                return self.session
+            await broken.close()
+            give_up = asyncio.get_running_loop().time() + RECONNECT_S
+            while True:
+                try:
+                    self.session = await Session.open(self._url, self._schema)
+                    if sync_id is not None:
+                        await self.session.adopt_sync(sync_id)
+                except (DatabaseError, *LOST):
+                    if asyncio.get_running_loop().time() > give_up:
+                        raise
+                    await asyncio.sleep(0.5)
+                else:
+                    return self.session
+
+
+@asynccontextmanager
+async def open_warehouse(
+    settings: Settings, listener: Listener, *, width: int = 4, migrated: bool = True
+) -> AsyncIterator[Warehouse]:
+    """Open the warehouse for a command.
+
+    Args:
+        settings: where it is.
+        listener: hears of migrations applied.
+        width: connections for work.
+        migrated: bring the schema up to date first.
+
+    Raises:
+        DatabaseError: it cannot be reached or used.
+    """
+    url = await database_url(settings)
+    if migrated:
+        await bring_up_to_date(url, settings, listener)
+    schema = settings.database.schema_name
+    pool = await create_pool(url, schema, size=width)
+    try:
+        leases = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
+        try:
+            warehouse = Warehouse(url, schema, pool, leases, await Session.open(url, schema))
+            try:
+                yield warehouse
+            finally:
+                await warehouse.session.close()
+        finally:
+            leases.terminate()
+    finally:
+        pool.terminate()

@@ -1,0 +1,353 @@
+"""Loading: one transaction takes a batch of runs, their children, definitions and rejects, and the checkpoint.
+
+Runs that the warehouse does not hold go straight to their tables by binary COPY. Changed ones are staged in a temporary
+table, anti-joined against what is already stored, and upserted; their children are replaced. Where a run turns out to
+exist after all (another stream listed it at the same moment), the whole batch takes the second way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from asyncpg import exceptions as pg
+
+from etl.db.definitions import Definitions, Written, copy_rows, supersedes
+from etl.db.statements import statements
+from etl.errors import LockLostError
+from etl.normalize import effective_updated_at
+from etl.tables import (
+    RUN_STEP_CALLS,
+    RUN_STEPS,
+    RUN_USAGE_CALLS,
+    RUNS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import asyncpg
+
+    from etl.events import StreamId
+    from etl.normalize import RunRows
+    from etl.tables import Table
+
+_SQL = statements("load")
+_STAGED = (*RUNS.names, "emptied")
+
+REFUSED_BY_DATABASE = "refused_by_database"
+"""Reject reason of a run whose rows PostgreSQL does not take."""
+
+# What a single bad value can provoke, on either side of the wire. A lost connection or a full disk is none of these.
+REFUSALS = (
+    pg.DataError,
+    pg.ProgramLimitExceededError,
+    pg.StatementTooComplexError,
+    pg.IntegrityConstraintViolationError,
+    pg.InternalServerError,
+    ValueError,
+    OverflowError,
+    TypeError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One item for the quarantine, with its bytes as received and where it came from."""
+
+    run_id: str | None
+    url: str
+    page: int | None
+    reason: str
+    error: str
+    payload: bytes
+    digest: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction loads. `new` runs are not in the warehouse as far as is known; `changed` may be."""
+
+    new: list[RunRows] = field(default_factory=list)
+    changed: list[RunRows] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    settles_rejects: bool = False
+    cursor: str | None = None
+    moves_cursor: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.changed or self.restored or self.gone or self.rejects or self.moves_cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a transaction did."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    gone: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
+class Loader:
+    """Writes batches of one stream.
+
+    Args:
+        stream: whose runs these are.
+        fence: the token of the lock held; a commit without it is refused by `LockLostError`.
+        sync_id: the ledger row that rejects point at.
+        keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
+    """
+
+    def __init__(self, stream: StreamId, *, fence: int, sync_id: int | None, keep_payloads: bool = True) -> None:
+        self._stream = stream
+        self._fence = fence
+        self._sync_id = sync_id
+        self._keep = keep_payloads
+        self._definitions = Definitions()
+
+    async def load(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
+        """Commit a batch.
+
+        Returns:
+            What was done.
+
+        Raises:
+            LockLostError: another process owns the stream; nothing was written.
+            asyncpg.PostgresError: anything PostgreSQL refuses; nothing was written.
+        """
+        started = perf_counter()
+        try:
+            done, versions = await self._commit(connection, batch, straight=True)
+        except (pg.UniqueViolationError, pg.ForeignKeyViolationError):
+            self._definitions.forget()
+            done, versions = await self._commit(connection, batch, straight=False)
+        self._definitions.remember(versions)
+        return Loaded(**done, seconds=perf_counter() - started)
+
+    async def load_surely(
+        self, connection: asyncpg.Connection, batch: Batch, provenance: dict[str, tuple[bytes, str, int | None]]
+    ) -> tuple[Loaded, list[Reject]]:
+        """Commit a batch; runs that PostgreSQL refuses are found by halving it and quarantined alone.
+
+        Args:
+            connection: to the warehouse.
+            batch: what to load.
+            provenance: (bytes as received, url, page) of each run in it.
+
+        Returns:
+            What was done, and the rejects made.
+        """
+        try:
+            return await self.load(connection, batch), []
+        except REFUSALS as error:
+            runs = [(rows, True) for rows in batch.new] + [(rows, False) for rows in batch.changed]
+            if not runs:
+                raise
+            if len(runs) == 1:
+                return await self._reject(connection, batch, runs[0][0], error, provenance)
+            middle = len(runs) // 2
+            first, second = _part(runs[:middle]), _part(runs[middle:])
+            first.settles_rejects = second.settles_rejects = batch.settles_rejects
+            second.restored, second.gone, second.rejects = batch.restored, batch.gone, batch.rejects
+            second.cursor, second.moves_cursor = batch.cursor, batch.moves_cursor
+            one, rejects = await self.load_surely(connection, first, provenance)
+            other, more = await self.load_surely(connection, second, provenance)
+            return _sum(one, other), rejects + more
+
+    async def _reject(
+        self,
+        connection: asyncpg.Connection,
+        batch: Batch,
+        rows: RunRows,
+        error: BaseException,
+        provenance: dict[str, tuple[bytes, str, int | None]],
+    ) -> tuple[Loaded, list[Reject]]:
+        payload, url, page = provenance[rows.run_id]
+        message = f"PostgreSQL refused it: {error}"
+        reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], payload, rows.digest)
+        batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
+        return await self.load(connection, batch), [reject]
+
+    async def _commit(
+        self, connection: asyncpg.Connection, batch: Batch, *, straight: bool
+    ) -> tuple[dict[str, int], Written]:
+        new = batch.new if straight else []
+        staged = batch.changed if straight else [*batch.new, *batch.changed]
+        async with connection.transaction():
+            versions, rows = await self._definitions.write(connection, [*new, *staged])
+            rows += await self._insert(connection, new)
+            inserted, updated, merged = await self._merge(connection, staged)
+            restored = 0
+            if batch.restored:
+                status = await connection.execute(_SQL["restore_runs"], batch.restored, self._stream.app_id)
+                restored = int(status.rpartition(" ")[2])
+            gone = await connection.fetch(_SQL["mark_gone"], batch.gone) if batch.gone else []
+            await self._rejects(connection, batch)
+            await self._check_fence(connection, batch)
+        unchanged = len(staged) - inserted - updated
+        done = {
+            "inserted": len(new) + inserted,
+            "updated": updated + restored,
+            "unchanged": unchanged,
+            "gone": len(gone),
+            "rows": rows + merged,
+        }
+        return done, versions
+
+    async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
+        key = (self._stream.app_id, self._stream.workflow_id, self._fence)
+        if batch.moves_cursor:
+            held = await connection.fetchval(_SQL["checkpoint"], *key, batch.cursor)
+        else:
+            held = await connection.fetchval(_SQL["hold"], *key)
+        if held is None:
+            raise LockLostError(
+                f"another process has taken over the stream {self._stream}",
+                mend="Nothing was written by this one; let the other finish.",
+            )
+
+    async def _insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:
+        if not new:
+            return 0
+        await copy_rows(connection, RUNS, [rows.run for rows in new])
+        return len(new) + await _copy_children(connection, new)
+
+    async def _merge(self, connection: asyncpg.Connection, staged: Sequence[RunRows]) -> tuple[int, int, int]:
+        if not staged:
+            return 0, 0, 0
+        latest = _latest(staged)
+        await connection.execute(_STAGE)
+        await connection.copy_records_to_table(
+            "staged_runs",
+            schema_name="pg_temp",
+            columns=_STAGED,
+            records=[(*rows.run, rows.emptied) for rows in latest],
+        )
+        kept: set[str] = set()
+        if self._keep and any(rows.emptied for rows in latest):
+            kept = {row["id"] for row in await connection.fetch(_SQL["keep_payloads"])}
+        outcome = {row["id"]: row["inserted"] for row in await connection.fetch(_UPSERT)}
+        await connection.execute("DROP TABLE pg_temp.staged_runs")
+        written = [rows for rows in latest if rows.run_id in outcome]
+        replaced = [rows for rows in written if rows.run_id not in kept]
+        inserted = sum(outcome.values())
+        if len(written) > inserted:
+            stale = [rows.run_id for rows in replaced]
+            await connection.execute(_SQL["delete_children"], stale, [rows.run_id for rows in written])
+        count = len(written) + await _copy_children(connection, replaced)
+        for rows in written:
+            if rows.run_id in kept:
+                count += await _refresh_kept(connection, rows)
+        return inserted, len(outcome) - inserted, count
+
+    async def _rejects(self, connection: asyncpg.Connection, batch: Batch) -> None:
+        where = (self._stream.app_id, self._stream.workflow_id)
+        for reject in batch.rejects:
+            if reject.run_id is not None:
+                await connection.execute(_SQL["supersede_rejects"], *where, reject.run_id, reject.digest)
+            text = (
+                _storable(reject.run_id),
+                _storable(reject.url),
+                reject.page,
+                reject.reason,
+                _storable(reject.error),
+            )
+            await connection.execute(_SQL["quarantine"], self._sync_id, *where, *text, reject.payload, reject.digest)
+        if batch.settles_rejects:
+            landed = [rows.run_id for rows in (*batch.new, *batch.changed)] + batch.gone + batch.restored
+            await connection.execute(_SQL["resolve_rejects"], landed)
+
+
+def _latest(staged: Sequence[RunRows]) -> list[RunRows]:
+    """One copy a run: the newer by updated_at, the later received where they tie."""
+    latest: dict[str, RunRows] = {}
+    for rows in staged:
+        at_hand = latest.get(rows.run_id)
+        if at_hand is None or supersedes(
+            effective_updated_at(rows.updated_at, rows.updated_on_day),
+            effective_updated_at(at_hand.updated_at, at_hand.updated_on_day),
+        ):
+            latest[rows.run_id] = rows
+    return list(latest.values())
+
+
+def _storable(text: str | None) -> str | None:
+    """Text that PostgreSQL takes: NUL and lone surrogates become U+FFFD."""
+    if text is None:
+        return None
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _part(runs: Sequence[tuple[RunRows, bool]]) -> Batch:
+    return Batch(new=[rows for rows, is_new in runs if is_new], changed=[rows for rows, is_new in runs if not is_new])
+
+
+def _sum(one: Loaded, other: Loaded) -> Loaded:
+    return Loaded(*(getattr(one, name) + getattr(other, name) for name in Loaded.__slots__))
+
+
+async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
+    steps = [row for rows in runs for row in rows.steps]
+    calls = [row for rows in runs for row in rows.calls]
+    usage = [row for rows in runs for row in rows.usage]
+    await copy_rows(connection, RUN_STEPS, steps)
+    await copy_rows(connection, RUN_STEP_CALLS, calls)
+    await copy_rows(connection, RUN_USAGE_CALLS, usage)
+    return len(steps) + len(calls) + len(usage)
+
+
+async def _refresh_kept(connection: asyncpg.Connection, rows: RunRows) -> int:
+    total = RUN_STEPS.names.index("usage_total")
+    step_key = RUN_STEPS.names.index("step_key")
+    keys = [row[step_key] for row in rows.steps]
+    await connection.execute(_SQL["clear_kept_usage"], rows.run_id, keys)
+    await connection.executemany(
+        _SQL["merge_kept_step"], [(rows.run_id, row[step_key], row[total]) for row in rows.steps]
+    )
+    await copy_rows(connection, RUN_USAGE_CALLS, rows.usage)
+    return len(rows.steps) + len(rows.usage)
+
+
+def _columns(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _assignments(table: Table) -> str:
+    return ", ".join(f'"{name}" = excluded."{name}"' for name in table.names if name not in table.key)
+
+
+_STAGE = (
+    "CREATE TEMPORARY TABLE staged_runs ("
+    + ", ".join(f'"{name}" {kind}' for name, kind in RUNS.columns.items())
+    + ", emptied boolean, kept boolean NOT NULL DEFAULT false) ON COMMIT DROP"
+)
+
+
+def _older(staged: str) -> str:
+    """SQL: the copy in `staged` is older than the stored one (false where either has no time)."""
+    key = "CASE WHEN {0}.updated_on_day THEN {0}.updated_at + interval '86399.999999 s' ELSE {0}.updated_at END"
+    return f"coalesce({key.format('runs')} > {key.format(staged)}, false)"
+
+
+# Unchanged runs and older copies are left out before the upsert (a conflict would cost a row version even where nothing
+# is assigned); the guard on the update is for a copy that another stream commits in between.
+_UPSERT = f"""
+INSERT INTO runs ({_columns(RUNS.names)})
+SELECT {_columns(RUNS.names)} FROM pg_temp.staged_runs AS staged
+WHERE NOT EXISTS (
+    SELECT FROM runs
+    WHERE runs.id = staged.id
+      AND ((runs.content_hash = staged.content_hash AND runs.gone_at IS NULL
+            AND runs.stream_app_id = staged.stream_app_id)
+           OR {_older("staged")})
+)
+ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS)}, gone_at = NULL, last_synced_at = now()
+WHERE NOT {_older("excluded")}
+RETURNING id, xmax = 0 AS inserted
+"""  # noqa: S608 - made from the descriptors alone

@@ -1,0 +1,157 @@
+"""The connection that a process lives on: its locks, its fencing tokens, its ledger row and its scratch tables.
+
+When this connection breaks, PostgreSQL frees the locks at once, and whoever takes a stream next gets a higher fencing
+token, so that nothing this process still has in hand can be committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import asyncpg
+
+from etl import __version__
+from etl.db.connect import connect
+from etl.db.statements import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from etl.events import StreamId
+
+_SQL = statements("state")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A row of `etl_streams`, as found when the stream was locked."""
+
+    fence: int
+    watermark: datetime | None
+    backfill_done: bool
+    backfill_cursor: str | None
+    last_reconciled_at: datetime | None
+    api_count: int | None
+    listing_order: str | None
+
+    @classmethod
+    def of(cls, row: asyncpg.Record | None) -> StreamState:
+        """Make the state of a row; an unknown stream has never been read."""
+        if row is None:
+            return cls(0, None, False, None, None, None, None)  # noqa: FBT003 - in the order of the fields
+        return cls(**{name: row[name] for name in cls.__slots__})
+
+
+class Session:
+    """One process's standing in a warehouse. Calls are serialized: the connection does one thing at a time."""
+
+    def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._busy = asyncio.Lock()
+        self._passes = 0
+        self._scratch = False
+
+    @classmethod
+    async def open(cls, url: str, schema: str) -> Self:
+        """Connect.
+
+        Raises:
+            DatabaseError: the database cannot be reached.
+        """
+        return cls(await connect(url, schema, application_name="cortex-etl session"), schema)
+
+    async def close(self) -> None:
+        """Disconnect, which frees every lock."""
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            await self._connection.close(timeout=5)
+
+    async def _value(self, name: str, *args: object) -> Any:
+        async with self._busy:
+            return await self._connection.fetchval(_SQL[name], *args)
+
+    async def _rows(self, name: str, *args: object) -> Sequence[asyncpg.Record]:
+        async with self._busy:
+            return await self._connection.fetch(_SQL[name], *args)
+
+    async def lock(self, stream: StreamId) -> StreamState | None:
+        """Take a stream for this process.
+
+        Returns:
+            Its state with a fresh fencing token, or None where another process holds it.
+        """
+        if not await self._value("lock_stream", self._stream_lock(stream)):
+            return None
+        await self._value("ensure_stream", *stream)
+        rows = await self._rows("take_fence", *stream)
+        return StreamState.of(rows[0])
+
+    async def read(self, stream: StreamId) -> StreamState:
+        """The state of a stream, without taking it."""
+        rows = await self._rows("read_stream", *stream)
+        return StreamState.of(rows[0] if rows else None)
+
+    async def release(self, stream: StreamId) -> None:
+        """Let others have the stream."""
+        await self._value("unlock_stream", self._stream_lock(stream))
+
+    def _stream_lock(self, stream: StreamId) -> str:
+        return "\n".join((self._schema, "stream", *stream))
+
+    def _sync_lock(self, sync_id: int) -> str:
+        return "\n".join((self._schema, "sync", str(sync_id)))
+
+    async def start_sync(self, mode: str) -> int:
+        """Write the ledger row of this invocation, and mend the rows of processes that died."""
+        sync_id: int = await self._value("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
+        await self.adopt_sync(sync_id)
+        for row in await self._rows("running_syncs", sync_id):
+            name = self._sync_lock(row["id"])
+            if await self._value("lock_stream", name):
+                await self._value("interrupt_sync", row["id"])
+                await self._value("unlock_stream", name)
+        return sync_id
+
+    async def adopt_sync(self, sync_id: int) -> None:
+        """Hold the liveness lock of a ledger row on this connection."""
+        await self._value("lock_stream", self._sync_lock(sync_id))
+
+    async def finish_sync(self, sync_id: int, status: str, *counts: int, error: str | None) -> None:
+        """Close the ledger row. `counts` in the order of the statement."""
+        await self._value("finish_sync", sync_id, status, *counts, error)
+
+    async def fail_stream(self, stream: StreamId, fence: int, error: str) -> None:
+        """Write down why a stream failed."""
+        await self._value("fail_stream", *stream, fence, error)
+
+    async def begin_pass(self) -> int:
+        """Begin to note which runs a pass over a listing meets; returns the pass's number."""
+        if not self._scratch:
+            async with self._busy:
+                await self._connection.execute(_SQL["create_seen"])
+            self._scratch = True
+        self._passes += 1
+        return self._passes
+
+    async def note_seen(self, number: int, idents: Sequence[str]) -> int:
+        """Note runs as met; returns how many of them were not met before in this pass."""
+        fresh: int = await self._value("note_seen", number, idents)
+        return fresh
+
+    async def end_pass(self, number: int) -> None:
+        """Forget what a pass met."""
+        await self._value("forget_seen", number)
+
+    async def unseen_runs(self, stream: StreamId, number: int, status: str, origin: str) -> list[str]:
+        """Ids of listed runs (that pass the filters) which the pass did not meet."""
+        return [row["id"] for row in await self._rows("unseen_runs", *stream, number, status, origin)]
+
+    async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
+        """Digests of quarantined items which the pass did not meet."""
+        return [row["digest"] for row in await self._rows("unseen_rejects", *stream, number)]

@@ -1,0 +1,74 @@
+-- name: known_runs
+-- What the warehouse holds of the runs with these ids, to tell unchanged ones without reading them further.
+SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, stream_app_id, status
+FROM runs
+WHERE id = ANY ($1::text[])
+
+-- name: keep_payloads
+-- A run re-read after its due date with emptied payloads keeps the stored ones.
+UPDATE pg_temp.staged_runs AS staged
+SET input = runs.input, result = runs.result, kept = true
+FROM runs
+WHERE runs.id = staged.id
+  AND staged.emptied
+  AND coalesce(staged.retention_due_at, runs.retention_due_at) <= now()
+RETURNING staged.id
+
+-- name: delete_children
+-- The steps and usage of runs that are about to be written anew; calls go with their steps.
+WITH steps AS (DELETE FROM run_steps WHERE run_id = ANY ($1::text[]))
+DELETE FROM run_usage_calls WHERE run_id = ANY ($2::text[])
+
+-- name: merge_kept_step
+-- A kept run's steps stay as stored; what usage says of them is brought up to date.
+INSERT INTO run_steps (run_id, step_key, ordinal, usage_total)
+VALUES ($1, $2, (SELECT coalesce(max(ordinal) + 1, 0) FROM run_steps WHERE run_id = $1), $3)
+ON CONFLICT (run_id, step_key) DO UPDATE SET usage_total = excluded.usage_total
+
+-- name: clear_kept_usage
+UPDATE run_steps SET usage_total = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
+
+-- name: restore_runs
+-- Runs listed again as they were before they left, or now listed for this app.
+UPDATE runs SET gone_at = NULL, stream_app_id = $2
+WHERE id = ANY ($1::text[]) AND (gone_at IS NOT NULL OR stream_app_id IS DISTINCT FROM $2)
+
+-- name: mark_gone
+UPDATE runs SET gone_at = now() WHERE id = ANY ($1::text[]) AND gone_at IS NULL
+RETURNING id
+
+-- name: known_versions
+SELECT id, content_hash, as_of FROM workflow_versions WHERE id = ANY ($1::text[])
+
+-- name: delete_version_parts
+WITH steps AS (DELETE FROM workflow_steps WHERE workflow_version_id = ANY ($1::text[]))
+DELETE FROM workflow_step_links WHERE workflow_version_id = ANY ($1::text[])
+
+-- name: touch_version
+UPDATE workflow_versions SET as_of = $2 WHERE id = $1
+
+-- name: quarantine
+-- The same bytes are kept once while they are open.
+INSERT INTO etl_rejects (sync_id, app_id, workflow_id, run_id, url, page, reason, error, payload, digest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT DO NOTHING
+
+-- name: supersede_rejects
+-- Another bad copy of the same run takes the place of the earlier one.
+UPDATE etl_rejects SET resolved_at = now()
+WHERE app_id = $1 AND workflow_id = $2 AND run_id = $3 AND digest <> $4 AND resolved_at IS NULL
+
+-- name: resolve_rejects
+-- A good copy of the run has landed.
+UPDATE etl_rejects SET resolved_at = now()
+WHERE run_id = ANY ($1::text[]) AND resolved_at IS NULL
+
+-- name: checkpoint
+-- Every commit of a stream passes here: no row comes back when another process has taken the stream over.
+UPDATE etl_streams SET backfill_cursor = $4::jsonb
+WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
+RETURNING fence
+
+-- name: hold
+-- The same check for a commit that moves no cursor.
+SELECT fence FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3 FOR UPDATE

@@ -1,0 +1,137 @@
+-- name: lock_stream
+-- Liveness: held by this session until it ends, however it ends.
+SELECT pg_try_advisory_lock(hashtextextended($1, 0))
+
+-- name: unlock_stream
+SELECT pg_advisory_unlock(hashtextextended($1, 0))
+
+-- name: ensure_stream
+INSERT INTO etl_streams (app_id, workflow_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
+
+-- name: take_fence
+-- Safety: whoever held the stream before can no longer commit to it.
+UPDATE etl_streams SET fence = fence + 1
+WHERE app_id = $1 AND workflow_id = $2
+RETURNING fence, watermark, backfill_done, backfill_cursor, last_reconciled_at, api_count, listing_order
+
+-- name: read_stream
+SELECT fence, watermark, backfill_done, backfill_cursor, last_reconciled_at, api_count, listing_order
+FROM etl_streams
+WHERE app_id = $1 AND workflow_id = $2
+
+-- name: count_listed
+-- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it.
+SELECT
+    (SELECT count(*) FROM runs
+     WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+       AND ($3 = 'ALL' OR status = $3) AND ($4 = 'ALL' OR origin = $4))
+    +
+    (SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex'))) FROM etl_rejects AS held
+     WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
+       AND NOT EXISTS (
+           SELECT FROM runs
+           WHERE runs.id = held.run_id AND runs.gone_at IS NULL
+             AND ($3 = 'ALL' OR runs.status = $3) AND ($4 = 'ALL' OR runs.origin = $4)))
+
+-- name: open_runs
+SELECT id, status FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND status IN ('PENDING', 'RUNNING')
+ORDER BY created_at, id
+
+-- name: open_rejects
+SELECT digest, run_id FROM etl_rejects WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
+
+-- name: drop_rejects
+-- Quarantined items that the API no longer lists.
+UPDATE etl_rejects SET resolved_at = now()
+WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL AND digest = ANY ($3::bytea[])
+
+-- name: finish_stream
+UPDATE etl_streams
+SET watermark = greatest(watermark, $4),
+    backfill_done = backfill_done OR $5,
+    backfill_cursor = CASE WHEN $5 THEN NULL ELSE backfill_cursor END,
+    last_synced_at = now(),
+    last_reconciled_at = CASE WHEN $6 THEN now() ELSE last_reconciled_at END,
+    api_count = coalesce($7, api_count),
+    counts_at = now(),
+    listing_order = coalesce($8, listing_order),
+    last_error = $9,
+    last_error_at = CASE WHEN $9::text IS NULL THEN last_error_at ELSE now() END
+WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
+RETURNING fence
+
+-- name: fail_stream
+UPDATE etl_streams SET last_error = $4, last_error_at = now()
+WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
+
+-- name: count_before
+-- How many listed runs stand above a place in a listing sorted by creation, newest first.
+SELECT count(*) FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND created_at > $3
+
+-- name: count_after
+-- The same in a listing sorted oldest first.
+SELECT count(*) FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND created_at < $3
+
+-- name: runs_between
+-- The listed runs of a stretch of creation times: lower exclusive, upper inclusive, null open.
+SELECT id FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+  AND ($3::timestamptz IS NULL OR created_at > $3)
+  AND ($4::timestamptz IS NULL OR created_at <= $4)
+
+-- name: undated_runs
+SELECT count(*) FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND created_at IS NULL
+
+-- name: create_seen
+CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, ident text, PRIMARY KEY (pass, ident))
+
+-- name: note_seen
+WITH fresh AS (
+    INSERT INTO pg_temp.seen_runs SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING 1
+)
+SELECT count(*) FROM fresh
+
+-- name: forget_seen
+DELETE FROM pg_temp.seen_runs WHERE pass = $1
+
+-- name: unseen_runs
+-- Runs of a stream that a pass over its whole listing did not meet.
+SELECT id FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+  AND ($4 = 'ALL' OR status = $4) AND ($5 = 'ALL' OR origin = $5)
+  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = $3 AND seen.ident = runs.id)
+
+-- name: unseen_rejects
+SELECT digest FROM etl_rejects AS held
+WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
+  AND NOT EXISTS (
+      SELECT FROM pg_temp.seen_runs AS seen
+      WHERE seen.pass = $3 AND seen.ident IN (held.run_id, encode(held.digest, 'hex')))
+
+-- name: start_sync
+INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4) RETURNING id
+
+-- name: finish_sync
+UPDATE etl_syncs
+SET status = $2, ended_at = now(), streams = $3, streams_failed = $4, requests = $5, retries = $6, pages = $7,
+    runs_seen = $8, runs_inserted = $9, runs_updated = $10, runs_unchanged = $11, runs_gone = $12, rejects = $13, error = $14
+WHERE id = $1
+
+-- name: running_syncs
+SELECT id FROM etl_syncs WHERE status = 'running' AND id <> $1
+
+-- name: interrupt_sync
+UPDATE etl_syncs
+SET status = 'interrupted', ended_at = now(), error = coalesce(error, 'the process ended without a word')
+WHERE id = $1 AND status = 'running'
+
+-- name: runs_between_ascending
+-- The same in a listing sorted oldest first: lower inclusive, upper exclusive.
+SELECT id FROM runs
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+  AND ($3::timestamptz IS NULL OR created_at >= $3)
+  AND ($4::timestamptz IS NULL OR created_at < $4)

@@ -1,0 +1,136 @@
+"""What one stream asks of the warehouse, and what it writes there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from etl.db.load import Batch, Loaded, Loader, Reject
+from etl.db.statements import statements
+from etl.errors import LockLostError
+from etl.plan import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import asyncpg
+
+    from etl.db.session import Session, StreamState
+    from etl.events import StreamId
+    from etl.plan import Suspects
+
+_LOAD = statements("load")
+_STATE = statements("state")
+
+Provenance = dict[str, tuple[bytes, str, int | None]]
+"""Of each run of a batch: its bytes as received, the URL it came from, and the page."""
+
+
+class Store:
+    """One locked stream in the warehouse.
+
+    Args:
+        pool: connections to the warehouse.
+        session: the process's locks and scratch tables.
+        stream: whose rows these are.
+        state: as found when the stream was locked; its fencing token guards each write.
+        sync_id: the ledger row of this invocation.
+        filters: (status, origin) of the listing; counts and comparisons keep to what passes them.
+        keep_payloads: see `Loader`.
+        dry_run: read as usual, write nothing.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        session: Session,
+        stream: StreamId,
+        state: StreamState,
+        *,
+        sync_id: int | None,
+        filters: tuple[str, str] = ("ALL", "ALL"),
+        keep_payloads: bool = True,
+        dry_run: bool = False,
+    ) -> None:
+        self._pool = pool
+        self.session = session
+        self.stream = stream
+        self.state = state
+        self.filters = filters
+        self._dry_run = dry_run
+        self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, keep_payloads=keep_payloads)
+
+    async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
+        """What the warehouse holds of these runs, by id."""
+        return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], ids)}
+
+    async def open_rejects(self) -> dict[bytes, str | None]:
+        """The quarantine of this stream: digest to run id."""
+        rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream)
+        return {row["digest"]: row["run_id"] for row in rows}
+
+    async def load(self, batch: Batch, provenance: Provenance) -> tuple[Loaded, list[Reject]]:
+        """Commit a batch in one transaction; what PostgreSQL refuses is quarantined alone.
+
+        Returns:
+            What was done, and the rejects that PostgreSQL made necessary.
+        """
+        if self._dry_run:
+            done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
+            return done, []
+        async with self._pool.acquire() as connection:
+            return await self._loader.load_surely(connection, batch, provenance)  # type: ignore[arg-type]  # the pool's proxy is one
+
+    async def open_runs(self) -> dict[str, str]:
+        """Runs that were pending or running when last seen: id to status."""
+        return {row["id"]: row["status"] for row in await self._pool.fetch(_STATE["open_runs"], *self.stream)}
+
+    async def count(self) -> int:
+        """How many of the stream's listed items the warehouse accounts for."""
+        count: int = await self._pool.fetchval(_STATE["count_listed"], *self.stream, *self.filters)
+        return count
+
+    async def count_above(self, order: Order, key: datetime) -> int:
+        """How many listed runs stand above a place in a listing sorted by creation."""
+        name = "count_before" if order is Order.CREATED_DESC else "count_after"
+        count: int = await self._pool.fetchval(_STATE[name], *self.stream, key)
+        return count
+
+    async def has_undated(self) -> bool:
+        """Whether some listed run has no creation time."""
+        return bool(await self._pool.fetchval(_STATE["undated_runs"], *self.stream))
+
+    async def runs_in(self, order: Order, stretch: Suspects) -> list[str]:
+        """Ids of the warehouse's listed runs in a stretch of a listing sorted by creation."""
+        if order is Order.CREATED_DESC:
+            rows = await self._pool.fetch(_STATE["runs_between"], *self.stream, stretch.lower, stretch.upper)
+        else:
+            rows = await self._pool.fetch(_STATE["runs_between_ascending"], *self.stream, stretch.upper, stretch.lower)
+        return [row["id"] for row in rows]
+
+    async def drop_rejects(self, digests: Sequence[bytes]) -> None:
+        """Settle quarantined items that are listed no more."""
+        if digests and not self._dry_run:
+            await self._pool.execute(_STATE["drop_rejects"], *self.stream, list(digests))
+
+    async def finish(
+        self,
+        *,
+        watermark: datetime | None,
+        backfilled: bool,
+        reconciled: bool,
+        api_count: int | None,
+        order: Order | None,
+        error: str | None,
+    ) -> None:
+        """Write down how the stream stands after a crawl that read to its end.
+
+        Raises:
+            LockLostError: another process owns the stream.
+        """
+        if self._dry_run:
+            return
+        values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error)
+        key = (*self.stream, self.state.fence)
+        if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:
+            raise LockLostError(f"another process has taken over the stream {self.stream}")

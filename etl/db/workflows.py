@@ -1,0 +1,55 @@
+"""The workflows and apps that discovery finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl.db.statements import statements
+from etl.tables import APPS, WORKFLOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from etl.normalize import Row
+    from etl.tables import Table
+
+_SQL = statements("workflows")
+
+
+async def save_workflows(pool: asyncpg.Pool, app_id: str, rows: Sequence[tuple[Row, Row | None]]) -> None:
+    """Upsert what one app's listing holds, and mark those of the app that it holds no more.
+
+    Args:
+        pool: connections to the warehouse.
+        app_id: the app as configured.
+        rows: (workflow row, app row or None) of each listed workflow.
+    """
+    apps = {row[0]: row for _, row in rows if row is not None}
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.executemany(_upsert(APPS), sorted(apps.values()))
+        await connection.executemany(_upsert(WORKFLOWS), [row for row, _ in sorted(rows, key=lambda pair: pair[0][0])])
+        listed = [row[0] for row, _ in rows]
+        await connection.execute(_SQL["return_workflows"], listed)
+        await connection.execute(_SQL["mark_workflows_gone"], [app_id, *apps], listed)
+
+
+async def name_workflows(pool: asyncpg.Pool, ids: Sequence[str]) -> None:
+    """Make sure that workflows known by their id alone have a row."""
+    await pool.execute(_SQL["name_workflows"], list(ids))
+
+
+def _upsert(table: Table) -> str:
+    """Upsert by the key; a row that says nothing new is not written again."""
+    names = [f'"{name}"' for name in table.names]
+    places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
+    values = [name for name in names if name.strip('"') not in table.key]
+    assigned = ", ".join(f"{name} = excluded.{name}" for name in values)
+    stored = ", ".join(f"{table.name}.{name}" for name in values)
+    incoming = ", ".join(f"excluded.{name}" for name in values)
+    return (
+        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({places}) "  # noqa: S608 - from the descriptors alone
+        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {assigned} "
+        f"WHERE ({stored}) IS DISTINCT FROM ({incoming})"
+    )

@@ -1,0 +1,245 @@
+"""From pages to committed rows: each item is taken alone, known ones by their hash before anything else is read."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from etl.db.load import Batch, Reject
+from etl.decode import digest, peek_id
+from etl.errors import RecordError
+from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
+from etl.normalize import effective_updated_at
+from etl.plan import Listed, in_window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from datetime import datetime
+
+    import asyncpg
+
+    from etl.api.pages import Page
+    from etl.db.store import Provenance, Store
+    from etl.normalize import Normalizer, RunRows
+
+_T = TypeVar("_T")
+
+COMMIT_PATIENCE_S = 6.0
+"""How long an interrupted process waits for the commit in hand."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a stream's crawl has met and done so far."""
+
+    pages: int = 0
+    runs_seen: int = 0
+    runs_inserted: int = 0
+    runs_updated: int = 0
+    runs_unchanged: int = 0
+    runs_gone: int = 0
+    rejects: int = 0
+
+
+@dataclass(slots=True)
+class Sorted:
+    """Pages told apart: what to load, and how planning sees each item, page by page."""
+
+    batch: Batch = field(default_factory=Batch)
+    provenance: Provenance = field(default_factory=dict)
+    pages: list[list[Listed]] = field(default_factory=list)
+    unchanged: int = 0
+
+    @property
+    def idents(self) -> list[str]:
+        """All items, in the order of the listing."""
+        return [item.ident for page in self.pages for item in page]
+
+
+class _Received(NamedTuple):
+    raw: bytes
+    digest: bytes
+    ident: str | None
+    page: Page
+
+
+class Intake:
+    """Takes in the pages of one stream.
+
+    Args:
+        store: the stream's warehouse side.
+        normalizer: makes rows of a run's bytes.
+        listener: hears of pages, batches and rejects.
+        since: runs created before are left alone.
+        until: runs created at or after are left alone.
+        redact: applied to the bytes of quarantined items; None keeps them as received.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        normalizer: Normalizer,
+        listener: Listener,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        redact: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.newest: datetime | None = None
+        self._store = store
+        self._normalizer = normalizer
+        self._listener = listener
+        self._since, self._until = since, until
+        self._redact = redact
+        self._held: dict[bytes, str | None] | None = None
+        self._counted: set[bytes] = set()
+
+    async def sort(self, pages: Sequence[Page]) -> Sorted:
+        """Tell the items of some pages apart, and make rows of those that are new or changed."""
+        if self._held is None:
+            self._held = await self._store.open_rejects()
+        result = Sorted()
+        told = [[_Received(raw, digest(raw), peek_id(raw), page) for raw in page.items] for page in pages]
+        known = await self._store.known([item.ident for items in told for item in items if item.ident is not None])
+        new: dict[str, RunRows] = {}
+        changed: dict[str, RunRows] = {}
+        for page, items in zip(pages, told, strict=True):
+            listed, before = [], (len(new), len(changed), len(result.batch.rejects), result.unchanged)
+            for item in items:
+                stored = known.get(item.ident) if item.ident is not None else None
+                listed.append(self._take(item, stored, result, new if stored is None else changed))
+            result.pages.append(listed)
+            self._announce(page, len(items), before, (new, changed, result))
+        result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
+        result.batch.settles_rejects = bool(self._held)
+        return result
+
+    def _take(
+        self, item: _Received, stored: asyncpg.Record | None, result: Sorted, group: dict[str, RunRows]
+    ) -> Listed:
+        """Take one item: unchanged, known to be bad, or made into rows (which join `group`)."""
+        held = self._held
+        assert held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
+        if stored is not None:
+            if stored["gone"] or stored["stream_app_id"] != self._store.stream.app_id:
+                result.batch.restored.append(stored["id"])
+            if stored["content_hash"] == item.digest:
+                result.unchanged += 1
+                self._note_time(stored["updated_at"])
+                return Listed(stored["id"], stored["created_at"], stored["updated_at"], known=True)
+        if item.digest in held:
+            self._count_reject(item.digest)
+            return Listed(held[item.digest] or item.digest.hex(), None, None, known=True)
+        try:
+            rows = self._normalizer.normalize(item.raw, item.digest)
+        except RecordError as error:
+            return self._reject(item, error, result)
+        self._note_time(rows.updated_at)
+        wanted = in_window(rows.created_at, since=self._since, until=self._until)
+        if wanted and not _is_older(rows, group.get(rows.run_id)):
+            group[rows.run_id] = rows
+            result.provenance[rows.run_id] = (self._stored_bytes(item.raw), item.page.url, item.page.number)
+        return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
+
+    def _reject(self, item: _Received, error: RecordError, result: Sorted) -> Listed:
+        run_id, page = error.run_id or item.ident, item.page
+        payload = self._stored_bytes(item.raw)
+        reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.digest)
+        result.batch.rejects.append(reject)
+        return Listed(run_id or item.digest.hex(), None, None, known=False)
+
+    def _note_time(self, updated_at: datetime | None) -> None:
+        if updated_at is not None and (self.newest is None or updated_at > self.newest):
+            self.newest = updated_at
+
+    def _stored_bytes(self, raw: bytes) -> bytes:
+        return bytes(raw) if self._redact is None else self._redact(raw)
+
+    def _count_reject(self, key: bytes) -> None:
+        if key not in self._counted:
+            self._counted.add(key)
+            self.tally.rejects += 1
+
+    def _announce(
+        self,
+        page: Page,
+        items: int,
+        before: tuple[int, int, int, int],
+        after: tuple[Mapping[str, RunRows], Mapping[str, RunRows], Sorted],
+    ) -> None:
+        new, changed, result = after
+        counts = (len(new), len(changed), len(result.batch.rejects), result.unchanged)
+        found = [max(0, now - then) for now, then in zip(counts, before, strict=True)]
+        self.tally.runs_seen += items
+        if page.number == 0:  # a run read alone is no page
+            return
+        self.tally.pages += 1
+        total = None if page.count is None else max(1, -(-page.count // max(page.take, 1)))
+        self._listener(
+            PageRead(
+                self._store.stream,
+                page.number,
+                items,
+                new=found[0],
+                changed=found[1],
+                unchanged=found[3],
+                rejected=found[2],
+                count=page.count,
+                pages_total=total,
+            )
+        )
+
+    async def load(self, result: Sorted) -> None:
+        """Commit what `sort` found; only then is it counted and told."""
+        self.tally.runs_unchanged += result.unchanged
+        if not result.batch:
+            return
+        done, refused = await finish_in_hand(self._store.load(result.batch, result.provenance))
+        rejects = result.batch.rejects
+        for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
+            self._count_reject(reject.digest)
+            if self._held is not None:
+                self._held[reject.digest] = reject.run_id
+            self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
+        self.tally.runs_inserted += done.inserted
+        self.tally.runs_updated += done.updated
+        self.tally.runs_unchanged += done.unchanged
+        self.tally.runs_gone += done.gone
+        self._listener(
+            BatchLoaded(
+                self._store.stream,
+                inserted=done.inserted,
+                updated=done.updated,
+                unchanged=result.unchanged + done.unchanged,
+                gone=done.gone,
+                rejected=len(rejects),
+                rows=done.rows,
+                seconds=done.seconds,
+            )
+        )
+
+    async def mark_gone(self, ids: Sequence[str]) -> None:
+        """Give runs that the API no longer lists their `gone_at`."""
+        if ids:
+            await self.load(Sorted(batch=Batch(gone=list(ids), settles_rejects=True)))
+
+
+async def finish_in_hand(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await a commit; a cancellation that arrives meanwhile is raised only when the commit has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
+        raise
+
+
+def _is_older(rows: RunRows, at_hand: RunRows | None) -> bool:
+    """Whether another copy of the run in the same pages is strictly newer."""
+    if at_hand is None:
+        return False
+    mine = effective_updated_at(rows.updated_at, rows.updated_on_day)
+    other = effective_updated_at(at_hand.updated_at, at_hand.updated_on_day)
+    return mine is not None and other is not None and mine < other

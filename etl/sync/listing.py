@@ -1,0 +1,174 @@
+"""Reading a run listing: pages in parallel, handed on in their order, at most a window of them in hand."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from etl.api.pages import Page
+from etl.errors import FatalError
+from etl.plan import Extent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from etl.api.client import CortexClient
+    from etl.events import StreamId
+
+BATCH_ITEMS = 1000
+"""Items after which a batch is handed on; one transaction takes about this many runs."""
+
+
+class Listing:
+    """The runs of one workflow as the API lists them.
+
+    Args:
+        client: the source.
+        stream: whose runs.
+        take: page size to ask for.
+        window: pages in hand at once: those under way and those fetched but not yet committed.
+        status: filter.
+        origin: filter.
+    """
+
+    def __init__(
+        self,
+        client: CortexClient,
+        stream: StreamId,
+        *,
+        take: int,
+        window: int,
+        status: str = "ALL",
+        origin: str = "ALL",
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._window = window
+        self._status, self._origin = status, origin
+        self.take = take
+        self.extent = Extent(take)
+        self.count: int | None = None
+        self.answers = 0
+        self._by_token = False
+
+    def filtered(self, status: str) -> Listing:
+        """The same listing through a status filter."""
+        return Listing(
+            self._client, self._stream, take=self.take, window=self._window, status=status, origin=self._origin
+        )
+
+    async def page(self, number: int, token: str | None = None) -> Page:
+        """Read one page and learn the listing's extent from it."""
+        page = await self._client.list_runs(
+            *self._stream, number, self.take, status=self._status, origin=self._origin, next_token=token
+        )
+        if page.number != number:  # the header says otherwise; what it holds decides
+            page = replace(page, number=number)
+        self.answers += 1
+        self.extent.observe(number, len(page.items), page.take, page.count)
+        self.count = page.count
+        return page
+
+    async def probe(self) -> Page:
+        """Read the first item alone, with the listing's count."""
+        page = await self._client.probe_count(*self._stream, status=self._status, origin=self._origin)
+        self.count = page.count
+        return page
+
+    async def run(self, run_id: str) -> Page:
+        """Read one run, as a page (number 0) that holds it alone.
+
+        Raises:
+            NotFoundError: the API knows it no more.
+        """
+        raw = await self._client.get_run(*self._stream, run_id)
+        url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
+        return Page([raw], 0, 1, None, url, monotonic(), None, None)
+
+    async def pages(self, start: int = 1) -> AsyncGenerator[list[Page], None]:
+        """Read from page `start` to the end.
+
+        Yields:
+            Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most).
+
+        Raises:
+            FatalError: the API repeats a page instead of going on.
+        """
+        tasks: dict[int, asyncio.Task[Page]] = {}
+        ahead, due, token = start, start, None
+        guard = _RepeatGuard(self)
+        self.extent.end = None
+        try:
+            while True:
+                while len(tasks) < self._window and self._may_read(ahead, due):
+                    tasks[ahead] = asyncio.create_task(self.page(ahead, token))
+                    ahead += 1
+                if due not in tasks:
+                    return
+                ready: list[Page] = []
+                ended = False
+                while not ended and due in tasks and (not ready or _may_join(ready, tasks[due])):
+                    page = await tasks.pop(due)
+                    ended = await guard.is_end(page)
+                    if not ended:
+                        ready.append(page)
+                        due += 1
+                        token = page.next_token
+                        self._by_token = self._by_token or token is not None
+                        ended = self._by_token and token is None
+                if ready:
+                    yield ready
+                if ended:
+                    return
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    def _may_read(self, number: int, due: int) -> bool:
+        """Whether page `number` may be asked for: ahead as far as the count reaches, then one at a time to the end."""
+        if self._by_token:
+            return number == due
+        if not self.extent.wants(number):
+            return False
+        pages = self.extent.pages if self.answers else 1
+        return number == due or (pages is not None and number <= pages)
+
+
+def _may_join(ready: list[Page], task: asyncio.Task[Page]) -> bool:
+    return task.done() and sum(len(page.items) for page in ready) < BATCH_ITEMS
+
+
+class _RepeatGuard:
+    """Notices a page that answers with the items of another one."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._first: list[bytes] | None = None
+        self._last: list[bytes] | None = None
+
+    async def is_end(self, page: Page) -> bool:
+        """Whether `page` is only the last page once more (a server that clamps page numbers).
+
+        Raises:
+            FatalError: it repeats although the count promises more.
+        """
+        items = page.items
+        repeated = bool(items) and (items in (self._last, self._first))
+        if not repeated:
+            self._last = items
+            self._first = items if self._first is None else self._first
+            return False
+        if page.count is not None and (page.number - 1) * self._listing.extent.take >= page.count:
+            return True
+        again, first = await self._listing.page(page.number), await self._listing.page(1)
+        if again.items in (items, first.items):
+            raise FatalError(
+                f"the API answers page {page.number} with the items of an earlier page",
+                mend="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
+            )
+        self._last = again.items
+        page.items[:] = again.items
+        return False
