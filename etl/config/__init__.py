@@ -104,6 +104,11 @@ class Settings(BaseSettings):
             mend=f"export {variable}=... , or set api.key_file to a file that holds the key.",
         )
 
+    @property
+    def file(self) -> str:
+        """The settings file that was read, or words that say that there was none."""
+        return self._document.name or "the defaults (there is no config.yaml here)"
+
     def place(self, *path: str | int) -> str:
         """Return where a value came from: `config.yaml:4`, `environment variable X`, or `default`."""
         return self._document.places.get(path, "default")

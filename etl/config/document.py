@@ -35,7 +35,7 @@ class Document:
     unset: dict[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> str:
-        """Return where the value at `path`, or else the nearest thing around or in it, was written; '' where nowhere."""
+        """Return where the value at `path`, or else the nearest thing around or in it, was written; or ''."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]

@@ -1,0 +1,156 @@
+"""Commands that ask the warehouse: sql, psql, report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.output import write_result
+from etl.cli.root import app
+from etl.cli.warehouse import readable_settings
+from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from etl.config import Settings
+    from etl.db.query import QueryResult
+
+DemoOption = Annotated[bool, typer.Option("--demo", help="Ask the demo's data.")]
+
+
+@command(app, "sql")
+def sql(
+    call: Invocation,
+    query: Annotated[str | None, typer.Argument(help="One statement; - reads it from stdin.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read it from a file.")] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"] | None,
+        typer.Option("--format", help="By default a table on a terminal, csv elsewhere."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Time limit.")] = 300,
+    url: Annotated[
+        bool, typer.Option("--url", help="Print the warehouse's URL for other tools, and do nothing.")
+    ] = False,
+    show_password: Annotated[bool, typer.Option("--show-password", help="With --url: unmasked.")] = False,
+    demo: DemoOption = False,
+) -> None:
+    """Run a read-only query on the warehouse.
+
+    Example: `cortex-etl sql "SELECT workflow_name, sum(credits) FROM credits_daily GROUP BY 1 ORDER BY 2 DESC"`
+    """
+    if url:
+        if query or file:
+            raise SettingsError("--url prints the URL and runs no query", mend="Leave out the one or the other.")
+        _print_url(call, demo=demo, show_password=show_password)
+        return
+    text = _query_text(query, file)
+    settings = readable_settings(call, demo=demo)
+    result = run_async(_run(settings, text, timeout))
+    write_result(form, result.columns, result.types, result.rows)
+
+
+def _query_text(query: str | None, file: Path | None) -> str:
+    if (query is None) == (file is None):
+        raise SettingsError(
+            "no query, or two of them", mend='Give one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE.'
+        )
+    if file is None and query != "-":
+        return query or ""
+    try:
+        return sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}", mend="Name a file with one query.") from None
+    except UnicodeDecodeError:
+        raise SettingsError(
+            f"cannot read {file or 'stdin'}: not UTF-8 text", mend="Name a file with one query."
+        ) from None
+
+
+async def _run(settings: Settings, text: str, timeout_s: float) -> QueryResult:
+    from etl.app.warehouse import database_url
+    from etl.db.query import run_query
+
+    return await run_query(await database_url(settings), settings.database.schema_name, text, timeout_s=timeout_s)
+
+
+def _url(settings: Settings) -> str:
+    from etl.app.warehouse import database_url
+
+    return run_async(database_url(settings))
+
+
+def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:
+    from etl.db.connect import redact_url
+
+    found = _url(readable_settings(call, demo=demo))
+    typer.echo(found if show_password else redact_url(found))
+
+
+@command(app, "psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(
+    call: Invocation,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to psql.")] = None,
+    *,
+    demo: DemoOption = False,
+) -> int:
+    r"""Open psql on the warehouse, where psql is installed; unqualified names mean the warehouse's.
+
+    Example: `cortex-etl psql -- -c '\\dv'`
+    """
+    program = shutil.which("psql")
+    if program is None:
+        raise SettingsError("psql is not installed", mend='Install postgresql-client, or use: cortex-etl sql "..."')
+    settings = readable_settings(call, demo=demo)
+    environment = _psql_environment(_url(settings), settings.database.schema_name)
+    sys.stdout.flush()
+    os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606 -- no shell: nothing to inject into
+
+
+def _psql_environment(url: str, schema: str) -> dict[str, str]:
+    """Hand the URL over in the environment, where `ps` does not show its password."""
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    parts = urlsplit(url)
+    host, _, port = parts.netloc.rpartition("@")[2].partition(":")
+    given = {
+        "PGUSER": unquote(parts.username or ""),
+        "PGPASSWORD": unquote(parts.password or ""),
+        "PGHOST": unquote(parts.hostname or host),
+        "PGPORT": port if port.isdigit() else "",
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+    }
+    for name, value in parse_qsl(parts.query):
+        variable = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME"}.get(name, f"PG{name.upper()}")
+        given[variable] = value
+    options = f"{given.get('PGOPTIONS', os.environ.get('PGOPTIONS', ''))} -c search_path={schema}".strip()
+    return os.environ | {name: value for name, value in given.items() if value} | {"PGOPTIONS": options}
+
+
+@command(app, "report")
+def report(
+    call: Invocation,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="The page to write.")] = Path(
+        "cortex-report.html"
+    ),
+    demo: DemoOption = False,
+) -> None:
+    """Write one self-contained HTML page with plots.
+
+    Example: `cortex-etl report --output /var/www/cortex.html`
+    """
+    try:
+        from etl.observe.report import write_report
+    except ImportError:
+        raise SettingsError(
+            "the report needs packages that are not installed", mend='Install them: pip install "cortex-etl[report]"'
+        ) from None
+    settings = readable_settings(call, demo=demo)
+    run_async(write_report(_url(settings), settings.database.schema_name, output))
+    typer.echo(f"Wrote {output}")

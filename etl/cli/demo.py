@@ -1,0 +1,185 @@
+"""`cortex-etl demo`: the main job from end to end, shown step by step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from etl import events
+from etl.cli.output import console, table
+from etl.cli.warehouse import demo_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from etl.app import SyncSummary
+    from etl.cli.invocation import Invocation
+    from etl.config import Settings
+    from etl.db.query import QueryResult
+    from etl.sandbox import Changes, Sandbox, World
+    from etl.sync.stream import Mode
+
+_KEY = "sk-demo"
+_PASSING = timedelta(hours=9)
+_QUESTIONS = ("workflows", "steps", "failures")
+
+
+async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
+    """Backfill a simulated world, let time pass there, sync, and ask.
+
+    Args:
+        call: the invocation; of its settings only `data_dir` counts.
+        runs: how many runs the world holds.
+        seed: which world.
+
+    Returns:
+        The exit code: the worst of the three syncs'.
+    """
+    from etl.sandbox import Sandbox, World
+
+    call.start_logs("warning")
+    out = console()
+    with _step(out, 1, f"A simulated Cortex API with {runs:,} runs"):
+        now = datetime.now(UTC).replace(microsecond=0)
+        world = World.generate(seed, runs=runs, now=now - _PASSING)
+    per_minute = max(500, runs // 4)
+    async with Sandbox(world, _KEY, requests_per_minute=per_minute) as sandbox:
+        settings = _settings(call.settings, sandbox, per_minute)
+        with _step(out, 2, "An embedded PostgreSQL, migrated"):
+            await _begin_anew(settings)
+        with _step(out, 3, f"Backfill of {len(world.apps)} apps with {len(world.workflows)} workflows"):
+            first = await _watched(call, settings, "backfill")
+        with _step(out, 4, f"{_PASSING.seconds // 3600} hours pass in the sandbox"):
+            changes = world.advance(_PASSING)
+            _replay_one(world, changes)
+        with _step(out, 5, "Sync"):
+            second = await _watched(call, settings, "sync")
+        with _step(out, 6, "Reconcile, for changes of old runs (a sync does it by itself once a day)"):
+            third = await _watched(call, settings, "reconcile")
+    await _show_what_landed(out, settings)
+    _show_what_was_picked_up(out, changes, second, third)
+    await _show_answers(out, settings)
+    _show_how_to_go_on(out)
+    return max(each.exit_code for each in (first, second, third))
+
+
+@contextmanager
+def _step(out: Console, number: int, title: str) -> Iterator[None]:
+    began = time.monotonic()
+    out.print(f"[bold cyan]{number}[/] {title} ", end="")
+    if not out.is_terminal or number in (3, 5, 6):
+        out.print()
+    yield
+    out.print(f"[green]  done[/] [dim]in {time.monotonic() - began:.1f} s[/]")
+
+
+def _settings(settings: Settings, sandbox: Sandbox, requests_per_minute: int) -> Settings:
+    """Return settings for the simulated API and the demo's own PostgreSQL."""
+    from etl.config import ApiSettings, AppSettings, PayloadSettings, SyncSettings
+
+    api = ApiSettings.model_validate({"base_url": sandbox.url, "key": _KEY, "requests_per_minute": requests_per_minute})
+    apps = [AppSettings(id=app_id) for app_id in sandbox.world.apps]
+    update = {"api": api, "apps": apps, "sync": SyncSettings(), "payloads": PayloadSettings()}
+    return demo_settings(settings).model_copy(update=update)
+
+
+async def _begin_anew(settings: Settings) -> None:
+    from etl.app.warehouse import bring_up_to_date, database_url
+    from etl.db.connect import connect
+    from etl.db.statements import statements
+
+    url = await database_url(settings)
+    connection = await connect(url, settings.database.schema_name)
+    try:
+        await connection.execute("SET client_min_messages = warning")
+        await connection.execute(statements("demo")["forget"])
+    finally:
+        await connection.close()
+    await bring_up_to_date(url, settings, events.ignore)
+
+
+async def _watched(call: Invocation, settings: Settings, mode: Mode) -> SyncSummary:
+    from etl.app import run_sync
+
+    if call.quiet or not sys.stderr.isatty():
+        return await run_sync(settings, mode)
+    from etl.observe.progress import ProgressView
+
+    with ProgressView(settings.api.requests_per_minute) as view:
+        return await run_sync(settings, mode, listener=view.listen)
+
+
+def _replay_one(world: World, changes: Changes) -> None:
+    """See to it that a run that had ended changes again, as a replay does, even if chance brings none."""
+    if changes.replayed:
+        return
+    taken = {*changes.created, *changes.finished}
+    ended = [
+        run_id
+        for runs in world.runs.values()
+        for run_id, run in runs.items()
+        if run.get("status") == "FAILED" and run_id not in taken
+    ]
+    if ended:
+        world.replay_run(ended[0])
+        changes.replayed.append(ended[0])
+
+
+async def _show_what_landed(out: Console, settings: Settings) -> None:
+    from etl.tables import ENTITIES
+
+    counting = "\nUNION ALL ".join(
+        f"SELECT '{each.name}' AS name, (SELECT count(*) FROM {each.name}) AS rows"  # noqa: S608 -- names of our own
+        for each in ENTITIES
+    )
+    found = await _ask(settings, counting)
+    out.print()
+    out.print(table(["table", "rows"], found.rows, title="What landed"))
+
+
+def _show_what_was_picked_up(out: Console, changes: Changes, sync: SyncSummary, reconcile: SyncSummary) -> None:
+    """Set what happened in the API against what each of the two found."""
+    fresh = {*changes.created}
+    changed = {*changes.finished, *changes.replayed, *changes.emptied} - fresh - {*changes.deleted}
+    rows = [
+        ["new runs", len(fresh - {*changes.deleted}), sync.runs_inserted, reconcile.runs_inserted],
+        ["runs that changed: finished, replayed", len(changed), sync.runs_updated, reconcile.runs_updated],
+        ["runs that are gone", len({*changes.deleted} - fresh), sync.runs_gone, reconcile.runs_gone],
+        ["requests", None, sync.requests, reconcile.requests],
+    ]
+    headings = ["What was picked up", "in the API", "by the sync", "by the reconcile"]
+    out.print(table(headings, rows))
+
+
+async def _show_answers(out: Console, settings: Settings) -> None:
+    from etl.db.statements import statements
+
+    for name in _QUESTIONS:
+        question, _, query = statements("demo")[name].partition("\n")
+        found = await _ask(settings, query)
+        out.print(f"[bold]{question.removeprefix('-- ')}[/]")
+        out.print(query, style="dim", markup=False)
+        out.print(table(found.columns, found.rows))
+
+
+async def _ask(settings: Settings, query: str) -> QueryResult:
+    from etl.app.warehouse import database_url
+    from etl.db.query import run_query
+
+    return await run_query(await database_url(settings), settings.database.schema_name, query, timeout_s=60)
+
+
+def _show_how_to_go_on(out: Console) -> None:
+    out.print("The data stays. Ask more:")
+    out.print('  cortex-etl sql "SELECT * FROM open_runs"', markup=False)
+    out.print(
+        "  cortex-etl sql \"SELECT relname, obj_description(oid) FROM pg_class WHERE relkind = 'v'\"", markup=False
+    )
+    out.print("Your own runs:")
+    out.print("  cortex-etl init && export CORTEX_API_KEY=...   (and put your app's id into config.yaml)", markup=False)
+    out.print("  cortex-etl doctor && cortex-etl sync", markup=False)

@@ -1,0 +1,212 @@
+"""What every command shares: the common options, the settings they lead to, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from etl import events
+from etl.errors import EtlError
+from etl.observe.secrets import Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from etl.config import Settings
+
+Result = TypeVar("Result")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Settings file [./config.yaml].")]
+FormatOption = Annotated[
+    Literal["console", "json"] | None,
+    typer.Option("--log-format", help="Logs on stderr; by default console on a terminal, json otherwise."),
+]
+VerboseOption = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; tracebacks too.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.")]
+
+
+@dataclass
+class Invocation:
+    """One call of the command: its common options, and what follows from them."""
+
+    config: Path | None = None
+    log_format: Literal["console", "json"] | None = None
+    verbose: int = 0
+    quiet: bool = False
+    mask: Mask = field(default_factory=Mask)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read at first use; their secrets are hidden in all output from then on.
+
+        Raises:
+            SettingsError: they cannot be used.
+        """
+        from etl.config import load
+
+        settings = load(self.config)
+        for key in [settings.api.key, *(app.key for app in settings.apps)]:
+            if key is not None:
+                self.mask.add(key.get_secret_value())
+        if settings.database.url is not None:
+            self.mask.add_password_of(settings.database.url.get_secret_value())
+        return settings
+
+    @property
+    def form(self) -> Literal["console", "json"]:
+        """The format of the logs."""
+        return self.log_format or ("console" if sys.stderr.isatty() else "json")
+
+    def start_logs(self, level: str = "info") -> None:
+        """Set up the logs for this call; `level` is the least shown where neither -v nor --quiet says otherwise."""
+        from etl.observe import logs
+
+        logs.configure(self.form, "error" if self.quiet else "debug" if self.verbose else level, self.mask)
+
+    @contextmanager
+    def listening(self, requests_per_minute: int = 500) -> Iterator[events.Listener]:
+        """Yield the listener that suits: bars on a terminal, else logs; nothing but errors with --quiet."""
+        from etl.observe import logs
+
+        watched = sys.stderr.isatty() and self.form == "console" and not (self.quiet or self.verbose)
+        self.start_logs("warning" if watched else "info")
+        if not watched:
+            yield logs.log_event
+            return
+        from etl.observe.progress import ProgressView
+
+        with ProgressView(requests_per_minute) as view:
+            yield events.tee(view.listen, logs.log_event)
+
+    def say(self, text: str) -> None:
+        """Write a line for people to stderr, unless --quiet."""
+        if not self.quiet:
+            typer.echo(self.mask(text), err=True)
+
+
+def run_async(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine to its end on the fastest event loop there is."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = asyncio.new_event_loop
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(work)
+
+
+def command(
+    group: typer.Typer, name: str, **options: Any
+) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command that takes the common options besides its own.
+
+    Args:
+        group: where it belongs.
+        name: its name.
+        options: passed on to typer.
+
+    Returns:
+        A decorator for a function whose first parameter is the `Invocation` and which returns its exit code (None: 0).
+    """
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        def run(
+            ctx: typer.Context,
+            config: Path | None,
+            log_format: Literal["console", "json"] | None,
+            verbose: int,
+            quiet: bool,
+            **own: Any,
+        ) -> None:
+            before: Invocation = ctx.obj or Invocation()
+            call = Invocation(
+                config or before.config,
+                log_format or before.log_format,
+                verbose or before.verbose,
+                quiet or before.quiet,
+            )
+            raise typer.Exit(finish(call, lambda: function(call, **own)))
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = _joined_signature(run, function)  # type: ignore[attr-defined]  # inspect and typer read it
+        run.__annotations__ = {each.name: each.annotation for each in run.__signature__.parameters.values()}  # type: ignore[attr-defined]  # set above
+        group.command(name, **options)(run)
+        return run
+
+    return register
+
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "config": (ConfigOption, None),
+    "log_format": (FormatOption, None),
+    "verbose": (VerboseOption, 0),
+    "quiet": (QuietOption, False),
+}
+
+
+def _joined_signature(run: Callable[..., None], function: Callable[..., int | None]) -> inspect.Signature:
+    """The command's own parameters, then the common ones, as typer is to see them."""
+    context = inspect.signature(run, eval_str=True, globals={**globals(), "typer": typer}).parameters["ctx"]
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _COMMON.items()
+    ]
+    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    return inspect.Signature([context, *keyword_only, *common])
+
+
+def finish(call: Invocation, work: Callable[[], int | None]) -> int:
+    """Do the work of a command and turn whatever happens into an exit code and at most one clear message."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = work() or 0
+        sys.stdout.flush()
+    except EtlError as error:
+        _report(call, error.message, error.mend, error.exit_code)
+        return _traced(call, error.exit_code)
+    except KeyboardInterrupt:
+        _report(call, "interrupted; what was committed stays", "", 130)
+        return 130
+    except BrokenPipeError:
+        # Whoever read stdout has had enough, as `| head` does; Python must not complain about it when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # noqa: BLE001 -- the last resort: a message instead of a traceback
+        _report(call, f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback.", 1)
+        return _traced(call, 1)
+    return code
+
+
+def _report(call: Invocation, message: str, mend: str, code: int) -> None:
+    if call.log_format == "json":
+        import structlog
+
+        call.start_logs()
+        structlog.get_logger().error("command.failed", error=message, mend=mend, exit_code=code)
+        return
+    red, reset = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    typer.echo(f"{red}error:{reset} {call.mask(message)}", err=True)
+    if mend:
+        typer.echo(f"  mend: {call.mask(mend)}", err=True)
+
+
+def _traced(call: Invocation, code: int) -> int:
+    if call.verbose:
+        import traceback
+
+        typer.echo(call.mask(traceback.format_exc()), err=True, nl=False)
+    return code

@@ -1,0 +1,179 @@
+"""Results on stdout: tables for people, CSV and JSON for programs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+Form = Literal["table", "csv", "json"]
+
+_WIDEST_CELL = 72  # characters in a table; longer text is cut with an ellipsis
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that never wraps by itself: wide results in a pipe stay one line a row."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=100_000)
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, numeric: Iterable[int] = ()
+) -> Table:
+    """Make a table: numbers right-aligned, one line a row, long text cut.
+
+    Args:
+        columns: the headings.
+        rows: the values; None is shown as nothing.
+        title: a line above, if any.
+        numeric: places of columns that hold numbers although no row shows it.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    body = list(rows)
+    right = set(numeric)
+    for place in range(len(columns)):
+        values = [row[place] for row in body if row[place] is not None]
+        if values and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values):
+            right.add(place)
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for place, name in enumerate(columns):
+        made.add_column(Text(name), justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis")
+    for row in body:
+        made.add_row(*(Text(_shortened(plain(value))) for value in row))
+    return made
+
+
+def show(*parts: Any) -> None:
+    """Write tables and lines to stdout."""
+    out = console()
+    for part in parts:
+        out.print(part, markup=False, soft_wrap=isinstance(part, str))
+
+
+def plain(value: Any) -> str:
+    """Write a value from the database as people read it."""
+    match value:
+        case None:
+            text = ""
+        case bool():
+            text = str(value).lower()
+        case Decimal() if value.is_finite():
+            text = format(value, "f")
+        case datetime():
+            text = value.isoformat(sep=" ")
+        case bytes() | memoryview():
+            text = "\\x" + bytes(value).hex()
+        case list() | tuple():
+            text = "{" + ",".join(plain(each) for each in value) + "}"
+        case _:
+            text = str(value)
+    return text
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _WIDEST_CELL else line[: _WIDEST_CELL - 1] + "…"
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write CSV as PostgreSQL does: NULL is nothing at all, an empty text is a pair of quotes."""
+    sys.stdout.write(",".join(_csv_field(name) for name in columns) + "\n")
+    for row in rows:
+        sys.stdout.write(",".join("" if value is None else _csv_field(plain(value)) for value in row) + "\n")
+
+
+def _csv_field(text: str) -> str:
+    if text and not any(sign in text for sign in ',"\r\n') and text != "\\.":
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def write_json(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a JSON list of row objects; numbers keep their digits, jsonb is nested as it is.
+
+    Args:
+        columns: names; one that stands twice gets `_2` the second time.
+        types: PostgreSQL's type of each.
+        rows: the values.
+    """
+    names = _different(columns)
+    documents = [kind in ("json", "jsonb") for kind in types]
+    lines = (
+        encode_json(
+            {
+                name: _json_value(value, is_document)
+                for name, value, is_document in zip(names, row, documents, strict=True)
+            }
+        )
+        for row in rows
+    )
+    sys.stdout.write("[" + ",\n ".join(lines) + "]\n")
+
+
+def encode_json(value: Any) -> str:
+    """Encode as compact JSON: decimals as numbers with all digits, times in ISO 8601."""
+    import msgspec
+
+    return msgspec.json.Encoder(decimal_format="number", enc_hook=plain).encode(value).decode()
+
+
+def _json_value(value: Any, is_document: bool) -> Any:
+    if is_document and isinstance(value, str):
+        import msgspec
+
+        return msgspec.Raw(value.encode())
+    if isinstance(value, Decimal) and not value.is_finite():
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bytes | memoryview):
+        return plain(value)
+    if isinstance(value, list | tuple):
+        return [_json_value(each, is_document) for each in value]
+    return value
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    taken: dict[str, int] = {}
+    different = []
+    for name in names:
+        taken[name] = taken.get(name, 0) + 1
+        different.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+    return different
+
+
+def write_result(
+    form: Form | None, columns: Sequence[str], types: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Write a query's result.
+
+    Args:
+        form: how; None takes a table on a terminal and CSV elsewhere.
+        columns: names.
+        types: PostgreSQL's type of each.
+        rows: the values.
+    """
+    form = form or ("table" if sys.stdout.isatty() else "csv")
+    if form == "csv":
+        write_csv(columns, rows)
+    elif form == "json":
+        write_json(columns, types, rows)
+    else:
+        numbers = ("int2", "int4", "int8", "numeric", "float4", "float8", "money", "oid")
+        show(table(columns, rows, numeric=[place for place, kind in enumerate(types) if kind in numbers]))
+        typer.echo(f"({len(rows):,} row{'' if len(rows) == 1 else 's'})")

@@ -1,0 +1,1 @@
+"""The quarantine: rejects list, rejects retry."""

@@ -1,0 +1,50 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from etl.cli.invocation import ConfigOption, FormatOption, Invocation, QuietOption, VerboseOption
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from etl import __version__
+
+        typer.echo(f"cortex-etl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    ctx: typer.Context,
+    *,
+    config: ConfigOption = None,
+    log_format: FormatOption = None,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Cortex workflow runs in PostgreSQL: complete, incremental, cheap on requests.
+
+    Begin with `cortex-etl demo`, which needs nothing, or `cortex-etl init` for your own data.
+    """
+    del version
+    ctx.obj = Invocation(config, log_format, verbose, quiet)
+
+
+# Each module adds its commands to `app` when imported; this order is that of the help.
+for _module in ("trials", "setup", "syncing", "asking", "rejects"):
+    import_module(f"etl.cli.{_module}")

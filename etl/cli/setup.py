@@ -1,0 +1,170 @@
+"""Commands that set things up and check them: init, doctor, config show, migrate, stop."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.output import show, table
+from etl.cli.root import app
+from etl.cli.warehouse import demo_settings
+from etl.errors import DatabaseError, SettingsError
+
+if TYPE_CHECKING:
+    from etl.config import Settings
+
+_MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failed": ("FAIL", "red")}
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@command(app, "init")
+def init(call: Invocation) -> None:
+    """Write a commented starter `config.yaml`; never overwrites.
+
+    Example: `cortex-etl init && $EDITOR config.yaml && cortex-etl doctor`
+    """
+    from etl.config.starter import STARTER
+
+    path = call.config or Path("config.yaml")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        raise SettingsError(
+            f"{path} is there already; nothing was changed", mend=f"Edit it, or remove it first: rm {path}"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}", mend="Name another with --config PATH.") from None
+    typer.echo(f"Wrote {path}. Next: put your app's id in it, export CORTEX_API_KEY=..., then `cortex-etl doctor`.")
+
+
+@command(app, "doctor")
+def doctor(call: Invocation, *, json: JsonOption = False) -> int:
+    """Check settings, key, API, clock, database, rights and migrations; one line each, with the mend.
+
+    Example: `cortex-etl doctor`
+    """
+    return run_async(_print_checks(call, json=json))
+
+
+async def _print_checks(call: Invocation, *, json: bool) -> int:
+    """Print each check as soon as it is known; the exit code is that of the first that failed."""
+    from etl.cli.output import encode_json
+    from etl.doctor import examine
+
+    checks = []
+    async for check in examine(call.settings, call.settings.file):
+        checks.append(check)
+        if json:
+            continue
+        mark, color = _MARKS[check.state]
+        typer.echo(f"{typer.style(mark, fg=color)} {check.name:<11} {call.mask(check.found)}")
+        if check.mend:
+            typer.echo(f"  {'':<11} -> {call.mask(check.mend)}")
+    if json:
+        typer.echo(call.mask(encode_json(checks)))
+    return next((check.exit_code for check in checks if check.state == "failed"), 0)
+
+
+config_group = typer.Typer(no_args_is_help=True, help="The settings.")
+app.add_typer(config_group, name="config")
+
+
+@command(config_group, "show")
+def config_show(call: Invocation, *, json: JsonOption = False) -> None:
+    """Print the settings in force and where each came from; secrets are masked.
+
+    Example: `cortex-etl config show`
+    """
+    rows = list(_in_force(call.settings))
+    if json:
+        from etl.cli.output import encode_json
+
+        typer.echo(encode_json([{"key": key, "value": value, "from": place} for key, value, place in rows]))
+        return
+    show(table(["key", "value", "from"], rows))
+
+
+def _in_force(settings: Settings) -> list[tuple[str, str, str]]:
+    from etl.config.document import dotted
+    from etl.config.problems import all_keys
+
+    shown = settings.model_dump(mode="json", by_alias=True)
+    rows = []
+    for path in all_keys(type(settings)):
+        if path[0] == "apps":
+            continue
+        value: object = reduce(getitem, path, shown)  # type: ignore[arg-type]  # the path leads through mappings
+        if not isinstance(value, dict):
+            rows.append((dotted(path), _as_text(value), settings.place(*path)))
+    for index, app_shown in enumerate(shown["apps"]):
+        for name, value in app_shown.items():
+            rows.append((f"apps[{index}].{name}", _as_text(value), settings.place("apps", index, name)))
+    return rows
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return "null" if value is None else str(value)
+
+
+@command(app, "migrate")
+def migrate(
+    call: Invocation,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Apply nothing; exit 1 if any is pending.")] = False,
+) -> int:
+    """Bring the warehouse's tables and views up to date.
+
+    Example: `cortex-etl migrate --check || cortex-etl migrate`
+    """
+    names = run_async(_migrate(call.settings, check=check))
+    if check:
+        for name in names:
+            typer.echo(f"pending  {name}")
+        return 1 if names else 0
+    for name in names:
+        typer.echo(f"applied  {name}")
+    if not names:
+        call.say("nothing to do: all migrations are applied")
+    return 0
+
+
+async def _migrate(settings: Settings, *, check: bool) -> list[str]:
+    from etl.app.warehouse import database_url
+    from etl.db.connect import connect
+    from etl.db.migrate import migrate as apply
+    from etl.db.migrate import pending
+
+    schema = settings.database.schema_name
+    connection = await connect(await database_url(settings), schema)
+    try:
+        return await (pending if check else apply)(connection, schema)
+    finally:
+        await connection.close()
+
+
+@command(app, "stop")
+def stop(call: Invocation) -> None:
+    """Stop the embedded PostgreSQL (and the demo's); the data stays, and the next command starts it again.
+
+    Example: `cortex-etl stop`
+    """
+    from etl.db import embedded
+
+    settings = call.settings
+    stopped = [each.data_dir for each in (settings, demo_settings(settings)) if embedded.stop(each.data_dir)]
+    for folder in stopped:
+        typer.echo(f"stopped the PostgreSQL in {folder}")
+    if not stopped:
+        if settings.database.url is not None:
+            raise DatabaseError("the settings name a database of your own", mend="Stop it the way it was started.")
+        call.say("no embedded PostgreSQL is running")

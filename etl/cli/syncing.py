@@ -1,0 +1,169 @@
+"""Commands that load: sync, backfill, reconcile; and those that say how it stands: status, plan."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.output import encode_json, show, table
+from etl.cli.root import app
+
+if TYPE_CHECKING:
+    from etl.app import SyncSummary
+    from etl.sync.stream import Mode
+
+AppOption = Annotated[list[str] | None, typer.Option("--app", metavar="ID", help="Only this app; repeatable.")]
+WorkflowOption = Annotated[
+    list[str] | None, typer.Option("--workflow", metavar="ID", help="Only this workflow; repeatable.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, write nothing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary object on stdout.")]
+_MANY = 20  # streams; more than a screen takes are shown only where something is wrong with them
+
+
+def parse_moment(text: str) -> datetime:
+    """Read a day (its midnight) or a time, UTC where it says no zone.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no date; write 2026-11-01 or 2026-11-01T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@command(app, "sync")
+def sync(
+    call: Invocation,
+    *,
+    apps: AppOption = None,
+    workflows: WorkflowOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Load what is new or has changed; the first sync of a workflow loads its history.
+
+    Example: `cortex-etl sync --quiet`
+    """
+    return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json)
+
+
+@command(app, "backfill")
+def backfill(
+    call: Invocation,
+    *,
+    since: Annotated[
+        datetime | None, typer.Option(parser=parse_moment, metavar="DATE", help="Runs created at or after it (UTC).")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(parser=parse_moment, metavar="DATE", help="Runs created before it (UTC).")
+    ] = None,
+    apps: AppOption = None,
+    workflows: WorkflowOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Load the history, whole or between two dates; resumes where it stopped.
+
+    Example: `cortex-etl backfill --since 2026-01-01`
+    """
+    if since is not None and until is not None and since >= until:
+        raise typer.BadParameter("--since must be before --until")
+    return _run(call, "backfill", apps, workflows, since=since, until=until, dry_run=dry_run, json=json)
+
+
+@command(app, "reconcile")
+def reconcile(
+    call: Invocation,
+    *,
+    apps: AppOption = None,
+    workflows: WorkflowOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Compare all that the API lists with the warehouse: late changes of old runs, and runs that are gone.
+
+    Example: `cortex-etl reconcile --workflow wf_1`
+    """
+    return _run(call, "reconcile", apps, workflows, dry_run=dry_run, json=json)
+
+
+def _run(
+    call: Invocation,
+    mode: Mode,
+    apps: list[str] | None,
+    workflows: list[str] | None,
+    *,
+    dry_run: bool,
+    json: bool,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> int:
+    from etl.app import run_sync
+
+    settings = call.settings
+    with call.listening(settings.api.requests_per_minute) as listener:
+        work = run_sync(
+            settings,
+            mode,
+            apps=apps or [],
+            workflows=workflows or [],
+            since=since,
+            until=until,
+            dry_run=dry_run,
+            listener=listener,
+        )
+        summary = run_async(work)
+    if json:
+        typer.echo(call.mask(encode_json(summary.as_dict())))
+    elif not call.quiet:
+        _show_summary(call, summary)
+    if summary.exit_code and (call.quiet or json):
+        _say_what_is_wrong(call, summary)
+    return summary.exit_code
+
+
+def _show_summary(call: Invocation, summary: SyncSummary) -> None:
+    rows = [
+        [each.app_id, each.workflow_id, each.outcome, each.api_count, each.warehouse_count, call.mask(_trouble(each))]
+        for each in summary.streams
+        if len(summary.streams) <= _MANY or each.outcome != "succeeded"
+    ]
+    if rows:
+        show(table(["app", "workflow", "outcome", "api", "warehouse", ""], rows, numeric=(3, 4)))
+    typer.echo(call.mask(_in_one_line(summary)))
+
+
+def _trouble(stream: object) -> str:
+    return " ".join(part for part in (getattr(stream, "error", ""), getattr(stream, "mend", "")) if part)
+
+
+def _in_one_line(summary: SyncSummary) -> str:
+    kinds = (
+        ("new", summary.runs_inserted),
+        ("changed", summary.runs_updated),
+        ("unchanged", summary.runs_unchanged),
+        ("gone", summary.runs_gone),
+        ("quarantined", summary.rejects),
+    )
+    counts = ", ".join(f"{count:,} {name}" for name, count in kinds if count or name in ("new", "changed"))
+    what = f"{summary.mode}{' (dry run: nothing written)' if summary.dry_run else ''}"
+    line = f"{what} {summary.status}: {counts}; {summary.requests:,} requests in {summary.seconds:.1f} s"
+    return f"{line}; {summary.error}" if summary.error else line
+
+
+def _say_what_is_wrong(call: Invocation, summary: SyncSummary) -> None:
+    """Tell stderr why the exit code is not 0, where the table that says so is not shown."""
+    sys.stdout.flush()
+    typer.echo(call.mask(_in_one_line(summary)), err=True)
+    for stream in summary.streams:
+        if stream.outcome != "succeeded":
+            typer.echo(
+                call.mask(f"  {stream.app_id}/{stream.workflow_id}: {stream.outcome}: {_trouble(stream)}"), err=True
+            )

@@ -1,0 +1,96 @@
+"""Commands to try things with, without a key: demo, sandbox, selftest."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.root import app
+from etl.errors import SettingsError
+
+SeedOption = Annotated[int, typer.Option(help="Which world: the same number gives the same one.")]
+
+
+@command(app, "demo")
+def demo(
+    call: Invocation,
+    *,
+    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many runs the simulated API holds.")] = 3000,
+    seed: SeedOption = 1,
+) -> int:
+    """See the main job done, with nothing to configure: a simulated API, an embedded PostgreSQL, a backfill, a sync.
+
+    Its data lives apart from yours and stays for `cortex-etl sql`.
+
+    Example: `cortex-etl demo`
+    """
+    from etl.cli.demo import run_demo
+
+    return run_async(run_demo(call, runs=runs, seed=seed))
+
+
+@command(app, "sandbox")
+def sandbox(
+    call: Invocation,
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    runs: Annotated[int, typer.Option(min=0, help="How many runs the world begins with.")] = 3000,
+    seed: SeedOption = 1,
+    key: Annotated[str, typer.Option(help="The API key that it accepts.")] = "sk-sandbox",
+    requests_per_minute: Annotated[int, typer.Option(min=0, help="Its rate limit; 0: none.")] = 500,
+    speed: Annotated[float, typer.Option(min=0, help="Simulated seconds a second; 0: time stands still.")] = 1.0,
+) -> None:
+    """Serve the simulated Cortex API, for trials; Ctrl-C ends it.
+
+    Example: `cortex-etl sandbox --port 8080 --speed 600`
+    """
+    run_async(
+        _serve(call, host, port, seed=seed, runs=runs, key=key, requests_per_minute=requests_per_minute, speed=speed)
+    )
+
+
+async def _serve(
+    call: Invocation, host: str, port: int, *, seed: int, runs: int, key: str, requests_per_minute: int, speed: float
+) -> None:
+    from etl.sandbox import serve
+
+    serving = serve(
+        host, port, seed=seed, runs=runs, key=key, requests_per_minute=requests_per_minute or None, speed=speed
+    )
+    try:
+        async with serving as url:
+            typer.echo(url)
+            sys.stdout.flush()
+            call.say(f"The simulated API listens. Use it:  export CORTEX_ETL__API__BASE_URL={url} CORTEX_API_KEY={key}")
+            await asyncio.Event().wait()
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            mend="Choose another with --port, or 0 for any.",
+        ) from None
+
+
+@command(app, "selftest")
+def selftest(
+    call: Invocation,
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="How many random histories to live through.")] = 5,
+    seed: SeedOption = 1,
+) -> int:
+    """Prove on your own database that nothing gets lost: a simulated API with drift, 429, bad runs and kills.
+
+    Works in a scratch schema that is dropped afterwards.
+
+    Example: `cortex-etl selftest --rounds 20`
+    """
+    from etl.app import run_selftest
+
+    call.start_logs("warning")
+    found = run_async(run_selftest(call.settings, rounds=rounds, seed=seed, report=typer.echo))
+    typer.echo(f"missing {found.missing}  stale {found.stale}  doubled {found.doubled}")
+    return 0 if found.missing == found.stale == found.doubled == 0 else 1

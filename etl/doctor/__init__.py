@@ -1,0 +1,30 @@
+"""`cortex-etl doctor`: looks at everything that a sync needs, and says for each what to do where it lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl.doctor.checks import Check, ok
+from etl.doctor.source import examine_source
+from etl.doctor.warehouse import examine_warehouse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from etl.config import Settings
+
+__all__ = ["Check", "examine"]
+
+
+async def examine(settings: Settings, settings_file: str) -> AsyncIterator[Check]:
+    """Yield one finding after the other, as soon as each is known.
+
+    Args:
+        settings: what the sync would use.
+        settings_file: where they came from, for the first line.
+    """
+    yield ok("settings", settings_file)
+    async for check in examine_source(settings):
+        yield check
+    async for check in examine_warehouse(settings):
+        yield check

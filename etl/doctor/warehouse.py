@@ -1,0 +1,110 @@
+"""Looks at the database: reach, version, rights (naming the GRANT that lacks), migrations, room on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import TYPE_CHECKING
+
+from etl.db import embedded
+from etl.db.connect import connect, quote_identifier, redact_url
+from etl.db.migrate import pending
+from etl.db.statements import statements
+from etl.doctor.checks import Check, failed, ok, warning
+from etl.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+    from etl.config import Settings
+
+_OLDEST = 140000  # PostgreSQL 14
+_ROOM = 1 << 30  # bytes; a sync that runs out of disk is a bad night
+
+_SQL = statements("doctor")
+
+
+async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
+    """Yield the findings about the database; stops at the first that makes the others meaningless."""
+    schema = settings.database.schema_name
+    try:
+        if settings.database.url is None:
+            url = await asyncio.to_thread(embedded.start, settings.data_dir)
+            yield _room(settings)
+        else:
+            url = settings.database.url.get_secret_value()
+        connection = await connect(url, schema)
+    except DatabaseError as error:
+        yield failed("database", error.message, error.mend, error.exit_code)
+        return
+    try:
+        async for check in _examine(connection, url, settings):
+            yield check
+    finally:
+        await connection.close()
+
+
+def _room(settings: Settings) -> Check:
+    free = shutil.disk_usage(settings.data_dir).free
+    found = f"{free / (1 << 30):.1f} GiB free for {settings.data_dir}"
+    if free < _ROOM:
+        return warning("disk", found, "Make room, or set data_dir to a larger disk.")
+    return ok("disk", found)
+
+
+async def _examine(connection: asyncpg.Connection, url: str, settings: Settings) -> AsyncIterator[Check]:
+    server = await connection.fetchrow(_SQL["server"])
+    assert server is not None  # noqa: S101 -- the statement always gives one row
+    place = "embedded" if settings.database.url is None else redact_url(url)
+    if server["version_num"] < _OLDEST:
+        yield failed("database", f"PostgreSQL {server['version']} is too old", "Use PostgreSQL 14 or newer.", 4)
+        return
+    if server["is_standby"]:
+        yield failed("database", f"{place} is a standby, which takes no writes", "Name the primary.", 4)
+        return
+    yield ok("database", f"{place}, PostgreSQL {server['version'].split()[0]}, as {server['role']}")
+    rights = await _rights(connection, server, settings.database.schema_name)
+    yield rights
+    if rights.state != "failed":
+        yield await _migrations(connection, settings)
+
+
+async def _rights(connection: asyncpg.Connection, server: asyncpg.Record, schema: str) -> Check:
+    """Find the first right that lacks, and the GRANT for it."""
+    name, role = quote_identifier(schema), quote_identifier(server["role"])
+    database = quote_identifier(server["database"])
+    if not server["may_temp"]:
+        grant = f"GRANT TEMPORARY ON DATABASE {database} TO {role};"
+        return failed("rights", f"{server['role']} may not make temporary tables", f"Let the owner run: {grant}", 4)
+    found = await connection.fetchrow(_SQL["schema"], schema)
+    if found is None:
+        if server["may_create"]:
+            return ok("rights", f"schema {schema} is not there yet; {server['role']} may create it")
+        grant = f"CREATE SCHEMA {name} AUTHORIZATION {role};"
+        return failed("rights", f"there is no schema {schema}", f"Let the owner of the database run: {grant}", 4)
+    if not found["may_use"]:
+        grant = f"GRANT USAGE ON SCHEMA {name} TO {role};"
+        return failed(
+            "rights", f"{server['role']} may not use schema {schema}", f"Let {found['owner']} run: {grant}", 4
+        )
+    lacking = [row["name"] for row in await connection.fetch(_SQL["tables"], schema)]
+    if lacking:
+        grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {name} TO {role};"
+        what = f"{server['role']} may not write {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
+        return failed("rights", what, f"Let {found['owner']} run: {grant}", 4)
+    return ok("rights", f"{server['role']} may do all that loading needs in schema {schema}")
+
+
+async def _migrations(connection: asyncpg.Connection, settings: Settings) -> Check:
+    try:
+        names = await pending(connection, settings.database.schema_name)
+    except DatabaseError as error:
+        return failed("migrations", error.message, error.mend, error.exit_code)
+    if not names:
+        return ok("migrations", "all are applied")
+    found = f"{len(names)} to apply: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+    if settings.database.auto_migrate:
+        return ok("migrations", f"{found}; the next sync does it")
+    return failed("migrations", found, "Run: cortex-etl migrate", 4)
