@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from etl.decode import Json, clean, clean_text, dump, needs_cleaning, parse
 from etl.errors import RecordError
 from etl.models import Retention, Run, RunUsage, StepCall, StepOutput, Usage, describe, validated
-from etl.normalize.columns import INT4, INT8, Leftovers, jsonb, refuse_unstorable_numbers
+from etl.normalize.columns import HTTP_STEPS, INT4, INT8, Leftovers, jsonb, refuse_unstorable_numbers
 from etl.normalize.credit_tree import flatten
 from etl.normalize.rows import Row, RunRows, VersionRows
 from etl.normalize.step_keys import StepKey, settle_step_keys
 
 if TYPE_CHECKING:
-    from etl.normalize.definition_cache import Definitions
-    from etl.normalize.redaction import Redactor
-
-HTTP_STEPS: Final = ("http_request", "browser")
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Where the runs come from, and what of them is kept."""
-
-    app_id: str
-    workflow_id: str
-    definitions: Definitions
-    store_payloads: bool
-    redactor: Redactor | None
+    from etl.normalize.stream import Stream
 
 
 def careful_rows(raw: bytes, digest: bytes, stream: Stream) -> RunRows:

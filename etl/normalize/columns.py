@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INT4: Final = 2**31
 INT8: Final = 2**63
+HTTP_STEPS: Final = ("http_request", "browser")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # PostgreSQL's numeric: digits before and behind the decimal point.
 _NUMERIC_WHOLE: Final = 131072

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from etl.decode import clean_text, peek_id
 from etl.errors import RecordError
-from etl.normalize.careful import Stream, careful_rows
+from etl.normalize.careful import careful_rows
 from etl.normalize.definition_cache import Definitions
+from etl.normalize.fast import fast_rows
+from etl.normalize.stream import Stream
 
 if TYPE_CHECKING:
     from etl.normalize.redaction import Redactor
@@ -43,6 +45,10 @@ class Normalizer:
         Raises:
             RecordError: the run cannot be normalized; it carries the run's id where that can be told.
         """
+        if self._stream.redactor is None:
+            rows = fast_rows(raw, digest, self._stream)
+            if rows is not None:
+                return rows
         try:
             return careful_rows(raw, digest, self._stream)
         except RecordError as error:
