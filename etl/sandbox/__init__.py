@@ -4,8 +4,9 @@ It imports nothing from the rest of the package, so that a mistake there cannot 
 """
 
 from etl.sandbox.faults import Faults
+from etl.sandbox.passage import Changes
 from etl.sandbox.server import RequestLog, Sandbox
 from etl.sandbox.serving import serve
-from etl.sandbox.world import Changes, World
+from etl.sandbox.world import World
 
 __all__ = ["Changes", "Faults", "RequestLog", "Sandbox", "World", "serve"]

@@ -1,5 +1,7 @@
 """The words of the simulated world: apps, people, models, messages, failures. Data only."""
 
+# ruff: noqa: RUF001 - look-alike characters are what real text holds
+
 from __future__ import annotations
 
 from typing import Final

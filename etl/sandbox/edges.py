@@ -39,16 +39,16 @@ def _odd_id(random: Random, run: dict[str, Json]) -> None:
 def _unknown_fields(random: Random, run: dict[str, Json]) -> None:
     run["trace_id"] = f"{random.getrandbits(64):016x}"
     if run.get("usage"):
-        run["usage"]["currency"] = "credits"
+        run["usage"] = run["usage"] | {"currency": "credits"}
     if run.get("retention"):
-        run["retention"]["policy"] = {"name": "default"}
+        run["retention"] = run["retention"] | {"policy": {"name": "default"}}
 
 
-def _unknown_status(random: Random, run: dict[str, Json]) -> None:
+def _unknown_status(_random: Random, run: dict[str, Json]) -> None:
     run["status"] = "PAUSED"
 
 
-def _unknown_origin(random: Random, run: dict[str, Json]) -> None:
+def _unknown_origin(_random: Random, run: dict[str, Json]) -> None:
     run["origin"] = "EMAIL" if run["origin"] != "WORKFLOW" else "WORKFLOW"
 
 
@@ -57,20 +57,20 @@ def _no_times(random: Random, run: dict[str, Json]) -> None:
         run[key] = None
 
 
-def _day_only(random: Random, run: dict[str, Json]) -> None:
+def _day_only(_random: Random, run: dict[str, Json]) -> None:
     run["updated_at"] = run["updated_at"][:10]
 
 
-def _no_zone(random: Random, run: dict[str, Json]) -> None:
+def _no_zone(_random: Random, run: dict[str, Json]) -> None:
     for key in ("created_at", "updated_at", "started_at"):
         run[key] = run[key].removesuffix("Z")
 
 
-def _nul(random: Random, run: dict[str, Json]) -> None:
+def _nul(_random: Random, run: dict[str, Json]) -> None:
     run["input"] = {"text": "Scanned by OCR:\x00\x00 total 1\x002,00", "key\x00": True}
 
 
-def _lone_surrogate(random: Random, run: dict[str, Json]) -> None:
+def _lone_surrogate(_random: Random, run: dict[str, Json]) -> None:
     run["result"] = {"preview": "Thank you so much \ud83d"}
 
 
@@ -78,18 +78,18 @@ def _big_number(random: Random, run: dict[str, Json]) -> None:
     run["result"] = {"order_number": random.getrandbits(90), "exact": 0.1 + 0.2, "small": 1e-7}
 
 
-def _nested(random: Random, run: dict[str, Json]) -> None:
+def _nested(_random: Random, run: dict[str, Json]) -> None:
     deep: Json = "bottom"
     for level in range(60):
         deep = [deep] if level % 2 else {"down": deep}
     run["result"] = deep
 
 
-def _nothing_used(random: Random, run: dict[str, Json]) -> None:
+def _nothing_used(_random: Random, run: dict[str, Json]) -> None:
     run["usage"] = None
 
 
-def _nothing_put_out(random: Random, run: dict[str, Json]) -> None:
+def _nothing_put_out(_random: Random, run: dict[str, Json]) -> None:
     run["output"] = None
 
 

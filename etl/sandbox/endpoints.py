@@ -73,21 +73,8 @@ class Endpoints:
             case []:
                 self._expect(request, "GET")
                 return document(workflow)
-            case ["runs"]:
-                self._expect(request, "GET")
-                return self._runs(request, workflow_id)
-            case ["runs", run_id]:
-                self._expect(request, "GET")
-                self._run(workflow_id, run_id)
-                return Answer(200, dict(_JSON), self._item(request, workflow_id, run_id))
-            case ["runs", run_id, "replay"]:
-                self._expect(request, "POST")
-                self._run(workflow_id, run_id)
-                return document(self.world.replay_run(run_id, finish=False))
-            case ["runs", run_id, "retention"]:
-                self._expect(request, "PATCH")
-                self._run(workflow_id, run_id)
-                return document(self.world.set_retention(run_id, _max_age(request)))
+            case ["runs", *more]:
+                return self._in_runs(request, workflow_id, more)
             case ["versions"]:
                 self._expect(request, "GET")
                 newest_first = self.world.versions[workflow_id][::-1]
@@ -95,6 +82,21 @@ class Endpoints:
             case ["versions", wanted]:
                 self._expect(request, "GET")
                 return self._version(workflow_id, wanted)
+        return error(404, "Not found")
+
+    def _in_runs(self, request: Request, workflow_id: str, rest: Sequence[str]) -> Answer:
+        self._expect(request, {"replay": "POST", "retention": "PATCH"}.get("".join(rest[1:]), "GET"))
+        if rest and rest[0] not in self.world.runs[workflow_id]:
+            return error(404, "Run not found")
+        match rest:
+            case []:
+                return self._runs(request, workflow_id)
+            case [run_id]:
+                return Answer(200, dict(_JSON), self._item(request, workflow_id, run_id))
+            case [run_id, "replay"]:
+                return document(self.world.replay_run(run_id, finish=False))
+            case [run_id, "retention"]:
+                return document(self.world.set_retention(run_id, _max_age(request)))
         return error(404, "Not found")
 
     def _workflows(self, request: Request, app_id: str) -> Answer:
@@ -159,10 +161,6 @@ class Endpoints:
         if workflow is None or workflow["app"]["id"] != app_id:
             raise BadRequestError(error(404, "Workflow not found"))
         return workflow
-
-    def _run(self, workflow_id: str, run_id: str) -> None:
-        if run_id not in self.world.runs[workflow_id]:
-            raise BadRequestError(error(404, "Run not found"))
 
     def _expect(self, request: Request, method: str) -> None:
         if request.method != method:

@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from etl.sandbox.answers import Answer, Request, document, error
+from etl.sandbox.answers import Answer, Request, error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from etl.sandbox.world import World
 
-Where = "Callable[[Request], bool]"
 _HTML: Final = (
     b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
 )

@@ -64,10 +64,8 @@ def make_apps(count: int) -> dict[str, dict[str, Json]]:
     return made
 
 
-def make_lives(
-    random: Random, apps: dict[str, dict[str, Json]], per_app: int, start_ms: int, now_ms: int
-) -> list[Life]:
-    """The workflows of a world, with their versions published between somewhat before `start_ms` and `now_ms`."""
+def make_lives(random: Random, apps: dict[str, dict[str, Json]], per_app: int, span: tuple[int, int]) -> list[Life]:
+    """The workflows of a world, with versions published within `span` (epoch ms)."""
     plans: dict[str, tuple[dict[str, Json], Blueprint]] = {}
     for place in range(len(apps) * per_app):
         blueprint = BLUEPRINTS[place % len(BLUEPRINTS)]
@@ -76,16 +74,17 @@ def make_lives(
             blueprint = replace(blueprint, name=f"{blueprint.name} ({copy + 1})")
         app = list(apps.values())[place // per_app]
         plans[f"wf_{blueprint.key}" + (f"_{copy + 1}" if copy else "")] = (app, blueprint)
-    span = (start_ms - 20 * DAY_MS, now_ms)
     return [
-        make_life(random, workflow_id, app, blueprint, _child_of(workflow_id, plans), span)
+        make_life(random, app, blueprint, workflow_id=workflow_id, child_id=_child_of(workflow_id, plans), span=span)
         for workflow_id, (app, blueprint) in plans.items()
     ]
 
 
 def _child_of(workflow_id: str, plans: dict[str, tuple[dict[str, Json], Blueprint]]) -> str | None:
-    """The workflow that the workflow steps of another start: the preferred one of its app, of any, or any simple one."""
+    """The workflow that the steps of another start: a preferred one, of the same app if possible, or any simple one."""
     app, blueprint = plans[workflow_id]
+    if all(step.type != "workflow" for step in blueprint.steps):
+        return None
     near_first = sorted(plans, key=lambda other: plans[other][0]["id"] != app["id"])
     for wanted in blueprint.calls:
         for other in near_first:
@@ -95,11 +94,12 @@ def _child_of(workflow_id: str, plans: dict[str, tuple[dict[str, Json], Blueprin
     return next(simple, None)
 
 
-def make_life(  # noqa: PLR0913 - a workflow is these facts, and no two of them belong together
+def make_life(
     random: Random,
-    workflow_id: str,
     app: dict[str, Json],
     blueprint: Blueprint,
+    *,
+    workflow_id: str,
     child_id: str | None,
     span: tuple[int, int],
 ) -> Life:
@@ -115,20 +115,16 @@ def make_life(  # noqa: PLR0913 - a workflow is these facts, and no two of them 
         document = {"id": "ver_" + new_id(random), **ids} | body(random, plan, revision, child_id)
         published.append((at_ms, version(random, document, revision + 1, iso(at_ms))))
         drafts.append(body(random, plan, revision + 1, child_id))
-    workflow = _workflow(random, workflow_id, app, plan, published[-1], drafts[-1])
+    workflow = _workflow(random, plan, app, published[-1]) | drafts[-1]
     nightly = max(plan.origins, key=plan.origins.__getitem__) == "TRIGGER"
     return Life(workflow, plan, child_id, Rhythm(nightly=nightly), published, drafts)
 
 
 def _workflow(
-    random: Random,
-    workflow_id: str,
-    app: dict[str, Json],
-    plan: Blueprint,
-    current: tuple[int, dict[str, Json]],
-    draft: dict[str, Json],
+    random: Random, plan: Blueprint, app: dict[str, Json], current: tuple[int, dict[str, Json]]
 ) -> dict[str, Json]:
     at_ms, published = current
+    workflow_id = published["workflow_id"]
     retention = None
     if plan.retention_days is not None:
         retention = {"max_age_in_seconds": plan.retention_days * 86_400}
@@ -149,7 +145,6 @@ def _workflow(
         "deleted": False,
         "created_at": iso(at_ms - 90 * DAY_MS),
         "updated_at": iso(at_ms),
-        **draft,
     }
 
 

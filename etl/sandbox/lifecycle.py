@@ -1,4 +1,4 @@
-"""What happens to one run document after it was asked for: it is open, ends, is emptied, is kept for so long. In place."""
+"""What happens to one run document after it was asked for: it is open, ends, is emptied, is due. In place."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def end(run: dict[str, Json], ending: Ending | None, at_ms: int) -> None:
         run["started_at"] = run["created_at"]
     steps = run.get("output")
     if ending and isinstance(steps, dict) and steps:
-        steps[next(reversed(steps))]["end"] = at_ms
+        last = next(reversed(steps))
+        run["output"] = steps | {last: steps[last] | {"end": at_ms}}
     run |= {"ended_at": iso(at_ms), "updated_at": iso(at_ms)}
     if run.get("retention"):
         run["retention_due_at"] = retention_due(run)

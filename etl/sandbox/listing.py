@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Json = Any
 ORDERS: Final = ("created_desc", "created_asc", "updated_desc", "none", "shuffled")
+_FIELDS: Final = {"created_desc": "created_at", "created_asc": "created_at", "updated_desc": "updated_at", "none": "id"}
 _NEVER: Final = float("inf")
 
 
@@ -30,29 +31,47 @@ def instant(text: Json) -> float:
     return _seconds(text) if isinstance(text, str) else _NEVER
 
 
-def ordered(runs: Iterable[dict[str, Json]], order: str, random: Random) -> list[dict[str, Json]]:
-    """The runs in one of ORDERS.
+class Listing:
+    """Keeps a workflow's runs in order, and sorts only when runs or their times have changed since the last call."""
 
-    Args:
-        runs: run documents, the first created first: where times tie, that order decides.
-        order: `none` is arbitrary but the same at each call, `shuffled` is anew at each call.
-        random: source of chance for `shuffled`.
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._sorted_from: tuple[list[dict[str, Json]], list[Json]] = ([], [])
+        self._sorted_by = ""
+        self._sorted: list[dict[str, Json]] = []
 
-    Raises:
-        ValueError: `order` is none of ORDERS.
-    """
-    found = list(runs)
-    if order == "created_asc":
-        found.sort(key=lambda run: instant(run.get("created_at")))
-    elif order in {"created_desc", "updated_desc"}:
-        field = order.replace("desc", "at")
-        # Reversed and negated, so that of equal times the last created comes first.
-        found.reverse()
-        found.sort(key=lambda run: -instant(run.get(field)))
-    elif order == "none":
-        found.sort(key=lambda run: zlib.crc32(repr(run.get("id")).encode()))
-    elif order == "shuffled":
-        random.shuffle(found)
+    def ordered(self, runs: Iterable[dict[str, Json]], order: str) -> list[dict[str, Json]]:
+        """The runs in one of ORDERS; the list must not be changed.
+
+        Args:
+            runs: run documents, the first created first: where times tie, that order decides.
+            order: `none` is arbitrary but the same at each call, `shuffled` is anew at each call.
+
+        Raises:
+            ValueError: `order` is none of ORDERS.
+        """
+        found = list(runs)
+        if order == "shuffled":
+            self._random.shuffle(found)
+            return found
+        field = _FIELDS.get(order)
+        if field is None:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+        values = [run.get(field) for run in found]
+        if self._sorted_by != order or self._sorted_from != (found, values):
+            self._sorted_by, self._sorted_from = order, (found, values)
+            self._sorted = _sorted(found, values, order)
+        return self._sorted
+
+
+def _sorted(found: list[dict[str, Json]], values: list[Json], order: str) -> list[dict[str, Json]]:
+    if order == "none":
+        ranks = [float(zlib.crc32(repr(value).encode())) for value in values]
     else:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-    return found
+        ranks = [instant(value) for value in values]
+    places = range(len(found))
+    if order.endswith("_desc"):
+        # Negated rather than sorted in reverse, so that of equal times the last created comes first.
+        ranks = [-rank for rank in ranks]
+        places = places[::-1]
+    return [found[place] for place in sorted(places, key=ranks.__getitem__)]

@@ -76,7 +76,7 @@ def output(random: Random, plan: StepPlan, story: Scene) -> Json:
 
 def _model(random: Random, plan: StepPlan, story: Scene) -> Json:
     provider, model, _ = model_of(plan.key, story.revision)
-    made: dict[str, Json] = {"provider": provider, "model": f"{model}", "connection_type": "managed"}
+    made: dict[str, Json] = {"provider": provider, "model": model, "connection_type": "managed"}
     if random.random() < 0.15:
         made |= {"connection_id": "con_7Hs2", "connection_type": "own"}
     if random.random() < 0.004:
@@ -112,12 +112,12 @@ def _http(random: Random, plan: StepPlan, story: Scene) -> Json:
     }
 
 
-def _browser(random: Random, plan: StepPlan, story: Scene) -> Json:
+def _browser(random: Random, _plan: StepPlan, story: Scene) -> Json:
     text = f"{story.customer} · €{random.randrange(100, 1999)}.99 · " + prose(random, _size(random, 8))
     return {"ok": True, "status": 200, "headers": {"content-type": "text/html"}, "body": f"<main>{text}</main>"}
 
 
-def _code(random: Random, plan: StepPlan, story: Scene) -> Json:
+def _code(random: Random, _plan: StepPlan, story: Scene) -> Json:
     kind = random.random()
     if kind < 0.12:
         return random.randrange(10**5) / 100
@@ -132,16 +132,16 @@ def _code(random: Random, plan: StepPlan, story: Scene) -> Json:
     return {"customer": story.customer, "rows": rows, "ratio": random.random(), "empty": {}, "none": None}
 
 
-def _branch(random: Random, plan: StepPlan, story: Scene) -> Json:
+def _branch(random: Random, plan: StepPlan, _story: Scene) -> Json:
     taken = random.choice([*plan.config["conditions"], None])
     return {name: name == taken for name in plan.config["conditions"]} | {"else": taken is None}
 
 
-def _service(random: Random, plan: StepPlan, story: Scene) -> Json:
+def _service(_random: Random, plan: StepPlan, _story: Scene) -> Json:
     return _SERVICE_OUTPUTS[plan.config["service"]["type"]]
 
 
-def _intake(random: Random, plan: StepPlan, story: Scene) -> Json:
+def _intake(_random: Random, _plan: StepPlan, story: Scene) -> Json:
     return {"text": story.subject, "received_at": "2026-10-12T09:00:00Z"}
 
 

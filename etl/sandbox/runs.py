@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from etl.sandbox import outputs
 from etl.sandbox.rhythm import from_ms
-from etl.sandbox.steps import ToldRun, Story, lasting, new_id
+from etl.sandbox.steps import Story, ToldRun, lasting, new_id
 from etl.sandbox.usage import run_usage
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ _TICK_S: Final = 1.0
 
 
 @asynccontextmanager
-async def serve(  # noqa: PLR0913 - each has a default and is given by name
+async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     *,

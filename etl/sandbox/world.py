@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import gc
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from etl.sandbox import genesis
+from etl.sandbox import genesis, hostile, passage
 from etl.sandbox.blueprints import BLUEPRINTS
-from etl.sandbox.history import family, past
-from etl.sandbox.lifecycle import STORY_FIELDS, Ending, empty, end, is_due, open_up, retention_due
-from etl.sandbox.listing import ordered
-from etl.sandbox.rhythm import DAY_MS, HOUR_MS, from_ms, poisson, to_ms
+from etl.sandbox.history import Past, family
+from etl.sandbox.lifecycle import STORY_FIELDS, Ending, end, open_up, retention_due
+from etl.sandbox.listing import Listing
+from etl.sandbox.rhythm import DAY_MS, HOUR_MS, from_ms, to_ms
 from etl.sandbox.runs import OPEN, iso
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from etl.sandbox.passage import Changes
 
 Json = Any
 DEFAULT_NOW: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
-_REPLAYS_PER_RUN: Final = 0.03
-
-
-@dataclass(slots=True)
-class Changes:
-    """What happened while time passed: run ids, each list in the order in which it happened."""
-
-    created: list[str] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
-    replayed: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    emptied: list[str] = field(default_factory=list)
 
 
 class World:
@@ -46,6 +40,9 @@ class World:
         raw: bytes that are served verbatim in place of the run with that id.
         order: the order of listings, one of `listing.ORDERS`.
         on_retention: what happens to a run once it is due: `delete` it, or `empty` its payloads.
+        lives: how each workflow lives on, by workflow id.
+        endings: how each open run is bound to end, by run id.
+        random: the source of all chance.
     """
 
     def __init__(self, seed: int = 1, *, now: datetime = DEFAULT_NOW) -> None:
@@ -57,23 +54,25 @@ class World:
         self.raw: dict[str, bytes] = {}
         self.order = "created_desc"
         self.on_retention = "delete"
-        self._random = Random(seed)
-        self._shuffle = Random(seed + 1)
-        self._lives: dict[str, genesis.Life] = {}
-        self._endings: dict[str, Ending] = {}
+        self.random = Random(seed)
+        self._shuffling = Random(seed + 1)
+        self._listings: dict[str, Listing] = {}
+        self.lives: dict[str, genesis.Life] = {}
+        self.endings: dict[str, Ending] = {}
 
     @classmethod
-    def generate(  # noqa: PLR0913 - each has a default and is given by name
+    def generate(
         cls,
         seed: int = 1,
+        *,
         apps: int = 2,
         workflows_per_app: int = 4,
         runs: int = 3000,
         days: int = 60,
         now: datetime | None = None,
         open_runs: int = 12,
-        *,
         rough_edges: bool = True,
+        distinct: int | None = None,
     ) -> World:
         """A world with a history; the same arguments give the same world.
 
@@ -86,22 +85,26 @@ class World:
             now: where the world's clock stands, 2026-11-01T12:00:00Z by default.
             open_runs: how many of the runs have not ended.
             rough_edges: whether some runs have odd but legal shapes (null or day-only times, NULs, unknown fields).
+            distinct: for big worlds: the runs past that many are copies of earlier ones with ids and times of their
+                own, which share inner documents with them.
         """
         world = cls(seed, now=now or DEFAULT_NOW)
-        random, now_ms = world._random, to_ms(world.now)
+        now_ms = to_ms(world.now)
         start_ms = now_ms - days * DAY_MS
         world.apps = genesis.make_apps(apps)
-        for life in genesis.make_lives(random, world.apps, workflows_per_app, start_ms, now_ms):
+        span = (start_ms - 20 * DAY_MS, now_ms)
+        for life in genesis.make_lives(world.random, world.apps, workflows_per_app, span):
             world._settle(life)
-        shares = sum(life.plan.share for life in world._lives.values())
-        for life in world._lives.values():
+        shares = sum(life.plan.share for life in world.lives.values())
+        for life in world.lives.values():
             life.per_day = runs / days * life.plan.share / shares
-        if world._lives:
-            for run in past(random, world._lives, runs, start_ms, now_ms, rough_edges=rough_edges):
+        past = Past(runs, start_ms, now_ms, rough_edges, distinct)
+        with _garbage_kept():
+            for run in past.runs(world.random, world.lives) if world.lives else ():
                 world.runs[run["workflow_id"]][run["id"]] = run
-            world._reopen(open_runs)
+        world._reopen(open_runs)
         for workflow_id in world.workflows:
-            world._recount(workflow_id)
+            world.recount(workflow_id)
         return world
 
     def listing(self, workflow_id: str, origin: str = "ALL", status: str = "ALL") -> list[dict[str, Json]]:
@@ -110,11 +113,14 @@ class World:
         Raises:
             KeyError: no such workflow.
         """
-        runs = self.runs[workflow_id].values()
-        if (origin, status) != ("ALL", "ALL"):
-            chosen = [run for run in runs if origin in {"ALL", run.get("origin")}]
-            return ordered((run for run in chosen if status in {"ALL", run.get("status")}), self.order, self._shuffle)
-        return ordered(runs, self.order, self._shuffle)
+        runs = self._listings[workflow_id].ordered(self.runs[workflow_id].values(), self.order)
+        if (origin, status) == ("ALL", "ALL"):
+            return runs
+        return [
+            run
+            for run in runs
+            if (origin == "ALL" or run.get("origin") == origin) and (status == "ALL" or run.get("status") == status)
+        ]
 
     def find(self, run_id: str) -> dict[str, Json]:
         """The document of a run.
@@ -122,17 +128,24 @@ class World:
         Raises:
             KeyError: no such run.
         """
-        for runs in self.runs.values():
-            if run_id in runs:
-                return runs[run_id]
-        raise KeyError(run_id)
+        return self.runs[self._home(run_id)][run_id]
+
+    def spoil(self, run_id: str, kind: str) -> bytes:
+        """Serve a run as one of `hostile.KINDS` from now on; returns the bytes, which also stand in `raw`.
+
+        Raises:
+            KeyError: no such run, or no such kind.
+        """
+        self.raw[run_id] = hostile.KINDS[kind](self.find(run_id))
+        return self.raw[run_id]
 
     def add_workflow(self, app_id: str, workflow_id: str, *, per_day: float = 20.0) -> dict[str, Json]:
         """Add a workflow without runs to an app (made where unknown); returns its document."""
         app = self.apps.setdefault(app_id, {"id": app_id, "name": app_id, "verified": False})
-        plan = BLUEPRINTS[len(self._lives) % len(BLUEPRINTS)]
+        plan = BLUEPRINTS[len(self.lives) % len(BLUEPRINTS)]
         now_ms = to_ms(self.now)
-        life = genesis.make_life(self._random, workflow_id, app, plan, None, (now_ms - 30 * DAY_MS, now_ms))
+        span = (now_ms - 30 * DAY_MS, now_ms)
+        life = genesis.make_life(self.random, app, plan, workflow_id=workflow_id, child_id=None, span=span)
         life.per_day = per_day
         self._settle(life)
         return life.document
@@ -147,19 +160,19 @@ class World:
         Raises:
             KeyError: no such workflow.
         """
-        life = self._lives[workflow_id]
+        life = self.lives[workflow_id]
         now_ms = self._tick()
-        told = family(self._random, self._lives, life.occasion(self._random, now_ms), 1)[0]
+        told = family(self.random, self.lives, life.occasion(self.random, now_ms), 1)[0]
         run = told.document
         if overrides.get("status") in OPEN:
-            steps = None if overrides["status"] == "PENDING" else self._random.randint(1, 3)
+            steps = None if overrides["status"] == "PENDING" else self.random.randint(1, 3)
             ending = open_up(run, max(told.ended_ms, now_ms + 60_000), steps=steps)
-            self._endings[overrides.get("id", run["id"])] = ending
+            self.endings[str(overrides.get("id", run["id"]))] = ending
         else:
             self.now = max(self.now, from_ms(told.ended_ms + 1000))
         run |= overrides
         self.runs[workflow_id][run["id"]] = run
-        self._recount(workflow_id)
+        self.recount(workflow_id)
         return run
 
     def finish_run(self, run_id: str, **overrides: Json) -> dict[str, Json]:
@@ -169,7 +182,7 @@ class World:
             KeyError: no such run.
         """
         run = self.find(run_id)
-        end(run, self._endings.pop(run_id, None), self._tick())
+        end(run, self.endings.pop(run_id, None), self._tick())
         run |= overrides
         return run
 
@@ -185,9 +198,9 @@ class World:
             KeyError: no such run.
         """
         run = self.find(run_id)
-        life = self._lives[run["workflow_id"]]
+        life = self.lives[self._home(run_id)]
         now_ms = self._tick()
-        told = family(self._random, self._lives, life.occasion(self._random, now_ms), 1)[0]
+        told = family(self.random, self.lives, life.occasion(self.random, now_ms), 1)[0]
         for key in STORY_FIELDS:
             run.pop(key, None)
         run |= {key: told.document[key] for key in STORY_FIELDS if key in told.document}
@@ -196,7 +209,7 @@ class World:
         if finish:
             end(run, ending, now_ms)
         else:
-            self._endings[run_id] = ending
+            self.endings[run_id] = ending
         run |= overrides
         return run
 
@@ -217,11 +230,11 @@ class World:
         Raises:
             KeyError: no such run.
         """
-        workflow_id = next(key for key, runs in self.runs.items() if run_id in runs) if self.find(run_id) else ""
+        workflow_id = self._home(run_id)
         del self.runs[workflow_id][run_id]
         self.raw.pop(run_id, None)
-        self._endings.pop(run_id, None)
-        self._recount(workflow_id)
+        self.endings.pop(run_id, None)
+        self.recount(workflow_id)
 
     def advance(self, delta: timedelta) -> Changes:
         """Let time pass: runs are created at their natural rhythm, open ones end, some are replayed, due ones go.
@@ -229,82 +242,57 @@ class World:
         Returns:
             The ids of the runs that changed.
         """
-        changes = Changes()
-        start_ms, until_ms = to_ms(self.now), to_ms(self.now + delta)
-        for run_id, ending in sorted(self._endings.items(), key=lambda item: item[1].due_ms):
-            if ending.due_ms <= until_ms:
-                end(self.find(run_id), self._endings.pop(run_id), max(start_ms, ending.due_ms))
-                changes.finished.append(run_id)
-        changes.created = self._live(start_ms, until_ms)
-        for _ in range(poisson(self._random, _REPLAYS_PER_RUN * len(changes.created))):
-            changes.replayed += self._replay_some(start_ms, until_ms)
-        self.now = from_ms(until_ms)
-        self._retain(changes)
-        for workflow_id in self.workflows:
-            self._recount(workflow_id)
-        return changes
-
-    def _live(self, start_ms: int, until_ms: int) -> list[str]:
-        random = self._random
-        told = []
-        for life in self._lives.values():
-            for at_ms in life.rhythm.moments(random, start_ms, until_ms, life.per_day):
-                told += family(random, self._lives, life.occasion(random, at_ms), 1000)
-        told = [one for one in told if one.created_ms < until_ms]
-        told.sort(key=lambda one: one.created_ms)
-        for one in told:
-            run = one.document
-            self.runs[run["workflow_id"]][run["id"]] = run
-            if one.ended_ms > until_ms:
-                begun = sum(step["start"] <= until_ms for step in run["output"].values())
-                self._endings[run["id"]] = open_up(run, one.ended_ms, steps=begun)
-        return [one.document["id"] for one in told]
-
-    def _replay_some(self, start_ms: int, until_ms: int) -> list[str]:
-        random = self._random
-        runs = random.choice([runs for runs in self.runs.values() if runs] or [{}])
-        ended = [run_id for run_id, run in runs.items() if run["status"] not in OPEN and run["created_at"]]
-        if not ended:
-            return []
-        run_id = random.choice(ended)
-        self.now = from_ms(random.randrange(start_ms, until_ms))
-        self.replay_run(run_id)
-        return [run_id]
-
-    def _retain(self, changes: Changes) -> None:
-        now_ms = to_ms(self.now)
-        for run in [run for runs in self.runs.values() for run in runs.values() if is_due(run, now_ms)]:
-            if self.on_retention == "delete":
-                self.delete_run(run["id"])
-                changes.deleted.append(run["id"])
-            elif run.get("input") is not None or run.get("output") is not None or run.get("result") is not None:
-                empty(run, now_ms)
-                changes.emptied.append(run["id"])
+        return passage.advance(self, delta)
 
     def _reopen(self, count: int) -> None:
         """Turn ended runs into open ones: recent ones, and one in six that has been stuck for days."""
-        random, now_ms = self._random, to_ms(self.now)
-        able = [run for run in self._all() if run["origin"] != "WORKFLOW" and isinstance(run["output"], dict)]
-        able = sorted((run for run in able if run["created_at"]), key=lambda run: run["created_at"])
+        random, now_ms = self.random, to_ms(self.now)
+        able = [
+            run
+            for run in self._all()
+            if run["origin"] != "WORKFLOW" and isinstance(run["output"], dict) and run["usage"] and run["created_at"]
+        ]
+        able.sort(key=lambda run: run["created_at"])
         stuck = [able[-50 - 40 * place] for place in range(count // 6) if len(able) > 50 + 40 * place]
         for run in [*stuck, *able[len(able) - count + len(stuck) :]]:
             due_ms = now_ms + random.randrange(60_000, 8 * HOUR_MS) + (5 * DAY_MS if run in stuck else 0)
             steps = random.choice((None, 1, 2, 3))
-            self._endings[run["id"]] = open_up(run, due_ms, steps=steps)
+            self.endings[run["id"]] = open_up(run, due_ms, steps=steps)
+
+    def _home(self, run_id: str) -> str:
+        """The id of the workflow in whose listing a run stands."""
+        for workflow_id, runs in self.runs.items():
+            if run_id in runs:
+                return workflow_id
+        raise KeyError(run_id)
 
     def _all(self) -> list[dict[str, Json]]:
         return [run for runs in self.runs.values() for run in runs.values()]
 
     def _settle(self, life: genesis.Life) -> None:
         workflow_id = life.document["id"]
-        self._lives[workflow_id] = life
+        self.lives[workflow_id] = life
         self.workflows[workflow_id] = life.document
         self.versions[workflow_id] = [document for _, document in life.published]
         self.runs[workflow_id] = {}
+        self._listings[workflow_id] = Listing(self._shuffling)
 
-    def _recount(self, workflow_id: str) -> None:
+    def recount(self, workflow_id: str) -> None:
+        """Bring the `runs_count` of a workflow up to date, after its `runs` were changed by hand."""
         self.workflows[workflow_id]["runs_count"] = len(self.runs[workflow_id])
 
     def _tick(self) -> int:
         self.now += timedelta(milliseconds=1)
         return to_ms(self.now)
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Keep the garbage collector from going over a growing world again and again: documents have no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
