@@ -1,0 +1,68 @@
+# Needs Python 3.11 or newer, make, and a package registry; everything else is set up here, in .venv.
+#
+#   make demo    see the main job done, with nothing to configure
+#   make test    all tests          make lint    style, types, layers
+#   make bench   the benchmarks     make soak    random histories with kills, compared with the API
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench soak wheel clean
+.DELETE_ON_ERROR:
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+PIP    := $(PYTHON) -m pip --disable-pip-version-check install --quiet --no-input
+# What follows `--` for the program behind a target: make bench ARGS=--quick
+ARGS   ?=
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The newest Python that can make a virtual environment; `make PYTHON3=/path/to/python demo` chooses another.
+$(VENV)/made:
+	@for each in $(PYTHON3) python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	  if $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "Setting up $(VENV) with $$($$each --version) (once)"; \
+	    $(PYTHON) -c '' >/dev/null 2>&1 || $$each -m venv --clear $(VENV) || exit 1; \
+	    touch $@; exit 0; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or newer with the modules venv and ensurepip was found." >&2; \
+	echo "  mend: install one (Debian, Ubuntu: apt install python3 python3-venv), or make PYTHON3=/path/to/python" >&2; \
+	exit 1
+
+$(VENV)/installed: $(VENV)/made pyproject.toml
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/made pyproject.toml
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+demo: $(VENV)/installed
+	@$(VENV)/bin/cortex-etl demo $(ARGS)
+
+test: $(VENV)/installed-dev
+	@$(PYTHON) -m pytest -q -n auto $(ARGS)
+
+lint: $(VENV)/installed-dev
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@$(VENV)/bin/lint-imports --no-cache
+
+format: $(VENV)/installed-dev
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+bench: $(VENV)/installed-dev
+	@$(PYTHON) -m benchmarks $(ARGS)
+
+soak: $(VENV)/installed-dev
+	@$(PYTHON) -m tests.faults.soak $(ARGS)
+
+wheel: $(VENV)/installed-dev
+	@$(PYTHON) -m build --wheel
+
+clean:
+	@test ! -x $(VENV)/bin/cortex-etl || $(VENV)/bin/cortex-etl stop --quiet
+	rm -rf $(VENV) build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
