@@ -1,0 +1,120 @@
+"""`run_tree`: who started whom, from the root down, whatever the data claims."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import asyncpg
+
+TREE = """
+    SELECT root_run_id || ' > ' || run_id || ' (' || depth || coalesce(', by ' || parent_run_id || '.' || parent_step_key, '') || ')'
+    FROM run_tree
+    ORDER BY root_run_id, depth, run_id
+"""
+
+
+async def runs(warehouse: asyncpg.Connection, *idents: str) -> None:
+    for ident in idents:
+        await warehouse.execute(
+            "INSERT INTO runs (id, status, usage_total, created_at) VALUES ($1, 'COMPLETED', 0.5, '2026-03-01T23:00Z')",
+            ident,
+        )
+
+
+async def starts(warehouse: asyncpg.Connection, parent: str, step: str, child: str | None) -> None:
+    await warehouse.execute(
+        "INSERT INTO run_steps (run_id, step_key, ordinal, type, child_run_id) VALUES ($1, $2, 0, 'workflow', $3)",
+        parent,
+        step,
+        child,
+    )
+
+
+async def loops(warehouse: asyncpg.Connection, parent: str, step: str, *outputs: str | None, kind: str | None) -> None:
+    await starts(warehouse, parent, step, None)
+    for place, output in enumerate(outputs):
+        await warehouse.execute(
+            "INSERT INTO run_step_calls (run_id, step_key, ordinal, type, output) VALUES ($1, $2, $3, $4, $5)",
+            parent,
+            step,
+            place,
+            kind,
+            output,
+        )
+
+
+async def tree(warehouse: asyncpg.Connection) -> list[str]:
+    return [row[0] for row in await warehouse.fetch(TREE)]
+
+
+async def test_runs_stand_under_their_root(warehouse: asyncpg.Connection) -> None:
+    await runs(warehouse, "alone", "top", "mid", "leaf", "leaf2")
+    await starts(warehouse, "top", "call", "mid")
+    await starts(warehouse, "mid", "one", "leaf")
+    await starts(warehouse, "mid", "two", "leaf2")
+    assert await tree(warehouse) == [
+        "alone > alone (0)",
+        "top > top (0)",
+        "top > mid (1, by top.call)",
+        "top > leaf (2, by mid.one)",
+        "top > leaf2 (2, by mid.two)",
+    ]
+    total = "SELECT sum(credits) FROM run_tree WHERE root_run_id = 'top'"
+    assert await warehouse.fetchval(total) == Decimal("2.0")
+    days = "SELECT count(*) FROM run_tree WHERE day = '2026-03-01'"
+    assert await warehouse.fetchval(days) == 5
+
+
+async def test_a_loop_starts_many(warehouse: asyncpg.Connection) -> None:
+    await runs(warehouse, "top", "c1", "c2", "c3", "unrelated")
+    await loops(
+        warehouse, "top", "each", '{"run_id": "c1"}', '{"run_id": "c2"}', None, '[{"run_id": "x"}]', kind="workflow"
+    )
+    await loops(warehouse, "top", "typeless", '{"run_id": "c3", "workflow_id": "w"}', '{"run_id": "no"}', kind=None)
+    await loops(warehouse, "top", "code", '{"run_id": "unrelated", "workflow_id": "w"}', kind="code")
+    assert await tree(warehouse) == [
+        "top > top (0)",
+        "top > c1 (1, by top.each)",
+        "top > c2 (1, by top.each)",
+        "top > c3 (1, by top.typeless)",
+        "unrelated > unrelated (0)",
+    ]
+
+
+async def test_a_child_that_is_not_here_is_shown_without_status(warehouse: asyncpg.Connection) -> None:
+    await runs(warehouse, "top")
+    await starts(warehouse, "top", "call", "elsewhere")
+    rows = await warehouse.fetch("SELECT run_id, status, credits FROM run_tree ORDER BY depth")
+    assert [tuple(row) for row in rows] == [("top", "COMPLETED", Decimal("0.5")), ("elsewhere", None, None)]
+
+
+async def test_a_child_named_twice_stands_once_under_a_root(warehouse: asyncpg.Connection) -> None:
+    await runs(warehouse, "top", "mid", "leaf")
+    await starts(warehouse, "top", "call", "mid")
+    await starts(warehouse, "top", "again", "mid")
+    await starts(warehouse, "top", "shortcut", "leaf")
+    await starts(warehouse, "mid", "one", "leaf")
+    assert await tree(warehouse) == ["top > top (0)", "top > leaf (1, by top.shortcut)", "top > mid (1, by top.again)"]
+
+
+async def test_circles_end(warehouse: asyncpg.Connection) -> None:
+    await runs(warehouse, "self", "top", "a", "b")
+    await starts(warehouse, "self", "me", "self")
+    await starts(warehouse, "top", "in", "a")
+    await starts(warehouse, "a", "on", "b")
+    await starts(warehouse, "b", "back", "a")
+    await starts(warehouse, "b", "up", "b")
+    assert await tree(warehouse) == [
+        "self > self (0)",
+        "top > top (0)",
+        "top > a (1, by top.in)",
+        "top > b (2, by a.on)",
+    ]
+
+
+async def test_deep_trees_are_followed(warehouse: asyncpg.Connection) -> None:
+    await runs(warehouse, *(f"r{place:03}" for place in range(200)))
+    for place in range(199):
+        await starts(warehouse, f"r{place:03}", "next", f"r{place + 1:03}")
+    assert await warehouse.fetchval("SELECT max(depth) FROM run_tree WHERE root_run_id = 'r000'") == 199
+    assert await warehouse.fetchval("SELECT count(*) FROM run_tree") == 200
