@@ -1,6 +1,22 @@
 """The one place that puts the parts together: what each command calls."""
 
+from etl.app.planning import Plan, StreamPlan, make_plan
+from etl.app.rejects import RetryReport, list_rejects, retry_rejects
+from etl.app.reporting import StatusReport, StreamStatus, status_report
 from etl.app.summary import StreamSummary, SyncSummary
 from etl.app.syncing import run_sync
 
-__all__ = ["StreamSummary", "SyncSummary", "run_sync"]
+__all__ = [
+    "Plan",
+    "RetryReport",
+    "StatusReport",
+    "StreamPlan",
+    "StreamStatus",
+    "StreamSummary",
+    "SyncSummary",
+    "list_rejects",
+    "make_plan",
+    "retry_rejects",
+    "run_sync",
+    "status_report",
+]

@@ -6,18 +6,15 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from etl.api.client import CortexClient
-from etl.api.rate_limit import SharedLimiter
+from etl.app.clients import key_of, open_clients
 from etl.app.streams import NOT_DISCOVERED, chosen_apps, find_streams, only
 from etl.app.summary import EXIT_INTERRUPTED, SyncSummary
 from etl.app.warehouse import LOST, open_warehouse
-from etl.db.budget import Budget
 from etl.db.load import REFUSALS
 from etl.db.store import Store
 from etl.engine.local import LocalEngine
-from etl.errors import DatabaseError, EtlError, KeyRefusedError, SettingsError
+from etl.errors import DatabaseError, EtlError, KeyRefusedError
 from etl.events import (
     Notice,
     RequestRetried,
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from etl.api.client import CortexClient
     from etl.app.warehouse import Warehouse
     from etl.config import AppSettings, Settings
     from etl.db.session import StreamState
@@ -75,11 +73,8 @@ class Syncing:
         """Do it; see `run_sync`."""
         started = monotonic()
         wanted = chosen_apps(self._settings, apps)
-        keys = {app.id: app.key or self._settings.api.key for app in wanted}
-        if missing := [app_id for app_id, key in keys.items() if key is None]:
-            raise SettingsError(
-                f"no API key for the app {missing[0]}", mend="Set CORTEX_API_KEY, or api.key in config.yaml."
-            )
+        for app in wanted:
+            key_of(self._settings, app)  # before anything is opened
         async with AsyncExitStack() as stack:
             warehouse = await stack.enter_async_context(
                 open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)
@@ -87,7 +82,7 @@ class Syncing:
             if not self._dry_run:
                 self.summary.sync_id = await warehouse.session.start_sync(self._task.mode)
             try:
-                await self._connect(stack, warehouse, wanted)
+                self._clients = await open_clients(stack, self._settings, wanted, warehouse.leases, self._listener)
                 await self._run_streams(warehouse, wanted, workflows)
                 self.summary.conclude()
             except asyncio.CancelledError:
@@ -100,21 +95,6 @@ class Syncing:
                 self.summary.seconds = round(monotonic() - started, 3)
                 await asyncio.shield(self._close_ledger(warehouse))
         return self.summary
-
-    async def _connect(self, stack: AsyncExitStack, warehouse: Warehouse, apps: Sequence[AppSettings]) -> None:
-        """Make a client an app; all share one budget, and clients with the same key are one."""
-        api = self._settings.api
-        budget = Budget(warehouse.leases, urlsplit(api.base_url).netloc, api.requests_per_minute)
-        limiter = SharedLimiter(budget)
-        by_key: dict[str, CortexClient] = {}
-        for app in apps:
-            key = app.key or api.key
-            assert key is not None  # noqa: S101 - checked by `run`; this only tells the type checker
-            secret = key.get_secret_value()
-            if secret not in by_key:
-                client = CortexClient(api, key, limiter, self._listener)
-                by_key[secret] = await stack.enter_async_context(client)
-            self._clients[app.id] = by_key[secret]
 
     async def _run_streams(self, warehouse: Warehouse, apps: Sequence[AppSettings], workflows: Sequence[str]) -> None:
         streams: list[StreamId] = []

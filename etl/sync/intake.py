@@ -74,6 +74,7 @@ class Intake:
         since: runs created before are left alone.
         until: runs created at or after are left alone.
         redact: applied to the bytes of quarantined items; None keeps them as received.
+        retry: read items anew although the quarantine holds them.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Intake:
         since: datetime | None = None,
         until: datetime | None = None,
         redact: Callable[[bytes], bytes] | None = None,
+        retry: bool = False,
     ) -> None:
         self.tally = Tally()
         self.newest: datetime | None = None
@@ -94,12 +96,13 @@ class Intake:
         self._since, self._until = since, until
         self._redact = redact
         self._held: dict[bytes, str | None] | None = None
+        self._retry = retry
         self._counted: set[bytes] = set()
 
     async def sort(self, pages: Sequence[Page]) -> Sorted:
         """Tell the items of some pages apart, and make rows of those that are new or changed."""
         if self._held is None:
-            self._held = await self._store.open_rejects()
+            self._held = {} if self._retry else await self._store.open_rejects()
         result = Sorted()
         told = [[_Received(raw, digest(raw), peek_id(raw), page) for raw in page.items] for page in pages]
         known = await self._store.known([item.ident for items in told for item in items if item.ident is not None])
@@ -113,7 +116,7 @@ class Intake:
             result.pages.append(listed)
             self._announce(page, len(items), before, (new, changed, result))
         result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
-        result.batch.settles_rejects = bool(self._held)
+        result.batch.settles_rejects = self._retry or bool(self._held)
         return result
 
     def _take(

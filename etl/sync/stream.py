@@ -62,6 +62,11 @@ class Outcome:
     tally: Tally = field(default_factory=Tally)
 
 
+def reconcile_is_due(every: timedelta, last: datetime | None) -> bool:
+    """Whether a sync should read everything; `every` 0 never."""
+    return bool(every) and (last is None or datetime.now(UTC) - last >= every)
+
+
 class StreamSync:
     """Brings one locked stream up to date.
 
@@ -95,7 +100,8 @@ class StreamSync:
         self._listener(StreamStarted(self._store.stream, self._store.state.api_count))
         if self._task.windowed:
             return await self._window()
-        if self._task.mode == "sync" and self._store.state.backfill_done and not self._reconcile_is_due():
+        due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at)
+        if self._task.mode == "sync" and self._store.state.backfill_done and not due:
             if not await self._head():
                 await self._whole()
             else:
@@ -103,10 +109,6 @@ class StreamSync:
         else:
             await self._whole()
         return await self._compare()
-
-    def _reconcile_is_due(self) -> bool:
-        every, last = self._task.reconcile_every, self._store.state.last_reconciled_at
-        return bool(every) and (last is None or datetime.now(UTC) - last >= every)
 
     async def _whole(self) -> None:
         """Read all that the API lists; a history load that was cut off goes on where it stopped."""

@@ -1,0 +1,70 @@
+"""Clients of the API, one a key, all within one request budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from etl.api.client import CortexClient
+from etl.api.rate_limit import SharedLimiter
+from etl.db.budget import Budget
+from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AsyncExitStack
+
+    import asyncpg
+    from pydantic import SecretStr
+
+    from etl.config import AppSettings, Settings
+    from etl.events import Listener
+
+
+def key_of(settings: Settings, app: AppSettings) -> SecretStr:
+    """The key for an app.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    key = app.key or settings.api.key
+    if key is None:
+        raise SettingsError(
+            f"no API key for the app {app.id}", mend="Set CORTEX_API_KEY in the environment, or api.key in config.yaml."
+        )
+    return key
+
+
+async def open_clients(
+    stack: AsyncExitStack,
+    settings: Settings,
+    apps: Sequence[AppSettings],
+    leases: asyncpg.Pool,
+    listener: Listener,
+) -> dict[str, CortexClient]:
+    """Open a client for each app; apps with the same key share one.
+
+    Args:
+        stack: closes them.
+        settings: of the API.
+        apps: whose keys to use.
+        leases: a connection for the request budget.
+        listener: hears of requests.
+
+    Returns:
+        The clients by app id.
+
+    Raises:
+        SettingsError: an app has no key.
+    """
+    budget = Budget(leases, urlsplit(settings.api.base_url).netloc, settings.api.requests_per_minute)
+    limiter = SharedLimiter(budget)
+    by_key: dict[str, CortexClient] = {}
+    clients: dict[str, CortexClient] = {}
+    for app in apps:
+        key = key_of(settings, app)
+        secret = key.get_secret_value()
+        if secret not in by_key:
+            by_key[secret] = await stack.enter_async_context(CortexClient(settings.api, key, limiter, listener))
+        clients[app.id] = by_key[secret]
+    return clients

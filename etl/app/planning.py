@@ -1,0 +1,135 @@
+"""What a backfill or sync would cost, from one count probe a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from etl.app.clients import open_clients
+from etl.app.streams import chosen_apps, find_streams, only
+from etl.app.warehouse import open_warehouse
+from etl.db.store import Store
+from etl.decode import digest
+from etl.errors import RecordError
+from etl.events import ignore
+from etl.normalize import Normalizer
+from etl.sync.stream import reconcile_is_due
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etl.api.client import CortexClient
+    from etl.api.pages import Page
+    from etl.app.warehouse import Warehouse
+    from etl.config import Settings
+    from etl.events import Listener, StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """One stream: what the API counts, what is here, and what remains to do.
+
+    `work` is backfill, reconcile or sync; `rows` estimates the table rows written, from the run that the probe showed
+    (None where it showed none that can be read).
+    """
+
+    app_id: str
+    workflow_id: str
+    work: str
+    api_count: int | None
+    warehouse_count: int
+    requests: int
+    runs: int
+    rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All streams; `minutes` at the configured rate, probes not included."""
+
+    mode: str
+    streams: list[StreamPlan] = field(default_factory=list)
+    requests: int = 0
+    runs: int = 0
+    rows: int = 0
+    minutes: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
+        return asdict(self)
+
+
+async def make_plan(
+    settings: Settings,
+    mode: Literal["sync", "backfill"] = "sync",
+    *,
+    apps: Sequence[str] = (),
+    workflows: Sequence[str] = (),
+    listener: Listener = ignore,
+) -> Plan:
+    """Tell what a command would cost.
+
+    Raises:
+        SettingsError, KeyRefusedError, FatalError, TransientError, DatabaseError: as of `run_sync`.
+    """
+    wanted = chosen_apps(settings, apps)
+    async with AsyncExitStack() as stack:
+        warehouse = await stack.enter_async_context(open_warehouse(settings, listener))
+        clients = await open_clients(stack, settings, wanted, warehouse.leases, listener)
+        streams: list[StreamId] = []
+        for app in wanted:
+            streams += await find_streams(app, clients[app.id], None, listener, take=settings.api.page_size)
+        places = asyncio.Semaphore(settings.api.concurrency)
+
+        async def one(stream: StreamId) -> StreamPlan:
+            async with places:
+                return await _plan_stream(settings, mode, warehouse, clients[stream.app_id], stream)
+
+        plans = await asyncio.gather(*(one(stream) for stream in only(streams, workflows)))
+    requests = sum(plan.requests for plan in plans)
+    return Plan(
+        mode,
+        list(plans),
+        requests,
+        sum(plan.runs for plan in plans),
+        sum(plan.rows or 0 for plan in plans),
+        round(requests / settings.api.requests_per_minute, 2),
+    )
+
+
+async def _plan_stream(
+    settings: Settings, mode: str, warehouse: Warehouse, client: CortexClient, stream: StreamId
+) -> StreamPlan:
+    api = settings.api
+    state = await warehouse.session.read(stream)
+    store = Store(
+        warehouse.pool, warehouse.session, stream, state, sync_id=None, filters=(api.status, api.origin), dry_run=True
+    )
+    page = await client.probe_count(*stream, status=api.status, origin=api.origin)
+    ours, count = await store.count(), page.count or 0
+    pages = max(1, -(-count // api.page_size))
+    missing = max(0, count - ours)
+    if mode == "backfill" or not state.backfill_done:
+        # The pages, and one more request that looks whether the head has moved meanwhile.
+        work, requests = "backfill", pages + (pages > 1)
+    elif reconcile_is_due(settings.sync.reconcile_every, state.last_reconciled_at):
+        work, requests = "reconcile", pages + (pages > 1)
+    else:
+        open_runs = len(await store.open_runs())
+        work, requests = "sync", max(1, -(-missing // api.page_size)) + open_runs
+    each = _rows_of(stream, page)
+    rows = None if each is None else missing * each
+    return StreamPlan(*stream, work, page.count, ours, requests, missing, rows)
+
+
+def _rows_of(stream: StreamId, page: Page) -> int | None:
+    """How many rows the probe's run makes."""
+    for raw in page.items:
+        try:
+            rows = Normalizer(*stream).normalize(raw, digest(raw))
+        except RecordError:
+            return None
+        return 1 + len(rows.steps) + len(rows.calls) + len(rows.usage)
+    return None

@@ -1,0 +1,148 @@
+"""The quarantine: what is in it, and another try for each item."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from etl.api.pages import Page
+from etl.app.clients import open_clients
+from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
+from etl.db.connect import connect
+from etl.db.statements import statements
+from etl.db.store import Store
+from etl.errors import NotFoundError
+from etl.events import StreamId, ignore
+from etl.normalize import Normalizer, Redactor
+from etl.sync.intake import Intake
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from etl.api.client import CortexClient
+    from etl.app.warehouse import Warehouse
+    from etl.config import Settings
+    from etl.events import Listener
+
+_SQL = statements("reporting")
+
+
+@dataclass(slots=True)
+class RetryReport:
+    """What a retry came to: items loaded, items whose run the API no longer knows, and those that are still bad.
+
+    `still_bad` holds (id, reason, error); `held` counts items of streams that another invocation holds.
+    """
+
+    loaded: int = 0
+    gone: int = 0
+    held: int = 0
+    still_bad: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
+        return asdict(self)
+
+
+async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[dict[str, Any]]:
+    """The quarantined items, newest first; `resolved` includes those that have been settled since.
+
+    Raises:
+        DatabaseError: the database cannot be reached or used.
+    """
+    url = await database_url(settings)
+    await bring_up_to_date(url, settings, ignore)
+    connection = await connect(url, settings.database.schema_name)
+    try:
+        return [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
+    finally:
+        await connection.close()
+
+
+async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener: Listener = ignore) -> RetryReport:
+    """Try quarantined items again: their bytes as kept; where those are still bad and a key is at hand, the API's copy.
+
+    Args:
+        settings: all of them; without a key the API is not asked.
+        ids: only these items; all open ones where none is named.
+        listener: hears of what is loaded.
+
+    Raises:
+        DatabaseError: the database cannot be reached or used.
+    """
+    async with AsyncExitStack() as stack:
+        warehouse = await stack.enter_async_context(open_warehouse(settings, listener))
+        items = await warehouse.pool.fetch(_SQL["open_payloads"], list(ids) or None)
+        apps = [app for app in settings.apps if app.key or settings.api.key]
+        clients = await open_clients(stack, settings, apps, warehouse.leases, listener)
+        retrying = _Retrying(settings, warehouse, clients, listener)
+        for stream, group in groupby(items, key=lambda item: StreamId(item["app_id"], item["workflow_id"])):
+            await retrying.stream(stream, list(group))
+    return retrying.report
+
+
+class _Retrying:
+    """One retry over the quarantine."""
+
+    def __init__(
+        self, settings: Settings, warehouse: Warehouse, clients: dict[str, CortexClient], listener: Listener
+    ) -> None:
+        self.report = RetryReport()
+        self._settings = settings
+        self._warehouse = warehouse
+        self._clients = clients
+        self._listener = listener
+
+    async def stream(self, stream: StreamId, items: Sequence[asyncpg.Record]) -> None:
+        """Try the items of one stream, while holding it."""
+        session = self._warehouse.session
+        state = await session.lock(stream)
+        if state is None:
+            self.report.held += len(items)
+            return
+        payloads = self._settings.payloads
+        redactor = Redactor(payloads.redact) if payloads.redact else None
+        keep = payloads.retention == "keep"
+        store = Store(self._warehouse.pool, session, stream, state, sync_id=None, keep_payloads=keep)
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor)
+        redact = redactor.redact_bytes if redactor else None
+        intake = Intake(store, normalizer, self._listener, redact=redact, retry=True)
+        try:
+            for item in items:
+                await self._item(stream, intake, item)
+        finally:
+            await session.release(stream)
+
+    async def _item(self, stream: StreamId, intake: Intake, item: asyncpg.Record) -> None:
+        if await self._take(intake, item, item["payload"]):
+            self.report.loaded += 1
+            return
+        client = self._clients.get(stream.app_id)
+        if client is not None and item["run_id"] is not None:
+            try:
+                raw = await client.get_run(*stream, item["run_id"])
+            except NotFoundError:
+                await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
+                self.report.gone += 1
+                return
+            if raw != item["payload"] and await self._take(intake, item, raw):
+                self.report.loaded += 1
+                return
+        rows = await self._warehouse.pool.fetch(_SQL["still_open"], [item["id"]])
+        self.report.still_bad += [(row["id"], row["reason"], row["error"]) for row in rows]
+
+    async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes) -> bool:
+        """Load a copy of the item; whether that settled it."""
+        sorted_ = await intake.sort([Page([raw], 0, 1, None, item["url"], monotonic(), None, None)])
+        if sorted_.batch.rejects and raw == item["payload"]:
+            return False
+        good = not sorted_.batch.rejects
+        await intake.load(sorted_)
+        if good:
+            await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
+        return good
