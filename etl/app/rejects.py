@@ -141,8 +141,8 @@ class _Retrying:
         sorted_ = await intake.sort([Page([raw], 0, 1, None, item["url"], monotonic(), None, None)])
         if sorted_.batch.rejects and raw == item["payload"]:
             return False
-        good = not sorted_.batch.rejects
         await intake.load(sorted_)
+        good = not sorted_.batch.rejects  # PostgreSQL may have refused it, which puts it there
         if good:
             await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
         return good
