@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import stamina
 
@@ -117,7 +118,7 @@ class CortexClient:
 
     async def _get(self, path: str, query: dict[str, str | int], read: Callable[[Answer, str], _T]) -> _T:
         """Ask until `read` takes the answer's body, the attempts are used up, or asking again would not help."""
-        url = f"{self._settings.base_url}{path}{'?' if query else ''}{urlencode(query)}"
+        url = f"{self._settings.base_url}{path}{_query(query)}"
         tries = Tries(self._policy, lambda n, reason, wait_s: self._listener(RequestRetried(path, n, reason, wait_s)))
         async for attempt in stamina.retry_context(tries, attempts=None, timeout=None):
             with attempt:
@@ -171,6 +172,12 @@ class CortexClient:
             error.args = (error.message,)
 
 
+def _query(query: dict[str, str | int]) -> str:
+    pairs = [f"{name}={quote(value, safe='') if isinstance(value, str) else value}" for name, value in query.items()]
+    return f"?{'&'.join(pairs)}" if pairs else ""
+
+
+@lru_cache(maxsize=256)
 def _path(app_id: str, *parts: str) -> str:
     return "/apps/" + "/".join(map(_quoted, (app_id, *parts)))
 

@@ -22,7 +22,7 @@ class _Issue(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    message: str = ""
+    message: str
     errors: list[_Issue] | None = None
 
 
@@ -55,7 +55,7 @@ def api_message(body: bytes) -> str | None:
         error = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    parts = [error.message or "no message"]
+    parts = [error.message]
     parts += [f"{'.'.join(map(str, issue.path))}: {issue.message}".removeprefix(": ") for issue in error.errors or ()]
     text = " ".join("; ".join(parts).split())
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"

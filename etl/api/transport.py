@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 """The longest body that is taken, unpacked."""
 
-_BUFFER_BYTES = 512 * 1024  # pages are large; with aiohttp's 64 KiB the socket is paused more often
+_BUFFER_BYTES = 256 * 1024  # pages are large; with aiohttp's 64 KiB the socket is paused more often
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ _SLOT_SHARE = 1 / 300  # of the window: leases this close together share an entr
 _PASSING = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg says of a connection that the server ended while it was idle
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # the server shuts down or starts up
     asyncpg.InsufficientResourcesError,  # too many connections
@@ -83,7 +84,7 @@ class Budget:
                     async with self._pool.acquire() as connection:
                         asked_at = monotonic()
                         return await connection.fetchrow(sql, self._host, *values), asked_at
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (*_PASSING, asyncpg.PostgresError) as error:
             raise DatabaseError(
                 f"the request budget in the database cannot be used: {error or type(error).__name__}",
                 mend="check that PostgreSQL runs and that the role may select, insert and update etl_rate_budgets",

@@ -1,0 +1,233 @@
+"""The client against an API that fails: what is tried again, how often, and what is told in the end."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from time import monotonic
+
+import pytest
+from api_clients import QUICK, busiest, client_of
+
+from etl.api.retry import RetryPolicy
+from etl.errors import FatalError, KeyRefusedError, NotFoundError, TransientError
+from etl.events import RateLimited, RequestRetried, RequestSent
+from etl.sandbox.faults import EMPTY_BODY, HANG, HTML_OK, OBJECT_BODY, Body, CutBody, Headers, Reset, Status
+
+PASSING = {
+    "500": Status(500),
+    "502 as HTML": Status(502, html=True),
+    "503 with a time to wait": Status(503, retry_after=0),
+    "408": Status(408),
+    "425": Status(425),
+    "429 without Retry-After": Status(429),
+    "429 with seconds": Status(429, retry_after=0),
+    "404 by a proxy": Status(404, html=True),
+    "no content": Status(204),
+    "reset": Reset(),
+    "hang": HANG,
+    "cut by length": CutBody("length"),
+    "cut in a chunk": CutBody("chunked"),
+    "half the JSON": CutBody("half_json"),
+    "empty": EMPTY_BODY,
+    "white space": Body(b" \n"),
+    "HTML": HTML_OK,
+    "object for a list": OBJECT_BODY,
+    "a string": Body(b'"[]"'),
+    "two lists": Body(b"[][]"),
+    "null": Body(b"null"),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+async def test_what_passes_is_tried_again_until_it_is_right(sandbox, small_world, name):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.queue(PASSING[name], PASSING[name])
+    events = []
+    async with client_of(server.url, events.append, timeout_s=0.3) as client:
+        page = await client.list_runs(app_id, workflow_id, 1, 10)
+    assert [json.loads(item) for item in page.items] == small_world.listing(workflow_id)[:10]
+    assert len(server.requests) == 3
+    assert sum(isinstance(event, RequestSent) for event in events) == 3
+    assert [event.attempt for event in events if isinstance(event, RequestRetried)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", sorted(set(PASSING) - {"object for a list"}))
+async def test_a_run_is_asked_for_again_as_well(sandbox, small_world, name):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    run_id, run = next(iter(small_world.runs[workflow_id].items()))
+    server.faults.queue(PASSING[name])
+    async with client_of(server.url, timeout_s=0.3) as client:
+        assert json.loads(await client.get_run(app_id, workflow_id, run_id)) == run
+    assert len(server.requests) == 2
+
+
+async def test_a_list_where_a_run_belongs_is_no_run(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    run_id = next(iter(small_world.runs[workflow_id]))
+    server.faults.on(lambda request: True, Body(b"[{}]"))
+    async with client_of(server.url) as client:
+        with pytest.raises(TransientError, match="not a JSON document: a JSON list"):
+            await client.get_run(app_id, workflow_id, run_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("500", "500 Internal Server Error for /apps/.*: Something went wrong"),
+        ("502 as HTML", "502 Bad Gateway .* an HTML page"),
+        ("reset", "the connection broke"),
+        ("hang", "no whole answer within 0.2 s"),
+        ("cut by length", "cut body"),
+        ("cut in a chunk", "cut body"),
+        ("half the JSON", "cut body"),
+        ("empty", "not a JSON list"),
+        ("HTML", "not a JSON list"),
+        ("object for a list", "not a JSON list"),
+        ("no content", "204 No Content .* an empty body"),
+    ],
+)
+async def test_what_does_not_pass_ends_after_six_tries(sandbox, small_world, name, words):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.on(lambda request: True, PASSING[name])
+    events = []
+    async with client_of(server.url, events.append, timeout_s=0.2) as client:
+        with pytest.raises(TransientError, match=words):
+            await client.list_runs(app_id, workflow_id, 1, 10)
+    assert len(server.requests) == 6
+    assert sum(isinstance(event, RequestRetried) for event in events) == 5
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, FatalError), (403, FatalError), (401, KeyRefusedError)])
+async def test_what_will_not_pass_is_asked_once(sandbox, small_world, status, kind):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.on(lambda request: True, Status(status, message="Because so"))
+    async with client_of(server.url) as client:
+        with pytest.raises(kind, match="Because so") as caught:
+            await client.list_runs(app_id, workflow_id, 1, 10)
+    assert type(caught.value) is kind
+    assert caught.value.mend
+    assert len(server.requests) == 1
+
+
+async def test_a_404_by_a_proxy_never_says_that_a_run_is_gone(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.on(lambda request: True, Status(404, html=True))
+    async with client_of(server.url) as client:
+        with pytest.raises(TransientError, match=r"404 Not Found .* HTML") as caught:
+            await client.get_run(app_id, workflow_id, "any")
+    assert type(caught.value) is not NotFoundError
+
+
+async def test_rate_limits_use_no_attempts_up(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.on(lambda request: True, Status(429, retry_after=0), times=12)
+    async with client_of(server.url) as client:
+        assert (await client.probe_count(app_id, workflow_id)).count
+    assert len(server.requests) == 13
+
+
+async def test_a_rate_limit_that_never_ends_ends_the_stream(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.on(lambda request: True, Status(429, message="Slow down"))
+    policy = RetryPolicy(first_pause_s=0.05, longest_pause_s=0.05, patience_s=0.5)
+    started_at = monotonic()
+    async with client_of(server.url, policy=policy) as client:
+        with pytest.raises(FatalError, match=r"429 Too Many Requests .*Slow down") as caught:
+            await client.list_runs(app_id, workflow_id, 1, 10)
+    assert "requests_per_minute" in caught.value.mend
+    assert 0.5 <= monotonic() - started_at < 5
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("asked", ["seconds", "a date by a clock that is wrong"])
+async def test_a_time_to_wait_holds_for_all_tasks(sandbox, small_world, status, asked):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    faults = [Status(status, retry_after=1)]
+    if asked != "seconds":
+        long_ago = datetime(1970, 1, 1, tzinfo=UTC)
+        faults = [
+            Status(status, retry_after=long_ago + timedelta(seconds=1)),
+            Headers({"date": format_datetime(long_ago, usegmt=True)}),
+        ]
+    server.faults.on(lambda request: True, *faults, times=1)
+    events = []
+    async with client_of(server.url, events.append) as client:
+        await asyncio.gather(client.probe_count(app_id, workflow_id), late(client, app_id, workflow_id))
+    refused, *others = [request.time_monotonic for request in server.requests]
+    assert len(others) == 4
+    assert all(0.95 <= sent - refused < 4 for sent in others)
+    [limited] = [event for event in events if isinstance(event, RateLimited)]
+    assert limited.wait_s == 1
+
+
+async def late(client, app_id, workflow_id):
+    """Three requests that begin when the first was answered."""
+    await asyncio.sleep(0.2)
+    await asyncio.gather(*(client.probe_count(app_id, workflow_id) for _ in range(3)))
+
+
+async def test_an_answer_that_quotes_the_key_does_not_give_it_away(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.queue(
+        Status(500, message="key sk-sandbox is odd"),
+        Body(b'{"message":"key sk-sandbox is odd"}'),
+        Status(403, message="key sk-sandbox may not"),
+    )
+    events = []
+    async with client_of(server.url, events.append) as client:
+        with pytest.raises(FatalError, match=r"key \*\*\* may not") as caught:
+            await client.list_runs(app_id, workflow_id, 1, 10)
+    assert "sk-sandbox" not in repr([caught.value, caught.value.args, events])
+
+
+async def test_a_request_given_up_is_counted_and_harms_no_other(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    server.faults.queue(HANG)
+    events = []
+    async with client_of(server.url, events.append) as client:
+        hanging = asyncio.create_task(client.probe_count(app_id, workflow_id))
+        await asyncio.sleep(0.2)
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        assert (await client.probe_count(app_id, workflow_id)).count
+    assert hanging.cancelled()
+    assert [event.status for event in events] == [None, 200]
+
+
+async def test_no_request_is_sent_behind_the_limiters_back(sandbox, small_world):
+    server = await sandbox()
+    app_id, workflow_id = busiest(small_world)
+    events = []
+    async with client_of(server.url, events.append) as client:
+        await client.probe_count(app_id, workflow_id)  # a connection that is kept open
+        server.faults.on(lambda request: True, Reset(), times=3)
+        await client.probe_count(app_id, workflow_id)
+    assert len(server.requests) == 5
+    assert sum(isinstance(event, RequestSent) for event in events) == 5
+
+
+async def test_an_api_that_is_not_there(unused_tcp_port):
+    async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(TransientError, match=f"cannot connect to 127.0.0.1:{unused_tcp_port}") as caught:
+            await client.list_workflows("c", 1, 1)
+    assert "base_url" in caught.value.mend
+
+
+def test_the_policy_of_production_is_patient_and_bounded():
+    policy = RetryPolicy()
+    longest = [policy.pause_s(failure, 1) for failure in range(1, policy.attempts)]
+    assert policy.attempts == 6
+    assert 15 < sum(longest) < 60
+    assert policy.pause_s(1, 0) > QUICK.pause_s(1, 1)

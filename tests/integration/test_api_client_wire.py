@@ -1,0 +1,158 @@
+"""The client against servers that are no API at all: each says its own bytes on a real socket."""
+
+import asyncio
+import gzip
+import ssl
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from api_clients import client_of
+
+from etl.errors import FatalError, TransientError
+
+PAGE = b'[{"id":"a"},{"id":"b"}]'
+
+
+@asynccontextmanager
+async def serving(*answers, tls=None):
+    """A server that gives each request the next answer and then repeats the last; yields its address and requests."""
+    requests = []
+    conversations = set()
+
+    async def converse(reader, writer):
+        conversations.add(asyncio.current_task())
+        try:
+            while True:
+                requests.append(await reader.readuntil(b"\r\n\r\n"))
+                answer = answers[min(len(requests), len(answers)) - 1]
+                writer.write(answer)
+                await writer.drain()
+                if b"Connection: close" in answer:
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(converse, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+    finally:
+        server.close()
+        await asyncio.wait_for(asyncio.gather(*conversations), 5)
+
+
+def http(body, *headers, status="200 OK", length=None):
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", *headers]
+    lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def items(address, *, scheme="http", **options):
+    async with client_of(f"{scheme}://{address}", timeout_s=2, **options) as client:
+        return (await client.list_workflows("c", 1, 10)).items
+
+
+GOOD = http(PAGE)
+PACKED = gzip.compress(PAGE)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        http(PACKED[: len(PACKED) // 2], "Content-Encoding: gzip", "Connection: close"),
+        http(b"no gzip at all", "Content-Encoding: gzip", "Connection: close"),
+        http(PAGE[:9], "Connection: close", length=len(PAGE)),
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\n[{"id\r\n',
+        b"SSH-2.0-OpenSSH_9.2 Connection: close\r\n\r\n",
+        b"\r\n\r\nConnection: close",
+        http(b"", "Connection: close", status="200"),
+        http(b"\xff\xfe\x00", "Connection: close"),
+    ],
+    ids=["gzip cut", "gzip broken", "length", "chunk", "ssh", "blank", "no reason", "binary"],
+)  # fmt: skip
+async def test_broken_answers_are_tried_again(bad):
+    async with serving(bad, GOOD) as (address, requests):
+        assert await items(address) == [b'{"id":"a"}', b'{"id":"b"}']
+    assert len(requests) == 2
+
+
+async def test_broken_answers_are_not_tried_for_ever():
+    async with serving(http(PACKED[:-9], "Content-Encoding: gzip", "Connection: close")) as (address, requests):
+        with pytest.raises(TransientError, match=r"cut body|not a JSON list"):
+            await items(address)
+    assert len(requests) == 6
+
+
+async def test_a_gzip_bomb_is_defused():
+    bomb = http(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip", "Connection: close")
+    async with serving(bomb) as (address, requests):
+        with pytest.raises(FatalError, match="longer than 1 MiB"):
+            await items(address, limit=2**20)
+    assert len(requests) == 1
+
+
+async def test_a_body_announced_too_long_is_not_read():
+    async with serving(http(b"[", length=10**12)) as (address, requests):
+        with pytest.raises(FatalError, match="longer"):
+            await items(address)
+    assert len(requests) == 1
+
+
+async def test_the_key_does_not_follow_a_redirect():
+    async with serving(GOOD) as (elsewhere, misled):
+        moved = http(b"", f"Location: http://{elsewhere}/", status="302 Found")
+        async with serving(moved) as (address, requests):
+            with pytest.raises(FatalError, match="302 Found") as caught:
+                await items(address)
+    assert "base_url" in caught.value.mend
+    assert (len(requests), misled) == (1, [])
+
+
+async def test_cookies_are_not_kept():
+    async with serving(http(PAGE, "Set-Cookie: a=b; Path=/")) as (address, requests):
+        await items(address)
+        async with client_of(f"http://{address}") as client:
+            await client.list_workflows("c", 1, 10)
+            await client.list_workflows("c", 2, 10)
+    assert b"ookie" not in b"".join(requests)
+
+
+async def test_what_is_sent():
+    async with serving(GOOD) as (address, requests):
+        await items(address)
+    head, *headers = requests[0].decode().split("\r\n")
+    assert head == "GET /apps/c/workflows?page=1&take=10 HTTP/1.1"
+    assert {"Authorization: Bearer sk-sandbox", "Accept-Encoding: gzip", "Accept: application/json"} <= set(headers)
+
+
+async def test_odd_paging_headers_are_as_good_as_none():
+    odd = http(PAGE, "pagination-page: one", "pagination-take: -5", "pagination-count: 1e3", "Date: yesterday")
+    async with serving(odd) as (address, _), client_of(f"http://{address}") as client:
+        page = await client.list_workflows("c", 3, 10)
+    assert (page.number, page.take, page.count, page.server_time) == (3, 10, None, None)
+
+
+async def test_a_page_longer_than_asked_for_is_taken_whole():
+    long = http(PAGE, "pagination-take: 2", "pagination-count: 2")
+    async with serving(long) as (address, _), client_of(f"http://{address}") as client:
+        page = await client.list_workflows("c", 1, 1)
+    assert (len(page.items), page.take, page.count) == (2, 2, 2)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused_at_once():
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
+    async with serving(GOOD, tls=tls) as (address, requests):
+        with pytest.raises(FatalError, match="certificate") as caught:
+            await items(address.replace("127.0.0.1", "localhost"), scheme="https")
+    assert "SSL_CERT_FILE" in caught.value.mend
+    assert requests == []
+
+
+async def test_no_tls_where_tls_is_asked_for(sandbox):
+    server = await sandbox()
+    async with client_of(server.url.replace("http:", "https:")) as client:
+        with pytest.raises(TransientError, match=r"TLS failed|the connection broke"):
+            await client.list_workflows("c", 1, 10)

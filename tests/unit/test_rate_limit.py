@@ -1,0 +1,67 @@
+"""The rule of one process, in a window of a second: never more in any window, nearly all of it used, pauses kept."""
+
+import asyncio
+from time import monotonic
+
+from etl.api.rate_limit import LocalLimiter
+
+WINDOW_S = 1.0
+ALLOWED = 40
+
+
+async def send(limiter: LocalLimiter, requests: int, tasks: int) -> list[float]:
+    """Let tasks send as fast as the limiter lets them; give the times."""
+    sent: list[float] = []
+    turns = iter(range(requests))
+
+    async def work() -> None:
+        for _ in turns:
+            await limiter.acquire()
+            sent.append(monotonic())
+
+    await asyncio.gather(*(work() for _ in range(tasks)))
+    return sorted(sent)
+
+
+async def test_never_more_in_any_window_from_the_first_on_and_nearly_all_used():
+    sent = await send(LocalLimiter(ALLOWED, window_s=WINDOW_S), requests=ALLOWED * 3 + 1, tasks=5)
+    spans = [later - earlier for earlier, later in zip(sent, sent[ALLOWED:], strict=False)]
+    assert min(spans) >= WINDOW_S
+    assert sum(spans) / len(spans) <= WINDOW_S / 0.95  # at this scale the event loop's own delays count
+
+
+async def test_the_allowance_is_there_at_once():
+    started_at = monotonic()
+    await send(LocalLimiter(ALLOWED), requests=ALLOWED, tasks=3)
+    assert monotonic() - started_at < 1
+
+
+async def test_a_pause_stops_all_tasks_and_the_longer_one_counts():
+    limiter = LocalLimiter(1000)
+    await limiter.pause(0.4)
+    await limiter.pause(0.01)
+    started_at = monotonic()
+    sent = await send(limiter, requests=6, tasks=3)
+    assert sent[0] - started_at >= 0.39
+
+
+async def test_a_pause_reaches_those_who_wait():
+    limiter = LocalLimiter(1, window_s=0.2)
+    await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.05)
+    await limiter.pause(0.5)
+    started_at = monotonic()
+    await waiting
+    assert monotonic() - started_at >= 0.49
+
+
+async def test_one_who_gives_up_takes_nothing_from_the_others():
+    limiter = LocalLimiter(1, window_s=0.3)
+    await limiter.acquire()
+    impatient = asyncio.create_task(limiter.acquire())
+    patient = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.01)
+    impatient.cancel()
+    async with asyncio.timeout(2):
+        await patient
