@@ -231,6 +231,20 @@ class Pass:
         ]
 
 
+EXPIRY_HORIZON = timedelta(days=1)
+"""What leaves the API within this time is fetched ahead of the rest of a history."""
+
+
+def expires_soon(due: Sequence[datetime | None], now: datetime) -> bool:
+    """Whether the run of a page that leaves the API first does so before a long history load may come to it."""
+    return any(moment is not None and moment <= now + EXPIRY_HORIZON for moment in due)
+
+
+def pages_to_rescue(pages: int) -> int:
+    """How many pages at the far end of a history may be fetched ahead."""
+    return max(1, pages // 4)
+
+
 def passes_allowed(pages: int) -> int:
     """How many passes a listing of `pages` pages may take until a quiet one is given up."""
     return MAX_PASSES if pages <= LARGE_LISTING_PAGES else 2
@@ -240,8 +254,8 @@ def passes_allowed(pages: int) -> int:
 class Checkpoint:
     """How far a history load came: the finished prefix of a listing and what its top looked like.
 
-    The first `offset` items of a listing of `count` items that began with `first` are committed; `newest` is the
-    largest updated_at among them.
+    The first `offset` items of a listing of `count` items that began with `first` are committed, and so are its pages
+    from `tail` on, where what expires soonest was fetched ahead; `newest` is the largest updated_at among them.
     """
 
     offset: int
@@ -249,6 +263,7 @@ class Checkpoint:
     first: str
     order: Order | None
     newest: datetime | None = None
+    tail: int | None = None
 
 
 def resume_page(checkpoint: Checkpoint, *, take: int, arrived: int, count: int | None) -> int:

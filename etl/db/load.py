@@ -347,7 +347,7 @@ WHERE NOT EXISTS (
             AND runs.stream_app_id = staged.stream_app_id)
            OR {_older("staged")})
 )
-ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS)}, gone_at = NULL, last_synced_at = now()
+ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS)}, gone_at = NULL, payload_removed_at = NULL, last_synced_at = now()
 WHERE NOT {_older("excluded")}
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone

@@ -58,6 +58,7 @@ class Store:
         self.state = state
         self.filters = filters
         self._dry_run = dry_run
+        self._keep_payloads = keep_payloads
         self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, keep_payloads=keep_payloads)
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
@@ -112,6 +113,15 @@ class Store:
         """Settle quarantined items that are listed no more."""
         if digests and not self._dry_run:
             await self._pool.execute(_STATE["drop_rejects"], *self.stream, list(digests))
+
+    async def remove_due_payloads(self) -> None:
+        """Where retention is honoured: remove the payloads of runs that are due."""
+        if self._dry_run or self._keep_payloads:
+            return
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(_STATE["due_payloads"], *self.stream)
+            if rows:
+                await connection.execute(_STATE["remove_payloads"], [row["id"] for row in rows])
 
     async def finish(
         self,

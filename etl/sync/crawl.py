@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from etl.decode import peek_id
 from etl.errors import NotFoundError
-from etl.plan import Checkpoint, GoneSearch, Order, OrderObserver, Pass, passes_allowed, resume_page
+from etl.plan import (
+    Checkpoint,
+    GoneSearch,
+    Order,
+    OrderObserver,
+    Pass,
+    expires_soon,
+    pages_to_rescue,
+    passes_allowed,
+    resume_page,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +83,8 @@ class Crawl:
 
     async def _one_pass(self, mark: int, start: int, *, checkpoints: bool) -> Pass:
         resumed = start > 1
+        if not checkpoints:
+            self._listing.tail = None
         result, observer = Pass(whole=not resumed, base=self._listing.count if resumed else None), OrderObserver()
         if not resumed:
             self._head = []
@@ -87,10 +100,31 @@ class Crawl:
             if checkpoints:
                 self._checkpoint(sorted_, result, last_page, observer.order)
             await self._intake.load(sorted_)
+            if checkpoints and last_page == 1:
+                await self._rescue(mark, result, sorted_)
         self._order = observer.order
         if last_page > 1:
             await self._close(mark, result, self._head)
         return result
+
+    async def _rescue(self, mark: int, result: Pass, head: Sorted) -> None:
+        """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
+        pages, count = self._listing.extent.pages, self._listing.count
+        falling = OrderObserver()
+        falling.watch(head.pages[0])
+        if pages is None or pages < 3 or count is None or falling.order is not Order.CREATED_DESC:
+            return
+        expiring = any(rows.retention_due_at for rows in head.batch.new)
+        for number in range(pages, pages - pages_to_rescue(pages), -1):
+            if not expiring or self._listing.count != count:
+                return
+            page = await self._listing.page(number)
+            sorted_ = await self._intake.sort([page])
+            expiring = expires_soon([rows.retention_due_at for rows in sorted_.batch.new], datetime.now(UTC))
+            await self._intake.load(sorted_)
+            fresh = await self._store.session.note_seen(mark, sorted_.idents)
+            result.observe(number, page.count, len(page.items), fresh)
+            self._listing.tail = (number, count)
 
     async def _close(self, mark: int, result: Pass, first: list[str]) -> None:
         """Look at the head once more: what was created meanwhile shows there, or shows that pages moved."""
@@ -152,6 +186,7 @@ class Crawl:
             first=self._head[0],
             order=order or self._order,
             newest=self._intake.newest,
+            tail=self._listing.tail[0] if self._listing.tail is not None else None,
         )
         sorted_.batch.cursor = msgspec.json.encode(point).decode()
         sorted_.batch.moves_cursor = True
@@ -177,6 +212,8 @@ class Crawl:
                 return 1
             number += 1
         self._order = point.order
+        if point.tail is not None and point.count is not None:
+            self._listing.tail = (point.tail, point.count)
         if point.newest is not None:
             self._intake.newest = max(point.newest, self._intake.newest or point.newest)
         start = resume_page(point, take=self._listing.extent.take, arrived=arrived, count=self._listing.count)

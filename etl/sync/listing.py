@@ -51,6 +51,7 @@ class Listing:
         self.extent = Extent(take)
         self.count: int | None = None
         self.answers = 0
+        self.tail: tuple[int, int] | None = None
         self._by_token = False
 
     def filtered(self, status: str) -> Listing:
@@ -132,6 +133,8 @@ class Listing:
         if self._by_token:
             return number == due
         if not self.extent.wants(number):
+            return False
+        if self.tail is not None and number >= self.tail[0] and self.count == self.tail[1]:
             return False
         pages = self.extent.pages if self.answers else 1
         return number == due or (pages is not None and number <= pages)

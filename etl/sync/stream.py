@@ -108,7 +108,9 @@ class StreamSync:
                 await self._settle_open()
         else:
             await self._whole()
-        return await self._compare()
+        outcome = await self._compare()
+        await self._store.remove_due_payloads()
+        return outcome
 
     async def _whole(self) -> None:
         """Read all that the API lists; a history load that was cut off goes on where it stopped."""

@@ -135,3 +135,15 @@ SELECT id FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
   AND ($3::timestamptz IS NULL OR created_at >= $3)
   AND ($4::timestamptz IS NULL OR created_at < $4)
+
+-- name: due_payloads
+-- Runs of a stream whose payloads are due to be removed here too.
+UPDATE runs SET input = NULL, result = NULL, payload_removed_at = now()
+WHERE stream_app_id = $1 AND workflow_id = $2 AND retention_due_at <= now() AND payload_removed_at IS NULL
+  AND NOT (status = 'FAILED' AND coalesce(retention_preserve_on_failure, false))
+RETURNING id
+
+-- name: remove_payloads
+WITH calls AS (UPDATE run_step_calls SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])),
+     rejects AS (UPDATE etl_rejects SET payload = '' WHERE run_id = ANY ($1::text[]))
+UPDATE run_steps SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])
