@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from etl.decode.values import clean_text
 from etl.errors import TransientError
 
 _SPACE: Final = b" \t\n\r"
@@ -91,11 +92,12 @@ def _api_message(text: bytes) -> str:
 
 
 def peek_id(raw: bytes) -> str | None:
-    """The `id` of an item as received, also of one that is not valid JSON; None where it cannot be told."""
+    """The `id` of an item, cleaned as in the tables, valid JSON or not; None where it cannot be told."""
     try:
-        return _IDENTITY.decode(raw).id
+        found = _IDENTITY.decode(raw).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _find_id(raw)
+        found = _find_id(raw)
+    return clean_text(found) if found else None
 
 
 def _find_id(raw: bytes) -> str | None:

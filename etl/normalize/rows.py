@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+import msgspec
+
 Row: TypeAlias = tuple[Any, ...]
 """The values of one row in the column order of its descriptor in `etl.tables`; jsonb values are JSON text as bytes."""
 
@@ -24,13 +26,12 @@ class VersionRows:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RunRows:
+class RunRows(msgspec.Struct, frozen=True, gc=False):
     """The rows of one run, ready to load.
 
     `digest` is the hash of the item as received. `updated_on_day` says that `updated_at` was a bare day. `emptied`
     says that `input`, `result` and `output` are all null or absent. `versions` are the definitions it points at,
-    which have to be loaded before it.
+    which have to be loaded before it. (A struct and no dataclass, because it is made in a tenth of the time.)
     """
 
     run_id: str
