@@ -113,9 +113,11 @@ class World:
         Raises:
             KeyError: no such workflow.
         """
-        runs = self._listings[workflow_id].ordered(self.runs[workflow_id].values(), self.order)
+        found = self.runs[workflow_id].values()
+        listing = self._listings.setdefault(workflow_id, Listing(self._shuffling))
+        runs = listing.ordered(found, self.order)
         if (origin, status) == ("ALL", "ALL"):
-            return runs
+            return list(runs)
         return [
             run
             for run in runs
@@ -275,7 +277,6 @@ class World:
         self.workflows[workflow_id] = life.document
         self.versions[workflow_id] = [document for _, document in life.published]
         self.runs[workflow_id] = {}
-        self._listings[workflow_id] = Listing(self._shuffling)
 
     def recount(self, workflow_id: str) -> None:
         """Bring the `runs_count` of a workflow up to date, after its `runs` were changed by hand."""
