@@ -13,14 +13,12 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import write_result
 from etl.cli.root import app
-from etl.cli.warehouse import readable_settings
+from etl.cli.warehouse import DemoOption, database_url, make_ready, readable_settings
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from etl.config import Settings
     from etl.db.query import QueryResult
-
-DemoOption = Annotated[bool, typer.Option("--demo", help="Ask the demo's data.")]
 
 
 @command(app, "sql")
@@ -73,22 +71,16 @@ def _query_text(query: str | None, file: Path | None) -> str:
 
 
 async def _run(settings: Settings, text: str, timeout_s: float) -> QueryResult:
-    from etl.app.warehouse import database_url
     from etl.db.query import run_query
 
-    return await run_query(await database_url(settings), settings.database.schema_name, text, timeout_s=timeout_s)
-
-
-def _url(settings: Settings) -> str:
-    from etl.app.warehouse import database_url
-
-    return run_async(database_url(settings))
+    await make_ready(settings)
+    return await run_query(database_url(settings), settings.database.schema_name, text, timeout_s=timeout_s)
 
 
 def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:
     from etl.db.connect import redact_url
 
-    found = _url(readable_settings(call, demo=demo))
+    found = database_url(readable_settings(call, demo=demo))
     typer.echo(found if show_password else redact_url(found))
 
 
@@ -107,7 +99,7 @@ def psql(
     if program is None:
         raise SettingsError("psql is not installed", mend='Install postgresql-client, or use: cortex-etl sql "..."')
     settings = readable_settings(call, demo=demo)
-    environment = _psql_environment(_url(settings), settings.database.schema_name)
+    environment = _psql_environment(database_url(settings), settings.database.schema_name)
     sys.stdout.flush()
     os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606 -- no shell: nothing to inject into
 
@@ -152,5 +144,5 @@ def report(
             "the report needs packages that are not installed", mend='Install them: pip install "cortex-etl[report]"'
         ) from None
     settings = readable_settings(call, demo=demo)
-    run_async(write_report(_url(settings), settings.database.schema_name, output))
+    run_async(write_report(database_url(settings), settings.database.schema_name, output))
     typer.echo(f"Wrote {output}")

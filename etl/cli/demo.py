@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etl import events
 from etl.cli.output import console, table
-from etl.cli.warehouse import demo_settings
+from etl.cli.warehouse import database_url, demo_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +41,6 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
     """
     from etl.sandbox import Sandbox, World
 
-    call.start_logs("warning")
     out = console()
     with _step(out, 1, f"A simulated Cortex API with {runs:,} runs"):
         now = datetime.now(UTC).replace(microsecond=0)
@@ -89,11 +87,11 @@ def _settings(settings: Settings, sandbox: Sandbox, requests_per_minute: int) ->
 
 
 async def _begin_anew(settings: Settings) -> None:
-    from etl.app.warehouse import bring_up_to_date, database_url
+    from etl.app.warehouse import bring_up_to_date
     from etl.db.connect import connect
     from etl.db.statements import statements
 
-    url = await database_url(settings)
+    url = database_url(settings)
     connection = await connect(url, settings.database.schema_name)
     try:
         await connection.execute("SET client_min_messages = warning")
@@ -106,12 +104,8 @@ async def _begin_anew(settings: Settings) -> None:
 async def _watched(call: Invocation, settings: Settings, mode: Mode) -> SyncSummary:
     from etl.app import run_sync
 
-    if call.quiet or not sys.stderr.isatty():
-        return await run_sync(settings, mode)
-    from etl.observe.progress import ProgressView
-
-    with ProgressView(settings.api.requests_per_minute) as view:
-        return await run_sync(settings, mode, listener=view.listen)
+    with call.listening(settings.api.requests_per_minute, level="error") as listener:
+        return await run_sync(settings, mode, listener=listener)
 
 
 def _replay_one(world: World, changes: Changes) -> None:
@@ -146,7 +140,7 @@ def _show_what_was_picked_up(out: Console, changes: Changes, sync: SyncSummary, 
     """Set what happened in the API against what each of the two found."""
     fresh = {*changes.created}
     changed = {*changes.finished, *changes.replayed, *changes.emptied} - fresh - {*changes.deleted}
-    rows = [
+    rows: list[list[str | int | None]] = [
         ["new runs", len(fresh - {*changes.deleted}), sync.runs_inserted, reconcile.runs_inserted],
         ["runs that changed: finished, replayed", len(changed), sync.runs_updated, reconcile.runs_updated],
         ["runs that are gone", len({*changes.deleted} - fresh), sync.runs_gone, reconcile.runs_gone],
@@ -168,10 +162,9 @@ async def _show_answers(out: Console, settings: Settings) -> None:
 
 
 async def _ask(settings: Settings, query: str) -> QueryResult:
-    from etl.app.warehouse import database_url
     from etl.db.query import run_query
 
-    return await run_query(await database_url(settings), settings.database.schema_name, query, timeout_s=60)
+    return await run_query(database_url(settings), settings.database.schema_name, query, timeout_s=60)
 
 
 def _show_how_to_go_on(out: Console) -> None:

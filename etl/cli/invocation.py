@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from etl.config import Settings
+    from etl.observe.logs import Logs
 
 Result = TypeVar("Result")
 
@@ -67,26 +69,27 @@ class Invocation:
         """The format of the logs."""
         return self.log_format or ("console" if sys.stderr.isatty() else "json")
 
-    def start_logs(self, level: str = "info") -> None:
-        """Set up the logs for this call; `level` is the least shown where neither -v nor --quiet says otherwise."""
-        from etl.observe import logs
+    def logs(self, level: str = "info") -> Logs:
+        """Return the logs of this call; `level` is the least shown where neither -v nor --quiet says otherwise."""
+        from etl.observe.logs import Logs
 
-        logs.configure(self.form, "error" if self.quiet else "debug" if self.verbose else level, self.mask)
+        return Logs(self.form, "error" if self.quiet else "debug" if self.verbose else level, self.mask)
 
     @contextmanager
-    def listening(self, requests_per_minute: int = 500) -> Iterator[events.Listener]:
-        """Yield the listener that suits: bars on a terminal, else logs; nothing but errors with --quiet."""
-        from etl.observe import logs
+    def listening(self, requests_per_minute: int, *, level: str = "info") -> Iterator[events.Listener]:
+        """Yield the listener that suits: bars on a terminal, else logs; nothing but errors with --quiet.
 
-        watched = sys.stderr.isatty() and self.form == "console" and not (self.quiet or self.verbose)
-        self.start_logs("warning" if watched else "info")
-        if not watched:
-            yield logs.log_event
+        Args:
+            requests_per_minute: the allowance, for the bars.
+            level: the least level logged where there are no bars.
+        """
+        if not (sys.stderr.isatty() and self.form == "console") or self.quiet or self.verbose:
+            yield self.logs(level).listen
             return
         from etl.observe.progress import ProgressView
 
         with ProgressView(requests_per_minute) as view:
-            yield events.tee(view.listen, logs.log_event)
+            yield events.tee(view.listen, self.logs("warning").listen)
 
     def say(self, text: str) -> None:
         """Write a line for people to stderr, unless --quiet."""
@@ -96,6 +99,10 @@ class Invocation:
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end on the fastest event loop there is."""
+    if not gc.isenabled():
+        # Off since `main`, for the imports; what they made lives to the end and need not be looked at again.
+        gc.freeze()
+        gc.enable()
     try:
         import uvloop
     except ImportError:
@@ -193,10 +200,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
 
 def _report(call: Invocation, message: str, mend: str, code: int) -> None:
     if call.log_format == "json":
-        import structlog
-
-        call.start_logs()
-        structlog.get_logger().error("command.failed", error=message, mend=mend, exit_code=code)
+        call.logs().write("error", "command.failed", error=message, mend=mend, exit_code=code)
         return
     red, reset = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
     typer.echo(f"{red}error:{reset} {call.mask(message)}", err=True)

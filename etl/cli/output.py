@@ -50,7 +50,9 @@ def table(
         values = [row[place] for row in body if row[place] is not None]
         if values and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values):
             right.add(place)
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, title=title, title_justify="left", title_style="bold", pad_edge=False
+    )
     for place, name in enumerate(columns):
         made.add_column(Text(name), justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis")
     for row in body:

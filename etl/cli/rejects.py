@@ -1,1 +1,74 @@
 """The quarantine: rejects list, rejects retry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.output import encode_json, show, table
+from etl.cli.root import app
+from etl.cli.warehouse import DemoOption, readable_settings
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+rejects_group = typer.Typer(no_args_is_help=True, help="The quarantine: runs that could not be read.")
+app.add_typer(rejects_group, name="rejects")
+
+
+@command(rejects_group, "list")
+def list_(
+    call: Invocation,
+    *,
+    resolved: Annotated[bool, typer.Option("--all", help="Also those that have been settled since.")] = False,
+    json: JsonOption = False,
+    demo: DemoOption = False,
+) -> None:
+    """List what is in quarantine, and why; the bytes as received are in `etl_rejects.payload`.
+
+    Example: `cortex-etl rejects list`
+    """
+    from etl.app import list_rejects
+
+    rows = run_async(list_rejects(readable_settings(call, demo=demo), resolved=resolved))
+    if json:
+        typer.echo(call.mask(encode_json(rows)))
+        return
+    if not rows:
+        typer.echo("the quarantine is empty")
+        return
+    names = ["id", "workflow_id", "run_id", "reason", "error", "bytes", "created_at"]
+    if resolved:
+        names.append("resolved_at")
+    show(table(names, [[call.mask(row[name]) for name in names] for row in rows]))
+    typer.echo("Once the cause is mended: cortex-etl rejects retry")
+
+
+@command(rejects_group, "retry")
+def retry(
+    call: Invocation,
+    ids: Annotated[list[int] | None, typer.Argument(help="Only these; all where none is named.")] = None,
+    *,
+    json: JsonOption = False,
+) -> int:
+    """Try what is in quarantine again: as kept, and where that is still bad, as the API gives it now.
+
+    Exits 1 if any of it is still bad.
+
+    Example: `cortex-etl rejects retry`
+    """
+    from etl.app import retry_rejects
+
+    with call.listening(call.settings.api.requests_per_minute, level="warning") as listener:
+        report = run_async(retry_rejects(call.settings, ids=ids or [], listener=listener))
+    if json:
+        typer.echo(call.mask(encode_json(report.as_dict())))
+    elif not call.quiet:
+        typer.echo(
+            f"{report.loaded} loaded, {report.gone} gone from the API, {len(report.still_bad)} still bad"
+            + (f", {report.held} held by another invocation" if report.held else "")
+        )
+    for number, reason, error in report.still_bad:
+        typer.echo(call.mask(f"  {number}: {reason}: {error}"), err=True)
+    return 1 if report.still_bad or report.held else 0

@@ -12,7 +12,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import show, table
 from etl.cli.root import app
-from etl.cli.warehouse import demo_settings
+from etl.cli.warehouse import database_url, demo_settings, is_made
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
@@ -139,13 +139,14 @@ def migrate(
 
 
 async def _migrate(settings: Settings, *, check: bool) -> list[str]:
-    from etl.app.warehouse import database_url
     from etl.db.connect import connect
     from etl.db.migrate import migrate as apply
-    from etl.db.migrate import pending
+    from etl.db.migrate import migrations, pending
 
+    if check and not is_made(settings):
+        return [each.name for each in migrations()]
     schema = settings.database.schema_name
-    connection = await connect(await database_url(settings), schema)
+    connection = await connect(database_url(settings), schema)
     try:
         return await (pending if check else apply)(connection, schema)
     finally:

@@ -90,7 +90,6 @@ def selftest(
     """
     from etl.app import run_selftest
 
-    call.start_logs("warning")
     found = run_async(run_selftest(call.settings, rounds=rounds, seed=seed, report=typer.echo))
     typer.echo(f"missing {found.missing}  stale {found.stale}  doubled {found.doubled}")
     return 0 if found.missing == found.stale == found.doubled == 0 else 1

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from etl.cli.invocation import Invocation
     from etl.config import Settings
 
-_MADE = ("postgres", "PG_VERSION")
+DemoOption = Annotated[bool, typer.Option("--demo", help="The demo's data, in any case.")]
+
+
+def is_made(settings: Settings) -> bool:
+    """Tell whether there is a warehouse: one that the settings name, or an embedded one that was made before."""
+    return settings.database.url is not None or settings.data_dir.joinpath("postgres", "PG_VERSION").exists()
 
 
 def demo_settings(settings: Settings) -> Settings:
@@ -29,10 +36,44 @@ def readable_settings(call: Invocation, *, demo: bool = False) -> Settings:
         has run.
     """
     settings = call.settings
-    own = settings.database.url is not None or settings.data_dir.joinpath(*_MADE).exists()
     theirs = demo_settings(settings)
-    if demo or (not own and theirs.data_dir.joinpath(*_MADE).exists()):
+    if demo or (not is_made(settings) and is_made(theirs)):
         if not demo:
             call.say("(the demo's data: there is no warehouse of yours yet)")
         return theirs
     return settings
+
+
+def database_url(settings: Settings) -> str:
+    """Return the URL of the warehouse; starts the embedded PostgreSQL where the settings name no other.
+
+    The same as the app's, without all that the app imports: a question is answered sooner.
+
+    Raises:
+        DatabaseError: it cannot be started.
+    """
+    if settings.database.url is not None:
+        return settings.database.url.get_secret_value()
+    from etl.db import embedded
+
+    return embedded.start(settings.data_dir)
+
+
+async def make_ready(settings: Settings) -> None:
+    """Migrate an embedded warehouse before a question, so that one without data answers with nothing, not an error.
+
+    One that the settings name is left to the commands that load: whoever asks may have no right to change it.
+
+    Raises:
+        DatabaseError: it cannot be started or migrated.
+    """
+    if settings.database.url is not None or not settings.database.auto_migrate:
+        return
+    from etl.db.connect import connect
+    from etl.db.migrate import migrate
+
+    connection = await connect(database_url(settings), settings.database.schema_name)
+    try:
+        await migrate(connection, settings.database.schema_name)
+    finally:
+        await connection.close()

@@ -1,22 +1,23 @@
 """Logs on stderr by structlog: one line an event, named `noun.verb_past`, with its fields.
 
 Lines are for people on a terminal and JSON elsewhere. Levels: `debug` shows each request and page, `info` each stream
-and the canonical last line with every count, `warning` what someone should look at.
+and the canonical last line with every count, `warning` what someone should look at. structlog is imported with the
+first line that is shown: a quiet sync does without, and starts sooner.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
-
-import structlog
 
 from etl import events
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+
+    import structlog
 
     from etl.observe.secrets import Mask
 
@@ -37,54 +38,60 @@ _NAMES: dict[type[events.Event], tuple[str, str]] = {
 _LEVEL_OF_OUTCOME = {"failed": "error", "partial": "warning", "interrupted": "warning"}
 
 
-def configure(form: Format, level: str, mask: Mask) -> None:
-    """Set up structlog for this process.
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Where log lines go and how.
 
-    Args:
+    Attributes:
         form: `console` or `json`.
         level: the least level shown: debug, info, warning, error.
         mask: takes secrets out of every line.
     """
 
-    def hide(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        hidden: dict[str, Any] = mask(line)
-        return hidden
+    form: Format
+    level: str
+    mask: Mask
 
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            hide,
-            _console_renderer() if form == "console" else structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=_stderr_logger,
-        cache_logger_on_first_use=False,
-    )
+    def write(self, level: str, name: str, /, **values: Any) -> None:
+        """Write one line, if its level is shown."""
+        levels = logging.getLevelNamesMapping()
+        if levels[level.upper()] >= levels[self.level.upper()]:
+            getattr(self._logger(), level)(name, **values)
 
+    def listen(self, event: events.Event) -> None:
+        """Write one event as one line; a listener."""
+        if isinstance(event, events.Notice):
+            self.write(event.level, event.name, **event.fields)
+            return
+        name, level = _NAMES[type(event)]
+        if isinstance(event, events.StreamFinished):
+            level = _LEVEL_OF_OUTCOME.get(event.outcome, level)
+        elif isinstance(event, events.SyncFinished):
+            level = _LEVEL_OF_OUTCOME.get(str(event.summary.get("status")), level)
+        self.write(level, name, **_values(event))
 
-def _console_renderer() -> structlog.dev.ConsoleRenderer:
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18, sort_keys=False)
+    def _logger(self) -> structlog.typing.FilteringBoundLogger:
+        import structlog  # noqa: PLC0415 -- see the module
 
+        def hide(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+            hidden: dict[str, Any] = self.mask(line)
+            return hidden
 
-def _stderr_logger(*_: object) -> structlog.PrintLogger:
-    """Look stderr up anew for each logger: a progress bar replaces it while it is shown."""
-    return structlog.PrintLogger(sys.stderr)
-
-
-def log_event(event: events.Event) -> None:
-    """Write one event as one line; a listener."""
-    logger = structlog.get_logger()
-    if isinstance(event, events.Notice):
-        getattr(logger, event.level)(event.name, **event.fields)
-        return
-    name, level = _NAMES[type(event)]
-    values = _values(event)
-    outcome = values.get("outcome") or values.get("status")
-    if isinstance(event, events.StreamFinished | events.SyncFinished):
-        level = _LEVEL_OF_OUTCOME.get(str(outcome), level)
-    getattr(logger, level)(name, **values)
+        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+        if self.form == "console":
+            renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18, sort_keys=False)
+        logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+            # stderr is looked up anew for each line: a progress bar replaces it while it is shown.
+            structlog.PrintLogger(sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                hide,
+                renderer,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        )
+        return logger
 
 
 def _values(event: events.Event) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""Commands that say how it stands and what is ahead: status, plan."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.output import encode_json, show, table
+from etl.cli.root import app
+from etl.cli.syncing import AppOption, WorkflowOption
+from etl.cli.warehouse import DemoOption, readable_settings
+
+if TYPE_CHECKING:
+    from etl.app import Plan, StatusReport, StreamStatus
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@command(app, "status")
+def status(
+    call: Invocation,
+    *,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what holds each watermark back.")] = False,
+    json: JsonOption = False,
+    demo: DemoOption = False,
+) -> None:
+    """Show the streams: watermark, lag, last sync, quarantine, the API's count against ours, and what to do.
+
+    Example: `cortex-etl status --explain`
+    """
+    from etl.app import status_report
+
+    report = run_async(status_report(readable_settings(call, demo=demo), explain=explain))
+    if json:
+        typer.echo(call.mask(encode_json(report.as_dict())))
+        return
+    _show_status(call, report, explain=explain)
+
+
+def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> None:
+    if not report.streams:
+        typer.echo("no stream has been read yet; begin with: cortex-etl sync")
+        return
+    rows = [
+        [
+            each.workflow_name or each.workflow_id,
+            each.state,
+            span(each.lag_s),
+            age(each.last_synced_at),
+            age(each.last_reconciled_at),
+            each.api_count,
+            each.warehouse_count,
+            each.quarantined,
+            each.open_runs,
+        ]
+        for each in report.streams
+    ]
+    headings = ["workflow", "state", "lag", "synced", "reconciled", "api", "warehouse", "quarantined", "open"]
+    show(table(headings, rows, numeric=range(5, 9)))
+    for each in report.streams:
+        for line in _remarks(each, explain=explain):
+            typer.echo(call.mask(line))
+    if report.last_sync is not None:
+        typer.echo(call.mask(_last_sync(report.last_sync)))
+
+
+def _remarks(stream: StreamStatus, *, explain: bool) -> list[str]:
+    lines = []
+    if stream.last_error:
+        lines.append(f"  last error, {age(stream.last_error_at)} ago: {stream.last_error}")
+    if explain:
+        moment = stream.watermark.isoformat(sep=" ") if stream.watermark else "none yet"
+        lines.append(f"  watermark: {moment}")
+        lines += [f"  held back by {hold}" for hold in stream.holds]
+    if stream.mend:
+        lines.append(f"  mend: {stream.mend}")
+    return [f"{stream.app_id}/{stream.workflow_id}", *lines] if lines else []
+
+
+def _last_sync(row: dict[str, Any]) -> str:
+    took = (row["ended_at"] - row["started_at"]).total_seconds() if row["ended_at"] else None
+    line = f"last: {row['mode']} {row['status']} {age(row['started_at'])} ago"
+    if took is not None:
+        line += f", took {span(took)}"
+    line += f", {row['requests'] or 0:,} requests"
+    return f"{line}; {row['error']}" if row["error"] else line
+
+
+def age(moment: datetime | None) -> str:
+    """Write how long ago a moment was: `5m`; '' for None."""
+    return span((datetime.now(UTC) - moment).total_seconds()) if moment is not None else ""
+
+
+def span(seconds: float | None) -> str:
+    """Write a span of time in its largest unit: `40s`, `5m`, `3h`, `12d`; '' for None."""
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+@command(app, "plan")
+def plan(
+    call: Invocation,
+    mode: Annotated[Literal["sync", "backfill"], typer.Argument(help="Of which command.")] = "sync",
+    *,
+    apps: AppOption = None,
+    workflows: WorkflowOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell what a sync or a backfill would cost, from one count probe a workflow: requests, rows, minutes.
+
+    Example: `cortex-etl plan backfill`
+    """
+    from etl.app import make_plan
+
+    settings = call.settings
+    with call.listening(settings.api.requests_per_minute, level="warning") as listener:
+        made = run_async(make_plan(settings, mode, apps=apps or [], workflows=workflows or [], listener=listener))
+    if json:
+        typer.echo(call.mask(encode_json(made.as_dict())))
+        return
+    _show_plan(made, settings.api.requests_per_minute)
+
+
+def _show_plan(made: Plan, requests_per_minute: int) -> None:
+    rows = [
+        [
+            each.app_id,
+            each.workflow_id,
+            each.work,
+            each.api_count,
+            each.warehouse_count,
+            each.requests,
+            each.runs,
+            each.rows,
+        ]
+        for each in made.streams
+    ]
+    headings = ["app", "workflow", "work", "api", "warehouse", "requests", "runs", "rows"]
+    show(table(headings, rows, numeric=range(3, 8)))
+    typer.echo(
+        f"{made.mode}: about {made.requests:,} requests for {made.runs:,} runs ({made.rows:,} rows), "
+        f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests a minute"
+    )
