@@ -42,7 +42,7 @@ class CortexClient:
         DatabaseError: the limiter's ledger cannot be used.
     """
 
-    def __init__(  # noqa: PLR0913 - what a client is made of; only the first four are given in production
+    def __init__(
         self,
         settings: ApiSettings,
         key: SecretStr,
@@ -75,7 +75,7 @@ class CortexClient:
             await self._transport.close()
             self._transport = None
 
-    async def list_runs(  # noqa: PLR0913 - the parameters of the endpoint
+    async def list_runs(
         self,
         app_id: str,
         workflow_id: str,

@@ -117,6 +117,15 @@ async def test_one_round_trip_serves_all_that_wait(database_url):
     assert len(counted.granted) <= 2
 
 
+async def test_a_large_allowance_can_be_leased_ahead(database_url):
+    async with budget_of(database_url, 100_000) as budget:
+        counted = Counted(budget)
+        limiter = SharedLimiter(counted, ahead=20)
+        for _ in range(21):
+            await limiter.acquire()
+    assert counted.granted == [21]
+
+
 async def test_a_token_that_came_too_late_is_not_used(database_url):
     async with budget_of(database_url, 1000, window_s=2.0) as budget:
         slow = Counted(budget, delay_s=0.05)
