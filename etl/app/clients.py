@@ -58,7 +58,7 @@ async def open_clients(
         SettingsError: an app has no key.
     """
     budget = Budget(leases, urlsplit(settings.api.base_url).netloc, settings.api.requests_per_minute)
-    limiter = SharedLimiter(budget)
+    limiter = SharedLimiter(budget, ahead=settings.api.requests_per_minute // 2000)
     by_key: dict[str, CortexClient] = {}
     clients: dict[str, CortexClient] = {}
     for app in apps:

@@ -26,6 +26,7 @@ LOST = (
     asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
+    asyncpg.InternalClientError,
 )
 """What says that the connection to PostgreSQL is gone, not that it refused something."""
 
