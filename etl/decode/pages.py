@@ -14,6 +14,8 @@ from etl.errors import TransientError
 
 _SPACE: Final = b" \t\n\r"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_CLOSING: Final[dict[bytes | None, bytes]] = {b"[": b"]", b"{": b"}"}
+_GAP = re.compile(rb",[ \t\n\r]*+(?=\{)")
 _PIECE = re.compile(rb'(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<mark>[\[\]{},:"])', re.DOTALL)
 
 
@@ -21,7 +23,19 @@ class _Identified(msgspec.Struct):
     id: str | None = None
 
 
+class _Listed(msgspec.Struct):
+    """What tells a run (its workflow and status) or a workflow (its app and name) from the objects inside of them."""
+
+    id: str
+    created_at: msgspec.Raw
+    workflow_id: str | None = None
+    status: str | None = None
+    app: dict[str, msgspec.Raw] | None = None
+    name: str | None = None
+
+
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_LISTED = msgspec.json.Decoder(_Listed)
 _IDENTITY = msgspec.json.Decoder(_Identified)
 
 
@@ -48,25 +62,61 @@ def _split_tolerantly(body: bytes) -> list[bytes]:
     text = body.removeprefix(_BYTE_ORDER_MARK).strip(_SPACE)
     if not text.startswith(b"["):
         raise TransientError(f"not a JSON list: {_what_it_is(text)}")
+    if not text[1:-1].strip(_SPACE) and text.endswith(b"]"):
+        return []
     items: list[bytes] = []
-    start, depth = 1, 0
-    for piece in _PIECE.finditer(text):
+    start = 1
+    while True:
+        end = _end_of_item(text, start)
+        if end is None:
+            end = _end_of_damage(text, start)
+        items.append(text[start:end].strip(_SPACE))
+        if text[end : end + 1] == b"]":
+            break
+        start = end + 1
+    if end + 1 < len(text):
+        raise TransientError("not a JSON list: something follows its end")
+    return items
+
+
+def _end_of_item(text: bytes, start: int) -> int | None:
+    """Where the comma or the bracket behind the item at `start` stands; None where its own brackets do not match."""
+    closing = bytearray()  # the brackets that the open containers end with
+    for piece in _PIECE.finditer(text, start):
         mark = piece["mark"]
         if mark == b'"':
-            break  # a string without an end
-        if mark in {b"[", b"{"}:
-            depth += 1
+            return None  # a string without an end
+        if mark in _CLOSING:
+            closing += _CLOSING[mark]
+        elif not closing and mark in {b",", b"]"}:
+            return piece.start()
         elif mark in {b"]", b"}"}:
-            depth -= 1
-        if depth == 1 and mark == b",":
-            items.append(text[start : piece.start()].strip(_SPACE))
-            start = piece.end()
-        elif depth == 0 and mark is not None:
-            if text[piece.end() :].strip(_SPACE):
-                raise TransientError("not a JSON list: something follows its end")
-            last = text[start : piece.start()].strip(_SPACE)
-            return [*items, last] if last or items else []
+            if not closing.endswith(mark):
+                return None
+            closing.pop()
+    return None
+
+
+def _end_of_damage(text: bytes, start: int) -> int:
+    """Where the item at `start`, which lost its end, gives way to the next good one.
+
+    Raises:
+        TransientError: nothing good follows, so that it is the body which lost its end.
+    """
+    for gap in _GAP.finditer(text, start):
+        end = _end_of_item(text, gap.end())
+        if end is not None and _is_listed(text[gap.end() : end]):
+            return gap.start()
     raise TransientError("cut body: the list has no end")
+
+
+def _is_listed(item: bytes) -> bool:
+    """Whether an object is a run or a workflow, and no part of one."""
+    try:
+        listed = _LISTED.decode(item)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return bool(listed.id) and bool((listed.workflow_id and listed.status) or (listed.app and listed.name))
 
 
 def _what_it_is(text: bytes) -> str:
