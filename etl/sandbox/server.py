@@ -11,7 +11,6 @@ import math
 import socket
 import struct
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote
@@ -21,6 +20,7 @@ from aiohttp import web
 from etl.sandbox.answers import Answer, Request, error
 from etl.sandbox.endpoints import Endpoints
 from etl.sandbox.faults import Faults
+from etl.sandbox.rate_limit import RollingLimit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,12 +86,10 @@ class Sandbox:
         self.requests: list[RequestLog] = []
         self.key = key
         self.app_keys = dict(app_keys or {})
-        self.requests_per_minute = requests_per_minute
-        self.rate_window_s = rate_window_s
         self.url = ""
         self._endpoints = Endpoints(world, max_take, verbose_required=verbose_required, next_tokens=next_tokens)
         self._address = (host, port)
-        self._sent: dict[str, deque[float]] = {}
+        self._limit = None if requests_per_minute is None else RollingLimit(requests_per_minute, rate_window_s)
         self._runner = web.ServerRunner(
             web.Server(self._handle, handler_cancellation=True, access_log=None), shutdown_timeout=0.1
         )
@@ -145,18 +143,12 @@ class Sandbox:
         return [app for app, key in self.app_keys.items() if hmac.compare_digest(given.encode(), key.encode())]
 
     def _limited(self, address: str, now: float) -> Answer | None:
-        """A refusal where the address has used its allowance up; else the request is counted."""
-        if self.requests_per_minute is None:
-            return None
-        sent = self._sent.setdefault(address, deque())
-        while sent and sent[0] <= now - self.rate_window_s:
-            sent.popleft()
-        if len(sent) < self.requests_per_minute:
-            sent.append(now)
+        """A refusal where the address has used its allowance up."""
+        wait_s = self._limit.refuse_for(address, now) if self._limit is not None else 0.0
+        if not wait_s:
             return None
         refusal = error(429, "Too many requests, please try again later.")
-        if sent:
-            refusal.headers["retry-after"] = str(math.ceil(sent[0] + self.rate_window_s - now))
+        refusal.headers["retry-after"] = str(math.ceil(wait_s))
         return refusal
 
 

@@ -59,6 +59,12 @@ def test_it_has_the_sizes_that_were_asked_for():
     }
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_its_past_is_over(seed):
+    world = World.generate(seed, runs=300, days=1, open_runs=0, rough_edges=False)
+    assert all(instant(run["ended_at"]) <= world.now.timestamp() for run in all_runs(world))
+
+
 def test_it_is_made_in_good_time():
     began = time.process_time()
     World.generate(runs=1000)
@@ -225,8 +231,10 @@ def test_a_finished_run_keeps_what_it_had_begun(small_world):
     assert run["ended_at"] is None
     assert run["output"][begun[-1]]["status"] == "RUNNING"
     assert "end" not in run["output"][begun[-1]]
+    assert run["usage"]["steps"].keys() <= set(begun[:-1]), "what has not ended is not charged"
     before = run["updated_at"]
     assert small_world.finish_run(run["id"], result={"n": 1}) is run
+    assert list(run["output"].values())[-1]["end"] == instant(run["ended_at"]) * 1000
     assert run["status"] not in {"RUNNING", "PENDING"}
     assert list(run["output"])[: len(begun)] == begun
     assert all("end" in step for step in run["output"].values() if step["status"] != "SKIPPED")
