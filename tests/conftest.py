@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-pytest_plugins = [name for name in ("postgres_fixtures", "sandbox_fixtures") if find_spec(name)]
+pytest_plugins = [name for name in ("postgres_fixtures", "sandbox_fixtures", "command_fixtures") if find_spec(name)]

@@ -76,6 +76,8 @@ def plain(value: Any) -> str:
             text = str(value).lower()
         case Decimal() if value.is_finite():
             text = format(value, "f")
+        case float() if not math.isfinite(value):
+            text = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         case datetime():
             text = value.isoformat(sep=" ")
         case bytes() | memoryview():
@@ -142,7 +144,7 @@ def _json_value(value: Any, is_document: bool) -> Any:
     if isinstance(value, Decimal) and not value.is_finite():
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return plain(value)
     if isinstance(value, bytes | memoryview):
         return plain(value)
     if isinstance(value, list | tuple):

@@ -11,6 +11,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import encode_json, show, table
 from etl.cli.root import app
+from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from etl.app import SyncSummary
@@ -74,7 +75,7 @@ def backfill(
     Example: `cortex-etl backfill --since 2026-01-01`
     """
     if since is not None and until is not None and since >= until:
-        raise typer.BadParameter("--since must be before --until")
+        raise SettingsError("--until is not after --since", mend="Exchange them: --since is the earlier one.")
     return _run(call, "backfill", apps, workflows, since=since, until=until, dry_run=dry_run, json=json)
 
 
@@ -131,17 +132,26 @@ def _run(
 
 def _show_summary(call: Invocation, summary: SyncSummary) -> None:
     rows = [
-        [each.app_id, each.workflow_id, each.outcome, each.api_count, each.warehouse_count, call.mask(_trouble(each))]
+        [each.app_id, each.workflow_id, each.outcome, each.api_count, each.warehouse_count]
         for each in summary.streams
         if len(summary.streams) <= _MANY or each.outcome != "succeeded"
     ]
     if rows:
-        show(table(["app", "workflow", "outcome", "api", "warehouse", ""], rows, numeric=(3, 4)))
+        show(table(["app", "workflow", "outcome", "api", "warehouse"], rows, numeric=(3, 4)))
+    for line in _troubles(summary):
+        typer.echo(call.mask(line))
     typer.echo(call.mask(_in_one_line(summary)))
 
 
-def _trouble(stream: object) -> str:
-    return " ".join(part for part in (getattr(stream, "error", ""), getattr(stream, "mend", "")) if part)
+def _troubles(summary: SyncSummary) -> list[str]:
+    """Name the streams that did not succeed, each with its error and mend."""
+    lines = []
+    for each in summary.streams:
+        if each.outcome != "succeeded":
+            lines.append(f"{each.app_id}/{each.workflow_id}: {each.outcome}: {each.error}")
+            if each.mend:
+                lines.append(f"  mend: {each.mend}")
+    return lines
 
 
 def _in_one_line(summary: SyncSummary) -> str:
@@ -155,15 +165,11 @@ def _in_one_line(summary: SyncSummary) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in kinds if count or name in ("new", "changed"))
     what = f"{summary.mode}{' (dry run: nothing written)' if summary.dry_run else ''}"
     line = f"{what} {summary.status}: {counts}; {summary.requests:,} requests in {summary.seconds:.1f} s"
-    return f"{line}; {summary.error}" if summary.error else line
+    return f"{line}; {summary.error}" if summary.error and not _troubles(summary) else line
 
 
 def _say_what_is_wrong(call: Invocation, summary: SyncSummary) -> None:
     """Tell stderr why the exit code is not 0, where the table that says so is not shown."""
     sys.stdout.flush()
-    typer.echo(call.mask(_in_one_line(summary)), err=True)
-    for stream in summary.streams:
-        if stream.outcome != "succeeded":
-            typer.echo(
-                call.mask(f"  {stream.app_id}/{stream.workflow_id}: {stream.outcome}: {_trouble(stream)}"), err=True
-            )
+    for line in (_in_one_line(summary), *_troubles(summary)):
+        typer.echo(call.mask(line), err=True)

@@ -1,0 +1,115 @@
+"""sql and psql: answers as people and programs want them, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def asking(command, database_url):
+    command.configure(f"database: {{url: '{database_url}'}}\n")
+    return command
+
+
+QUERY = """SELECT 12345678901234567890.1234567890 AS exact, NULL AS nothing, '' AS empty, 'a,"b' AS quoted, true AS yes,
+    '{"n": 1.50}'::jsonb AS document, timestamptz '2026-11-01 12:00Z' AS moment, 1.5::float8 AS half, 1 AS half"""
+
+
+async def test_csv_is_what_a_pipe_gets(asking) -> None:
+    ended = await asking("sql", QUERY)
+    assert (ended.code, ended.err) == (0, "")
+    head, row = ended.out.splitlines()
+    assert head == "exact,nothing,empty,quoted,yes,document,moment,half,half"
+    assert row == '12345678901234567890.1234567890,,"","a,""b",true,"{""n"": 1.50}",2026-11-01 12:00:00+00:00,1.5,1'
+
+
+async def test_json_is_a_list_of_row_objects(asking) -> None:
+    ended = await asking("sql", QUERY, "--format", "json")
+    assert '"exact":12345678901234567890.1234567890' in ended.out
+    assert '"document":{"n": 1.50}' in ended.out
+    (row,) = json.loads(ended.out)
+    del row["exact"]
+    assert row == {
+        "nothing": None,
+        "empty": "",
+        "quoted": 'a,"b',
+        "yes": True,
+        "document": {"n": 1.5},
+        "moment": "2026-11-01T12:00:00Z",
+        "half": 1.5,
+        "half_2": 1,
+    }
+
+
+async def test_no_rows(asking) -> None:
+    assert (await asking("sql", "SELECT id FROM runs")).out == "id\n"
+    assert (await asking("sql", "SELECT id FROM runs", "--format", "json")).json == []
+    assert "(0 rows)" in (await asking("sql", "SELECT id FROM runs", "--format", "table")).out
+
+
+async def test_tables_are_aligned_and_one_line_a_row(asking) -> None:
+    ended = await asking(
+        "sql", "VALUES ('a', 5), (E'two\\nlines', 1000), (repeat('x', 500), NULL)", "--format", "table"
+    )
+    lines = [line.rstrip() for line in ended.out.splitlines() if line.strip()]
+    assert len(lines) == 6
+    assert lines[2].endswith("      5")
+    assert "two lines" in lines[3]
+    assert lines[3].endswith("   1000")
+    assert lines[4].endswith("…")
+    assert lines[5] == "(3 rows)"
+
+
+async def test_a_query_from_a_file_or_stdin(asking) -> None:
+    (asking.folder / "q.sql").write_text("-- how many\nSELECT 7 AS seven;\n")
+    assert (await asking("sql", "-f", "q.sql")).out == "seven\n7\n"
+    assert (await asking("sql", "-", stdin="SELECT 8 AS eight")).out == "eight\n8\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("DELETE FROM runs",), "DELETE"),
+        (("WITH gone AS (DELETE FROM runs RETURNING 1) SELECT * FROM gone",), "read-only"),
+        (("SELECT 1; DELETE FROM runs",), ""),
+        (("SELECT * FROM rnus",), "rnus"),
+        (("SELECT pg_sleep(30)", "--timeout", "0.2"), "0.2 s"),
+        ((), "no query"),
+        (("SELECT 1", "-f", "q.sql"), "no query, or two"),
+        (("-f", "nowhere.sql"), "nowhere.sql"),
+        (("SELECT 1", "--url"), "--url"),
+    ],
+)
+async def test_what_is_no_question_is_refused(asking, arguments, says) -> None:
+    ended = await asking("sql", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.err
+    assert ended.err.startswith("error: ")
+
+
+async def test_the_url_shows_its_password_only_when_told_to(command) -> None:
+    command.configure("database: {url: 'postgresql://u:hunter2@127.0.0.1:9/d'}\n")
+    assert (await command("sql", "--url")).out == "postgresql://u:***@127.0.0.1:9/d\n"
+    assert (await command("sql", "--url", "--show-password")).out == "postgresql://u:hunter2@127.0.0.1:9/d\n"
+
+
+async def test_a_reader_who_has_had_enough_is_no_error(asking) -> None:
+    process = await asking.start("sql", "SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+    assert await process.stdout.readline()
+    process._transport.get_pipe_transport(1).close()
+    err = await process.stderr.read()
+    await process.wait()
+    assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.parametrize("psql", [shutil.which("psql")])
+async def test_psql_opens_on_the_warehouse_where_it_is_installed(asking, psql) -> None:
+    ended = await asking("psql", "--", "-At", "-c", "SELECT count(*) FROM runs")
+    if psql is None:
+        assert ended.code == 2
+        assert "psql is not installed" in ended.err
+    else:
+        assert (ended.code, ended.out) == (0, "0\n")

@@ -1,0 +1,66 @@
+"""The demo from an empty folder, and what stays of it; the help of every command."""
+
+from __future__ import annotations
+
+import pytest
+from typer.main import get_command
+
+from etl.cli.root import app
+
+
+async def test_the_demo_does_the_main_job_and_its_data_stays_apart(command) -> None:
+    command.environment["DATABASE_URL"] = "postgresql://u:p@127.0.0.1:9/must_not_be_touched"
+    ended = await command("demo", "--runs", "300")
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    for words in (
+        "What landed",
+        "run_usage_calls",
+        "What was picked up",
+        "Which workflows cost most",
+        "cortex-etl sql",
+    ):
+        assert words in ended.out
+    del command.environment["DATABASE_URL"]
+    counted = await command("sql", "SELECT count(*) FROM runs")
+    assert int(counted.out.split()[1]) >= 300
+    assert "the demo's data" in counted.err
+    assert (await command("migrate", "--quiet")).code == 0
+    assert (await command("sql", "SELECT count(*) FROM runs")).out == "count\n0\n"
+    again = await command("sql", "--demo", "SELECT count(*) FROM runs", "--quiet")
+    assert (int(again.out.split()[1]) >= 300, again.err) == (True, "")
+
+
+def commands(tree, path=()):
+    for name, each in tree.commands.items():
+        if hasattr(each, "commands"):
+            yield from commands(each, (*path, name))
+        else:
+            yield (*path, name), each
+
+
+ALL = dict(commands(get_command(app)))
+PROMISED = {
+    "demo", "init", "migrate", "sync", "backfill", "reconcile", "status", "plan", "doctor", "sql", "rejects list",
+    "rejects retry", "sandbox", "stop", "config show", "psql",
+}  # fmt: skip
+
+
+def test_every_promised_command_is_there() -> None:
+    assert {" ".join(path) for path in ALL} >= PROMISED
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_takes_the_common_options_and_shows_an_example(path) -> None:
+    options = {option for parameter in ALL[path].params for option in parameter.opts}
+    assert {"--config", "--log-format", "--verbose", "--quiet"} <= options
+    assert f"Example: `cortex-etl {' '.join(path)}" in ALL[path].help
+
+
+async def test_help_and_version_and_completion(command) -> None:
+    shown = await command("sync", "--help")
+    assert (shown.code, "Example: cortex-etl sync" in shown.out) == (0, True)
+    assert (await command("--version")).out.startswith("cortex-etl ")
+    assert (await command()).code == 2
+    command.environment |= {"_CORTEX_ETL_COMPLETE": "complete_bash", "COMP_WORDS": "cortex-etl sy", "COMP_CWORD": "1"}
+    assert "sync" in (await command()).out

@@ -1,0 +1,217 @@
+"""init, doctor, config show, migrate, stop; and how every command ends when it cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from etl.config.starter import STARTER
+from etl.db.migrate import migrations
+
+NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
+
+
+async def test_init_writes_a_file_that_works_and_never_overwrites(command) -> None:
+    first = await command("init")
+    assert (first.code, first.err) == (0, "")
+    assert (command.folder / "config.yaml").read_text() == STARTER
+    command.configure("# mine\n")
+    second = await command("init")
+    assert second.code == 2
+    assert "is there already" in second.err
+    assert "mend:" in second.err
+    assert (command.folder / "config.yaml").read_text() == "# mine\n"
+
+
+async def test_init_where_nothing_can_be_written(command) -> None:
+    ended = await command("init", "--config", "no/such/folder/config.yaml")
+    assert ended.code == 2
+    assert "cannot write" in ended.err
+
+
+CANNOT_WORK = [
+    ("no settings file", ("sync", "--config", "nowhere.yaml"), None, 2, "nowhere.yaml: cannot read the settings"),
+    ("bad settings", ("sync",), "api:\n  concurency: 4\n", 2, "config.yaml:2: api.concurency: unknown key"),
+    ("no app", ("sync",), "api: {key: sk-1}\n", 2, "app"),
+    ("no key", ("sync",), "apps: [{id: app_1}]\n", 2, "key"),
+    ("no database", ("sync",), "api: {key: sk-1}\napps: [{id: a}]\ndatabase: {url: 'postgresql://u:hunter2@127.0.0.1:9/d'}\n", 4, "127.0.0.1:9"),
+    ("no database to ask", ("sql", "SELECT 1"), "database: {url: 'postgresql://u:hunter2@127.0.0.1:9/d'}\n", 4, "127.0.0.1:9"),
+    ("an unknown command", ("snyc",), None, 2, "snyc"),
+    ("an unknown option", ("sync", "--fast"), None, 2, "--fast"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "says"), [e[1:] for e in CANNOT_WORK], ids=[e[0] for e in CANNOT_WORK]
+)
+async def test_what_cannot_work_ends_with_one_clear_message(command, arguments, settings, code, says) -> None:
+    if settings is not None:
+        command.configure(settings)
+    ended = await command(*arguments)
+    assert ended.code == code
+    assert says in ended.err
+    assert ended.out == ""
+    assert ended.err.count("error:") + ended.err.count("Usage:") == 1
+    assert "hunter2" not in ended.err
+
+
+async def test_json_logs_carry_the_error_as_a_line_of_their_own(command) -> None:
+    command.configure("api: 3\n")
+    ended = await command("sync", "--log-format", "json")
+    assert ended.code == 2
+    assert '"event": "command.failed"' in ended.err
+    assert '"exit_code": 2' in ended.err
+
+
+async def test_options_may_stand_before_the_command(command) -> None:
+    command.configure("api: 3\n")
+    (command.folder / "good.yaml").write_text("api: {page_size: 7}\n")
+    ended = await command("--config", "good.yaml", "config", "show", "--json")
+    assert {"key": "api.page_size", "value": "7", "from": "good.yaml:1"} in ended.json
+
+
+async def test_config_show_says_where_each_value_comes_from_and_hides_secrets(command) -> None:
+    command.configure(
+        "api:\n  key: sk-hunter2\n  page_size: 7\ndatabase:\n  url: postgresql://u:hunter2@h/d\napps:\n  - id: a\n"
+    )
+    command.environment["CORTEX_ETL__API__CONCURRENCY"] = "3"
+    ended = await command("config", "show")
+    assert ended.code == 0
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if line.strip()}
+    assert "config.yaml:3" in lines["api.page_size"]
+    assert "environment variable CORTEX_ETL__API__CONCURRENCY" in lines["api.concurrency"]
+    assert "default" in lines["api.timeout_s"]
+    assert "config.yaml:7" in lines["apps[0].id"]
+    assert "***" in lines["api.key"]
+    assert "hunter2" not in ended.out + ended.err
+
+
+async def test_doctor_finds_all_well(at_work) -> None:
+    command, running = at_work
+    ended = await command("doctor")
+    assert ended.code == 0, ended.out
+    assert "FAIL" not in ended.out
+    for name in ("settings", "api", "clock", "app", "database", "rights", "migrations"):
+        assert f"ok   {name}" in ended.out
+    assert running.key not in ended.out + ended.err
+
+
+async def test_doctor_tells_of_a_refused_key(at_work) -> None:
+    command, _ = at_work
+    command.environment["CORTEX_API_KEY"] = "sk-expired"
+    ended = await command("doctor")
+    assert ended.code == 3
+    assert "refuses the key" in ended.out
+    assert "sk-expired" not in ended.out + ended.err
+
+
+async def test_doctor_tells_of_unknown_apps_and_workflows(at_work) -> None:
+    command, running = at_work
+    one, other = running.world.apps
+    foreign = next(key for key, each in running.world.workflows.items() if each["app"]["id"] == other)
+    path = command.folder / "config.yaml"
+    path.write_text(
+        path.read_text().partition("apps:")[0] + f"apps:\n  - id: app_123\n  - id: {one}\n    workflows: [{foreign}]\n"
+    )
+    ended = await command("doctor")
+    assert ended.code == 2
+    assert "app_123: the API knows no such app" in ended.out
+    assert f"{one}/{foreign}: the API knows no such workflow of this app" in ended.out
+
+
+async def test_doctor_tells_of_a_clock_that_is_off(at_work) -> None:
+    command, running = at_work
+    running.faults.clock_offset = timedelta(hours=-2)
+    ended = await command("doctor")
+    assert ended.code == 0
+    assert "warn clock" in ended.out
+    assert "7200 s ahead" in ended.out.replace("7199", "7200").replace("7201", "7200")
+
+
+async def test_doctor_tells_what_cannot_be_reached(command) -> None:
+    command.configure(
+        f"api: {{base_url: '{NO_SUCH_PORT}', key: sk-1}}\napps: [{{id: a}}]\ndatabase: {{url: 'postgresql://u:hunter2@127.0.0.1:9/d'}}\n"
+    )
+    ended = await command("doctor")
+    assert ended.code == 1
+    assert "FAIL api" in ended.out
+    assert "FAIL database" in ended.out
+    assert ended.out.count("->") == 2
+    assert "hunter2" not in ended.out + ended.err
+
+
+async def test_doctor_tells_of_settings_that_lack(command, database_url) -> None:
+    command.configure(f"database: {{url: '{database_url}'}}\n")
+    ended = await command("doctor", "--json")
+    assert ended.code == 2
+    assert [each["state"] for each in ended.json if each["name"] == "apps"] == ["failed"]
+    command.configure(f"apps: [{{id: a}}]\ndatabase: {{url: '{database_url}'}}\n")
+    ended = await command("doctor", "--json")
+    assert ended.code == 2
+    assert [each["state"] for each in ended.json if each["name"] == "key"] == ["failed"]
+
+
+async def test_doctor_names_the_grant_that_lacks(command, warehouse, database_url) -> None:
+    role = f"reader_{warehouse.get_server_pid()}"
+    await warehouse.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
+    try:
+        separator = "&" if "?" in database_url else "?"
+        command.configure(
+            f"database: {{url: '{database_url}{separator}user={role}'}}\n".replace("postgres@", f"{role}@").replace(
+                f"{separator}user={role}", ""
+            )
+        )
+        ended = await command("doctor")
+        assert f'GRANT USAGE ON SCHEMA "cortex" TO "{role}";' in ended.out
+        await warehouse.execute(f"GRANT USAGE ON SCHEMA cortex TO {role}")
+        ended = await command("doctor")
+        assert f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "cortex" TO "{role}";' in ended.out
+        await warehouse.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA cortex TO {role}")
+        ended = await command("doctor")
+        assert "ok   rights" in ended.out
+        assert "ok   migrations" in ended.out
+    finally:
+        await warehouse.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_migrate_applies_what_is_pending_once(command, empty_database_url) -> None:
+    command.configure(f"database: {{url: '{empty_database_url}', schema: other}}\n")
+    names = [each.name for each in migrations()]
+    check = await command("migrate", "--check")
+    assert (check.code, check.out.split()[1::2]) == (1, names)
+    applied = await command("migrate")
+    assert (applied.code, applied.out.split()[1::2]) == (0, names)
+    assert (await command("migrate", "--check")).code == 0
+    again = await command("migrate")
+    assert (again.code, again.out) == (0, "")
+    connection = await asyncpg.connect(empty_database_url)
+    assert await connection.fetchval("SELECT count(*) FROM other.runs") == 0
+    await connection.close()
+
+
+async def test_a_check_makes_no_embedded_warehouse(command) -> None:
+    assert (await command("migrate", "--check")).code == 1
+    assert not (command.folder / ".cortex-etl").exists()
+
+
+async def test_stop_ends_the_embedded_server_and_keeps_its_data(command) -> None:
+    assert (await command("stop")).err.strip() == "no embedded PostgreSQL is running"
+    assert (await command("migrate", "--quiet")).code == 0
+    stopped = await command("stop")
+    assert (stopped.code, stopped.out.count("stopped")) == (0, 1)
+    counted = await command("sql", "SELECT count(*) FROM runs")
+    assert counted.out == "count\n0\n"
+
+
+async def test_the_sandbox_serves_until_it_is_told_to_stop(command) -> None:
+    process = await command.start("sandbox", "--port", "0", "--runs", "20")
+    url = (await process.stdout.readline()).decode().strip()
+    command.configure(f"api: {{base_url: '{url}', key: sk-sandbox}}\napps: [{{id: c}}]\n")
+    looked = await command("doctor")
+    assert "workflows are listed" in looked.out
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 130

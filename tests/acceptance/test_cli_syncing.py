@@ -1,0 +1,183 @@
+"""sync, backfill, reconcile, status, plan, rejects: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+
+import pytest
+from command_fixtures import ended as end_of
+
+from etl.sandbox.faults import Status, lists_runs
+
+
+async def count(command, query: str) -> int:
+    return int((await command("sql", query)).out.split()[1])
+
+
+def listed(world) -> int:
+    return sum(len(runs) for runs in world.runs.values())
+
+
+async def test_sync_loads_all_and_then_only_what_is_new(at_work) -> None:
+    command, running = at_work
+    first = await command("sync", "--json")
+    assert first.code == 0, first.err
+    assert first.json["status"] == "succeeded"
+    assert first.json["runs_inserted"] == listed(running.world) == await count(command, "SELECT count(*) FROM runs")
+    lines = [json.loads(line) for line in first.err.splitlines()]
+    assert lines[-1]["event"] == "sync.finished"
+    assert lines[-1]["runs_inserted"] == listed(running.world)
+    assert {"sync.started", "stream.finished"} <= {line["event"] for line in lines}
+    assert running.key not in first.err + first.out
+    running.world.create_run(next(iter(running.world.workflows)))
+    second = await command("sync", "--json")
+    assert (second.json["runs_inserted"], second.json["runs_updated"]) == (1, 0)
+
+
+async def test_a_table_for_people(at_work) -> None:
+    command, running = at_work
+    ended = await command("sync")
+    for workflow_id in running.world.workflows:
+        assert workflow_id in ended.out
+    assert f"sync succeeded: {listed(running.world)} new, 0 changed" in ended.out
+
+
+async def test_quiet_says_nothing_when_all_is_well(at_work) -> None:
+    command, _ = at_work
+    for arguments in (("sync",), ("sync",), ("reconcile",), ("migrate",)):
+        ended = await command(*arguments, "--quiet")
+        assert (ended.code, ended.out, ended.err) == (0, "", ""), arguments
+
+
+async def test_quiet_tells_of_trouble(at_work) -> None:
+    command, running = at_work
+    workflow_id = next(iter(running.world.workflows))
+    running.faults.on(
+        lambda request: workflow_id in request.path and lists_runs(request), Status(403, message="not yours")
+    )
+    ended = await command("sync", "--quiet")
+    assert ended.code == 1
+    assert workflow_id in ended.err
+    assert "not yours" in ended.err
+    ended = await command("sync", "--quiet", "--json")
+    assert (ended.code, ended.json["exit_code"]) == (1, 1)
+    assert workflow_id in ended.err
+
+
+async def test_a_dry_run_writes_nothing(at_work) -> None:
+    command, running = at_work
+    ended = await command("sync", "--dry-run", "--json")
+    assert (ended.code, ended.json["dry_run"]) == (0, True)
+    assert ended.json["runs_seen"] == listed(running.world)
+    assert await count(command, "SELECT count(*) FROM runs") == 0
+
+
+async def test_one_app_or_workflow(at_work) -> None:
+    command, running = at_work
+    workflow_id = next(iter(running.world.workflows))
+    assert (await command("sync", "--workflow", workflow_id, "--quiet")).code == 0
+    assert await count(command, "SELECT count(*) FROM runs") == len(running.world.runs[workflow_id])
+    wrong = await command("sync", "--app", "nobody")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "nobody" in wrong.err
+
+
+async def test_a_backfill_between_two_dates(at_work) -> None:
+    command, running = at_work
+    ended = await command("backfill", "--since", "2026-10-10", "--until", "2026-10-20T00:00:00Z", "--json")
+    assert ended.code == 0, ended.err
+    inside = [
+        run
+        for runs in running.world.runs.values()
+        for run in runs.values()
+        if "2026-10-10" <= run["created_at"] < "2026-10-20"
+    ]
+    assert ended.json["runs_inserted"] == len(inside) > 0
+
+
+@pytest.mark.parametrize("arguments", [("--since", "yesterday"), ("--since", "2026-11-02", "--until", "2026-11-01")])
+async def test_dates_that_make_no_sense(at_work, arguments) -> None:
+    command, running = at_work
+    ended = await command("backfill", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert not running.requests
+
+
+async def test_a_refused_key_ends_with_3(at_work) -> None:
+    command, _ = at_work
+    command.environment["CORTEX_API_KEY"] = "sk-expired"
+    ended = await command("sync")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.count("error:") == 1
+    assert "sk-expired" not in ended.err
+
+
+async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
+    command, _ = at_work
+    path = command.folder / "config.yaml"
+    database = path.read_text().partition("database:")[2].partition("apps:")[0]
+    path.write_text(f"api:\n  base_url: http://127.0.0.1:9\ndatabase:{database}apps: [{{id: a}}]\n")
+    ended = await command("sync", "--quiet")
+    assert ended.code == 1
+    assert "127.0.0.1:9" in ended.err
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_in_order(at_work, sign) -> None:
+    command, running = at_work
+    running.faults.latency_s = 0.3
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+    process = await command.start("backfill", "--json")
+    while not any(lists_runs_of(each.path) for each in running.requests):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(1)
+    process.send_signal(sign)
+    ended = await asyncio.wait_for(end_of(process), 10)
+    assert ended.code == 130
+    statuses = await command("sql", "SELECT status FROM etl_syncs")
+    assert statuses.out == "status\ninterrupted\n"
+    running.faults.clear()
+    assert (await command("sync", "--quiet")).code == 0
+    assert await count(command, "SELECT count(*) FROM runs") == listed(running.world)
+
+
+def lists_runs_of(path: str) -> bool:
+    return path.endswith("/runs")
+
+
+async def test_status_and_plan(at_work) -> None:
+    command, running = at_work
+    before = await command("status")
+    assert before.code == 0
+    planned = await command("plan", "--json")
+    assert planned.json["runs"] == listed(running.world)
+    assert "requests a minute" in (await command("plan", "backfill")).out
+    await command("sync", "--quiet")
+    after = (await command("status", "--json")).json
+    assert {each["workflow_id"] for each in after["streams"]} == set(running.world.workflows)
+    assert all(each["state"] == "complete" for each in after["streams"])
+    shown = await command("status", "--explain")
+    assert shown.out.count("complete") == len(running.world.workflows)
+    assert "last: sync succeeded" in shown.out
+
+
+async def test_the_quarantine(at_work) -> None:
+    command, running = at_work
+    workflow_id, runs = next((key, runs) for key, runs in running.world.runs.items() if runs)
+    run_id = next(iter(runs))
+    running.world.raw[run_id] = b'{"id": "' + run_id.encode() + b'", "status": 7}'
+    synced = await command("sync", "--json")
+    assert (synced.code, synced.json["rejects"]) == (0, 1)
+    (item,) = (await command("rejects", "list", "--json")).json
+    assert (item["workflow_id"], item["run_id"]) == (workflow_id, run_id)
+    assert run_id in (await command("rejects", "list")).out
+    still = await command("rejects", "retry")
+    assert (still.code, "1 still bad" in still.out) == (1, True)
+    del running.world.raw[run_id]
+    retried = await command("rejects", "retry", "--json")
+    assert (retried.code, retried.json["loaded"]) == (0, 1)
+    assert "empty" in (await command("rejects", "list")).out
+    assert await count(command, f"SELECT count(*) FROM runs WHERE id = '{run_id}'") == 1

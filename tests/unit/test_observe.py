@@ -1,0 +1,109 @@
+"""Logs, progress and the hiding of secrets."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import get_args
+
+import pytest
+from rich.console import Console
+
+from etl import events
+from etl.observe.logs import Logs
+from etl.observe.progress import ProgressView
+from etl.observe.secrets import Mask
+
+STREAM = events.StreamId("app_1", "wf_1")
+ONE_OF_EACH = [
+    events.SyncStarted("sync", (STREAM,), 7),
+    events.StreamStarted(STREAM, 250, 3),
+    events.RequestSent("/apps/app_1/workflows", 200, 0.12345, 900),
+    events.RequestRetried("/apps", 1, "503", 0.5),
+    events.RateLimited(3.0, "/apps"),
+    events.PageRead(STREAM, 1, 100, new=90, changed=3, unchanged=6, rejected=1, count=250, pages_total=3),
+    events.BatchLoaded(STREAM, 90, 3, 6, rows=1500, seconds=0.1),
+    events.RunQuarantined(STREAM, "run_1", "invalid_field", "status: expected text, found 7"),
+    events.StreamFinished(STREAM, "succeeded", 250, 250),
+    events.SyncFinished({"status": "succeeded", "requests": 3, "streams": [{"app_id": "app_1"}]}),
+    events.Notice("migration.applied", {"name": "0001.sql"}),
+]
+
+
+def lines(captured) -> list[dict]:
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_every_event_has_its_line(capsys) -> None:
+    assert {type(each) for each in ONE_OF_EACH} == set(get_args(events.Event))
+    logs = Logs("json", "debug", Mask())
+    for each in ONE_OF_EACH:
+        logs.listen(each)
+    written = lines(capsys.readouterr())
+    assert len(written) == len(ONE_OF_EACH)
+    for line in written:
+        noun, _, verb = line["event"].partition(".")
+        assert noun
+        assert verb.endswith("ed") or verb in ("sent", "read")
+        assert line["timestamp"].endswith("Z")
+    assert written[5]["workflow_id"] == "wf_1"
+    assert written[9] == {"event": "sync.finished", "status": "succeeded", "requests": 3, "level": "info"} | {
+        "timestamp": written[9]["timestamp"]
+    }
+
+
+@pytest.mark.parametrize(("level", "names"), [("warning", 3), ("info", 7), ("error", 0)])
+def test_levels(capsys, level, names) -> None:
+    logs = Logs("json", level, Mask())
+    for each in ONE_OF_EACH:
+        logs.listen(each)
+    assert len(lines(capsys.readouterr())) == names
+
+
+@pytest.mark.parametrize(("outcome", "level"), [("failed", "error"), ("partial", "warning"), ("succeeded", "info")])
+def test_what_went_wrong_is_logged_louder(capsys, outcome, level) -> None:
+    logs = Logs("json", "info", Mask())
+    logs.listen(events.StreamFinished(STREAM, outcome))
+    logs.listen(events.SyncFinished({"status": outcome}))
+    assert [line["level"] for line in lines(capsys.readouterr())] == [level, level]
+
+
+def test_lines_for_people(capsys) -> None:
+    Logs("console", "info", Mask()).listen(events.StreamFinished(STREAM, "succeeded", 250, 250))
+    assert "stream.finished" in (err := capsys.readouterr().err)
+    assert "api_count=250" in err
+
+
+def test_secrets_are_hidden_wherever_they_stand(capsys) -> None:
+    mask = Mask()
+    mask.add("sk-hunter2")
+    mask.add("abc")  # too short: every line would be garbled
+    mask.add_password_of("postgresql://user:p%40ss%2Fword@host/db")
+    logs = Logs("json", "info", mask)
+    logs.write(
+        "info", "x.happened", text="Bearer sk-hunter2", deep={"list": ["p@ss/word", 1, "p%40ss%2Fword"]}, plain="abc"
+    )
+    (line,) = lines(capsys.readouterr())
+    assert line["text"] == "Bearer ***"
+    assert line["deep"] == {"list": ["***", 1, "***"]}
+    assert line["plain"] == "abc"
+
+
+def test_the_progress_view_shows_streams_and_the_budget() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=200)
+    with ProgressView(500, console) as view:
+        for each in ONE_OF_EACH[:-3]:
+            view.listen(each)
+        view._progress.refresh()
+    shown = out.getvalue()
+    assert "wf_1" in shown
+    assert "1/3" in shown
+    assert "100 runs" in shown
+    assert "1 of 500 requests/min" in shown
+
+
+def test_the_progress_view_takes_every_event_in_any_order() -> None:
+    with ProgressView(500, Console(file=io.StringIO(), force_terminal=True)) as view:
+        for each in (*reversed(ONE_OF_EACH), *ONE_OF_EACH):
+            view.listen(each)

@@ -1,0 +1,93 @@
+"""How results are written: values, CSV, JSON, tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from rich.console import Console
+
+from etl.cli.output import encode_json, plain, table, write_csv, write_json, write_result
+from etl.cli.standing import span
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "true"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("0.10"), "0.10"),
+        (Decimal("NaN"), "NaN"),
+        (1.5, "1.5"),
+        (float("-inf"), "-Infinity"),
+        (datetime(2026, 11, 1, 12, tzinfo=UTC), "2026-11-01 12:00:00+00:00"),
+        (b"\x00\xff", "\\x00ff"),
+        (["a", None, 1], "{a,,1}"),
+        ("ü🌍", "ü🌍"),
+    ],
+)
+def test_values_for_people(value, text) -> None:
+    assert plain(value) == text
+
+
+def test_csv_can_be_read_back(capsys) -> None:
+    values = ["plain", 'quo"ted', "com,ma", "li\nne", "cr\r", " blank ", "\\.", "🌍"]
+    write_csv(["a"], [[value] for value in values])
+    read = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert [row[0] for row in read] == ["a", *values]
+
+
+def test_csv_tells_null_from_empty(capsys) -> None:
+    write_csv(["a", "b"], [[None, ""]])
+    assert capsys.readouterr().out == 'a,b\n,""\n'
+
+
+def test_json_keeps_digits_and_documents(capsys) -> None:
+    row = [Decimal("12345678901234567890.10"), '{"x": 1.000}', ['{"y": 2.00}', None], float("nan"), Decimal("Infinity")]
+    write_json(["n", "doc", "docs", "nan", "inf"], ["numeric", "jsonb", "jsonb[]", "float8", "numeric"], [row])
+    out = capsys.readouterr().out
+    assert '"n":12345678901234567890.10,"doc":{"x": 1.000}' in out
+    assert json.loads(out)[0]["nan"] == "NaN"
+    assert json.loads(out)[0]["inf"] == "Infinity"
+
+
+def test_json_names_columns_apart(capsys) -> None:
+    write_json(["n", "n"], ["int4", "int4"], [[1, 2]])
+    assert json.loads(capsys.readouterr().out) == [{"n": 1, "n_2": 2}]
+
+
+def test_one_row_is_not_rows(capsys) -> None:
+    write_result("table", ["n"], ["int4"], [[1]])
+    assert capsys.readouterr().out.endswith("(1 row)\n")
+
+
+def test_markup_in_data_is_shown_as_it_is() -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(table(["[red]head"], [["[bold]cell[/bold]"]]))
+    assert "[red]head" in out.getvalue()
+    assert "[bold]cell[/bold]" in out.getvalue()
+
+
+def test_a_narrow_terminal_cuts_and_does_not_wrap() -> None:
+    out = io.StringIO()
+    Console(file=out, width=30).print(table(["a", "b"], [["x" * 50, "y" * 50]]))
+    assert len(out.getvalue().splitlines()) == 3
+    assert max(len(line) for line in out.getvalue().splitlines()) <= 30
+
+
+def test_encode_json_writes_times_and_decimals() -> None:
+    assert encode_json({"at": datetime(2026, 11, 1, tzinfo=UTC), "n": Decimal("1.10")}) == (
+        '{"at":"2026-11-01T00:00:00Z","n":1.10}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, ""), (0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (864000, "10d")]
+)
+def test_spans(seconds, text) -> None:
+    assert span(seconds) == text
