@@ -33,7 +33,7 @@ def careful_rows(raw: bytes, digest: bytes, stream: Stream) -> RunRows:
     keys = settle_step_keys(document)
     if needs_cleaning(raw):
         document = clean(document)
-    if document.get("id") in {None, ""}:
+    if document.get("id") in (None, ""):
         raise RecordError("missing_id", "the run has no id")
     run = validated(Run, document)
     if run.workflow_id is not None and run.workflow_id != clean_text(stream.workflow_id):

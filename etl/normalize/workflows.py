@@ -27,7 +27,7 @@ def normalize_workflow(raw: bytes) -> tuple[Row, Row | None]:
     refuse_unstorable_numbers(raw, document)
     if needs_cleaning(raw):
         document = clean(document)
-    if document.get("id") in {None, ""}:
+    if document.get("id") in (None, ""):
         raise RecordError("missing_id", "the workflow has no id")
     workflow = validated(Workflow, document)
     app, leftovers = workflow.app or App(), Leftovers(workflow.unknown)

@@ -1,0 +1,84 @@
+"""Reading what normalizing made: rows by column name, their JSON parsed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from etl import tables
+from etl.decode import digest, dump, parse
+from etl.normalize import Normalizer, Redactor, RunRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def run_bytes(**fields: Any) -> bytes:
+    """A run of the workflow `wf` as the API would send it."""
+    run = {"id": "run", "workflow_id": "wf"} | fields
+    return json.dumps(run, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def normalized(raw: bytes, *, store_payloads: bool = True, redact: Redactor | None = None) -> RunRows:
+    """The rows of a run in the listing of the app `app` and the workflow `wf`."""
+    return Normalizer("app", "wf", store_payloads=store_payloads, redact=redact).normalize(raw, digest(raw))
+
+
+def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:
+    """A row by column names; JSON is read with plain numbers."""
+    return {
+        name: json.loads(value) if kind == "jsonb" and value is not None else value
+        for (name, kind), value in zip(table.columns.items(), row, strict=True)
+    }
+
+
+def run_row(rows: RunRows) -> dict[str, Any]:
+    return named(tables.RUNS, rows.run)
+
+
+def step_rows(rows: RunRows) -> list[dict[str, Any]]:
+    return [named(tables.RUN_STEPS, row) for row in rows.steps]
+
+
+def call_rows(rows: RunRows) -> list[dict[str, Any]]:
+    return [named(tables.RUN_STEP_CALLS, row) for row in rows.calls]
+
+
+def usage_rows(rows: RunRows) -> list[dict[str, Any]]:
+    return [named(tables.RUN_USAGE_CALLS, row) for row in rows.usage]
+
+
+def comparable(rows: RunRows) -> Any:
+    """All of the rows, with JSON in one way of writing, digits included."""
+
+    def table(table: tables.Table, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+        kinds = list(table.columns.values())
+        return [
+            [
+                # Told apart by their text: 1.0 equals 1, but has other digits.
+                dump(parse(value))
+                if kind == "jsonb" and value is not None
+                else (repr(value) if kind == "numeric" else value)
+                for kind, value in zip(kinds, row, strict=True)
+            ]
+            for row in rows
+        ]
+
+    return (
+        (rows.run_id, rows.digest, rows.status, rows.created_at, rows.updated_at, rows.updated_on_day),
+        (rows.emptied, rows.retention_due_at),
+        table(tables.RUNS, [rows.run]),
+        table(tables.RUN_STEPS, rows.steps),
+        table(tables.RUN_STEP_CALLS, rows.calls),
+        table(tables.RUN_USAGE_CALLS, rows.usage),
+        [
+            (
+                version.id,
+                version.digest,
+                table(tables.WORKFLOW_VERSIONS, [version.row]),
+                table(tables.WORKFLOW_STEPS, version.steps),
+                version.links,
+            )
+            for version in rows.versions
+        ],
+    )
