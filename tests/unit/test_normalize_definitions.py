@@ -1,0 +1,231 @@
+"""Definitions, workflows and redaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from normalized import named, normalized, run_bytes, run_row, step_rows
+
+from etl import tables
+from etl.errors import RecordError, SettingsError
+from etl.normalize import Normalizer, Redactor, VersionRows, normalize_workflow
+
+BRANCH = {
+    "type": "branch",
+    "key": "b",
+    "destinations": ["c", "c"],
+    "conditions": {"yes": {"condition": "x", "destinations": ["d", "c"], "order": 0}, "no": {"destinations": []}},
+    "else": ["e"],
+}
+
+
+def version_of(steps: list[dict[str, Any]] | None = None, **fields: Any) -> VersionRows:
+    (version,) = normalized(run_bytes(workflow_version={"id": "v", "steps": steps} | fields)).versions
+    return version
+
+
+def step_of(**step: Any) -> dict[str, Any]:
+    return named(tables.WORKFLOW_STEPS, version_of([step]).steps[0])
+
+
+def test_a_version_has_its_fields_in_columns_and_the_rest_in_extra() -> None:
+    row = named(
+        tables.WORKFLOW_VERSIONS,
+        version_of(
+            app_id="a",
+            workflow_id="wf",
+            version=3,
+            rollback_version=10**12,
+            created_by={"id": "u", "name": None, "email": "e"},
+            created_at="2026-09-02",
+            input_options={"display": {"field": "inline", "hidden": True}, "more": 1},
+            new=[1],
+        ).row,
+    )
+    assert (row["version"], row["rollback_version"], row["created_by_id"], row["is_draft"]) == (3, None, "u", False)
+    assert (row["display_field"], row["display_container"], row["display_hidden"]) == ("inline", None, True)
+    assert row["input_options"] == {"display": {"field": "inline", "hidden": True}, "more": 1}
+    assert row["extra"] == {"new": [1], "created_by": {"email": "e"}, "rollback_version": 10**12}
+
+
+def test_a_run_points_at_its_version_and_its_draft() -> None:
+    version, draft = {"id": "v"}, {"key": "d\0", "input": {"b": 1.0, "a": "é\n"}}
+    cleaned = json.dumps({"input": {"a": "é\n", "b": 1.0}, "key": "d\ufffd"}, separators=(",", ":"), ensure_ascii=False)
+    draft_id = "draft:" + hashlib.sha256(f"wf\n{cleaned}".encode()).hexdigest()[:32]
+    both = normalized(run_bytes(workflow_version=version, workflow_version_draft=draft, workflow_app_id="wa"))
+    assert (run_row(both)["workflow_version_id"], run_row(both)["workflow_draft_id"]) == ("v", draft_id)
+    assert [rows.id for rows in both.versions] == ["v", draft_id]
+    alone = normalized(run_bytes(workflow_version_draft=draft, workflow_app_id="wa"))
+    assert (run_row(alone)["workflow_version_id"], run_row(alone)["workflow_draft_id"]) == (draft_id, draft_id)
+    row = named(tables.WORKFLOW_VERSIONS, alone.versions[0].row)
+    assert (row["is_draft"], row["app_id"], row["workflow_id"], row["key"]) == (True, "wa", "wf", "d\ufffd")
+
+
+def test_equal_drafts_share_an_id_however_they_are_written() -> None:
+    texts = [b'{"key":"d","input":{"a":1,"b":"\\u00e9"}}', '{ "input": {"b":"é", "a":1}, "key":"d" }'.encode()]
+    drafts = [normalized(b'{"id":"r","workflow_version_draft":' + text + b"}").versions[0] for text in texts]
+    assert drafts[0].id == drafts[1].id
+    assert drafts[0].digest == drafts[1].digest
+    other = normalized(b'{"id":"r","workflow_version_draft":{"key":"d","input":{"a":1.0,"b":"\\u00e9"}}}').versions[0]
+    assert other.id != drafts[0].id  # 1.0 has other digits than 1
+
+
+def test_links_are_rows_once_each() -> None:
+    assert version_of([BRANCH]).links == (
+        ("v", "b", "c", "destination"),
+        ("v", "b", "d", "branch:yes"),
+        ("v", "b", "c", "branch:yes"),
+        ("v", "b", "e", "else"),
+    )
+    assert step_of(**BRANCH)["config"] == {"conditions": BRANCH["conditions"]}
+
+
+def test_steps_of_types_that_nobody_knows_keep_their_fields_whatever_they_are() -> None:
+    step = {"type": "new", "key": "n", "conditions": {"a": {"destinations": 5}, "b": 1}, "else": "x"}
+    assert step_of(**step)["config"] == {"conditions": step["conditions"], "else": "x"}
+    with pytest.raises(
+        RecordError, match=r"workflow_version.steps.0.else: expected a list of keys, found the text 'x'"
+    ):
+        version_of([step | {"type": "branch", "conditions": {}}])
+
+
+@pytest.mark.parametrize(
+    ("position", "x", "y", "kept"),
+    [
+        ([1, 2.5], 1.0, 2.5, None),
+        ([1], 1.0, None, None),
+        ([], None, None, None),
+        (None, None, None, None),
+        ([1, 2, 3], 1.0, 2.0, {"position": [1, 2, 3]}),
+    ],
+)
+def test_a_missing_second_number_is_null(position: Any, x: float | None, y: float | None, kept: Any) -> None:
+    row = step_of(type="code", position=position)
+    assert (row["position_x"], row["position_y"], row["config"]) == (x, y, kept)
+
+
+def test_a_place_beyond_doubles_is_kept_in_the_configuration() -> None:
+    raw = b'{"id":"r","workflow_version":{"id":"v","steps":[{"size":[1e400,2]}]}}'
+    step = named(tables.WORKFLOW_STEPS, normalized(raw).versions[0].steps[0])
+    assert (step["width"], step["height"]) == (None, 2.0)
+    assert b"1e400" in normalized(raw).versions[0].steps[0][-1]
+
+
+def test_a_definition_that_repeats_is_made_once() -> None:
+    normalizer = Normalizer("app", "wf", cache_size=2)
+    first = normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0]
+    careful = normalizer.normalize(b'{"id":"r","new":1,"workflow_version":{"id": "v"}}', b"").versions[0]
+    again = normalizer.normalize(run_bytes(id="other", workflow_version={"id": "v"}), b"").versions[0]
+    assert again is first
+    assert careful == first
+    for number in range(3):
+        normalizer.normalize(run_bytes(workflow_version={"id": f"v{number}"}), b"")
+    assert normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0] is not first
+
+
+def test_a_draft_of_two_apps_has_the_app_of_its_run() -> None:
+    normalizer = Normalizer("app", "wf")
+    apps = [
+        normalizer.normalize(run_bytes(workflow_version_draft={"key": "d"}, workflow_app_id=app), b"")
+        .versions[0]
+        .row[1]
+        for app in ("one", "two", None)
+    ]
+    assert apps == ["one", "two", None]
+
+
+def test_a_workflow_and_its_app() -> None:
+    document = {
+        "id": "w",
+        "name": "W\0",
+        "app": {"id": "a", "name": "A", "verified": True, "icon": "i"},
+        "version": {"id": "v", "version": 2},
+        "tags": [{"id": "t", "name": "blue"}],
+        "runs_count": 10**30,
+        "retention": {"max_age_in_seconds": -1, "preserve_on_failure": True, "more": 1},
+        "enabled": True,
+        "deleted": False,
+        "created_at": "2026-09-02",
+        "steps": [],
+    }
+    row, app = normalize_workflow(json.dumps(document).encode())
+    workflow = named(tables.WORKFLOWS, row)
+    assert app == ("a", "A", True)
+    assert (workflow["name"], workflow["app_id"], workflow["tags"], workflow["current_version_id"]) == (
+        "W\ufffd",
+        "a",
+        ["blue"],
+        "v",
+    )
+    assert (workflow["runs_count"], workflow["retention_max_age_s"], workflow["enabled"]) == (None, -1, True)
+    kept = {name: document[name] for name in ("steps", "tags", "version")}
+    assert workflow["extra"] == kept | {"app": {"icon": "i"}, "retention": {"more": 1}, "runs_count": 10**30}
+    assert normalize_workflow(b'{"id":"w"}') == (("w", *[None] * 14), None)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"[]", "not_an_object"),
+        (b"{}", "missing_id"),
+        (b'{"id":[]}', "invalid_field"),
+        (b'{"id":"w","name":1}', "invalid_field"),
+        (b"{", "invalid_json"),
+    ],
+)
+def test_a_workflow_that_cannot_be_normalized_says_why(raw: bytes, reason: str) -> None:
+    with pytest.raises(RecordError) as error:
+        normalize_workflow(raw)
+    assert error.value.reason == reason
+
+
+PATHS = ["$.input.email", "$.output.*.output.headers", "$..password", "$.id", "$..total_secret"]
+
+
+def test_redaction_replaces_before_anything_is_made() -> None:
+    redactor = Redactor(PATHS)
+    raw = run_bytes(
+        input={"email": "me@example.org", "name": "n", "password": None},
+        output={"a": {"type": "http_request", "output": {"status": 200, "headers": {"cookie": "c"}}}},
+        result=[{"deep": {"password": 5}}],
+        workflow_version={"id": "v", "steps": [{"key": "s", "password": "p"}]},
+    )
+    rows = normalized(raw, redact=redactor)
+    row = run_row(rows)
+    assert (row["id"], row["input"]) == ("run", {"email": "[redacted]", "name": "n", "password": None})
+    assert row["result"] == [{"deep": {"password": "[redacted]"}}]
+    assert step_rows(rows)[0]["output"] == {"status": 200, "headers": "[redacted]"}
+    assert rows.versions[0].steps[0][-1] == b'{"password":"[redacted]"}'
+    assert row["content_hash"] == hashlib.sha256(raw).digest()
+    for secret in (b"me@example.org", b"cookie"):
+        assert secret not in redactor.redact_bytes(raw)
+
+
+def test_hashes_tell_equal_values_and_nothing_more() -> None:
+    def mail(mode: Any, salt: bytes, value: Any) -> Any:
+        redactor = Redactor(["$.input.email"], mode=mode, salt=salt)
+        return run_row(normalized(run_bytes(input={"email": value}), redact=redactor))["input"]["email"]
+
+    assert mail("hash", b"", "a") == "sha256:" + hashlib.sha256(b'"a"').hexdigest()
+    assert mail("hash", b"s", "a") == mail("hash", b"s", "a") != mail("hash", b"t", "a")
+    assert mail("hash", b"s", {"x": 1, "y": 2}) == mail("hash", b"s", {"y": 2, "x": 1})
+
+
+def test_what_cannot_be_searched_is_not_stored() -> None:
+    redactor = Redactor(["$..password"])
+    deep = b'{"id":"run","input":' + b'{"a":' * 5000 + b'{"password":"p"}' + b"}" * 5001
+    with pytest.raises(RecordError) as error:
+        normalized(deep, redact=redactor)
+    assert (error.value.reason, error.value.run_id) == ("not_redactable", "run")
+    assert redactor.redact_bytes(deep) == redactor.redact_bytes(b'{"password":"p') == b'"[redacted]"'
+    shallow = b'{"id":"run","input":' + b'{"a":' * 200 + b'{"password":"p"}' + b"}" * 201
+    assert b'"password":"[redacted]"' in redactor.redact_bytes(shallow)
+
+
+@pytest.mark.parametrize("path", ["$.a[", "$..", "", "$", " $ "])
+def test_a_path_that_selects_nothing_sensible_is_a_mistake_in_the_settings(path: str) -> None:
+    with pytest.raises(SettingsError):
+        Redactor([path])

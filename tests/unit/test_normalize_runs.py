@@ -1,0 +1,335 @@
+"""What the contract says of runs, one sentence a test."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from normalized import call_rows, normalized, run_bytes, run_row, step_rows, usage_rows
+
+from etl import tables
+from etl.errors import RecordError
+from etl.normalize import Normalizer, effective_updated_at
+
+
+def steps_of(**run: Any) -> dict[str, dict[str, Any]]:
+    return {row["step_key"]: row for row in step_rows(normalized(run_bytes(**run)))}
+
+
+def result_of(raw: bytes) -> bytes | None:
+    """The JSON text for `runs.result`."""
+    return dict(zip(tables.RUNS.names, normalized(raw).run, strict=True))["result"]
+
+
+def refused(raw: bytes) -> RecordError:
+    with pytest.raises(RecordError) as error:
+        normalized(raw)
+    return error.value
+
+
+def test_steps_are_the_union_of_output_and_usage_steps() -> None:
+    rows = step_rows(
+        normalized(
+            run_bytes(
+                output={"b": {"status": "FAILED"}, "a": None}, usage={"steps": {"c": {"total": 1}, "a": {"total": 2}}}
+            )
+        )
+    )
+    assert [(row["step_key"], row["ordinal"], row["status"], row["usage_total"]) for row in rows] == [
+        ("b", 0, "FAILED", None),
+        ("a", 1, None, Decimal(2)),
+        ("c", 2, None, Decimal(1)),
+    ]
+
+
+def test_in_the_array_form_a_second_item_of_a_key_gets_a_number() -> None:
+    output = [{"key": key, "status": str(place)} for place, key in enumerate(["a", "a#2", "a", "b", "a"])]
+    rows = steps_of(output=output, usage={"steps": {"a": {"total": 1}}})
+    assert [(key, row["status"], row["extra"]) for key, row in rows.items()] == [
+        ("a", "0", None),
+        ("a#2", "1", None),
+        ("a#3", "2", None),
+        ("b", "3", None),
+        ("a#4", "4", None),
+    ]
+    assert [row["usage_total"] for row in rows.values()] == [Decimal(1), None, None, None, None]
+
+
+def test_keys_that_become_equal_by_the_cleaning_get_numbers_and_keep_their_credits() -> None:
+    half, other_half = "a\ud83d", "a\ude00"
+    rows = steps_of(
+        output={"a\0": {"status": "1"}, "a\ufffd": {"status": "2"}, half: {"status": "3", "key": half}},
+        usage={"steps": {half: {"total": 3}, "a\0": {"total": 1}, other_half: {"total": 4}}},
+    )
+    assert [(key, row["status"], row["usage_total"], row["extra"]) for key, row in rows.items()] == [
+        ("a\ufffd", "1", Decimal(1), None),
+        ("a\ufffd#2", "2", None, None),
+        ("a\ufffd#3", "3", Decimal(3), None),
+        ("a\ufffd#4", None, Decimal(4), None),
+    ]
+
+
+def test_the_tree_of_a_step_without_a_name_never_mixes_with_that_of_the_run() -> None:
+    tree = {"calls": [{"total": 1}]}
+    both = normalized(run_bytes(output={"": {}}, usage={**tree, "steps": {"": tree}}))
+    assert [row["step_key"] for row in step_rows(both)] == ["#2"]
+    assert [(row["step_key"], row["path"]) for row in usage_rows(both)] == [("", "0"), ("#2", "0")]
+    alone = normalized(run_bytes(output={"": {}}, usage={"steps": {"": tree}}))
+    assert [row["step_key"] for row in step_rows(alone)] == [""]
+
+
+def test_the_credit_tree_is_flattened_at_any_depth() -> None:
+    rows = usage_rows(
+        normalized(run_bytes(usage={"calls": [{"id": "x", "total": 1, "calls": [{}, {"calls": [{"id": "y"}]}]}]}))
+    )
+    assert [(row["path"], row["parent_path"], row["depth"], row["call_id"], row["total"]) for row in rows] == [
+        ("0", None, 1, "x", Decimal(1)),
+        ("0.0", "0", 2, None, None),
+        ("0.1", "0", 2, None, None),
+        ("0.1.0", "0.1", 3, "y", None),
+    ]
+    deep = b'{"id":"run","usage":' + b'{"total":1,"calls":[' * 3000 + b'{"total":0.10}' + b"]}" * 3000 + b"}"
+    assert normalized(deep).usage[-1][4:] == (3000, None, Decimal("0.10"))
+
+
+def test_credits_are_exact() -> None:
+    raw = b'{"id":"run","usage":{"total":0.1000000000000000055511151231257827,"calls":[{"total":1e-7}]}}'
+    assert str(run_row(normalized(raw))["usage_total"]) == "0.1000000000000000055511151231257827"
+    assert str(normalized(raw).usage[0][6]) == "1E-7"
+
+
+def test_what_a_step_made_has_columns_by_its_type() -> None:
+    output = {"provider": "p", "model": "m", "status": 404, "run_id": "child"}
+    rows = steps_of(
+        output={
+            kind: {"type": kind, "output": output} for kind in ("model", "http_request", "browser", "workflow", "code")
+        }
+    )
+    columns = ("provider", "model", "http_status", "child_run_id")
+    assert {kind: tuple(row[column] for column in columns) for kind, row in rows.items()} == {
+        "model": ("p", "m", None, None),
+        "http_request": (None, None, 404, None),
+        "browser": (None, None, 404, None),
+        "workflow": (None, None, None, "child"),
+        "code": (None, None, None, None),
+    }
+
+
+def test_of_a_loop_the_calls_have_the_columns_and_not_the_step() -> None:
+    made = {"provider": "p", "model": "m"}
+    calls = [{"output": made}, {"type": "model", "output": made}, {"type": "code", "output": made}]
+    looped = normalized(run_bytes(output={"a": {"type": "model", "output": [made, made], "calls": calls}}))
+    assert [row["provider"] for row in step_rows(looped)] == [None]
+    assert [row["model"] for row in call_rows(looped)] == ["m", "m", None]
+    # Without a loop these are tool calls, whose type is their own.
+    tools = normalized(run_bytes(output={"a": {"type": "model", "output": made, "calls": calls}}))
+    assert [row["model"] for row in call_rows(tools)] == [None, "m", None]
+
+
+def test_outputs_of_other_shapes_leave_the_columns_null() -> None:
+    rows = steps_of(
+        output={
+            "a": {"type": "model", "output": {"model": 5, "provider": None}},
+            "b": {"type": "http_request", "output": {"status": "200"}},
+            "c": {"type": "workflow", "output": "x"},
+        }
+    )
+    assert [(row["model"], row["http_status"], row["child_run_id"], row["extra"]) for row in rows.values()] == [
+        (None,) * 4
+    ] * 3
+
+
+def test_step_times_are_epoch_milliseconds() -> None:
+    row = steps_of(output={"a": {"start": 1788369291888, "end": 1788369291888.5}})["a"]
+    assert row["started_at"] == datetime(2026, 9, 2, 17, 14, 51, 888000, tzinfo=UTC)
+    assert row["ended_at"] == datetime(2026, 9, 2, 17, 14, 51, 888500, tzinfo=UTC)
+
+
+def test_numbers_too_large_for_their_columns_go_to_extra_under_their_paths() -> None:
+    huge = 10**30
+    rows = normalized(
+        run_bytes(
+            version=huge,
+            retention={"max_age_in_seconds": huge},
+            output={
+                "a": {"start": huge, "end": huge, "calls": [{"index": huge, "start": huge}]},
+                "b": {"type": "browser", "output": {"status": huge}},
+            },
+        )
+    )
+    row, steps, (call,) = run_row(rows), step_rows(rows), call_rows(rows)
+    assert (row["version"], row["retention_max_age_s"]) == (None, None)
+    assert row["extra"] == {"version": huge, "retention": {"max_age_in_seconds": huge}}
+    assert [(step["started_at"], step["http_status"]) for step in steps] == [(None, None)] * 2
+    assert [step["extra"] for step in steps] == [{"start": huge, "end": huge}, {"output": {"status": huge}}]
+    assert call["extra"] == {"index": huge, "start": huge}
+
+
+@pytest.mark.parametrize(("field", "limit"), [("version", 2**31), ("index", 2**63)])
+def test_the_largest_numbers_still_fit(field: str, limit: int) -> None:
+    for value, fits in ((limit - 1, True), (-limit, True), (limit, False), (-limit - 1, False), (1.5, False)):
+        rows = normalized(run_bytes(output={"a": {"calls": [{"index": value}]}}, version=value))
+        found = run_row(rows) if field == "version" else call_rows(rows)[0]
+        assert (found[field], found["extra"]) == ((value, None) if fits else (None, {field: value}))
+
+
+def test_unknown_fields_are_kept_where_they_stood() -> None:
+    rows = normalized(
+        run_bytes(
+            new=None,
+            usage={
+                "currency": "x",
+                "calls": [{"a": 1, "calls": [{"b": 2}]}],
+                "steps": {"s": {"c": 3, "calls": [{"d": 4}]}},
+            },
+            retention={"policy": {"name": "p"}},
+            output={"s": {"e": 5, "key": "other", "calls": [{"f": 6}]}},
+        )
+    )
+    assert run_row(rows)["extra"] == {
+        "new": None,
+        "usage": {
+            "currency": "x",
+            "calls": {"0": {"a": 1}, "0.0": {"b": 2}},
+            "steps": {"s": {"c": 3, "calls": {"0": {"d": 4}}}},
+        },
+        "retention": {"policy": {"name": "p"}},
+    }
+    assert step_rows(rows)[0]["extra"] == {"e": 5, "key": "other"}
+    assert call_rows(rows)[0]["extra"] == {"f": 6}
+
+
+def test_free_form_json_keeps_its_digits_and_loses_what_postgresql_refuses() -> None:
+    raw = b'{"id":"run","result":{"a":1.50,"b":123456789012345678901234567890,"c\\u0000":"\\ud83d x \\ud83d\\ude00"}}'
+    assert result_of(raw) == '{"a":1.50,"b":123456789012345678901234567890,"c\ufffd":"\ufffd x 😀"}'.encode()
+    assert result_of(b'{"id":"run","result":{"a":1.50}}') == b'{"a":1.50}'
+
+
+def test_nul_and_lone_surrogates_are_replaced_everywhere() -> None:
+    row = run_row(normalized(run_bytes(id="r\0", error="e\ud83d", input={"k\0": ["\ude00"]}, **{"new\0": 1})))
+    assert (row["id"], row["error"], row["input"], row["extra"]) == (
+        "r\ufffd",
+        "e\ufffd",
+        {"k\ufffd": ["\ufffd"]},
+        {"new\ufffd": 1},
+    )
+
+
+@pytest.mark.parametrize("null", [{"input": None, "result": None, "output": None}, {}])
+def test_null_is_null(null: dict[str, Any]) -> None:
+    rows = normalized(run_bytes(**null))
+    assert rows.emptied
+    assert (run_row(rows)["input"], run_row(rows)["result"]) == (None, None)
+    assert not normalized(run_bytes(output={})).emptied
+    assert not normalized(run_bytes(input=False)).emptied
+
+
+@pytest.mark.parametrize(
+    ("updated_at", "time", "on_day", "effective"),
+    [
+        ("2026-09-02", datetime(2026, 9, 2, tzinfo=UTC), True, datetime(2026, 9, 2, 23, 59, 59, 999999, tzinfo=UTC)),
+        ("2026-09-02T10:00:00", *[datetime(2026, 9, 2, 10, tzinfo=UTC), False], datetime(2026, 9, 2, 10, tzinfo=UTC)),
+        ("2026-09-02T10:00:00+02:00", datetime(2026, 9, 2, 8, tzinfo=UTC), False, datetime(2026, 9, 2, 8, tzinfo=UTC)),
+        (
+            "9999-12-31",
+            datetime(9999, 12, 31, tzinfo=UTC),
+            True,
+            datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        ),
+        ("+10000-01-01", None, False, None),
+        (None, None, False, None),
+    ],
+)
+def test_a_bare_day_counts_as_its_end(updated_at: str | None, time: Any, on_day: bool, effective: Any) -> None:
+    rows = normalized(run_bytes(updated_at=updated_at))
+    assert (rows.updated_at, rows.updated_on_day) == (time, on_day)
+    assert (run_row(rows)["updated_at"], run_row(rows)["updated_on_day"]) == (time, on_day)
+    assert effective_updated_at(rows.updated_at, rows.updated_on_day) == effective
+
+
+def test_times_beyond_the_calendar_go_to_extra() -> None:
+    row = run_row(normalized(run_bytes(created_at="+275760-09-13T00:00:00Z", ended_at="9999-12-31T23:59:59-05:00")))
+    assert (row["created_at"], row["ended_at"]) == (None, None)
+    assert row["extra"] == {"created_at": "+275760-09-13T00:00:00Z", "ended_at": "9999-12-31T23:59:59-05:00"}
+
+
+def test_a_run_without_a_workflow_is_of_the_stream() -> None:
+    assert run_row(normalized(b'{"id":"run"}'))["workflow_id"] == "wf"
+    assert run_row(normalized(b'{"id":"run"}'))["stream_app_id"] == "app"
+    assert (
+        run_row(Normalizer("app", "w\0").normalize(b'{"id":"r","workflow_id":"w\\u0000"}', b""))["workflow_id"]
+        == "w\ufffd"
+    )
+
+
+def test_payloads_can_be_left_out() -> None:
+    made = {"provider": "p", "model": "m"}
+    for new in ({}, {"new": 1}):  # both paths
+        raw = run_bytes(
+            input={"a": 1},
+            result=[1],
+            output={"s": {"type": "model", "output": made, "logs": [1], "calls": [{"output": 1, "logs": 2}]}},
+            **new,
+        )
+        rows = normalized(raw, store_payloads=False)
+        row, (step,), (call,) = run_row(rows), step_rows(rows), call_rows(rows)
+        assert [row["input"], row["result"], step["output"], step["logs"], call["output"], call["logs"]] == [None] * 6
+        assert (step["provider"], step["model"], rows.emptied) == ("p", "m", False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "says"),
+    [
+        (b"[]", "not_an_object", "a list"),
+        (b"null", "not_an_object", "null"),
+        (b'"run"', "not_an_object", "the text 'run'"),
+        (b"", "invalid_json", "Expecting value"),
+        (b'{"id":"run","a":NaN}', "invalid_json", "NaN"),
+        (b'{"id":"run","a":"\xff"}', "invalid_json", "UTF-8"),
+        (b"{}", "missing_id", "no id"),
+        (b'{"id":""}', "missing_id", "no id"),
+        (b'{"id":7}', "invalid_field", "id: expected text, found a number"),
+        (b'{"id":[]}', "invalid_field", "id: expected text, found a list"),
+        (b'{"id":"run","workflow_id":"x"}', "foreign_workflow", "'x'"),
+        (b'{"id":"run","status":5}', "invalid_field", "status: expected text, found a number"),
+        (
+            b'{"id":"run","created_at":"soon"}',
+            "invalid_field",
+            "created_at: expected an ISO 8601 date, found the text 'soon'",
+        ),
+        (b'{"id":"run","created_at":5}', "invalid_field", "created_at: expected an ISO 8601 date, found a number"),
+        (b'{"id":"run","version":true}', "invalid_field", "version: expected a number, found true"),
+        (b'{"id":"run","output":"x"}', "invalid_field", "output: expected an object, found the text 'x'"),
+        (b'{"id":"run","output":[{}]}', "invalid_field", "output.0.key: expected text, found null"),
+        (b'{"id":"run","output":{"a":{"start":"x"}}}', "invalid_field", "output.a.start: expected a number"),
+        (b'{"id":"run","output":{"a":{"calls":[{"key":1}]}}}', "invalid_field", "output.a.calls.0.key: expected text"),
+        (b'{"id":"run","usage":[]}', "invalid_field", "usage: expected an object, found a list"),
+        (
+            b'{"id":"run","usage":{"calls":[{"calls":[null]}]}}',
+            "invalid_field",
+            "usage.calls.0.0: expected an object, found null",
+        ),
+        (
+            b'{"id":"run","usage":{"steps":{"a":{"total":"1"}}}}',
+            "invalid_field",
+            "usage.steps.a.total: expected a number",
+        ),
+        (b'{"id":"run","retention":{"preserve_on_failure":1}}', "invalid_field", "true or false"),
+        (
+            b'{"id":"run","workflow_version":{}}',
+            "invalid_field",
+            "workflow_version.id: expected a value, found nothing",
+        ),
+        (b'{"id":"run","result":[1e200000]}', "number_out_of_range", "1e200000"),
+        (b'{"id":"run","usage":{"total":1e-20000}}', "number_out_of_range", "1e-20000"),
+    ],
+)
+def test_what_cannot_be_normalized_says_why(raw: bytes, reason: str, says: str) -> None:
+    if reason == "number_out_of_range":
+        raw = raw[:-1] + b',"new":1}'
+    error = refused(raw)
+    assert error.reason == reason
+    assert says in error.message
+    assert error.run_id == ("run" if b'"run",' in raw else None)
