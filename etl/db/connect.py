@@ -178,6 +178,8 @@ def _place(url: str) -> str:
         query = parse_qs(parts.query)
         host = query.get("host", [""])[0] or parts.netloc.rpartition("@")[2] or "localhost"
     except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in {"postgresql", "postgres"}:
         return "the address in database.url"
     port = "" if ":" in host or host.startswith("/") else ":" + query.get("port", ["5432"])[0]
     database = unquote(parts.path.lstrip("/")) or query.get("dbname", query.get("database", [""]))[0]

@@ -149,12 +149,30 @@ def _make(cluster: Path) -> None:
 
 def _launch(cluster: Path) -> Path:
     """Start the server; returns its socket directory."""
+    _forget_dead_server(cluster)
     socket_dir = _socket_dir(cluster)
     log = cluster / "server.log"
     options = f"-k '{socket_dir}'"
     timeout = ("-t", str(_START_TIMEOUT_S))
     _run(cluster, "pg_ctl", "start", "-w", *timeout, "-D", str(cluster), "-l", str(log), "-o", options)
     return socket_dir
+
+
+def _forget_dead_server(cluster: Path) -> None:
+    """Remove the notes of a killed server that nobody has reaped.
+
+    In a container whose first process reaps no orphans, the number stays taken for ever and PostgreSQL would wait for
+    it. That the data is not in use PostgreSQL checks by its shared memory as well.
+    """
+    note = cluster / "postmaster.pid"
+    try:
+        lines = note.read_text().splitlines()
+        state = Path(f"/proc/{int(lines[0])}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ValueError, IndexError):
+        return
+    if state in {"Z", "X"}:
+        note.unlink()
+        Path(lines[4], f"{_SOCKET}.lock").unlink(missing_ok=True)
 
 
 def _socket_dir(cluster: Path) -> Path:

@@ -1,0 +1,134 @@
+"""Connections: where names resolve, how jsonb travels, and what is said when there is none."""
+
+from __future__ import annotations
+
+import socket
+
+import asyncpg
+import pytest
+
+from etl.db.connect import connect, create_pool, quote_identifier, redact_url
+from etl.errors import DatabaseError
+
+
+async def test_names_mean_the_schemas(database_url: str) -> None:
+    connection = await connect(database_url, "cortex", application_name="who asks")
+    assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+    assert await connection.fetchval("SHOW application_name") == "who asks"
+    assert await connection.fetchval("SHOW timezone") == "UTC"
+    await connection.execute("CREATE TABLE pg_class ()")  # cannot stand in for the catalogue's
+    assert await connection.fetchval("SELECT count(*) > 100 FROM pg_class")
+    await connection.close()
+
+
+async def test_jsonb_travels_as_text_in_both_directions(warehouse: asyncpg.Connection) -> None:
+    await warehouse.execute("CREATE TEMPORARY TABLE sent (place integer, value jsonb)")
+    values: list[bytes | str | None] = [b'{"a": 1.10}', '"\u00e9 \U0001f600"', None]
+    await warehouse.copy_records_to_table("sent", records=list(enumerate(values)))
+    found = await warehouse.fetch("SELECT value FROM sent ORDER BY place")
+    assert [row["value"] for row in found] == ['{"a": 1.10}', '"\u00e9 \U0001f600"', None]
+    assert await warehouse.fetchval("SELECT $1::jsonb -> 'a'", b'{"a": [1]}') == "[1]"
+
+
+async def test_pools_are_prepared_alike(database_url: str) -> None:
+    pool = await create_pool(database_url, "cortex", size=2)
+    async with pool.acquire() as one, pool.acquire() as two:
+        for connection in (one, two):
+            assert await connection.fetchval("SELECT '[1]'::jsonb") == "[1]"
+            assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+            await connection.execute("SET search_path TO nowhere")
+    async with pool.acquire() as again:
+        assert await again.fetchval("SELECT count(*) FROM runs") == 0
+    await pool.close()
+
+
+async def test_limits(database_url: str) -> None:
+    connection = await connect(database_url, "cortex", statement_timeout=0.1, read_only=True)
+    with pytest.raises(asyncpg.QueryCanceledError):
+        await connection.execute("SELECT pg_sleep(30)")
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await connection.execute("DELETE FROM runs")
+    await connection.close()
+
+
+def test_identifiers_are_quoted_or_refused() -> None:
+    assert quote_identifier("cortex") == '"cortex"'
+    assert quote_identifier('a"; DROP SCHEMA b; --') == '"a""; DROP SCHEMA b; --"'
+    for name in ("", "a\0b", "é" * 32):
+        with pytest.raises(DatabaseError, match="cannot be the name of a schema"):
+            quote_identifier(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:s3cret@h:5432/d", "postgresql://u:***@h:5432/d"),
+        ("postgres://u:s3%40cret:x@h/d?sslmode=require", "postgres://u:***@h/d?sslmode=require"),
+        ("postgresql://u:s3@cret@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://h/d?user=u&password=s3cret&sslpassword=x", "postgresql://h/d?user=u&password=***&sslpassword=***"),
+        ("postgresql://u@/d?host=/run/pg", "postgresql://u@/d?host=/run/pg"),
+        ("postgresql://u:s3cret@[broken/d", "***"),
+    ],
+)  # fmt: skip
+def test_passwords_are_masked(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+
+
+def _closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+async def refusal(url: str) -> DatabaseError:
+    with pytest.raises(DatabaseError) as caught:
+        await connect(url, "cortex")
+    with pytest.raises(DatabaseError):
+        await create_pool(url, "cortex", size=1)
+    error = caught.value
+    assert error.mend
+    assert error.__cause__ is None
+    assert "s3cret" not in f"{error} {error.mend}"
+    return error
+
+
+async def test_nobody_there() -> None:
+    port = _closed_port()
+    error = await refusal(f"postgresql://u:s3cret@127.0.0.1:{port}/d")
+    assert f'PostgreSQL cannot be reached at 127.0.0.1:{port}, database "d"' in error.message
+
+
+async def test_no_such_host_or_socket() -> None:
+    assert "no-such-host.invalid:5432" in (await refusal("postgresql://u:s3cret@no-such-host.invalid/d")).message
+    assert "at /no/where, database" in (await refusal("postgresql://u:s3cret@/d?host=/no/where")).message
+
+
+async def test_no_such_database_or_role(pg_server: str) -> None:
+    missing = pg_server.replace("/cortex?", "/s3cret_not?").replace("/postgres?", "/missing?")
+    with pytest.raises(DatabaseError, match="has no such database") as caught:
+        await connect(missing, "cortex")
+    assert "createdb" in caught.value.mend
+    with pytest.raises(DatabaseError, match=r'role "nobody_here" does not exist'):
+        await connect(pg_server.replace("//postgres@", "//nobody_here@"), "cortex")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:s3cret@h:port/d", "mysql://u:s3cret@h/d", "postgresql://u:s3cret@[::1/d", "s3cret", "postgresql://u:s3cret@h/d?sslmode=perhaps"],
+)  # fmt: skip
+async def test_unusable_urls(url: str) -> None:
+    await refusal(url)
+
+
+async def test_a_server_without_tls_is_refused_where_tls_is_asked_for() -> None:
+    async def answer(reader: object, writer: object) -> None:
+        await reader.read(8)  # type: ignore[attr-defined]
+        writer.write(b"N")  # type: ignore[attr-defined]
+
+    import asyncio
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    error = await refusal(f"postgresql://u:s3cret@127.0.0.1:{port}/d?sslmode=require")
+    assert "SSL" in error.message
+    server.close()

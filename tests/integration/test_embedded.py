@@ -1,0 +1,117 @@
+"""The embedded PostgreSQL: starts once, stays, survives a kill, and says why when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from etl.db import embedded
+from etl.db.connect import connect
+from etl.errors import DatabaseError
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="ce-"))
+    yield directory / "data"
+    embedded.stop(directory / "data")
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def postmaster(data_dir: Path) -> int:
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+async def one(url: str, sql: str) -> object:
+    connection = await connect(url, "public")
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def test_starts_once_stays_and_stops(data_dir: Path) -> None:
+    # Started by a process that ends: the server does not end with it.
+    program = f"from pathlib import Path; from etl.db import embedded; print(embedded.start(Path({str(data_dir)!r})))"
+    starters = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    urls = {starter.communicate()[0].strip() for starter in starters}
+    assert urls == {f"postgresql://postgres@/cortex?host={data_dir.resolve()}/postgres"}
+    url = urls.pop()
+    pid = postmaster(data_dir)
+    assert embedded.start(data_dir) == url
+    assert postmaster(data_dir) == pid
+    assert await one(url, "SHOW synchronous_commit") == "on"
+    assert await one(url, "SHOW fsync") == "on"
+    assert await one(url, "SELECT lower('É')") == "é"
+    assert (data_dir / "postgres").stat().st_mode & 0o077 == 0  # nobody else gets to the socket
+    assert embedded.stop(data_dir)
+    assert not embedded.stop(data_dir)
+
+
+async def test_recovers_from_a_kill(data_dir: Path) -> None:
+    url = embedded.start(data_dir)
+    await one(url, "CREATE TABLE kept AS SELECT 1 AS one")
+    os.kill(pid := postmaster(data_dir), signal.SIGKILL)
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        time.sleep(0.01)
+    assert embedded.start(data_dir) == url
+    assert await one(url, "SELECT one FROM kept") == 1
+
+
+async def test_a_path_too_long_for_a_socket_moves_the_socket(data_dir: Path) -> None:
+    long = data_dir / ("x" * 100)
+    url = embedded.start(long)
+    try:
+        assert await one(url, "SHOW data_directory") == str(long.resolve() / "postgres")
+        assert len(url) < 130
+        socket_dir = Path(url.partition("host=")[2])
+        assert socket_dir.stat().st_mode & 0o077 == 0
+        assert embedded.start(long) == url
+    finally:
+        embedded.stop(long)
+    shutil.rmtree(socket_dir)
+
+
+async def test_a_start_that_was_killed_half_way_is_begun_again(data_dir: Path) -> None:
+    (data_dir / "postgres.building" / "base").mkdir(parents=True)
+    assert await one(embedded.start(data_dir), "SELECT 1") == 1
+
+
+def test_a_data_dir_that_cannot_be_made(data_dir: Path) -> None:
+    data_dir.write_text("a file in the way")
+    with pytest.raises(DatabaseError, match=r"cannot use .*/data: File exists") as caught:
+        embedded.start(data_dir)
+    assert "database.url" in caught.value.mend
+    data_dir.unlink()
+
+
+def test_a_broken_cluster_says_what_the_server_said(data_dir: Path) -> None:
+    embedded.start(data_dir)
+    embedded.stop(data_dir)
+    with (data_dir / "postgres" / "postgresql.conf").open("a") as settings:
+        settings.write("no_such_setting = 1\n")
+    with pytest.raises(DatabaseError, match=r"pg_ctl failed: .*no_such_setting") as caught:
+        embedded.start(data_dir)
+    assert caught.value.exit_code == 4
+
+
+def test_stopping_what_was_never_started(data_dir: Path) -> None:
+    assert not embedded.stop(data_dir)
+    assert not data_dir.exists()
+
+
+async def test_only_the_socket_is_open(data_dir: Path) -> None:
+    url = embedded.start(data_dir)
+    assert await one(url, "SHOW listen_addresses") == ""
+    with pytest.raises((OSError, asyncpg.PostgresError)):
+        await asyncpg.connect("postgresql://postgres@127.0.0.1:5432/cortex?sslmode=disable", timeout=2)
