@@ -131,6 +131,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="The page to write.")] = Path(
         "cortex-report.html"
     ),
+    days: Annotated[int | None, typer.Option(min=1, max=366, help="How many days it looks back [90].")] = None,
     demo: DemoOption = False,
 ) -> None:
     """Write one self-contained HTML page with plots.
@@ -138,11 +139,12 @@ def report(
     Example: `cortex-etl report --output /var/www/cortex.html`
     """
     try:
-        from etl.observe.report import write_report
+        from etl.observe.report import DEFAULT_DAYS, write_report
     except ImportError:
         raise SettingsError(
             "the report needs packages that are not installed", mend='Install them: pip install "cortex-etl[report]"'
         ) from None
     settings = readable_settings(call, demo=demo)
-    run_async(write_report(database_url(settings), settings.database.schema_name, output))
+    url = database_url(settings)
+    run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS))
     typer.echo(f"Wrote {output}")

@@ -1,4 +1,4 @@
-"""Commands to try things with, without a key: demo, sandbox, selftest."""
+"""Commands to try things with, without a key: demo, sandbox."""
 
 from __future__ import annotations
 
@@ -73,23 +73,3 @@ async def _serve(
             f"cannot listen on {host}:{port}: {error.strerror or error}",
             mend="Choose another with --port, or 0 for any.",
         ) from None
-
-
-@command(app, "selftest")
-def selftest(
-    call: Invocation,
-    *,
-    rounds: Annotated[int, typer.Option(min=1, help="How many random histories to live through.")] = 5,
-    seed: SeedOption = 1,
-) -> int:
-    """Prove on your own database that nothing gets lost: a simulated API with drift, 429, bad runs and kills.
-
-    Works in a scratch schema that is dropped afterwards.
-
-    Example: `cortex-etl selftest --rounds 20`
-    """
-    from etl.app import run_selftest
-
-    found = run_async(run_selftest(call.settings, rounds=rounds, seed=seed, report=typer.echo))
-    typer.echo(f"missing {found.missing}  stale {found.stale}  doubled {found.doubled}")
-    return 0 if found.missing == found.stale == found.doubled == 0 else 1

@@ -1,0 +1,62 @@
+"""The documentation and the command agree: what the one names, the other has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from etl.cli.root import app
+from etl.config import Settings
+from etl.config.problems import all_keys
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PAGES = {"README.md": README, "operations.md": OPERATIONS, "config.yaml": (ROOT / "config.yaml").read_text()}
+
+
+def commands(tree, path=""):
+    for name, each in tree.commands.items():
+        if hasattr(each, "commands"):
+            yield from commands(each, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", each
+
+
+ALL = dict(commands(get_command(app)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_readme_names_every_command(name) -> None:
+    assert f"`{name}`" in README.partition("## Commands")[2]
+
+
+@pytest.mark.parametrize(("page", "text"), PAGES.items(), ids=PAGES)
+def test_every_command_that_is_shown_exists_with_its_options(page, text) -> None:
+    shown = re.findall(r"(?m)(?:`|^#? *|bin/|&& )cortex-etl ((?:[a-z]+)(?: (?:show|list|retry))?)((?: --?[a-z-]+)*)", text)
+    for name, options in shown:
+        assert name in ALL, (page, name)
+        known = {option for parameter in ALL[name].params for option in parameter.opts}
+        assert set(options.split()) <= known, (page, name, options)
+
+
+def test_the_settings_table_has_every_key_and_no_other() -> None:
+    rows = re.findall(
+        r"^\| (`[a-z_`.\[\], ]+`) \|", OPERATIONS.partition("## Settings")[2].partition("## ")[0], re.MULTILINE
+    )
+    documented = {key for row in rows for key in re.findall(r"`([^`]+)`", row)}
+    sections = {path[0] for path in all_keys(Settings) if len(path) > 1}
+    real = {
+        ".".join(path).replace("apps.", "apps[].")
+        for path in all_keys(Settings)
+        if path[0] not in sections or len(path) > 1
+    }
+    assert documented == real
+
+
+def test_every_exit_code_is_documented() -> None:
+    table = OPERATIONS.partition("## Exit codes")[2].partition("## ")[0]
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "3", "4", "75", "130"]
