@@ -1,7 +1,7 @@
 """From the bytes of a response to items, and from the bytes of an item to values; pure."""
 
 from etl.decode.pages import digest, peek_id, split_page
-from etl.decode.values import Json, Number, canonical, clean, clean_text, dump, needs_cleaning, parse
+from etl.decode.values import Json, Number, canonical, clean, clean_text, dump, dump_storable, needs_cleaning, parse
 
 __all__ = [
     "Json",
@@ -11,6 +11,7 @@ __all__ = [
     "clean_text",
     "digest",
     "dump",
+    "dump_storable",
     "needs_cleaning",
     "parse",
     "peek_id",

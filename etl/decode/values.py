@@ -8,15 +8,21 @@ from decimal import Decimal, InvalidOperation
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
+import msgspec
+
 from etl.errors import RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Json: TypeAlias = Any
 """A parsed JSON value: dict, list, str, `Number`, bool or None."""
 
 REPLACEMENT: Final = "\ufffd"
+
+# PostgreSQL's numeric: digits before and behind the decimal point.
+_NUMERIC_WHOLE: Final = 131072
+_NUMERIC_SCALE: Final = 16383
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _SPACE = " \t\n\r"
@@ -55,6 +61,17 @@ class Number(Decimal):
             number = super().__new__(cls, "-Infinity" if literal.startswith("-") else "Infinity")
         number.literal = literal
         return number
+
+    @property
+    def storable(self) -> bool:
+        """Whether PostgreSQL's numeric, which is also what jsonb keeps numbers as, can hold it."""
+        literal = self.literal
+        if len(literal) < _NUMERIC_SCALE and "e" not in literal and "E" not in literal:
+            return True
+        exponent = self.as_tuple().exponent
+        if not isinstance(exponent, int):
+            return False
+        return -exponent <= _NUMERIC_SCALE and (not self or self.adjusted() < _NUMERIC_WHOLE)
 
     def __reduce__(self) -> tuple[type[Number], tuple[str]]:
         """Survive pickling and copying with the literal."""
@@ -184,43 +201,66 @@ def _read_deep(text: str) -> Json:
 
 def dump(value: Json) -> bytes:
     """Write a value as compact JSON, numbers with their literal digits; the inverse of `parse`, at any depth."""
-    return _text(value, sort=False)
+    return _text(value, _AS_IT_IS, _scalar, sort=False)
+
+
+def dump_storable(value: Json) -> bytes:
+    """As `dump`, for a jsonb column.
+
+    Raises:
+        RecordError: `number_out_of_range` where PostgreSQL cannot hold a number.
+    """
+    return _text(value, _STORABLE, _storable_scalar, sort=False)
 
 
 def canonical(value: Json) -> bytes:
     """Write a value as canonical JSON: keys sorted by code point, no white space, UTF-8, numbers as received."""
-    return _text(value, sort=True)
+    return _text(value, _SORTED, _scalar, sort=True)
 
 
-def _text(value: Json, *, sort: bool) -> bytes:
-    out: list[str] = []
-    # Each entry: what is still to be written of an open container, and the mark that closes it.
+def _literal(number: object) -> msgspec.Raw:
+    return msgspec.Raw(_scalar(number).encode())
+
+
+def _storable_literal(number: object) -> msgspec.Raw:
+    return msgspec.Raw(_storable_scalar(number).encode())
+
+
+_AS_IT_IS = msgspec.json.Encoder(enc_hook=_literal)
+_STORABLE = msgspec.json.Encoder(enc_hook=_storable_literal)
+_SORTED = msgspec.json.Encoder(enc_hook=_literal, order="sorted")
+
+
+def _text(value: Json, encoder: msgspec.json.Encoder, scalar: Callable[[Json], str], *, sort: bool) -> bytes:
+    try:
+        return encoder.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        # Lone surrogates, which UTF-8 has no bytes for, are written as the escapes that they came as.
+        return "".join(_pieces(value, scalar, sort=sort)).encode("utf-8", "backslashreplace")
+
+
+def _pieces(value: Json, scalar: Callable[[Json], str], *, sort: bool) -> Iterator[str]:
+    """The text of a value, without recursion: what is still to be written of open containers stands on a stack."""
     stack: list[tuple[Iterator[tuple[str, Json]], str]] = [(iter([("", value)]), "")]
     first = True
     while stack:
         entries, closing = stack[-1]
         for prefix, item in entries:
-            if not first:
-                out.append(",")
-            out.append(prefix)
+            yield prefix if first else f",{prefix}"
+            first = type(item) is dict or type(item) is list
             if type(item) is dict:
-                out.append("{")
+                yield "{"
                 stack.append((_members(item, sort=sort), "}"))
-                first = True
                 break
             if type(item) is list:
-                out.append("[")
+                yield "["
                 stack.append((_elements(item), "]"))
-                first = True
                 break
-            out.append(_scalar(item))
-            first = False
+            yield scalar(item)
         else:
-            out.append(closing)
+            yield closing
             stack.pop()
             first = False
-    # A lone surrogate, which UTF-8 has no bytes for, is written as the escape that it came as.
-    return "".join(out).encode("utf-8", "backslashreplace")
 
 
 def _members(item: dict[str, Json], *, sort: bool) -> Iterator[tuple[str, Json]]:
@@ -244,6 +284,12 @@ def _scalar(item: Json) -> str:
     if isinstance(item, Number):
         return item.literal
     return str(item)
+
+
+def _storable_scalar(item: Json) -> str:
+    if isinstance(item, Number) and not item.storable:
+        raise RecordError("number_out_of_range", f"no column can hold the number {item.literal[:40]}")
+    return _scalar(item)
 
 
 def needs_cleaning(raw: bytes) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etl.decode import Json, clean, clean_text, dump, needs_cleaning, parse
 from etl.errors import RecordError
 from etl.models import Retention, Run, RunUsage, StepCall, StepOutput, Usage, describe, validated
-from etl.normalize.columns import HTTP_STEPS, INT4, INT8, Leftovers, jsonb, refuse_unstorable_numbers
+from etl.normalize.columns import HTTP_STEPS, INT4, INT8, Leftovers, exact, jsonb
 from etl.normalize.credit_tree import flatten
 from etl.normalize.rows import Row, RunRows, VersionRows
 from etl.normalize.step_keys import StepKey, settle_step_keys
@@ -28,7 +28,6 @@ def careful_rows(raw: bytes, digest: bytes, stream: Stream) -> RunRows:
         raise RecordError("not_an_object", f"the item is not an object but {describe(document)}")
     if stream.redactor is not None:
         document = stream.redactor.redact(document)
-    refuse_unstorable_numbers(raw, document)
     emptied = all(document.get(name) is None for name in ("input", "result", "output"))
     keys = settle_step_keys(document)
     if needs_cleaning(raw):
@@ -118,7 +117,7 @@ class _Builder:
             run.record_id,
             self.payload(run.input),
             self.payload(run.result),
-            _credits(self.usage.total),
+            exact(self.usage.total),
             leftovers.integer(retention.max_age_in_seconds, INT8, "retention", "max_age_in_seconds"),
             retention.preserve_on_failure,
             leftovers.moment(run.retention_due_at, "retention_due_at"),
@@ -161,7 +160,7 @@ class _Builder:
             *_model(step.type, made),
             http_status,
             _text(made.get("run_id")) if step.type == "workflow" else None,
-            _credits(credit.total),
+            exact(credit.total),
             leftovers.text(),
         )
 
@@ -195,7 +194,3 @@ def _model(kind: str | None, made: dict[str, Json]) -> tuple[str | None, str | N
 
 def _text(value: Json) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _credits(total: Decimal | None) -> Decimal | None:
-    return None if total is None else Decimal(total)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode import Json, Number, dump
+from etl.decode import Json, Number, dump_storable
 from etl.errors import RecordError
 
 if TYPE_CHECKING:
@@ -18,15 +17,22 @@ INT4: Final = 2**31
 INT8: Final = 2**63
 HTTP_STEPS: Final = ("http_request", "browser")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# PostgreSQL's numeric: digits before and behind the decimal point.
-_NUMERIC_WHOLE: Final = 131072
-_NUMERIC_SCALE: Final = 16383
-_SUSPICIOUS_NUMBER = re.compile(rb"[0-9][eE][+-]?[0-9]{4}|[0-9]{16000}")
+
+
+def exact(number: Decimal | None) -> Decimal | None:
+    """`number` for a numeric column, with the digits as received.
+
+    Raises:
+        RecordError: `number_out_of_range`.
+    """
+    if isinstance(number, Number) and not number.storable:
+        raise RecordError("number_out_of_range", f"no column can hold the number {number.literal[:40]}")
+    return number
 
 
 def jsonb(value: Json) -> bytes | None:
     """The JSON text for a jsonb column; None, SQL NULL, for null."""
-    return None if value is None else dump(value)
+    return None if value is None else dump_storable(value)
 
 
 class Leftovers:
@@ -86,30 +92,4 @@ class Leftovers:
 
     def text(self) -> bytes | None:
         """The JSON text for the `extra` column; None when there is nothing."""
-        return dump(self.fields) if self.fields else None
-
-
-def refuse_unstorable_numbers(raw: bytes, value: Json) -> None:
-    """Check that PostgreSQL's numeric, which is also what jsonb keeps numbers as, can hold every number.
-
-    Raises:
-        RecordError: `number_out_of_range`.
-    """
-    if _SUSPICIOUS_NUMBER.search(raw) is None:
-        return
-    pending: list[Json] = [value]
-    while pending:
-        item = pending.pop()
-        if type(item) is dict:
-            pending.extend(item.values())
-        elif type(item) is list:
-            pending.extend(item)
-        elif type(item) is Number and not _storable(item):
-            raise RecordError("number_out_of_range", f"no column can hold the number {item.literal[:40]}")
-
-
-def _storable(number: Number) -> bool:
-    exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int):
-        return False
-    return -exponent <= _NUMERIC_SCALE and (not number or number.adjusted() < _NUMERIC_WHOLE)
+        return dump_storable(self.fields) if self.fields else None

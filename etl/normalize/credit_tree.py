@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.models import CallUsage, Usage, validated
+from etl.normalize.columns import exact
 
 if TYPE_CHECKING:
     from etl.normalize.columns import Leftovers
@@ -25,7 +26,7 @@ def flatten(run_id: str, step_key: str, root: Usage, place: tuple[str, ...], lef
     while pending:
         document, path, parent_path, depth = pending.pop()
         node = validated(CallUsage, document, ".".join((*place, "calls", path)))
-        rows.append((run_id, step_key, path, parent_path, depth, node.id, node.total))
+        rows.append((run_id, step_key, path, parent_path, depth, node.id, exact(node.total)))
         leftovers.put_unknown((*place, "calls", path), node.unknown)
         pending += [(child, f"{path}.{ordinal}", path, depth + 1) for ordinal, child in _backwards(node)]
     return rows

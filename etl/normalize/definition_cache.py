@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from etl.decode import Json, parse
-from etl.normalize.columns import refuse_unstorable_numbers
 from etl.normalize.definitions import draft_rows, version_rows
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Definitions:
         key = (text, None, False)
         found = self._known.get(key)
         if found is None:
-            found = version_rows(_parsed(text, document))
+            found = version_rows(parse(text) if document is None else document)
             self._keep(key, found)
         else:
             self._known.move_to_end(key)
@@ -40,7 +39,7 @@ class Definitions:
         key = (text, app_id, True)
         found = self._known.get(key)
         if found is None:
-            found = draft_rows(_parsed(text, document), app_id, self._workflow_id)
+            found = draft_rows(parse(text) if document is None else document, app_id, self._workflow_id)
             self._keep(key, found)
         else:
             self._known.move_to_end(key)
@@ -54,9 +53,3 @@ class Definitions:
         while len(self._known) > self._size or self._bytes > _MAX_BYTES:
             (text, _, _), _ = self._known.popitem(last=False)
             self._bytes -= len(text)
-
-
-def _parsed(text: bytes, document: Json) -> Json:
-    document = parse(text) if document is None else document
-    refuse_unstorable_numbers(text, document)
-    return document

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from etl.decode import Json, canonical, digest
 from etl.errors import RecordError
 from etl.models import Auto, Display, InputOptions, Step, Version, VersionBody, describe, validated
-from etl.normalize.columns import INT4, Leftovers, jsonb
+from etl.normalize.columns import INT4, Leftovers, exact, jsonb
 from etl.normalize.rows import Row, VersionRows
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _step_row(version_id: str, ordinal: int, step: Step) -> Row:
         *_pair(step.size, "size", config),
         auto.provider,
         auto.model,
-        auto.temperature,
+        exact(auto.temperature),
         step.note,
         config.text(),
     )

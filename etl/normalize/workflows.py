@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etl.decode import clean, needs_cleaning, parse
 from etl.errors import RecordError
 from etl.models import App, Retention, Workflow, describe, validated
-from etl.normalize.columns import INT8, Leftovers, refuse_unstorable_numbers
+from etl.normalize.columns import INT8, Leftovers
 
 if TYPE_CHECKING:
     from etl.normalize.rows import Row
@@ -24,7 +24,6 @@ def normalize_workflow(raw: bytes) -> tuple[Row, Row | None]:
     document = parse(raw)
     if not isinstance(document, dict):
         raise RecordError("not_an_object", f"the item is not an object but {describe(document)}")
-    refuse_unstorable_numbers(raw, document)
     if needs_cleaning(raw):
         document = clean(document)
     if document.get("id") in (None, ""):
