@@ -28,10 +28,18 @@ COMMENT ON INDEX runs_retention_idx IS
     'What the API removes soon: WHERE gone_at IS NULL AND retention_due_at < now() + interval ''7 days''.';
 
 CREATE INDEX run_steps_child_idx ON run_steps (child_run_id, run_id) WHERE child_run_id IS NOT NULL;
-COMMENT ON INDEX run_steps_child_idx IS 'The parent of a run: child_runs and run_tree.';
+COMMENT ON INDEX run_steps_child_idx IS 'The parent of a run: run_tree, child_runs WHERE run_id = ...';
+
+CREATE INDEX run_steps_parent_idx ON run_steps (run_id) INCLUDE (step_key, child_run_id)
+    WHERE child_run_id IS NOT NULL;
+COMMENT ON INDEX run_steps_parent_idx IS 'The children of a run: run_tree, child_runs WHERE parent_run_id = ...';
 
 CREATE INDEX run_step_calls_child_idx ON run_step_calls (child_run_id, run_id) WHERE child_run_id IS NOT NULL;
-COMMENT ON INDEX run_step_calls_child_idx IS 'The parent of a run that a loop started: child_runs and run_tree.';
+COMMENT ON INDEX run_step_calls_child_idx IS 'As run_steps_child_idx, for runs that a loop started.';
+
+CREATE INDEX run_step_calls_parent_idx ON run_step_calls (run_id) INCLUDE (step_key, child_run_id)
+    WHERE child_run_id IS NOT NULL;
+COMMENT ON INDEX run_step_calls_parent_idx IS 'As run_steps_parent_idx, for runs that a loop started.';
 
 -- Fresh statistics and a fresh visibility map keep the plans above right while a warehouse grows.
 ALTER TABLE runs SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);

@@ -314,7 +314,12 @@ CROSS JOIN LATERAL (
             tree.depth + 1,
             tree.line || children.run_id
         FROM tree
-        JOIN child_runs AS children ON children.parent_run_id = tree.run_id
+        CROSS JOIN LATERAL (
+            SELECT child_runs.run_id, child_runs.parent_run_id, child_runs.parent_step_key
+            FROM child_runs
+            WHERE child_runs.parent_run_id = tree.run_id
+            OFFSET 0 -- keeps this a look-up for each run instead of a join with all of child_runs for each root
+        ) AS children
         WHERE children.run_id <> ALL (tree.line)
     )
     SELECT DISTINCT ON (tree.run_id) tree.run_id, tree.parent_run_id, tree.parent_step_key, tree.depth
@@ -322,7 +327,8 @@ CROSS JOIN LATERAL (
     ORDER BY tree.run_id, tree.depth, tree.parent_run_id, tree.parent_step_key
 ) AS below
 LEFT JOIN runs AS child ON child.id = below.run_id
-WHERE EXISTS (SELECT FROM child_runs WHERE child_runs.parent_run_id = root.id)
+-- IS TRUE keeps this test a look-up beside each root; as a join it would begin at all of child_runs.
+WHERE (EXISTS (SELECT FROM child_runs WHERE child_runs.parent_run_id = root.id)) IS TRUE
     AND NOT EXISTS (
         SELECT FROM child_runs WHERE child_runs.run_id = root.id AND child_runs.parent_run_id <> root.id
     );
