@@ -1,7 +1,10 @@
 """From the bytes of a response to items, and from the bytes of an item to values; pure."""
 
+from etl.decode.cleaning import clean, clean_text, needs_cleaning
+from etl.decode.numbers import Json, Number
 from etl.decode.pages import digest, peek_id, split_page
-from etl.decode.values import Json, Number, canonical, clean, clean_text, dump, dump_storable, needs_cleaning, parse
+from etl.decode.reading import parse
+from etl.decode.writing import canonical, dump, dump_storable
 
 __all__ = [
     "Json",

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from etl.decode.values import clean_text
+from etl.decode.cleaning import clean_text
 from etl.errors import TransientError
 
 _SPACE: Final = b" \t\n\r"

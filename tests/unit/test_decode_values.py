@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.decode import Number, canonical, clean, dump, needs_cleaning, parse, values
+from etl.decode import Number, canonical, clean, dump, needs_cleaning, parse, reading
 from etl.errors import RecordError
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)
@@ -33,7 +33,7 @@ def plain(value: object) -> object:
 def test_values_come_back_as_they_were(value: object, indent: int | None, escaped: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=escaped).encode("utf-8", "backslashreplace")
     parsed = parse(text)
-    assert plain(parsed) == plain(values._Reader(text.decode()).read()) == json.loads(text)
+    assert plain(parsed) == plain(reading._Reader(text.decode()).read()) == json.loads(text)
     assert json.loads(dump(parsed)) == json.loads(text)
     assert dump(parse(dump(parsed))) == dump(parsed)
 
@@ -60,7 +60,7 @@ def test_a_number_beyond_decimals_is_infinite_and_keeps_its_digits() -> None:
 
 def test_of_duplicate_keys_the_last_wins_in_the_place_of_the_first() -> None:
     text = '{"a": 1, "b": 2, "a": 3}'
-    assert dump(parse(text.encode())) == dump(values._Reader(text).read()) == b'{"a":3,"b":2}'
+    assert dump(parse(text.encode())) == dump(reading._Reader(text).read()) == b'{"a":3,"b":2}'
 
 
 @pytest.mark.parametrize("levels", [200, 5_000, 50_000])
