@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import events
@@ -147,6 +150,7 @@ def _show_what_was_picked_up(out: Console, changes: Changes, sync: SyncSummary, 
         ["requests", None, sync.requests, reconcile.requests],
     ]
     headings = ["What was picked up", "in the API", "by the sync", "by the reconcile"]
+    out.print()
     out.print(table(headings, rows))
 
 
@@ -156,9 +160,10 @@ async def _show_answers(out: Console, settings: Settings) -> None:
     for name in _QUESTIONS:
         question, _, query = statements("demo")[name].partition("\n")
         found = await _ask(settings, query)
-        out.print(f"[bold]{question.removeprefix('-- ')}[/]")
+        out.print(f"\n[bold]{question.removeprefix('-- ')}[/]")
         out.print(query, style="dim", markup=False)
         out.print(table(found.columns, found.rows))
+    out.print()
 
 
 async def _ask(settings: Settings, query: str) -> QueryResult:
@@ -168,11 +173,26 @@ async def _ask(settings: Settings, query: str) -> QueryResult:
 
 
 def _show_how_to_go_on(out: Console) -> None:
-    out.print("The data stays. Ask more:")
-    out.print('  cortex-etl sql "SELECT * FROM open_runs"', markup=False)
-    out.print(
-        "  cortex-etl sql \"SELECT relname, obj_description(oid) FROM pg_class WHERE relkind = 'v'\"", markup=False
-    )
-    out.print("Your own runs:")
-    out.print("  cortex-etl init && export CORTEX_API_KEY=...   (and put your app's id into config.yaml)", markup=False)
-    out.print("  cortex-etl doctor && cortex-etl sync", markup=False)
+    program = _program()
+    begin = "" if Path("config.yaml").exists() else f"{program} init && "
+    lines = [
+        "The data stays. Ask more:",
+        f'  {program} sql "SELECT * FROM credits_daily ORDER BY day DESC LIMIT 20"',  # noqa: S608 -- for people to type
+        f"  {program} status --explain",
+        "Your own runs:",
+        f"  {begin}$EDITOR config.yaml        # put your app's id into it",
+        "  export CORTEX_API_KEY=...",
+        f"  {program} doctor && {program} sync",
+    ]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """Return what to type for this program: its name where the path leads to it, else where it stands."""
+    if shutil.which("cortex-etl") is not None:
+        return "cortex-etl"
+    here = Path(sys.argv[0])
+    if here.name != "cortex-etl":
+        return f"{sys.executable} -m etl"
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
