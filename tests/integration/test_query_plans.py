@@ -1,0 +1,101 @@
+"""Bounded questions read what they ask for: no sequential scan of the big tables, and the index that is there for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+
+BIG = {"runs", "run_steps", "run_step_calls", "run_usage_calls"}
+
+# Question → the index that it must use. A month of two years, one stream of twenty, one run of twenty thousand.
+QUESTIONS = {
+    "SELECT * FROM runs WHERE created_at >= now() - interval '7 days'": "runs_created_idx",
+    "SELECT * FROM workflow_health_daily WHERE day >= current_date - 30": "runs_day_idx",
+    "SELECT * FROM workflow_health_daily WHERE day >= current_date - 30 AND workflow_id = 'w3'": "runs_day_idx",
+    "SELECT * FROM credits_daily WHERE day BETWEEN current_date - 60 AND current_date - 30": "runs_day_idx",
+    "SELECT * FROM model_usage_daily WHERE day >= current_date - 7": "runs_day_idx",
+    "SELECT * FROM runs WHERE workflow_id = 'w3' AND created_at >= now() - interval '300 days'": "runs_stream_idx",
+    "SELECT * FROM recent_failures ORDER BY failed_at DESC LIMIT 20": "runs_failed_idx",
+    "SELECT * FROM recent_failures WHERE failed_at >= now() - interval '7 days'": "runs_failed_idx",
+    "SELECT * FROM open_runs": "runs_open_idx",
+    "SELECT * FROM open_runs WHERE workflow_id = 'w3'": "runs_open_idx",
+    "SELECT * FROM runs WHERE record_id = 'rec 17'": "runs_record_idx",
+    "SELECT * FROM runs WHERE gone_at IS NULL AND retention_due_at < now() + interval '1 day'": "runs_retention_idx",
+    "SELECT * FROM run_tree WHERE root_run_id = 'r7'": "run_steps_parent_idx",
+    "SELECT * FROM run_tree WHERE day = current_date - 1": "runs_day_idx",
+    "SELECT * FROM child_runs WHERE run_id = 'r7'": "run_steps_child_idx",
+    "SELECT * FROM child_runs WHERE parent_run_id = 'r7'": "run_step_calls_parent_idx",
+    "SELECT * FROM sync_health": "runs_stream_idx",
+    "SELECT * FROM run_steps WHERE run_id = 'r7'": "run_steps_pkey",
+    "SELECT * FROM run_usage_calls WHERE run_id = 'r7'": "run_usage_calls_pkey",
+}
+
+# These also read no row of the table itself: all that they need stands in the index.
+FROM_THE_INDEX_ALONE = {"workflow_health_daily", "credits_daily", "sync_health"}
+
+FILL = """
+    INSERT INTO workflows (id, app_id, name) SELECT 'w' || i, 'a', 'Workflow ' || i FROM generate_series(0, 19) AS i;
+    INSERT INTO etl_streams (app_id, workflow_id) SELECT 'a', id FROM workflows;
+    INSERT INTO runs (id, app_id, stream_app_id, workflow_id, status, origin, created_at, started_at, ended_at,
+                      record_id, retention_due_at, input, usage_total)
+    SELECT 'r' || i, 'a', 'a', 'w' || i % 20,
+        CASE WHEN i < 20 THEN 'RUNNING' WHEN i % 25 = 0 THEN 'FAILED' ELSE 'COMPLETED' END, 'TRIGGER', t, t,
+        CASE WHEN i >= 20 THEN t + interval '5 s' END, CASE WHEN i % 5 = 0 THEN 'rec ' || i % 500 END,
+        CASE WHEN i % 3 = 0 THEN t + interval '740 days' END, jsonb_build_object('text', repeat('x', 300)), 0.5
+    FROM (SELECT i, now() - i * interval '730 days' / 20000 AS t FROM generate_series(0, 19999) AS i) AS made;
+    INSERT INTO run_steps (run_id, step_key, ordinal, type, status, child_run_id, provider, model, output)
+    SELECT 'r' || i, 's' || k, k, CASE k WHEN 0 THEN 'model' WHEN 1 THEN 'workflow' ELSE 'code' END, 'COMPLETED',
+        CASE WHEN k = 1 AND i % 20 = 7 THEN 'r' || i + 1 END, CASE k WHEN 0 THEN 'openai' END,
+        CASE k WHEN 0 THEN 'small' END, jsonb_build_object('text', repeat('y', 200))
+    FROM generate_series(0, 19998) AS i, generate_series(0, 2) AS k;
+    INSERT INTO run_step_calls (run_id, step_key, ordinal, type, output)
+    SELECT 'r' || i, 's2', k, 'code', jsonb_build_object('text', repeat('z', 200))
+    FROM generate_series(0, 19998, 2) AS i, generate_series(0, 2) AS k;
+    INSERT INTO run_usage_calls (run_id, step_key, path, depth, total)
+    SELECT 'r' || i, 's0', k::text, 1, 0.1 FROM generate_series(0, 19998) AS i, generate_series(0, 1) AS k;
+"""
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+async def test_bounded_questions_use_their_indexes(warehouse: asyncpg.Connection) -> None:
+    await warehouse.execute(FILL)
+    await warehouse.execute("VACUUM ANALYZE")
+    wrong = []
+    for question, index in QUESTIONS.items():
+        (explained,) = json.loads(await warehouse.fetchval(f"EXPLAIN (FORMAT JSON) {question}"))
+        found = list(nodes(explained["Plan"]))
+        scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"} & BIG
+        if scanned:
+            wrong.append(f"{question}: scans all of {', '.join(sorted(scanned))}")
+        if index not in {node.get("Index Name") for node in found}:
+            wrong.append(f"{question}: uses {sorted({node['Index Name'] for node in found if 'Index Name' in node})}")
+        view = re.search(r"FROM (\w+)", question)
+        if view and view[1] in FROM_THE_INDEX_ALONE:
+            kinds = {node["Node Type"] for node in found if node.get("Relation Name") == "runs"}
+            if kinds != {"Index Only Scan"}:
+                wrong.append(f"{question}: reads runs by {kinds}")
+    assert wrong == []
+
+
+async def test_every_index_is_there_for_a_question(warehouse: asyncpg.Connection) -> None:
+    indexes = await warehouse.fetch(
+        """
+        SELECT index.relname
+        FROM pg_index AS i
+        JOIN pg_class AS index ON index.oid = i.indexrelid
+        WHERE i.indrelid::regclass::text = ANY ($1::text[])
+            AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)
+        """,
+        sorted(BIG),
+    )
+    # The child index of loops is met only where loops start runs; its twin on run_steps is asked above.
+    assert {row["relname"] for row in indexes} - {"run_step_calls_child_idx"} <= set(QUESTIONS.values())
