@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -26,6 +26,25 @@ if TYPE_CHECKING:
 _WINDOW_S = 60.0
 
 
+@dataclass(slots=True)
+class _Bar:
+    """One stream's bar: pages read of those expected, runs by what became of them."""
+
+    task: TaskID
+    pages: int = 0
+    expected: int | None = None
+    new: int = 0
+    changed: int = 0
+    done: bool = False
+
+    @property
+    def share(self) -> float:
+        """How much of the stream is done, 0 to 1."""
+        if self.done:
+            return 1.0
+        return min(1.0, self.pages / self.expected) if self.expected else 0.0
+
+
 class ProgressView:
     """Shows events as bars on stderr while it is entered; `listen` is its listener.
 
@@ -38,20 +57,19 @@ class ProgressView:
         self._allowance = requests_per_minute
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", justify="left"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[count]}", justify="right"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             console=console or Console(stderr=True),
             transient=True,
         )
         self._all: TaskID | None = None
-        self._bars: dict[events.StreamId, TaskID] = {}
+        self._bars: dict[events.StreamId, _Bar] = {}
         self._sent: deque[float] = deque()
-        self._streams = self._finished = self._runs = 0
+        self._streams = self._runs = 0
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -69,9 +87,10 @@ class ProgressView:
         match event:
             case events.SyncStarted():
                 self._streams = len(event.streams)
-                self._all = self._progress.add_task(event.mode, total=None, unit="pages", note="")
+                self._all = self._progress.add_task(event.mode, total=self._streams or None, count="", note="")
             case events.StreamStarted():
-                self._stream_started(event)
+                self._bar(event.stream).expected = event.pages
+                self._draw(event.stream)
             case events.PageRead():
                 self._page_read(event)
             case events.RequestSent():
@@ -83,45 +102,47 @@ class ProgressView:
             case _:
                 pass
 
-    def _stream_started(self, event: events.StreamStarted) -> None:
-        if event.stream not in self._bars:
-            name = f"  {event.stream.workflow_id}"
-            self._bars[event.stream] = self._progress.add_task(name, total=event.pages, unit="pages", note="")
-        elif event.pages is not None:
-            self._progress.update(self._bars[event.stream], total=event.pages)
-        self._sum_up()
+    def _bar(self, stream: events.StreamId) -> _Bar:
+        if stream not in self._bars:
+            task = self._progress.add_task(f"  {stream.workflow_id}", total=None, count="", note="")
+            self._bars[stream] = _Bar(task)
+        return self._bars[stream]
 
     def _page_read(self, event: events.PageRead) -> None:
+        bar = self._bar(event.stream)
+        bar.pages += 1
+        bar.new += event.new
+        bar.changed += event.changed
+        if event.pages_total is not None:
+            bar.expected = max(bar.expected or 0, event.pages_total)
         self._runs += event.items
-        bar = self._bars.get(event.stream)
-        if bar is not None:
-            note = f"{event.new} new, {event.changed} changed" if event.new or event.changed else ""
-            self._progress.update(bar, advance=1, note=note)
-            total = next(task.total for task in self._progress.tasks if task.id == bar)
-            if event.pages_total is not None and (total is None or event.pages_total > total):
-                self._progress.update(bar, total=event.pages_total)
-        self._sum_up()
+        self._draw(event.stream)
 
     def _stream_finished(self, event: events.StreamFinished) -> None:
-        self._finished += 1
-        bar = self._bars.get(event.stream)
-        if bar is not None:
-            self._progress.update(bar, visible=event.outcome == "failed", note=event.error)
+        bar = self._bar(event.stream)
+        bar.done = True
+        failed = event.outcome == "failed"
+        self._progress.update(bar.task, visible=failed, note=event.error if failed else "")
+        self._sum_up()
+
+    def _draw(self, stream: events.StreamId) -> None:
+        bar = self._bars[stream]
+        count = f"{bar.pages}/{bar.expected} pages" if bar.expected else f"{bar.pages} pages"
+        note = ", ".join(f"{n:,} {word}" for n, word in ((bar.new, "new"), (bar.changed, "changed")) if n)
+        self._progress.update(bar.task, completed=bar.pages, total=bar.expected, count=count, note=note)
         self._sum_up()
 
     def _sum_up(self) -> None:
         if self._all is None:
             return
-        bars = [task for task in self._progress.tasks if task.id != self._all]
-        known = all(task.total is not None for task in bars) and len(bars) >= self._streams
-        total = sum(task.total or 0 for task in bars) if known else None
-        self._progress.update(self._all, completed=sum(task.completed for task in bars), total=total)
         now = time.monotonic()
         while self._sent and self._sent[0] < now - _WINDOW_S:
             self._sent.popleft()
+        done = sum(bar.done for bar in self._bars.values())
+        share = sum(bar.share for bar in self._bars.values())
+        self._progress.update(self._all, completed=share, count=f"{done}/{self._streams} streams")
         rate = self._runs / max(now - self._began, 0.001)
-        used = f"{len(self._sent)} of {self._allowance} requests/min"
-        self._note(f"{self._finished} of {self._streams} streams, {self._runs:,} runs, {rate:,.0f}/s, {used}")
+        self._note(f"{self._runs:,} runs, {rate:,.0f}/s, {len(self._sent)} of {self._allowance} requests/min")
 
     def _note(self, text: str) -> None:
         if self._all is not None:

@@ -98,7 +98,8 @@ def test_the_progress_view_shows_streams_and_the_budget() -> None:
         view._progress.refresh()
     shown = out.getvalue()
     assert "wf_1" in shown
-    assert "1/3" in shown
+    assert "1/3 pages" in shown
+    assert "0/1 streams" in shown
     assert "100 runs" in shown
     assert "1 of 500 requests/min" in shown
 
