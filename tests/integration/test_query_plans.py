@@ -18,7 +18,7 @@ QUESTIONS = {
     "SELECT * FROM workflow_health_daily WHERE day >= current_date - 30 AND workflow_id = 'w3'": "runs_day_idx",
     "SELECT * FROM credits_daily WHERE day BETWEEN current_date - 60 AND current_date - 30": "runs_day_idx",
     "SELECT * FROM model_usage_daily WHERE day >= current_date - 7": "runs_day_idx",
-    "SELECT * FROM runs WHERE workflow_id = 'w3' AND created_at >= now() - interval '300 days'": "runs_stream_idx",
+    "SELECT count(*) FROM runs WHERE workflow_id = 'w3' AND created_at >= now() - interval '300 days'": "runs_stream_idx",
     "SELECT * FROM recent_failures ORDER BY failed_at DESC LIMIT 20": "runs_failed_idx",
     "SELECT * FROM recent_failures WHERE failed_at >= now() - interval '7 days'": "runs_failed_idx",
     "SELECT * FROM open_runs": "runs_open_idx",
