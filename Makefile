@@ -10,7 +10,7 @@
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
-PIP    := $(PYTHON) -m pip --disable-pip-version-check install --quiet --no-input
+PIP    := $(PYTHON) -m pip --disable-pip-version-check install -qq --no-input
 # What follows `--` for the program behind a target: make bench ARGS=--quick
 ARGS   ?=
 
