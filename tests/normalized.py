@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from etl import tables
 from etl.decode import digest, dump, parse
 from etl.normalize import Normalizer, Redactor, RunRows
+from etl.normalize.careful import careful_rows
+from etl.normalize.definition_cache import Definitions
+from etl.normalize.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,8 +23,11 @@ def run_bytes(**fields: Any) -> bytes:
 
 
 def normalized(raw: bytes, *, store_payloads: bool = True, redact: Redactor | None = None) -> RunRows:
-    """The rows of a run in the listing of the app `app` and the workflow `wf`."""
-    return Normalizer("app", "wf", store_payloads=store_payloads, redact=redact).normalize(raw, digest(raw))
+    """The rows of a run in the listing of the app `app` and the workflow `wf`, by whatever path they are made."""
+    rows = Normalizer("app", "wf", store_payloads=store_payloads, redact=redact).normalize(raw, digest(raw))
+    stream = Stream("app", "wf", Definitions("wf", 8), store_payloads, redact)
+    assert comparable(careful_rows(raw, digest(raw), stream)) == comparable(rows)
+    return rows
 
 
 def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:

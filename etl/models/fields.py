@@ -103,6 +103,6 @@ def describe(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return f"the text {value[:40]!r}{'...' if len(value) > 40 else ''}"
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal | int | float):
         return "a number"
     return "a list" if isinstance(value, list) else "an object"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -145,6 +145,12 @@ def test_step_times_are_epoch_milliseconds() -> None:
     row = steps_of(output={"a": {"start": 1788369291888, "end": 1788369291888.5}})["a"]
     assert row["started_at"] == datetime(2026, 9, 2, 17, 14, 51, 888000, tzinfo=UTC)
     assert row["ended_at"] == datetime(2026, 9, 2, 17, 14, 51, 888500, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("ms", [253402300799999, 253402300799998.5, -62135596800000, 4_000_000_000_001, -1])
+def test_step_times_are_exact_in_all_years(ms: float) -> None:
+    exact = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(ms), microseconds=int(ms % 1 * 1000))
+    assert steps_of(output={"a": {"start": ms}})["a"]["started_at"] == exact
 
 
 def test_numbers_too_large_for_their_columns_go_to_extra_under_their_paths() -> None:

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.errors import RecordError
+from etl.models import REASONS, Document, Run, Step, StepOutput, Version, Workflow, describe, read_moment, validated
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-09-02T10:00:00.123Z", datetime(2026, 9, 2, 10, 0, 0, 123000, tzinfo=UTC)),
+        ("2026-09-02T10:00:00.1234569Z", datetime(2026, 9, 2, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-09-02T10:00:00,5", datetime(2026, 9, 2, 10, 0, 0, 500000, tzinfo=UTC)),
+        ("2026-09-02 10:00", datetime(2026, 9, 2, 10, tzinfo=UTC)),
+        ("2026-09-02t10:00:00z", datetime(2026, 9, 2, 10, tzinfo=UTC)),
+        ("2026-09-02T10:00:00-0530", datetime(2026, 9, 2, 15, 30, tzinfo=UTC)),
+        ("2026-09-02T10:00:00 +02", datetime(2026, 9, 2, 8, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
+        ("20260902T100000Z", datetime(2026, 9, 2, 10, tzinfo=UTC)),
+    ],
+)
+def test_timestamps(text: str, time: datetime) -> None:
+    assert read_moment(text) == (time, False, text)
+
+
+@pytest.mark.parametrize("text", ["2026-09-02", "20260902", "2026-W36-3"])
+def test_days(text: str) -> None:
+    assert read_moment(text) == (datetime(2026, 9, 2, tzinfo=UTC), True, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+10000-01-01",
+        "10000-01-01T00:00:00Z",
+        "0000-02-29",
+        "-0001-01-01",
+        "+275760-09-13T00:00:00Z",
+        "9999-12-31T23:00:00-02:00",
+    ],
+)
+def test_times_beyond_the_calendar_are_read_and_have_no_time(text: str) -> None:
+    moment = read_moment(text)
+    assert (moment.time, moment.text) == (None, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "2026-02-30",
+        "2026-09-02T25:00:00Z",
+        "2026-09-02T10:00:00+25:00",
+        "10000-02-30",
+        "1788369291888",
+        " 2026-09-02",
+        "２０２６-09-02",
+        "2026-09-02T10:00:61Z",
+    ],
+)
+def test_what_is_no_date_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_moment(text)
+
+
+@given(st.datetimes(timezones=st.timezones() | st.just(UTC)), st.sampled_from(["T", " "]))
+def test_what_python_writes_is_read(time: datetime, separator: str) -> None:
+    offset = time.utcoffset() or timedelta(0)
+    text = time.isoformat(separator)
+    if offset.total_seconds() % 60:
+        return  # zones of before standard time, which ISO 8601 cannot write
+    try:
+        expected = time.astimezone(UTC)
+    except OverflowError:
+        assert read_moment(text).time is None
+    else:
+        assert read_moment(text).time == expected
+
+
+def test_unknown_fields_and_values_are_kept() -> None:
+    run = validated(Run, {"id": "r", "status": "HIBERNATING", "new": {"a": 1}, "model_config": None, "copy": 2})
+    assert (run.status, run.unknown) == ("HIBERNATING", {"new": {"a": 1}, "model_config": None, "copy": 2})
+
+
+@pytest.mark.parametrize("model", [Run, Workflow, Version])
+def test_null_means_absent_except_for_the_id(model: type[Document]) -> None:
+    fields = {name: None for name in model.model_fields if name != "id"}
+    assert validated(model, {"id": "x", **fields}) == validated(model, {"id": "x"})
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "message"),
+    [
+        (Run, {"id": "r", "error": {"a": 1}}, "at.error: expected text, found an object"),
+        (
+            Run,
+            {"id": "r", "output": {"a": {"calls": [{}, {"id": 5}]}}},
+            "at.output.a.calls.1.id: expected text, found a number",
+        ),
+        (
+            Run,
+            {"id": "r", "usage": {"steps": {"a": {"total": True}}}},
+            "at.usage.steps.a.total: expected a number, found true",
+        ),
+        (Run, {"id": "r", "workflow_version": "v"}, "at.workflow_version: expected an object, found the text 'v'"),
+        (Run, [], "at: expected an object, found a list"),
+        (StepOutput, {"calls": {}}, "at.calls: expected a list, found an object"),
+        (Step, {"position": ["1"]}, "at.position.0: expected a number, found the text '1'"),
+        (Step, {"throw_on_error": "true"}, "at.throw_on_error: expected true or false, found the text 'true'"),
+        (Version, {"id": ""}, "at.id: expected text that is not empty, found the text ''"),
+        (Workflow, {"id": "w", "tags": "x"}, "at.tags: expected a list, found the text 'x'"),
+        (Workflow, {"id": "w", "created_at": False}, "at.created_at: expected an ISO 8601 date, found false"),
+    ],
+)
+def test_what_a_column_depends_on_is_never_coerced(model: type[Document], value: Any, message: str) -> None:
+    with pytest.raises(RecordError) as error:
+        validated(model, value, "at")
+    assert error.value.reason == "invalid_field"
+    assert error.value.reason in REASONS
+    assert error.value.message == message
+
+
+def test_a_message_shows_no_more_than_the_beginning_of_a_text() -> None:
+    assert describe("x" * 50) == f"the text '{'x' * 40}'..."
+    assert [describe(value) for value in (None, True, False, Decimal(1), [], {})] == [
+        "null",
+        "true",
+        "false",
+        "a number",
+        "a list",
+        "an object",
+    ]
