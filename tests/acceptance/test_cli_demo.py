@@ -18,7 +18,7 @@ async def test_the_demo_does_the_main_job_and_its_data_stays_apart(command) -> N
         "run_usage_calls",
         "What was picked up",
         "Which workflows cost most",
-        "cortex-etl sql",
+        'sql "SELECT',
     ):
         assert words in ended.out
     del command.environment["DATABASE_URL"]
