@@ -1,0 +1,140 @@
+"""schedule cron|systemd|k8s: what makes this machine run the sync by itself."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etl.cli.invocation import Invocation, command
+from etl.cli.root import app
+from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
+from etl.config import load, parse_duration
+from etl.errors import SettingsError
+
+schedule_group = typer.Typer(no_args_is_help=True, help="Print what makes this machine run the sync by itself.")
+app.add_typer(schedule_group, name="schedule")
+
+
+def _parse_every(text: str) -> timedelta:
+    try:
+        every = parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if every < timedelta(minutes=1):
+        raise typer.BadParameter("a minute is the least")
+    return every
+
+
+EveryOption = Annotated[
+    timedelta, typer.Option("--every", parser=_parse_every, metavar="DURATION", help="How often: 5m, 1h, 1d.")
+]
+LogOption = Annotated[Path | None, typer.Option("--log", metavar="PATH", help="The file that its output goes to.")]
+
+
+@command(schedule_group, "cron")
+def cron(call: Invocation, *, every: EveryOption = timedelta(minutes=10), log: LogOption = None) -> None:
+    """Print a crontab that runs the sync of this installation.
+
+    Example: `cortex-etl schedule cron --every 10m`
+    """
+    typer.echo(cron_line(_installation(call, log), every), nl=False)
+
+
+@command(schedule_group, "systemd")
+def systemd(
+    call: Invocation,
+    *,
+    every: EveryOption = timedelta(minutes=10),
+    log: LogOption = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="DIR", help="Write the two files there instead.")
+    ] = None,
+) -> None:
+    """Print a systemd service and timer that run the sync of this installation; logs go to the journal.
+
+    Example: `cortex-etl schedule systemd --every 10m`
+    """
+    units = systemd_units(_installation(call, log), every)
+    if write is None:
+        for name, text in units.items():
+            typer.echo(f"# /etc/systemd/system/{name}\n{text}")
+        typer.echo("# To install: sudo cortex-etl schedule systemd --write /etc/systemd/system, with --config, then:")
+        typer.echo("#   systemctl daemon-reload && systemctl enable --now cortex-etl.timer")
+        return
+    for name, text in units.items():
+        try:
+            (write / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(f"cannot write {write / name}: {error.strerror}", mend="Name another folder.") from None
+        typer.echo(f"wrote {write / name}")
+
+
+@command(schedule_group, "k8s")
+def k8s(
+    call: Invocation,
+    *,
+    every: EveryOption = timedelta(minutes=10),
+    image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="The container image.")] = None,
+) -> None:
+    """Print a Kubernetes CronJob that runs the sync with these settings.
+
+    Example: `cortex-etl schedule k8s --image registry.example/cortex-etl:1.0`
+    """
+    from etl import __version__
+
+    made = _installation(call, None)
+    if made.embedded:
+        raise SettingsError(
+            "the settings name no database, and a pod keeps no files",
+            mend="Set database.url to a PostgreSQL that the cluster reaches.",
+        )
+    image = image or f"cortex-etl:{__version__}"
+    typer.echo(
+        kubernetes_manifest(every, image=image, config=made.config, environment=made.environment),
+        nl=False,
+    )
+
+
+def _installation(call: Invocation, log: Path | None) -> Installation:
+    """Describe this installation, with all paths absolute; what the schedule would lack is said on stderr.
+
+    Raises:
+        SettingsError: there is no settings file.
+    """
+    config = (call.config or Path("config.yaml")).absolute()
+    if not config.is_file():
+        raise SettingsError(f"there is no settings file {config}", mend="Write one: cortex-etl init")
+    for warning in _lacking(config):
+        call.say(warning)
+    script = Path(sys.executable).parent / "cortex-etl"
+    settings = call.settings
+    return Installation(
+        program=(str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "etl"),
+        config=config,
+        data_dir=settings.data_dir.absolute(),
+        embedded=settings.database.url is None,
+        user=os.environ.get("SUDO_USER") or getpass.getuser(),
+        log=log.absolute() if log is not None else None,
+    )
+
+
+def _lacking(config: Path) -> list[str]:
+    """Variables of this shell that the settings need and no schedule will have."""
+    text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
+    named = set(re.findall(r"\$\{(\w+)", text)) | {"CORTEX_API_KEY", "DATABASE_URL"}
+    used = sorted(name for name in os.environ if name in named or name.startswith("CORTEX_ETL__"))
+    mend = f"  mend: put what is missing into {config.parent / '.env'} (NAME=value a line, chmod 600)"
+    try:
+        same = load(config).model_dump() == load(config, {}).model_dump()
+    except SettingsError as error:
+        return [f"warning: without this shell's variables: {error.message}", mend]
+    if same:
+        return []
+    return [f"warning: {', '.join(used)} stands in this shell's environment alone, which no schedule sees", mend]

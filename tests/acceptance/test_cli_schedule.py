@@ -1,0 +1,82 @@
+"""schedule: what it prints works, on this machine, with nothing but what a scheduler gives."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import yaml
+
+
+async def test_the_cron_line_loads_runs_and_says_nothing(at_work, warehouse, tmp_path) -> None:
+    command, running = at_work
+    command.environment.pop("CORTEX_API_KEY")
+    (command.folder / ".env").write_text(f"CORTEX_API_KEY={running.key}\n")
+    ended = await command("schedule", "cron", "--every", "5m", "--log", "sync%.log")
+    assert (ended.code, ended.err) == (0, "")
+    *comments, line = ended.out.splitlines()
+    assert all(each.startswith("#") for each in comments)
+    times, shell = line.split(" /", 1)
+    assert times == "*/5 * * * *"
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", f"/{shell}".replace("\\%", "%"), cwd="/",
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "LOGNAME": "x", "SHELL": "/bin/sh"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert out == b""
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") > 100
+    assert (command.folder / "sync%.log").read_text() == ""
+
+
+async def test_what_only_this_shell_knows_is_told(at_work) -> None:
+    command, running = at_work
+    ended = await command("schedule", "cron")
+    assert ended.code == 0
+    assert "CORTEX_API_KEY stands in this shell's environment alone" in ended.err
+    assert running.key not in ended.out + ended.err
+    (command.folder / ".env").write_text(f"CORTEX_API_KEY={running.key}\n")
+    assert (await command("schedule", "cron")).err == ""
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write("sync: {lookback: '${LOOKBACK}'}\n")
+    command.environment["LOOKBACK"] = "2h"
+    ended = await command("schedule", "cron")
+    assert "LOOKBACK is not set" in ended.err
+
+
+async def test_systemd_units_are_written_for_this_installation(at_work, tmp_path) -> None:
+    command, _ = at_work
+    target = tmp_path / "units"
+    target.mkdir()
+    ended = await command("schedule", "systemd", "--every", "7m", "--write", str(target))
+    assert ended.code == 0
+    assert sorted(each.name for each in target.iterdir()) == ["cortex-etl.service", "cortex-etl.timer"]
+    service = (target / "cortex-etl.service").read_text()
+    start = next(line for line in service.splitlines() if line.startswith("ExecStart="))
+    program = start.removeprefix("ExecStart=").split()[0]
+    assert Path(program).is_absolute()
+    assert str(command.folder / "config.yaml") in start
+    assert "OnUnitActiveSec=420s" in (target / "cortex-etl.timer").read_text()
+    printed = (await command("schedule", "systemd", "--every", "7m")).out
+    assert service in printed
+    nowhere = await command("schedule", "systemd", "--write", str(tmp_path / "nowhere"))
+    assert (nowhere.code, "cannot write" in nowhere.err) == (2, True)
+
+
+async def test_kubernetes_needs_a_database_of_its_own(command, at_work) -> None:
+    command, _ = at_work
+    ended = await command("schedule", "k8s", "--image", "registry.example/cortex-etl:1")
+    assert ended.code == 0
+    assert yaml.safe_load(ended.out)["kind"] == "CronJob"
+    command.configure("apps: [{id: app_1}]\n")
+    ended = await command("schedule", "k8s")
+    assert (ended.code, "database.url" in ended.err) == (2, True)
+
+
+async def test_without_settings_there_is_nothing_to_schedule(command) -> None:
+    ended = await command("schedule", "cron")
+    assert (ended.code, "cortex-etl init" in ended.err) == (2, True)
+    command.configure("apps: [{id: app_1}]\n")
+    for every in ("7m", "20s", "soon"):
+        ended = await command("schedule", "cron", "--every", every)
+        assert (ended.code, "--every" in ended.err) == (2, True)

@@ -1,0 +1,141 @@
+"""What a scheduler is given: cron's rhythms and quoting, systemd's escapes, the manifest's shape."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.cli.units import Installation, cron_line, cron_times, kubernetes_manifest, systemd_units
+from etl.errors import SettingsError
+
+HERE = Installation(
+    program=("/bin/echo",),
+    config=Path("/srv/cortex/config.yaml"),
+    data_dir=Path("/srv/cortex/.cortex-etl"),
+    embedded=False,
+    user="daemon",
+)
+
+
+def expanded(field: str, size: int) -> set[int]:
+    """The values that a crontab field of `*`, `*/n` or `n` names."""
+    if field == "*":
+        return set(range(size))
+    return set(range(0, size, int(field[2:]))) if field.startswith("*/") else {int(field)}
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 5, 10, 15, 30, 60, 120, 360, 1440])
+def test_cron_runs_at_even_intervals(minutes: int) -> None:
+    minute, hour, *rest = cron_times(timedelta(minutes=minutes)).split()
+    assert rest == ["*", "*", "*"]
+    times = sorted(60 * h + m for h in expanded(hour, 24) for m in expanded(minute, 60))
+    assert {later - sooner for sooner, later in zip(times, [*times[1:], times[0] + 1440], strict=True)} == {minutes}
+
+
+@pytest.mark.parametrize(("minutes", "near"), [(7, "6m"), (45, "30m"), (0.5, "1m"), (60 * 7, "6h"), (3000, "1d")])
+def test_a_rhythm_that_cron_lacks_is_refused_with_the_nearest(minutes: float, near: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        cron_times(timedelta(minutes=minutes))
+    assert f"--every {near}," in refused.value.mend
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0\n\r", codec="utf-8"), min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+@given(NAMES)
+def test_cron_gives_the_shell_the_paths_as_they_are(name: str) -> None:
+    config = Path("/srv", name, "config.yaml")
+    line = cron_line(replace(HERE, config=config), timedelta(minutes=5)).rstrip("\n").split("\n")[-1]
+    command = line.removeprefix("*/5 * * * * ")
+    assert "%" not in command.replace("\\%", "")
+    words = shlex.split(command.replace("\\%", "%"))
+    assert words[words.index("--config") + 1] == str(config)
+    assert words[-3:] == ["tee", "-a", str(config.parent / "cortex-etl.log")]
+
+
+def test_a_line_break_in_a_path_is_refused() -> None:
+    for make in (cron_line, systemd_units):
+        with pytest.raises(SettingsError, match="line break"):
+            make(replace(HERE, config=Path("/srv/a\nb/config.yaml")), timedelta(minutes=5))
+
+
+@pytest.mark.parametrize(
+    "installation",
+    [
+        HERE,
+        replace(HERE, embedded=True, log=Path("/var/log/cortex-etl.log"), metrics=Path("/var/lib/node/cortex.prom")),
+        replace(HERE, config=Path('/srv/50% of $HOME "x"/config.yaml'), data_dir=Path("/srv/a b/data")),
+    ],
+    ids=["plain", "embedded", "odd"],
+)
+def test_systemd_takes_the_units(installation: Installation, tmp_path: Path) -> None:
+    units = systemd_units(installation, timedelta(minutes=10))
+    assert sorted(units) == ["cortex-etl.service", "cortex-etl.timer"]
+    service = units["cortex-etl.service"]
+    for line in ("Type=oneshot", "User=daemon", "SuccessExitStatus=75", "ExecStart=/bin/echo sync --config "):
+        assert line in service
+    assert "OnUnitActiveSec=600s" in units["cortex-etl.timer"]
+    assert ("KillMode=process" in service) == installation.embedded
+    for name, text in units.items():
+        (tmp_path / name).write_text(text)
+    verify = shutil.which("systemd-analyze")
+    if verify:  # where there is no systemd, what stands above is all that can be said
+        ended = subprocess.run(
+            [verify, "verify", *map(str, sorted(tmp_path.iterdir()))], capture_output=True, text=True, check=False
+        )
+        said = [line for line in (ended.stdout + ended.stderr).splitlines() if "cortex-etl" in line]
+        assert (ended.returncode, said) == (0, [])
+
+
+def test_systemd_escapes_what_it_would_fill_in() -> None:
+    config = Path('/srv/50% of $HOME "x"\\/config.yaml')
+    service = systemd_units(replace(HERE, config=config), timedelta(minutes=10))["cortex-etl.service"]
+    start = next(line for line in service.splitlines() if line.startswith("ExecStart="))
+    assert '--config "/srv/50%% of $$HOME \\"x\\"\\\\/config.yaml" --log-format' in start
+
+
+def test_the_manifest_is_a_careful_cron_job() -> None:
+    text = kubernetes_manifest(
+        timedelta(hours=1), image="registry.example/cortex-etl:1.0", config=HERE.config, environment=HERE.environment
+    )
+    manifest = yaml.safe_load(text)
+    assert (manifest["kind"], manifest["apiVersion"]) == ("CronJob", "batch/v1")
+    spec = manifest["spec"]
+    assert (spec["schedule"], spec["concurrencyPolicy"]) == ("0 * * * *", "Forbid")
+    pod = spec["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (container,) = pod["containers"]
+    assert container["image"] == "registry.example/cortex-etl:1.0"
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    mounted = {each["name"] for each in container["volumeMounts"]}
+    assert mounted == {each["name"] for each in pod["volumes"]}
+    assert f"--from-file=config.yaml={HERE.config}" in text
+
+
+@pytest.mark.parametrize(("code", "fails"), [(0, False), (75, False), (1, True), (4, True)])
+def test_the_pod_fails_only_where_the_sync_does(code: int, fails: bool, tmp_path: Path) -> None:
+    manifest = yaml.safe_load(
+        kubernetes_manifest(timedelta(hours=1), image="x", config=HERE.config, environment=HERE.environment)
+    )
+    (container,) = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    program = tmp_path / "cortex-etl"
+    program.write_text(f"#!/bin/sh\nexit {code}\n")
+    program.chmod(0o755)
+    ended = subprocess.run(container["command"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert (ended.returncode != 0) == fails
+
+
+def test_an_image_name_cannot_break_out() -> None:
+    with pytest.raises(SettingsError, match="no name of an image"):
+        kubernetes_manifest(timedelta(hours=1), image="x\n  evil: 1", config=HERE.config, environment=HERE.environment)
