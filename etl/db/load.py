@@ -67,19 +67,24 @@ class Reject:
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction loads. `new` runs are not in the warehouse as far as is known; `changed` may be."""
+    """What one transaction loads.
+
+    `new` runs are not in the warehouse as far as is known, `changed` ones may be. `settled` are runs of which a good
+    copy, or none at all, is listed now: their rejects are done with.
+    """
 
     new: list[RunRows] = field(default_factory=list)
     changed: list[RunRows] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
-    settles_rejects: bool = False
+    settled: list[str] = field(default_factory=list)
     cursor: str | None = None
     moves_cursor: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.changed or self.restored or self.gone or self.rejects or self.moves_cursor)
+        work = self.new or self.changed or self.restored or self.gone or self.rejects or self.settled
+        return bool(work) or self.moves_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,9 @@ class Loader:
                 return await self._reject(connection, batch, runs[0][0], error, provenance)
             middle = len(runs) // 2
             first, second = _part(runs[:middle]), _part(runs[middle:])
-            first.settles_rejects = second.settles_rejects = batch.settles_rejects
+            early = {rows.run_id for rows, _ in runs[:middle]}
+            first.settled = [run_id for run_id in batch.settled if run_id in early]
+            second.settled = [run_id for run_id in batch.settled if run_id not in early]
             second.restored, second.gone, second.rejects = batch.restored, batch.gone, batch.rejects
             second.cursor, second.moves_cursor = batch.cursor, batch.moves_cursor
             one, rejects = await self.load_surely(connection, first, provenance)
@@ -172,6 +179,7 @@ class Loader:
         message = f"PostgreSQL refused it: {error}"
         reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], payload, rows.digest)
         batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
+        batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
         return await self.load(connection, batch), [reject]
 
     async def _commit(
@@ -250,7 +258,7 @@ class Loader:
         where = (self._stream.app_id, self._stream.workflow_id)
         for reject in batch.rejects:
             if reject.run_id is not None:
-                await connection.execute(_SQL["supersede_rejects"], *where, reject.run_id, reject.digest)
+                await connection.execute(_SQL["supersede_rejects"], *where, _storable(reject.run_id), reject.digest)
             text = (
                 _storable(reject.run_id),
                 _storable(reject.url),
@@ -259,9 +267,8 @@ class Loader:
                 _storable(reject.error),
             )
             await connection.execute(_SQL["quarantine"], self._sync_id, *where, *text, reject.payload, reject.digest)
-        if batch.settles_rejects:
-            landed = [rows.run_id for rows in (*batch.new, *batch.changed)] + batch.gone + batch.restored
-            await connection.execute(_SQL["resolve_rejects"], landed)
+        if batch.settled:
+            await connection.execute(_SQL["resolve_rejects"], *where, batch.settled)
 
 
 def _latest(staged: Sequence[RunRows]) -> list[RunRows]:

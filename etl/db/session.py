@@ -148,9 +148,20 @@ class Session:
         """Forget what a pass met."""
         await self._value("forget_seen", number)
 
-    async def unseen_runs(self, stream: StreamId, number: int, status: str, origin: str) -> list[str]:
-        """Ids of listed runs (that pass the filters) which the pass did not meet."""
-        return [row["id"] for row in await self._rows("unseen_runs", *stream, number, status, origin)]
+    async def count_seen(self, passes: Sequence[int]) -> int:
+        """How many different runs some passes met together."""
+        count: int = await self._value("count_seen", passes)
+        return count
+
+    async def unseen_runs(
+        self,
+        stream: StreamId,
+        passes: Sequence[int],
+        filters: tuple[str, str] = ("ALL", "ALL"),
+        window: tuple[datetime | None, datetime | None] = (None, None),
+    ) -> list[str]:
+        """Ids of listed runs (that pass the filters, and were created in the window) which none of the passes met."""
+        return [row["id"] for row in await self._rows("unseen_runs", *stream, passes, *filters, *window)]
 
     async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
         """Digests of quarantined items which the pass did not meet."""

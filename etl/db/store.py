@@ -57,7 +57,7 @@ class Store:
         self.stream = stream
         self.state = state
         self.filters = filters
-        self._dry_run = dry_run
+        self.is_dry_run = dry_run
         self._keep_payloads = keep_payloads
         self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, keep_payloads=keep_payloads)
 
@@ -76,7 +76,7 @@ class Store:
         Returns:
             What was done, and the rejects that PostgreSQL made necessary.
         """
-        if self._dry_run:
+        if self.is_dry_run:
             done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
             return done, []
         async with self._pool.acquire() as connection:
@@ -91,32 +91,33 @@ class Store:
         count: int = await self._pool.fetchval(_STATE["count_listed"], *self.stream, *self.filters)
         return count
 
-    async def count_above(self, order: Order, key: datetime) -> int:
-        """How many listed runs stand above a place in a listing sorted by creation."""
+    async def count_above(self, order: Order, key: datetime, *, undated_first: bool) -> int:
+        """How many listed runs stand above a place in a listing sorted by creation; those without a time at one end."""
         name = "count_before" if order is Order.CREATED_DESC else "count_after"
-        count: int = await self._pool.fetchval(_STATE[name], *self.stream, key)
+        count: int = await self._pool.fetchval(_STATE[name], *self.stream, key, undated_first)
         return count
 
-    async def has_undated(self) -> bool:
-        """Whether some listed run has no creation time."""
-        return bool(await self._pool.fetchval(_STATE["undated_runs"], *self.stream))
+    async def has_bare_days(self) -> bool:
+        """Whether some listed run says no more than the day of its last change."""
+        return bool(await self._pool.fetchval(_STATE["has_bare_days"], *self.stream))
 
-    async def runs_in(self, order: Order, stretch: Suspects) -> list[str]:
+    async def runs_in(self, order: Order, stretch: Suspects, *, undated_first: bool) -> list[str]:
         """Ids of the warehouse's listed runs in a stretch of a listing sorted by creation."""
+        undated = (stretch.upper if undated_first else stretch.lower) is None
         if order is Order.CREATED_DESC:
-            rows = await self._pool.fetch(_STATE["runs_between"], *self.stream, stretch.lower, stretch.upper)
+            name, bounds = "runs_between", (stretch.lower, stretch.upper)
         else:
-            rows = await self._pool.fetch(_STATE["runs_between_ascending"], *self.stream, stretch.upper, stretch.lower)
-        return [row["id"] for row in rows]
+            name, bounds = "runs_between_ascending", (stretch.upper, stretch.lower)
+        return [row["id"] for row in await self._pool.fetch(_STATE[name], *self.stream, *bounds, undated)]
 
     async def drop_rejects(self, digests: Sequence[bytes]) -> None:
         """Settle quarantined items that are listed no more."""
-        if digests and not self._dry_run:
+        if digests and not self.is_dry_run:
             await self._pool.execute(_STATE["drop_rejects"], *self.stream, list(digests))
 
     async def remove_due_payloads(self) -> None:
         """Where retention is honoured: remove the payloads of runs that are due."""
-        if self._dry_run or self._keep_payloads:
+        if self.is_dry_run or self._keep_payloads:
             return
         async with self._pool.acquire() as connection, connection.transaction():
             rows = await connection.fetch(_STATE["due_payloads"], *self.stream)
@@ -128,17 +129,17 @@ class Store:
         *,
         watermark: datetime | None,
         backfilled: bool,
-        reconciled: bool,
+        reconciled: datetime | None,
         api_count: int | None,
         order: Order | None,
         error: str | None,
     ) -> None:
-        """Write down how the stream stands after a crawl that read to its end.
+        """Write down how the stream stands after a crawl that read to its end; `reconciled`: since when it is compared.
 
         Raises:
             LockLostError: another process owns the stream.
         """
-        if self._dry_run:
+        if self.is_dry_run:
             return
         values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error)
         key = (*self.stream, self.state.fence)

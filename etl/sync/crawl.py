@@ -1,48 +1,95 @@
-"""Reading a whole listing: passes until a quiet one, checkpoints for a history load, and what has gone."""
+"""Reading a whole listing: passes until one that proves itself complete, and what has gone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from etl.decode import peek_id
-from etl.errors import NotFoundError
 from etl.plan import (
     Checkpoint,
-    GoneSearch,
+    Listed,
     Order,
     OrderObserver,
     Pass,
     expires_soon,
     pages_to_rescue,
     passes_allowed,
-    resume_page,
+    tie_fits,
 )
+from etl.plan.checkpoint import ANCHORS
+from etl.sync.gone import look_up
+from etl.sync.resume import Resumption, resume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from etl.api.pages import Page
     from etl.db.store import Store
     from etl.sync.intake import Intake, Sorted
     from etl.sync.listing import Listing
-
-SEARCH_SHARE = 4
-"""A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a crawl of the whole listing came to.
 
-    `quiet` says that its last pass is one consistent picture (or that all movement in it is explained).
+    `settled` says that it proved itself complete; `whole`, that its last pass began at the first page; `began` is since
+    when all that it stands for was read.
     """
 
-    quiet: bool
+    settled: bool
     order: Order | None
     whole: bool
+    began: datetime
+
+
+class _Proof(IntEnum):
+    """What passes have proved: nothing, that every listed run was met, or that they are one consistent picture."""
+
+    NONE = 0
+    ALL_MET = 1
+    PICTURE = 2
+
+
+@dataclass(slots=True)
+class _Ends:
+    """The two ends of a listing as a pass met them: its first two pages, its last two, and the last item beforehand."""
+
+    head: list[Listed] = field(default_factory=list)
+    head_size: int = 0
+    tail: list[Listed] = field(default_factory=list)
+    tail_size: int = 0
+    edge: str | None = None
+    edge_is_late: bool = False
+    after_edge: int | None = None
+
+    def watch(self, items: Sequence[Listed], *, adjacent: bool = True) -> None:
+        if not self.head_size or (adjacent and len(self.head) <= self.head_size):
+            self.head.extend(items)
+        self.head_size = self.head_size or len(items)
+        self.tail = [*self.tail[len(self.tail) - self.tail_size :], *items]
+        self.tail_size = len(items)
+        for item in items:
+            if item.ident == self.edge:
+                self.after_edge = 0
+            elif self.after_edge is not None:
+                self.after_edge += 1
+
+    @property
+    def first(self) -> list[str]:
+        return [item.ident for item in self.head[: self.head_size]]
+
+    def anchored(self, order: Order | None) -> bool:
+        """Whether whatever arrives must show at the end that is looked at."""
+        if order is Order.CREATED_ASC:
+            return tie_fits(self.tail[::-1], order, self.tail_size)
+        return order is not None and order.newest_first and tie_fits(self.head, order, self.head_size)
 
 
 class Crawl:
@@ -52,218 +99,209 @@ class Crawl:
         listing: the source side.
         intake: takes the pages in.
         store: the warehouse side.
+        order: of the listing, as it was last observed.
         checkpoints: whether to write down how far the first pass came, for a later process to go on from.
     """
 
-    def __init__(self, listing: Listing, intake: Intake, store: Store, *, checkpoints: bool = False) -> None:
+    def __init__(
+        self, listing: Listing, intake: Intake, store: Store, *, order: Order | None = None, checkpoints: bool = False
+    ) -> None:
         self._listing = listing
         self._intake = intake
         self._store = store
         self._checkpoints = checkpoints
-        self._order: Order | None = None
-        self._head: list[str] = []
+        self._order = order
+        self._began = datetime.now(UTC)
+        self._marks: list[int] = []
 
     async def read(self) -> Reading:
-        """Read until a quiet pass, mark what has gone, and tell how it went."""
-        start = await self._resume() if self._checkpoints else 1
-        number = 0
-        while True:
-            number += 1
-            mark = await self._store.session.begin_pass()
-            try:
-                result = await self._one_pass(mark, start, checkpoints=self._checkpoints and number == 1)
-                explained = result.quiet or await self._only_grew(mark, result)
-                if explained or number >= passes_allowed(self._listing.extent.pages or 1):
+        """Read until a pass proves itself complete, mark what has gone, and tell how it went."""
+        resumed = await resume(self._listing, self._intake, self._store) if self._checkpoints else None
+        if resumed is not None and resumed.point.began is not None:
+            self._began = resumed.point.began
+        before: Pass | None = None
+        steady_count = True
+        try:
+            while True:
+                result = await self._one_pass(resumed if before is None else None)
+                repeated = before is not None and before.fingerprint == result.fingerprint
+                steady_count = steady_count and set(result.counts.values()) == {self._listing.count}
+                proof = await self._proof(result, repeated=repeated, steady_count=steady_count)
+                if proof or len(self._marks) >= passes_allowed(self._listing.extent.pages or 1):
                     if result.whole:
-                        await self._settle_unseen(mark, quiet=result.quiet)
-                    return Reading(explained, self._order, result.whole)
-            finally:
+                        await self._settle_unseen(proof, repeated=repeated)
+                    return Reading(bool(proof), self._order, result.whole, self._began)
+                before = result
+        finally:
+            for mark in self._marks:
                 await self._store.session.end_pass(mark)
-            start = 1
 
-    async def _one_pass(self, mark: int, start: int, *, checkpoints: bool) -> Pass:
-        resumed = start > 1
-        if not checkpoints:
+    async def _proof(self, result: Pass, *, repeated: bool, steady_count: bool) -> _Proof:
+        """What the pass proves, together with those before it."""
+        if result.conclusive:
+            return _Proof.PICTURE
+        if repeated and result.whole:
+            return _Proof.PICTURE if result.quiet else _Proof.ALL_MET
+        if result.quiet and result.whole and not result.news and not await self._unseen():
+            return _Proof.PICTURE  # the second look at an unsorted listing, or at one without counts
+        if await self._only_grew(result):
+            return _Proof.PICTURE
+        count = self._listing.count
+        shuffled = self._order is Order.NONE and steady_count and count is not None and len(self._marks) > 1
+        if shuffled and await self._store.session.count_seen(self._marks) == count:
+            return _Proof.ALL_MET  # a listing in another order at each request
+        return _Proof.NONE
+
+    async def _one_pass(self, resumed: Resumption | None) -> Pass:
+        self._marks.append(await self._store.session.begin_pass())
+        first, checkpoints = len(self._marks) == 1, self._checkpoints and len(self._marks) == 1
+        result, observer, ends, nameless = Pass(whole=resumed is None), OrderObserver(), _Ends(), Counter[bytes]()
+        if resumed is not None:
+            self._take_over(resumed, result, ends, observer)
+        elif not first:
             self._listing.tail = None
-        result, observer = Pass(whole=not resumed, base=self._listing.count if resumed else None), OrderObserver()
-        if not resumed:
-            self._head = []
+            await self._note_edge(ends)
+        start, token = (1, None) if resumed is None else (resumed.start, resumed.point.token)
         last_page = start - 1
-        async for pages in self._listing.pages(start):
-            sorted_ = await self._intake.sort(pages)
+        async for pages in self._listing.pages(start, token):
+            sorted_ = await self._intake.sort(pages, nameless)
+            result.news += sorted_.news
             for page, items in zip(pages, sorted_.pages, strict=True):
                 observer.watch(items)
-                self._head = self._head or [item.ident for item in items]
-                fresh = await self._store.session.note_seen(mark, [item.ident for item in items])
-                result.observe(page.number, page.count, len(items), fresh)
+                ends.watch(items, adjacent=resumed is None)
+                await self._note(result, page, items)
             last_page = pages[-1].number
             if checkpoints:
-                self._checkpoint(sorted_, result, last_page, observer.order)
+                self._checkpoint(sorted_, result, ends, pages[-1], observer.order)
             await self._intake.load(sorted_)
-            if checkpoints and last_page == 1:
-                await self._rescue(mark, result, sorted_)
-        self._order = observer.order
-        if last_page > 1:
-            await self._close(mark, result, self._head)
+            if last_page == 1:
+                self._order = observer.order or self._order
+                if checkpoints:
+                    await self._rescue(result, sorted_)
+                if first and ends.edge is None:
+                    await self._note_edge(ends)
+                    ends.edge_is_late = True
+        self._order = observer.order or (resumed.point.order if resumed is not None else None)
+        if len(result.counts) > 1 or resumed is not None:
+            await self._close(result, ends)
+        result.anchored = ends.anchored(self._order)
         return result
 
-    async def _rescue(self, mark: int, result: Pass, head: Sorted) -> None:
+    def _take_over(self, resumed: Resumption, result: Pass, ends: _Ends, observer: OrderObserver) -> None:
+        """Begin a pass where an earlier process was cut off."""
+        point = resumed.point
+        result.base = self._listing.count
+        observer.watch(resumed.head)
+        ends.watch(resumed.head)
+        ends.edge = point.edge
+        if point.tail is not None and point.count is not None:
+            self._listing.tail = (point.tail, point.count)
+        if point.newest is not None:
+            self._intake.newest = max(point.newest, self._intake.newest or point.newest)
+
+    async def _note(self, result: Pass, page: Page, items: Sequence[Listed]) -> None:
+        """Count a page's items, each once: the same run twice on one page is no sign of movement."""
+        idents = list(dict.fromkeys(item.ident for item in items))
+        fresh = await self._store.session.note_seen(self._marks[-1], idents)
+        result.observe(page.number, page.count, idents, fresh)
+
+    async def _note_edge(self, ends: _Ends) -> None:
+        """Look which item is the last of an oldest-first listing before the rest of it is read."""
+        count = self._listing.count
+        if self._order is Order.CREATED_ASC and count and not self._listing.by_token:
+            page = await self._listing.probe(count)
+            if page.count == count and len(page.items) == 1:
+                ends.edge = peek_id(page.items[0])
+
+    async def _rescue(self, result: Pass, head: Sorted) -> None:
         """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
         pages, count = self._listing.extent.pages, self._listing.count
-        falling = OrderObserver()
-        falling.watch(head.pages[0])
-        if pages is None or pages < 3 or count is None or falling.order is not Order.CREATED_DESC:
+        if pages is None or pages < 3 or count is None or self._order is not Order.CREATED_DESC:
             return
         expiring = any(rows.retention_due_at for rows in head.batch.new)
         for number in range(pages, pages - pages_to_rescue(pages), -1):
-            if not expiring or self._listing.count != count:
+            if not expiring or self._listing.count != count or self._listing.by_token:
                 return
             page = await self._listing.page(number)
             sorted_ = await self._intake.sort([page])
             expiring = expires_soon([rows.retention_due_at for rows in sorted_.batch.new], datetime.now(UTC))
             await self._intake.load(sorted_)
-            fresh = await self._store.session.note_seen(mark, sorted_.idents)
-            result.observe(number, page.count, len(page.items), fresh)
+            await self._note(result, page, sorted_.pages[0])
             self._listing.tail = (number, count)
 
-    async def _close(self, mark: int, result: Pass, first: list[str]) -> None:
-        """Look at the head once more: what was created meanwhile shows there, or shows that pages moved."""
-        before = self._listing.count
+    async def _close(self, result: Pass, ends: _Ends) -> None:
+        """Look at the newest end once more: what was created meanwhile shows there."""
+        before, first = self._listing.count, ends.first
+        if self._order is Order.CREATED_ASC:
+            result.arrived = ends.after_edge
+            if ends.edge_is_late and [peek_id(raw) for raw in (await self._listing.page(1)).items] != first:
+                result.arrived = None
+            return
         probe = await self._listing.probe()
         if probe.count == before and [peek_id(raw) for raw in probe.items[:1]] == first[:1]:
+            result.arrived = 0
             return
-        number = 1
-        while True:
-            page = await self._listing.page(number)
+        above: set[str] = set()
+        async for page in self._listing.walk():
             sorted_ = await self._intake.sort([page])
             await self._intake.load(sorted_)
-            idents = sorted_.idents
-            await self._store.session.note_seen(mark, idents)
-            if number == 1 and idents == first:
-                return
-            result.head_moved = True
-            met = next((place for place, ident in enumerate(idents) if ident in first), None)
-            result.arrived += len(idents) if met is None else met
-            if met is not None or not self._listing.extent.wants(number + 1):
-                return
-            number += 1
+            await self._store.session.note_seen(self._marks[-1], sorted_.idents)
+            for ident in sorted_.idents:
+                if ident in first:
+                    result.arrived = len(above)
+                    return
+                above.add(ident)
+        result.arrived = len(above)
 
-    async def _only_grew(self, mark: int, result: Pass) -> bool:
-        """Whether runs created at the head explain all movement; mends the gaps that reading in parallel left."""
-        if not result.only_grew(self._order, self._listing.count):
+    async def _only_grew(self, result: Pass) -> bool:
+        """Whether what was created meanwhile explains all movement; mends the gaps that reading in parallel left."""
+        count = self._listing.count
+        if count is None or self._order is None or not result.only_grew(count):
             return False
-        for number in result.gaps():
-            page = await self._listing.page(number)
-            sorted_ = await self._intake.sort([page])
+        for number in result.gaps(self._order, self._listing.extent.take, count):
+            sorted_ = await self._intake.sort([await self._listing.page(number)])
             await self._intake.load(sorted_)
-            await self._store.session.note_seen(mark, sorted_.idents)
+            await self._store.session.note_seen(self._marks[-1], sorted_.idents)
+            if self._listing.count != count:
+                return False
         return True
 
-    async def _settle_unseen(self, mark: int, *, quiet: bool) -> None:
-        """Mark the warehouse's runs that the pass did not meet; one by one where the pass alone does not prove it."""
-        status, origin = self._store.filters
-        unseen = await self._store.session.unseen_runs(self._store.stream, mark, status, origin)
-        if quiet and (status, origin) == ("ALL", "ALL"):
-            await self._intake.mark_gone(unseen)
-        else:
-            await look_up(self._listing, self._intake, unseen)
-        if quiet:
-            await self._store.drop_rejects(await self._store.session.unseen_rejects(self._store.stream, mark))
+    async def _unseen(self) -> list[str]:
+        stream, filters = self._store.stream, self._store.filters
+        return await self._store.session.unseen_runs(stream, self._marks[-1:], filters)
 
-    def _checkpoint(self, sorted_: Sorted, result: Pass, last_page: int, order: Order | None) -> None:
+    async def _settle_unseen(self, proof: _Proof, *, repeated: bool) -> None:
+        """Mark the warehouse's runs that the pass did not meet; one by one where the pass alone does not prove it."""
+        if proof is _Proof.PICTURE and self._store.filters == ("ALL", "ALL"):
+            await self._intake.mark_gone(await self._unseen())
+        else:
+            await look_up(self._listing, self._intake, await self._unseen())
+        if proof is _Proof.PICTURE or repeated:
+            session = self._store.session
+            await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, self._marks[-1]))
+
+    def _checkpoint(self, sorted_: Sorted, result: Pass, ends: _Ends, page: Page, order: Order | None) -> None:
         """Let the batch carry how far the listing is committed with it."""
-        latest = result.counts[last_page]
         slid = 0
         if not result.steady:
-            if order is not Order.CREATED_DESC or not result.growing or latest is None or result.base is None:
+            newest_first = order is not None and order.newest_first
+            if not newest_first or not result.growing or page.count is None or result.base is None:
                 return
-            slid = latest - result.base
-        if not self._head:
+            slid = page.count - result.base
+        idents = sorted_.idents
+        if not ends.first or not idents:
             return
         point = Checkpoint(
-            offset=last_page * self._listing.extent.take - slid,
+            offset=page.number * self._listing.extent.take - slid,
             count=result.base,
-            first=self._head[0],
+            head=tuple(ends.first[:ANCHORS]),
             order=order or self._order,
+            last=idents[-1],
+            edge=ends.edge,
             newest=self._intake.newest,
             tail=self._listing.tail[0] if self._listing.tail is not None else None,
+            token=page.next_token,
+            began=self._began,
         )
         sorted_.batch.cursor = msgspec.json.encode(point).decode()
         sorted_.batch.moves_cursor = True
-
-    async def _resume(self) -> int:
-        """Where an interrupted history load goes on; takes in what was created since."""
-        text = self._store.state.backfill_cursor
-        if text is None:
-            return 1
-        point = msgspec.json.decode(text, type=Checkpoint)
-        arrived, number = 0, 1
-        while True:
-            page = await self._listing.page(number)
-            sorted_ = await self._intake.sort([page])
-            await self._intake.load(sorted_)
-            idents = sorted_.idents
-            self._head = self._head or idents
-            if point.first in idents:
-                arrived += idents.index(point.first)
-                break
-            arrived += len(idents)
-            if not self._listing.extent.wants(number + 1) or arrived > point.offset:
-                return 1
-            number += 1
-        self._order = point.order
-        if point.tail is not None and point.count is not None:
-            self._listing.tail = (point.tail, point.count)
-        if point.newest is not None:
-            self._intake.newest = max(point.newest, self._intake.newest or point.newest)
-        start = resume_page(point, take=self._listing.extent.take, arrived=arrived, count=self._listing.count)
-        return 1 if start == 1 else max(start, number)
-
-
-async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> None:
-    """Ask for runs one by one: take in their present state, or mark them gone."""
-    gone: list[str] = []
-    for run_id in ids:
-        try:
-            page = await listing.run(run_id)
-        except NotFoundError:
-            gone.append(run_id)
-            continue
-        await intake.load(await intake.sort([page]))
-    await intake.mark_gone(gone)
-
-
-async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order | None) -> bool:
-    """Mark the runs that left a listing sorted by creation, by bisection.
-
-    Returns:
-        Whether it found exactly as many as were missing. False where the order does not allow the search, the listing
-        moved meanwhile, or reading it all is cheaper.
-    """
-    count = listing.count
-    surplus = await store.count() - (count or 0)
-    if order is None or not order.by_creation or count is None or store.filters != ("ALL", "ALL"):
-        return False
-    if await store.open_rejects() or await store.has_undated():
-        return False
-    search = GoneSearch(count=count, take=listing.extent.take, warehouse_count=surplus + count)
-    budget = max(3, (listing.extent.pages or 1) // SEARCH_SHARE)
-    listed: set[str] = set()
-    while (number := search.next_page()) is not None:
-        page = await listing.page(number)
-        budget -= 1
-        sorted_ = await intake.sort([page])
-        if listing.count != count or budget < 0 or not all(item.known for item in sorted_.pages[0]):
-            await intake.load(sorted_)
-            return False
-        listed.update(sorted_.idents)
-        at = search.breaks(number, sorted_.pages[0])
-        search.observe(number, at, 0 if at is None else await store.count_above(order, at[1]))
-    gone: list[str] = []
-    for stretch in search.suspects:
-        missing = [run_id for run_id in await store.runs_in(order, stretch) if run_id not in listed]
-        if len(missing) != stretch.surplus:
-            return False
-        gone.extend(missing)
-    await intake.mark_gone(gone)
-    return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from etl.db.load import Batch, Reject
-from etl.decode import digest, peek_id
+from etl.decode import clean_text, digest, peek_id
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-COMMIT_PATIENCE_S = 6.0
+COMMIT_PATIENCE_S = 5.0
 """How long an interrupted process waits for the commit in hand."""
+
+LONGEST_ID_BYTES = 1000
+"""Longer ids fit no index of PostgreSQL; no API means them."""
 
 
 @dataclass(slots=True)
@@ -50,16 +54,26 @@ class Sorted:
     provenance: Provenance = field(default_factory=dict)
     pages: list[list[Listed]] = field(default_factory=list)
     unchanged: int = 0
+    good: set[str] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)
 
     @property
     def idents(self) -> list[str]:
         """All items, in the order of the listing."""
         return [item.ident for page in self.pages for item in page]
 
+    @property
+    def news(self) -> int:
+        """How many of them the warehouse did not hold."""
+        return len(self.batch.new) + len(self.batch.rejects)
+
 
 class _Received(NamedTuple):
+    """An item, its content hash, the key under which the quarantine would hold it, its run's id, and its page."""
+
     raw: bytes
     digest: bytes
+    key: bytes
     ident: str | None
     page: Page
 
@@ -91,6 +105,7 @@ class Intake:
         self.tally = Tally()
         self.newest: datetime | None = None
         self._store = store
+        self._workflow_id = clean_text(store.stream.workflow_id)
         self._normalizer = normalizer
         self._listener = listener
         self._since, self._until = since, until
@@ -99,12 +114,19 @@ class Intake:
         self._retry = retry
         self._counted: set[bytes] = set()
 
-    async def sort(self, pages: Sequence[Page]) -> Sorted:
-        """Tell the items of some pages apart, and make rows of those that are new or changed."""
+    async def sort(self, pages: Sequence[Page], nameless: Counter[bytes] | None = None) -> Sorted:
+        """Tell the items of some pages apart, and make rows of those that are new or changed.
+
+        Args:
+            pages: what was read.
+            nameless: where the pages are part of a longer reading: how often it met each item without an id. Equal ones
+                stand for different runs, so the quarantine holds each of them.
+        """
         if self._held is None:
             self._held = {} if self._retry else await self._store.open_rejects()
         result = Sorted()
-        told = [[_Received(raw, digest(raw), peek_id(raw), page) for raw in page.items] for page in pages]
+        nameless = Counter() if nameless is None else nameless
+        told = [[_received(raw, page, nameless) for raw in page.items] for page in pages]
         known = await self._store.known([item.ident for items in told for item in items if item.ident is not None])
         new: dict[str, RunRows] = {}
         changed: dict[str, RunRows] = {}
@@ -112,11 +134,14 @@ class Intake:
             listed, before = [], (len(new), len(changed), len(result.batch.rejects), result.unchanged)
             for item in items:
                 stored = known.get(item.ident) if item.ident is not None else None
+                if stored is not None and stored["workflow_id"] != self._workflow_id:
+                    stored = None  # a run of another workflow, listed here by mistake
                 listed.append(self._take(item, stored, result, new if stored is None else changed))
             result.pages.append(listed)
             self._announce(page, len(items), before, (new, changed, result))
         result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
-        result.batch.settles_rejects = self._retry or bool(self._held)
+        held = result.good if self._retry else result.good.intersection(filter(None, self._held.values()))
+        result.batch.settled = sorted(held - result.bad)
         return result
 
     def _take(
@@ -130,28 +155,34 @@ class Intake:
                 result.batch.restored.append(stored["id"])
             if stored["content_hash"] == item.digest:
                 result.unchanged += 1
+                result.good.add(stored["id"])
                 self._note_time(stored["updated_at"])
                 return Listed(stored["id"], stored["created_at"], stored["updated_at"], known=True)
-        if item.digest in held:
-            self._count_reject(item.digest)
-            return Listed(held[item.digest] or item.digest.hex(), None, None, known=True)
+        if item.key in held:
+            self._count_reject(item.key)
+            run_id = held[item.key]
+            result.bad.update(() if run_id is None else (run_id,))
+            return Listed(run_id or item.key.hex(), None, None, known=True)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
+            _check_id(rows.run_id)
         except RecordError as error:
             return self._reject(item, error, result)
         self._note_time(rows.updated_at)
         wanted = in_window(rows.created_at, since=self._since, until=self._until)
         if wanted and not _is_older(rows, group.get(rows.run_id)):
             group[rows.run_id] = rows
+            result.good.add(rows.run_id)
             result.provenance[rows.run_id] = (self._stored_bytes(item.raw), item.page.url, item.page.number)
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
 
     def _reject(self, item: _Received, error: RecordError, result: Sorted) -> Listed:
-        run_id, page = error.run_id or item.ident, item.page
+        run_id, page = item.ident, item.page
         payload = self._stored_bytes(item.raw)
-        reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.digest)
+        reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.key)
         result.batch.rejects.append(reject)
-        return Listed(run_id or item.digest.hex(), None, None, known=False)
+        result.bad.update(() if run_id is None else (run_id,))
+        return Listed(run_id or item.key.hex(), None, None, known=False)
 
     def _note_time(self, updated_at: datetime | None) -> None:
         if updated_at is not None and (self.newest is None or updated_at > self.newest):
@@ -226,7 +257,7 @@ class Intake:
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Give runs that the API no longer lists their `gone_at`."""
         if ids:
-            await self.load(Sorted(batch=Batch(gone=list(ids), settles_rejects=True)))
+            await self.load(Sorted(batch=Batch(gone=list(ids), settled=list(ids))))
 
 
 async def finish_in_hand(work: Coroutine[Any, Any, _T]) -> _T:
@@ -237,6 +268,23 @@ async def finish_in_hand(work: Coroutine[Any, Any, _T]) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         raise
+
+
+def _received(raw: bytes, page: Page, nameless: Counter[bytes]) -> _Received:
+    key = content = digest(raw)
+    ident = peek_id(raw)
+    if ident is not None and len(ident.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES:
+        ident = None
+    if ident is None:
+        nameless[content] += 1
+        if nameless[content] > 1:
+            key = digest(b"%b#%d" % (content, nameless[content]))
+    return _Received(raw, content, key, ident, page)
+
+
+def _check_id(run_id: str) -> None:
+    if len(run_id.encode()) > LONGEST_ID_BYTES:
+        raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, found {len(run_id)}")
 
 
 def _is_older(rows: RunRows, at_hand: RunRows | None) -> bool:

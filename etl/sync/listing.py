@@ -8,8 +8,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.errors import FatalError
 from etl.plan import Extent
+from etl.sync.repeats import RepeatGuard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,19 +45,19 @@ class Listing:
     ) -> None:
         self._client = client
         self._stream = stream
-        self._window = window
         self._status, self._origin = status, origin
+        self.window = window
         self.take = take
         self.extent = Extent(take)
         self.count: int | None = None
         self.answers = 0
         self.tail: tuple[int, int] | None = None
-        self._by_token = False
+        self.by_token = False
 
     def filtered(self, status: str) -> Listing:
         """The same listing through a status filter."""
         return Listing(
-            self._client, self._stream, take=self.take, window=self._window, status=status, origin=self._origin
+            self._client, self._stream, take=self.take, window=self.window, status=status, origin=self._origin
         )
 
     async def page(self, number: int, token: str | None = None) -> Page:
@@ -68,13 +68,14 @@ class Listing:
         if page.number != number:  # the header says otherwise; what it holds decides
             page = replace(page, number=number)
         self.answers += 1
+        self.by_token = self.by_token or page.next_token is not None
         self.extent.observe(number, len(page.items), page.take, page.count)
         self.count = page.count
         return page
 
-    async def probe(self) -> Page:
-        """Read the first item alone, with the listing's count."""
-        page = await self._client.probe_count(*self._stream, status=self._status, origin=self._origin)
+    async def probe(self, place: int = 1) -> Page:
+        """Read the one item at a place (from 1), with the listing's count."""
+        page = await self._client.list_runs(*self._stream, place, 1, status=self._status, origin=self._origin)
         self.count = page.count
         return page
 
@@ -88,8 +89,29 @@ class Listing:
         url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
         return Page([raw], 0, 1, None, url, monotonic(), None, None)
 
-    async def pages(self, start: int = 1) -> AsyncGenerator[list[Page], None]:
-        """Read from page `start` to the end.
+    async def walk(self) -> AsyncGenerator[Page, None]:
+        """Read pages one after another from the first one on, for as long as they are wanted.
+
+        Yields:
+            Each page with items.
+
+        Raises:
+            FatalError: the API repeats a page instead of going on.
+        """
+        number, token = 1, None
+        guard = RepeatGuard(self.page)
+        self.extent.end = None
+        while self.extent.wants(number):
+            page = await self.page(number, token)
+            if not page.items or await guard.is_end(page, self.extent.take):
+                return
+            yield page
+            number, token = number + 1, page.next_token
+            if self.by_token and token is None:
+                return
+
+    async def pages(self, start: int = 1, token: str | None = None) -> AsyncGenerator[list[Page], None]:
+        """Read from page `start` (which the API may call `token`) to the end.
 
         Yields:
             Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most).
@@ -98,12 +120,12 @@ class Listing:
             FatalError: the API repeats a page instead of going on.
         """
         tasks: dict[int, asyncio.Task[Page]] = {}
-        ahead, due, token = start, start, None
-        guard = _RepeatGuard(self)
+        ahead, due = start, start
+        guard = RepeatGuard(self.page)
         self.extent.end = None
         try:
             while True:
-                while len(tasks) < self._window and self._may_read(ahead, due):
+                while len(tasks) < self.window and self._may_read(ahead, due):
                     tasks[ahead] = asyncio.create_task(self.page(ahead, token))
                     ahead += 1
                 if due not in tasks:
@@ -112,13 +134,12 @@ class Listing:
                 ended = False
                 while not ended and due in tasks and (not ready or _may_join(ready, tasks[due])):
                     page = await tasks.pop(due)
-                    ended = await guard.is_end(page)
+                    ended = await guard.is_end(page, self.extent.take)
                     if not ended:
                         ready.append(page)
                         due += 1
                         token = page.next_token
-                        self._by_token = self._by_token or token is not None
-                        ended = self._by_token and token is None
+                        ended = self.by_token and token is None
                 if ready:
                     yield ready
                 if ended:
@@ -130,7 +151,7 @@ class Listing:
 
     def _may_read(self, number: int, due: int) -> bool:
         """Whether page `number` may be asked for: ahead as far as the count reaches, then one at a time to the end."""
-        if self._by_token:
+        if self.by_token:
             return number == due
         if not self.extent.wants(number):
             return False
@@ -142,36 +163,3 @@ class Listing:
 
 def _may_join(ready: list[Page], task: asyncio.Task[Page]) -> bool:
     return task.done() and sum(len(page.items) for page in ready) < BATCH_ITEMS
-
-
-class _RepeatGuard:
-    """Notices a page that answers with the items of another one."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-        self._first: list[bytes] | None = None
-        self._last: list[bytes] | None = None
-
-    async def is_end(self, page: Page) -> bool:
-        """Whether `page` is only the last page once more (a server that clamps page numbers).
-
-        Raises:
-            FatalError: it repeats although the count promises more.
-        """
-        items = page.items
-        repeated = bool(items) and (items in (self._last, self._first))
-        if not repeated:
-            self._last = items
-            self._first = items if self._first is None else self._first
-            return False
-        if page.count is not None and (page.number - 1) * self._listing.extent.take >= page.count:
-            return True
-        again, first = await self._listing.page(page.number), await self._listing.page(1)
-        if again.items in (items, first.items):
-            raise FatalError(
-                f"the API answers page {page.number} with the items of an earlier page",
-                mend="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
-            )
-        self._last = again.items
-        page.items[:] = again.items
-        return False

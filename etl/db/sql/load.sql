@@ -1,6 +1,7 @@
 -- name: known_runs
 -- What the warehouse holds of the runs with these ids, to tell unchanged ones without reading them further.
-SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, stream_app_id, status
+SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, stream_app_id, workflow_id,
+    status
 FROM runs
 WHERE id = ANY ($1::text[])
 
@@ -59,9 +60,9 @@ UPDATE etl_rejects SET resolved_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND run_id = $3 AND digest <> $4 AND resolved_at IS NULL
 
 -- name: resolve_rejects
--- A good copy of the run has landed.
+-- A good copy of the run is here, or the API knows the run no more.
 UPDATE etl_rejects SET resolved_at = now()
-WHERE run_id = ANY ($1::text[]) AND resolved_at IS NULL
+WHERE app_id = $1 AND workflow_id = $2 AND run_id = ANY ($3::text[]) AND resolved_at IS NULL
 
 -- name: checkpoint
 -- Every commit of a stream passes here: no row comes back when another process has taken the stream over.

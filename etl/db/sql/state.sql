@@ -30,7 +30,7 @@ SELECT
      WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
        AND NOT EXISTS (
            SELECT FROM runs
-           WHERE runs.id = held.run_id AND runs.gone_at IS NULL
+           WHERE runs.id = held.run_id AND runs.stream_app_id = $1 AND runs.workflow_id = $2 AND runs.gone_at IS NULL
              AND ($3 = 'ALL' OR runs.status = $3) AND ($4 = 'ALL' OR runs.origin = $4)))
 
 -- name: open_runs
@@ -52,7 +52,7 @@ SET watermark = greatest(watermark, $4),
     backfill_done = backfill_done OR $5,
     backfill_cursor = CASE WHEN $5 THEN NULL ELSE backfill_cursor END,
     last_synced_at = now(),
-    last_reconciled_at = CASE WHEN $6 THEN now() ELSE last_reconciled_at END,
+    last_reconciled_at = greatest(last_reconciled_at, $6),
     api_count = coalesce($7, api_count),
     counts_at = now(),
     listing_order = coalesce($8, listing_order),
@@ -66,25 +66,23 @@ UPDATE etl_streams SET last_error = $4, last_error_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 
 -- name: count_before
--- How many listed runs stand above a place in a listing sorted by creation, newest first.
+-- How many listed runs stand above a place in a listing sorted by creation, newest first; $4: those without a time too.
 SELECT count(*) FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND created_at > $3
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+  AND (created_at > $3 OR ($4 AND created_at IS NULL))
 
 -- name: count_after
 -- The same in a listing sorted oldest first.
 SELECT count(*) FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND created_at < $3
+WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+  AND (created_at < $3 OR ($4 AND created_at IS NULL))
 
 -- name: runs_between
--- The listed runs of a stretch of creation times: lower exclusive, upper inclusive, null open.
+-- The listed runs of a stretch of creation times: lower exclusive, upper inclusive, null open; $5: those without one too.
 SELECT id FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
-  AND ($3::timestamptz IS NULL OR created_at > $3)
-  AND ($4::timestamptz IS NULL OR created_at <= $4)
-
--- name: undated_runs
-SELECT count(*) FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND created_at IS NULL
+  AND CASE WHEN created_at IS NULL THEN $5
+           ELSE ($3::timestamptz IS NULL OR created_at > $3) AND ($4::timestamptz IS NULL OR created_at <= $4) END
 
 -- name: create_seen
 CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, ident text, PRIMARY KEY (pass, ident))
@@ -95,15 +93,19 @@ WITH fresh AS (
 )
 SELECT count(*) FROM fresh
 
+-- name: count_seen
+SELECT count(DISTINCT ident) FROM pg_temp.seen_runs WHERE pass = ANY ($1::integer[])
+
 -- name: forget_seen
 DELETE FROM pg_temp.seen_runs WHERE pass = $1
 
 -- name: unseen_runs
--- Runs of a stream that a pass over its whole listing did not meet.
+-- Runs of a stream that passes over its listing (or the part of it that was created in a window) did not meet.
 SELECT id FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
   AND ($4 = 'ALL' OR status = $4) AND ($5 = 'ALL' OR origin = $5)
-  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = $3 AND seen.ident = runs.id)
+  AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7)
+  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = ANY ($3::integer[]) AND seen.ident = runs.id)
 
 -- name: unseen_rejects
 SELECT digest FROM etl_rejects AS held
@@ -133,8 +135,12 @@ WHERE id = $1 AND status = 'running'
 -- The same in a listing sorted oldest first: lower inclusive, upper exclusive.
 SELECT id FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
-  AND ($3::timestamptz IS NULL OR created_at >= $3)
-  AND ($4::timestamptz IS NULL OR created_at < $4)
+  AND CASE WHEN created_at IS NULL THEN $5
+           ELSE ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at < $4) END
+
+-- name: has_bare_days
+SELECT EXISTS (
+    SELECT FROM runs WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND updated_on_day)
 
 -- name: due_payloads
 -- Runs of a stream whose payloads are due to be removed here too.

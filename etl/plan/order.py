@@ -1,0 +1,131 @@
+"""The order of a listing, as its pages show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_A_DAY = timedelta(days=1) - timedelta(microseconds=1)
+
+
+class Order(StrEnum):
+    """The observed order of a listing."""
+
+    CREATED_DESC = "created_desc"
+    UPDATED_DESC = "updated_desc"
+    CREATED_ASC = "created_asc"
+    NONE = "none"
+
+    @property
+    def newest_first(self) -> bool:
+        """Whether what is new or changed shows at the head."""
+        return self in (Order.CREATED_DESC, Order.UPDATED_DESC)
+
+    @property
+    def by_creation(self) -> bool:
+        """Whether places in the listing never change but for what is created or removed."""
+        return self in (Order.CREATED_DESC, Order.CREATED_ASC)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One item of a page, as planning sees it.
+
+    `ident` is the run's id, or the digest's hex where no id can be told; `known` says that the warehouse (or the
+    quarantine) holds it exactly as listed; a time is None where the item has none or cannot be read.
+    """
+
+    ident: str
+    created_at: datetime | None
+    updated_at: datetime | None
+    known: bool
+
+
+def order_key(item: Listed, order: Order) -> datetime | None:
+    """The time by which `order` places the item."""
+    return item.updated_at if order is Order.UPDATED_DESC else item.created_at
+
+
+def is_day(moment: datetime) -> bool:
+    """Whether a time may be a bare day, of which the listing may know more than it tells."""
+    return moment.time() == time.min
+
+
+def latest_reading(moment: datetime) -> datetime:
+    """The last instant that a listed time may mean: a bare day reads as midnight and may be any time of that day."""
+    return moment + _A_DAY if is_day(moment) else moment
+
+
+class OrderObserver:
+    """Watches items in their order and tells which order of the listing they support.
+
+    An order needs a step in its direction somewhere (ties alone prove nothing) and no step against it. Items repeated
+    from the page before are drift and are passed over. A bare day stands for any instant of its day.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Order, datetime] = {}
+        self._before: dict[Order, datetime] = {}
+        self._steps: dict[Order, int] = dict.fromkeys((Order.CREATED_DESC, Order.UPDATED_DESC, Order.CREATED_ASC), 0)
+        self._broken: set[Order] = set()
+        self._page: set[str] = set()
+
+    def watch(self, items: Sequence[Listed]) -> None:
+        """Take in the next page of the listing."""
+        for item in items:
+            if item.ident not in self._page:
+                for order in self._steps:
+                    self._step(order, order_key(item, order))
+        self._page = {item.ident for item in items}
+
+    def _step(self, order: Order, key: datetime | None) -> None:
+        """Follow one order: `_last` is the time that leaves most room for what comes, `_before` the item's own."""
+        if key is None:
+            return
+        earliest, latest = key, latest_reading(key)
+        last, before = self._last.get(order), self._before.get(order)
+        self._before[order] = key
+        if last is None or before is None:
+            self._last[order] = earliest if order is Order.CREATED_ASC else latest
+        elif order is Order.CREATED_ASC:
+            self._broken |= {order} if latest < last else set()
+            self._steps[order] += earliest > latest_reading(before)
+            self._last[order] = max(last, earliest)
+        else:
+            self._broken |= {order} if earliest > last else set()
+            self._steps[order] += latest < before
+            self._last[order] = min(last, latest)
+
+    def agrees_with(self, order: Order) -> bool:
+        """Whether nothing seen speaks against `order`."""
+        return order is not Order.NONE and order not in self._broken
+
+    @property
+    def order(self) -> Order | None:
+        """The order that the items support; NONE when they contradict every one, None when they do not tell."""
+        supported = [order for order, steps in self._steps.items() if steps and order not in self._broken]
+        if supported:
+            return supported[0]
+        return Order.NONE if len(self._broken) == len(self._steps) else None
+
+
+def tie_fits(items: Sequence[Listed], order: Order, size: int) -> bool:
+    """Whether those items that tie with the first one end within the first `size` items.
+
+    Only then must what arrives at that end of the listing show among them: new items may settle anywhere in a tie.
+
+    Args:
+        items: one end of the listing, from its end inwards.
+        order: by which they stand.
+        size: of the page at that end.
+    """
+    keys = [order_key(item, order) for item in items[: size + 1]]
+    first = next((key for key in keys if key is not None), None)
+    if first is None:
+        return False
+    return any(key is not None and latest_reading(key) < first for key in keys)

@@ -1,0 +1,128 @@
+"""Runs that the listing does not show: asked for one by one, or found by bisection where the listing is sorted."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from etl.decode import peek_id
+from etl.errors import NotFoundError
+from etl.plan import GoneSearch, Order, latest_reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etl.api.pages import Page
+    from etl.db.store import Store
+    from etl.plan import Listed
+    from etl.sync.intake import Intake
+    from etl.sync.listing import Listing
+
+SEARCH_SHARE = 4
+"""A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
+
+
+async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> None:
+    """Ask for runs one by one, some at once: take in their present state, or mark them gone."""
+    for start in range(0, len(ids), listing.window):
+        some = ids[start : start + listing.window]
+        answers = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
+        pages = [page for page in answers if page is not None]
+        await intake.load(await intake.sort(pages))
+        await intake.mark_gone([run_id for run_id, page in zip(some, answers, strict=True) if page is None])
+
+
+async def _ask(listing: Listing, run_id: str) -> Page | None:
+    try:
+        return await listing.run(run_id)
+    except NotFoundError:
+        return None
+
+
+class GoneHunt:
+    """Marks the runs that left a listing sorted by creation, by bisection.
+
+    Args:
+        listing: the source side; its count is what the API counts now.
+        intake: takes in the pages read.
+        store: the warehouse side.
+        order: of the listing.
+    """
+
+    def __init__(self, listing: Listing, intake: Intake, store: Store, order: Order) -> None:
+        self._listing = listing
+        self._intake = intake
+        self._store = store
+        self._order = order
+        # PostgreSQL, and so perhaps the API, takes no time for the latest one.
+        self._undated_first = order is Order.CREATED_DESC
+        self._listed: set[str] = set()
+
+    async def find(self) -> bool:
+        """Search.
+
+        Returns:
+            Whether it found exactly as many as were missing. False where the listing does not allow the search, moved
+            meanwhile, or reading it all is cheaper.
+        """
+        count = self._listing.count
+        if not self._order.by_creation or count is None or self._store.filters != ("ALL", "ALL"):
+            return False
+        if self._listing.by_token or await self._store.open_rejects():
+            return False
+        take, ours = self._listing.extent.take, await self._store.count()
+        search = GoneSearch(count=count, take=take, warehouse_count=ours)
+        end = await self._newest(count)
+        budget = max(3, (self._listing.extent.pages or 1) // SEARCH_SHARE)
+        while (number := search.next_page()) is not None:
+            items = await self._read(number)
+            budget -= 1
+            if items is None or self._listing.count != count or budget < 0 or not self._in_order(items):
+                return False
+            at = search.breaks(number, items)
+            above = 0
+            if at is not None:
+                above = await self._store.count_above(self._order, at[1], undated_first=self._undated_first)
+            search.observe(number, at, above)
+        gone = await self._missing(search)
+        if gone is None or await self._newest(count) != end or self._listing.count != count:
+            return False
+        await self._intake.mark_gone(gone)
+        return True
+
+    async def _newest(self, count: int) -> str | None:
+        """The item at the end where new ones show: while it and the count stay, nothing moves."""
+        page = await self._listing.probe(1 if self._order is Order.CREATED_DESC else max(1, count))
+        return peek_id(page.items[0]) if len(page.items) == 1 else None
+
+    async def _read(self, number: int) -> Sequence[Listed] | None:
+        """A page, None where it holds what the warehouse does not."""
+        sorted_ = await self._intake.sort([await self._listing.page(number)])
+        await self._intake.load(sorted_)
+        self._listed.update(sorted_.idents)
+        return None if sorted_.news else sorted_.pages[0]
+
+    def _in_order(self, items: Sequence[Listed]) -> bool:
+        """Whether the page is sorted as strictly as the search needs, its undated items where they are taken to be."""
+        dated = [item.created_at for item in items if item.created_at is not None]
+        if self._order is Order.CREATED_ASC:
+            dated.reverse()
+        if any(below > above for above, below in pairwise(dated)):
+            return False
+        if any(latest_reading(moment) != moment for moment in dated):
+            return False  # where a bare day stands is not for us to know
+        undated = [place for place, item in enumerate(items) if item.created_at is None]
+        places = range(len(undated)) if self._undated_first else range(len(items) - len(undated), len(items))
+        return undated == list(places)
+
+    async def _missing(self, search: GoneSearch) -> list[str] | None:
+        """The runs of the stretches with a surplus that were not listed there; None where the numbers do not agree."""
+        gone: list[str] = []
+        for stretch in search.suspects:
+            here = await self._store.runs_in(self._order, stretch, undated_first=self._undated_first)
+            missing = [run_id for run_id in here if run_id not in self._listed]
+            if len(missing) != stretch.surplus:
+                return None
+            gone.extend(missing)
+        return gone

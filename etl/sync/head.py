@@ -1,0 +1,111 @@
+"""Reading the end of a listing at which news show, until known ground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl.plan import MAX_PASSES, HeadWatch, Order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from etl.api.pages import Page
+    from etl.db.store import Store
+    from etl.plan import Listed
+    from etl.sync.intake import Intake
+    from etl.sync.listing import Listing
+
+
+class Head:
+    """The newest end of a stream's listing.
+
+    Args:
+        listing: the source side.
+        intake: takes the pages in.
+        store: the warehouse side.
+        order: of the listing, as it was last observed.
+        lookback: see `HeadWatch`.
+
+    Attributes:
+        seen: the items met.
+    """
+
+    def __init__(
+        self, listing: Listing, intake: Intake, store: Store, order: Order | None, lookback: timedelta
+    ) -> None:
+        self.seen: set[str] = set()
+        self._listing = listing
+        self._intake = intake
+        self._store = store
+        self._order = order
+        self._lookback = lookback
+
+    async def read(self) -> bool:
+        """Read.
+
+        Returns:
+            Whether that was safe; False asks for the whole listing.
+        """
+        if self._order is None or self._order is Order.NONE:
+            return False
+        by_day = self._order is Order.UPDATED_DESC and await self._store.has_bare_days()
+        for _ in range(MAX_PASSES):
+            mark = self._store.state.watermark
+            watch = HeadWatch(self._order, watermark=mark, lookback=self._lookback, by_day=by_day)
+            met = await (self._down(watch) if self._order.newest_first else self._up(watch))
+            if met is not None:
+                return met
+        return False
+
+    async def _down(self, watch: HeadWatch) -> bool | None:
+        """Read from the first page on; None where a run was removed meanwhile, so that pages slid up unseen."""
+        count: int | None = None
+        async for page in self._listing.walk():
+            watch.watch(await self._take(page))
+            if count is not None and page.count is not None and page.count < count:
+                return None
+            count = page.count
+            if not watch.in_order:
+                return False
+            if watch.met:
+                return True
+        return True
+
+    async def _up(self, watch: HeadWatch) -> bool | None:
+        """Read from the last page up: what is removed meanwhile pulls up what was read already."""
+        before = self._store.state.api_count
+        if not before or self._listing.by_token:
+            return False
+        number, page = await self._last_page(-(-before // self._listing.extent.take))
+        if page is None:
+            return False
+        while True:
+            watch.watch((await self._take(page))[::-1])
+            if not watch.in_order:
+                return False
+            if watch.met or number == 1:
+                return True
+            number -= 1
+            page = await self._listing.page(number)
+
+    async def _last_page(self, guess: int) -> tuple[int, Page | None]:
+        """The listing's last page, None where it cannot be told; `guess` is where it stood last."""
+        number = max(1, guess)
+        for _ in range(MAX_PASSES):
+            page = await self._listing.page(number)
+            if page.count is None or page.next_token is not None:
+                break
+            if page.take != self._listing.extent.take:
+                self._listing.extent.take = page.take
+            last = max(1, -(-page.count // page.take))
+            if last == number:
+                return number, page
+            number = last
+        return number, None
+
+    async def _take(self, page: Page) -> Sequence[Listed]:
+        sorted_ = await self._intake.sort([page])
+        await self._intake.load(sorted_)
+        self.seen.update(sorted_.idents)
+        return sorted_.pages[0]
