@@ -7,20 +7,25 @@ Free-form JSON goes to its column as the bytes that came.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from etl.errors import RecordError
-from etl.models import read_moment
-from etl.normalize.columns import EPOCH, HTTP_STEPS, INT4, INT8
+from etl.normalize.columns import HTTP_STEPS, INT4, INT8
+from etl.normalize.fast_values import (
+    SurpriseError,
+    credits_of,
+    day_or_time,
+    epoch_ms_of,
+    integer_of,
+    jsonb_of,
+    time_of,
+)
 from etl.normalize.rows import Row, RunRows
 from etl.normalize.shapes import (
     HTTP_OUTPUT,
     MODEL_OUTPUT,
-    NULL,
     RUN,
     WORKFLOW_OUTPUT,
     CallUsageShape,
@@ -32,29 +37,13 @@ from etl.normalize.shapes import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from msgspec import Raw
-
     from etl.normalize.rows import VersionRows
     from etl.normalize.stream import Stream
 
 _EMPTY_STEP: Final = StepShape()
-_EMPTY_USAGE: Final = UsageShape()
-_MAX_MS: Final = 4_000_000_000_000  # up to the year 2096 a double of seconds is exact to the microsecond
-_TINY: Final = Decimal("1e-1000")
-_HUGE: Final = Decimal("1e1000")
-
-_MICROSECONDS_LENGTH: Final = len("2026-09-02T17:14:49.960123Z")
-_MICROSECOND_DIGITS: Final = len(".123")
 _NUL: Final = re.compile(rb"\\u0000")  # for text with many escapes quicker than `in`
 _BRACE: Final = ord("{")
-
-_from_text = datetime.fromisoformat
-_from_seconds = datetime.fromtimestamp
-
-
-class SurpriseError(Exception):
-    """The fast path cannot tell what to make of a run."""
-
+_BRACKET: Final = ord("[")
 
 _SURPRISES: Final = (
     SurpriseError,
@@ -86,19 +75,19 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         raise SurpriseError
     usage, usage_total = list[Row](), None
     if run.usage is not None:
-        usage_total = _credits(str(run.usage.total, "ascii"))
+        usage_total = credits_of(str(run.usage.total, "ascii"))
         if run.usage.calls:
             _flatten(usage, run_id, "", run.usage.calls)
     steps, calls = _step_rows(run, usage, stream)
     keep = stream.store_payloads
     version, draft = _definitions(run, stream)
     used = version or draft
-    created_at, retention_due_at = _time(run.created_at), _time(run.retention_due_at)
-    updated_at, on_day = _day_or_time(run.updated_at)
-    given, result = _jsonb(run.input), _jsonb(run.result)
+    created_at, retention_due_at = time_of(run.created_at), time_of(run.retention_due_at)
+    updated_at, on_day = day_or_time(run.updated_at)
+    given, result = jsonb_of(run.input), jsonb_of(run.result)
     max_age, preserve_on_failure = None, None
     if run.retention is not None:
-        max_age = _integer(run.retention.max_age_in_seconds, INT8)
+        max_age = integer_of(run.retention.max_age_in_seconds, INT8)
         preserve_on_failure = run.retention.preserve_on_failure
     row = (
         run_id,
@@ -107,12 +96,12 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         stream.workflow_id,
         used.id if used is not None else None,
         draft.id if draft is not None else None,
-        _integer(run.version, INT4),
+        integer_of(run.version, INT4),
         run.status,
         run.origin,
         run.error,
-        _time(run.started_at),
-        _time(run.ended_at),
+        time_of(run.started_at),
+        time_of(run.ended_at),
         created_at,
         updated_at,
         on_day,
@@ -141,16 +130,22 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         steps=steps,
         calls=calls,
         usage=usage,
-        versions=tuple(rows for rows in (version, draft) if rows is not None),
+        versions=_present(version, draft),
     )
 
 
 def _definitions(run: RunShape, stream: Stream) -> tuple[VersionRows | None, VersionRows | None]:
-    version, draft = _jsonb(run.workflow_version), _jsonb(run.workflow_version_draft)
+    version, draft = jsonb_of(run.workflow_version), jsonb_of(run.workflow_version_draft)
     return (
         None if version is None else stream.definitions.version(version),
         None if draft is None else stream.definitions.draft(draft, run.workflow_app_id),
     )
+
+
+def _present(version: VersionRows | None, draft: VersionRows | None) -> tuple[VersionRows, ...]:
+    if version is None:
+        return () if draft is None else (draft,)
+    return (version,) if draft is None else (version, draft)
 
 
 def _step_rows(run: RunShape, usage: list[Row], stream: Stream) -> tuple[list[Row], list[Row]]:
@@ -181,7 +176,7 @@ def _step_row(
     if step.key is not None and step.key != step_key:
         raise SurpriseError
     keep = stream.store_payloads
-    output = _jsonb(step.output)
+    output = jsonb_of(step.output)
     provider = model = http_status = child_run_id = None
     if output is not None and output[0] == _BRACE:
         kind = step.type
@@ -189,7 +184,7 @@ def _step_row(
             made = MODEL_OUTPUT.decode(output)
             provider, model = made.provider, made.model
         elif kind in HTTP_STEPS:
-            http_status = _integer(HTTP_OUTPUT.decode(output).status, INT4)
+            http_status = integer_of(HTTP_OUTPUT.decode(output).status, INT4)
         elif kind == "workflow":
             child_run_id = WORKFLOW_OUTPUT.decode(output).run_id
     return (
@@ -198,24 +193,24 @@ def _step_row(
         ordinal,
         step.type,
         step.status,
-        _epoch_ms(step.start),
-        _epoch_ms(step.end),
+        epoch_ms_of(step.start),
+        epoch_ms_of(step.end),
         step.error,
         output if keep else None,
-        _jsonb(step.logs) if keep else None,
+        jsonb_of(step.logs) if keep else None,
         provider,
         model,
         http_status,
         child_run_id,
-        _credits(str(used.total, "ascii")) if used is not None else None,
+        credits_of(str(used.total, "ascii")) if used is not None else None,
         None,
     )
 
 
 def _call_rows(run_id: str, step_key: str, step: StepShape, stream: Stream) -> Iterator[Row]:
-    keep, looped = stream.store_payloads, bytes(step.output)[:1] == b"["
+    keep, looped = stream.store_payloads, memoryview(step.output)[0] == _BRACKET
     for ordinal, call in enumerate(step.calls or ()):
-        output = _jsonb(call.output)
+        output = jsonb_of(call.output)
         provider = model = None
         kind = step.type if call.type is None and looped else call.type
         if kind == "model" and output is not None and output[0] == _BRACE:
@@ -226,15 +221,15 @@ def _call_rows(run_id: str, step_key: str, step: StepShape, stream: Stream) -> I
             step_key,
             ordinal,
             call.id,
-            _integer(call.index, INT8),
+            integer_of(call.index, INT8),
             call.key,
             call.type,
             call.status,
-            _epoch_ms(call.start),
-            _epoch_ms(call.end),
+            epoch_ms_of(call.start),
+            epoch_ms_of(call.end),
             call.error,
             output if keep else None,
-            _jsonb(call.logs) if keep else None,
+            jsonb_of(call.logs) if keep else None,
             provider,
             model,
             None,
@@ -252,62 +247,6 @@ def _flatten(
     prefix = "" if parent_path is None else f"{parent_path}."
     for ordinal, node in enumerate(nodes):
         path = f"{prefix}{ordinal}"
-        rows.append((run_id, step_key, path, parent_path, depth, node.id, _credits(str(node.total, "ascii"))))
+        rows.append((run_id, step_key, path, parent_path, depth, node.id, credits_of(str(node.total, "ascii"))))
         if node.calls:
             _flatten(rows, run_id, step_key, node.calls, path, depth + 1)
-
-
-def _jsonb(raw: Raw) -> bytes | None:
-    if raw is NULL:
-        return None
-    text = bytes(raw)
-    return None if text == b"null" else text
-
-
-def _integer(value: int | None, limit: int) -> int | None:
-    if value is not None and not -limit <= value < limit:
-        raise SurpriseError
-    return value
-
-
-def _credits(text: str) -> Decimal | None:
-    """The number whose JSON text is `text`."""
-    if text == "null":
-        return None
-    total = Decimal(text)
-    if not _TINY < total < _HUGE and total:
-        raise SurpriseError
-    return total
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    if text[-1:] == "Z" and len(text) <= _MICROSECONDS_LENGTH:
-        return _from_text(text)
-    return _day_or_time(text)[0]
-
-
-def _day_or_time(text: str | None) -> tuple[datetime | None, bool]:
-    if text is None:
-        return None, False
-    if text[-1:] == "Z" and len(text) <= _MICROSECONDS_LENGTH:
-        return _from_text(text), False
-    moment = read_moment(text)
-    if moment.time is None:
-        raise SurpriseError
-    return moment.time, moment.on_day
-
-
-def _epoch_ms(value: float | None) -> datetime | None:
-    """The time `value` milliseconds after 1970."""
-    if value is None:
-        return None
-    if not -_MAX_MS < value < _MAX_MS:
-        raise SurpriseError
-    if type(value) is int:
-        return _from_seconds(value / 1000, UTC)
-    text = repr(value)
-    if len(text) - text.find(".") > _MICROSECOND_DIGITS:
-        raise SurpriseError
-    return EPOCH + timedelta(microseconds=round(value * 1000))

@@ -1,0 +1,88 @@
+"""Single values on the fast path: what is out of the ordinary is a surprise, for the careful path to judge."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from etl.models import read_moment
+from etl.normalize.columns import EPOCH
+from etl.normalize.shapes import NULL
+
+if TYPE_CHECKING:
+    from msgspec import Raw
+
+_MAX_MS: Final = 4_000_000_000_000  # up to the year 2096 a double of seconds is exact to the microsecond
+_TINY: Final = Decimal("1e-1000")
+_HUGE: Final = Decimal("1e1000")
+
+_MICROSECONDS_LENGTH: Final = len("2026-09-02T17:14:49.960123Z")
+_MICROSECOND_DIGITS: Final = len(".123")
+
+_from_text = datetime.fromisoformat
+_from_seconds = datetime.fromtimestamp
+
+
+class SurpriseError(Exception):
+    """The fast path cannot tell what to make of a run."""
+
+
+def jsonb_of(raw: Raw) -> bytes | None:
+    """The JSON text for a jsonb column, as it came; None for null."""
+    if raw is NULL:
+        return None
+    text = bytes(raw)
+    return None if text == b"null" else text
+
+
+def integer_of(value: int | None, limit: int) -> int | None:
+    """`value` for an integer column of the range -limit to limit - 1."""
+    if value is not None and not -limit <= value < limit:
+        raise SurpriseError
+    return value
+
+
+def credits_of(text: str) -> Decimal | None:
+    """The number whose JSON text is `text`."""
+    if text == "null":
+        return None
+    total = Decimal(text)
+    if not _TINY < total < _HUGE and total:
+        raise SurpriseError
+    return total
+
+
+def time_of(text: str | None) -> datetime | None:
+    """The time in UTC that `text` says."""
+    if text is None:
+        return None
+    if text[-1:] == "Z" and len(text) <= _MICROSECONDS_LENGTH:
+        return _from_text(text)
+    return day_or_time(text)[0]
+
+
+def day_or_time(text: str | None) -> tuple[datetime | None, bool]:
+    """The time in UTC that `text` says, and whether it is a bare day."""
+    if text is None:
+        return None, False
+    if text[-1:] == "Z" and len(text) <= _MICROSECONDS_LENGTH:
+        return _from_text(text), False
+    moment = read_moment(text)
+    if moment.time is None:
+        raise SurpriseError
+    return moment.time, moment.on_day
+
+
+def epoch_ms_of(value: float | None) -> datetime | None:
+    """The time `value` milliseconds after 1970."""
+    if value is None:
+        return None
+    if not -_MAX_MS < value < _MAX_MS:
+        raise SurpriseError
+    if type(value) is int:
+        return _from_seconds(value / 1000, UTC)
+    text = repr(value)
+    if len(text) - text.find(".") > _MICROSECOND_DIGITS:
+        raise SurpriseError
+    return EPOCH + timedelta(microseconds=round(value * 1000))
