@@ -120,6 +120,17 @@ def make_life(
     return Life(workflow, plan, child_id, Rhythm(nightly=nightly), published, drafts)
 
 
+def publish(random: Random, life: Life, at_ms: int) -> dict[str, Json]:
+    """Make what stands in a workflow's editor its next version, at a moment (epoch ms), and return it."""
+    revision = len(life.published)
+    ids = {"id": "ver_" + new_id(random), "app_id": life.document["app"]["id"], "workflow_id": life.document["id"]}
+    published = version(random, ids | life.drafts[-1], revision + 1, iso(at_ms))
+    life.published.append((at_ms, published))
+    life.drafts.append(body(random, life.plan, revision + 1, life.child_id))
+    life.document |= life.drafts[-1] | {"version": published, "updated_at": iso(at_ms)}
+    return published
+
+
 def _workflow(
     random: Random, plan: Blueprint, app: dict[str, Json], current: tuple[int, dict[str, Json]]
 ) -> dict[str, Json]:

@@ -152,6 +152,16 @@ class World:
         self._settle(life)
         return life.document
 
+    def publish(self, workflow_id: str) -> dict[str, Json]:
+        """Let a workflow have its next version from now on; returns the Version document.
+
+        Raises:
+            KeyError: no such workflow.
+        """
+        published = genesis.publish(self.random, self.lives[workflow_id], self._tick())
+        self.versions[workflow_id].append(published)
+        return published
+
     def create_run(self, workflow_id: str, **overrides: Json) -> dict[str, Json]:
         """Create a run now and give its document: an ended one, unless `status` is PENDING or RUNNING.
 

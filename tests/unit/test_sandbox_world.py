@@ -390,3 +390,15 @@ def test_a_spoilt_run_is_served_as_bytes(small_world, kind):
 def test_documents_that_json_can_hardly_hold_are_sent_as_they_are():
     assert encode({"a": "\ud83d", "é": 1}) == b'{"a":"\\ud83d","\\u00e9":1}'
     assert encode([2**80, 0.1]) == b"[1208925819614629174706176,0.1]"
+
+
+def test_a_published_version_is_what_stood_in_the_editor_and_new_runs_have_it(small_world):
+    workflow_id = "wf_ticket_triage"
+    before, draft = len(small_world.versions[workflow_id]), small_world.lives[workflow_id].drafts[-1]
+    published = small_world.publish(workflow_id)
+    assert published["version"] == before + 1
+    assert published["steps"] == draft["steps"]
+    assert small_world.versions[workflow_id][-1] is small_world.workflows[workflow_id]["version"] is published
+    assert small_world.workflows[workflow_id]["steps"] != draft["steps"], "the editor goes on"
+    runs = [small_world.create_run(workflow_id) for _ in range(20)]
+    assert {run["workflow_version"]["id"] for run in runs if run["workflow_version"]} == {published["id"]}
