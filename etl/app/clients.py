@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from etl.api.client import CortexClient
 from etl.api.rate_limit import SharedLimiter
+from etl.api.retry import RetryPolicy
 from etl.db.budget import Budget
 from etl.errors import SettingsError
 
@@ -41,6 +42,7 @@ async def open_clients(
     apps: Sequence[AppSettings],
     leases: asyncpg.Pool,
     listener: Listener,
+    policy: RetryPolicy | None = None,
 ) -> dict[str, CortexClient]:
     """Open a client for each app; apps with the same key share one.
 
@@ -50,6 +52,7 @@ async def open_clients(
         apps: whose keys to use.
         leases: a connection for the request budget.
         listener: hears of requests.
+        policy: how often and after which pauses a request is sent again; None: as the API is used to.
 
     Returns:
         The clients by app id.
@@ -65,6 +68,8 @@ async def open_clients(
         key = key_of(settings, app)
         secret = key.get_secret_value()
         if secret not in by_key:
-            by_key[secret] = await stack.enter_async_context(CortexClient(settings.api, key, limiter, listener))
+            by_key[secret] = await stack.enter_async_context(
+                CortexClient(settings.api, key, limiter, listener, policy=policy or RetryPolicy())
+            )
         clients[app.id] = by_key[secret]
     return clients

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from etl.api.client import CortexClient
+    from etl.api.retry import RetryPolicy
     from etl.app.warehouse import Warehouse
     from etl.config import AppSettings, Settings
     from etl.db.session import StreamState
@@ -52,10 +53,13 @@ RECONNECTS = 5
 class Syncing:
     """One invocation of sync, backfill or reconcile."""
 
-    def __init__(self, settings: Settings, task: Task, listener: Listener, *, dry_run: bool) -> None:
+    def __init__(
+        self, settings: Settings, task: Task, listener: Listener, *, dry_run: bool, policy: RetryPolicy | None = None
+    ) -> None:
         self._settings = settings
         self._task = task
         self._dry_run = dry_run
+        self._policy = policy
         self.summary = SyncSummary(task.mode, dry_run=dry_run)
         self._listener = tee(self._count, listener)
         self._redactor = Redactor(settings.payloads.redact) if settings.payloads.redact else None
@@ -82,7 +86,9 @@ class Syncing:
             if not self._dry_run:
                 self.summary.sync_id = await warehouse.session.start_sync(self._task.mode)
             try:
-                self._clients = await open_clients(stack, self._settings, wanted, warehouse.leases, self._listener)
+                self._clients = await open_clients(
+                    stack, self._settings, wanted, warehouse.leases, self._listener, self._policy
+                )
                 await self._run_streams(warehouse, wanted, workflows)
                 self.summary.conclude()
             except asyncio.CancelledError:
@@ -229,6 +235,7 @@ async def run_sync(
     until: datetime | None = None,
     dry_run: bool = False,
     listener: Listener = ignore,
+    policy: RetryPolicy | None = None,
 ) -> SyncSummary:
     """Sync, backfill or reconcile.
 
@@ -241,6 +248,7 @@ async def run_sync(
         until: backfill runs created before.
         dry_run: fetch and normalize, write nothing.
         listener: hears of everything.
+        policy: how often and after which pauses a request is sent again; None: as the API is used to.
 
     Returns:
         What was done, with the exit code; an interruption (a cancelled task) is one of the ends it tells.
@@ -252,4 +260,4 @@ async def run_sync(
     """
     sync = settings.sync
     task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, since=since, until=until)
-    return await Syncing(settings, task, listener, dry_run=dry_run).run(apps, workflows)
+    return await Syncing(settings, task, listener, dry_run=dry_run, policy=policy).run(apps, workflows)
