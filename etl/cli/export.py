@@ -1,0 +1,45 @@
+"""The export command."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.root import app
+from etl.cli.warehouse import DemoOption, database_url, readable_settings
+from etl.errors import SettingsError
+
+
+@command(app, "export")
+def export(
+    call: Invocation,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files are; made if need be.")],
+    *,
+    form: Annotated[Literal["parquet"], typer.Option("--format", help="The kind of files.")] = "parquet",
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d", "%Y-%m"], metavar="DATE", help="Leave months before this one alone."),
+    ] = None,
+    demo: DemoOption = False,
+) -> None:
+    """Write Parquet files, one a table and month; only the months touched since the last time.
+
+    Example: `cortex-etl export --format parquet /data/cortex`
+    """
+    del form  # there is but one
+    try:
+        from etl.observe.export import export_parquet
+    except ImportError:
+        raise SettingsError(
+            "the export needs packages that are not installed", mend='Install them: pip install "cortex-etl[parquet]"'
+        ) from None
+    settings = readable_settings(call, demo=demo)
+    schema, first = settings.database.schema_name, since.date() if since else None
+    written = run_async(export_parquet(database_url(settings), schema, directory, since=first))
+    for path in written:
+        typer.echo(path)
+    call.say(f"Wrote {len(written)} files." if written else "Nothing has changed since the last export.")

@@ -1,0 +1,29 @@
+-- name: columns
+-- The columns of table $1 and their types, in order.
+SELECT attname AS name, format_type(atttypid, NULL) AS type
+FROM pg_attribute
+WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
+ORDER BY attnum
+
+-- name: months
+-- The months that runs were created in (null: no created_at), with a fingerprint that differs as soon as a run of the
+-- month is new, changed, gone, back, or not there any more. A run and all that belongs to it change together.
+SELECT
+    date_trunc('month', created_at AT TIME ZONE 'UTC') AS month,
+    sum(hash_record_extended(
+        ROW (id, content_hash, stream_app_id, first_synced_at, last_synced_at, gone_at, payload_removed_at), 0
+    ))::text AS fingerprint
+FROM runs
+GROUP BY month
+ORDER BY month
+
+-- name: month
+-- The same fingerprint of the runs created from $1 on and before $2; of those without created_at where $1 is null.
+SELECT
+    count(*) AS runs,
+    sum(hash_record_extended(
+        ROW (id, content_hash, stream_app_id, first_synced_at, last_synced_at, gone_at, payload_removed_at), 0
+    ))::text AS fingerprint
+FROM runs
+WHERE (created_at >= $1::timestamptz AND created_at < $2::timestamptz)
+    OR ($1::timestamptz IS NULL AND created_at IS NULL)

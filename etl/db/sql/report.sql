@@ -1,0 +1,114 @@
+-- name: tune
+-- For this transaction: compiling costs more than these queries take, and their sorts fit into this much memory.
+SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true)
+
+-- name: span
+-- The first and the last UTC day with runs, leaving out times in the future; and how many runs have no created_at.
+SELECT
+    now() AS now,
+    (SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM runs WHERE created_at < now() + interval '1 day') AS first_day,
+    (SELECT (max(created_at) AT TIME ZONE 'UTC')::date FROM runs WHERE created_at < now() + interval '1 day') AS last_day,
+    (SELECT count(*) FROM runs WHERE created_at IS NULL) AS undated
+
+-- name: daily
+-- Runs and credits of the days $1 to $2. By status too, which the daily views leave to columns: the API may add one.
+SELECT
+    (created_at AT TIME ZONE 'UTC')::date AS day,
+    workflow_id,
+    status,
+    count(*) AS runs,
+    coalesce(sum(usage_total), 0) AS credits
+FROM runs
+WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
+GROUP BY day, workflow_id, status
+
+-- name: durations
+-- How long runs of the days $1 to $2 took, by stretches of $3 days (numbered backwards, the last is 0) and, with stretch null, in all.
+SELECT
+    workflow_id,
+    stretch,
+    spread[1] AS p50_s,
+    spread[2] AS p95_s
+FROM (
+    SELECT
+        workflow_id,
+        stretch,
+        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_s) AS spread
+    FROM (
+        SELECT workflow_id, ($2::date - (created_at AT TIME ZONE 'UTC')::date) / $3::int AS stretch, duration_s
+        FROM runs
+        WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
+    ) AS timed
+    WHERE duration_s IS NOT NULL
+    GROUP BY GROUPING SETS ((workflow_id, stretch), (workflow_id))
+) AS measured
+
+-- name: names
+SELECT id, name FROM workflows WHERE name IS NOT NULL
+
+-- name: versions
+-- Published versions that any run used, by the day that they came out, of the days $1 to $2.
+SELECT workflow_id, version, created_at
+FROM workflow_versions
+WHERE NOT is_draft AND version IS NOT NULL AND workflow_id IS NOT NULL
+    AND created_at >= $1::date::timestamp AT TIME ZONE 'UTC'
+    AND created_at < ($2::date + 1)::timestamp AT TIME ZONE 'UTC'
+ORDER BY workflow_id, created_at, version
+
+-- name: models
+SELECT day, provider, model, calls, failed, credits
+FROM model_usage_daily
+WHERE day BETWEEN $1::date AND $2::date
+
+-- name: steps
+-- As step_performance, of the days $1 to $2.
+SELECT
+    runs.workflow_id,
+    steps.step_key,
+    max(steps.type) AS type,
+    count(*) AS runs,
+    count(*) FILTER (WHERE steps.status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
+    count(*) FILTER (WHERE steps.status = 'FAILED') AS failed,
+    (percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY steps.duration_ms))[1] / 1000 AS p50_s,
+    (percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY steps.duration_ms))[2] / 1000 AS p95_s,
+    coalesce(sum(steps.usage_total), 0) AS credits
+FROM runs
+JOIN run_steps AS steps ON steps.run_id = runs.id
+WHERE (runs.created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
+GROUP BY runs.workflow_id, steps.step_key
+
+-- name: failures
+SELECT run_id, workflow_id, failed_at, step_key, step_type, left(error, 600) AS error, origin, version
+FROM recent_failures
+WHERE failed_at IS NOT NULL
+ORDER BY failed_at DESC
+LIMIT 50
+
+-- name: open_runs
+-- The runs that have been open longest, and how many there are in all.
+SELECT run_id, workflow_id, status, created_at, age_s, last_synced_at, count(*) OVER () AS open_in_all
+FROM open_runs
+ORDER BY created_at NULLS FIRST, run_id
+LIMIT 100
+
+-- name: streams
+-- `accounted_for` counts a run once of which an earlier, good copy is here and a newer one in quarantine.
+SELECT
+    health.app_id, health.workflow_id, health.lag_s, health.last_synced_at, health.last_reconciled_at,
+    health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
+    left(health.last_error, 600) AS last_error, health.last_error_at,
+    health.warehouse_count + (
+        SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex')))
+        FROM etl_rejects AS held
+        WHERE held.app_id = health.app_id AND held.workflow_id = health.workflow_id AND held.resolved_at IS NULL
+            AND NOT EXISTS (SELECT FROM runs WHERE runs.id = held.run_id AND runs.gone_at IS NULL)
+    ) AS accounted_for
+FROM sync_health AS health
+ORDER BY health.app_id, health.workflow_id
+
+-- name: syncs
+SELECT id, mode, status, started_at, ended_at, requests, runs_inserted, runs_updated, runs_gone, rejects,
+    left(error, 600) AS error
+FROM etl_syncs
+ORDER BY id DESC
+LIMIT 10

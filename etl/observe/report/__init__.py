@@ -1,0 +1,71 @@
+"""The report: what the warehouse has to say, on one HTML page that asks nothing of anybody.
+
+`facts` are asked of the database; `summary` and `findings` say what they come to, in numbers and in words; `plots` and
+`tables` show them; `sections` and `page` put all of it together as HTML.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etl.errors import SettingsError
+from etl.observe.reading import reading
+from etl.observe.report.facts import ask
+from etl.observe.report.page import render
+
+if TYPE_CHECKING:
+    from etl.observe.report.facts import Facts
+
+DEFAULT_DAYS = 90
+LONGEST_DAYS = 366
+
+__all__ = ["DEFAULT_DAYS", "LONGEST_DAYS", "write_report"]
+
+
+async def write_report(url: str, schema: str, output: Path, *, days: int = DEFAULT_DAYS) -> None:
+    """Write the report as one self-contained HTML file; it replaces an older one in one go.
+
+    Args:
+        url: the database.
+        schema: the warehouse's schema.
+        output: the file to write.
+        days: how many UTC days it looks back, 1 to `LONGEST_DAYS`.
+
+    Raises:
+        SettingsError: the file cannot be written.
+        DatabaseError: the warehouse cannot be reached, or is not there.
+    """
+    html = await asyncio.to_thread(render, await _facts(url, schema, days))
+    _replace(output, html)
+
+
+async def _facts(url: str, schema: str, days: int) -> Facts:
+    # One snapshot, so that the numbers of one section agree with those of the next.
+    async with (
+        reading(url, schema, purpose="report") as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        return await ask(connection, days)
+
+
+def _replace(output: Path, html: str) -> None:
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(html)
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(name).chmod(0o666 & ~mask)  # as any file made here; mkstemp's are for their owner alone
+            Path(name).replace(output)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SettingsError(
+            f"cannot write {output}: {error.strerror}", mend="Name a file that can be written with --output PATH."
+        ) from None

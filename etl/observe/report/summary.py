@@ -1,0 +1,182 @@
+"""What the facts come to: totals, and how each workflow did, one period against the one before."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from etl.observe.report.wording import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from etl.observe.report.facts import DailyRuns, Durations, Facts, VersionChange
+
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "SKIPPED"})
+_WEEK = timedelta(days=7)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Runs counted together."""
+
+    runs: int = 0
+    ended: int = 0
+    failed: int = 0
+    credits: Decimal = Decimal(0)
+
+    def add(self, row: DailyRuns) -> None:
+        """Count a row in."""
+        self.runs += row.runs
+        self.ended += row.runs if row.status in ENDED else 0
+        self.failed += row.runs if row.status == "FAILED" else 0
+        self.credits += row.credits
+
+    @property
+    def failure_rate(self) -> float | None:
+        """Failed of those that ended, 0 to 1; None where none has ended."""
+        return self.failed / self.ended if self.ended else None
+
+
+def tally(rows: Iterable[DailyRuns]) -> Tally:
+    """Count rows together."""
+    total = Tally()
+    for row in rows:
+        total.add(row)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Two tallies to compare: what came before, and since."""
+
+    before: Tally
+    since: Tally
+
+
+@dataclass(frozen=True)
+class WorkflowSummary:
+    """How one workflow did over the report's days; durations in seconds, None where no run has ended."""
+
+    workflow_id: str | None
+    label: str
+    total: Tally
+    by_day: dict[date, Tally] = field(repr=False)
+    in_all: Durations | None
+    stretches: list[Durations] = field(repr=False)
+    versions: list[VersionChange]
+
+    @property
+    def p50_s(self) -> float | None:
+        """Median of the runs' durations."""
+        return self.in_all.p50_s if self.in_all else None
+
+    @property
+    def p95_s(self) -> float | None:
+        """95th percentile of the runs' durations."""
+        return self.in_all.p95_s if self.in_all else None
+
+    @cached_property
+    def since_last_version(self) -> Change | None:
+        """The days before the last version change against those since; None where there was none."""
+        if not self.versions:
+            return None
+        changed_on = self.versions[-1].created_at.date()
+        return split_by(self.by_day, lambda day: day >= changed_on)
+
+
+class Labels:
+    """What things are called on the page: a workflow's name; where two share one, or it has none, its id."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        taken: dict[str, int] = defaultdict(int)
+        for name in names.values():
+            taken[name] += 1
+        self._names = {
+            each: name if taken[name] == 1 else f"{shortened(name, 40)} ({each})" for each, name in names.items()
+        }
+
+    def __call__(self, workflow_id: str | None) -> str:
+        """The label of a workflow, on one line of at most 80 characters."""
+        if workflow_id is None:
+            return "(no workflow)"
+        return shortened(self._names.get(workflow_id) or workflow_id, 80) or "(no name)"
+
+
+def split_by(by_day: dict[date, Tally], is_since: Callable[[date], bool]) -> Change:
+    """Count days together in two: those before and those since."""
+    change = Change(Tally(), Tally())
+    for each, counted in by_day.items():
+        side = change.since if is_since(each) else change.before
+        side.runs += counted.runs
+        side.ended += counted.ended
+        side.failed += counted.failed
+        side.credits += counted.credits
+    return change
+
+
+def last_week(facts: Facts) -> Change | None:
+    """The last seven days against the seven before; None where the report has fewer than fourteen days."""
+    span = facts.span
+    if span.last - span.first < 2 * _WEEK - timedelta(days=1):
+        return None
+    since = span.last - _WEEK
+    before = since - _WEEK
+    return Change(
+        tally(row for row in facts.daily if before < row.day <= since),
+        tally(row for row in facts.daily if row.day > since),
+    )
+
+
+def workflows(facts: Facts) -> list[WorkflowSummary]:
+    """Sum up each workflow that ran, those with most runs first."""
+    labels = Labels(facts.names)
+    by_day: dict[str | None, dict[date, Tally]] = defaultdict(lambda: defaultdict(Tally))
+    for row in facts.daily:
+        by_day[row.workflow_id][row.day].add(row)
+    durations: dict[str | None, list[Durations]] = defaultdict(list)
+    for each in facts.durations:
+        durations[each.workflow_id].append(each)
+    versions: dict[str | None, list[VersionChange]] = defaultdict(list)
+    for change in facts.versions:
+        versions[change.workflow_id].append(change)
+    found = []
+    for workflow_id, days in by_day.items():
+        change = split_by(days, lambda _: True)
+        measured = durations[workflow_id]
+        found.append(
+            WorkflowSummary(
+                workflow_id,
+                labels(workflow_id),
+                change.since,
+                dict(days),
+                next((each for each in measured if each.stretch is None), None),
+                sorted((each for each in measured if each.stretch is not None), key=lambda each: each.stretch or 0),
+                versions[workflow_id],
+            )
+        )
+    return sorted(found, key=lambda each: (-each.total.runs, each.label))
+
+
+def largest(amounts: dict[str, Decimal], most: int) -> list[str]:
+    """The names with the largest amounts, at most `most` of them, largest first; those of zero are left out."""
+    ranked = sorted((name for name, amount in amounts.items() if amount), key=lambda name: (-amounts[name], name))
+    return ranked[:most]
+
+
+def stretch_days(first: date, last: date, length: int) -> list[tuple[date, date]]:
+    """The stretches of `length` days that end with `last`, newest first, each with its first and last day.
+
+    The oldest is cut off at `first`.
+    """
+    found = []
+    end = last
+    while end >= first:
+        start = max(first, end - timedelta(days=length - 1))
+        found.append((start, end))
+        end = start - timedelta(days=1)
+    return found

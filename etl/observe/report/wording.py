@@ -1,0 +1,101 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+    from decimal import Decimal
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))  # seconds in each, largest first
+NOTHING = "\u2013"
+_MINUS = "\u2212"
+_GAP = "\u00a0"  # a number and its unit stay on one line
+
+
+def count(number: int | None, noun: str = "", plural: str = "") -> str:
+    """Write a whole number, with a noun in the right number if one is given: `1,204 runs`, `1 run`."""
+    if number is None:
+        return NOTHING
+    if not noun:
+        return f"{number:,}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def percent(rate: float | None) -> str:
+    """Write a rate of 0 to 1 as a percentage: two digits that count, and no 0 % where there is something."""
+    if rate is None:
+        return NOTHING
+    if 0 < rate < 0.0005:
+        return f"<0.1{_GAP}%"
+    if 0.9995 < rate < 1:
+        return f">99.9{_GAP}%"
+    return f"{rate * 100:.0f}{_GAP}%" if rate >= 0.0995 or rate == 0 else f"{rate * 100:.1f}{_GAP}%"
+
+
+def credit(amount: Decimal | float) -> str:
+    """Write an amount of credits with about three digits that count."""
+    size = abs(amount)
+    if size >= 1e15:
+        return f"{amount:.2e}"
+    if size >= 100 or size == 0:
+        return f"{amount:,.0f}"
+    if size < 1e-6:
+        return "<0.000001" if amount > 0 else f">{_MINUS}0.000001"
+    digits = min(6, max(0, 2 - math.floor(math.log10(size))))
+    return f"{amount:.{digits}f}"
+
+
+def seconds(length: float | None) -> str:
+    """Write a length of time with its two largest units."""
+    if length is None:
+        return NOTHING
+    sign = _MINUS if length < 0 else ""
+    length = abs(length)
+    if length < 10:
+        return f"{sign}{length:.2g}{_GAP}s" if length >= 0.001 or length == 0 else f"{sign}<1{_GAP}ms"
+    if length < 60:
+        return f"{sign}{length:.0f}{_GAP}s"
+    for place, (unit, name) in enumerate(_UNITS):
+        if length >= unit:
+            whole, rest = divmod(round(length), unit)
+            smaller, smaller_name = _UNITS[place + 1] if place + 1 < len(_UNITS) else (1, "s")
+            part = rest // smaller
+            return f"{sign}{whole:,}{_GAP}{name}" + (
+                f"{_GAP}{part}{_GAP}{smaller_name}" if part and whole < 100 else ""
+            )
+    return f"{sign}{length:.0f}{_GAP}s"
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Write how long ago something was, in one unit; `never` for None."""
+    if moment is None:
+        return "never"
+    length = (now - moment).total_seconds()
+    if length < 60:
+        return "just now" if length > -60 else "in the future"
+    unit, name = next((unit, name) for unit, name in _UNITS if length >= unit)
+    return f"{length // unit:,.0f}{_GAP}{name} ago"
+
+
+def day(moment: date) -> str:
+    """Write a day: `3 Nov 2026`."""
+    return f"{moment.day} {moment:%b} {moment.year}"
+
+
+def short_day(moment: date) -> str:
+    """Write a day without its year: `Tue 3 Nov`."""
+    return f"{moment:%a} {moment.day} {moment:%b}"
+
+
+def minute(moment: datetime | None) -> str:
+    """Write a time to the minute, in UTC."""
+    return NOTHING if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut a text to one line of at most `longest` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
