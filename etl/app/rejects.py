@@ -16,7 +16,7 @@ from etl.db.statements import statements
 from etl.db.store import Store
 from etl.errors import NotFoundError
 from etl.events import StreamId, ignore
-from etl.normalize import Normalizer, Redactor
+from etl.normalize import Normalizer, redactor_of
 from etl.sync.intake import Intake
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Retrying:
             self.report.held += len(items)
             return
         payloads = self._settings.payloads
-        redactor = Redactor(payloads.redact) if payloads.redact else None
+        redactor = redactor_of(payloads)
         keep = payloads.retention == "keep"
         store = Store(self._warehouse.pool, session, stream, state, sync_id=None, keep_payloads=keep)
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor)

@@ -26,7 +26,7 @@ from etl.events import (
     ignore,
     tee,
 )
-from etl.normalize import Normalizer, Redactor
+from etl.normalize import Normalizer, redactor_of
 from etl.sync import Outcome, StreamSync, Task
 from etl.sync.intake import Intake
 from etl.sync.listing import Listing
@@ -62,7 +62,7 @@ class Syncing:
         self._policy = policy
         self.summary = SyncSummary(task.mode, dry_run=dry_run)
         self._listener = tee(self._count, listener)
-        self._redactor = Redactor(settings.payloads.redact) if settings.payloads.redact else None
+        self._redactor = redactor_of(settings.payloads)
         self._clients: dict[str, CortexClient] = {}
         self._states: dict[StreamId, StreamState] = {}
         self._outcomes: dict[StreamId, Outcome] = {}

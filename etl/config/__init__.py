@@ -13,16 +13,26 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from etl.config.document import Document, dotted, read_document
 from etl.config.duration import format_duration, parse_duration
 from etl.config.problems import settings_error
-from etl.config.sections import ApiSettings, AppSettings, DatabaseSettings, PayloadSettings, SyncSettings
+from etl.config.sections import (
+    AlertSettings,
+    ApiSettings,
+    AppSettings,
+    DatabaseSettings,
+    MetricsSettings,
+    PayloadSettings,
+    SyncSettings,
+)
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "AlertSettings",
     "ApiSettings",
     "AppSettings",
     "DatabaseSettings",
+    "MetricsSettings",
     "PayloadSettings",
     "Settings",
     "SyncSettings",
@@ -48,6 +58,8 @@ class Settings(BaseSettings):
     apps: list[AppSettings] = Field(default_factory=list)
     sync: SyncSettings = Field(default_factory=SyncSettings)
     payloads: PayloadSettings = Field(default_factory=PayloadSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(""))
 
@@ -72,6 +84,15 @@ class Settings(BaseSettings):
                 raise PydanticCustomError("duplicate_app", "each app once", {"path": (index, "id")})
             seen.add(app.id)
         return apps
+
+    @field_validator("payloads")
+    @classmethod
+    def _hashes_are_salted(cls, payloads: PayloadSettings) -> PayloadSettings:
+        if payloads.redact_by == "hash" and payloads.redact_salt is None:
+            raise PydanticCustomError(
+                "no_salt", "a secret text of at least 16 characters where redact_by is hash", {"path": ("redact_salt",)}
+            )
+        return payloads
 
     def require_apps(self) -> list[AppSettings]:
         """Return the apps.
@@ -140,6 +161,9 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     except ValidationError as error:
         raise settings_error(error, document, Settings) from None
     settings = settings.model_copy(update={"data_dir": folder / settings.data_dir})
+    if settings.metrics.file is not None:
+        metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file})
+        settings = settings.model_copy(update={"metrics": metrics})
     settings._document = document  # noqa: SLF001 -- its own class's attribute, set once here
     return settings
 

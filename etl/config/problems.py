@@ -31,7 +31,7 @@ _ALLOWED = {
     "model_attributes_type": "a section with keys of its own",
     "path_type": "a path",
 }
-_SECRETS = ("key", "url")
+_SECRETS = ("key", "url", "on_state_change", "ping_url", "redact_salt")
 
 
 def settings_error(error: ValidationError, document: Document, model: type[BaseModel]) -> SettingsError:
@@ -62,7 +62,7 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
     shown = _shown(path, found["input"])
     if _wants_seconds(path, found):
         allowed = "a number of seconds"
-    if found["type"] == "missing":
+    if found["type"] in ("missing", "no_salt"):
         return f"{where} is missing", f"Add `{path[-1]}: ...` there."
     if found["type"] == "duplicate_app":
         return f"{where}: found a second time; allowed: {allowed}", "Join the two, or remove one."

@@ -16,6 +16,7 @@ from etl.config.duration import Duration
 Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"]
 Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
 
+_SHORTEST_SALT = 16  # characters
 _LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL cuts longer names silently
 
 
@@ -133,7 +134,40 @@ def check_json_path(value: str) -> str:
     return value
 
 
+def check_hook(value: object) -> object:
+    """Return a URL that is called, kept as a secret: whoever knows it may call it.
+
+    Raises:
+        ValueError: no HTTP URL.
+    """
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str):
+        return value
+    text = text.strip()
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or re.search(r"\s", text):
+        raise ValueError("a URL such as https://hooks.example/T0/B0")
+    return SecretStr(text)
+
+
+def check_salt(value: object) -> object:
+    """Return the secret that hashes are salted with.
+
+    Raises:
+        ValueError: too short to be one.
+    """
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str) or len(text) < _SHORTEST_SALT:
+        raise ValueError(f"a secret text of at least {_SHORTEST_SALT} characters")
+    return SecretStr(text)
+
+
 Key = Annotated[SecretStr, BeforeValidator(check_key)]
+Hook = Annotated[SecretStr, BeforeValidator(check_hook)]
 Identifier = Annotated[str, AfterValidator(check_id)]
 
 
@@ -184,8 +218,23 @@ class SyncSettings(Section):
 
 
 class PayloadSettings(Section):
-    """What is stored of inputs, results, outputs and logs."""
+    """What is stored of inputs, results, outputs and logs. `redact_salt` is needed where `redact_by` is `hash`."""
 
     store: Literal["full", "none"] = "full"
     redact: list[Annotated[str, AfterValidator(check_json_path)]] = Field(default_factory=list)
+    redact_by: Literal["replace", "hash"] = "replace"
+    redact_salt: Annotated[SecretStr, BeforeValidator(check_salt)] | None = None
     retention: Literal["keep", "honour"] = "keep"
+
+
+class MetricsSettings(Section):
+    """What is written for Prometheus after each sync."""
+
+    file: Path | None = None
+
+
+class AlertSettings(Section):
+    """Who is told how syncs end: a webhook when that changes, a dead-man's ping at each start and end."""
+
+    on_state_change: Hook | None = None
+    ping_url: Hook | None = None

@@ -14,6 +14,8 @@ from etl.errors import RecordError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from etl.config import PayloadSettings
+
 REDACTED: Final = "[redacted]"
 
 Mode: TypeAlias = Literal["replace", "hash"]
@@ -86,3 +88,15 @@ class Redactor:
         text = canonical(value)
         made = hmac.new(self._salt, text, hashlib.sha256) if self._salt else hashlib.sha256(text)
         return f"sha256:{made.hexdigest()}"
+
+
+def redactor_of(payloads: PayloadSettings) -> Redactor | None:
+    """The redactor that the settings ask for; None where nothing is to be replaced.
+
+    Raises:
+        SettingsError: a path cannot be read.
+    """
+    if not payloads.redact:
+        return None
+    salt = payloads.redact_salt.get_secret_value().encode() if payloads.redact_salt is not None else b""
+    return Redactor(payloads.redact, mode=payloads.redact_by, salt=salt)
