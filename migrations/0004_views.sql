@@ -138,11 +138,14 @@ WITH model_steps AS NOT MATERIALIZED (
         steps.model,
         steps.status,
         steps.usage_total,
-        -- A looped step names no model itself; its calls do.
-        steps.provider IS NULL AND steps.model IS NULL AND EXISTS (
-            SELECT FROM run_step_calls AS calls
-            WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-                AND (calls.type = 'model' OR calls.model IS NOT NULL)
+        -- A looped step names no model itself; its calls do, of which a loop over nothing has none.
+        steps.provider IS NULL AND steps.model IS NULL AND (
+            EXISTS (
+                SELECT FROM run_step_calls AS calls
+                WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+                    AND (calls.type = 'model' OR calls.model IS NOT NULL)
+            )
+            OR coalesce(steps.output = '[]', false)
         ) AS looped
     FROM run_steps AS steps
     JOIN runs ON runs.id = steps.run_id

@@ -176,6 +176,7 @@ async def test_models_are_counted_by_step_and_by_call_where_a_step_looped(wareho
     await call(warehouse, "r2", "two models", 0, provider="openai", model="small", status="COMPLETED")
     await call(warehouse, "r2", "two models", 1, provider="anthropic", model="large", status="COMPLETED")
     await step(warehouse, "r2", "never called", 1, type="model", status="FAILED")
+    await step(warehouse, "r2", "loop over nothing", 3, type="model", output="[]")
     await step(warehouse, "r2", "no model", 2, provider="openai", model="small")  # type code
     found = await rows(warehouse, "SELECT * FROM model_usage_daily ORDER BY day, provider, model")
     assert found == [
