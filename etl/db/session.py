@@ -36,6 +36,7 @@ class StreamState:
     watermark: datetime | None
     backfill_done: bool
     backfill_cursor: str | None
+    last_synced_at: datetime | None
     last_reconciled_at: datetime | None
     api_count: int | None
     listing_order: str | None
@@ -44,7 +45,7 @@ class StreamState:
     def of(cls, row: asyncpg.Record | None) -> StreamState:
         """Make the state of a row; an unknown stream has never been read."""
         if row is None:
-            return cls(0, None, False, None, None, None, None)  # noqa: FBT003 - in the order of the fields
+            return cls(0, None, False, None, None, None, None, None)  # noqa: FBT003 - in the order of the fields
         return cls(**{name: row[name] for name in cls.__slots__})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.db.load import Batch, Loaded, Loader, Reject
 from etl.db.statements import statements
@@ -24,6 +24,13 @@ _STATE = statements("state")
 
 Provenance = dict[str, tuple[bytes, str, int | None]]
 """Of each run of a batch: its bytes as received, the URL it came from, and the page."""
+
+
+class Held(NamedTuple):
+    """A quarantined item: the run's id where it can be told, and whether no sync has come to its end since."""
+
+    run_id: str | None
+    fresh: bool
 
 
 class Store:
@@ -63,12 +70,12 @@ class Store:
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
-        return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], ids)}
+        return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], ids, self.state.last_synced_at)}
 
-    async def open_rejects(self) -> dict[bytes, str | None]:
-        """The quarantine of this stream: digest to run id."""
-        rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream)
-        return {row["digest"]: row["run_id"] for row in rows}
+    async def open_rejects(self) -> dict[bytes, Held]:
+        """The quarantine of this stream, by digest."""
+        rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
+        return {row["digest"]: Held(row["run_id"], fresh=row["fresh"]) for row in rows}
 
     async def load(self, batch: Batch, provenance: Provenance) -> tuple[Loaded, list[Reject]]:
         """Commit a batch in one transaction; what PostgreSQL refuses is quarantined alone.

@@ -41,7 +41,7 @@ class HeadWatch:
         """Take in the next page, its newest item first."""
         self._observer.watch(items)
         for item in items:
-            self._all_known = self._all_known and item.known
+            self._all_known = self._all_known and item.is_ground
             self._last = item
             key = order_key(item, self._order)
             if key is not None:
@@ -56,7 +56,7 @@ class HeadWatch:
     @property
     def met(self) -> bool:
         """Whether what follows is known ground."""
-        if self._last is None or not self._last.known or self._first is None or self._lowest is None:
+        if self._last is None or not self._last.is_ground or self._first is None or self._lowest is None:
             return False
         if self._all_known:
             by_day = self._by_day and self._order is Order.UPDATED_DESC

@@ -37,13 +37,20 @@ class Listed:
     """One item of a page, as planning sees it.
 
     `ident` is the run's id, or the digest's hex where no id can be told; `known` says that the warehouse (or the
-    quarantine) holds it exactly as listed; a time is None where the item has none or cannot be read.
+    quarantine) holds it exactly as listed, `fresh` that it does so since a sync that has not come to its end: then it
+    tells nothing of what stands below it. A time is None where the item has none or cannot be read.
     """
 
     ident: str
     created_at: datetime | None
     updated_at: datetime | None
     known: bool
+    fresh: bool = False
+
+    @property
+    def is_ground(self) -> bool:
+        """Whether a sync that came to its end knew it as it is."""
+        return self.known and not self.fresh
 
 
 def order_key(item: Listed, order: Order) -> datetime | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from etl.db.load import Batch, Reject
+from etl.db.store import Held
 from etl.decode import clean_text, digest, peek_id
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
@@ -110,7 +111,7 @@ class Intake:
         self._listener = listener
         self._since, self._until = since, until
         self._redact = redact
-        self._held: dict[bytes, str | None] | None = None
+        self._held: dict[bytes, Held] | None = None
         self._retry = retry
         self._counted: set[bytes] = set()
 
@@ -140,8 +141,8 @@ class Intake:
             result.pages.append(listed)
             self._announce(page, len(items), before, (new, changed, result))
         result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
-        held = result.good if self._retry else result.good.intersection(filter(None, self._held.values()))
-        result.batch.settled = sorted(held - result.bad)
+        held = {each.run_id for each in self._held.values()}
+        result.batch.settled = sorted(run for run in result.good - result.bad if self._retry or run in held)
         return result
 
     def _take(
@@ -157,12 +158,13 @@ class Intake:
                 result.unchanged += 1
                 result.good.add(stored["id"])
                 self._note_time(stored["updated_at"])
-                return Listed(stored["id"], stored["created_at"], stored["updated_at"], known=True)
+                times = (stored["created_at"], stored["updated_at"])
+                return Listed(stored["id"], *times, known=True, fresh=stored["fresh"])
         if item.key in held:
             self._count_reject(item.key)
-            run_id = held[item.key]
+            run_id, fresh = held[item.key]
             result.bad.update(() if run_id is None else (run_id,))
-            return Listed(run_id or item.key.hex(), None, None, known=True)
+            return Listed(run_id or item.key.hex(), None, None, known=True, fresh=fresh)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
             _check_id(rows.run_id)
@@ -235,7 +237,7 @@ class Intake:
         for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
             self._count_reject(reject.digest)
             if self._held is not None:
-                self._held[reject.digest] = reject.run_id
+                self._held[reject.digest] = Held(reject.run_id, fresh=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
         self.tally.runs_inserted += done.inserted
         self.tally.runs_updated += done.updated

@@ -1,7 +1,8 @@
 -- name: known_runs
 -- What the warehouse holds of the runs with these ids, to tell unchanged ones without reading them further.
+-- $2: when a sync of the stream last came to its end; what was loaded since is `fresh`.
 SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, stream_app_id, workflow_id,
-    status
+    coalesce(last_synced_at > $2, false) AS fresh
 FROM runs
 WHERE id = ANY ($1::text[])
 

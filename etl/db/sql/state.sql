@@ -12,10 +12,10 @@ INSERT INTO etl_streams (app_id, workflow_id) VALUES ($1, $2) ON CONFLICT DO NOT
 -- Safety: whoever held the stream before can no longer commit to it.
 UPDATE etl_streams SET fence = fence + 1
 WHERE app_id = $1 AND workflow_id = $2
-RETURNING fence, watermark, backfill_done, backfill_cursor, last_reconciled_at, api_count, listing_order
+RETURNING fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order
 
 -- name: read_stream
-SELECT fence, watermark, backfill_done, backfill_cursor, last_reconciled_at, api_count, listing_order
+SELECT fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order
 FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
 
@@ -39,7 +39,8 @@ WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND status IN 
 ORDER BY created_at, id
 
 -- name: open_rejects
-SELECT digest, run_id FROM etl_rejects WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
+SELECT digest, run_id, coalesce(created_at > $3, false) AS fresh FROM etl_rejects
+WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
 
 -- name: drop_rejects
 -- Quarantined items that the API no longer lists.
