@@ -53,6 +53,7 @@ CREATE TABLE etl_streams (
     backfill_done      boolean NOT NULL DEFAULT false,
     backfill_cursor    jsonb,
     last_synced_at     timestamptz,
+    last_succeeded_at  timestamptz,
     last_reconciled_at timestamptz,
     api_count          bigint,
     counts_at          timestamptz,
@@ -71,6 +72,8 @@ COMMENT ON COLUMN etl_streams.watermark IS
 COMMENT ON COLUMN etl_streams.backfill_done IS 'Whether the whole history has been read once.';
 COMMENT ON COLUMN etl_streams.backfill_cursor IS 'Where an unfinished backfill resumes; null when there is none.';
 COMMENT ON COLUMN etl_streams.last_synced_at IS 'When a sync of the stream last read to its end.';
+COMMENT ON COLUMN etl_streams.last_succeeded_at IS
+    'When a sync of the stream last ended with every run that the API counts accounted for.';
 COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all that the API lists was last compared with the warehouse.';
 COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs that the API last counted (pagination-count).';
 COMMENT ON COLUMN etl_streams.counts_at IS 'When the API counted them.';
@@ -151,12 +154,27 @@ COMMENT ON COLUMN etl_settings.value IS 'Its value.';
 COMMENT ON COLUMN etl_settings.updated_at IS 'When it was written.';
 
 CREATE TABLE etl_tombstones (
-    kind       text        NOT NULL,
-    id         text        NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
+    kind        text        NOT NULL,
+    id          text        NOT NULL,
+    app_id      text,
+    workflow_id text,
+    status      text,
+    origin      text,
+    gone_at     timestamptz,
+    created_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT etl_tombstones_pkey PRIMARY KEY (kind, id)
 );
-COMMENT ON TABLE etl_tombstones IS 'What was erased for good and must not be loaded again.';
-COMMENT ON COLUMN etl_tombstones.kind IS 'run or record.';
+COMMENT ON TABLE etl_tombstones IS 'What was erased for good (cortex-etl forget) and is not loaded again.';
+COMMENT ON COLUMN etl_tombstones.kind IS 'run, or record: all runs of the record, those to come as well.';
 COMMENT ON COLUMN etl_tombstones.id IS 'Id of the run or record.';
+COMMENT ON COLUMN etl_tombstones.app_id IS
+    'App of the stream that lists the run (etl_streams.app_id); null of a record, and of a run that was not met yet.';
+COMMENT ON COLUMN etl_tombstones.workflow_id IS 'Workflow of that stream (etl_streams.workflow_id).';
+COMMENT ON COLUMN etl_tombstones.status IS 'Status of the run when last met, for counts of what a filter passes.';
+COMMENT ON COLUMN etl_tombstones.origin IS 'Origin of the run, for the same.';
+COMMENT ON COLUMN etl_tombstones.gone_at IS 'When the API was found not to list the run any more; null while it does.';
 COMMENT ON COLUMN etl_tombstones.created_at IS 'When it was erased.';
+
+CREATE INDEX etl_tombstones_listed_idx ON etl_tombstones (app_id, workflow_id) WHERE kind = 'run' AND gone_at IS NULL;
+COMMENT ON INDEX etl_tombstones_listed_idx IS
+    'Counts the erased runs that the API still lists for a stream, to compare its count with the warehouse''s.';

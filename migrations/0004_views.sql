@@ -361,7 +361,9 @@ SELECT
     quarantine.runs AS quarantined,
     streams.last_error,
     streams.last_error_at,
-    workflows.name AS workflow_name
+    workflows.name AS workflow_name,
+    streams.last_succeeded_at,
+    erased.runs AS forgotten
 FROM etl_streams AS streams
 CROSS JOIN LATERAL (
     SELECT count(*) AS runs
@@ -374,6 +376,12 @@ CROSS JOIN LATERAL (
     WHERE rejects.app_id = streams.app_id AND rejects.workflow_id = streams.workflow_id
         AND rejects.resolved_at IS NULL
 ) AS quarantine
+CROSS JOIN LATERAL (
+    SELECT count(*) AS runs
+    FROM etl_tombstones AS tombstones
+    WHERE tombstones.app_id = streams.app_id AND tombstones.workflow_id = streams.workflow_id
+        AND tombstones.kind = 'run' AND tombstones.gone_at IS NULL
+) AS erased
 LEFT JOIN workflows ON workflows.id = streams.workflow_id;
 COMMENT ON VIEW sync_health IS 'How fresh and how complete each stream is.';
 COMMENT ON COLUMN sync_health.app_id IS 'App whose listing is read.';
@@ -387,8 +395,11 @@ COMMENT ON COLUMN sync_health.last_reconciled_at IS 'When all that the API lists
 COMMENT ON COLUMN sync_health.backfill_done IS 'Whether the whole history has been read once.';
 COMMENT ON COLUMN sync_health.api_count IS 'Number of runs that the API last counted.';
 COMMENT ON COLUMN sync_health.warehouse_count IS
-    'Number of the stream''s runs here that are not gone. With those in quarantine that have no earlier state here, they should be api_count.';
+    'Number of the stream''s runs here that are not gone. With those in quarantine that have no earlier state here, and those forgotten, they should be api_count.';
 COMMENT ON COLUMN sync_health.quarantined IS 'Number of its runs in quarantine (open rows of etl_rejects).';
 COMMENT ON COLUMN sync_health.last_error IS 'Message of the last failure; null after a success.';
 COMMENT ON COLUMN sync_health.last_error_at IS 'When the last failure was.';
 COMMENT ON COLUMN sync_health.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN sync_health.last_succeeded_at IS
+    'When a sync of the stream last ended with every run that the API counts accounted for.';
+COMMENT ON COLUMN sync_health.forgotten IS 'Number of its runs that were erased for good and that the API still lists.';

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from asyncpg import exceptions as pg
 
 from etl.db.definitions import Definitions, Written, copy_rows, supersedes
+from etl.db.erasing import Erased, keep_erased
 from etl.db.statements import statements
 from etl.errors import LockLostError
 from etl.normalize import effective_updated_at
@@ -70,7 +71,7 @@ class Batch:
     """What one transaction loads.
 
     `new` runs are not in the warehouse as far as is known, `changed` ones may be. `settled` are runs of which a good
-    copy, or none at all, is listed now: their rejects are done with.
+    copy, or none at all, is listed now: their rejects are done with. `erased` ones are listed, and not to be loaded.
     """
 
     new: list[RunRows] = field(default_factory=list)
@@ -79,11 +80,12 @@ class Batch:
     gone: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
+    erased: list[Erased] = field(default_factory=list)
     cursor: str | None = None
     moves_cursor: bool = False
 
     def __bool__(self) -> bool:
-        work = self.new or self.changed or self.restored or self.gone or self.rejects or self.settled
+        work = self.new or self.changed or self.restored or self.gone or self.rejects or self.settled or self.erased
         return bool(work) or self.moves_cursor
 
 
@@ -162,7 +164,7 @@ class Loader:
             first.settled = [run_id for run_id in batch.settled if run_id in early]
             second.settled = [run_id for run_id in batch.settled if run_id not in early]
             second.restored, second.gone, second.rejects = batch.restored, batch.gone, batch.rejects
-            second.cursor, second.moves_cursor = batch.cursor, batch.moves_cursor
+            second.erased, second.cursor, second.moves_cursor = batch.erased, batch.cursor, batch.moves_cursor
             one, rejects = await self.load_surely(connection, first, provenance)
             other, more = await self.load_surely(connection, second, provenance)
             return _sum(one, other), rejects + more
@@ -198,6 +200,9 @@ class Loader:
             gone = await connection.fetch(_SQL["mark_gone"], batch.gone) if batch.gone else []
             await self._rejects(connection, batch)
             await self._check_fence(connection, batch)
+            landed = [rows.run_id for rows in (*new, *staged)]
+            landed += [_storable(each.run_id) or "" for each in batch.rejects]
+            await keep_erased(connection, self._stream, batch.erased, landed)
         unchanged = len(staged) - inserted - updated
         done = {
             "inserted": len(new) + inserted,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from etl.events import StreamId
 
-_SQL = statements("state")
+_SQL = statements("state") | {"lose_unseen": statements("erasing")["lose_unseen"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,10 @@ class Session:
         await self._value("lock_stream", self._sync_lock(sync_id))
 
     async def finish_sync(self, sync_id: int, status: str, *counts: int, error: str | None) -> None:
-        """Close the ledger row. `counts` in the order of the statement."""
+        """Close the ledger row, and let go of what is too old. `counts` in the order of the statement."""
         await self._value("finish_sync", sync_id, status, *counts, error)
+        await self._value("prune_syncs")
+        await self._value("prune_rejects")
 
     async def fail_stream(self, stream: StreamId, fence: int, error: str) -> None:
         """Write down why a stream failed."""
@@ -163,6 +165,10 @@ class Session:
     ) -> list[str]:
         """Ids of listed runs (that pass the filters, and were created in the window) which none of the passes met."""
         return [row["id"] for row in await self._rows("unseen_runs", *stream, passes, *filters, *window)]
+
+    async def lose_unseen_erased(self, stream: StreamId, number: int, filters: tuple[str, str]) -> None:
+        """Let erased runs (that pass the filters) which the pass did not meet count no more."""
+        await self._value("lose_unseen", stream.app_id, stream.workflow_id, number, *filters)
 
     async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
         """Digests of quarantined items which the pass did not meet."""

@@ -279,6 +279,8 @@ class Crawl:
         if proof is _Proof.PICTURE or repeated:
             session = self._store.session
             await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, self._marks[-1]))
+            if not self._store.is_dry_run:
+                await session.lose_unseen_erased(self._store.stream, self._marks[-1], self._store.filters)
 
     def _checkpoint(self, sorted_: Sorted, result: Pass, ends: _Ends, page: Page, order: Order | None) -> None:
         """Let the batch carry how far the listing is committed with it."""

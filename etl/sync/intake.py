@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -14,6 +15,7 @@ from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
 from etl.plan import Listed, in_window
+from etl.sync.erased import FORGOTTEN, ErasedRuns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -113,6 +115,7 @@ class Intake:
         self._redact = redact
         self._held: dict[bytes, Held] | None = None
         self._retry = retry
+        self._erased = ErasedRuns(store)
         self._counted: set[bytes] = set()
 
     async def sort(self, pages: Sequence[Page], nameless: Counter[bytes] | None = None) -> Sorted:
@@ -128,7 +131,9 @@ class Intake:
         result = Sorted()
         nameless = Counter() if nameless is None else nameless
         told = [[_received(raw, page, nameless) for raw in page.items] for page in pages]
-        known = await self._store.known([item.ident for items in told for item in items if item.ident is not None])
+        ids = [item.ident for items in told for item in items if item.ident is not None]
+        known = await self._store.known(ids)
+        await self._erased.look_up(ids)
         new: dict[str, RunRows] = {}
         changed: dict[str, RunRows] = {}
         for page, items in zip(pages, told, strict=True):
@@ -151,6 +156,8 @@ class Intake:
         """Take one item: unchanged, known to be bad, or made into rows (which join `group`)."""
         held = self._held
         assert held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
+        if self._erased.covers(item.ident):
+            return self._pass_over(item, None, result)
         if stored is not None:
             if stored["gone"] or stored["stream_app_id"] != self._store.stream.app_id:
                 result.batch.restored.append(stored["id"])
@@ -170,6 +177,8 @@ class Intake:
             _check_id(rows.run_id)
         except RecordError as error:
             return self._reject(item, error, result)
+        if self._erased.covers_record_of(rows):
+            return self._pass_over(item, rows, result)
         self._note_time(rows.updated_at)
         wanted = in_window(rows.created_at, since=self._since, until=self._until)
         if wanted and not _is_older(rows, group.get(rows.run_id)):
@@ -177,6 +186,17 @@ class Intake:
             result.good.add(rows.run_id)
             result.provenance[rows.run_id] = (self._stored_bytes(item.raw), item.page.url, item.page.number)
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
+
+    def _pass_over(self, item: _Received, rows: RunRows | None, result: Sorted) -> Listed:
+        """Leave an erased run out, of which nothing is known but its tombstone; that is brought up to date."""
+        if rows is None:
+            with suppress(RecordError):
+                rows = self._normalizer.normalize(item.raw, item.digest)
+        run_id = rows.run_id if rows is not None else item.ident or item.key.hex()
+        result.batch.erased += self._erased.tombstone(run_id, rows)
+        self._note_time(rows.updated_at if rows is not None else None)
+        created_at, updated_at = (rows.created_at, rows.updated_at) if rows is not None else (None, None)
+        return Listed(run_id, created_at, updated_at, known=True, fresh=True)
 
     def _reject(self, item: _Received, error: RecordError, result: Sorted) -> Listed:
         run_id, page = item.ident, item.page
@@ -191,6 +211,8 @@ class Intake:
             self.newest = updated_at
 
     def _stored_bytes(self, raw: bytes) -> bytes:
+        if self._erased.quoted_in(raw):
+            return FORGOTTEN
         return bytes(raw) if self._redact is None else self._redact(raw)
 
     def _count_reject(self, key: bytes) -> None:

@@ -92,12 +92,12 @@ ORDER BY created_at NULLS FIRST, run_id
 LIMIT 100
 
 -- name: streams
--- `accounted_for` counts a run once of which an earlier, good copy is here and a newer one in quarantine.
+-- `accounted_for` includes the runs erased for good, and counts one once of which an earlier, good copy is here and a newer one in quarantine.
 SELECT
     health.app_id, health.workflow_id, health.lag_s, health.last_synced_at, health.last_reconciled_at,
     health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
     left(health.last_error, 600) AS last_error, health.last_error_at,
-    health.warehouse_count + (
+    health.warehouse_count + health.forgotten + (
         SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex')))
         FROM etl_rejects AS held
         WHERE held.app_id = health.app_id AND held.workflow_id = health.workflow_id AND held.resolved_at IS NULL

@@ -3,7 +3,7 @@ SELECT health.app_id, health.workflow_id, health.workflow_name, health.watermark
     health.last_reconciled_at, health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
     health.last_error, health.last_error_at, streams.listing_order, streams.backfill_cursor,
     -- A run of which an earlier, good copy is here stands in both counts.
-    health.warehouse_count + (
+    health.warehouse_count + health.forgotten + (
         SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex'))) FROM etl_rejects AS held
         WHERE held.app_id = health.app_id AND held.workflow_id = health.workflow_id AND held.resolved_at IS NULL
           AND NOT EXISTS (SELECT FROM runs WHERE runs.id = held.run_id AND runs.gone_at IS NULL)) AS accounted_for,

@@ -20,7 +20,8 @@ FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
 
 -- name: count_listed
--- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it.
+-- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it,
+-- plus those that were erased for good.
 SELECT
     (SELECT count(*) FROM runs
      WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
@@ -32,6 +33,11 @@ SELECT
            SELECT FROM runs
            WHERE runs.id = held.run_id AND runs.stream_app_id = $1 AND runs.workflow_id = $2 AND runs.gone_at IS NULL
              AND ($3 = 'ALL' OR runs.status = $3) AND ($4 = 'ALL' OR runs.origin = $4)))
+    +
+    (SELECT count(*) FROM etl_tombstones AS erased
+     WHERE erased.kind = 'run' AND erased.app_id = $1 AND erased.workflow_id = $2 AND erased.gone_at IS NULL
+       AND ($3 = 'ALL' OR erased.status IS NULL OR erased.status = $3)
+       AND ($4 = 'ALL' OR erased.origin IS NULL OR erased.origin = $4))
 
 -- name: open_runs
 SELECT id, status FROM runs
@@ -53,6 +59,7 @@ SET watermark = greatest(watermark, $4),
     backfill_done = backfill_done OR $5,
     backfill_cursor = CASE WHEN $5 THEN NULL ELSE backfill_cursor END,
     last_synced_at = now(),
+    last_succeeded_at = CASE WHEN $9::text IS NULL THEN now() ELSE last_succeeded_at END,
     last_reconciled_at = greatest(last_reconciled_at, $6),
     api_count = coalesce($7, api_count),
     counts_at = now(),
@@ -154,3 +161,18 @@ RETURNING id
 WITH calls AS (UPDATE run_step_calls SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])),
      rejects AS (UPDATE etl_rejects SET payload = '' WHERE run_id = ANY ($1::text[]))
 UPDATE run_steps SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])
+
+-- name: prune_syncs
+-- The ledger keeps the last 90 days, and at least the last 1000 invocations; rejects outlive the row they point at.
+DELETE FROM etl_syncs
+WHERE id IN (
+    SELECT id FROM etl_syncs
+    WHERE started_at < now() - interval '90 days' AND status <> 'running'
+        AND id < (SELECT id FROM etl_syncs ORDER BY id DESC OFFSET 999 LIMIT 1)
+    ORDER BY id
+    LIMIT 10000)
+
+-- name: prune_rejects
+-- What was settled 90 days ago needs no bytes any more.
+DELETE FROM etl_rejects
+WHERE id IN (SELECT id FROM etl_rejects WHERE resolved_at < now() - interval '90 days' ORDER BY id LIMIT 1000)

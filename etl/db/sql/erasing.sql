@@ -1,0 +1,100 @@
+-- name: anything_erased
+SELECT EXISTS (SELECT FROM etl_tombstones)
+
+-- name: erased_records
+SELECT id FROM etl_tombstones WHERE kind = 'record'
+
+-- name: erased_runs
+SELECT id, app_id, workflow_id, status, origin, gone_at IS NOT NULL AS gone
+FROM etl_tombstones
+WHERE kind = 'run' AND id = ANY ($1::text[])
+
+-- name: bury_met
+-- An erased run stands in the listing of a stream; it counts there from now on.
+INSERT INTO etl_tombstones (kind, id, app_id, workflow_id, status, origin)
+VALUES ('run', $1, $2, $3, $4, $5)
+ON CONFLICT (kind, id) DO UPDATE
+SET app_id = excluded.app_id, workflow_id = excluded.workflow_id, gone_at = NULL,
+    status = coalesce(excluded.status, etl_tombstones.status), origin = coalesce(excluded.origin, etl_tombstones.origin)
+
+-- name: erase_landed
+-- Of the runs $1, which this very transaction wrote, those that were forgotten while they were on their way.
+WITH doomed AS (
+    SELECT runs.id, stream_app_id, runs.workflow_id, runs.status, runs.origin
+    FROM etl_tombstones AS tombstones
+    JOIN runs ON runs.id = tombstones.id
+    WHERE tombstones.kind = 'run' AND tombstones.id = ANY ($1::text[])
+    UNION
+    SELECT runs.id, stream_app_id, runs.workflow_id, runs.status, runs.origin
+    FROM runs
+    WHERE runs.id = ANY ($1::text[])
+        AND runs.record_id IN (SELECT tombstones.id FROM etl_tombstones AS tombstones WHERE tombstones.kind = 'record')
+),
+buried AS (
+    INSERT INTO etl_tombstones (kind, id, app_id, workflow_id, status, origin)
+    SELECT 'run', id, stream_app_id, workflow_id, status, origin FROM doomed
+    ON CONFLICT (kind, id) DO UPDATE
+    SET app_id = excluded.app_id, workflow_id = excluded.workflow_id, status = excluded.status,
+        origin = excluded.origin, gone_at = NULL
+)
+DELETE FROM runs USING doomed WHERE runs.id = doomed.id
+
+-- name: erase_landed_rejects
+DELETE FROM etl_rejects
+WHERE run_id = ANY ($1::text[])
+    AND run_id IN (SELECT id FROM etl_tombstones WHERE kind = 'run')
+
+-- name: lose_unseen
+-- Erased runs of a stream that a pass over its whole listing did not meet: they count no more.
+UPDATE etl_tombstones AS tombstones SET gone_at = now()
+WHERE kind = 'run' AND app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+    AND ($4 = 'ALL' OR status IS NULL OR status = $4) AND ($5 = 'ALL' OR origin IS NULL OR origin = $5)
+    AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = $3 AND seen.ident = tombstones.id)
+
+-- name: counts_erased
+SELECT EXISTS (
+    SELECT FROM etl_tombstones WHERE kind = 'run' AND app_id = $1 AND workflow_id = $2 AND gone_at IS NULL)
+
+-- name: wait_for_commits
+-- Every commit of a stream ends with a lock on its row: once these are held, what was under way is committed, and what
+-- comes later sees the tombstones.
+SELECT FROM etl_streams ORDER BY app_id, workflow_id FOR UPDATE
+
+-- name: entomb
+INSERT INTO etl_tombstones (kind, id) SELECT $1, unnest($2::text[]) ON CONFLICT (kind, id) DO NOTHING
+
+-- name: doomed_runs
+SELECT id FROM runs WHERE id = ANY ($1::text[]) OR record_id = ANY ($2::text[]) ORDER BY id
+
+-- name: doomed_rejects
+-- In quarantine a record is known by its id alone, wherever it stands in the bytes.
+SELECT rejects.id FROM etl_rejects AS rejects
+WHERE rejects.run_id = ANY ($1::text[])
+    OR EXISTS (
+        SELECT FROM unnest($2::bytea[]) AS needle (bytes)
+        WHERE position(needle.bytes IN rejects.payload) > 0)
+ORDER BY rejects.id
+
+-- name: erase_run
+-- One at a time, the run before its tombstone, as commits do: so that neither waits for the other.
+WITH doomed AS (
+    SELECT id, stream_app_id, workflow_id, status, origin, gone_at FROM runs WHERE id = $1 FOR UPDATE
+),
+buried AS (
+    INSERT INTO etl_tombstones (kind, id, app_id, workflow_id, status, origin, gone_at)
+    SELECT 'run', id, stream_app_id, workflow_id, status, origin, gone_at FROM doomed
+    ON CONFLICT (kind, id) DO UPDATE
+    SET app_id = excluded.app_id, workflow_id = excluded.workflow_id, status = excluded.status,
+        origin = excluded.origin, gone_at = excluded.gone_at
+)
+DELETE FROM runs USING doomed WHERE runs.id = doomed.id
+
+-- name: erase_reject
+WITH gone AS (
+    DELETE FROM etl_rejects WHERE id = $1 RETURNING run_id, app_id, workflow_id, resolved_at
+)
+INSERT INTO etl_tombstones (kind, id, app_id, workflow_id)
+SELECT 'run', run_id, app_id, workflow_id FROM gone WHERE run_id IS NOT NULL AND resolved_at IS NULL
+ON CONFLICT (kind, id) DO UPDATE
+SET app_id = coalesce(etl_tombstones.app_id, excluded.app_id),
+    workflow_id = coalesce(etl_tombstones.workflow_id, excluded.workflow_id)
