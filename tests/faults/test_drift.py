@@ -1,0 +1,170 @@
+"""Promise 4: runs that come and go while pages are read are neither lost nor doubled, in whatever order they stand."""
+
+from random import Random
+
+import pytest
+from sync_trials import WORKFLOW, one_stream, trial
+
+ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
+
+
+class Stir:
+    """Changes the world before each list request, `times` times at most; nothing else says that it did."""
+
+    def __init__(self, world, how, *, times=12, seed=1):
+        self.world, self.how, self.left, self.random, self.made = world, how, times, Random(seed), []
+
+    def __call__(self, path, query, number):
+        if self.left and path.endswith("/runs"):
+            self.left -= 1
+            getattr(self, self.how)()
+
+    def _some(self):
+        return self.random.choice(list(self.world.runs[WORKFLOW]))
+
+    def create(self):
+        self.made.append(self.world.create_run(WORKFLOW)["id"])
+
+    def delete(self):
+        self.world.delete_run(self._some())
+
+    def swap(self):  # the count stays as it is
+        self.delete()
+        self.create()
+
+    def flicker(self):  # runs that are there for one request only
+        if self.made:
+            self.world.delete_run(self.made.pop())
+        else:
+            self.create()
+
+    def replay(self):
+        self.world.replay_run(self._some())
+
+    def mixture(self):
+        for _ in range(self.random.randint(1, 3)):
+            getattr(self, self.random.choice(("create", "delete", "replay", "swap")))()
+
+
+@pytest.mark.parametrize("how", ["create", "delete", "swap", "flicker", "replay", "mixture"])
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_a_history_is_complete_although_the_listing_moves(database_url, how, concurrency):
+    for order in ORDERS:
+        world = one_stream(41)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 5, "concurrency": concurrency}
+            t.sandbox.faults.before_response = Stir(world, how)
+            # A replay deep in a listing by creation shows nowhere: only the next reconcile can find it.
+            await (t.run() if how in ("replay", "mixture") else t.agrees())
+            t.sandbox.faults.clear()
+            await t.agrees("reconcile")
+
+
+@pytest.mark.parametrize("how", ["create", "delete", "swap", "flicker"])
+async def test_a_sync_misses_nothing_although_the_listing_moves(database_url, how):
+    for order in ORDERS:
+        world = one_stream(40)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 4}
+            await t.agrees()
+            late = [world.create_run(WORKFLOW)["id"] for _ in range(11)]
+            t.sandbox.faults.before_response = Stir(world, how, times=5)
+            await t.run()
+            t.sandbox.faults.clear()
+            here = {row["id"] for row in await t.connection.fetch("SELECT id FROM runs")}
+            assert [each for each in late if each not in here and each in world.runs[WORKFLOW]] == [], order
+            await t.agrees("reconcile")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_what_was_here_all_along_is_loaded_from_a_listing_that_never_rests(database_url, order):
+    world = one_stream(60)
+    world.order = order
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 6}
+        t.sandbox.faults.before_response = Stir(world, "swap", times=10_000)
+        before = set(world.runs[WORKFLOW])
+        await t.run("backfill")
+        stayed = before & set(world.runs[WORKFLOW])
+        here = {row["id"] for row in await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NULL")}
+        assert stayed - here == set()
+        t.sandbox.faults.clear()
+        await t.agrees("reconcile")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_one_run_slips_up_past_the_reader_and_the_count_says_nothing(database_url, order):
+    for place in range(1, 9):
+        world = one_stream(30)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 5, "concurrency": 1}
+
+            def swap(path, query, number, world=world, place=place):
+                if number == place:
+                    world.delete_run(world.listing(WORKFLOW)[0]["id"])
+                    world.create_run(WORKFLOW)
+
+            t.sandbox.faults.before_response = swap
+            await t.agrees("backfill")
+
+
+async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(database_url):
+    world = one_stream(30)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        t.sandbox.faults.no_paging_headers = True
+
+        def remove(path, query, number):
+            if number == 4:
+                world.delete_run(world.listing(WORKFLOW)[1]["id"])
+
+        t.sandbox.faults.before_response = remove
+        await t.agrees("backfill")
+
+
+@pytest.mark.parametrize("order", ["created_desc", "created_asc"])
+async def test_runs_of_one_day_may_come_anywhere_among_their_like(database_url, order):
+    """Where all runs of a page tie on their day, a new one need not show at the end of the listing."""
+    world = one_stream(30, created_at="2026-11-01", updated_at="2026-11-01")
+    world.order = order
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        for number in range(1, 9):
+            world.runs[WORKFLOW].clear()
+            for _ in range(30):
+                world.create_run(WORKFLOW, created_at="2026-11-01", updated_at="2026-11-01")
+
+            place = len(t.sandbox.requests) + number
+
+            def swap(path, query, number, place=place):
+                if number == place:
+                    listing = world.listing(WORKFLOW)
+                    world.delete_run(listing[0]["id"])
+                    runs = list(world.runs[WORKFLOW].items())
+                    new = world.create_run(WORKFLOW, created_at="2026-11-01", updated_at="2026-11-01")
+                    world.runs[WORKFLOW] = dict([*runs[:15], (new["id"], new), *runs[15:]])
+
+            t.sandbox.faults.before_response = swap
+            await t.agrees("reconcile")
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_what_vanishes_while_it_is_read_is_marked_gone(database_url, concurrency):
+    world = one_stream(40)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": concurrency}
+
+        def remove(path, query, number):
+            if number == 6:
+                for run in world.listing(WORKFLOW)[:7]:
+                    world.delete_run(run["id"])
+
+        t.sandbox.faults.before_response = remove
+        await t.agrees("backfill")
+        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") > 0
+        assert await t.connection.fetchval("SELECT count(*) FROM runs") == await t.connection.fetchval(
+            "SELECT count(DISTINCT id) FROM runs"
+        )

@@ -1,0 +1,134 @@
+"""A sandbox and a warehouse side by side: sync, then say in what they differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import asyncpg
+
+from etl.app import SyncSummary, run_sync
+from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
+from etl.db.connect import connect
+from etl.sandbox import Sandbox, World
+from etl.sandbox.answers import encode
+
+SCHEMA = "cortex"
+_TABLES = """SELECT string_agg(format('%I', table_name), ', ') FROM information_schema.tables
+WHERE table_schema = $1 AND table_type = 'BASE TABLE' AND table_name <> 'etl_migrations'"""
+APP, WORKFLOW = "app_1", "wf_1"
+
+
+def one_stream(runs: int = 0, *, seed: int = 1, **fields: Any) -> World:
+    """A world with one workflow and as many runs."""
+    world = World(seed)
+    world.add_workflow(APP, WORKFLOW)
+    for _ in range(runs):
+        world.create_run(WORKFLOW, **fields)
+    return world
+
+
+@dataclass
+class Trial:
+    """One API and one warehouse; `settings` are what the next sync runs with."""
+
+    sandbox: Sandbox
+    url: str
+    connection: asyncpg.Connection
+    api: dict[str, Any] = field(default_factory=dict)
+    sync: dict[str, Any] = field(default_factory=dict)
+    payloads: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def world(self) -> World:
+        return self.sandbox.world
+
+    @property
+    def settings(self) -> Settings:
+        api = {"base_url": self.sandbox.url, "key": self.sandbox.key, "requests_per_minute": 100_000} | self.api
+        by_app: dict[str, list[str]] = {}
+        for workflow in self.world.workflows.values():
+            by_app.setdefault(workflow["app"]["id"], []).append(workflow["id"])
+        return Settings(
+            api=ApiSettings(**api),
+            database=DatabaseSettings(url=self.url, schema=SCHEMA),
+            apps=[AppSettings(id=app, workflows=workflows) for app, workflows in by_app.items()],
+            sync=SyncSettings(**self.sync),
+            payloads=self.payloads,
+        )
+
+    async def run(self, mode: str = "sync", **options: Any) -> SyncSummary:
+        return await run_sync(self.settings, mode, **options)
+
+    async def requests_of(self, mode: str = "sync", **options: Any) -> int:
+        """How many requests one more successful invocation sends."""
+        before = len(self.sandbox.requests)
+        summary = await self.run(mode, **options)
+        assert summary.status == "succeeded", summary
+        sent = len(self.sandbox.requests) - before
+        assert sent == summary.requests
+        return sent
+
+    async def agrees(self, mode: str = "sync", **options: Any) -> SyncSummary:
+        """Run once more; it must say green and be right."""
+        summary = await self.run(mode, **options)
+        assert (summary.status, summary.exit_code) == ("succeeded", 0), (summary.error, await self.differences())
+        found = await self.differences()
+        assert found == [], "\n".join(found[:20])
+        return summary
+
+    async def differences(self) -> list[str]:
+        return await differences(self.connection, self.world)
+
+
+@asynccontextmanager
+async def trial(url: str, world: World, **options: Any):
+    sandbox = Sandbox(world, **{"max_take": 10_000} | options)
+    connection = await connect(url, SCHEMA)
+    try:
+        # Tests that try many cases share one database: making one takes longer than most syncs.
+        tables = await connection.fetchval(_TABLES, SCHEMA)
+        await connection.execute(f"TRUNCATE {tables}")
+        async with sandbox:
+            yield Trial(sandbox, url, connection)
+    finally:
+        await connection.close()
+
+
+async def differences(connection: asyncpg.Connection, world: World) -> list[str]:
+    """In what the warehouse differs from what the API lists; empty when it is equal."""
+    rows = {row["id"]: row for row in await connection.fetch("SELECT * FROM runs")}
+    held = Counter(
+        row["digest"] for row in await connection.fetch("SELECT * FROM etl_rejects WHERE resolved_at IS NULL")
+    )
+    steps = Counter(row["run_id"] for row in await connection.fetch("SELECT run_id FROM run_steps"))
+    found, listed = [], set()
+    for workflow_id, runs in world.runs.items():
+        for run_id, run in runs.items():
+            listed.add(run_id)
+            served = world.raw.get(run_id) or encode(run)
+            row = rows.get(run_id)
+            if held[sha256(served).digest()]:
+                continue
+            if row is None:
+                found.append(f"missing: {run_id} of {workflow_id}")
+            elif row["content_hash"] != sha256(served).digest():
+                found.append(f"stale: {run_id} of {workflow_id}")
+            elif row["gone_at"] is not None:
+                found.append(f"gone although listed: {run_id}")
+            elif run_id not in world.raw and steps[run_id] != _steps(run):
+                found.append(f"steps: {run_id} has {steps[run_id]}, not {_steps(run)}")
+    found += [
+        f"listed although gone: {each}" for each, row in rows.items() if each not in listed and not row["gone_at"]
+    ]
+    return found
+
+
+def _steps(run: dict[str, Any]) -> int:
+    """How many steps a run has: those of its output (in the older form a list, in which keys repeat), and of its usage."""
+    output, usage = run.get("output") or {}, (run.get("usage") or {}).get("steps") or {}
+    keys = set(output) if isinstance(output, dict) else {item.get("key") for item in output}
+    return len(output) + len(set(usage) - keys)
