@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import asyncpg
@@ -121,14 +122,19 @@ async def test_unusable_urls(url: str) -> None:
 
 
 async def test_a_server_without_tls_is_refused_where_tls_is_asked_for() -> None:
-    async def answer(reader: object, writer: object) -> None:
-        await reader.read(8)  # type: ignore[attr-defined]
-        writer.write(b"N")  # type: ignore[attr-defined]
+    answering = []
 
-    import asyncio
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.append(asyncio.current_task())
+        await reader.read(8)
+        writer.write(b"N")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     error = await refusal(f"postgresql://u:s3cret@127.0.0.1:{port}/d?sslmode=require")
     assert "SSL" in error.message
     server.close()
+    await asyncio.gather(*answering)
