@@ -4,8 +4,8 @@ One file a table and month of the run's `created_at` (UTC): `runs/2026-11.parque
 on; `undated` for runs without one; `all` for the tables of workflows and their definitions. `manifest.json` remembers
 which state of a month its files hold, so that the next export writes only the months that were touched since.
 
-Times are UTC timestamps with microseconds, JSON is text, credits are decimals with eighteen digits after the point:
-one with more is rounded, one of 10^20 or more is null, and the manifest counts both (`decimals_not_exact`).
+Times are UTC timestamps with microseconds, JSON is text, credits are decimals with 22 digits after the point: one with
+more is rounded, one of 10^16 or more is null, and the manifest counts both (`decimals_not_exact`).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-DECIMAL = pa.decimal128(38, 18)
-"""Twenty digits before the point and eighteen after it: the widest decimal that DuckDB, Spark and Parquet share."""
+DECIMAL = pa.decimal128(38, 22)
+"""Of the widest decimal that DuckDB, Spark and Parquet share: room for all digits of a double from a millionth on."""
 
 _LAST_DIGIT = Decimal(1).scaleb(-DECIMAL.scale)
 _TOO_LARGE = Decimal(10) ** (DECIMAL.precision - DECIMAL.scale)

@@ -1,0 +1,307 @@
+"""The report, opened in a real browser: it shows what the warehouse holds, fits the screen, and trusts no data."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from browser import chromium, find_chromium
+from postgres_fixtures import _fresh_database, in_thread
+
+from etl.app import run_sync
+from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
+from etl.db.connect import connect
+from etl.observe.report import write_report
+from etl.sandbox import Sandbox, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOSTILE = "<script>alert(1)</script>"
+UNBROKEN = "W" * 300
+OVERFLOWING = """
+[...document.querySelectorAll('body, main, section, article, figure, .tile, .legend, h1, h2, h3, p, svg, td')]
+    .filter(each => each.checkVisibility() && !each.closest('.scroll') && !each.matches('.long *')
+        && each.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
+    .map(each => each.outerHTML.slice(0, 200))
+"""
+CUT_OFF = """
+[...document.querySelectorAll('svg text')].filter(each => {
+    if (!each.checkVisibility() || !each.textContent.trim()) return false;
+    const text = each.getBoundingClientRect(), whole = each.closest('svg').getBoundingClientRect();
+    return text.left < whole.left - 4 || text.right > whole.right + 4 || text.top < whole.top - 4 || text.bottom > whole.bottom + 4;
+}).map(each => each.textContent)
+"""
+OVERLAPPING = """
+[...document.querySelectorAll('svg')].filter(each => each.checkVisibility()).flatMap(svg => {
+    const texts = [...svg.querySelectorAll('text')].filter(each => each.textContent.trim());
+    const boxes = texts.map(each => each.getBoundingClientRect());
+    return texts.flatMap((one, i) => texts.slice(i + 1).filter((other, j) => {
+        const a = boxes[i], b = boxes[i + 1 + j];
+        return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 6;
+    }).map(other => one.textContent + ' | ' + other.textContent));
+})
+"""
+SHOWN_PLOTS = """
+[...document.querySelectorAll('svg')].filter(each => each.checkVisibility()).map(each => ({
+    width: each.getBoundingClientRect().width, height: each.getBoundingClientRect().height,
+    marks: each.querySelectorAll('.role-mark path:not([d=""]), .role-mark line').length}))
+"""
+
+
+@pytest.fixture
+async def page(tmp_path):
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    async with chromium(program, tmp_path / "profile") as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def synced(pg_server, migrated_template) -> Iterator[str]:
+    """The URL of a warehouse that holds a small world."""
+    world = World.generate(runs=240, workflows_per_app=2, days=30, open_runs=4, rough_edges=False)
+
+    async def fill(url: str) -> None:
+        async with Sandbox(world) as source:
+            await sync(source, url)
+
+    for url in _fresh_database(pg_server, f"TEMPLATE {migrated_template}"):
+        in_thread(fill(url))
+        yield url
+
+
+@pytest.fixture(scope="module")
+def report(synced, tmp_path_factory) -> Path:
+    """The report of that warehouse."""
+    return in_thread(written(synced, tmp_path_factory.mktemp("report")))
+
+
+@pytest.fixture
+async def warehouse_of_report(synced):
+    connection = await connect(synced, "cortex")
+    yield connection
+    await connection.close()
+
+
+async def sync(source, database_url: str) -> None:
+    settings = Settings(
+        api=ApiSettings(base_url=source.url, key=source.key, requests_per_minute=100_000),
+        database=DatabaseSettings(url=database_url, schema="cortex"),
+        apps=[AppSettings(id=app_id) for app_id in source.world.apps],
+    )
+    assert (await run_sync(settings, "sync")).status == "succeeded"
+
+
+async def written(database_url: str, folder: Path, **options) -> Path:
+    path = folder / "report.html"
+    await write_report(database_url, "cortex", path, **options)
+    return path
+
+
+async def assert_fits(page, width: int) -> None:
+    assert await page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert await page.run("document.documentElement.clientWidth") <= width
+    assert await page.run(OVERFLOWING) == []
+    assert await page.run(CUT_OFF) == []
+    assert await page.run(OVERLAPPING) == []
+
+
+async def test_it_shows_its_plots_and_fits(report, page) -> None:
+    for width, scheme in [(390, "light"), (390, "dark"), (760, "light"), (1400, "light"), (1400, "dark")]:
+        await page.open(report, width=width, scheme=scheme)
+        plots = await page.run(SHOWN_PLOTS)
+        # Runs by status, credits by workflow and by model, a card for each of four workflows, slowest and failing steps.
+        assert len(plots) == 3 + 4 + 2
+        assert all(plot["width"] > 200 and plot["height"] > 60 and plot["marks"] > 3 for plot in plots), plots
+        await assert_fits(page, width)
+        colour = await page.run("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", colour))) < 200) == (scheme == "dark")
+    assert page.complaints == []
+    assert {url for url in page.requests if not url.startswith("data:")} == {report.as_uri()}
+
+
+async def test_it_says_what_the_warehouse_holds(report, page, warehouse_of_report) -> None:
+    await page.open(report, width=1400)
+    total, failed, spent = await warehouse_of_report.fetchrow(
+        "SELECT sum(runs)::int, sum(failed)::int, sum(credits) FROM workflow_health_daily WHERE day IS NOT NULL"
+    )
+    tiles = await page.run("[...document.querySelectorAll('.tile strong')].map(each => each.textContent)")
+    assert tiles[0] == f"{total:,}"
+    assert float(tiles[2].replace(",", "")) == pytest.approx(float(spent), rel=0.01)
+    assert tiles[4] == "4 of 4"
+    sections = await page.run("[...document.querySelectorAll('section .name')].map(each => each.textContent)")
+    assert sections == [
+        "Runs a day, by status", "Credits a day, by workflow", "Credits a day, by model", "Workflows", "Steps",
+        "Recent failures", "Open runs", "Sync health",
+    ]  # fmt: skip
+    titles = await page.run("[...document.querySelectorAll('section h2')].map(each => each.textContent)")
+    assert all(titles)
+    assert titles[-1].startswith("All 4 workflows are complete; last read ")
+    rows = await page.run("""[...document.querySelectorAll('table')].map(table => table.tBodies[0].rows.length)""")
+    assert rows[2:4] == [
+        min(50, failed),
+        await warehouse_of_report.fetchval("SELECT count(*) FROM open_runs"),
+    ]
+
+
+async def test_versions_are_marked(report, page, warehouse_of_report) -> None:
+    published = await warehouse_of_report.fetch(
+        "SELECT version FROM workflow_versions WHERE NOT is_draft AND created_at BETWEEN '2026-10-03Z' AND '2026-11-01Z'"
+    )
+    await page.open(report, width=1400)
+    labels = await page.run("[...document.querySelectorAll('article svg text')].map(each => each.textContent)")
+    marked = {label for label in labels if re.fullmatch(r"v\d+", label)}
+    assert marked
+    assert marked <= {f"v{each['version']}" for each in published}
+
+
+async def test_tables_are_sorted_by_a_click(report, page) -> None:
+    await page.open(report, width=1400)
+    cells = "[...document.querySelectorAll('table')][1].tBodies[0].rows"
+    heading = "[...document.querySelectorAll('table')][1].tHead.rows[0].cells[3]"
+    numbers = f"[...{cells}].map(row => Number(row.cells[3].dataset.sort))"
+    for order, sign in (("descending", -1), ("ascending", 1)):
+        await page.run(f"{heading}.firstElementChild.click()")
+        assert await page.run(f"{heading}.getAttribute('aria-sort')") == order
+        found = await page.run(numbers)
+        assert found == sorted(found, key=lambda number: sign * number)
+        assert len(set(found)) > 3
+    shown = f"[...{cells}].filter(row => row.checkVisibility()).length"
+    assert await page.run(shown) == 10
+    await page.run("document.querySelectorAll('button.more').forEach(each => each.click())")
+    assert await page.run(shown) == await page.run(f"{cells}.length")
+
+
+async def test_a_day_tells_its_runs_under_the_pointer(report, page, warehouse_of_report) -> None:
+    await page.open(report, width=1400)
+    area = await page.run(
+        "(({left, right, top, bottom}) => ({left, right, top, bottom}))"
+        "(document.querySelector('figure .wide path.background').getBoundingClientRect())"
+    )
+    await page.hover(area["right"] - 3, (area["top"] + area["bottom"]) / 2)
+    text = await page.run("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
+    day, runs = await warehouse_of_report.fetchrow(
+        "SELECT day, sum(runs)::int AS runs FROM workflow_health_daily WHERE day IS NOT NULL GROUP BY day ORDER BY day DESC LIMIT 1"
+    )
+    assert text.splitlines()[0] == f"{day:%a} {day.day} {day:%b}: {runs} run{'s' * (runs != 1)}"
+
+
+async def test_text_from_data_cannot_become_markup(
+    sandbox, small_world, database_url, tmp_path, page, warehouse
+) -> None:
+    names = [HOSTILE, UNBROKEN, '"><img src=x onerror=alert(2)>', "</svg></style></script><h1>taken over</h1>"]
+    for name, workflow in zip(names, small_world.workflows.values(), strict=True):
+        workflow["name"] = name
+    await sync(await sandbox(small_world), database_url)
+    await warehouse.execute(
+        "UPDATE runs SET error = $1, origin = $2, status = $2 WHERE status = 'FAILED' AND id < 'm'",
+        *["<img src=x onerror=alert(3)>"] * 2,
+    )
+    await warehouse.execute("UPDATE runs SET error = $1 || repeat('E', 500) WHERE status = 'FAILED'", HOSTILE)
+    await warehouse.execute("ALTER TABLE run_step_calls DROP CONSTRAINT run_step_calls_step_fkey")
+    await warehouse.execute(
+        "UPDATE run_steps SET step_key = step_key || $1, model = $2 || model",
+        ' d="M1.2345" </script><script>alert(4)</script>',
+        "javascript:alert(5)//<b>",
+    )
+    await warehouse.execute("UPDATE etl_streams SET last_error = $1", "<iframe src='javascript:alert(6)'></iframe>")
+    path = await written(database_url, tmp_path)
+    for width in (390, 1400):
+        await page.open(path, width=width)
+        await assert_fits(page, width)
+    assert page.complaints == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [path.as_uri()] * 2
+    assert await page.run(
+        "[...document.querySelectorAll('img, iframe, b, h1, script')].map(each => each.localName)"
+    ) == ["h1", "script"]
+    assert (
+        await page.run(
+            "[...document.querySelectorAll('*')].flatMap(each => [...each.attributes]).filter(each => /^on/i.test(each.name)).length"
+        )
+        == 0
+    )
+    headings = await page.run("[...document.querySelectorAll('h3')].map(each => each.textContent)")
+    assert set(names) - {UNBROKEN} <= set(headings)
+
+
+async def test_an_empty_warehouse_says_so(database_url, tmp_path, page) -> None:
+    await page.open(await written(database_url, tmp_path), width=390)
+    assert "The warehouse holds no runs" in await page.run("document.body.innerText")
+    assert await page.run("document.querySelectorAll('svg, table').length") == 0
+    await assert_fits(page, 390)
+    assert page.complaints == []
+
+
+async def test_runs_without_any_time_or_version_are_no_trouble(database_url, tmp_path, page, warehouse) -> None:
+    await warehouse.execute(
+        """INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status)
+        VALUES ('a', 'app', 'wf', 'app', 'FAILED'), ('b', 'app', NULL, 'app', NULL), ('c', 'app', 'wf', 'app', 'RUNNING')"""
+    )
+    await page.open(await written(database_url, tmp_path), width=390)
+    text = await page.run("document.body.innerText")
+    assert "3 runs without a created_at" in text
+    assert "1 run is open" in text
+    await warehouse.execute("INSERT INTO runs (id, app_id, workflow_id, created_at) VALUES ('d', 'app', NULL, now())")
+    await page.open(await written(database_url, tmp_path), width=390)
+    assert "(no workflow)" in await page.run("document.body.innerText")
+    await assert_fits(page, 390)
+    assert page.complaints == []
+
+
+async def test_a_year_of_many_workflows_stays_small(database_url, tmp_path, page, warehouse) -> None:
+    await warehouse.execute(
+        """
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at, usage_total)
+        SELECT 'run ' || day || ' ' || flow || ' ' || status, 'app', 'workflow number ' || flow, 'app', status, at, at,
+            at + day % 11 * interval '7.3 s', (day * 37 % 101 + flow) / 7.0
+        FROM generate_series(0, 364) AS day, generate_series(1, 60) AS flow,
+            unnest(ARRAY['COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED', 'PAUSED']) AS status,
+            LATERAL (SELECT now() - day * interval '1 day' AS at) AS moment
+        WHERE flow < 15 OR day % 10 = 0;
+        INSERT INTO run_steps (run_id, step_key, ordinal, type, status, provider, model, usage_total, started_at, ended_at)
+        SELECT id, 'answer', 0, 'model', 'COMPLETED', 'maker', 'model-' || length(id) % 3 || right(workflow_id, 1), usage_total, started_at, ended_at
+        FROM runs;
+        INSERT INTO etl_streams (app_id, workflow_id) SELECT 'app', 'workflow number ' || flow FROM generate_series(1, 60) AS flow
+        """
+    )
+    path = await written(database_url, tmp_path, days=365)
+    assert path.stat().st_size < 2_000_000
+    await page.open(path, width=1400)
+    await assert_fits(page, 1400)
+    assert len(await page.run(SHOWN_PLOTS)) == 3 + 12 + 1  # no step failed
+    assert page.complaints == []
+
+
+async def test_an_old_warehouse_ends_with_its_last_run(database_url, tmp_path, warehouse) -> None:
+    last = datetime.now(UTC) - timedelta(days=40)
+    await warehouse.execute(
+        "INSERT INTO runs (id, app_id, workflow_id, created_at) VALUES ('a', 'app', 'wf', $1)", last
+    )
+    html = (await written(database_url, tmp_path, days=5)).read_text()
+    assert f"{last.day} {last:%b %Y}, days in UTC" in html
+    assert "The last run is 40 days old." in html
+
+
+async def test_the_command(command, database_url) -> None:
+    command.configure(f"database: {{url: '{database_url}'}}\n")
+    ended = await command("report", "--output", "page.html", "--days", "30")
+    assert (ended.code, ended.out, ended.err) == (0, "Wrote page.html\n", "")
+    assert (command.folder / "page.html").read_text().startswith("<!doctype html>")
+    assert [each.name for each in command.folder.iterdir() if each.name.startswith(".page")] == []
+
+    ended = await command("report", "--output", "nowhere/page.html")
+    assert ended.code == 2
+    assert "cannot write nowhere/page.html: No such file or directory" in ended.err
+    assert "mend: " in ended.err
+
+
+async def test_the_command_without_a_warehouse(command, empty_database_url) -> None:
+    command.configure(f"database: {{url: '{empty_database_url}'}}\n")
+    ended = await command("report")
+    assert ended.code == 4
+    assert "cortex-etl migrate" in ended.err
