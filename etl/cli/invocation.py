@@ -57,9 +57,11 @@ class Invocation:
         from etl.config import load
 
         settings = load(self.config)
-        for key in [settings.api.key, *(app.key for app in settings.apps)]:
-            if key is not None:
-                self.mask.add(key.get_secret_value())
+        alerts, salt = settings.alerts, settings.payloads.redact_salt
+        keys = [settings.api.key, *(app.key for app in settings.apps)]
+        for secret in (*keys, alerts.on_state_change, alerts.ping_url, salt):
+            if secret is not None:
+                self.mask.add(secret.get_secret_value())
         if settings.database.url is not None:
             self.mask.add_password_of(settings.database.url.get_secret_value())
         return settings

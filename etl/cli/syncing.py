@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.invocation import Invocation, command
 from etl.cli.output import encode_json, show, table
 from etl.cli.root import app
+from etl.cli.watched import run_watched
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ WorkflowOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary object on stdout.")]
+MetricsOption = Annotated[
+    Path | None, typer.Option("--metrics-file", metavar="PATH", help="Write metrics for Prometheus there.")
+]
+_HELD = 75  # the exit code where others hold all that was asked for; they do the work, so --quiet keeps quiet
 _MANY = 20  # streams; more than a screen takes are shown only where something is wrong with them
 
 
@@ -47,12 +53,13 @@ def sync(
     workflows: WorkflowOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
+    metrics_file: MetricsOption = None,
 ) -> int:
     """Load what is new or has changed; the first sync of a workflow loads its history.
 
     Example: `cortex-etl sync --quiet`
     """
-    return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json)
+    return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file)
 
 
 @command(app, "backfill")
@@ -69,6 +76,7 @@ def backfill(
     workflows: WorkflowOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
+    metrics_file: MetricsOption = None,
 ) -> int:
     """Load the history, whole or between two dates; resumes where it stopped.
 
@@ -76,7 +84,17 @@ def backfill(
     """
     if since is not None and until is not None and since >= until:
         raise SettingsError("--until is not after --since", mend="Exchange them: --since is the earlier one.")
-    return _run(call, "backfill", apps, workflows, since=since, until=until, dry_run=dry_run, json=json)
+    return _run(
+        call,
+        "backfill",
+        apps,
+        workflows,
+        since=since,
+        until=until,
+        dry_run=dry_run,
+        json=json,
+        metrics_file=metrics_file,
+    )
 
 
 @command(app, "reconcile")
@@ -87,12 +105,13 @@ def reconcile(
     workflows: WorkflowOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
+    metrics_file: MetricsOption = None,
 ) -> int:
     """Compare all that the API lists with the warehouse: late changes of old runs, and runs that are gone.
 
     Example: `cortex-etl reconcile --workflow wf_1`
     """
-    return _run(call, "reconcile", apps, workflows, dry_run=dry_run, json=json)
+    return _run(call, "reconcile", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file)
 
 
 def _run(
@@ -103,29 +122,23 @@ def _run(
     *,
     dry_run: bool,
     json: bool,
+    metrics_file: Path | None,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> int:
-    from etl.app import run_sync
-
-    settings = call.settings
-    with call.listening(settings.api.requests_per_minute) as listener:
-        work = run_sync(
-            settings,
-            mode,
-            apps=apps or [],
-            workflows=workflows or [],
-            since=since,
-            until=until,
-            dry_run=dry_run,
-            listener=listener,
-        )
-        summary = run_async(work)
+    options = {
+        "apps": apps or [],
+        "workflows": workflows or [],
+        "since": since,
+        "until": until,
+        "dry_run": dry_run,
+    }
+    summary = run_watched(call, mode, options, metrics_file)
     if json:
         typer.echo(call.mask(encode_json(summary.as_dict())))
     elif not call.quiet:
         _show_summary(call, summary)
-    if summary.exit_code and (call.quiet or json):
+    if summary.exit_code not in (0, _HELD) and (call.quiet or json):
         _say_what_is_wrong(call, summary)
     return summary.exit_code
 

@@ -1,0 +1,163 @@
+"""A sync as operations see it: with metrics written and others told when it ends, whatever the end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from etl.cli.invocation import Invocation, run_async
+from etl.errors import DatabaseError, EtlError
+from etl.events import Notice, StreamStarted, tee
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import asyncpg
+
+    from etl.app import SyncSummary
+    from etl.config import Settings
+    from etl.events import Event, Listener
+    from etl.observe.alerts import Caller, Pings, SyncEnd
+    from etl.observe.metrics import Tally
+    from etl.sync.stream import Mode
+
+_HELD = 75
+_INTERRUPTED = 130
+
+
+def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_file: Path | None) -> SyncSummary:
+    """Run a sync, backfill or reconcile; as of `run_sync`.
+
+    Args:
+        call: the invocation.
+        mode: which.
+        options: passed on to `run_sync`.
+        metrics_file: where metrics go; None takes that of the settings.
+    """
+    settings = call.settings
+    with call.listening(settings.api.requests_per_minute) as listener:
+        watch = Watch(call, settings, metrics_file or settings.metrics.file, listener)
+        return run_async(watch.run(mode, options))
+
+
+class Watch:
+    """Sees one sync to its end."""
+
+    def __init__(self, call: Invocation, settings: Settings, metrics_file: Path | None, listener: Listener) -> None:
+        self._call = call
+        self._settings = settings
+        self._file = metrics_file
+        self._listener = listener
+        self._tally: Tally | None = None
+        self._pings: Pings | None = None
+
+    async def run(self, mode: Mode, options: dict[str, Any]) -> SyncSummary:
+        """Run it.
+
+        Raises:
+            EtlError: as of `run_sync`.
+        """
+        from etl.app import run_sync
+
+        alerts = self._settings.alerts
+        watched = self._file is not None or alerts.on_state_change is not None or alerts.ping_url is not None
+        if not watched or options.get("dry_run"):
+            return await run_sync(self._settings, mode, **options, listener=self._listener)
+        listener = self._subscribe()
+        scope = " ".join(sorted((*options["apps"], *options["workflows"])))
+        try:
+            summary = await run_sync(self._settings, mode, **options, listener=listener)
+        except Exception as error:
+            message = error.message if isinstance(error, EtlError) else f"{type(error).__name__}: {error}"
+            code, mend = (error.exit_code, error.mend) if isinstance(error, EtlError) else (1, "")
+            await self._end(mode, scope, code, message, mend, {})
+            raise
+        await self._end(mode, scope, summary.exit_code, summary.error, summary.mend, summary.as_dict())
+        return summary
+
+    def _subscribe(self) -> Listener:
+        """The listener with what is needed for metrics and pings."""
+        listeners = [self._listener]
+        if self._file is not None:
+            from etl.observe.metrics import Tally
+
+            self._tally = Tally()
+            listeners.append(self._tally.listen)
+        if self._settings.alerts.ping_url is not None:
+            from etl.observe.alerts import Pings
+
+            self._pings = Pings(self._settings.alerts.ping_url.get_secret_value(), self._caller())
+            listeners.append(self._begin)
+        return tee(*listeners)
+
+    def _begin(self, event: Event) -> None:
+        if self._pings is not None and isinstance(event, StreamStarted):
+            self._pings.begin()
+
+    def _caller(self) -> Caller:
+        from etl.observe.alerts import Caller
+
+        return Caller(self._listener, self._call.mask)
+
+    async def _end(self, mode: Mode, scope: str, code: int, error: str, mend: str, summary: dict[str, Any]) -> None:
+        """Write the metrics and tell of the end; nothing of it fails the sync."""
+        connection = None if code in (_HELD, _INTERRUPTED, DatabaseError.exit_code) else await self._connection()
+        try:
+            if self._tally is not None and code != _HELD:
+                await self._write_metrics({"mode": mode, **summary, "exit_code": code}, connection)
+            await self._tell(mode, scope, code, error, mend, summary, connection)
+        except Exception as failure:  # noqa: BLE001 -- whatever it is, the sync's own end is what counts
+            fields = {"error": f"{type(failure).__name__}: {failure}"}
+            self._listener(Notice("watch.failed", fields, level="warning"))
+        finally:
+            if connection is not None:
+                with suppress(Exception):
+                    await connection.close(timeout=5)
+
+    async def _connection(self) -> asyncpg.Connection | None:
+        from etl.app.warehouse import database_url
+        from etl.db.connect import connect
+
+        try:
+            connection = await connect(await database_url(self._settings), self._settings.database.schema_name)
+        except DatabaseError:
+            return None
+        if await connection.fetchval("SELECT to_regclass('etl_settings')") is not None:
+            return connection
+        await connection.close()
+        return None
+
+    async def _write_metrics(self, end: dict[str, Any], connection: asyncpg.Connection | None) -> None:
+        from etl.observe.metrics import read_standing, write_metrics
+
+        assert self._file is not None  # noqa: S101 -- there is a tally only where there is a file
+        assert self._tally is not None  # noqa: S101
+        try:
+            standing = await read_standing(connection) if connection is not None else None
+            write_metrics(self._file, end, self._tally, standing)
+        except OSError as error:
+            fields = {"path": str(self._file), "error": error.strerror or str(error)}
+            self._listener(Notice("metrics.refused", fields, level="warning"))
+
+    async def _tell(
+        self,
+        mode: Mode,
+        scope: str,
+        code: int,
+        error: str,
+        mend: str,
+        summary: dict[str, Any],
+        connection: asyncpg.Connection | None,
+    ) -> None:
+        alerts = self._settings.alerts
+        if alerts.on_state_change is None and self._pings is None:
+            return
+        from etl.observe.alerts import StateAlerts, SyncEnd
+
+        end: SyncEnd = SyncEnd(mode, scope, code, error, mend, summary)
+        if self._pings is not None:
+            await self._pings.finish(end)
+        if alerts.on_state_change is not None:
+            url = alerts.on_state_change.get_secret_value()
+            marker = self._settings.data_dir / "alert-told-without-warehouse"
+            await StateAlerts(url, self._caller(), marker).tell(end, connection)

@@ -1,0 +1,13 @@
+-- name: streams
+SELECT
+    health.*,
+    health.last_error IS NOT NULL AS is_failing,
+    (SELECT count(*) FROM runs
+     WHERE stream_app_id = health.app_id AND workflow_id = health.workflow_id AND gone_at IS NULL
+       AND status IN ('PENDING', 'RUNNING')) AS open_runs
+FROM sync_health AS health
+ORDER BY health.app_id, health.workflow_id
+
+-- name: last_success
+-- When an invocation last ended with all its streams complete.
+SELECT max(ended_at) FROM etl_syncs WHERE status = 'succeeded'

@@ -1,0 +1,229 @@
+"""What operations hear of a sync: metrics for Prometheus, the webhook, the dead-man's switch."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from etl.sandbox.faults import Status, anything, lists_runs
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that notes what it is sent; `status` is what it answers."""
+
+    url: str = ""
+    status: int = 200
+    got: list[tuple[str, str]] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.got.append((request.path, await request.text()))
+        return web.Response(status=self.status)
+
+    def taken(self) -> list[tuple[str, str]]:
+        got, self.got = self.got, []
+        return got
+
+
+@asynccontextmanager
+async def receiving():
+    receiver = Receiver()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", receiver.take)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0]
+    receiver.url = f"http://{host}:{port}"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def receiver():
+    async with receiving() as running:
+        yield running
+
+
+def samples(path) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Each sample of a metrics file by its name and the values of its labels, which stand in the order of their names."""
+    text = path.read_text()
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_say_what_the_warehouse_says(at_work, warehouse) -> None:
+    command, running = at_work
+    path = command.folder / "cortex.prom"
+    workflow_id = next(iter(running.world.workflows))
+    run_id = next(iter(running.world.runs[workflow_id]))
+    running.world.raw[run_id] = b'{"id": "' + run_id.encode() + b'", "status": 7}'
+    before = time.time()
+    assert (await command("sync", "--quiet", "--metrics-file", "cortex.prom")).code == 0
+    found = samples(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    rows = await warehouse.fetch("SELECT * FROM sync_health")
+    assert len(rows) == len(running.world.workflows)
+    for row in rows:
+        stream = (row["app_id"], row["workflow_id"])
+        assert found["cortex_etl_stream_api_runs", stream] == len(running.world.runs[row["workflow_id"]])
+        assert found["cortex_etl_stream_warehouse_runs", stream] == row["warehouse_count"]
+        assert found["cortex_etl_stream_quarantined_runs", stream] == row["quarantined"]
+        assert found["cortex_etl_stream_last_success_timestamp_seconds", stream] == pytest.approx(
+            row["last_succeeded_at"].timestamp()
+        )
+        assert found["cortex_etl_stream_failing", stream] == 0
+        assert found["cortex_etl_stream_sync_runs", stream] == row["warehouse_count"]
+        assert found["cortex_etl_stream_sync_requests", stream] >= 1
+        assert found["cortex_etl_stream_lag_seconds", stream] > 0
+    (spoilt_stream,) = [tuple(row)[:2] for row in rows if row["workflow_id"] == workflow_id]
+    assert found["cortex_etl_stream_quarantined_runs", spoilt_stream] == 1
+    assert found["cortex_etl_stream_sync_rejects", spoilt_stream] == 1
+    assert found["cortex_etl_sync_exit_code", ("sync",)] == 0
+    assert found["cortex_etl_last_success_timestamp_seconds", ()] >= before - 1
+    ledger = await warehouse.fetchrow("SELECT requests, runs_inserted FROM etl_syncs")
+    assert found["cortex_etl_sync_requests", ("sync",)] == ledger["requests"]
+    assert found["cortex_etl_sync_runs", ("inserted", "sync")] == ledger["runs_inserted"]
+    loaded = sum(found["cortex_etl_stream_sync_rows", tuple(row)[:2]] for row in rows)
+    written = 0
+    for table in ("runs", "run_steps", "run_step_calls", "run_usage_calls"):
+        written += await warehouse.fetchval(f"SELECT count(*) FROM {table}")
+    assert loaded >= written
+    open_runs = sum(found["cortex_etl_stream_open_runs", tuple(row)[:2]] for row in rows)
+    assert open_runs == await warehouse.fetchval("SELECT count(*) FROM open_runs")
+
+
+async def test_what_is_known_of_the_streams_outlives_a_database_that_is_away(at_work) -> None:
+    command, _ = at_work
+    path = command.folder / "cortex.prom"
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write("metrics: {file: cortex.prom}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    before = samples(path)
+    command.environment["CORTEX_ETL__DATABASE__URL"] = "postgresql://nobody@127.0.0.1:9/none"
+    assert (await command("sync", "--quiet")).code == 4
+    after = samples(path)
+    assert after["cortex_etl_sync_exit_code", ("sync",)] == 4
+    kept = {key for key in before if key[0].startswith("cortex_etl_stream_") or "last_success" in key[0]}
+    assert kept
+    assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
+
+
+async def test_a_metrics_file_that_cannot_be_written_fails_nothing(at_work) -> None:
+    command, _ = at_work
+    ended = await command("sync", "--metrics-file", "no/such/folder/cortex.prom")
+    assert ended.code == 0
+    (line,) = [json.loads(each) for each in ended.err.splitlines() if "metrics.refused" in each]
+    assert line["error"] == "No such file or directory"
+    assert [each.name for each in command.folder.iterdir() if "prom" in each.name] == []
+
+
+async def test_the_webhook_hears_of_changes_and_of_nothing_else(at_work, receiver) -> None:
+    command, running = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"alerts: {{on_state_change: '{receiver.url}/hook/T0-secret'}}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    assert receiver.taken() == []  # it was never bad
+    workflow_id = next(iter(running.world.workflows))
+    running.faults.on(
+        lambda request: workflow_id in request.path and lists_runs(request), Status(403, message="not yours")
+    )
+    assert (await command("sync", "--quiet")).code == 1
+    ((path, body),) = receiver.taken()
+    told = json.loads(body)
+    assert path == "/hook/T0-secret"
+    assert (told["state"], told["was"], told["exit_code"], told["streams_in_trouble"]) == ("bad", "good", 1, 1)
+    assert told["streams"][0]["workflow_id"] == workflow_id
+    assert "not yours" in told["text"]
+    assert running.key not in body
+    assert (await command("sync", "--quiet")).code == 1
+    assert receiver.taken() == []  # it is as bad as before
+    running.faults.clear()
+    assert (await command("sync", "--quiet", "--workflow", workflow_id)).code == 0
+    assert receiver.taken() == []  # another question
+    assert (await command("sync", "--quiet")).code == 0
+    ((_, body),) = receiver.taken()
+    assert (json.loads(body)["event"], json.loads(body)["was"]) == ("sync.good", "bad")
+    assert (await command("sync", "--quiet")).code == 0
+    assert receiver.taken() == []
+
+
+async def test_what_was_not_taken_is_told_again_and_fails_nothing(at_work, receiver) -> None:
+    command, running = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(
+            f"alerts: {{on_state_change: '{receiver.url}/T0-secret', ping_url: 'http://127.0.0.1:9/T1-secret'}}\n"
+        )
+    running.faults.on(anything, Status(401, message="no such key"))
+    receiver.status = 500
+    ended = await command("sync")
+    assert ended.code == 3
+    assert len(receiver.taken()) == 2  # tried twice
+    assert "alert.refused" in ended.err
+    assert "-secret" not in ended.err + ended.out
+    receiver.status = 200
+    assert (await command("sync")).code == 3
+    assert len(receiver.taken()) == 1
+    assert (await command("sync")).code == 3
+    assert receiver.taken() == []
+
+
+async def test_a_database_that_is_away_is_told_once(at_work, receiver) -> None:
+    command, _ = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"alerts: {{on_state_change: '{receiver.url}/'}}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    command.environment["CORTEX_ETL__DATABASE__URL"] = "postgresql://nobody@127.0.0.1:9/none"
+    for times in (1, 0):
+        assert (await command("sync", "--quiet")).code == 4
+        assert len(receiver.taken()) == times
+    del command.environment["CORTEX_ETL__DATABASE__URL"]
+    for times in (1, 0):
+        assert (await command("sync", "--quiet")).code == 0
+        assert len(receiver.taken()) == times
+
+
+async def test_the_dead_mans_switch(at_work, receiver, database_url) -> None:
+    command, running = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"alerts: {{ping_url: '{receiver.url}/ping/uuid?x=1'}}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    assert [path for path, _ in receiver.taken()] == ["/ping/uuid/start", "/ping/uuid"]
+    assert (await command("sync", "--quiet", "--dry-run")).code == 0
+    assert receiver.taken() == []
+    running.faults.on(anything, Status(401, message="no such key"))
+    assert (await command("sync", "--quiet")).code == 3
+    ((path, body),) = receiver.taken()
+    assert path == "/ping/uuid/fail"
+    assert "no such key" in body
+
+
+async def test_who_finds_all_held_says_nothing(at_work, receiver, warehouse) -> None:
+    command, running = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"alerts: {{ping_url: '{receiver.url}/ping', on_state_change: '{receiver.url}/hook'}}\n")
+        file.write("metrics: {file: cortex.prom}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    written = (command.folder / "cortex.prom").read_text()
+    receiver.taken()
+    for row in await warehouse.fetch("SELECT app_id, workflow_id FROM etl_streams"):
+        name = "\n".join(("cortex", "stream", *row))
+        await warehouse.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+    ended = await command("sync", "--quiet")
+    assert (ended.code, ended.out, ended.err) == (75, "", "")
+    assert receiver.taken() == []
+    assert (command.folder / "cortex.prom").read_text() == written
+    assert await warehouse.fetchval("SELECT status FROM etl_syncs ORDER BY id DESC LIMIT 1") == "skipped"
