@@ -152,7 +152,7 @@ def _step_rows(run: RunShape, usage: list[Row], stream: Stream) -> tuple[list[Ro
     """The rows of the steps and of their calls; those of the steps' credits are added to `usage`."""
     run_id = run.id
     credit = (run.usage.steps if run.usage is not None else None) or {}
-    output = run.output or {}
+    output = _by_key(run.output) if isinstance(run.output, list) else run.output or {}
     if "" in output or "" in credit:
         raise SurpriseError  # '' is also the key of the run's own tree
     steps, calls = list[Row](), list[Row]()
@@ -168,6 +168,14 @@ def _step_rows(run: RunShape, usage: list[Row], stream: Stream) -> tuple[list[Ro
         if used is not None and used.calls:
             _flatten(usage, run_id, row[1], used.calls)
     return steps, calls
+
+
+def _by_key(items: list[StepShape]) -> dict[str, StepShape | None]:
+    """Steps in the older list form, by their keys."""
+    steps: dict[str, StepShape | None] = {step.key: step for step in items if step.key is not None}
+    if len(steps) < len(items):
+        raise SurpriseError  # a step without a key, or two with the same
+    return steps
 
 
 def _step_row(

@@ -79,7 +79,7 @@ class RetentionShape(_Shape):
 
 
 class RunShape(_Shape):
-    """As `models.Run`, `output` in its present form: a map."""
+    """As `models.Run`; `output` is a map, in its older form a list."""
 
     id: str
     app_id: str | None = None
@@ -99,7 +99,7 @@ class RunShape(_Shape):
     record_id: str | None = None
     input: Raw = NULL
     result: Raw = NULL
-    output: dict[str, StepShape | None] | None = None
+    output: dict[str, StepShape | None] | list[StepShape] | None = None
     usage: RunUsageShape | None = None
     retention: RetentionShape | None = None
     retention_due_at: str | None = None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BATCH_ITEMS = 1000
 """Items after which a batch is handed on; one transaction takes about this many runs."""
 
+LINGER_S = 0.1
+"""How long a batch waits for a page that is under way: commits of few runs cost PostgreSQL much more a run."""
+
 
 class Listing:
     """The runs of one workflow as the API lists them.
@@ -132,7 +135,7 @@ class Listing:
                     return
                 ready: list[Page] = []
                 ended = False
-                while not ended and due in tasks and (not ready or _may_join(ready, tasks[due])):
+                while not ended and due in tasks and (not ready or await _joins(ready, tasks[due])):
                     page = await tasks.pop(due)
                     ended = await guard.is_end(page, self.extent.take)
                     if not ended:
@@ -161,5 +164,10 @@ class Listing:
         return number == due or (pages is not None and number <= pages)
 
 
-def _may_join(ready: list[Page], task: asyncio.Task[Page]) -> bool:
-    return task.done() and sum(len(page.items) for page in ready) < BATCH_ITEMS
+async def _joins(ready: list[Page], task: asyncio.Task[Page]) -> bool:
+    """Whether a page belongs to the batch that is ready: there is room, and it arrives soon."""
+    if sum(len(page.items) for page in ready) >= BATCH_ITEMS:
+        return False
+    if not task.done():
+        await asyncio.wait((task,), timeout=LINGER_S)
+    return task.done()

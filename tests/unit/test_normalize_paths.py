@@ -105,6 +105,9 @@ def runs(*, tame: bool) -> st.SearchStrategy[dict[str, Any]]:
     steps = st.lists(documents(type=text, key=key, position=st.lists(number, max_size=3)), max_size=2)
     body = {"key": text, "input": free, "steps": steps}
     outputs = st.dictionaries(key, step | st.none(), max_size=3)
+    listed = st.dictionaries(key, step, max_size=3).map(
+        lambda steps: [step | {"key": step_key} for step_key, step in steps.items()]
+    )
     run_usage = documents(
         total=credit, calls=st.lists(node, max_size=2), steps=st.dictionaries(key, usage | st.none(), max_size=3)
     )
@@ -120,7 +123,7 @@ def runs(*, tame: bool) -> st.SearchStrategy[dict[str, Any]]:
             **dict.fromkeys(("started_at", "ended_at", "created_at", "updated_at", "retention_due_at"), date),
             **dict.fromkeys(("input", "result"), free),
             version=number,
-            output=outputs if tame else outputs | st.lists(step, max_size=2),
+            output=outputs | listed if tame else outputs | listed | st.lists(step, max_size=2),
             usage=run_usage,
             retention=documents(max_age_in_seconds=number, preserve_on_failure=wild(st.booleans(), ["yes", 1])),
         ),
@@ -185,7 +188,9 @@ def test_what_the_fast_path_takes_the_careful_one_makes_the_same_of(
         run_bytes(retention={"max_age_in_seconds": 2**63}),
         run_bytes(created_at="10000-01-01T00:00:00Z"),
         run_bytes(created_at="yesterday"),
-        run_bytes(output=[{"key": "a"}]),
+        run_bytes(output=[{"status": "FAILED"}]),
+        run_bytes(output=[{"key": "a"}, {"key": "a"}]),
+        run_bytes(output=[None]),
         run_bytes(output={"": {}}),
         run_bytes(output={"a": {"key": "b"}}),
         run_bytes(output={"a": {"start": 1e30}}),
