@@ -72,8 +72,6 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
 async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
     transaction = connection.transaction(readonly=True)
     await transaction.start()
-    # Once a transaction has read, nothing in it can make it writable.
-    await connection.execute("SELECT 1")
     # A prepared statement is one statement: "COMMIT; DELETE ..." is refused as a whole.
     statement = await connection.prepare(sql)
     records = await statement.fetch()
