@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -24,16 +25,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 @command(app, "init")
 def init(call: Invocation) -> None:
-    """Write a commented starter `config.yaml`; never overwrites.
+    """Write a commented starter `config.yaml`, and its JSON schema for editors beside it; never overwrites.
 
     Example: `cortex-etl init && $EDITOR config.yaml && cortex-etl doctor`
     """
-    from etl.config.starter import STARTER
+    from etl.config.starter import SCHEMA, SCHEMA_NAME, STARTER
 
     path = call.config or Path("config.yaml")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(STARTER)
+        with suppress(FileExistsError), path.with_name(SCHEMA_NAME).open("x", encoding="utf-8") as file:
+            file.write(SCHEMA)
     except FileExistsError:
         raise SettingsError(
             f"{path} is there already; nothing was changed", mend=f"Edit it, or remove it first: rm {path}"
@@ -88,6 +91,17 @@ def config_show(call: Invocation, *, json: JsonOption = False) -> None:
         typer.echo(encode_json([{"key": key, "value": value, "from": place} for key, value, place in rows]))
         return
     show(table(["key", "value", "from"], rows))
+
+
+@command(config_group, "schema")
+def config_schema(_call: Invocation) -> None:
+    """Print the JSON schema of `config.yaml`, from which editors complete and check it.
+
+    Example: `cortex-etl config schema > config.schema.json`
+    """
+    from etl.config.starter import SCHEMA
+
+    typer.echo(SCHEMA, nl=False)
 
 
 def _in_force(settings: Settings) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from etl.config.starter import STARTER
+from etl.config.starter import SCHEMA, STARTER
 from etl.db.migrate import migrations
 
 NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -18,6 +18,8 @@ async def test_init_writes_a_file_that_works_and_never_overwrites(command) -> No
     first = await command("init")
     assert (first.code, first.err) == (0, "")
     assert (command.folder / "config.yaml").read_text() == STARTER
+    assert (command.folder / "config.schema.json").read_text() == SCHEMA
+    assert (await command("config", "schema")).out == SCHEMA
     command.configure("# mine\n")
     second = await command("init")
     assert second.code == 2

@@ -203,7 +203,8 @@ def test_the_starter_is_the_defaults(write) -> None:
 
 
 def test_the_starter_is_the_example_in_the_repository() -> None:
-    assert (ROOT / "config.yaml").read_text() == STARTER
+    example = (ROOT / "config.yaml").read_text()
+    assert example.replace("$schema=docs/", "$schema=", 1) == STARTER, "the schema alone stands elsewhere there"
 
 
 def test_the_starter_shows_every_setting() -> None:

@@ -1,0 +1,91 @@
+"""The JSON schema of `config.yaml`, from which editors complete keys, explain them and mark mistakes.
+
+It is made from the settings' own models; what each key means is said by its comment in the starter file.
+`python -m etl.config.schema` prints it: docs/config.schema.json and etl/config/config.schema.json are its output.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from etl.config import Settings
+from etl.config.duration import format_duration
+from etl.config.starter import STARTER
+
+_SECTION = re.compile(r"(?P<key>[a-z_]+):")
+_KEY = re.compile(r"\s+(?:- |# )?(?P<key>[a-z_]+):.*?\s#\s(?:<- )?(?P<meaning>.+)")
+_MORE = re.compile(r"\s{20,}#\s(?P<meaning>.+)")
+_REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
+_DURATION = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhdSMHD]?\s*$"}
+
+
+def json_schema() -> dict[str, Any]:
+    """Make the schema; any value may also be a reference to the environment, `${NAME}`."""
+    made = Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    parts = made.pop("$defs")
+    meanings = _meanings(STARTER)
+    sections = {"": made} | {
+        name: parts[(part.get("items") or part)["$ref"].rpartition("/")[2]]
+        for name, part in made["properties"].items()
+        if "$ref" in (part.get("items") or part)
+    }
+    for section, model in sections.items():
+        model.pop("title", None)
+        for key, value in model["properties"].items():
+            if key not in sections:
+                model["properties"][key] = _explained(value, meanings.get((section, key)))
+    made["properties"]["apps"].pop("title")
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",  # the latest that editors know all of
+        "title": "Settings of cortex-etl",
+        "description": "Durations: 45s, 10m, 1h, 7d, seconds. ${NAME} and ${NAME:-default} come from the environment.",
+        **{key: value for key, value in made.items() if key != "description"},
+        "definitions": parts,
+    }
+
+
+def render() -> str:
+    """The schema as text."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _explained(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:
+    """A key's schema with what it means, open to references, without what only noise comes from."""
+    told = {key: value[key] for key in ("default",) if key in value}
+    kinds = [
+        {key: part for key, part in kind.items() if key not in {"default", "title", "format", "writeOnly"}}
+        for kind in value.get("anyOf", [value])
+    ]
+    if value.get("format") == "duration":
+        told["default"] = format_duration(TypeAdapter(timedelta).validate_python(value["default"]))
+        kinds = [_DURATION, {"type": "number", "minimum": 0}]
+    if {"type": "string"} not in kinds:
+        kinds.append(_REFERENCE)
+    kind = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    return ({"description": meaning} if meaning else {}) | kind | told
+
+
+def _meanings(starter: str) -> dict[tuple[str, str], str]:
+    """What the comments of the starter say of each key, by section ('' at the top) and key."""
+    found: dict[tuple[str, str], str] = {}
+    section, last = "", None
+    for line in starter.splitlines():
+        if last and (more := _MORE.fullmatch(line)):
+            found[last] += " " + more["meaning"]
+            continue
+        opened, keyed = _SECTION.match(line), _KEY.fullmatch(line if line.startswith(" ") else f" {line}")
+        if opened:
+            section = "" if keyed else opened["key"]
+        last = (section, keyed["key"]) if keyed else None
+        if last and keyed:
+            found[last] = keyed["meaning"]
+    return found
+
+
+if __name__ == "__main__":
+    print(render(), end="")  # noqa: T201 - this is what it is for

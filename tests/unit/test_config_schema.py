@@ -1,0 +1,95 @@
+"""The JSON schema that editors read: current, explained throughout, and of one mind with the settings themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+from etl.config import Settings, load
+from etl.config.problems import all_keys
+from etl.config.schema import json_schema, render
+from etl.config.starter import SCHEMA, SCHEMA_NAME, STARTER
+from etl.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+VALIDATOR = Draft7Validator(json_schema())
+
+
+def keys(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Any:
+    for key, value in schema["properties"].items():
+        part = value.get("items", value) if key == "apps" else value
+        yield (*path, key), part
+        if "$ref" in part:
+            yield from keys(json_schema()["definitions"][part["$ref"].rpartition("/")[2]], (*path, key))
+
+
+def test_the_schema_is_current() -> None:
+    mend = "run: python -m etl.config.schema | tee docs/config.schema.json > etl/config/config.schema.json"
+    assert render() == SCHEMA == (ROOT / "docs" / "config.schema.json").read_text(), mend
+
+
+def test_it_is_a_schema_of_every_key() -> None:
+    Draft7Validator.check_schema(json_schema())
+    assert [path for path, _ in keys(json_schema())] == all_keys(Settings)
+
+
+def test_every_key_is_explained() -> None:
+    sections = json_schema()["definitions"]
+    assert all(section["description"] for section in sections.values())
+    assert [path for path, part in keys(json_schema()) if "$ref" not in part and "description" not in part] == []
+
+
+def test_the_starter_passes_and_names_it() -> None:
+    VALIDATOR.validate(yaml.safe_load(STARTER))
+    assert STARTER.startswith(f"# yaml-language-server: $schema={SCHEMA_NAME}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "api: {requests_per_minute: 1, timeout_s: 0.5, key: sk-1}",
+        "api: {concurrency: '${PLACES:-4}', verbose: '${VERBOSE:-true}', origin: '${ORIGIN:-TEST}'}",
+        "apps: [{id: app_1, workflows: [wf_1, wf_2]}, {id: app_2, workflows: all, key: sk-2}]",
+        "sync: {lookback: 90, reconcile_every: 0}",
+        "sync: {lookback: 1.5h, reconcile_every: '7d'}",
+        "database: {url: null, schema: mine}",
+        "payloads: {store: none, redact: [$.input.email], retention: honour}",
+    ],
+)
+def test_what_the_settings_take_passes(text, tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    load(tmp_path / "config.yaml", {})
+    VALIDATOR.validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apy: {}",
+        "api: {base_ulr: https://api.withcortex.ai}",
+        "api: {concurrency: many}",
+        "api: {concurrency: 0}",
+        "api: {page_size: 10001}",
+        "api: {timeout_s: 0}",
+        "api: {origin: test}",
+        "api: {verbose: 7}",
+        "apps: [{workflows: all}]",
+        "apps: [{id: app_1, workflow: wf_1}]",
+        "apps: [{id: app_1, workflows: some}]",
+        "apps: app_1",
+        "sync: {lookback: 1 week}",
+        "sync: {reconcile_every: -1}",
+        "payloads: {retention: honor}",
+        "payloads: {redact: $.input}",
+    ],
+)
+def test_what_the_settings_refuse_does_not_pass(text, tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(SettingsError):
+        load(tmp_path / "config.yaml", {})
+    assert not VALIDATOR.is_valid(yaml.safe_load(text))
