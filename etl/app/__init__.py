@@ -1,6 +1,7 @@
 """The one place that puts the parts together: what each command calls."""
 
 from etl.app.planning import Plan, StreamPlan, make_plan
+from etl.app.privacy import forget, reader_grants
 from etl.app.rejects import RetryReport, list_rejects, retry_rejects
 from etl.app.reporting import StatusReport, StreamStatus, status_report
 from etl.app.summary import StreamSummary, SyncSummary
@@ -14,8 +15,10 @@ __all__ = [
     "StreamStatus",
     "StreamSummary",
     "SyncSummary",
+    "forget",
     "list_rejects",
     "make_plan",
+    "reader_grants",
     "retry_rejects",
     "run_sync",
     "status_report",

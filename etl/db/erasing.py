@@ -7,6 +7,7 @@ before it ends (`erase_landed`), so that no process can bring a run back that it
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def quotations(record_ids: Iterable[str]) -> list[bytes]:
     found: set[bytes] = set()
     for record_id in record_ids:
         found.add(msgspec.json.encode(record_id))
-        found.add(b'"' + record_id.encode("ascii", "backslashreplace") + b'"')
+        found.add(json.dumps(record_id).encode())
     return sorted(found)
 
 

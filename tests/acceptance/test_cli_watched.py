@@ -212,7 +212,7 @@ async def test_the_dead_mans_switch(at_work, receiver, database_url) -> None:
 
 
 async def test_who_finds_all_held_says_nothing(at_work, receiver, warehouse) -> None:
-    command, running = at_work
+    command, _ = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{ping_url: '{receiver.url}/ping', on_state_change: '{receiver.url}/hook'}}\n")
         file.write("metrics: {file: cortex.prom}\n")

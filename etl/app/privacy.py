@@ -1,0 +1,118 @@
+"""Who may see what, and what nobody may see any more: grants for readers, and erasing for good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from etl.app.warehouse import bring_up_to_date, database_url
+from etl.db import erasing
+from etl.db.connect import connect, quote_identifier, refused_right
+from etl.db.statements import statements
+from etl.errors import DatabaseError, SettingsError
+from etl.events import ignore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etl.config import Settings
+    from etl.db.erasing import Forgotten
+
+_SQL = statements("grants")
+_NOT_FOR_READERS = ("etl_tombstones", "etl_settings")
+_BYTES_OF_REJECTS = "payload"
+
+
+async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Sequence[str] = ()) -> Forgotten:
+    """Erase runs, or all runs of records, for good; they do not come back.
+
+    Args:
+        settings: where the warehouse is.
+        runs: ids of runs.
+        records: ids of records.
+
+    Raises:
+        SettingsError: nothing is named, or an id is empty.
+        DatabaseError: the database cannot be reached or used.
+    """
+    if not (runs or records) or not all(each.strip() for each in (*runs, *records)):
+        raise SettingsError("nothing to forget is named", mend="Name it: --run ID, or --record ID.")
+    url = await database_url(settings)
+    await bring_up_to_date(url, settings, ignore)
+    schema = settings.database.schema_name
+    connection = await connect(url, schema)
+    try:
+        return await erasing.forget(connection, runs, records)
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise refused_right(refusal, schema) from refusal
+    finally:
+        await connection.close()
+
+
+async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -> list[str]:
+    """What lets a role read the warehouse and nothing else: SQL, one statement each.
+
+    All tables and views, but for the bytes in quarantine and for what says who was forgotten.
+
+    Args:
+        settings: where the warehouse is.
+        role: the reader's; it must exist where the grants are applied.
+        apply: run them, all or none.
+
+    Raises:
+        DatabaseError: the database cannot be reached, the role does not exist, or rights to grant these are missing.
+    """
+    url = await database_url(settings)
+    await bring_up_to_date(url, settings, ignore)
+    schema = settings.database.schema_name
+    connection = await connect(url, schema)
+    try:
+        grants = await _grants(connection, schema, role)
+        if apply:
+            await _apply(connection, schema, role, grants)
+        return grants
+    finally:
+        await connection.close()
+
+
+async def _grants(connection: asyncpg.Connection, schema: str, role: str) -> list[str]:
+    space, reader = quote_identifier(schema), _quoted_role(role)
+    place = await connection.fetchrow(_SQL["place"], schema, role)
+    assert place is not None  # noqa: S101 - the statement always gives one row
+    relations = [row["name"] for row in await connection.fetch(_SQL["relations"], schema)]
+    columns = [row["name"] for row in await connection.fetch(_SQL["columns"], schema, "etl_rejects")]
+    whole = [name for name in relations if name not in (*_NOT_FOR_READERS, "etl_rejects")]
+    shown = ", ".join(quote_identifier(name) for name in columns if name != _BYTES_OF_REJECTS)
+    grants = (
+        [] if place["may_connect"] else [f"GRANT CONNECT ON DATABASE {quote_identifier(place['name'])} TO {reader}"]
+    )
+    grants.append(f"GRANT USAGE ON SCHEMA {space} TO {reader}")
+    grants += [f"GRANT SELECT ON {space}.{quote_identifier(name)} TO {reader}" for name in whole]
+    grants.append(f"GRANT SELECT ({shown}) ON {space}.etl_rejects TO {reader}")
+    owner = quote_identifier(place["owner"])
+    # What an upgrade adds is readable without another grant.
+    grants.append(f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {space} GRANT SELECT ON TABLES TO {reader}")
+    return grants
+
+
+async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants: Sequence[str]) -> None:
+    try:
+        async with connection.transaction():
+            for grant in grants:
+                await connection.execute(grant)
+    except asyncpg.UndefinedObjectError:
+        raise DatabaseError(
+            f"there is no role {role}",
+            mend=f"Make it first, as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
+        ) from None
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise refused_right(refusal, schema) from refusal
+    except asyncpg.PostgresError as refusal:
+        raise DatabaseError(f"PostgreSQL refused a grant: {refusal}", mend="Mend what the message names.") from refusal
+
+
+def _quoted_role(role: str) -> str:
+    if not role or "\0" in role or len(role.encode(errors="replace")) > 63:
+        raise SettingsError(f"{role!r} cannot be the name of a role", mend="Name one of 1 to 63 characters.")
+    return '"' + role.replace('"', '""') + '"'
