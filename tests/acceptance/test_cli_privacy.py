@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from urllib.parse import urlsplit
 
 
 async def test_forget_erases_and_says_what(at_work, warehouse) -> None:
@@ -25,7 +26,7 @@ async def test_forget_erases_and_says_what(at_work, warehouse) -> None:
 
 async def test_grant_prints_what_psql_takes_or_applies_it(at_work, warehouse, database_url) -> None:
     command, _ = at_work
-    role = database_url.rpartition("/")[2].partition("?")[0]  # as unlikely to be there already as the database's name
+    role = urlsplit(database_url).path[1:]  # as unlikely to be there already as the database's name
     printed = await command("grant", role)
     assert printed.code == 0
     assert f'GRANT USAGE ON SCHEMA "cortex" TO "{role}";' in printed.out
