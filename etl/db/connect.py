@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
+from etl.db.pooling import not_passed_on, refuse_what_pools_lose
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -47,8 +48,13 @@ async def connect(
     if read_only:
         settings["default_transaction_read_only"] = "on"
     connecting = asyncpg.connect(url, server_settings=settings, timeout=_CONNECT_TIMEOUT_S)
-    connection: asyncpg.Connection = await _reach(connecting, url)
-    await prepare(connection)
+    connection: asyncpg.Connection = await _reach(connecting, url, schema)
+    try:
+        await refuse_what_pools_lose(connection, url, _place(url), schema)
+        await prepare(connection)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 
@@ -68,7 +74,7 @@ async def create_pool(
         server_settings=_server_settings(schema, application_name),
         timeout=_CONNECT_TIMEOUT_S,
     )
-    pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url)
+    pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url, schema)
     return pool
 
 
@@ -131,9 +137,13 @@ def refused_right(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
     )
 
 
-async def _reach(opening: Awaitable[Any], url: str) -> Any:
+async def _reach(opening: Awaitable[Any], url: str, schema: str) -> Any:
     try:
         return await opening
+    except asyncpg.ProtocolViolationError as failure:
+        if "startup parameter" in str(failure):
+            raise not_passed_on(_place(url), schema) from None
+        raise _unreachable(failure, url) from None
     except _CONNECT_FAILURES as failure:
         # The chain is cut: the driver's own message may quote the URL with its password.
         raise _unreachable(failure, url) from None

@@ -1,0 +1,63 @@
+"""Between the program and PostgreSQL: poolers that lose a session are refused, those that keep it work."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from transaction_pooler import pooling
+
+from etl.db.connect import connect, create_pool
+from etl.db.pooling import _keeps_its_server
+from etl.errors import DatabaseError
+
+SEARCH_PATH = frozenset({"search_path"})
+
+
+async def test_a_connection_to_the_server_itself_is_no_pooler(database_url) -> None:
+    connection = await connect(database_url, "cortex")
+    assert connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()")
+    await connection.close()
+
+
+async def test_a_pooler_that_refuses_the_search_path_is_told_from_a_server_that_is_away(database_url) -> None:
+    async with pooling(database_url, "transaction") as pooler:
+        for opening in (connect(pooler.url, "cortex"), create_pool(pooler.url, "cortex", size=2)):
+            with pytest.raises(DatabaseError, match="does not pass search_path on") as refused:
+                await opening
+            assert "ALTER ROLE <role> SET search_path TO cortex" in refused.value.mend
+            assert urlsplit(pooler.url).netloc.rpartition("@")[2] in refused.value.message
+
+
+async def test_transaction_mode_is_refused(database_url) -> None:
+    async with pooling(database_url, "transaction", SEARCH_PATH) as pooler:
+        for _ in range(2):  # the second time, the first one's prepared statements are in the way
+            with pytest.raises(DatabaseError, match="in transaction mode") as refused:
+                await connect(pooler.url, "cortex")
+            assert "pool_mode = session" in refused.value.mend
+            assert refused.value.exit_code == 4
+
+
+async def test_session_mode_works_where_the_role_has_the_search_path(database_url, warehouse) -> None:
+    name = urlsplit(database_url).path[1:]
+    async with pooling(database_url, "session", SEARCH_PATH) as pooler:
+        assert await _keeps_its_server(pooler.url)
+        with pytest.raises(DatabaseError, match="does not pass search_path on"):
+            await connect(pooler.url, "cortex")
+        await warehouse.execute(f"ALTER DATABASE {name} SET search_path TO cortex")
+        connection = await connect(pooler.url, "cortex")
+        assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+        await connection.close()
+
+
+async def test_the_pooler_of_these_tests_loses_a_session(database_url) -> None:
+    """Or else the tests above would show nothing."""
+    async with pooling(database_url, "transaction", SEARCH_PATH) as pooler:
+        assert not await _keeps_its_server(pooler.url)
+        first = await asyncpg.connect(pooler.url, statement_cache_size=0)
+        second = await asyncpg.connect(pooler.url, statement_cache_size=0)
+        await first.execute("SELECT set_config('application_name', 'mine', false)")
+        assert await second.fetchval("SELECT current_setting('application_name')") == "mine"
+        await first.close()
+        await second.close()
