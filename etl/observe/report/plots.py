@@ -32,11 +32,6 @@ class Series:
     values: list[float]
 
 
-def warm_up() -> None:
-    """Start the drawing engine, which takes a second or two the first time."""
-    _draw(_chart("points").mark_point().encode(x="x:Q"), points=[{"x": 0}])
-
-
 def stacked_days(days: Sequence[date], series: Sequence[Series], width: int) -> str:
     """Draw values a day, stacked: bars, or steps of an area for very many days.
 
@@ -143,7 +138,7 @@ def _rates(stretches: Sequence[Stretch]) -> list[dict[str, Any]]:
 
 def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
     rates = alt.Scale(domain=[0, max(0.1, highest)], nice=True)
-    return (
+    bars_of_rates: alt.Chart = (
         _chart("rates")
         .mark_bar(color="var(--failed)")
         .encode(
@@ -153,6 +148,7 @@ def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
             y2="base:Q",
         )
     )
+    return bars_of_rates
 
 
 def _durations(stretches: Sequence[Stretch]) -> tuple[list[dict[str, Any]], str]:
@@ -172,7 +168,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str) -> alt.Cha
     colour = alt.Color(
         "which:N", scale=alt.Scale(domain=["p50", "p95"], range=["var(--median)", "var(--tail)"]), legend=None
     )
-    return (
+    lines: alt.Chart = (
         _chart("durations")
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True))
         .encode(
@@ -181,6 +177,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str) -> alt.Cha
             color=colour,
         )
     )
+    return lines
 
 
 def _published(days: Sequence[date], versions: Sequence[tuple[datetime, int]]) -> list[dict[str, Any]]:
@@ -228,12 +225,13 @@ def bars(values: Sequence[Bar], colour: str) -> str:
         {"place": place, "label": each.label, "low": each.low, "high": min(each.value, _LARGEST), "amount": each.amount}
         for place, each in enumerate(values)
     ]
-    room = alt.Scale(domain=[0, max(each["high"] for each in rows) or 1], nice=False)
+    longest = max(min(each.value, _LARGEST) for each in values) or 1.0
+    room = alt.Scale(domain=[0, longest], nice=False)
     chart = _chart("bars")
     y = alt.Y("place:O", axis=None)
     x = alt.X("low:Q", scale=room, axis=None)
     track = chart.mark_bar(height=7, yOffset=9, color="var(--track)").encode(
-        y=y, x=alt.datum(0, type="quantitative", scale=room, axis=None), x2=alt.datum(room.domain[1])
+        y=y, x=alt.datum(0, type="quantitative", scale=room, axis=None), x2=alt.datum(longest)
     )
     bar = chart.mark_bar(height=7, yOffset=9, color=colour).encode(y=y, x=x, x2="high:Q")
     label = chart.mark_text(align="left", dy=-7, color="var(--text)", limit=NARROW - 136).encode(
@@ -242,7 +240,8 @@ def bars(values: Sequence[Bar], colour: str) -> str:
     amount = chart.mark_text(align="right", dy=-7, color="var(--muted)").encode(
         y=y, x=alt.value(NARROW), text="amount:N"
     )
-    return _draw(alt.layer(track, bar, label, amount).properties(width=NARROW, height=36 * len(rows)), bars=rows)
+    drawn = alt.LayerChart(layer=[track, bar, label, amount])
+    return _draw(drawn.properties(width=NARROW, height=36 * len(rows)), bars=rows)
 
 
 def _ms(day: date) -> int:
@@ -269,9 +268,8 @@ def _days_axis(days: Sequence[date], width: int) -> alt.Axis:
     )
 
 
-def _value_axis(form: str, ticks: int = 4, label: str | None = None) -> alt.Axis:
-    options = {"labelExpr": label} if label else {}
-    return alt.Axis(format=form, tickCount=ticks, domain=False, ticks=False, labelPadding=6, **options)
+def _value_axis(form: str, ticks: int = 4, label: str = "datum.label") -> alt.Axis:
+    return alt.Axis(format=form, tickCount=ticks, domain=False, ticks=False, labelPadding=6, labelExpr=label)
 
 
 def _panel_title(text: str) -> alt.TitleParams:

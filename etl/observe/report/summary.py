@@ -142,17 +142,16 @@ def workflows(facts: Facts) -> list[WorkflowSummary]:
     for each in facts.durations:
         durations[each.workflow_id].append(each)
     versions: dict[str | None, list[VersionChange]] = defaultdict(list)
-    for change in facts.versions:
-        versions[change.workflow_id].append(change)
+    for version in facts.versions:
+        versions[version.workflow_id].append(version)
     found = []
     for workflow_id, days in by_day.items():
-        change = split_by(days, lambda _: True)
         measured = durations[workflow_id]
         found.append(
             WorkflowSummary(
                 workflow_id,
                 labels(workflow_id),
-                change.since,
+                split_by(days, lambda _: True).since,
                 dict(days),
                 next((each for each in measured if each.stretch is None), None),
                 sorted((each for each in measured if each.stretch is not None), key=lambda each: each.stretch or 0),

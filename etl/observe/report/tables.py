@@ -38,7 +38,7 @@ class Table:
 
     caption: str
     headings: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: Sequence[tuple[Cell, ...]]
 
     @property
     def has_messages(self) -> bool:

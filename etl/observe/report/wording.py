@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import date, datetime
-    from decimal import Decimal
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))  # seconds in each, largest first
 NOTHING = "\u2013"
@@ -35,16 +34,17 @@ def percent(rate: float | None) -> str:
     return f"{rate * 100:.0f}{_GAP}%" if rate >= 0.0995 or rate == 0 else f"{rate * 100:.1f}{_GAP}%"
 
 
-def credit(amount: Decimal | float) -> str:
+def credit(number: Decimal | float) -> str:
     """Write an amount of credits with about three digits that count."""
-    size = abs(amount)
-    if size >= 1e15:
+    amount = Decimal(number)
+    size = amount.copy_abs()
+    if size >= 10**15:
         return f"{amount:.2e}"
     if size >= 100 or size == 0:
         return f"{amount:,.0f}"
-    if size < 1e-6:
+    if size < Decimal("1e-6"):
         return "<0.000001" if amount > 0 else f">{_MINUS}0.000001"
-    digits = min(6, max(0, 2 - math.floor(math.log10(size))))
+    digits = min(6, max(0, 2 - size.adjusted()))
     return f"{amount:.{digits}f}"
 
 
