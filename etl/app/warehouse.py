@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from etl.db import embedded
-from etl.db.connect import connect, create_pool
+from etl.db.connect import connect, create_pool, refused_right
 from etl.db.migrate import migrate, pending
 from etl.db.session import Session
 from etl.errors import DatabaseError
@@ -117,7 +117,7 @@ async def open_warehouse(
         migrated: bring the schema up to date first.
 
     Raises:
-        DatabaseError: it cannot be reached or used.
+        DatabaseError: it cannot be reached or used, or a right lacks, now or while it is open.
     """
     url = await database_url(settings)
     if migrated:
@@ -134,5 +134,7 @@ async def open_warehouse(
                 await warehouse.session.close()
         finally:
             leases.terminate()
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise refused_right(refusal, schema) from refusal
     finally:
         pool.terminate()

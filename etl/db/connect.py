@@ -165,7 +165,8 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
             f"PostgreSQL at {place} takes no connection now: {_clean(failure, url)}",
             mend="Try again when it has started or others have left; raise max_connections if it happens often.",
         )
-    if isinstance(failure, ssl.SSLError):
+    no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in url
+    if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
         return DatabaseError(
             f"No TLS connection to PostgreSQL at {place}: {_clean(failure, url)}",
             mend="Check sslmode and sslrootcert in database.url.",

@@ -114,9 +114,9 @@ def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -
 async def _applied(conn: asyncpg.Connection, schema: str) -> dict[str, str]:
     """Name → checksum of each migration in the ledger; empty where there is no ledger."""
     ledger = f"{quote_identifier(schema)}.etl_migrations"
-    if await conn.fetchval("SELECT to_regclass($1)", ledger) is None:
-        return {}
     try:
+        if await conn.fetchval("SELECT to_regclass($1)", ledger) is None:
+            return {}
         rows = await conn.fetch(f"SELECT name, checksum FROM {ledger}")  # noqa: S608 - the name is quoted above
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise refused_right(refusal, schema) from refusal
@@ -124,9 +124,9 @@ async def _applied(conn: asyncpg.Connection, schema: str) -> dict[str, str]:
 
 
 async def _create_ledger(conn: asyncpg.Connection, schema: str) -> None:
-    if await conn.fetchval("SELECT to_regclass($1)", f"{quote_identifier(schema)}.etl_migrations") is not None:
-        return
     try:
+        if await conn.fetchval("SELECT to_regclass($1)", f"{quote_identifier(schema)}.etl_migrations") is not None:
+            return
         async with conn.transaction():
             # CREATE SCHEMA asks for the right to create one even where the schema stands already.
             if await conn.fetchval("SELECT to_regnamespace($1)", quote_identifier(schema)) is None:

@@ -1,0 +1,107 @@
+"""Loading with as few rights as can be, and a database that is ahead of the program."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from etl.db.connect import connect
+from etl.db.migrate import migrate
+
+
+@pytest.fixture
+async def owner(empty_database_url) -> AsyncIterator[asyncpg.Connection]:
+    """A superuser's connection to an empty database."""
+    connection = await connect(empty_database_url, "cortex")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def loader(owner, empty_database_url) -> AsyncIterator[tuple[str, str]]:
+    """A role that may log in and nothing else, on a database that gives nothing to all: (role, URL)."""
+    database = urlsplit(empty_database_url).path[1:]
+    role = f"loader_{database}"
+    await owner.execute(f'CREATE ROLE "{role}" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT')
+    await owner.execute(f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC')
+    await owner.execute(f'GRANT CONNECT, TEMPORARY ON DATABASE "{database}" TO "{role}"')
+    yield role, empty_database_url.replace("postgres@", f"{role}@", 1)
+    await owner.execute(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
+
+
+@pytest.fixture
+async def as_loader(command, sandbox, loader):
+    """The command set up for a small sandbox and the loader's URL: (command, the running sandbox)."""
+    running = await sandbox()
+    apps = "".join(f"  - id: {app_id}\n" for app_id in running.world.apps)
+    command.configure(f"api:\n  base_url: {running.url}\ndatabase:\n  url: {loader[1]}\napps:\n{apps}")
+    command.environment["CORTEX_API_KEY"] = running.key
+    return command, running
+
+
+async def works(command, running, owner) -> None:
+    """Load, change, erase, reconcile and look, all with the rights there are."""
+    for arguments in (("sync",), ("sync",), ("backfill",), ("reconcile",), ("status",), ("doctor",)):
+        ended = await command(*arguments)
+        assert ended.code == 0, (arguments, ended.err, ended.out)
+    run_id = next(iter(next(iter(running.world.runs.values()))))
+    running.world.replay_run(run_id)
+    assert (await command("reconcile", "--quiet")).code == 0
+    assert (await command("forget", "--run", run_id, "--yes", "--quiet")).code == 0
+    listed = sum(len(runs) for runs in running.world.runs.values())
+    assert await owner.fetchval("SELECT count(*) FROM runs") == listed - 1
+
+
+async def refused(command, says: str) -> None:
+    """A sync ends with what PostgreSQL refuses, and what to do about it."""
+    ended = await command("sync")
+    assert (ended.code, "may not do this" in ended.err) == (4, True), ended.err
+    assert says in ended.err
+
+
+async def test_a_role_that_owns_nothing_but_the_schema(as_loader, loader, owner) -> None:
+    role, _ = loader
+    await owner.execute(f'CREATE SCHEMA cortex AUTHORIZATION "{role}"')
+    await works(*as_loader, owner)
+
+
+async def test_a_role_that_may_only_write_what_another_one_owns(as_loader, loader, owner) -> None:
+    command, running = as_loader
+    role, _ = loader
+    await migrate(owner, "cortex")
+    command.environment["CORTEX_ETL__DATABASE__AUTO_MIGRATE"] = "false"
+    await refused(command, "permission denied for schema cortex")
+    await owner.execute(f'GRANT USAGE ON SCHEMA cortex TO "{role}"')
+    await refused(command, "permission denied for table etl_migrations")
+    await owner.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA cortex TO "{role}"')
+    await refused(command, "permission denied for table etl_syncs")
+    await owner.execute(
+        f"""
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA cortex TO "{role}";
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA cortex TO "{role}";
+        """
+    )
+    await works(command, running, owner)
+
+
+async def test_without_a_right_to_make_the_schema_the_mend_is_told(as_loader, loader) -> None:
+    command, _ = as_loader
+    ended = await command("sync")
+    assert ended.code == 4
+    assert 'CREATE SCHEMA "cortex" AUTHORIZATION' in ended.err
+
+
+async def test_a_database_that_is_newer_than_the_program(at_work, warehouse) -> None:
+    command, _ = at_work
+    await warehouse.execute("INSERT INTO etl_migrations (name, checksum) VALUES ('9000_later.sql', 'x')")
+    for arguments in (("sync",), ("status",), ("migrate",), ("migrate", "--check"), ("forget", "--run", "r", "--yes")):
+        ended = await command(*arguments)
+        assert ended.code == 4, arguments
+        assert "9000_later.sql" in ended.err
+        assert "Install the version of cortex-etl that made it, or a later one." in ended.err
+    found = await command("doctor")
+    assert (found.code, "9000_later.sql" in found.out) == (4, True)
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") == 0

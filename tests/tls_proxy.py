@@ -1,0 +1,58 @@
+"""TLS in front of a PostgreSQL that has none: answers as a server with `ssl = on` and passes the rest on."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+
+@asynccontextmanager
+async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
+    """Run it in front of a server on a Unix socket; yields the URL, at `localhost`."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    parts = urlsplit(server_url)
+    query = parse_qs(parts.query)
+    path = f"{query['host'][0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}"
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())  # type: ignore[arg-type]  # it runs in one
+        try:
+            if await reader.readexactly(8) != SSL_REQUEST:
+                return  # pg_hba.conf says hostssl
+            writer.write(b"S")
+            await writer.start_tls(context)
+            inward, outward = await asyncio.open_unix_connection(path)
+            try:
+                await asyncio.gather(_pass_on(reader, outward), _pass_on(inward, writer))
+            finally:
+                outward.close()
+        except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
+            return
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "localhost", 0, family=2)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        yield f"postgresql://{parts.username or 'postgres'}@localhost:{port}{parts.path}"
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65536):
+        sink.write(data)
+    with suppress(OSError):
+        sink.close()
