@@ -139,3 +139,19 @@ def test_the_pod_fails_only_where_the_sync_does(code: int, fails: bool, tmp_path
 def test_an_image_name_cannot_break_out() -> None:
     with pytest.raises(SettingsError, match="no name of an image"):
         kubernetes_manifest(timedelta(hours=1), image="x\n  evil: 1", config=HERE.config, environment=HERE.environment)
+
+
+def test_the_image_is_made_of_what_there_is_and_runs_as_the_manifest_says() -> None:
+    top = Path(__file__).parents[2]
+    lines = (top / "docs" / "Containerfile").read_text().splitlines()
+    for line in lines:
+        if line.startswith("COPY "):
+            *sources, _ = line.split()[1:]
+            assert all((top / source).exists() for source in sources), line
+    (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
+    manifest = yaml.safe_load(
+        kubernetes_manifest(timedelta(hours=1), image="x", config=HERE.config, environment=HERE.environment)
+    )
+    identity = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["securityContext"]
+    assert user == f"{identity['runAsUser']}:{identity['runAsGroup']}"
+    assert identity["runAsUser"] > 0
