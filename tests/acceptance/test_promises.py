@@ -1,0 +1,183 @@
+"""What a sync promises, each promise tried once from outside; docs/delivery.md names these tests."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sync_trials import APP, SCHEMA, WORKFLOW, one_stream, trial
+
+from etl.db.connect import connect
+from etl.db.session import Session
+from etl.events import StreamId
+from etl.sandbox.answers import encode
+
+STREAM = StreamId(APP, WORKFLOW)
+
+
+def at_request(number: int, act: Any) -> Any:
+    """A hook that awaits `act()` before the answer to that request for a page."""
+    seen = 0
+
+    async def hook(path: str, _query: Any, _number: int) -> None:
+        nonlocal seen
+        seen += path.endswith("/runs")
+        if seen == number and path.endswith("/runs"):
+            seen += 1
+            await act()
+
+    return hook
+
+
+async def test_3_nothing_new_costs_one_request_a_workflow(database_url: str) -> None:
+    async with trial(database_url, one_stream(350)) as t:
+        t.api = {"page_size": 100}
+        await t.agrees()
+        assert await t.requests_of("sync") == 1
+        t.world.now += timedelta(hours=3)
+        t.world.create_run(WORKFLOW)
+        assert await t.requests_of("sync") == 1, "nor does what is new at the head cost more"
+
+
+async def test_5_an_older_copy_never_overwrites_a_newer_one(database_url: str) -> None:
+    async with trial(database_url, one_stream(3)) as t:
+        run_id = next(iter(t.world.runs[WORKFLOW]))
+        older = encode(t.world.find(run_id))
+        t.world.replay_run(run_id)
+        await t.agrees()
+        kept = await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
+        t.world.raw[run_id] = older
+        assert (await t.run("reconcile")).runs_updated == 0
+        assert await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id) == kept
+
+
+@pytest.mark.parametrize("page", [1, 2, 4])
+async def test_6_and_7_kill_it_anywhere(database_url: str, command: Any, page: int) -> None:
+    async with trial(database_url, one_stream(40)) as t:
+        command.environment["CORTEX_API_KEY"] = t.sandbox.key
+        command.configure(
+            f"api: {{base_url: '{t.sandbox.url}', page_size: 10, concurrency: 1}}\n"
+            f"database: {{url: '{database_url}'}}\napps: [{{id: {APP}, workflows: [{WORKFLOW}]}}]\n"
+        )
+        process = await command.start("sync", "--quiet")
+
+        async def kill() -> None:
+            process.kill()
+            await process.wait()
+
+        t.sandbox.faults.before_response = at_request(page, kill)
+        await process.communicate()
+        assert process.returncode == -9
+        assert {each.partition(":")[0] for each in await t.differences()} <= {"missing"}, "no run without its steps"
+        loaded = await t.connection.fetchval("SELECT count(*) FROM runs")
+        assert loaded <= 10 * (page - 1)
+        t.sandbox.faults.before_response = None
+        summary = await t.agrees()
+        assert summary.runs_inserted == 40 - loaded
+        ledger = "SELECT array_agg(status ORDER BY id) FROM etl_syncs"
+        assert await t.connection.fetchval(ledger) == ["interrupted", "succeeded"]
+
+
+async def test_8_one_bad_run_hurts_nobody(database_url: str) -> None:
+    async with trial(database_url, one_stream(5)) as t:
+        run_id = list(t.world.runs[WORKFLOW])[2]
+        bad = t.world.spoil(run_id, "status_number")
+        summary = await t.agrees()
+        assert (summary.runs_inserted, summary.rejects) == (4, 1)
+        kept = await t.connection.fetchrow("SELECT run_id, reason, payload FROM etl_rejects WHERE resolved_at IS NULL")
+        assert tuple(kept) == (run_id, "invalid_field", bad)
+        del t.world.raw[run_id]
+        await t.agrees("reconcile")
+        assert await t.connection.fetchval("SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL") == 0
+
+
+async def test_9_one_at_a_time(database_url: str) -> None:
+    async with trial(database_url, one_stream(5)) as t:
+        other = await Session.open(database_url, SCHEMA)
+        assert await other.lock(STREAM)
+        summary = await t.run()
+        assert (summary.status, summary.exit_code, summary.requests) == ("skipped", 75, 0)
+        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "skipped"
+        await other.close()
+        await t.agrees()
+
+
+async def test_12_pages_wait_for_the_database(database_url: str) -> None:
+    """While nothing can be committed, no more pages are fetched than the window takes: memory is bounded."""
+    async with trial(database_url, one_stream(300)) as t:
+        t.api = {"page_size": 5, "concurrency": 4}
+        blocker = await connect(database_url, SCHEMA)
+
+        async def block() -> None:
+            await blocker.execute("BEGIN; LOCK TABLE runs IN EXCLUSIVE MODE")
+
+        t.sandbox.faults.before_response = at_request(1, block)
+        syncing = asyncio.create_task(t.run())
+        sent, quiet = -1, 0
+        while quiet < 5:
+            await asyncio.sleep(0.05)
+            quiet = quiet + 1 if sent == len(t.sandbox.requests) > 0 else 0
+            sent = len(t.sandbox.requests)
+        assert sent <= 2 * 4 + 1, "of 60 pages"
+        await blocker.execute("ROLLBACK")
+        await blocker.close()
+        assert (await syncing).status == "succeeded"
+        assert await t.differences() == []
+
+
+@pytest.mark.parametrize("delta", [3, -3])
+async def test_14_green_means_complete(database_url: str, delta: int) -> None:
+    async with trial(database_url, one_stream(20)) as t:
+        t.api = {"page_size": 5}
+        t.sandbox.faults.count_delta = delta
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("partial", 1)
+        (stream,) = summary.streams
+        assert (stream.api_count, stream.warehouse_count) == (20 + delta, 20)
+        assert stream.mend == f"cortex-etl reconcile --workflow {WORKFLOW}"
+        assert await t.connection.fetchval("SELECT watermark FROM etl_streams") is None
+        t.sandbox.faults.clear()
+        await t.agrees()
+
+
+async def test_15_a_zombie_writes_nothing(database_url: str) -> None:
+    async with trial(database_url, one_stream(40)) as t:
+        t.api = {"page_size": 10, "concurrency": 1}
+        taker = await connect(database_url, SCHEMA)
+
+        async def take_over() -> None:
+            await taker.execute("UPDATE etl_streams SET fence = fence + 1")
+
+        t.sandbox.faults.before_response = at_request(3, take_over)
+        summary = await t.run()
+        await taker.close()
+        assert summary.exit_code == 1
+        assert "taken over" in summary.streams[0].error
+        assert await t.connection.fetchval("SELECT count(*) FROM runs") <= 20
+        assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None, "that is the other's to say"
+        await t.agrees()
+
+
+@pytest.mark.parametrize("retention", ["keep", "honour"])
+async def test_16_what_the_api_empties_is_kept_or_removed_too(database_url: str, retention: str) -> None:
+    async with trial(database_url, one_stream(3)) as t:
+        t.payloads = {"retention": retention}
+        t.world.on_retention = "empty"
+        run_id = next(iter(t.world.runs[WORKFLOW]))
+        await t.agrees()
+        before = await t.connection.fetchrow("SELECT input, result FROM runs WHERE id = $1", run_id)
+        steps = "SELECT count(output) FROM run_steps WHERE run_id = $1"
+        outputs = await t.connection.fetchval(steps, run_id)
+        assert before["input"]
+        assert outputs
+        t.world.set_retention(run_id, 1)
+        assert t.world.advance(timedelta(seconds=5)).emptied == [run_id]
+        assert (await t.run("reconcile")).status == "succeeded"
+        after = await t.connection.fetchrow("SELECT input, result FROM runs WHERE id = $1", run_id)
+        left = await t.connection.fetchval(steps, run_id)
+        if retention == "keep":
+            assert (after, left) == (before, outputs)
+        else:
+            assert (tuple(after), left) == ((None, None), 0)
