@@ -12,14 +12,17 @@ import hashlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from etl.db.connect import embedded_url
 from etl.errors import DatabaseError
@@ -132,6 +135,7 @@ def _running_at(cluster: Path) -> Path | None:
 
 def _make(cluster: Path) -> None:
     """Create the cluster with its database. Built aside and moved into place, so that a kill leaves no half of one."""
+    _end_orphans(cluster)
     building = cluster.with_name("postgres.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(mode=0o700)
@@ -145,6 +149,16 @@ def _make(cluster: Path) -> None:
     _run(building, "postgres", "--single", "-D", str(building), "postgres", said=f"CREATE DATABASE {_DATABASE};\n")
     shutil.rmtree(cluster, ignore_errors=True)
     building.rename(cluster)
+
+
+def _end_orphans(cluster: Path) -> None:
+    """End the server of a cluster whose folder was removed while it ran: it would take the new one's socket away."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if process.info["name"] == "postgres" and command[1:3] == ["-D", str(cluster)]:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGQUIT)
+                process.wait(timeout=10)
 
 
 def _launch(cluster: Path) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from etl.db import embedded
@@ -115,3 +116,11 @@ async def test_only_the_socket_is_open(data_dir: Path) -> None:
     assert await one(url, "SHOW listen_addresses") == ""
     with pytest.raises((OSError, asyncpg.PostgresError)):
         await asyncpg.connect("postgresql://postgres@127.0.0.1:5432/cortex?sslmode=disable", timeout=2)
+
+
+async def test_a_folder_removed_under_a_running_server_is_made_anew(data_dir) -> None:
+    embedded.start(data_dir)
+    orphan = postmaster(data_dir)
+    shutil.rmtree(data_dir / "postgres")
+    assert await one(embedded.start(data_dir), "SELECT 1") == 1
+    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
