@@ -156,7 +156,7 @@ def command(
     return register
 
 
-_COMMON: dict[str, tuple[Any, Any]] = {
+COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
     "config": (ConfigOption, None),
     "log_format": (FormatOption, None),
     "verbose": (VerboseOption, 0),
@@ -170,7 +170,7 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _COMMON.items()
+        for name, (annotation, default) in COMMON_OPTIONS.items()
     ]
     keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
     return inspect.Signature([context, *keyword_only, *common])

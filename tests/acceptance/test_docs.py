@@ -1,0 +1,201 @@
+"""The documentation is tested: what it names exists, and what exists is in it."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from typer.main import get_command
+
+from etl import errors
+from etl.app import summary
+from etl.cli.reference import commands, render
+from etl.cli.root import app
+from etl.config import Settings
+from etl.config.problems import all_keys
+from etl.db.load import REFUSED_BY_DATABASE
+from etl.models import REASONS
+from etl.observe.dictionary import read_relations
+from etl.observe.logs import _NAMES
+
+ROOT = Path(__file__).parents[2]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
+SOURCES = {path: path.read_text() for path in (ROOT / "etl").rglob("*.py")}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+SHELL_ENDS = {"&&", "||", "|", ">", ">>", ";", "#", "&"}
+ROOT_OPTIONS = {"--version", "--help", "-h", "--install-completion", "--show-completion"}
+MADE_OF = {"py", "sql", "md", "yaml", "json", "toml", "html", "service", "timer", "prom", "env", "parquet"}
+
+
+def prose(page: str) -> str:
+    return BLOCK.sub("", PAGES[page])
+
+
+def spans(page: str) -> list[str]:
+    return SPAN.findall(prose(page))
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    return [text for language, text in BLOCK.findall(PAGES[page]) if language in languages]
+
+
+def shown_commands(page: str) -> list[list[str]]:
+    """The words after each `cortex-etl` that is shown as something to type; `a|b` stands for either."""
+    lines = [line for text in blocks(page, "sh", "cron", "ini", "yaml", "json") for line in text.splitlines()]
+    found = []
+    for text in [*lines, *spans(page)]:
+        for match in re.finditer(r"(?:^|(?<=[\s/=]))cortex-etl((?: .*)?)$", text):
+            try:
+                words = shlex.split(match[1].partition(" #")[0])
+            except ValueError:
+                words = match[1].split()
+            ends = [place for place, word in enumerate(words) if word in SHELL_ENDS]
+            words = words[: ends[0]] if ends else words
+            either = [word.split("|") if re.fullmatch(r"\w+(\|\w+)+", word) else [word] for word in words]
+            found += map(list, itertools.product(*either))
+    return [words for words in found if words]
+
+
+def parse(words: list[str]) -> None:
+    """Let the command itself take the words, without doing anything."""
+    command: Any = get_command(app)
+    rest = list(words)
+    while hasattr(command, "commands"):
+        if not rest or rest[0] in ROOT_OPTIONS:
+            return
+        name = rest.pop(0)
+        if name.startswith("-"):
+            (option,) = (each for each in command.params if name in each.opts)
+            rest = rest if option.is_flag or option.count else rest[1:]
+            continue
+        assert name in command.commands, f"no such command: {name}"
+        command = command.commands[name]
+    command.make_context("cortex-etl", [word for word in rest if word not in ROOT_OPTIONS])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_shown_is_one_that_the_command_takes(page) -> None:
+    for words in shown_commands(page):
+        try:
+            parse(words)
+        except Exception as error:
+            raise AssertionError(f"{page}: cortex-etl {shlex.join(words)}: {error}") from error
+
+
+def test_the_examples_of_the_commands_themselves_are_taken() -> None:
+    assert len(shown_commands("docs/commands.md")) > len(dict(commands()))
+
+
+def test_the_check_of_commands_can_fail() -> None:
+    parse(["sync", "--app", "a", "--quiet"])
+    for wrong in (["synk"], ["sync", "--ap", "a"], ["rejects", "lost"], ["backfill", "--since", "soon"]):
+        with pytest.raises(Exception, match=r".+"):
+            parse(wrong)
+
+
+def test_the_reference_of_commands_is_current() -> None:
+    assert render() == PAGES["docs/commands.md"], "run: python -m etl.cli.reference > docs/commands.md"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_named_in_prose_exists(page) -> None:
+    known = {option for _, each in commands() for parameter in each.params for option in parameter.opts} | ROOT_OPTIONS
+    named = {span.split()[0].partition("=")[0] for span in spans(page) if re.match(r"--?[a-z]", span)}
+    assert named <= known
+
+
+def test_every_exit_code_is_in_the_table_and_every_one_in_it_can_happen() -> None:
+    table = PAGES["docs/operations.md"].partition("## Exit codes")[2].partition("\n## ")[0]
+    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.EtlError)]
+    real = {each.exit_code for each in kinds} | {
+        value for name, value in vars(summary).items() if name.startswith("EXIT_")
+    }
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == real
+
+
+def test_every_reason_of_the_quarantine_is_explained_and_no_other() -> None:
+    table = PAGES["docs/delivery.md"].partition("## Quarantine")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `(\w+)` \| \S", table, re.MULTILINE)
+    assert explained == [*REASONS, REFUSED_BY_DATABASE]
+    raised = {
+        node.args[0].value
+        for source in SOURCES.values()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RecordError"
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+    assert raised <= set(explained)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_exists(page) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    text = "\n".join([*spans(page), *blocks(page, "sh")])
+    for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_the_code_that_is_named_exists(page) -> None:
+    for name in re.findall(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|sql))\b", PAGES[page]):
+        assert any((base / name).exists() for base in (ROOT, ROOT / "etl")), f"{page}: {name}"
+
+
+async def test_every_dotted_name_means_something(warehouse: asyncpg.Connection) -> None:
+    """`runs.gone_at` is a column, `sync.lookback` a setting, `sync.finished` a line of the log."""
+    relations = await read_relations(warehouse, "cortex")
+    known = {f"{relation.name}.{column.name}" for relation in relations for column in relation.columns}
+    known |= {".".join(path).replace("apps.", "apps[].") for path in all_keys(Settings)}
+    known |= {name for name, _ in _NAMES.values()}
+    known |= {name for source in SOURCES.values() for name in re.findall(r'Notice\(\s*"([a-z_.]+)"', source)}
+    for page in PAGES:
+        for span in spans(page):
+            if re.fullmatch(r"[a-z_]+(\[\])?\.[a-z_]+", span) and span.rpartition(".")[2] not in MADE_OF:
+                assert span in known, f"{page}: {span}"
+
+
+async def test_the_questions_of_the_readme_are_answered(warehouse: asyncpg.Connection) -> None:
+    asked = [
+        question
+        for text in blocks("README.md", "sql")
+        for question in text.split(";")
+        if not re.fullmatch(r"\s*", question)
+    ]
+    asked += [words[1] for words in shown_commands("README.md") if words[0] == "sql" and words[1:2] > ["..."]]
+    assert len(asked) >= 5
+    for question in asked:
+        await warehouse.fetch(question)
+
+
+def test_every_promise_names_tests_and_every_test_named_exists() -> None:
+    """The promises of docs/delivery.md are those of the README, each proven by a test that is there."""
+    promises = re.split(
+        r"^### ", PAGES["docs/delivery.md"].partition("## The promises")[2].partition("\n## ")[0], flags=re.MULTILINE
+    )
+    titles = re.findall(r"^\d+\. \*\*(.+?)\.\*\*", PAGES["README.md"], re.MULTILINE)
+    assert [each.splitlines()[0] for each in promises[1:]] == [f"{n}. {title}" for n, title in enumerate(titles, 1)]
+    for promise in promises[1:]:
+        named = re.findall(r"^- `(tests/[\w/]+\.py)::(test_\w+)`$", promise, re.MULTILINE)
+        assert named, promise.splitlines()[0]
+        for path, test in named:
+            assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{test}"
