@@ -1,0 +1,263 @@
+"""A year left alone by cron: two syncs a day through outages, a lost key, a week off, retention and upgrades.
+
+The world lives the year that ends now. No clock is faked: after each half day that the world has lived, all that the
+warehouse remembers of its own doings is moved back by half a day, so what is due by age (reconciling, pruning) is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from etl import tables
+from etl.api.retry import RetryPolicy
+from etl.app import run_sync, status_report
+from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
+from etl.errors import KeyRefusedError
+from etl.sandbox import Sandbox, World
+from etl.sandbox.faults import CutBody, Reset, Status, anything, lists_runs
+
+DAYS = 365
+HALF_A_DAY = timedelta(hours=12)
+RECONCILE_EVERY = timedelta(days=7)
+HASTY = RetryPolicy(attempts=3, first_pause_s=0.001, longest_pause_s=0.002)
+
+KEY_LOST, KEY_RENEWED = 100, 102
+MACHINE_OFF = range(200, 207)
+OUTAGES = {40: Status(503, html=True), 41: Status(500), 150: CutBody("half_json"), 290: Reset(), 291: Status(502)}
+"""Days on which the API is down: every request of a sync ends so."""
+HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chunked"), Reset(), Status(504))
+POWER_CUTS = (70, 170, 270)
+SPOILT, MENDED = 60, 75
+UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
+
+REMEMBERED = {
+    "etl_streams": ("last_synced_at", "last_reconciled_at", "counts_at", "last_error_at", "last_succeeded_at"),
+    "etl_syncs": ("started_at", "ended_at"),
+    "etl_rejects": ("created_at", "resolved_at"),
+}
+"""What the warehouse knows of its own past. A stream's watermark is a time of the world's."""
+
+LEDGER_ROWS = 1000
+"""The ledger keeps so many invocations where they are older than 90 days."""
+AN_OLDER_LEDGER = """
+INSERT INTO etl_syncs (mode, status, started_at, ended_at)
+SELECT 'sync', 'succeeded', moment, moment + interval '3 s'
+FROM generate_series(now() - interval '500 days', now(), interval '8 hours') AS moment
+"""
+"""The installation is not new when the year begins."""
+
+
+class Year:
+    """The world, the API in front of it, and the warehouse that follows."""
+
+    def __init__(self, sandbox: Sandbox, database_url: str, warehouse: Any) -> None:
+        self.sandbox, self.world, self.warehouse = sandbox, sandbox.world, warehouse
+        self.settings = Settings(
+            api=ApiSettings(
+                base_url=sandbox.url, key=sandbox.key, requests_per_minute=100_000, page_size=20, concurrency=1
+            ),
+            database=DatabaseSettings(url=database_url),
+            apps=[AppSettings(id=app_id) for app_id in self.world.apps],
+            sync=SyncSettings(reconcile_every=RECONCILE_EVERY),
+        )
+        self.random = Random(7)
+        self.ever_listed: set[str] = set()
+        self.met: set[str] = set()
+        self.ended: Counter[str] = Counter()
+        self.spoilt: list[str] = []
+
+    @property
+    def listed(self) -> set[str]:
+        return {run_id for runs in self.world.runs.values() for run_id in runs}
+
+    async def sync(self) -> Any:
+        summary = await run_sync(self.settings, "sync", policy=HASTY)
+        self.ended[summary.status] += 1
+        return summary
+
+    async def live(self, day: int, half: int) -> None:
+        """Half a day of the world's, and of the warehouse's memory."""
+        self.world.advance(HALF_A_DAY)
+        self.ever_listed |= self.listed
+        await self.age("etl_streams", HALF_A_DAY)
+        if half == 1 and day % 7 == 6:  # these are many rows, and only their weeks count
+            await self.age("etl_syncs", timedelta(days=7))
+            await self.age("etl_rejects", timedelta(days=7))
+        if half == 0 and day in UPGRADES:
+            self.world.publish(UPGRADES[day])
+
+    async def age(self, table: str, span: timedelta) -> None:
+        """Let a table's memory be so much older."""
+        moved = ", ".join(f"{column} = {column} - $1::interval" for column in REMEMBERED[table])
+        await self.warehouse.execute(f"UPDATE {table} SET {moved}", span)
+
+    async def follow(self, day: int) -> None:
+        """The sync of cron's, with what befalls it on that day."""
+        faults = self.sandbox.faults
+        if KEY_LOST <= day < KEY_RENEWED:
+            with pytest.raises(KeyRefusedError):
+                await self.sync()
+            self.ended["failed"] += 1
+        elif day in OUTAGES:
+            rule = faults.on(anything if day % 2 else lists_runs, OUTAGES[day])
+            assert (await self.sync()).exit_code == 1
+            faults.rules.remove(rule)
+        elif day in POWER_CUTS:
+            await self.cut_off()
+        else:
+            if self.random.random() < 0.1:
+                faults.queue(*[None] * self.random.randrange(3), self.random.choice(HICCUPS))
+            summary = await self.sync()
+            assert (summary.status, summary.exit_code) == ("succeeded", 0), (day, summary)
+            self.met |= self.listed
+
+    async def cut_off(self) -> None:
+        """A sync that is interrupted while it waits for an answer."""
+        syncing = asyncio.create_task(self.sync())
+
+        async def interrupt(path: str, _query: Any, _number: int) -> None:
+            if path.endswith("/runs"):
+                self.sandbox.faults.before_response = None
+                syncing.cancel()
+
+        self.sandbox.faults.before_response = interrupt
+        assert (await syncing).exit_code == 130
+
+    def befall(self, day: int) -> None:
+        """What happens at the beginning of a day."""
+        if day == KEY_LOST:
+            self.sandbox.key = "sk-rotated"
+        elif day == KEY_RENEWED:
+            api = self.settings.api.model_copy(update={"key": SecretStr(self.sandbox.key)})
+            self.settings = self.settings.model_copy(update={"api": api})
+        elif day == SPOILT:
+            self.spoilt = list(self.world.runs["wf_ticket_triage"])[-2:]
+            for run_id in self.spoilt:
+                self.world.spoil(run_id, "bad_date")
+        elif day == MENDED:  # the other one stays as it is until retention takes it
+            del self.world.raw[self.spoilt[0]]
+
+
+@pytest.fixture
+async def year(sandbox: Any, database_url: str, warehouse: Any) -> Year:
+    begin = datetime.now(UTC) - timedelta(days=DAYS)
+    world = World.generate(
+        seed=5, apps=1, workflows_per_app=2, runs=60, days=30, now=begin, open_runs=3, rough_edges=False
+    )
+    world.workflows["wf_ticket_triage"]["retention"] = {"max_age_in_seconds": 30 * 86_400, "preserve_on_failure": True}
+    world.lives["wf_ticket_triage"].per_day, world.lives["wf_account_digest"].per_day = 0.8, 0.15
+    return Year(await sandbox(world), database_url, warehouse)
+
+
+@pytest.mark.timeout(300)
+async def test_a_year_left_alone(year: Year, command: Any) -> None:
+    await year.warehouse.execute(AN_OLDER_LEDGER)
+    for day in range(DAYS):
+        year.befall(day)
+        for half in range(2):
+            await year.live(day, half)
+            if day not in MACHINE_OFF:
+                await year.follow(day)
+
+    faults = year.sandbox.faults.made
+    assert faults.keys() == {"Status", "CutBody", "Reset"}
+    assert year.ended["interrupted"] == 2 * len(POWER_CUTS)
+    assert year.ended["failed"] == 2 * (len(OUTAGES) + KEY_RENEWED - KEY_LOST)
+    assert year.ended["succeeded"] == 2 * (DAYS - len(MACHINE_OFF)) - year.ended["interrupted"] - year.ended["failed"]
+
+    await the_metrics_tell_the_same(year, command)
+    await api_and_warehouse_agree(year)
+    await nothing_was_lost(year)
+    await a_load_of_today_gives_the_same(year)
+    await the_memory_is_bounded(year)
+
+
+async def the_metrics_tell_the_same(year: Year, command: Any) -> None:
+    """One more sync, by the command: what it writes for Prometheus is what the API has."""
+    url = year.settings.database.url.get_secret_value()
+    command.environment |= {"CORTEX_API_KEY": year.sandbox.key, "DATABASE_URL": url}
+    command.configure(f"api: {{base_url: '{year.sandbox.url}'}}\napps: [{{id: {next(iter(year.world.apps))}}}]\n")
+    ended = await command("reconcile", "--quiet", "--metrics-file", "year.prom")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    told = {
+        (sample.name, sample.labels.get("workflow_id", "")): sample.value
+        for family in text_string_to_metric_families((command.folder / "year.prom").read_text())
+        for sample in family.samples
+    }
+    assert datetime.now(UTC).timestamp() - told["cortex_etl_last_success_timestamp_seconds", ""] < 60
+    for workflow_id, runs in year.world.runs.items():
+        still_open = sum(run["status"] in {"PENDING", "RUNNING"} for run in runs.values())
+        wanted = {"api_runs": len(runs), "warehouse_runs": len(runs), "open_runs": still_open}
+        wanted |= {"quarantined_runs": 0, "failing": 0, "backfill_done": 1}
+        found = {name: told[f"cortex_etl_stream_{name}", workflow_id] for name in wanted}
+        assert found == wanted, workflow_id
+
+
+async def api_and_warehouse_agree(year: Year) -> None:
+    rows = await year.warehouse.fetch("SELECT id, status, updated_at FROM runs WHERE gone_at IS NULL")
+    served = [run for runs in year.world.runs.values() for run in runs.values()]
+    assert len(served) > 50
+    assert {(row["id"], row["status"], row["updated_at"]) for row in rows} == {
+        (run["id"], run["status"], datetime.fromisoformat(run["updated_at"])) for run in served
+    }
+    report = await status_report(year.settings)
+    assert {stream.workflow_id: (stream.state, stream.watermark) for stream in report.streams} == {
+        workflow_id: ("complete", max(datetime.fromisoformat(run["updated_at"]) for run in runs.values()))
+        for workflow_id, runs in year.world.runs.items()
+    }
+    assert report.quarantined == 0
+    assert await year.warehouse.fetchval("SELECT bool_and(api_count = warehouse_count) FROM sync_health")
+
+
+async def nothing_was_lost(year: Year) -> None:
+    """Every run that was ever listed at a sync is here; those that retention took have `gone_at`."""
+    rows = await year.warehouse.fetch("SELECT id, gone_at IS NOT NULL AS gone FROM runs")
+    assert year.met <= {row["id"] for row in rows} <= year.ever_listed
+    assert {row["id"] for row in rows if row["gone"]} == {row["id"] for row in rows} - year.listed
+    assert sum(row["gone"] for row in rows) > 200, "retention was at work"
+    versions = await year.warehouse.fetch(
+        "SELECT DISTINCT workflow_id, version FROM workflow_versions WHERE NOT is_draft"
+    )
+    for workflow_id in UPGRADES.values():
+        assert (workflow_id, len(year.world.versions[workflow_id])) in {tuple(row) for row in versions}
+
+
+async def a_load_of_today_gives_the_same(year: Year) -> None:
+    """The rows of what is listed, kept up to date for a year, are those of one load into an empty schema."""
+    fresh = year.settings.database.model_copy(update={"schema_name": "fresh"})
+    summary = await run_sync(year.settings.model_copy(update={"database": fresh}), "backfill")
+    assert summary.runs_inserted == len(year.listed)
+    for table in tables.ENTITIES:
+        columns = ", ".join(name for name in table.names if name != "as_of")
+        run_id = {"runs": "id", "run_steps": "run_id", "run_step_calls": "run_id", "run_usage_calls": "run_id"}
+        listed = "(SELECT id FROM cortex.runs WHERE gone_at IS NULL)"
+        kept = f"WHERE {run_id[table.name]} IN {listed}" if table.name in run_id else ""
+        ours, todays = f"SELECT {columns} FROM cortex.{table.name} {kept}", f"SELECT {columns} FROM fresh.{table.name}"
+        assert await year.warehouse.fetch(f"{todays} EXCEPT ALL ({ours})") == [], table.name
+        if kept or table.name in {"apps", "workflows"}:
+            assert await year.warehouse.fetch(f"{ours} EXCEPT ALL {todays}") == [], table.name
+
+
+async def the_memory_is_bounded(year: Year) -> None:
+    """What the syncs remember does not grow with the years."""
+    count = {
+        table: await year.warehouse.fetchval(f"SELECT count(*) FROM {table}")
+        for table in ("etl_syncs", "etl_streams", "etl_rejects", "etl_rate_budgets", "etl_tombstones", "etl_settings")
+    }
+    assert count["etl_syncs"] <= LEDGER_ROWS
+    assert await year.warehouse.fetchval("SELECT count(*) FROM etl_syncs WHERE status = 'running'") == 0
+    recent = "SELECT count(*) FROM etl_syncs WHERE started_at > now() - interval '90 days'"
+    assert await year.warehouse.fetchval(recent) > 2 * 80, "recent rows stay"
+    assert count["etl_streams"] == 2
+    assert count["etl_rejects"] == 0, "what was settled long ago needs no bytes any more"
+    assert (count["etl_rate_budgets"], count["etl_tombstones"]) == (1, 0)
+    assert count["etl_settings"] <= 10
+    assert await year.warehouse.fetchval("SELECT cardinality(granted_at) FROM etl_rate_budgets") < 10_000
