@@ -142,9 +142,15 @@ class Session:
         self._passes += 1
         return self._passes
 
-    async def note_seen(self, number: int, idents: Sequence[str]) -> int:
-        """Note runs as met; returns how many of them were not met before in this pass."""
-        fresh: int = await self._value("note_seen", number, idents)
+    async def note_seen(self, number: int, *pages: Sequence[str]) -> list[int]:
+        """Note the runs of some pages as met; returns how many of each were not met before in this pass."""
+        idents = list(dict.fromkeys(ident for page in pages for ident in page))
+        met = {row["ident"] for row in await self._rows("note_seen", number, idents)}
+        fresh = []
+        for page in pages:
+            before = len(met)
+            met.update(page)
+            fresh.append(len(met) - before)
         return fresh
 
     async def end_pass(self, number: int) -> None:

@@ -166,10 +166,10 @@ class Crawl:
         async for pages in self._listing.pages(start, token):
             sorted_ = await self._intake.sort(pages, nameless)
             result.news += sorted_.news
-            for page, items in zip(pages, sorted_.pages, strict=True):
+            for items in sorted_.pages:
                 observer.watch(items)
                 ends.watch(items, adjacent=resumed is None)
-                await self._note(result, page, items)
+            await self._note(result, pages, sorted_)
             last_page = pages[-1].number
             if checkpoints:
                 self._checkpoint(sorted_, result, ends, pages[-1], observer.order)
@@ -199,11 +199,12 @@ class Crawl:
         if point.newest is not None:
             self._intake.newest = max(point.newest, self._intake.newest or point.newest)
 
-    async def _note(self, result: Pass, page: Page, items: Sequence[Listed]) -> None:
-        """Count a page's items, each once: the same run twice on one page is no sign of movement."""
-        idents = list(dict.fromkeys(item.ident for item in items))
-        fresh = await self._store.session.note_seen(self._marks[-1], idents)
-        result.observe(page.number, page.count, idents, fresh)
+    async def _note(self, result: Pass, pages: Sequence[Page], sorted_: Sorted) -> None:
+        """Count the items of pages, each once: the same run twice on one page is no sign of movement."""
+        told = [list(dict.fromkeys(item.ident for item in items)) for items in sorted_.pages]
+        fresh = await self._store.session.note_seen(self._marks[-1], *told)
+        for page, idents, new in zip(pages, told, fresh, strict=True):
+            result.observe(page.number, page.count, idents, new)
 
     async def _note_edge(self, ends: _Ends) -> None:
         """Look which item is the last of an oldest-first listing before the rest of it is read."""
@@ -226,7 +227,7 @@ class Crawl:
             sorted_ = await self._intake.sort([page])
             expiring = expires_soon([rows.retention_due_at for rows in sorted_.batch.new], datetime.now(UTC))
             await self._intake.load(sorted_)
-            await self._note(result, page, sorted_.pages[0])
+            await self._note(result, [page], sorted_)
             self._listing.tail = (number, count)
 
     async def _close(self, result: Pass, ends: _Ends) -> None:

@@ -69,10 +69,10 @@ class Window:
             async for pages in reading:
                 sorted_ = await self._intake.sort(pages, nameless)
                 await self._intake.load(sorted_)
-                for page, items in zip(pages, sorted_.pages, strict=True):
-                    idents = list(dict.fromkeys(item.ident for item in items))
-                    fresh = await self._store.session.note_seen(mark, idents)
-                    result.observe(page.number, page.count, idents, fresh)
+                told = [list(dict.fromkeys(item.ident for item in items)) for items in sorted_.pages]
+                fresh = await self._store.session.note_seen(mark, *told)
+                for page, idents, new in zip(pages, told, fresh, strict=True):
+                    result.observe(page.number, page.count, idents, new)
                 bounds = {"since": self._since, "until": self._until}
                 if any(window_is_passed(items, order, **bounds) for items in sorted_.pages):
                     break

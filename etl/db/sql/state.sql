@@ -96,10 +96,11 @@ WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
 CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, ident text, PRIMARY KEY (pass, ident))
 
 -- name: note_seen
+-- Note runs as met in a pass; gives those that were noted before.
 WITH fresh AS (
-    INSERT INTO pg_temp.seen_runs SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING 1
+    INSERT INTO pg_temp.seen_runs SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING ident
 )
-SELECT count(*) FROM fresh
+SELECT unnest($2::text[]) AS ident EXCEPT SELECT ident FROM fresh
 
 -- name: count_seen
 SELECT count(DISTINCT ident) FROM pg_temp.seen_runs WHERE pass = ANY ($1::integer[])
