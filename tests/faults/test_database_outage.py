@@ -1,0 +1,92 @@
+"""PostgreSQL goes away in the middle of a sync: the sync goes on when it is back, or ends with the mend."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from etl.app import run_sync
+from etl.app import warehouse as opening
+from etl.db import embedded
+from etl.db.connect import connect
+from etl.errors import DatabaseError
+from etl.sandbox import Sandbox
+from sync_trials import SCHEMA, Trial, differences, one_stream
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A server of the test's own, which it may stop."""
+    directory = Path(tempfile.mkdtemp(prefix="cf-"))
+    directory.chmod(0o755)
+    yield directory / "data"
+    embedded.stop(directory / "data")
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.parametrize("mode", ["backfill", "reconcile"])
+async def test_a_sync_goes_on_when_the_database_is_back(data_dir: Path, mode: str) -> None:
+    url = embedded.start(data_dir)
+    world = one_stream(200)
+    async with Sandbox(world, max_take=10) as sandbox:
+        trial = Trial(sandbox, url, None, api={"page_size": 10, "concurrency": 2})
+        if mode == "reconcile":
+            await trial.run("backfill")
+            for run_id in list(world.runs["wf_1"])[::3]:
+                world.replay_run(run_id)
+
+        async def restart(path: str, query: dict[str, str], number: int) -> None:
+            if query.get("page") == "8" and not restarted:
+                restarted.append(number)
+                await asyncio.to_thread(embedded.stop, data_dir)
+                await asyncio.to_thread(embedded.start, data_dir)
+
+        restarted: list[int] = []
+        sandbox.faults.before_response = restart
+        summary = await trial.run(mode)
+        assert restarted
+        assert (summary.status, summary.exit_code) == ("succeeded", 0), summary.error
+        connection = await connect(url, SCHEMA)
+        try:
+            assert await differences(connection, world) == []
+            ended = await connection.fetchval("SELECT status FROM etl_syncs ORDER BY id DESC LIMIT 1")
+            assert ended == "succeeded"
+        finally:
+            await connection.close()
+
+
+async def test_a_database_that_stays_away_is_exit_4_and_loses_nothing(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "RECONNECT_S", 1.0)
+    url = embedded.start(data_dir)
+    world = one_stream(200)
+    async with Sandbox(world, max_take=10) as sandbox:
+        trial = Trial(sandbox, url, None, api={"page_size": 10, "concurrency": 2})
+
+        async def end(path: str, query: dict[str, str], number: int) -> None:
+            if query.get("page") == "8":
+                await asyncio.to_thread(embedded.stop, data_dir)
+
+        sandbox.faults.before_response = end
+        with pytest.raises(DatabaseError) as caught:
+            await run_sync(trial.settings, "sync")
+        assert caught.value.exit_code == 4
+        assert caught.value.mend
+        sandbox.faults.clear()
+        embedded.start(data_dir)
+        summary = await trial.run("sync")
+        assert summary.status == "succeeded"
+        assert summary.runs_inserted < 200, "what was committed before the outage was kept"
+        connection = await connect(url, SCHEMA)
+        try:
+            assert await differences(connection, world) == []
+            statuses = [row["status"] for row in await connection.fetch("SELECT status FROM etl_syncs ORDER BY id")]
+            assert statuses == ["interrupted", "succeeded"]
+        finally:
+            await connection.close()
