@@ -45,6 +45,7 @@ REMEMBERED = {
 }
 """What the warehouse knows of its own past. A stream's watermark is a time of the world's."""
 
+OPEN = {"PENDING", "RUNNING"}
 LEDGER_ROWS = 1000
 """The ledger keeps so many invocations where they are older than 90 days."""
 AN_OLDER_LEDGER = """
@@ -118,6 +119,15 @@ class Year:
             summary = await self.sync()
             assert (summary.status, summary.exit_code) == ("succeeded", 0), (day, summary)
             self.met |= self.listed
+            await self.is_up_to_date(day)
+
+    async def is_up_to_date(self, day: int) -> None:
+        """What each sync promises: all that is listed is here, what has gone is not, and open is what is open."""
+        rows = await self.warehouse.fetch("SELECT id, status FROM runs WHERE gone_at IS NULL")
+        assert {row["id"] for row in rows} | set(self.spoilt) == self.listed | set(self.spoilt), day
+        told = {row["id"] for row in rows if row["status"] in OPEN}
+        runs = (run for listed in self.world.runs.values() for run in listed.values())
+        assert told == {run["id"] for run in runs if run["status"] in OPEN}, day
 
     async def cut_off(self) -> None:
         """A sync that is interrupted while it waits for an answer."""
@@ -194,7 +204,7 @@ async def the_metrics_tell_the_same(year: Year, command: Any) -> None:
     }
     assert datetime.now(UTC).timestamp() - told["cortex_etl_last_success_timestamp_seconds", ""] < 60
     for workflow_id, runs in year.world.runs.items():
-        still_open = sum(run["status"] in {"PENDING", "RUNNING"} for run in runs.values())
+        still_open = sum(run["status"] in OPEN for run in runs.values())
         wanted = {"api_runs": len(runs), "warehouse_runs": len(runs), "open_runs": still_open}
         wanted |= {"quarantined_runs": 0, "failing": 0, "backfill_done": 1}
         found = {name: told[f"cortex_etl_stream_{name}", workflow_id] for name in wanted}
