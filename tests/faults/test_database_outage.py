@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sync_trials import SCHEMA, Trial, differences, one_stream
 
 from etl.app import run_sync
 from etl.app import warehouse as opening
@@ -16,7 +17,6 @@ from etl.db import embedded
 from etl.db.connect import connect
 from etl.errors import DatabaseError
 from etl.sandbox import Sandbox
-from sync_trials import SCHEMA, Trial, differences, one_stream
 
 
 @pytest.fixture
