@@ -2,7 +2,7 @@
 
 from etl.decode.cleaning import clean, clean_text, needs_cleaning
 from etl.decode.numbers import Json, Number
-from etl.decode.pages import digest, peek_id, split_page
+from etl.decode.pages import digest, guess_id, peek_id, split_page
 from etl.decode.reading import parse
 from etl.decode.writing import canonical, dump, dump_storable
 
@@ -15,6 +15,7 @@ __all__ = [
     "digest",
     "dump",
     "dump_storable",
+    "guess_id",
     "needs_cleaning",
     "parse",
     "peek_id",

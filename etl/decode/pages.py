@@ -15,6 +15,7 @@ from etl.errors import TransientError
 _SPACE: Final = b" \t\n\r"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _CLOSING: Final[dict[bytes | None, bytes]] = {b"[": b"]", b"{": b"}"}
+_LEADING_ID = re.compile(rb'\{"id":"([0-9A-Za-z_.:-]{1,200})"')
 _GAP = re.compile(rb",[ \t\n\r]*+(?=\{)")
 _PIECE = re.compile(rb'(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<mark>[\[\]{},:"])', re.DOTALL)
 
@@ -139,6 +140,15 @@ def _api_message(text: bytes) -> str:
         return ""
     message = document.get("message") if isinstance(document, dict) else None
     return f" with the message {message[:200]!r}" if isinstance(message, str) else ""
+
+
+def guess_id(raw: bytes) -> str | None:
+    """The `id` that an item seems to have, at next to no cost: the one it begins with, if it is plain.
+
+    Not surely the right one, since of duplicate keys the last counts.
+    """
+    found = _LEADING_ID.match(raw)
+    return None if found is None else str(found[1], "ascii")
 
 
 def peek_id(raw: bytes) -> str | None:

@@ -6,16 +6,17 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etl.db.load import Batch, Reject
 from etl.db.store import Held
-from etl.decode import clean_text, digest, peek_id
+from etl.decode import clean_text
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
 from etl.plan import Listed, in_window
 from etl.sync.erased import FORGOTTEN, ErasedRuns
+from etl.sync.received import LONGEST_ID_BYTES, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.db.store import Provenance, Store
     from etl.normalize import Normalizer, RunRows
+    from etl.sync.received import Received
 
 _T = TypeVar("_T")
 
 COMMIT_PATIENCE_S = 5.0
 """How long an interrupted process waits for the commit in hand."""
-
-LONGEST_ID_BYTES = 1000
-"""Longer ids fit no index of PostgreSQL; no API means them."""
 
 
 @dataclass(slots=True)
@@ -69,16 +68,6 @@ class Sorted:
     def news(self) -> int:
         """How many of them the warehouse did not hold."""
         return len(self.batch.new) + len(self.batch.rejects)
-
-
-class _Received(NamedTuple):
-    """An item, its content hash, the key under which the quarantine would hold it, its run's id, and its page."""
-
-    raw: bytes
-    digest: bytes
-    key: bytes
-    ident: str | None
-    page: Page
 
 
 class Intake:
@@ -130,9 +119,8 @@ class Intake:
             self._held = {} if self._retry else await self._store.open_rejects()
         result = Sorted()
         nameless = Counter() if nameless is None else nameless
-        told = [[_received(raw, page, nameless) for raw in page.items] for page in pages]
+        told, known = await receive(pages, self._store.known, nameless)
         ids = [item.ident for items in told for item in items if item.ident is not None]
-        known = await self._store.known(ids)
         await self._erased.look_up(ids)
         new: dict[str, RunRows] = {}
         changed: dict[str, RunRows] = {}
@@ -150,9 +138,7 @@ class Intake:
         result.batch.settled = sorted(run for run in result.good - result.bad if self._retry or run in held)
         return result
 
-    def _take(
-        self, item: _Received, stored: asyncpg.Record | None, result: Sorted, group: dict[str, RunRows]
-    ) -> Listed:
+    def _take(self, item: Received, stored: asyncpg.Record | None, result: Sorted, group: dict[str, RunRows]) -> Listed:
         """Take one item: unchanged, known to be bad, or made into rows (which join `group`)."""
         held = self._held
         assert held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
@@ -187,7 +173,7 @@ class Intake:
             result.provenance[rows.run_id] = (self._stored_bytes(item.raw), item.page.url, item.page.number)
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
 
-    def _pass_over(self, item: _Received, rows: RunRows | None, result: Sorted) -> Listed:
+    def _pass_over(self, item: Received, rows: RunRows | None, result: Sorted) -> Listed:
         """Leave an erased run out, of which nothing is known but its tombstone; that is brought up to date."""
         if rows is None:
             with suppress(RecordError):
@@ -198,7 +184,7 @@ class Intake:
         created_at, updated_at = (rows.created_at, rows.updated_at) if rows is not None else (None, None)
         return Listed(run_id, created_at, updated_at, known=True, fresh=True)
 
-    def _reject(self, item: _Received, error: RecordError, result: Sorted) -> Listed:
+    def _reject(self, item: Received, error: RecordError, result: Sorted) -> Listed:
         run_id, page = item.ident, item.page
         payload = self._stored_bytes(item.raw)
         reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.key)
@@ -292,18 +278,6 @@ async def finish_in_hand(work: Coroutine[Any, Any, _T]) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         raise
-
-
-def _received(raw: bytes, page: Page, nameless: Counter[bytes]) -> _Received:
-    key = content = digest(raw)
-    ident = peek_id(raw)
-    if ident is not None and len(ident.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES:
-        ident = None
-    if ident is None:
-        nameless[content] += 1
-        if nameless[content] > 1:
-            key = digest(b"%b#%d" % (content, nameless[content]))
-    return _Received(raw, content, key, ident, page)
 
 
 def _check_id(run_id: str) -> None:

@@ -1,0 +1,71 @@
+"""Items of pages as they came in, each with the id and the hash that it is known by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from etl.decode import digest, guess_id, peek_id
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    import asyncpg
+
+    from etl.api.pages import Page
+
+LONGEST_ID_BYTES = 1000
+"""Longer ids fit no index of PostgreSQL; no API means them."""
+
+
+class Received(NamedTuple):
+    """An item, its content hash, the key under which the quarantine would hold it, its run's id, and its page."""
+
+    raw: bytes
+    digest: bytes
+    key: bytes
+    ident: str | None
+    page: Page
+
+
+async def receive(
+    pages: Sequence[Page],
+    known_runs: Callable[[Sequence[str]], Awaitable[Mapping[str, asyncpg.Record]]],
+    nameless: Counter[bytes],
+) -> tuple[list[list[Received]], dict[str, asyncpg.Record]]:
+    """Tell what the items of some pages are, and what the warehouse holds of them.
+
+    An unchanged item is never read: the id that it seems to have is the right one where the warehouse holds the very
+    same bytes under it.
+
+    Args:
+        pages: what was read.
+        known_runs: what the warehouse holds of runs, by their ids.
+        nameless: how often each item without an id was met; it is brought up to date.
+    """
+    hashed = [[(raw, digest(raw), guess_id(raw)) for raw in page.items] for page in pages]
+    guesses = [guess for items in hashed for _, _, guess in items if guess is not None]
+    known = dict(await known_runs(guesses))
+    told: list[list[Received]] = []
+    for page, items in zip(pages, hashed, strict=True):
+        told.append([])
+        for raw, content, guess in items:
+            stored = known.get(guess) if guess is not None else None
+            ident = guess if stored is not None and stored["content_hash"] == content else _read_id(raw)
+            told[-1].append(Received(raw, content, _key(content, ident, nameless), ident, page))
+    idents = {item.ident for items in told for item in items if item.ident is not None}
+    if unasked := idents.difference(guesses):
+        known |= await known_runs(list(unasked))
+    return told, known
+
+
+def _read_id(raw: bytes) -> str | None:
+    ident = peek_id(raw)
+    return None if ident is not None and len(ident.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES else ident
+
+
+def _key(content: bytes, ident: str | None, nameless: Counter[bytes]) -> bytes:
+    if ident is not None:
+        return content
+    nameless[content] += 1
+    return content if nameless[content] == 1 else digest(b"%b#%d" % (content, nameless[content]))
