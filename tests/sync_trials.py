@@ -6,9 +6,11 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from random import Random
 from typing import Any
 
 import asyncpg
+from api_clients import QUICK
 
 from etl.app import SyncSummary, run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
@@ -29,6 +31,44 @@ def one_stream(runs: int = 0, *, seed: int = 1, **fields: Any) -> World:
     for _ in range(runs):
         world.create_run(WORKFLOW, **fields)
     return world
+
+
+class Stir:
+    """Changes the world before each list request, `times` times at most; nothing else says that it did."""
+
+    def __init__(self, world, how, *, times=12, seed=1):
+        self.world, self.how, self.left, self.random, self.made = world, how, times, Random(seed), []
+
+    def __call__(self, path, query, number):
+        if self.left and path.endswith("/runs"):
+            self.left -= 1
+            getattr(self, self.how)()
+
+    def _some(self):
+        return self.random.choice(list(self.world.runs[WORKFLOW]) or [self.world.create_run(WORKFLOW)["id"]])
+
+    def create(self):
+        self.made.append(self.world.create_run(WORKFLOW)["id"])
+
+    def delete(self):
+        self.world.delete_run(self._some())
+
+    def swap(self):  # the count stays as it is
+        self.delete()
+        self.create()
+
+    def flicker(self):  # runs that are there for one request only
+        if self.made and (run_id := self.made.pop()) in self.world.runs[WORKFLOW]:
+            self.world.delete_run(run_id)
+        else:
+            self.create()
+
+    def replay(self):
+        self.world.replay_run(self._some())
+
+    def mixture(self):
+        for _ in range(self.random.randint(1, 3)):
+            getattr(self, self.random.choice(("create", "delete", "replay", "swap")))()
 
 
 @dataclass
@@ -61,7 +101,7 @@ class Trial:
         )
 
     async def run(self, mode: str = "sync", **options: Any) -> SyncSummary:
-        return await run_sync(self.settings, mode, **options)
+        return await run_sync(self.settings, mode, **{"policy": QUICK} | options)
 
     async def requests_of(self, mode: str = "sync", **options: Any) -> int:
         """How many requests one more successful invocation sends."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
 
 from etl.app.clients import key_of, open_clients
 from etl.app.streams import NOT_DISCOVERED, chosen_apps, find_streams, only
@@ -28,7 +30,7 @@ from etl.events import (
 )
 from etl.normalize import Normalizer, redactor_of
 from etl.sync import Outcome, StreamSync, Task
-from etl.sync.intake import Intake
+from etl.sync.intake import Intake, Tally
 from etl.sync.listing import Listing
 
 if TYPE_CHECKING:
@@ -39,12 +41,18 @@ if TYPE_CHECKING:
     from etl.api.retry import RetryPolicy
     from etl.app.warehouse import Warehouse
     from etl.config import AppSettings, Settings
-    from etl.db.session import StreamState
+    from etl.db.session import Session, StreamState
     from etl.events import Event, Listener
     from etl.sync.stream import Mode
 
 STREAMS_AT_ONCE = 4
 """More gain nothing: the rate limit or PostgreSQL is busy with fewer, and each holds pages in memory."""
+
+LOCK_PATIENCE_S = 1.0
+"""How long a stream is tried for: PostgreSQL takes a moment to notice that the process which held it is dead."""
+
+LEDGER_PATIENCE_S = 3.0
+"""How long the end of an invocation waits for its row in the ledger."""
 
 RECONNECTS = 5
 """How often a stream begins anew after PostgreSQL went away."""
@@ -66,6 +74,7 @@ class Syncing:
         self._clients: dict[str, CortexClient] = {}
         self._states: dict[StreamId, StreamState] = {}
         self._outcomes: dict[StreamId, Outcome] = {}
+        self._tallies: dict[StreamId, Tally] = {}
 
     def _count(self, event: Event) -> None:
         if isinstance(event, RequestSent):
@@ -96,10 +105,12 @@ class Syncing:
                 self.summary.error = "interrupted; what was committed stays"
             except BaseException as error:
                 self.summary.status, self.summary.error = "failed", str(error) or type(error).__name__
+                if isinstance(error, (*LOST, asyncpg.PostgresError)):
+                    raise _unusable(error) from error
                 raise
             finally:
                 self.summary.seconds = round(monotonic() - started, 3)
-                await asyncio.shield(self._close_ledger(warehouse))
+                await asyncio.shield(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
         return self.summary
 
     async def _run_streams(self, warehouse: Warehouse, apps: Sequence[AppSettings], workflows: Sequence[str]) -> None:
@@ -127,12 +138,19 @@ class Syncing:
                 self.summary.add(outcome)
 
     async def _lock(self, warehouse: Warehouse, streams: Sequence[StreamId]) -> None:
-        for stream in streams:
-            session = warehouse.session
-            state = await (session.read(stream) if self._dry_run else session.lock(stream))
-            if state is not None:
-                self._states[stream] = state
-                continue
+        """Take the streams; those that a process held which has just been killed come free within a moment."""
+        session, give_up = warehouse.session, monotonic() + LOCK_PATIENCE_S
+        held = list(streams)
+        while held:
+            for stream in held:
+                state = await (session.read(stream) if self._dry_run else session.lock(stream))
+                if state is not None:
+                    self._states[stream] = state
+            held = [stream for stream in held if stream not in self._states]
+            if not held or monotonic() > give_up:
+                break
+            await asyncio.sleep(LOCK_PATIENCE_S / 10)
+        for stream in held:
             self._outcomes[stream] = Outcome(stream, "skipped", error="another invocation holds the stream")
             self._listener(StreamFinished(stream, "skipped", error="another invocation holds the stream"))
 
@@ -146,24 +164,30 @@ class Syncing:
                 raise
             except EtlError as error:
                 await self._fail(warehouse, stream, error.message, error.mend)
-            except LOST as error:
+            except (*LOST, asyncpg.TransactionRollbackError) as error:  # or the other side has won a deadlock
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 if attempt == RECONNECTS:
-                    raise DatabaseError(
-                        f"PostgreSQL keeps going away: {error}", mend="Look at PostgreSQL's log, then sync again."
-                    ) from error
-                fresh = await warehouse.reconnect(session, self.summary.sync_id)
-                state = await (fresh.read(stream) if self._dry_run else fresh.lock(stream))
-                if state is not None:
-                    self._states[stream] = state
+                    raise _unusable(error) from error
+                if await self._reopen(warehouse, session, stream, error):
                     continue
-                self._outcomes[stream] = Outcome(stream, "skipped", error="another invocation took the stream over")
             except REFUSALS as error:
                 await self._fail(warehouse, stream, f"PostgreSQL refused: {error}", "Look at PostgreSQL's log.")
             if not self._dry_run:
                 with suppress(*LOST):
                     await warehouse.session.release(stream)
             return
+
+    async def _reopen(self, warehouse: Warehouse, session: Session, stream: StreamId, error: BaseException) -> bool:
+        """Take the stream again after PostgreSQL went away; whether it could be had."""
+        if not isinstance(error, LOST):
+            return True
+        fresh = await warehouse.reconnect(session, self.summary.sync_id)
+        state = await (fresh.read(stream) if self._dry_run else fresh.lock(stream))
+        if state is None:
+            self._outcomes[stream] = Outcome(stream, "skipped", error="another invocation took the stream over")
+            return False
+        self._states[stream] = state
+        return True
 
     async def _attempt(self, warehouse: Warehouse, stream: StreamId) -> Outcome:
         api, payloads, task = self._settings.api, self._settings.payloads, self._task
@@ -180,6 +204,7 @@ class Syncing:
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
         redact = self._redactor.redact_bytes if self._redactor else None
         intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redact=redact)
+        intake.tally = self._tallies.setdefault(stream, intake.tally)  # what was committed before PostgreSQL went away
         listing = Listing(
             self._clients[stream.app_id],
             stream,
@@ -221,8 +246,22 @@ class Syncing:
             summary.runs_gone,
             summary.rejects,
         )
-        with suppress(*LOST):
-            await warehouse.session.finish_sync(summary.sync_id, summary.status, *counts, error=summary.error or None)
+        ended: tuple[Any, ...] = (summary.sync_id, summary.status, *counts)
+        try:
+            await warehouse.session.finish_sync(*ended, error=summary.error or None)
+        except LOST:  # unnoticed so far: the last stream had no use for the session
+            with suppress(DatabaseError, *LOST):
+                session = await warehouse.reconnect(warehouse.session, summary.sync_id)
+                await session.finish_sync(*ended, error=summary.error or None)
+
+
+def _unusable(error: BaseException) -> DatabaseError:
+    if isinstance(error, LOST):
+        return DatabaseError(f"PostgreSQL went away: {error}", mend="Look at PostgreSQL's log, then run it again.")
+    return DatabaseError(
+        f"PostgreSQL refused: {error}",
+        mend="Let the role do what the message names, or see to the server; what was committed stays.",
+    )
 
 
 async def run_sync(

@@ -69,9 +69,11 @@ class Session:
         return cls(await connect(url, schema, application_name="cortex-etl session"), schema)
 
     async def close(self) -> None:
-        """Disconnect, which frees every lock."""
+        """Free every lock and disconnect: PostgreSQL frees those of a lost connection too, only a moment later."""
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-            await self._connection.close(timeout=5)
+            await self._connection.execute(_SQL["unlock_all"], timeout=1)
+            await self._connection.close(timeout=1)
+        self._connection.terminate()
 
     async def _value(self, name: str, *args: object) -> Any:
         async with self._busy:

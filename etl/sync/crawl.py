@@ -267,16 +267,20 @@ class Crawl:
                 return False
         return True
 
-    async def _unseen(self) -> list[str]:
-        stream, filters = self._store.stream, self._store.filters
-        return await self._store.session.unseen_runs(stream, self._marks[-1:], filters)
+    async def _unseen(self, *, anywhere: bool = False) -> list[str]:
+        marks = self._marks if anywhere else self._marks[-1:]
+        return await self._store.session.unseen_runs(self._store.stream, marks, self._store.filters)
 
     async def _settle_unseen(self, proof: _Proof, *, repeated: bool) -> None:
         """Mark the warehouse's runs that the pass did not meet; one by one where the pass alone does not prove it."""
         if proof is _Proof.PICTURE and self._store.filters == ("ALL", "ALL"):
             await self._intake.mark_gone(await self._unseen())
         else:
-            await look_up(self._listing, self._intake, await self._unseen())
+            # Of a shuffled listing a single pass shows too little to go by.
+            shuffled = proof is not _Proof.PICTURE and self._order is Order.NONE
+            await look_up(self._listing, self._intake, await self._unseen(anywhere=shuffled))
+        if proof is not _Proof.PICTURE:
+            await self._intake.drop_copies()
         if proof is _Proof.PICTURE or repeated:
             session = self._store.session
             await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, self._marks[-1]))

@@ -6,14 +6,14 @@ import asyncio
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from etl.api.pages import Page
 from etl.decode import peek_id
-from etl.errors import NotFoundError
+from etl.errors import NotFoundError, TransientError
 from etl.plan import GoneSearch, Order, latest_reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from etl.api.pages import Page
     from etl.db.store import Store
     from etl.plan import Listed
     from etl.sync.intake import Intake
@@ -23,21 +23,37 @@ SEARCH_SHARE = 4
 """A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
 
 
+UNANSWERED_RUNS = 3
+"""So many runs may stay without an answer when each is asked for; with more it is the API that fails."""
+
+
 async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> None:
-    """Ask for runs one by one, some at once: take in their present state, or mark them gone."""
+    """Ask for runs one by one, some at once: take in their present state, or mark them gone.
+
+    A run to which the API has no sensible answer stays as it is.
+
+    Raises:
+        TransientError: there are more than `UNANSWERED_RUNS` of those.
+    """
+    unanswered = 0
     for start in range(0, len(ids), listing.window):
         some = ids[start : start + listing.window]
         answers = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
-        pages = [page for page in answers if page is not None]
-        await intake.load(await intake.sort(pages))
-        await intake.mark_gone([run_id for run_id, page in zip(some, answers, strict=True) if page is None])
+        await intake.load(await intake.sort([answer for answer in answers if isinstance(answer, Page)]))
+        await intake.mark_gone([run_id for run_id, answer in zip(some, answers, strict=True) if answer is None])
+        failures = [answer for answer in answers if isinstance(answer, TransientError)]
+        unanswered += len(failures)
+        if unanswered > UNANSWERED_RUNS:
+            raise failures[0]
 
 
-async def _ask(listing: Listing, run_id: str) -> Page | None:
+async def _ask(listing: Listing, run_id: str) -> Page | TransientError | None:
     try:
         return await listing.run(run_id)
     except NotFoundError:
         return None
+    except TransientError as error:
+        return error
 
 
 class GoneHunt:

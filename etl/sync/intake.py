@@ -106,6 +106,7 @@ class Intake:
         self._retry = retry
         self._erased = ErasedRuns(store)
         self._counted: set[bytes] = set()
+        self._copies: set[bytes] = set()
 
     async def sort(self, pages: Sequence[Page], nameless: Counter[bytes] | None = None) -> Sorted:
         """Tell the items of some pages apart, and make rows of those that are new or changed.
@@ -189,6 +190,8 @@ class Intake:
         payload = self._stored_bytes(item.raw)
         reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.key)
         result.batch.rejects.append(reject)
+        if item.key != item.digest:
+            self._copies.add(item.key)
         result.bad.update(() if run_id is None else (run_id,))
         return Listed(run_id or item.key.hex(), None, None, known=False)
 
@@ -263,6 +266,14 @@ class Intake:
                 seconds=done.seconds,
             )
         )
+
+    async def drop_copies(self) -> None:
+        """Settle what was quarantined as one more of equal items without ids, where it may have been the same again."""
+        await self._store.drop_rejects(list(self._copies))
+        for key in self._copies:
+            if self._held is not None:
+                self._held.pop(key, None)
+        self._copies.clear()
 
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Give runs that the API no longer lists their `gone_at`."""

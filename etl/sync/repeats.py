@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etl.decode import peek_id
 from etl.errors import FatalError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from etl.api.pages import Page
+
+
+_LOOKS = 5
+"""How often two neighbouring pages must turn out the same: a listing that moves may show such by chance."""
 
 
 class RepeatGuard:
@@ -39,14 +44,18 @@ class RepeatGuard:
             self._last = items
             self._first = items if self._first is None else self._first
             return False
-        if page.count is not None and (page.number - 1) * take >= page.count:
-            return True
-        again, first = await self._read(page.number), await self._read(1)
-        if again.items in (items, first.items):
-            raise FatalError(
-                f"the API answers page {page.number} with the items of an earlier page",
-                mend="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
-            )
-        page.items[:] = again.items
-        self._last = page.items
-        return False
+        if page.count is not None:
+            if (page.number - 1) * take >= page.count:
+                return True
+            if not any(peek_id(item) for item in items):
+                return False  # bad items look alike
+        for _ in range(_LOOKS):
+            above, again = await self._read(page.number - 1), await self._read(page.number)
+            if again.items != above.items:  # the listing had slid down by a page, and this one comes next
+                page.items[:] = again.items
+                self._last = page.items
+                return False
+        raise FatalError(
+            f"the API answers page {page.number} with the items of an earlier page",
+            mend="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
+        )

@@ -1,49 +1,9 @@
 """Promise 4: runs that come and go while pages are read are neither lost nor doubled, in whatever order they stand."""
 
-from random import Random
-
 import pytest
-from sync_trials import WORKFLOW, one_stream, trial
+from sync_trials import WORKFLOW, Stir, one_stream, trial
 
 ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
-
-
-class Stir:
-    """Changes the world before each list request, `times` times at most; nothing else says that it did."""
-
-    def __init__(self, world, how, *, times=12, seed=1):
-        self.world, self.how, self.left, self.random, self.made = world, how, times, Random(seed), []
-
-    def __call__(self, path, query, number):
-        if self.left and path.endswith("/runs"):
-            self.left -= 1
-            getattr(self, self.how)()
-
-    def _some(self):
-        return self.random.choice(list(self.world.runs[WORKFLOW]))
-
-    def create(self):
-        self.made.append(self.world.create_run(WORKFLOW)["id"])
-
-    def delete(self):
-        self.world.delete_run(self._some())
-
-    def swap(self):  # the count stays as it is
-        self.delete()
-        self.create()
-
-    def flicker(self):  # runs that are there for one request only
-        if self.made:
-            self.world.delete_run(self.made.pop())
-        else:
-            self.create()
-
-    def replay(self):
-        self.world.replay_run(self._some())
-
-    def mixture(self):
-        for _ in range(self.random.randint(1, 3)):
-            getattr(self, self.random.choice(("create", "delete", "replay", "swap")))()
 
 
 @pytest.mark.parametrize("how", ["create", "delete", "swap", "flicker", "replay", "mixture"])

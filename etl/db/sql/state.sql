@@ -5,6 +5,9 @@ SELECT pg_try_advisory_lock(hashtextextended($1, 0))
 -- name: unlock_stream
 SELECT pg_advisory_unlock(hashtextextended($1, 0))
 
+-- name: unlock_all
+SELECT pg_advisory_unlock_all()
+
 -- name: ensure_stream
 INSERT INTO etl_streams (app_id, workflow_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
 
