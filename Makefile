@@ -5,7 +5,7 @@
 #   make bench   the benchmarks     make soak    random histories with kills, compared with the API
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak wheel clean
+.PHONY: help demo test lint format bench bench-peer soak wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -54,8 +54,13 @@ format: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
+# The peer that it compares with has an environment of its own: make bench-peer, once.
 bench: $(VENV)/installed-dev
-	@$(PYTHON) -m benchmarks $(ARGS)
+	@CORTEX_BENCH_DLT_PYTHON=$(firstword $(wildcard $(VENV)-peer/bin/python) $(PYTHON)) $(PYTHON) -m benchmarks $(ARGS)
+
+bench-peer: $(VENV)/made
+	@$(PYTHON) -m venv $(VENV)-peer
+	@$(VENV)-peer/bin/python -m pip --disable-pip-version-check install -qq --no-input '.[bench]'
 
 soak: $(VENV)/installed-dev
 	@$(PYTHON) -m tests.faults.soak $(ARGS)
@@ -65,4 +70,4 @@ wheel: $(VENV)/installed-dev
 
 clean:
 	@test ! -x $(VENV)/bin/cortex-etl || $(VENV)/bin/cortex-etl stop --quiet
-	rm -rf $(VENV) build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-peer build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

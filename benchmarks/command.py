@@ -1,0 +1,63 @@
+"""cortex-etl as its users run it: the real command, in a process of its own, with a settings file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.processes import Usage, measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SETTINGS = """\
+api:
+  base_url: {base_url}
+  key: sk-bench
+  requests_per_minute: {requests_per_minute}
+database:
+  url: {url}
+apps:
+  - id: {app}
+sync:
+  reconcile_every: {reconcile_every}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The command on one warehouse and one app.
+
+    Args:
+        settings: where to write the settings file.
+    """
+
+    directory: Path
+    port: int
+    url: str
+    app: str
+    requests_per_minute: int = 100_000
+
+    def run(self, mode: str) -> Done:
+        """Run `backfill`, `reconcile` or `sync`."""
+        file = self.directory / f"{self.app}.yaml"
+        file.write_text(
+            _SETTINGS.format(
+                base_url=f"http://127.0.0.1:{self.port}",
+                requests_per_minute=self.requests_per_minute,
+                url=self.url,
+                app=self.app,
+                reconcile_every="0",
+            )
+        )
+        usage = measure(["-m", "etl", mode, "--config", str(file), "--json", "--quiet"])
+        return Done(usage, json.loads(usage.said))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command took, and the summary that it printed."""
+
+    usage: Usage
+    summary: dict[str, Any]

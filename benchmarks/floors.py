@@ -1,0 +1,157 @@
+"""What the machine can do at best: `python -m benchmarks.floors fetch|decode|copy ...` prints one JSON object."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from contextlib import suppress
+from threading import Thread
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+
+from benchmarks.data import App
+from benchmarks.postgres import SCHEMA
+from etl.db.connect import connect
+from etl.decode import digest, split_page
+from etl.normalize import Normalizer
+from etl.normalize.shapes import RUN
+from etl.tables import (
+    RUN_STEP_CALLS,
+    RUN_STEPS,
+    RUN_USAGE_CALLS,
+    RUNS,
+    WORKFLOW_STEP_LINKS,
+    WORKFLOW_STEPS,
+    WORKFLOW_VERSIONS,
+)
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from etl.tables import Table
+
+CONNECTIONS = 8
+BATCH = 1000
+CHILDREN = (("steps", RUN_STEPS), ("calls", RUN_STEP_CALLS), ("usage", RUN_USAGE_CALLS))
+
+
+def fetch(port: int, name: str, pages: int) -> float:
+    """Read every page of every workflow over 8 connections, and drop it; returns the seconds."""
+    app = App(name, int(name.rpartition("-")[2]))
+    wanted = [(each, number) for each in app.workflows for number in range(1, pages + 1)]
+
+    def read_some() -> None:
+        buffer = memoryview(bytearray(2**20))
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            while wanted:
+                workflow_id, number = wanted.pop()
+                target = f"/apps/{name}/workflows/{workflow_id}/runs?page={number}&take=100&status=ALL"
+                connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                got = connection.recv_into(buffer)
+                head, _, body = bytes(buffer[:got]).partition(b"\r\n\r\n")
+                left = int(head.partition(b"Content-Length: ")[2].split(b"\r\n", 1)[0]) - len(body)
+                while left:
+                    left -= connection.recv_into(buffer)
+
+    readers = [Thread(target=read_some) for _ in range(CONNECTIONS)]
+    started = perf_counter()
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    return perf_counter() - started
+
+
+def decode(runs: int) -> float:
+    """Decode pages into typed items, payloads left as they are; returns the seconds."""
+    app = App("floor", runs)
+    bodies = [
+        app.page(each, number, 100) for each in app.workflows for number in range(1, -(-app.runs_each // 100) + 1)
+    ]
+    started = perf_counter()
+    for body in bodies:
+        for item in split_page(body):
+            with suppress(msgspec.ValidationError):  # an `output` in the older array form
+                RUN.decode(item)
+    return perf_counter() - started
+
+
+class Rows:
+    """The rows of an app's runs, made before anything is measured, in batches of 1,000 runs."""
+
+    def __init__(self, runs: int) -> None:
+        app = App("floor", runs)
+        self.versions: dict[str, Any] = {}
+        self.batches: list[dict[str, list[Any]]] = []
+        normalizers = {each: Normalizer(app.name, each) for each in app.workflows}
+        self.rows = 0
+        batch: dict[str, list[Any]] = {}
+        for place, (workflow_id, raw) in enumerate(app.all_runs()):
+            if place % BATCH == 0:
+                batch = {"runs": [], "steps": [], "calls": [], "usage": []}
+                self.batches.append(batch)
+            made = normalizers[workflow_id].normalize(raw, digest(raw))
+            batch["runs"].append(made.run)
+            for name, _ in CHILDREN:
+                batch[name] += getattr(made, name)
+            self.versions.update({version.id: version for version in made.versions})
+        self.rows = sum(len(rows) for batch in self.batches for rows in batch.values())
+
+
+async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
+    """COPY the rows of some runs into temporary tables and INSERT ON CONFLICT from there, batch by batch."""
+    rows = Rows(runs)
+    pool = [await connect(url, SCHEMA) for _ in range(connections)]
+    versions = list(rows.versions.values())
+    for table, records in (
+        (WORKFLOW_VERSIONS, [version.row for version in versions]),
+        (WORKFLOW_STEPS, [row for version in versions for row in version.steps]),
+        (WORKFLOW_STEP_LINKS, [row for version in versions for row in version.links]),
+    ):
+        await pool[0].copy_records_to_table(table.name, columns=table.names, records=records)
+    pending = rows.batches[::-1]
+    started, busy = perf_counter(), process_time()
+    await asyncio.gather(*(_write(connection, pending) for connection in pool))
+    return {"seconds": perf_counter() - started, "cpu_s": process_time() - busy, "rows": rows.rows}
+
+
+async def _write(connection: asyncpg.Connection, pending: list[dict[str, list[Any]]]) -> None:
+    tables = (("runs", RUNS), *CHILDREN)
+    for name, table in tables:
+        columns = ", ".join(f'"{column}" {kind}' for column, kind in table.columns.items())
+        await connection.execute(f"CREATE TEMPORARY TABLE staged_{name} ({columns}) ON COMMIT DELETE ROWS")
+    while pending:
+        batch = pending.pop()
+        async with connection.transaction():
+            for name, table in tables:
+                await connection.copy_records_to_table(f"staged_{name}", columns=table.names, records=batch[name])
+                await connection.execute(_upsert(name, table))
+
+
+def _upsert(name: str, table: Table) -> str:
+    columns = ", ".join(f'"{column}"' for column in table.names)
+    changes = ", ".join(f'"{column}" = excluded."{column}"' for column in table.names if column not in table.key)
+    key = ", ".join(table.key)
+    return (
+        f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM pg_temp.staged_{name} "
+        f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    )
+
+
+def main(what: str, *arguments: str) -> None:
+    """Run one of them."""
+    if what == "fetch":
+        print(json.dumps({"seconds": fetch(int(arguments[0]), arguments[1], int(arguments[2]))}))
+    elif what == "decode":
+        print(json.dumps({"seconds": decode(int(arguments[0]))}))
+    else:
+        print(json.dumps(uvloop.run(copy(arguments[0], int(arguments[1]), int(arguments[2])))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,221 @@
+"""The measurements, one function each, run in processes of their own and told as lines of the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.command import Command, Done
+from benchmarks.processes import measure
+from benchmarks.server import ALLOWANCE, WINDOW_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from benchmarks.postgres import Cluster
+
+DLT_PYTHON = "CORTEX_BENCH_DLT_PYTHON"
+"""Environment: the Python that has `dlt[postgres]`; by default the one that runs the benchmarks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table. `goal` says what was wanted and `met` whether it was; both empty where nothing is."""
+
+    what: str
+    rate: float | None = None
+    seconds: float | None = None
+    cpu_s: float | None = None
+    server_cpu_s: float | None = None
+    peak_mb: float | None = None
+    requests: int | None = None
+    note: str = ""
+    goal: str = ""
+    met: bool | None = None
+
+
+@dataclass
+class Bench:
+    """What the measurements share: the page server, the database server, and the rates that ratios are made from."""
+
+    cluster: Cluster
+    port: int
+    directory: Path
+    runs: int
+    rates: dict[str, float] = field(default_factory=dict)
+    databases: int = 0
+
+    def fresh(self, *, migrated: bool = True) -> str:
+        """The URL of a database that nobody has used."""
+        self.databases += 1
+        return self.cluster.fresh(f"bench{self.databases}", migrated=migrated)
+
+    def control(self, what: str, app: str, *rest: object) -> Any:
+        """Tell the page server something; its answer."""
+        path = "/".join(("-", what, app, *map(str, rest)))
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}") as answer:
+            return json.load(answer)
+
+    def floor(self, *arguments: object) -> tuple[dict[str, float], float]:
+        """Run one of the floors; what it says, and the database server's CPU seconds."""
+        before = self.cluster.cpu_s()
+        usage = measure(["-m", "benchmarks.floors", *map(str, arguments)])
+        said: dict[str, float] = json.loads(usage.said)
+        return said, self.cluster.cpu_s() - before
+
+    def line(self, what: str, done: Done, runs: int, server_cpu_s: float, **more: Any) -> Line:
+        """The line of a command that went over some runs."""
+        rate = runs / done.summary["seconds"]
+        self.rates[what] = rate
+        usage = done.usage
+        return Line(
+            what,
+            rate,
+            usage.seconds,
+            usage.cpu_s,
+            server_cpu_s,
+            usage.peak_mb,
+            done.summary["requests"],
+            **more,
+        )
+
+
+def floors(bench: Bench) -> Iterator[Line]:
+    """Fetching, decoding and loading alone."""
+    app, runs = f"app-{bench.runs}", bench.runs
+    bench.control("requests", app)  # its pages are ready from now on
+    pages = runs // 20 // 100
+    said, _ = bench.floor("fetch", bench.port, app, pages)
+    yield Line("floor: fetch and discard, 8 connections", runs / said["seconds"], said["seconds"])
+    said, _ = bench.floor("decode", runs)
+    yield Line("floor: typed decode, payloads left raw", runs / said["seconds"], said["seconds"])
+    for connections in (1, 2):
+        said, server = bench.floor("copy", bench.fresh(), runs, connections)
+        rate = runs / said["seconds"]
+        bench.rates["floor"] = max(rate, bench.rates.get("floor", 0))
+        note = f"{said['rows'] / runs:.1f} rows a run"
+        what = f"floor: COPY + INSERT ON CONFLICT, {connections} connection{'s' if connections > 1 else ''}"
+        yield Line(what, rate, said["seconds"], said["cpu_s"], server, note=note)
+
+
+def lifecycle(bench: Bench) -> Iterator[Line]:
+    """One warehouse from empty on: backfill, nothing new, reconcile, 1 % changed."""
+    runs, app = bench.runs, f"app-{bench.runs}"
+    command = Command(bench.directory, bench.port, bench.fresh(), app)
+    done, server = _timed(bench, command, "backfill")
+    _expect(done, "runs_inserted", runs)
+    share = runs / done.summary["seconds"] / bench.rates["floor"]
+    note = f"{share:.2f} of the floor"
+    yield bench.line("backfill", done, runs, server, note=note, goal="≥ 0.70 of the floor", met=share >= 0.7)
+    if runs >= 10_000:
+        yield Line("backfill: memory", peak_mb=done.usage.peak_mb, goal="< 200 MB", met=done.usage.peak_mb < 200)
+    done, server = _timed(bench, command, "reconcile")
+    _expect(done, "runs_unchanged", runs)
+    rate = runs / done.summary["seconds"]
+    yield bench.line("reconcile, nothing changed", done, runs, server, goal="≥ 20,000/s", met=rate >= 20_000)
+    written = bench.cluster.written()
+    done, server = _timed(bench, command, "sync")
+    _expect(done, "runs_inserted", 0)
+    seconds, asked = done.usage.seconds, done.summary["requests"]
+    note = f"{(bench.cluster.written() - written) / 1000:.0f} kB of WAL"
+    met = seconds < 1 and asked <= 21
+    yield Line(
+        "sync, nothing new (with start-up)", None, seconds, done.usage.cpu_s, server, done.usage.peak_mb, asked,
+        note=note, goal="1 request a workflow (+1), < 1 s", met=met,
+    )  # fmt: skip
+    bench.control("change", app, 100)
+    changed = runs // 20 // 100 * 20
+    written = bench.cluster.written()
+    done, server = _timed(bench, command, "reconcile")
+    _expect(done, "runs_updated", changed)
+    wal = (bench.cluster.written() - written) / max(changed, 1) / 1000
+    note = f"{changed} of {changed} found, {wal:.0f} kB of WAL each"
+    yield bench.line("reconcile, 1 % changed", done, runs, server, note=note, goal="all found", met=True)
+    bench.control("change", app, 0)
+
+
+def peer(bench: Bench) -> Iterator[Line]:
+    """dlt, tuned by hand."""
+    python = os.environ.get(DLT_PYTHON, sys.executable)
+    if subprocess.run([python, "-c", "import dlt, psycopg2"], capture_output=True, check=False).returncode:
+        yield Line(
+            "dlt, tuned by hand",
+            note="skipped: dlt is not installed; for it: make bench-peer",
+        )
+        return
+    url = bench.fresh(migrated=False)
+    before = bench.cluster.cpu_s()
+    place = bench.directory / "dlt"
+    app = f"app-{bench.runs}"
+    usage = measure(["-m", "benchmarks.peer_dlt", str(bench.port), app, url, str(place)], python=python)
+    shutil.rmtree(place)
+    said = json.loads(usage.said.splitlines()[-1])
+    rate = bench.runs / said["seconds"]
+    ratio = bench.rates["backfill"] / rate
+    note = f"dlt {said['version']}; cortex-etl is {ratio:.1f} times as fast"
+    server = bench.cluster.cpu_s() - before
+    yield Line(
+        "dlt, tuned by hand", rate, said["seconds"], usage.cpu_s, server, usage.peak_mb,
+        note=note, goal="≥ 10 times", met=ratio >= 10,
+    )  # fmt: skip
+
+
+def real_api(bench: Bench, windows: int) -> Iterator[Line]:
+    """A history that takes longer than the rate limit allows in some minutes: 500 a minute, 100 ms latency."""
+    needed = windows * ALLOWANCE + 1
+    app = f"slow-{(needed // 20 + 1) * 20 * 100}"
+    command = Command(bench.directory, bench.port, bench.fresh(), app, requests_per_minute=ALLOWANCE)
+    done, server = _timed(bench, command, "backfill")
+    told = bench.control("requests", app)
+    arrivals, refused = told["arrivals"], told["refused"]
+    share = windows * WINDOW_S / (arrivals[windows * ALLOWANCE] - arrivals[0])
+    core = done.usage.cpu_s / done.usage.seconds
+    note = f"{share:.1%} of the allowance used, {refused} refused (429), {core:.1%} of one core"
+    yield Line(
+        f"backfill at 500 requests a minute, {windows} min", None, done.usage.seconds, done.usage.cpu_s, server,
+        done.usage.peak_mb, len(arrivals), note=note, goal="≥ 98 %, no 429, < 10 %",
+        met=share >= 0.98 and not refused and core < 0.1,
+    )  # fmt: skip
+
+
+def large(bench: Bench, runs: int) -> Iterator[Line]:
+    """Memory over ten times the runs, then the time a run as the warehouse grows to a million."""
+    small = Command(bench.directory, bench.port, bench.fresh(), "app-10000")
+    small.run("backfill")
+    done, _ = _timed(bench, Command(bench.directory, bench.port, small.url, "next-10000"), "backfill")
+    at_first = done.summary["seconds"] / 10_000
+    command = Command(bench.directory, bench.port, small.url, f"app-{runs}")
+    done, server = _timed(bench, command, "backfill")
+    _expect(done, "runs_inserted", runs)
+    peak = done.usage.peak_mb
+    yield bench.line(f"backfill of {runs:,}", done, runs, server, goal="< 200 MB", met=peak < 200)
+    copies = max(0, round((1_000_000 - runs) / runs))
+    database = small.url.partition("@/")[2].partition("?")[0]
+    for number in range(copies):
+        bench.cluster.multiply(database, f"app-{runs}", f"copy{number}")
+    bench.cluster.ask("CHECKPOINT")
+    held = int(str(bench.cluster.ask("SELECT count(*) FROM runs", database)))
+    done, server = _timed(bench, Command(bench.directory, bench.port, small.url, "last-10000"), "backfill")
+    _expect(done, "runs_inserted", 10_000)
+    growth = done.summary["seconds"] / 10_000 / at_first
+    note = f"{growth:.2f} times the time a run as at 10,000"
+    yield bench.line(f"10,000 more at {held:,}", done, 10_000, server, note=note, goal="≤ 1.3 times", met=growth <= 1.3)
+
+
+def _timed(bench: Bench, command: Command, mode: str) -> tuple[Done, float]:
+    before = bench.cluster.cpu_s()
+    done = command.run(mode)
+    return done, bench.cluster.cpu_s() - before
+
+
+def _expect(done: Done, name: str, number: int) -> None:
+    found = done.summary[name]
+    if found != number or done.summary["status"] != "succeeded":
+        raise AssertionError(f"{name} is {found}, not {number}: {done.summary}")

@@ -1,0 +1,103 @@
+"""Running what is measured as a process of its own, and what that took."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process said, and what it took: seconds from start to end, CPU seconds, peak resident memory in MB."""
+
+    said: str
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+    code: int
+
+
+class FailedError(Exception):
+    """A measured process ended in an error."""
+
+
+def measure(
+    arguments: Sequence[str], environment: Mapping[str, str] | None = None, *, python: str = sys.executable
+) -> Usage:
+    """Run Python with some arguments to its end.
+
+    Raises:
+        FailedError: it did not exit with 0; the message ends with what it said.
+    """
+    started = monotonic()
+    process = subprocess.Popen(
+        [python, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda pipe: errors.append(pipe.read()), args=(process.stderr,))
+    reader.start()
+    peak = _Peak(process.pid)
+    peak.start()
+    said = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = monotonic() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    peak.ended = True
+    reader.join()
+    peak.join()
+    if process.returncode != 0:
+        raise FailedError(
+            f"{' '.join(arguments[:4])} ended with {process.returncode}: {said[-500:]} {errors[0][-2000:]}"
+        )
+    # The kernel's own figure counts the parent's memory at the fork too; it stands in where there is no /proc.
+    peak_mb = peak.megabytes or used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return Usage(said, seconds, used.ru_utime + used.ru_stime, peak_mb, process.returncode)
+
+
+class _Peak(threading.Thread):
+    """Reads a process's high-water mark of resident memory while it lives (its children's are added, if it has any)."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self.megabytes = 0.0
+        self.ended = False
+
+    def run(self) -> None:
+        while not self.ended:
+            self.megabytes = max(self.megabytes, sum(map(_high_water_mb, (self._pid, *_children(self._pid)))))
+            sleep(0.02)
+
+
+def _high_water_mb(pid: int) -> float:
+    try:
+        found = _PEAK.search(Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []

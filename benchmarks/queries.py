@@ -1,0 +1,136 @@
+"""How fast the warehouse answers: every view bounded to 30 days, every question of the cookbook, and the report.
+
+`python -m benchmarks.queries --runs 1000000` fills a warehouse of that size on a PostgreSQL of its own at default
+settings, asks, and prints one table: median and worst, from sending the question to having its last row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from benchmarks.generate import fill
+from benchmarks.postgres import SCHEMA, Cluster
+from etl.db.connect import connect
+from etl.observe.report import write_report
+
+if TYPE_CHECKING:
+    import asyncpg
+
+COOKBOOK = Path(__file__).parents[1] / "docs" / "cookbook.md"
+
+VIEWS = {
+    "workflow_health_daily": "SELECT * FROM workflow_health_daily WHERE day > current_date - 30",
+    "credits_daily": "SELECT * FROM credits_daily WHERE day > current_date - 30",
+    "step_performance": "SELECT * FROM step_performance",
+    "model_usage_daily": "SELECT * FROM model_usage_daily WHERE day > current_date - 30",
+    "recent_failures": "SELECT * FROM recent_failures WHERE failed_at > now() - interval '30 days'",
+    "open_runs": "SELECT * FROM open_runs WHERE created_at > now() - interval '30 days'",
+    "run_tree": "SELECT * FROM run_tree WHERE day > current_date - 30",
+    "sync_health": "SELECT * FROM sync_health",
+}
+VIEW_GOAL_S, QUESTION_GOAL_S, REPORT_GOAL_S = 0.1, 1.0, 10.0
+
+_QUESTION = re.compile(r"^### (.+?)\n.*?^```sql\n(.*?);\n```", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one question took, each time that it was asked."""
+
+    kind: str
+    question: str
+    seconds: list[float]
+    goal_s: float
+    rows: int | None = None
+
+    def line(self) -> str:
+        """A row of the table."""
+        middle, worst = median(self.seconds), max(self.seconds)
+        verdict = "" if middle < self.goal_s else "over"
+        rows = "" if self.rows is None else f"{self.rows:,}"
+        return (
+            f"| {self.kind} | {self.question} | {rows} | {middle * 1000:,.0f} ms | {worst * 1000:,.0f} ms | {verdict} |"
+        )
+
+
+def main() -> None:
+    """Fill, ask, print."""
+    parser = argparse.ArgumentParser(prog="benchmarks.queries", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1_000_000, help="size of the warehouse [%(default)s]")
+    parser.add_argument("--times", type=int, default=7, help="how often each question is asked [%(default)s]")
+    parser.add_argument("--url", help="a warehouse that is filled already, instead of one of its own")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        url = options.url
+        if url is None:
+            directory = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="cxb-", ignore_cleanup_errors=True))
+            )
+            directory.chmod(0o755)
+            cluster = stack.enter_context(Cluster(directory))
+            url = cluster.fresh("queries")
+            seconds = asyncio.run(fill(url, options.runs))
+            print(f"PostgreSQL {cluster.version()} at default settings, filled in {sum(seconds.values()):.0f} s")
+        asyncio.run(_measure(url, options.times))
+
+
+async def _measure(url: str, times: int) -> None:
+    connection = await connect(url, SCHEMA)
+    try:
+        await connection.execute("SET timezone = 'UTC'")
+        print(await _size(connection))
+        print("\n| | question | rows | median | worst | |\n| --- | --- | ---: | ---: | ---: | --- |")
+        for view, sql in VIEWS.items():
+            print((await _time(connection, "view", f"`{view}`", sql, VIEW_GOAL_S, times)).line(), flush=True)
+        for title, sql in _QUESTION.findall(COOKBOOK.read_text(encoding="utf-8")):
+            print((await _time(connection, "cookbook", title, sql, QUESTION_GOAL_S, times)).line(), flush=True)
+    finally:
+        await connection.close()
+    print((await _time_report(url, min(times, 3))).line())
+
+
+async def _time(connection: asyncpg.Connection, kind: str, name: str, sql: str, goal_s: float, times: int) -> Timing:
+    seconds = []
+    rows = 0
+    for _ in range(times):
+        size = 0
+
+        async def count(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+
+        started = perf_counter()
+        status = await connection.copy_from_query(sql, output=count)
+        seconds.append(perf_counter() - started)
+        rows = int(status.split()[1])
+    return Timing(kind, name, seconds, goal_s, rows)
+
+
+async def _time_report(url: str, times: int) -> Timing:
+    seconds = []
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(times):
+            started = perf_counter()
+            await write_report(url, SCHEMA, Path(directory) / "report.html")
+            seconds.append(perf_counter() - started)
+    return Timing("report", "`cortex-etl report`", seconds, REPORT_GOAL_S)
+
+
+async def _size(connection: asyncpg.Connection) -> str:
+    tables = ("runs", "run_steps", "run_step_calls", "run_usage_calls")
+    counts = [f"{await connection.fetchval(f'SELECT count(*) FROM {table}'):,} {table}" for table in tables]
+    size = await connection.fetchval("SELECT pg_database_size(current_database())")
+    return f"{', '.join(counts)}; {size / 2**30:.1f} GiB with indexes"
+
+
+if __name__ == "__main__":
+    main()

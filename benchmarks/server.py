@@ -1,0 +1,157 @@
+"""The loopback server of the benchmarks: ready-made pages, next to no work a request; a process of its own.
+
+An app's id says what it is: `app-30000` has 30,000 runs; `slow-30000` answers after 100 ms and refuses more than 500
+requests in any 60 s. `/-/change/APP/EVERY` gives every so manieth run a new `updated_at`; `/-/requests/APP` tells when
+requests for an app came and how many were refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from time import monotonic
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+
+import uvloop
+
+from benchmarks.data import App, library
+
+LATENCY_S = 0.1
+ALLOWANCE = 500
+WINDOW_S = 60.0
+MOST_CACHED_BYTES = 400 * 2**20
+READY_RUNS = 40_000
+"""Apps of at most so many runs have their pages made before the first of them is asked for."""
+
+_RUNS = re.compile(r"/apps/([^/]+)/workflows/([^/]+)/runs")
+_WORKFLOWS = re.compile(r"/apps/([^/]+)/workflows")
+_CONTROL = re.compile(r"/-/(\w+)/([^/]+)(?:/(\d+))?")
+
+
+class World:
+    """All apps that were asked for, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, App] = {}
+        self.arrivals: dict[str, list[float]] = {}
+        self.granted: dict[str, list[float]] = {}
+        self.cache: dict[str, bytes] = {}
+        self.cached_bytes = 0
+
+    def app(self, name: str) -> App:
+        if name not in self.apps:
+            app = self.apps[name] = App(name, int(name.rpartition("-")[2]))
+            self.arrivals[name], self.granted[name] = [], []
+            if app.runs_each * len(app.workflows) <= READY_RUNS:
+                self.make_ready(app)
+        return self.apps[name]
+
+    def make_ready(self, app: App) -> None:
+        for workflow_id in app.workflows:
+            for number in range(1, -(-app.runs_each // 100) + 1):
+                self.answer(f"/apps/{app.name}/workflows/{workflow_id}/runs?page={number}&take=100&status=ALL")
+
+    def answer(self, target: str) -> bytes:
+        parts = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if control := _CONTROL.fullmatch(parts.path):
+            return self.control(control[1], control[2], int(control[3] or 0))
+        number, take = int(query.get("page", 1)), int(query.get("take", 100))
+        if runs := _RUNS.fullmatch(parts.path):
+            app, workflow_id = self.app(runs[1]), runs[2]
+            if query.get("status", "ALL") != "ALL":
+                return _response(b"[]", number, take, 0)
+            key = f"{app.name}/{workflow_id}/{number}/{take}"
+            if key not in self.cache:
+                made = _response(app.page(workflow_id, number, take), number, take, app.runs_each)
+                if self.cached_bytes + len(made) > MOST_CACHED_BYTES:
+                    return made
+                self.cache[key] = made
+                self.cached_bytes += len(made)
+            return self.cache[key]
+        if workflows := _WORKFLOWS.fullmatch(parts.path):
+            app = self.app(workflows[1])
+            items = [library().workflows[each] for each in app.workflows][(number - 1) * take : number * take]
+            return _response(b"[" + b",".join(items) + b"]", number, take, len(app.workflows))
+        return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+    def control(self, what: str, name: str, every: int) -> bytes:
+        app = self.app(name)
+        if what == "change":
+            app.changed_every = every
+            self.cache.clear()
+            self.cached_bytes = 0
+            self.make_ready(app)
+        times = self.arrivals[name]
+        told = {"arrivals": times, "refused": len(times) - len(self.granted[name])}
+        return _response(json.dumps(told).encode(), 1, 1, 1)
+
+    def admits(self, name: str) -> bool:
+        """Count a request for an app; whether its rate limit lets it pass."""
+        now = monotonic()
+        self.app(name)
+        self.arrivals[name].append(now)
+        granted = self.granted[name]
+        if name.startswith("slow") and len(granted) >= ALLOWANCE and now - granted[-ALLOWANCE] < WINDOW_S:
+            return False
+        granted.append(now)
+        return True
+
+
+def _response(body: bytes, number: int, take: int, count: int) -> bytes:
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        f"pagination-page: {number}\r\npagination-take: {take}\r\npagination-count: {count}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_REFUSED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: GET requests, one after another."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        while (end := self.received.find(b"\r\n\r\n")) >= 0:
+            target = self.received.split(b" ", 2)[1].decode()
+            self.received = self.received[end + 4 :]
+            self.serve(target)
+
+    def serve(self, target: str) -> None:
+        name = target.split("/", 3)[2] if target.startswith("/apps/") else ""
+        answer = self.world.answer(target) if not name or self.world.admits(name) else _REFUSED
+        if name.startswith("slow"):
+            asyncio.get_running_loop().call_later(LATENCY_S, self.send, answer)
+        else:
+            self.send(answer)
+
+    def send(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+
+
+async def serve() -> None:
+    """Serve on a free port, which is printed, until standard input ends."""
+    world = World()
+    library()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(world), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())
