@@ -49,6 +49,10 @@ _CHAPTERS = {
     "definitions": ("## Workflows and their definitions", "What was meant to happen."),
     "bookkeeping": ("## Bookkeeping", "What the syncs remember. For reading; cortex-etl writes it."),
     "views": ("## Views", "The questions people ask, answered."),
+    "rollups": (
+        "## Behind the daily views",
+        "What the views read for days that are counted, and how the others are. Ask the views: these may change.",
+    ),
 }
 
 
@@ -76,6 +80,8 @@ class Relation:
     @property
     def chapter(self) -> str:
         """The chapter of the dictionary that it stands in."""
+        if self.name.startswith(("rollup_", "counted_", "etl_uncounted_")) or self.name.endswith("_days"):
+            return "rollups"
         if self.is_view:
             return "views"
         if self.name.startswith("etl_"):
@@ -119,7 +125,8 @@ def render(relations: Sequence[Relation]) -> str:
 
 def _diagram(relations: Sequence[Relation]) -> Iterator[str]:
     """A Mermaid diagram of the tables: a full line is a foreign key, a dotted one what a column's comment names."""
-    tables = {relation.name for relation in relations if not relation.is_view}
+    relations = [relation for relation in relations if not relation.is_view and relation.chapter != "rollups"]
+    tables = {relation.name for relation in relations}
     yield "## How the tables hang together"
     yield ""
     yield "A full line is a foreign key; along a dotted one the other row may be missing (not synced, or not yet)."
@@ -127,8 +134,6 @@ def _diagram(relations: Sequence[Relation]) -> Iterator[str]:
     yield "```mermaid"
     yield "erDiagram"
     for relation in relations:
-        if relation.is_view:
-            continue
         yield from (f'    {target} ||--o{{ {relation.name} : "{by}"' for by, target in relation.references.items())
         bound = {column for columns in relation.references for column in columns.split(", ")}
         for column in relation.columns:

@@ -1,0 +1,62 @@
+"""Counts anew the days whose runs changed, so that the daily views read few rows.
+
+Nothing depends on when this runs, or whether: a change to runs notes its days in its own transaction, and the views
+count those from the runs themselves (see `migrations/0005_rollups.sql`).
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from etl.db.statements import statements
+
+if TYPE_CHECKING:
+    from datetime import date
+    from typing import Any
+
+    import asyncpg
+
+    Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
+
+_SQL = statements("rollups")
+_ROLLUPS = ("health", "credits", "steps", "models")
+
+
+async def roll_up(connection: Connection, *, seconds: float) -> int:
+    """Count days that changed, the newest first, each in a transaction of its own.
+
+    Args:
+        connection: to the warehouse, outside of a transaction.
+        seconds: after which no further days are begun; what is left is for the next time.
+
+    Returns:
+        How many days were counted; 0 as well while another process is at it.
+
+    Raises:
+        asyncpg.PostgresError: what PostgreSQL refuses; the views stay right.
+    """
+    if not await connection.fetchval(_SQL["take_turns"]):
+        return 0
+    try:
+        counted = 0
+        until = monotonic() + seconds
+        while day := await connection.fetchval(_SQL["changed"]):
+            await _count(connection, day)
+            counted += 1
+            if monotonic() >= until:
+                break
+        return counted
+    finally:
+        if not connection.is_closed():
+            await connection.execute(_SQL["give_turn"])
+
+
+async def _count(connection: Connection, day: date) -> None:
+    # One snapshot: it holds a note exactly where it holds the change, and notes made meanwhile are not taken.
+    async with connection.transaction(isolation="repeatable_read"):
+        await connection.execute(_SQL["tune"])
+        for rollup in _ROLLUPS:
+            await connection.execute(_SQL[f"drop_{rollup}"], day)
+            await connection.execute(_SQL[f"count_{rollup}"], day)
+        await connection.execute(_SQL["take_notes"], day)

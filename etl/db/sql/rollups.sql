@@ -1,0 +1,62 @@
+-- name: take_turns
+-- One process at a time; who finds another at it leaves the work to it.
+SELECT pg_try_advisory_lock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
+
+-- name: give_turn
+SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
+
+-- name: changed
+-- The newest day whose rollups do not hold.
+SELECT max(day) FROM etl_changed_days
+
+-- name: tune
+-- For one transaction: a plan made while the rollups were small would read all of them later, and compiling costs more
+-- than these statements take.
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)
+
+-- name: drop_health
+DELETE FROM rollup_health
+WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+
+-- name: drop_credits
+DELETE FROM rollup_credits
+WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+
+-- name: drop_steps
+DELETE FROM rollup_steps
+WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+
+-- name: drop_models
+DELETE FROM rollup_models
+WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+
+-- name: count_health
+INSERT INTO rollup_health (
+    workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s, credits)
+SELECT
+    workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s, credits
+FROM counted_health
+WHERE day = $1 AND workflow_id IS NOT NULL
+
+-- name: count_credits
+INSERT INTO rollup_credits (workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits)
+SELECT workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits
+FROM counted_credits
+WHERE day = $1 AND workflow_id IS NOT NULL
+
+-- name: count_steps
+INSERT INTO rollup_steps (
+    workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms)
+SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms
+FROM counted_steps
+WHERE day = $1 AND workflow_id IS NOT NULL
+
+-- name: count_models
+INSERT INTO rollup_models (workflow_id, day, provider, model, calls, failed, credits)
+SELECT workflow_id, day, provider, model, calls, failed, credits
+FROM counted_models
+WHERE day = $1 AND workflow_id IS NOT NULL
+
+-- name: take_notes
+-- Those that this transaction's snapshot holds, and with them the changes that they tell of; later ones stay.
+DELETE FROM etl_changed_days WHERE day = $1

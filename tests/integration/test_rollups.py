@@ -1,0 +1,177 @@
+"""The views over rollups say at every moment what the plain queries of `0004_views.sql` say, whatever was written."""
+
+from __future__ import annotations
+
+import random
+import re
+from datetime import UTC, datetime, timedelta
+from math import inf
+from typing import Any
+
+import asyncpg
+import pytest
+
+from etl.db.connect import connect
+from etl.db.migrate import migrations
+from etl.db.rollups import roll_up
+
+ROLLED = ("workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily", "sync_health")
+NOW_DEPENDENT = {"lag_s"}
+PLAIN = next(each.sql for each in migrations() if each.name == "0004_views.sql")
+START = datetime(2026, 3, 1, 22, tzinfo=UTC)
+
+
+async def make_plain_views(warehouse: asyncpg.Connection) -> None:
+    """The views as they were before there were rollups, as plain_NAME."""
+    for view in ROLLED:
+        definition = re.search(rf"^CREATE VIEW {view} AS\n.*?;$", PLAIN, re.MULTILINE | re.DOTALL)
+        assert definition
+        await warehouse.execute(definition[0].replace(f"VIEW {view}", f"VIEW plain_{view}", 1))
+
+
+async def differences(warehouse: asyncpg.Connection) -> list[str]:
+    found = []
+    for view in ROLLED:
+        attributes = (await warehouse.prepare(f"SELECT * FROM plain_{view}")).get_attributes()
+        columns = ", ".join(each.name for each in attributes if each.name not in NOW_DEPENDENT)
+        for one, other in ((view, f"plain_{view}"), (f"plain_{view}", view)):
+            rows = await warehouse.fetch(f"SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {other}")
+            found += [f"only in {one}: {dict(row)}" for row in rows]
+    return found
+
+
+class Writer:
+    """Writes runs as loading, reconciling and erasing do, by chance."""
+
+    def __init__(self, warehouse: asyncpg.Connection, seed: int) -> None:
+        self.warehouse = warehouse
+        self.chance = random.Random(seed)
+        self.ids: list[str] = []
+
+    def row(self) -> tuple[Any, ...]:
+        chance = self.chance
+        created = None if chance.random() < 0.1 else START + timedelta(hours=chance.randrange(100))
+        workflow = None if chance.random() < 0.1 else chance.choice("uvw")
+        ended = None if chance.random() < 0.2 else START + timedelta(seconds=chance.randrange(500))
+        credits_used = None if chance.random() < 0.2 else chance.randrange(1, 10**6) / 10**6
+        return (
+            chance.choice(["a", "b", None]), chance.choice(["a", "b"]), workflow,
+            chance.choice(["COMPLETED", "FAILED", "RUNNING", "NEW", None]), chance.choice(["TEST", None]),
+            created, START, ended, credits_used, chance.choice([None, START]),
+        )  # fmt: skip
+
+    async def insert(self) -> None:
+        many = [f"r{len(self.ids) + place}" for place in range(self.chance.randrange(1, 6))]
+        self.ids += many
+        async with self.warehouse.transaction():
+            columns = (
+                "id app_id stream_app_id workflow_id status origin created_at started_at ended_at usage_total gone_at"
+            )
+            await self.warehouse.copy_records_to_table(
+                "runs", columns=columns.split(), records=[(ident, *self.row()) for ident in many], schema_name="cortex"
+            )
+            for ident in many:
+                await self.children(ident)
+
+    async def replace(self) -> None:
+        if not (ident := await self.any_run()):
+            return
+        async with self.warehouse.transaction():
+            await self.warehouse.execute(
+                "UPDATE runs SET (app_id, stream_app_id, workflow_id, status, origin, created_at, started_at, ended_at,"
+                " usage_total, gone_at) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) WHERE id = $1",
+                ident, *self.row(),
+            )  # fmt: skip
+            await self.warehouse.execute("DELETE FROM run_steps WHERE run_id = $1", ident)
+            await self.children(ident)
+
+    async def delete(self) -> None:
+        await self.warehouse.execute("DELETE FROM runs WHERE id = $1", await self.any_run())
+
+    async def gone(self) -> None:
+        await self.warehouse.execute("UPDATE runs SET gone_at = now() WHERE id = $1", await self.any_run())
+
+    async def truncate(self) -> None:
+        if self.chance.random() < 0.1:
+            await self.warehouse.execute("TRUNCATE runs CASCADE")
+
+    async def roll_up(self) -> None:
+        await roll_up(self.warehouse, seconds=self.chance.choice([0, inf]))
+
+    async def any_run(self) -> str | None:
+        return await self.warehouse.fetchval("SELECT id FROM runs ORDER BY md5(id || $1) LIMIT 1", str(len(self.ids)))
+
+    async def children(self, ident: str) -> None:
+        for place in range(self.chance.randrange(4)):
+            loops = self.chance.random() < 0.3
+            model = None if loops else self.chance.choice(["large", "small", None])
+            await self.warehouse.execute(
+                "INSERT INTO run_steps (run_id, step_key, ordinal, type, status, started_at, ended_at, provider, model,"
+                " output, usage_total) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                ident, f"s{place}", place, self.chance.choice(["model", "model", "code", None]),
+                self.chance.choice(["COMPLETED", "FAILED", None]), START,
+                self.chance.choice([None, START + timedelta(milliseconds=self.chance.randrange(9000))]),
+                model and "openai", model, self.chance.choice(["[]", '["x"]', None]), self.chance.choice([None, 0.25]),
+            )  # fmt: skip
+            for number in range(self.chance.randrange(3) if loops else 0):
+                await self.warehouse.execute(
+                    "INSERT INTO run_step_calls (run_id, step_key, ordinal, type, status, provider, model)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    ident, f"s{place}", number, self.chance.choice(["model", "code"]),
+                    self.chance.choice(["COMPLETED", "FAILED"]), "openai", self.chance.choice(["large", "small", None]),
+                )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_is_written_the_views_say_what_the_runs_say(warehouse: asyncpg.Connection, seed: int) -> None:
+    await make_plain_views(warehouse)
+    await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) SELECT a, w FROM unnest('{a,b}'::text[]) a, "
+                            "unnest('{u,v,w}'::text[]) w")  # fmt: skip
+    writer = Writer(warehouse, seed)
+    weights = {"insert": 6, "replace": 4, "delete": 1, "gone": 2, "truncate": 1, "roll_up": 4}
+    for _ in range(40):
+        (action,) = writer.chance.choices(list(weights), list(weights.values()))
+        await getattr(writer, action)()
+        assert await differences(warehouse) == [], action
+    await roll_up(warehouse, seconds=inf)
+    assert await differences(warehouse) == []
+    assert await warehouse.fetchval("SELECT count(*) FROM etl_changed_days") == 0
+    dated = await warehouse.fetchval(
+        "SELECT count(*) FROM runs WHERE created_at IS NOT NULL AND workflow_id IS NOT NULL"
+    )
+    assert await warehouse.fetchval("SELECT coalesce(sum(runs), 0) FROM rollup_health") == dated
+
+
+async def test_what_is_committed_while_days_are_counted_is_counted_next_time(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    await make_plain_views(warehouse)
+    other = await connect(database_url, "cortex")
+    insert = "INSERT INTO runs (id, workflow_id, created_at, usage_total) VALUES ($1, 'w', $2, 1)"
+    await warehouse.execute(insert, "first", START)
+    under_way = other.transaction()
+    await under_way.start()
+    await other.execute(insert, "second", START)
+    assert await roll_up(warehouse, seconds=inf) == 1
+    await under_way.commit()
+    assert await differences(warehouse) == []
+    assert await warehouse.fetchval("SELECT sum(runs) FROM workflow_health_daily") == 2
+    assert await roll_up(other, seconds=inf) == 1
+    assert await differences(warehouse) == []
+    assert await warehouse.fetchval("SELECT runs FROM rollup_health") == 2
+    await other.close()
+
+
+async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    insert = "INSERT INTO runs (id, workflow_id, created_at) VALUES ($1, 'w', $2)"
+    for place in range(3):
+        await warehouse.execute(insert, f"r{place}", START + timedelta(days=place))
+    assert await roll_up(warehouse, seconds=0) == 1
+    assert await warehouse.fetchval("SELECT day FROM rollup_health") == (START + timedelta(days=2)).date()
+    other = await connect(database_url, "cortex")
+    await other.execute("SELECT pg_advisory_lock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))")
+    assert await roll_up(warehouse, seconds=inf) == 0
+    await other.close()
+    assert await roll_up(warehouse, seconds=inf) == 2
