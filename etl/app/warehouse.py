@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -51,19 +51,23 @@ async def bring_up_to_date(url: str, settings: Settings, listener: Listener) -> 
     Raises:
         DatabaseError: the database cannot be used, or migrations are pending and not wanted.
     """
-    schema = settings.database.schema_name
-    connection = await connect(url, schema)
+    connection = await connect(url, settings.database.schema_name)
     try:
-        if settings.database.auto_migrate:
-            for name in await migrate(connection, schema):
-                listener(Notice("migration.applied", {"name": name}))
-        elif names := await pending(connection, schema):
-            raise DatabaseError(
-                f"migrations are pending: {', '.join(names)}",
-                mend="Run `cortex-etl migrate`, or set database.auto_migrate to true.",
-            )
+        await _migrated(connection, settings, listener)
     finally:
         await connection.close()
+
+
+async def _migrated(connection: asyncpg.Connection, settings: Settings, listener: Listener) -> None:
+    schema = settings.database.schema_name
+    if settings.database.auto_migrate:
+        for name in await migrate(connection, schema):
+            listener(Notice("migration.applied", {"name": name}))
+    elif names := await pending(connection, schema):
+        raise DatabaseError(
+            f"migrations are pending: {', '.join(names)}",
+            mend="Run `cortex-etl migrate`, or set database.auto_migrate to true.",
+        )
 
 
 class Warehouse:
@@ -79,6 +83,10 @@ class Warehouse:
         self.leases = leases
         self.session = session
         self._mending = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the session, which frees every lock."""
+        await self.session.close()
 
     async def reconnect(self, broken: Session, sync_id: int | None) -> Session:
         """Replace a broken session by a new one; whoever comes second gets the first one's.
@@ -119,22 +127,20 @@ async def open_warehouse(
     Raises:
         DatabaseError: it cannot be reached or used, or a right lacks, now or while it is open.
     """
-    url = await database_url(settings)
-    if migrated:
-        await bring_up_to_date(url, settings, listener)
-    schema = settings.database.schema_name
-    pool = await create_pool(url, schema, size=width)
+    url, schema = await database_url(settings), settings.database.schema_name
     try:
-        leases = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
-        try:
-            warehouse = Warehouse(url, schema, pool, leases, await Session.open(url, schema))
-            try:
-                yield warehouse
-            finally:
-                await warehouse.session.close()
-        finally:
-            leases.terminate()
+        async with AsyncExitStack() as stack:
+            connection = await connect(url, schema, application_name="cortex-etl session")
+            session = Session(connection, schema)
+            stack.push_async_callback(session.close)
+            if migrated:
+                await _migrated(connection, settings, listener)
+            pool = await create_pool(url, schema, size=width)
+            stack.callback(pool.terminate)
+            leases = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
+            stack.callback(leases.terminate)
+            warehouse = Warehouse(url, schema, pool, leases, session)
+            stack.push_async_callback(warehouse.close)
+            yield warehouse
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise refused_right(refusal, schema) from refusal
-    finally:
-        pool.terminate()
