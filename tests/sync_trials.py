@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -172,3 +177,49 @@ def _steps(run: dict[str, Any]) -> int:
     output, usage = run.get("output") or {}, (run.get("usage") or {}).get("steps") or {}
     keys = set(output) if isinstance(output, dict) else {item.get("key") for item in output}
     return len(output) + len(set(usage) - keys)
+
+
+@dataclass
+class Process:
+    """`cortex-etl` as a process of its own, with the settings of a trial."""
+
+    process: asyncio.subprocess.Process
+    out: str = ""
+    err: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def end(self, within_s: float = 60) -> int:
+        try:
+            out, err = await asyncio.wait_for(self.process.communicate(), within_s)
+        except TimeoutError:
+            self.process.kill()
+            raise
+        self.out, self.err = out.decode(), err.decode()
+        return self.process.returncode
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+
+async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
+    """Start the command on a trial's API and warehouse."""
+    settings = trial.settings
+    config = {
+        "api": {"base_url": trial.sandbox.url, "requests_per_minute": 100_000} | trial.api,
+        "database": {"url": trial.url, "schema": SCHEMA},
+        "apps": [{"id": app.id, "workflows": app.workflows} for app in settings.apps],
+        "sync": trial.sync,
+        "payloads": trial.payloads,
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(config))  # YAML too
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CORTEX_", "PG"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "etl", *arguments, "--config", str(path), "--log-format", "json",
+        cwd=folder, env=environment | {"CORTEX_API_KEY": trial.sandbox.key},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    return Process(process)

@@ -70,6 +70,8 @@ class _Ends:
     after_edge: int | None = None
 
     def watch(self, items: Sequence[Listed], *, adjacent: bool = True) -> None:
+        if not items:
+            return  # the page behind the last one
         if not self.head_size or (adjacent and len(self.head) <= self.head_size):
             self.head.extend(items)
         self.head_size = self.head_size or len(items)

@@ -37,7 +37,8 @@ def test_the_readme_names_every_command(name) -> None:
 @pytest.mark.parametrize(("page", "text"), PAGES.items(), ids=PAGES)
 def test_every_command_that_is_shown_exists_with_its_options(page, text) -> None:
     shown = re.findall(
-        r"(?m)(?:`|^#? *|bin/|&& )cortex-etl ((?:[a-z]+)(?: (?:show|schema|list|retry|cron|systemd|k8s))?)((?: --?[a-z-]+)*)", text
+        r"(?m)(?:`|^#? *|bin/|&& )cortex-etl ((?:[a-z]+)(?: (?:show|schema|list|retry|cron|systemd|k8s))?)((?: --?[a-z-]+)*)",
+        text,
     )
     for name, options in shown:
         assert name in ALL, (page, name)

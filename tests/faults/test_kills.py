@@ -1,0 +1,150 @@
+"""Promises 6 and 7: killed anywhere, the next command repairs and goes on; told to stop, it stops."""
+
+import os
+import signal
+
+import pytest
+from sync_trials import WORKFLOW, one_stream, start, trial
+
+PAGES, SIZE, WIDTH = 30, 4, 3
+
+
+def kill_at(t, place, *, number=signal.SIGKILL):
+    """Send a signal to the process in `pids` when the run listing is asked for the `place`th time."""
+    pids, asked = [], []
+
+    def hook(path, query, _number):
+        if path.endswith("/runs"):
+            asked.append(query.get("page"))
+            if len(asked) == place and pids:
+                os.kill(pids.pop(), number)
+
+    t.sandbox.faults.before_response = hook
+    return pids
+
+
+async def killed(t, folder, place, *arguments):
+    pids = kill_at(t, place)
+    process = await start(t, folder, *arguments)
+    pids.append(process.pid)
+    assert await process.end() == -signal.SIGKILL
+    t.sandbox.faults.clear()
+
+
+def new_runs(world):
+    for _ in range(6):
+        world.create_run(WORKFLOW)
+
+
+def top_leaves(world):
+    for run in world.listing(WORKFLOW)[:3]:
+        world.delete_run(run["id"])
+
+
+def some_leave(world):
+    world.delete_run(world.listing(WORKFLOW)[len(world.runs[WORKFLOW]) // 2]["id"])
+
+
+def both(world):
+    new_runs(world)
+    top_leaves(world)
+    some_leave(world)
+
+
+@pytest.mark.parametrize("order", ["created_desc", "updated_desc", "created_asc"])
+async def test_a_history_goes_on_where_it_was_killed(database_url, tmp_path, order):
+    for place, meanwhile in ((9, None), (14, new_runs), (22, both)):
+        world = one_stream(PAGES * SIZE)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": SIZE, "concurrency": WIDTH}
+            await killed(t, tmp_path, place, "backfill")
+            if meanwhile:
+                meanwhile(world)
+            summary = await t.agrees("backfill")
+            # The pages in flight, the one on the boundary, the head and a second look at it, the end; where runs left,
+            # pages that they may have slid up by, and a search for them.
+            slack = WIDTH + 5 + (9 if meanwhile in (both, top_leaves) else 2 if meanwhile else 0)
+            if not (meanwhile and order != "created_desc"):
+                assert summary.requests <= PAGES - place + slack, (place, meanwhile)
+            assert await t.requests_of("sync") <= 3
+
+
+async def test_a_history_of_unknown_order_is_complete_after_kills(database_url, tmp_path):
+    for order in ("none", "shuffled"):
+        world = one_stream(40)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 7, "concurrency": 2}
+            for place in (3, 5):
+                await killed(t, tmp_path, place, "sync")
+                both(world)
+            await t.agrees("sync")
+
+
+async def test_what_a_killed_sync_had_read_hides_nothing_below(database_url, tmp_path):
+    """The first page was loaded, as many runs left as came: neither the page nor the count shows what is missing."""
+    for order in ("created_desc", "updated_desc", "created_asc"):
+        world = one_stream(40)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 5, "concurrency": 1}
+            await t.agrees()
+            for _ in range(17):
+                world.create_run(WORKFLOW)
+            await killed(t, tmp_path, 3, "sync")
+            oldest = sorted(world.runs[WORKFLOW].values(), key=lambda run: run["created_at"])
+            loaded = await t.connection.fetchval("SELECT count(*) FROM runs")
+            for run in oldest[: len(world.runs[WORKFLOW]) - loaded]:
+                world.delete_run(run["id"])
+            await t.run()
+            here = {row["id"] for row in await t.connection.fetch("SELECT id FROM runs")}
+            assert set(world.runs[WORKFLOW]) - here == set(), order
+
+
+async def test_the_ledger_says_that_a_process_was_killed(database_url, tmp_path):
+    async with trial(database_url, one_stream(30)) as t:
+        t.api = {"page_size": 5}
+        await killed(t, tmp_path, 3, "sync")
+        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "running"
+        await t.agrees()
+        rows = await t.connection.fetch("SELECT status, ended_at FROM etl_syncs ORDER BY id")
+        assert [row["status"] for row in rows] == ["interrupted", "succeeded"]
+        assert all(row["ended_at"] for row in rows)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["page", "answer", "pause"])
+async def test_told_to_stop_it_stops_soon_and_says_so(database_url, tmp_path, number, moment):
+    async with trial(database_url, one_stream(60)) as t:
+        t.api = {"page_size": 5, "concurrency": 2}
+        pids = kill_at(t, 3, number=number)
+        if moment == "answer":
+            t.sandbox.faults.latency_s = 1
+        if moment == "pause":
+            from etl.sandbox.faults import Status, page
+
+            t.sandbox.faults.on(page(3), Status(429, retry_after=600))
+        process = await start(t, tmp_path, "sync")
+        pids.append(process.pid)
+        assert await process.end(within_s=20) == 130, process.err
+        assert "Traceback" not in process.err
+        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "interrupted"
+        t.sandbox.faults.clear()
+        await t.connection.execute("DELETE FROM etl_rate_budgets")  # the pause that the API asked for
+        await t.agrees()
+
+
+async def test_a_run_is_here_with_all_its_parts_or_not_at_all(database_url, tmp_path):
+    """Killed in the middle of commits: no run without its steps, and no watermark above what is missing."""
+    world = one_stream(60)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 3, "concurrency": 4}
+        for place in (4, 7):
+            await killed(t, tmp_path, place, "sync")
+            assert [each for each in await t.differences() if not each.startswith("missing")] == []
+            assert await t.connection.fetchval("SELECT max(watermark) FROM etl_streams") is None
+        await t.agrees()
+        assert await t.connection.fetchval("SELECT watermark FROM etl_streams") == await t.connection.fetchval(
+            "SELECT max(updated_at) FROM runs"
+        )
