@@ -135,11 +135,17 @@ def migrate(
     call: Invocation,
     *,
     check: Annotated[bool, typer.Option("--check", help="Apply nothing; exit 1 if any is pending.")] = False,
+    citus: Annotated[bool, typer.Option("--citus", help="Print the script for a Citus cluster.")] = False,
 ) -> int:
     """Bring the warehouse's tables and views up to date.
 
     Example: `cortex-etl migrate --check || cortex-etl migrate`
     """
+    if citus:
+        from etl.db.citus import citus_script
+
+        typer.echo(citus_script(call.settings.database.schema_name), nl=False)
+        return 0
     names = run_async(_migrate(call.settings, check=check))
     if check:
         for name in names:

@@ -1,0 +1,112 @@
+"""The script that spreads a warehouse over the nodes of a Citus cluster, made from the descriptors of the tables.
+
+Runs are distributed by id and what belongs to them by run_id, so that a run is whole on one node; what many runs share,
+and the bookkeeping, stands on every node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etl.db.connect import quote_identifier
+from etl.db.statements import statements
+from etl.tables import APPS, DEFINITIONS, ENTITIES, RUN_CHILDREN, RUNS, WORKFLOW_VERSIONS, WORKFLOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from etl.tables import Table
+
+_SQL = statements("citus")
+_BOOKKEEPING = (
+    "etl_syncs",
+    "etl_streams",
+    "etl_rejects",
+    "etl_rate_budgets",
+    "etl_settings",
+    "etl_tombstones",
+    "etl_changed_days",
+    "rollup_health",
+    "rollup_credits",
+    "rollup_steps",
+    "rollup_models",
+)
+_TRIGGERS = ("runs_inserted", "runs_updated", "runs_deleted", "runs_truncated")
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key of the warehouse, by the name that the migrations give it."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    target: str
+    target_columns: tuple[str, ...]
+    on_delete: str | None = "CASCADE"
+
+    @property
+    def definition(self) -> str:
+        """As ALTER TABLE takes it."""
+        text = f"FOREIGN KEY ({', '.join(self.columns)}) REFERENCES {self.target} ({', '.join(self.target_columns)})"
+        return f"{text} ON DELETE {self.on_delete}" if self.on_delete else text
+
+
+def foreign_keys() -> tuple[ForeignKey, ...]:
+    """Every foreign key of the warehouse, in the order in which they can be made."""
+    version, runs = WORKFLOW_VERSIONS, RUNS.name
+    return (
+        ForeignKey("runs_version_fkey", runs, ("workflow_version_id",), version.name, version.key, on_delete=None),
+        ForeignKey("runs_draft_fkey", runs, ("workflow_draft_id",), version.name, version.key, on_delete=None),
+        *(_to_parent(table) for table in ENTITIES if table.parent is not None),
+        ForeignKey("etl_rejects_sync_fkey", "etl_rejects", ("sync_id",), "etl_syncs", ("id",), on_delete="SET NULL"),
+    )
+
+
+def _to_parent(table: Table) -> ForeignKey:
+    parent = next(each for each in ENTITIES if each.name == table.parent)
+    noun = parent.name.rpartition("_")[2].removesuffix("s")
+    return ForeignKey(f"{table.name}_{noun}_fkey", table.name, table.key[: len(parent.key)], parent.name, parent.key)
+
+
+def citus_script(schema: str) -> str:
+    """The script for psql.
+
+    Args:
+        schema: name of the warehouse's schema, as it stands in the settings.
+
+    Returns:
+        SQL that is run once, as the schema's owner, on the coordinator of a cluster whose nodes are known to it.
+    """
+    return "\n".join(_lines(schema)) + "\n"
+
+
+def _lines(schema: str) -> Iterator[str]:
+    yield "-- Spreads the warehouse over the nodes of a Citus cluster. On the coordinator, with its nodes added and the"
+    yield "-- migrations applied, and while no sync runs: cortex-etl migrate --citus | psql -v ON_ERROR_STOP=1 URL"
+    yield ""
+    yield "BEGIN;"
+    yield f"SET LOCAL search_path TO {quote_identifier(schema)}, public;"
+    yield ""
+    yield "-- A table at which an undistributed one points cannot be distributed."
+    for key in reversed(foreign_keys()):
+        yield f"ALTER TABLE {key.table} DROP CONSTRAINT {key.name};"
+    yield ""
+    yield "-- Citus takes no such triggers. Without them no rollup holds, so the views count from the runs."
+    for trigger in _TRIGGERS:
+        yield f"DROP TRIGGER {trigger} ON {RUNS.name};"
+    yield _SQL["count_from_runs"] + ";"
+    yield ""
+    yield "-- On every node."
+    for name in (*(table.name for table in (APPS, WORKFLOWS, *DEFINITIONS)), *_BOOKKEEPING):
+        yield f"SELECT create_reference_table('{name}');"
+    yield ""
+    yield "-- Spread, each run with what belongs to it."
+    yield f"SELECT create_distributed_table('{RUNS.name}', '{RUNS.key[0]}');"
+    for table in RUN_CHILDREN:
+        yield f"SELECT create_distributed_table('{table.name}', '{table.key[0]}', colocate_with => '{RUNS.name}');"
+    yield ""
+    for key in foreign_keys():
+        yield f"ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};"
+    yield "COMMIT;"

@@ -1,0 +1,11 @@
+-- name: count_from_runs
+DELETE FROM etl_changed_days;
+DELETE FROM rollup_health;
+DELETE FROM rollup_credits;
+DELETE FROM rollup_steps;
+DELETE FROM rollup_models;
+CREATE OR REPLACE VIEW etl_uncounted_runs AS
+SELECT
+    id, workflow_id, (created_at AT TIME ZONE 'UTC')::date AS day, app_id, stream_app_id, origin, status, gone_at,
+    duration_s, usage_total
+FROM runs
