@@ -238,7 +238,8 @@ SELECT
     daily.ended
 FROM step_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
-COMMENT ON VIEW step_performance_daily IS 'How each step of each workflow did each day: failures, durations, credits.';
+COMMENT ON VIEW step_performance_daily IS
+    'How each step of each workflow did each day: failures, durations, credits. For percentiles of several days unnest durations_ms of step_days.';
 COMMENT ON COLUMN step_performance_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
 COMMENT ON COLUMN step_performance_daily.app_id IS 'App that the runs were triggered from.';
 COMMENT ON COLUMN step_performance_daily.workflow_id IS 'Workflow of the step.';
@@ -253,6 +254,11 @@ COMMENT ON COLUMN step_performance_daily.p95_ms IS '95th percentile of the step'
 COMMENT ON COLUMN step_performance_daily.credits IS 'Credits that the step used, exact; 0 where the API told none.';
 COMMENT ON COLUMN step_performance_daily.ended IS 'Runs in which it is COMPLETED, FAILED, CANCELLED or SKIPPED.';
 
+-- Lists of lists, which are sorted number by number for each step, take a fraction of the time that sorting all
+-- durations of all steps takes; and a question that leaves the percentiles out does not sort at all.
+CREATE TYPE duration_list AS (durations_ms double precision[]);
+COMMENT ON TYPE duration_list IS 'The durations of a step on one day; PostgreSQL gathers lists of any length in this form alone.';
+
 CREATE OR REPLACE VIEW step_performance AS
 SELECT
     steps.app_id,
@@ -262,8 +268,8 @@ SELECT
     steps.runs,
     steps.failed,
     steps.failed::double precision / nullif(steps.ended, 0) AS failure_rate,
-    steps.p50_ms,
-    steps.p95_ms,
+    durations.spread[1] AS p50_ms,
+    durations.spread[2] AS p95_ms,
     steps.credits,
     workflows.name AS workflow_name
 FROM (
@@ -275,18 +281,16 @@ FROM (
         sum(runs)::bigint AS runs,
         sum(ended)::bigint AS ended,
         sum(failed)::bigint AS failed,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
-        percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms,
+        array_agg(ROW(durations_ms)::duration_list) AS lists,
         coalesce(sum(credits), 0) AS credits
-    FROM (
-        SELECT app_id, workflow_id, step_key, type, runs, ended, failed, credits, NULL AS duration_ms
-        FROM step_days
-        UNION ALL
-        SELECT app_id, workflow_id, step_key, type, NULL, NULL, NULL, NULL, unnest(durations_ms)
-        FROM step_days
-    ) AS counts_and_durations
+    FROM step_days
     GROUP BY app_id, workflow_id, step_key, type
 ) AS steps
+LEFT JOIN LATERAL (
+    SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_ms) AS spread
+    FROM unnest(steps.lists) AS days (durations_ms)
+    CROSS JOIN LATERAL unnest(days.durations_ms) AS duration_ms
+) AS durations ON true
 LEFT JOIN workflows ON workflows.id = steps.workflow_id;
 
 CREATE OR REPLACE VIEW model_usage_daily AS

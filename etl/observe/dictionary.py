@@ -51,7 +51,7 @@ _CHAPTERS = {
     "views": ("## Views", "The questions people ask, answered."),
     "rollups": (
         "## Behind the daily views",
-        "What the views read for days that are counted, and how the others are. Ask the views: these may change.",
+        "What the views read for days that are counted, and how the others are. Ask the views where they serve.",
     ),
 }
 
