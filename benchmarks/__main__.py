@@ -1,4 +1,7 @@
-"""Everything measured in one run, on servers of its own: `python -m benchmarks [--smoke | --quick]`."""
+"""Everything measured in one run, on servers of its own: `python -m benchmarks [--smoke | --quick]`.
+
+`python -m benchmarks queries` instead measures what the warehouse answers how fast (see `benchmarks/queries.py`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from benchmarks import measures
+from benchmarks import measures, queries
 from benchmarks.postgres import Cluster
 from benchmarks.table import show
 
@@ -30,6 +33,9 @@ LARGE = 300_000
 
 def main() -> None:
     """Measure and print; exits with 1 where `--strict` is given and a goal is missed."""
+    if sys.argv[1:2] == ["queries"]:
+        queries.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--smoke", action="store_true", help=f"{SMOKE:,} runs, some seconds: only that it works")

@@ -1,13 +1,14 @@
 """How fast the warehouse answers: every view bounded to 30 days, every question of the cookbook, and the report.
 
-`python -m benchmarks.queries --runs 1000000` fills a warehouse of that size on a PostgreSQL of its own at default
-settings, asks, and prints one table: median and worst, from sending the question to having its last row.
+`python -m benchmarks queries` (or `make bench ARGS=queries`) fills a warehouse of 1,000,000 runs on a PostgreSQL of its
+own at default settings, asks, and prints one table: median and worst, from sending the question to having its last row.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import tempfile
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from etl.db.connect import connect
 from etl.observe.report import write_report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import asyncpg
 
 COOKBOOK = Path(__file__).parents[1] / "docs" / "cookbook.md"
@@ -30,6 +33,7 @@ COOKBOOK = Path(__file__).parents[1] / "docs" / "cookbook.md"
 VIEWS = {
     "workflow_health_daily": "SELECT * FROM workflow_health_daily WHERE day > current_date - 30",
     "credits_daily": "SELECT * FROM credits_daily WHERE day > current_date - 30",
+    "step_performance_daily": "SELECT * FROM step_performance_daily WHERE day > current_date - 30",
     "step_performance": "SELECT * FROM step_performance",
     "model_usage_daily": "SELECT * FROM model_usage_daily WHERE day > current_date - 30",
     "recent_failures": "SELECT * FROM recent_failures WHERE failed_at > now() - interval '30 days'",
@@ -62,13 +66,13 @@ class Timing:
         )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fill, ask, print."""
-    parser = argparse.ArgumentParser(prog="benchmarks.queries", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks queries", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, help="size of the warehouse [%(default)s]")
     parser.add_argument("--times", type=int, default=7, help="how often each question is asked [%(default)s]")
     parser.add_argument("--url", help="a warehouse that is filled already, instead of one of its own")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with ExitStack() as stack:
         url = options.url
         if url is None:
@@ -79,7 +83,9 @@ def main() -> None:
             cluster = stack.enter_context(Cluster(directory))
             url = cluster.fresh("queries")
             seconds = asyncio.run(fill(url, options.runs))
-            print(f"PostgreSQL {cluster.version()} at default settings, filled in {sum(seconds.values()):.0f} s")
+            rollups = seconds.pop("rollups")
+            print(f"PostgreSQL {cluster.version()} at default settings, {os.cpu_count()} cores")
+            print(f"Filled in {sum(seconds.values()):.0f} s, days counted in {rollups:.0f} s")
         asyncio.run(_measure(url, options.times))
 
 
