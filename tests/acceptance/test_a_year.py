@@ -167,7 +167,7 @@ async def year(sandbox: Any, database_url: str, warehouse: Any) -> Year:
     return Year(await sandbox(world), database_url, warehouse)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # 45 s on two idle cores
 async def test_a_year_left_alone(year: Year, command: Any) -> None:
     await year.warehouse.execute(AN_OLDER_LEDGER)
     for day in range(DAYS):
