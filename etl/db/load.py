@@ -118,6 +118,10 @@ class Loader:
         self._keep = keep_payloads
         self._definitions = Definitions()
 
+    async def begin(self, connection: asyncpg.Connection) -> None:
+        """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`)."""
+        await connection.execute(_SQL["begin_commit"], *self._stream)
+
     async def load(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
         """Commit a batch.
 
@@ -190,6 +194,7 @@ class Loader:
         new = batch.new if straight else []
         staged = batch.changed if straight else [*batch.new, *batch.changed]
         async with connection.transaction():
+            await self.begin(connection)
             versions, rows = await self._definitions.write(connection, [*new, *staged])
             rows += await self._insert(connection, new)
             inserted, updated, merged = await self._merge(connection, staged)

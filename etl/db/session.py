@@ -91,6 +91,7 @@ class Session:
         """
         if not await self._value("lock_stream", self._stream_lock(stream)):
             return None
+        await self._value("end_commits", *stream)
         await self._value("ensure_stream", *stream)
         rows = await self._rows("take_fence", *stream)
         return StreamState.of(rows[0])

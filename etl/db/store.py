@@ -135,14 +135,14 @@ class Store:
     async def drop_rejects(self, digests: Sequence[bytes]) -> None:
         """Settle quarantined items that are listed no more."""
         if digests and not self.is_dry_run:
-            await self._pool.execute(_STATE["drop_rejects"], *self.stream, list(digests))
+            await self._pool.execute(_STATE["drop_rejects"], *self.stream, self.state.fence, list(digests))
 
     async def remove_due_payloads(self) -> None:
         """Where retention is honoured: remove the payloads of runs that are due."""
         if self.is_dry_run or self._keep_payloads:
             return
         async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(_STATE["due_payloads"], *self.stream)
+            rows = await connection.fetch(_STATE["due_payloads"], *self.stream, self.state.fence)
             if rows:
                 await connection.execute(_STATE["remove_payloads"], [row["id"] for row in rows])
 

@@ -6,6 +6,10 @@ SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT 
 FROM runs
 WHERE id = ANY ($1::text[])
 
+-- name: begin_commit
+-- Marks the transaction as one of this stream.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0))
+
 -- name: keep_payloads
 -- A run re-read after its due date with emptied payloads keeps the stored ones.
 UPDATE pg_temp.staged_runs AS staged

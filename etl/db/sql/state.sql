@@ -11,6 +11,18 @@ SELECT pg_advisory_unlock_all()
 -- name: ensure_stream
 INSERT INTO etl_streams (app_id, workflow_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
 
+-- name: end_commits
+-- A process that sleeps in the middle of a commit keeps rows locked: whoever takes its stream over ends that session.
+WITH mark AS (
+    SELECT hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0) AS key
+)
+SELECT count(pg_terminate_backend(activity.pid))
+FROM mark
+JOIN pg_locks AS locks ON locks.locktype = 'advisory' AND locks.objsubid = 1
+    AND locks.classid::bigint = (mark.key >> 32) & 4294967295 AND locks.objid::bigint = mark.key & 4294967295
+JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
+WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
+
 -- name: take_fence
 -- Safety: whoever held the stream before can no longer commit to it.
 UPDATE etl_streams SET fence = fence + 1
@@ -54,7 +66,8 @@ WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
 -- name: drop_rejects
 -- Quarantined items that the API no longer lists.
 UPDATE etl_rejects SET resolved_at = now()
-WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL AND digest = ANY ($3::bytea[])
+WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL AND digest = ANY ($4::bytea[])
+  AND EXISTS (SELECT FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3)
 
 -- name: finish_stream
 UPDATE etl_streams
@@ -158,6 +171,7 @@ SELECT EXISTS (
 -- Runs of a stream whose payloads are due to be removed here too.
 UPDATE runs SET input = NULL, result = NULL, payload_removed_at = now()
 WHERE stream_app_id = $1 AND workflow_id = $2 AND retention_due_at <= now() AND payload_removed_at IS NULL
+  AND EXISTS (SELECT FROM etl_streams WHERE app_id = $1 AND etl_streams.workflow_id = $2 AND fence = $3)
   AND NOT (status = 'FAILED' AND coalesce(retention_preserve_on_failure, false))
 RETURNING id
 

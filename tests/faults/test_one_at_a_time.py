@@ -1,0 +1,136 @@
+"""Promises 9 and 15: one process a stream, and one that lost its lock writes nothing."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+from sync_trials import SCHEMA, WORKFLOW, one_stream, start, trial
+
+from etl.db.load import Batch, Loader
+from etl.db.session import Session
+from etl.errors import LockLostError
+from etl.events import StreamId
+from etl.sandbox import World
+
+
+def hold_at(t, place):
+    """Let the `place`th request for runs wait; returns what tells that it waits, and what lets it go on."""
+    waits, go_on, asked = asyncio.Event(), asyncio.Event(), []
+
+    async def hook(path, query, number):
+        if path.endswith("/runs"):
+            asked.append(number)
+            if len(asked) == place:
+                waits.set()
+                await go_on.wait()
+
+    t.sandbox.faults.before_response = hook
+    return waits, go_on
+
+
+async def test_the_second_of_two_does_nothing_and_says_so(database_url, tmp_path):
+    async with trial(database_url, one_stream(30)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        waits, go_on = hold_at(t, 3)
+        first = await start(t, tmp_path, "sync")
+        await asyncio.wait_for(waits.wait(), 30)
+        second = await start(t, tmp_path, "sync", "--json")
+        assert await second.end() == 75, second.err
+        go_on.set()
+        assert await first.end() == 0, first.err
+        rows = await t.connection.fetch("SELECT status FROM etl_syncs ORDER BY id")
+        assert [row["status"] for row in rows] == ["succeeded", "skipped"]
+        assert await t.differences() == []
+
+
+async def test_the_streams_that_are_free_are_done(database_url):
+    world = World(1)
+    for each in ("wf_1", "wf_2"):
+        world.add_workflow("app_1", each)
+        world.create_run(each)
+    async with trial(database_url, world) as t:
+        session = await Session.open(t.url, SCHEMA)
+        assert await session.lock(StreamId("app_1", "wf_1")) is not None
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("succeeded", 0)
+        assert {each.workflow_id: each.outcome for each in summary.streams} == {"wf_1": "skipped", "wf_2": "succeeded"}
+        await session.close()
+        await t.agrees()
+
+
+async def test_a_lock_ends_with_the_process_that_held_it(database_url, tmp_path):
+    async with trial(database_url, one_stream(20)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        waits, go_on = hold_at(t, 2)
+        first = await start(t, tmp_path, "sync")
+        await asyncio.wait_for(waits.wait(), 30)
+        first.signal(signal.SIGKILL)
+        go_on.set()
+        await t.agrees()  # at once, without a wait for the server to notice
+        await first.end()
+
+
+async def test_a_zombie_writes_nothing(database_url, tmp_path):
+    """A process sleeps, loses its lock, and wakes when another one owns the stream and knows better."""
+    world = one_stream(30)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        waits, go_on = hold_at(t, 4)
+        zombie = await start(t, tmp_path, "sync")
+        await asyncio.wait_for(waits.wait(), 30)
+        os.kill(zombie.pid, signal.SIGSTOP)
+        go_on.set()
+        t.sandbox.faults.clear()
+        await t.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'cortex-etl session' AND datname = current_database()"
+        )
+        waits, go_on = hold_at(t, 3)
+        owner = asyncio.create_task(t.run())
+        await asyncio.wait_for(waits.wait(), 30)
+        before = await t.connection.fetch("SELECT id, last_synced_at FROM runs ORDER BY id")
+        os.kill(zombie.pid, signal.SIGCONT)
+        assert await zombie.end() != 0
+        assert await t.connection.fetch("SELECT id, last_synced_at FROM runs ORDER BY id") == before
+        go_on.set()
+        assert (await owner).status == "succeeded"
+        assert await t.differences() == []
+
+
+async def test_what_a_zombie_has_open_does_not_hold_the_new_owner_up(database_url, tmp_path):
+    """A process that sleeps in the middle of a transaction keeps rows locked: its successor ends that transaction."""
+    world = one_stream(3)
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        stream = StreamId("app_1", WORKFLOW)
+        sleeper = await Session.open(t.url, SCHEMA)
+        state = await sleeper.lock(stream)
+        from etl.db.connect import connect
+
+        connection = await connect(t.url, SCHEMA)
+        transaction = connection.transaction()
+        await transaction.start()
+        await Loader(stream, fence=state.fence, sync_id=None).begin(connection)
+        run_id = next(iter(world.runs[WORKFLOW]))
+        await connection.execute("UPDATE runs SET status = status WHERE id = $1", run_id)
+        await sleeper.close()
+        world.replay_run(run_id)
+        await asyncio.wait_for(t.agrees("reconcile"), 30)
+        connection.terminate()
+
+
+async def test_a_commit_without_the_fencing_token_is_refused(database_url):
+    async with trial(database_url, one_stream(3)) as t:
+        await t.agrees()
+        stream = StreamId("app_1", WORKFLOW)
+        session = await Session.open(t.url, SCHEMA)
+        old = await session.lock(stream)
+        new = await session.lock(stream)
+        run_ids = [row["id"] for row in await t.connection.fetch("SELECT id FROM runs")]
+        with pytest.raises(LockLostError):
+            await Loader(stream, fence=old.fence, sync_id=None).load(t.connection, Batch(gone=run_ids))
+        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 0
+        await Loader(stream, fence=new.fence, sync_id=None).load(t.connection, Batch(gone=run_ids))
+        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 3
+        await session.close()
