@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.measures import Line
 
 SMOKE, QUICK, WHOLE = 2_000, 10_000, 30_000
-LARGE = 300_000
+LARGE, TOTAL = 300_000, 1_000_000
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def _chosen(bench: measures.Bench, *, smoke: bool, quick: bool) -> Iterator[Iter
     yield measures.peer(bench)
     yield measures.real_api(bench, windows=1 if quick else 3)
     if not quick:
-        yield measures.large(bench, LARGE)
+        yield measures.large(bench, LARGE, TOTAL)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.command import Command, Done
-from benchmarks.processes import measure
+from benchmarks.processes import FailedError, measure
 from benchmarks.server import ALLOWANCE, WINDOW_S
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 DLT_PYTHON = "CORTEX_BENCH_DLT_PYTHON"
 """Environment: the Python that has `dlt[postgres]`; by default the one that runs the benchmarks."""
+
+
+DAYS_OF_LARGE = 4
+"""Days that the larger history covers, rounded up; copies of it go before it."""
+
+PATIENCE_S = 300
+"""How long a peer may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +161,14 @@ def peer(bench: Bench) -> Iterator[Line]:
     before = bench.cluster.cpu_s()
     place = bench.directory / "dlt"
     app = f"app-{bench.runs}"
-    usage = measure(["-m", "benchmarks.peer_dlt", str(bench.port), app, url, str(place)], python=python)
-    shutil.rmtree(place)
+    arguments = ["-m", "benchmarks.peer_dlt", str(bench.port), app, url, str(place)]
+    try:
+        usage = measure(arguments, python=python, longest_s=PATIENCE_S)
+    except FailedError as error:
+        yield Line("dlt, tuned by hand", note=f"failed, or took more than {PATIENCE_S} s: {str(error)[-100:]}")
+        return
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     said = json.loads(usage.said.splitlines()[-1])
     rate = bench.runs / said["seconds"]
     ratio = bench.rates["backfill"] / rate
@@ -185,27 +198,27 @@ def real_api(bench: Bench, windows: int) -> Iterator[Line]:
     )  # fmt: skip
 
 
-def large(bench: Bench, runs: int) -> Iterator[Line]:
-    """Memory over ten times the runs, then the time a run as the warehouse grows to a million."""
+def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
+    """Memory over `runs`, ten times the usual, then the time a run in a warehouse of `total`."""
     small = Command(bench.directory, bench.port, bench.fresh(), "app-10000")
     small.run("backfill")
-    done, _ = _timed(bench, Command(bench.directory, bench.port, small.url, "next-10000"), "backfill")
-    at_first = done.summary["seconds"] / 10_000
+    first, first_server = _timed(bench, Command(bench.directory, bench.port, small.url, "next-10000"), "backfill")
     command = Command(bench.directory, bench.port, small.url, f"app-{runs}")
     done, server = _timed(bench, command, "backfill")
     _expect(done, "runs_inserted", runs)
     peak = done.usage.peak_mb
     yield bench.line(f"backfill of {runs:,}", done, runs, server, goal="< 200 MB", met=peak < 200)
-    copies = max(0, round((1_000_000 - runs) / runs))
+    copies = max(0, round((total - runs) / runs))
     database = small.url.partition("@/")[2].partition("?")[0]
-    for number in range(copies):
-        bench.cluster.multiply(database, f"app-{runs}", f"copy{number}")
+    for number in range(1, copies + 1):
+        bench.cluster.multiply(database, f"app-{runs}", f"copy{number}", number * DAYS_OF_LARGE)
     bench.cluster.ask("CHECKPOINT")
     held = int(str(bench.cluster.ask("SELECT count(*) FROM runs", database)))
     done, server = _timed(bench, Command(bench.directory, bench.port, small.url, "last-10000"), "backfill")
     _expect(done, "runs_inserted", 10_000)
-    growth = done.summary["seconds"] / 10_000 / at_first
-    note = f"{growth:.2f} times the time a run as at 10,000"
+    growth = done.summary["seconds"] / first.summary["seconds"]
+    cpu = (done.usage.cpu_s + server) / (first.usage.cpu_s + first_server)
+    note = f"{growth:.2f} times the time a run as at 10,000, {cpu:.2f} times the CPU"
     yield bench.line(f"10,000 more at {held:,}", done, 10_000, server, note=note, goal="≤ 1.3 times", met=growth <= 1.3)
 
 

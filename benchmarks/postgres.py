@@ -88,9 +88,9 @@ class Cluster:
         """Run a statement; gives its first value."""
         return asyncio.run(_ask(self.url(database), sql))
 
-    def multiply(self, database: str, app: str, name: str) -> None:
-        """Add a copy of an app's runs, with all that belongs to them, under other ids."""
-        asyncio.run(_multiply(self.url(database), app, name))
+    def multiply(self, database: str, app: str, name: str, days: int) -> None:
+        """Add a copy of an app's runs, with all that belongs to them, under other ids and `days` days earlier."""
+        asyncio.run(_multiply(self.url(database), app, name, days))
 
     def version(self) -> str:
         """As the server tells it."""
@@ -138,7 +138,7 @@ async def _ask(url: str, sql: str) -> object:
         await connection.close()
 
 
-async def _multiply(url: str, app: str, name: str) -> None:
+async def _multiply(url: str, app: str, name: str, days: int) -> None:
     connection = await connect(url, SCHEMA)
     for table in (RUNS, RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS):
         key = table.key[0]
@@ -146,6 +146,7 @@ async def _multiply(url: str, app: str, name: str) -> None:
         values[f'"{key}"'] = f"'{name}-' || {key}"
         if table is RUNS:
             values['"stream_app_id"'] = f"'{name}'"
+            values['"created_at"'] = f"created_at - interval '{days} days'"
         await connection.execute(
             f"INSERT INTO {table.name} ({', '.join(values)}) SELECT {', '.join(values.values())} "
             f"FROM {table.name} WHERE {key} LIKE '{app}-%'"

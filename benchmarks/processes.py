@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
@@ -33,10 +33,8 @@ class FailedError(Exception):
     """A measured process ended in an error."""
 
 
-def measure(
-    arguments: Sequence[str], environment: Mapping[str, str] | None = None, *, python: str = sys.executable
-) -> Usage:
-    """Run Python with some arguments to its end.
+def measure(arguments: Sequence[str], *, python: str = sys.executable, longest_s: float = 900) -> Usage:
+    """Run Python with some arguments to its end, or kill it after `longest_s` seconds.
 
     Raises:
         FailedError: it did not exit with 0; the message ends with what it said.
@@ -48,7 +46,6 @@ def measure(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **(environment or {})},
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -57,10 +54,13 @@ def measure(
     reader.start()
     peak = _Peak(process.pid)
     peak.start()
+    limit = threading.Timer(longest_s, process.kill)
+    limit.start()
     said = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     seconds = monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(status)
+    limit.cancel()
     peak.ended = True
     reader.join()
     peak.join()
