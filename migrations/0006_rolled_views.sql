@@ -16,7 +16,8 @@ WHERE created_at IS NULL OR workflow_id IS NULL;
 COMMENT ON VIEW etl_uncounted_runs IS
     'Runs that no rollup holds: those of days that changed since they were counted, and those without created_at or workflow.';
 
--- How each rollup is counted: the daily views and cortex-etl itself read these.
+-- How each rollup is counted: the daily views and cortex-etl itself read these. OFFSET 0 keeps steps a look-up beside
+-- each run: before the first ANALYZE of a new warehouse, PostgreSQL would take all steps for few and pair each with all runs.
 
 CREATE VIEW counted_health AS
 SELECT
@@ -63,7 +64,9 @@ SELECT
     sum(steps.usage_total) AS credits,
     array_agg(steps.duration_ms ORDER BY steps.duration_ms) FILTER (WHERE steps.duration_ms IS NOT NULL) AS durations_ms
 FROM etl_uncounted_runs AS runs
-JOIN run_steps AS steps ON steps.run_id = runs.id
+CROSS JOIN LATERAL (
+    SELECT step_key, type, status, duration_ms, usage_total FROM run_steps WHERE run_id = runs.id OFFSET 0
+) AS steps
 GROUP BY runs.day, runs.workflow_id, runs.app_id, steps.step_key, steps.type;
 
 -- A looped step names no model itself; its calls do, of which a loop over nothing has none.
@@ -77,7 +80,12 @@ SELECT
     sum(coalesce(by_model.failed, CASE WHEN steps.status = 'FAILED' THEN 1 ELSE 0 END))::bigint AS failed,
     sum(steps.usage_total) FILTER (WHERE coalesce(by_model.models, 1) = 1) AS credits
 FROM etl_uncounted_runs AS runs
-JOIN run_steps AS steps ON steps.run_id = runs.id
+CROSS JOIN LATERAL (
+    SELECT run_id, step_key, provider, model, status, output, usage_total
+    FROM run_steps
+    WHERE run_id = runs.id AND type = 'model'
+    OFFSET 0
+) AS steps
 LEFT JOIN LATERAL (
     SELECT
         calls.provider,
@@ -91,9 +99,8 @@ LEFT JOIN LATERAL (
         AND steps.provider IS NULL AND steps.model IS NULL
     GROUP BY calls.provider, calls.model
 ) AS by_model ON true
-WHERE steps.type = 'model'
-    AND (by_model.calls IS NOT NULL OR steps.provider IS NOT NULL OR steps.model IS NOT NULL
-        OR coalesce(steps.output <> '[]', true))
+WHERE by_model.calls IS NOT NULL OR steps.provider IS NOT NULL OR steps.model IS NOT NULL
+    OR coalesce(steps.output <> '[]', true)
 GROUP BY
     runs.day, runs.workflow_id, coalesce(steps.provider, by_model.provider), coalesce(steps.model, by_model.model);
 

@@ -63,19 +63,34 @@ WHERE day BETWEEN $1::date AND $2::date
 -- name: steps
 -- As step_performance, of the days $1 to $2.
 SELECT
-    runs.workflow_id,
+    steps.workflow_id,
     steps.step_key,
-    max(steps.type) AS type,
-    count(*) AS runs,
-    count(*) FILTER (WHERE steps.status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
-    count(*) FILTER (WHERE steps.status = 'FAILED') AS failed,
-    (percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY steps.duration_ms))[1] / 1000 AS p50_s,
-    (percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY steps.duration_ms))[2] / 1000 AS p95_s,
-    coalesce(sum(steps.usage_total), 0) AS credits
-FROM runs
-JOIN run_steps AS steps ON steps.run_id = runs.id
-WHERE (runs.created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
-GROUP BY runs.workflow_id, steps.step_key
+    steps.type,
+    steps.runs,
+    steps.ended,
+    steps.failed,
+    durations.spread[1] / 1000 AS p50_s,
+    durations.spread[2] / 1000 AS p95_s,
+    steps.credits
+FROM (
+    SELECT
+        workflow_id,
+        step_key,
+        max(type) AS type,
+        sum(runs)::bigint AS runs,
+        sum(ended)::bigint AS ended,
+        sum(failed)::bigint AS failed,
+        array_agg(ROW(durations_ms)::duration_list) AS lists,
+        coalesce(sum(credits), 0) AS credits
+    FROM step_days
+    WHERE day BETWEEN $1::date AND $2::date
+    GROUP BY workflow_id, step_key
+) AS steps
+LEFT JOIN LATERAL (
+    SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_ms) AS spread
+    FROM unnest(steps.lists) AS days (durations_ms)
+    CROSS JOIN LATERAL unnest(days.durations_ms) AS duration_ms
+) AS durations ON true
 
 -- name: failures
 SELECT run_id, workflow_id, failed_at, step_key, step_type, left(error, 600) AS error, origin, version
