@@ -1,184 +1,151 @@
-"""An API that answers badly: a retry, a clear error on that stream, never a wrong row, a hang or a lost run."""
+"""An API that answers nonsense: each ends in a retry, in quarantine or in a clear error on that stream."""
 
+from __future__ import annotations
+
+import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sync_trials import WORKFLOW, one_stream, start, trial
+from sync_trials import WORKFLOW, one_stream, trial
 
-from etl.sandbox import World
-from etl.sandbox.faults import (
-    EMPTY_BODY,
+from etl.api.retry import RetryPolicy
+from etl.sandbox import hostile
+from etl.sandbox.faults import EMPTY_BODY, HTML_OK, OBJECT_BODY, BadItem, Body, CutBody, Reset, Status, lists_runs, page
+
+PATIENT = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.02)
+SMALL = {"page_size": 10, "concurrency": 4}
+PASSING = [
     HTML_OK,
+    EMPTY_BODY,
     OBJECT_BODY,
-    BadItem,
-    Body,
-    CutBody,
-    Headers,
-    Reset,
-    Status,
-    lists_runs,
-    page,
-)
-
-PASSING = (
-    Status(500), Status(502, html=True), Status(503, retry_after=0), Status(429, retry_after=0), Reset(),
-    CutBody(), CutBody("chunked"), CutBody("half_json"), EMPTY_BODY, HTML_OK, OBJECT_BODY, Body(b"null"),
-)  # fmt: skip
+    Body(b"[]]"),
+    CutBody("half_json"),
+    CutBody("length"),
+    CutBody("chunked"),
+    Reset(),
+    Status(502, html=True),
+    Status(429, retry_after=0),
+]
 
 
-def two_streams():
-    world = World(1)
-    for each in ("wf_1", "wf_2"):
-        world.add_workflow("app_1", each)
-        for _ in range(9):
-            world.create_run(each)
-    return world
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: repr(fault)[:24])
+async def test_what_passes_is_asked_again(database_url: str, fault: Any) -> None:
+    async with trial(database_url, one_stream(45)) as here:
+        here.api = SMALL
+        here.sandbox.faults.on(lists_runs, fault, every=2, times=3)
+        summary = await here.agrees("backfill", policy=PATIENT)
+        assert summary.runs_inserted == 45
+        assert here.sandbox.faults.made.total() == 3
 
 
-async def test_what_passes_is_sat_out(database_url):
-    async with trial(database_url, one_stream(45)) as t:
-        t.api = {"page_size": 4, "concurrency": 3}
-        t.sandbox.faults.queue(*(each for fault in PASSING for each in (fault, None)))
-        summary = await t.agrees()
-        assert summary.retries >= len(PASSING)
-        assert await t.connection.fetchval("SELECT retries FROM etl_syncs") == summary.retries
-
-
-@pytest.mark.parametrize("fault", [Status(503), HTML_OK, EMPTY_BODY, OBJECT_BODY, CutBody("half_json"), Status(404)])
-async def test_what_stays_fails_its_stream_alone(database_url, fault):
-    async with trial(database_url, two_streams()) as t:
-        t.sandbox.faults.on(lambda request: "wf_1" in request.parts, fault)
-        summary = await t.run()
+@pytest.mark.parametrize("fault", PASSING[:7], ids=lambda fault: repr(fault)[:24])
+async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database_url: str, fault: Any) -> None:
+    world = one_stream(45)
+    world.add_workflow("app_1", "wf_2")
+    for _ in range(15):
+        world.create_run("wf_2")
+    async with trial(database_url, world) as here:
+        here.api = SMALL
+        here.sandbox.faults.on(lambda request: page(3)(request) and WORKFLOW in request.path, fault)
+        summary = await here.run("sync", policy=PATIENT)
         assert (summary.status, summary.exit_code) == ("partial", 1)
-        outcomes = {each.workflow_id: each for each in summary.streams}
-        assert outcomes["wf_2"].outcome == "succeeded"
-        assert outcomes["wf_1"].outcome == "failed"
-        assert outcomes["wf_1"].error
-        rows = {row["workflow_id"]: row for row in await t.connection.fetch("SELECT * FROM etl_streams")}
-        assert rows["wf_1"]["last_error"]
-        assert rows["wf_2"]["last_error"] is None
-        t.sandbox.faults.clear()
-        await t.agrees()
-        assert await t.connection.fetchval("SELECT count(*) FROM etl_streams WHERE last_error IS NOT NULL") == 0
+        ends = {stream.workflow_id: stream for stream in summary.streams}
+        assert (ends["wf_2"].outcome, ends[WORKFLOW].outcome) == ("succeeded", "failed")
+        assert ends[WORKFLOW].error
+        assert await here.connection.fetchval("SELECT count(*) FROM runs WHERE workflow_id = 'wf_2'") == 15
+        error = await here.connection.fetchval("SELECT last_error FROM etl_streams WHERE workflow_id = $1", WORKFLOW)
+        assert error.startswith(ends[WORKFLOW].error)
+        here.sandbox.faults.clear()
+        await here.agrees("sync")
 
 
-async def test_six_tries_and_no_more(database_url):
-    async with trial(database_url, one_stream(3)) as t:
-        t.sandbox.faults.on(lists_runs, Status(503))
-        await t.run()
-        assert len(t.sandbox.requests) == 6
+async def test_page_1_for_every_page_ends_in_an_error_and_keeps_its_runs(database_url: str) -> None:
+    async with trial(database_url, one_stream(45)) as here:
+        here.api = SMALL
+        here.sandbox.faults.first_page_forever = True
+        summary = await here.run("sync", policy=PATIENT)
+        assert (summary.status, summary.exit_code) == ("failed", 1)
+        assert "an earlier page" in summary.error
+        assert summary.requests < 20
+        assert await here.connection.fetchval("SELECT count(*) FROM runs") == 10
+        here.sandbox.faults.clear()
+        await here.agrees("sync")
 
 
-async def test_a_refused_key_stops_everything(database_url, tmp_path):
-    async with trial(database_url, two_streams()) as t:
-        t.sandbox.faults.on(lists_runs, Status(401))
-        process = await start(t, tmp_path, "sync")
-        assert await process.end() == 3
-        assert len(t.sandbox.requests) <= 2
-        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "failed"
+@pytest.mark.parametrize("delta", [-30, -3, 3, 30, 500])
+async def test_a_count_that_lies_is_never_green_and_loses_no_run(database_url: str, delta: int) -> None:
+    async with trial(database_url, one_stream(45)) as here:
+        here.api = SMALL
+        here.sandbox.faults.count_delta = delta
+        summary = await here.run("sync")
+        assert (summary.status, summary.exit_code) == ("partial", 1)
+        assert await here.differences() == []
+        row = await here.connection.fetchrow("SELECT watermark, api_count, last_error FROM etl_streams")
+        assert (row["watermark"], row["api_count"]) == (None, 45 + delta)
+        assert "reconcile" in row["last_error"]
 
 
-async def test_page_1_for_every_page_is_an_error_and_no_loop(database_url):
-    world = one_stream(30)
-    async with trial(database_url, world) as t:
-        t.api = {"page_size": 5}
-        t.sandbox.faults.first_page_forever = True
-        summary = await t.run()
-        assert summary.exit_code == 1
-        assert "earlier page" in summary.streams[0].error
-        t.sandbox.faults.first_page_forever = False
-        await t.agrees()
-        for _ in range(12):
-            world.create_run(WORKFLOW)
-        t.sandbox.faults.first_page_forever = True
-        before = len(t.sandbox.requests)
-        assert (await t.run()).exit_code == 1
-        assert len(t.sandbox.requests) - before < 40
-        t.sandbox.faults.clear()
-        await t.agrees()
+@pytest.mark.parametrize(
+    "kind", ["foreign_workflow", "nan", "bad_utf8", "number", "null", "missing_id", "bad_date", "cut"]
+)
+async def test_a_bad_item_is_kept_with_its_bytes_and_settled_by_a_good_copy(database_url: str, kind: str) -> None:
+    async with trial(database_url, one_stream(25)) as here:
+        here.api = SMALL
+        run_id = list(here.world.runs[WORKFLOW])[12]
+        raw = here.world.spoil(run_id, kind)
+        summary = await here.agrees("sync")
+        assert (summary.runs_inserted, summary.rejects) == (24, 1)
+        row = await here.connection.fetchrow("SELECT * FROM etl_rejects")
+        assert row["payload"] == raw
+        assert row["reason"]
+        assert row["page"] == 2
+        assert (await here.agrees("sync")).rejects <= 1
+        assert await here.connection.fetchval("SELECT count(*) FROM etl_rejects") == 1
+        del here.world.raw[run_id]
+        await here.agrees("reconcile")
+        assert await here.connection.fetchval("SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL") == 0
 
 
-@pytest.mark.parametrize("delta", [-7, -1, 1, 7, 1000])
-async def test_a_count_that_lies_is_never_green(database_url, delta):
-    async with trial(database_url, one_stream(23)) as t:
-        t.api = {"page_size": 5}
-        t.sandbox.faults.count_delta = delta
-        for mode in ("sync", "sync", "reconcile"):
-            summary = await t.run(mode)
-            assert (summary.status, summary.exit_code) == ("partial", 1)
-            assert summary.requests < 60
-            assert summary.streams[0].mend
-        assert await t.differences() == []
-        assert "API counts" in await t.connection.fetchval("SELECT last_error FROM etl_streams")
-        t.sandbox.faults.clear()
-        await t.agrees()
+async def test_every_hostile_value_is_stored_or_quarantined(database_url: str) -> None:
+    async with trial(database_url, one_stream(len(hostile.KINDS) + 30)) as here:
+        here.api = {"page_size": 20}
+        for run_id, kind in zip(list(here.world.runs[WORKFLOW])[5:], hostile.KINDS, strict=False):
+            here.world.spoil(run_id, kind)
+        await here.agrees("backfill")
+        await here.agrees("reconcile")
 
 
-async def test_paging_headers_may_be_missing_or_nonsense(database_url):
-    for value in (None, "", "many", "-1", "1e9", "9" * 30):
-        world = one_stream(23)
-        async with trial(database_url, world) as t:
-            t.api = {"page_size": 5}
-            names = ("pagination-count", "pagination-take", "pagination-page")
-            t.sandbox.faults.on(lists_runs, Headers(dict.fromkeys(names, value)))
-            await t.agrees()
-            world.create_run(WORKFLOW)
-            await t.agrees()
+async def test_a_bad_item_that_comes_again_and_again_does_not_pile_up(database_url: str) -> None:
+    async with trial(database_url, one_stream(45)) as here:
+        here.api = SMALL
+        here.sandbox.faults.on(page(2), BadItem(b'{"id": NaN}'))
+        for _ in range(3):
+            await here.run("reconcile")
+        rows = await here.connection.fetch("SELECT payload FROM etl_rejects")
+        assert [row["payload"] for row in rows] == [b'{"id": NaN}']
+        assert await here.connection.fetchval("SELECT count(*) FROM runs") == 45
+        here.sandbox.faults.clear()
+        await here.agrees("reconcile")
 
 
-async def test_the_server_may_cap_the_page_size(database_url):
-    for silent in (False, True):
-        world = one_stream(64)
-        async with trial(database_url, world, max_take=7) as t:
-            t.api = {"page_size": 50}
-            if silent:
-                t.sandbox.faults.on(lists_runs, Headers({"pagination-take": None}))
-            await t.agrees()
-            for _ in range(15):
-                world.create_run(WORKFLOW)
-            world.delete_run(world.listing(WORKFLOW)[40]["id"])
-            await t.agrees()
-            assert await t.requests_of() == 1
+async def test_a_clock_from_1970_changes_nothing(database_url: str) -> None:
+    async with trial(database_url, one_stream(45)) as here:
+        here.api = SMALL
+        here.sandbox.faults.clock_offset = -timedelta(days=365 * 56)
+        await here.agrees("sync")
+        for number in range(5):
+            here.world.create_run(
+                WORKFLOW, created_at="1970-01-01T00:00:00Z", updated_at=f"1970-01-01T00:00:0{number}Z"
+            )
+        summary = await here.agrees("sync")
+        assert summary.runs_inserted == 5
 
 
-async def test_tokens_for_the_next_page_are_followed(database_url):
-    world = one_stream(31)
-    async with trial(database_url, world, next_tokens=True) as t:
-        t.api = {"page_size": 5}
-        await t.agrees()
-        assert all(
-            "next" in request.query for request in t.sandbox.requests if request.query.get("page") not in (None, "1")
-        )
-        for _ in range(12):
-            world.create_run(WORKFLOW)
-        await t.agrees()
-        await t.agrees("reconcile")
-
-
-async def test_a_clock_from_1970_changes_nothing(database_url):
-    world = one_stream(12)
-    async with trial(database_url, world) as t:
-        t.sandbox.faults.clock_offset = -timedelta(days=365 * 56)
-        await t.agrees()
-        world.create_run(WORKFLOW, created_at="1970-01-01T00:00:00Z", updated_at="1970-01-01T00:00:00Z")
-        world.create_run(WORKFLOW, created_at="2199-01-01T00:00:00Z", updated_at="2199-01-01T00:00:00Z")
-        await t.agrees()
-        world.create_run(WORKFLOW)
-        await t.agrees()
-
-
-async def test_an_empty_page_among_full_ones_loses_nothing(database_url):
-    async with trial(database_url, one_stream(40)) as t:
-        t.api = {"page_size": 5}
-        t.sandbox.faults.on(page(3), Body(b"[]"), times=1)
-        await t.agrees()
-
-
-async def test_an_item_spliced_into_a_page_leaves_the_others(database_url):
-    async with trial(database_url, one_stream(25)) as t:
-        t.api = {"page_size": 5}
-        t.sandbox.faults.on(page(2), BadItem(b"NaN", at=2, replace=True))
-        summary = await t.run()
-        assert await t.connection.fetchval("SELECT count(*) FROM runs") == 24
-        assert summary.status == "succeeded"
-        assert summary.rejects == 1
+async def test_a_run_listed_twice_on_a_page_is_one_run(database_url: str) -> None:
+    async with trial(database_url, one_stream(45)) as here:
+        here.api = SMALL
+        run = next(iter(here.world.runs[WORKFLOW].values()))
+        here.sandbox.faults.on(page(2), BadItem(json.dumps(run).encode()))
+        await here.run("sync")
+        assert await here.connection.fetchval("SELECT count(*) FROM runs") == 45

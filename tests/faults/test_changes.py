@@ -1,0 +1,283 @@
+"""Promises 1, 2, 5 and 16: what changed is seen when it is promised, newer stays over older, what expired is kept."""
+
+from datetime import timedelta
+
+import pytest
+from sync_trials import SCHEMA, WORKFLOW, one_stream, trial
+
+from etl.db.connect import connect
+from etl.sandbox.answers import encode
+
+DUE = {"retention": {"max_age_in_seconds": 60}, "retention_due_at": "2026-10-30T00:00:00Z"}
+
+
+async def status_of(t, run_id):
+    return await t.connection.fetchval("SELECT status FROM runs WHERE id = $1", run_id)
+
+
+@pytest.mark.parametrize("order", ["created_desc", "updated_desc", "created_asc", "none"])
+async def test_a_sync_sees_what_is_new_and_what_was_open(database_url, order):
+    world = one_stream(30)
+    stuck = [world.create_run(WORKFLOW, status="RUNNING")["id"] for _ in range(3)]
+    for _ in range(40):
+        world.create_run(WORKFLOW)
+    world.order = order
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 6}
+        await t.agrees()
+        world.finish_run(stuck[0])
+        world.delete_run(stuck[1])
+        for _ in range(9):
+            world.create_run(WORKFLOW)
+        await t.agrees()
+        assert await status_of(t, stuck[0]) == world.find(stuck[0])["status"]
+        assert await status_of(t, stuck[2]) == "RUNNING"
+
+
+async def test_many_open_runs_are_found_through_the_filter(database_url):
+    world = one_stream(10)
+    opened = [world.create_run(WORKFLOW, status=("PENDING", "RUNNING")[n % 2])["id"] for n in range(24)]
+    for _ in range(30):
+        world.create_run(WORKFLOW)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        await t.agrees()
+        world.finish_run(opened[0])
+        assert await t.requests_of() <= 1 + 2 * 3 + 2
+        assert await t.differences() == []
+
+
+async def test_changes_deep_in_the_listing_follow_with_the_reconcile_that_sync_does_when_due(database_url):
+    world = one_stream(40)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        world.replay_run(next(iter(world.runs[WORKFLOW])))
+        assert await t.requests_of() == 1
+        assert len(await t.differences()) == 1
+        await t.connection.execute("UPDATE etl_streams SET last_reconciled_at = now() - interval '25 hours'")
+        await t.agrees()
+        assert await t.requests_of() == 1
+
+
+async def test_a_listing_by_change_shows_late_changes_to_each_sync(database_url):
+    world = one_stream(40)
+    world.order = "updated_desc"
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        for run_id in list(world.runs[WORKFLOW])[:8]:
+            world.replay_run(run_id)
+        await t.agrees()
+
+
+@pytest.mark.parametrize("times", ["day", "null", "tie", "mixed"])
+@pytest.mark.parametrize("order", ["created_desc", "updated_desc", "created_asc"])
+async def test_ties_days_and_nulls_lose_nothing(database_url, order, times):
+    stamps = {"day": "2026-10-31", "null": None, "tie": "2026-10-31T12:00:00Z"}
+    world = one_stream()
+
+    def create(number):
+        stamp = stamps[("day", "null", "tie")[number % 3] if times == "mixed" else times]
+        world.create_run(WORKFLOW, created_at=stamp, updated_at=stamp)
+
+    for number in range(31):
+        create(number)
+    world.order = order
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 4}
+        await t.agrees()
+        for number in range(7):
+            create(number)
+            await t.agrees()
+        world.delete_run(world.listing(WORKFLOW)[17]["id"])
+        create(0)
+        await t.run()
+        here = {row["id"] for row in await t.connection.fetch("SELECT id FROM runs")}
+        assert set(world.runs[WORKFLOW]) <= here
+        await t.agrees("reconcile")
+
+
+async def test_naive_times_are_utc(database_url):
+    world = one_stream(1, created_at="2026-10-31T12:00:00", updated_at="2026-10-31T12:00:00.5")
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        assert (await t.connection.fetchval("SELECT created_at FROM runs")).isoformat() == "2026-10-31T12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("stored", "arrives", "wins"),
+    [
+        ("2026-10-31T12:00:00Z", "2026-10-31T11:59:59Z", False),
+        ("2026-10-31T12:00:00Z", "2026-10-31T12:00:00Z", True),
+        ("2026-10-31T12:00:00Z", "2026-10-31T12:00:00.001Z", True),
+        ("2026-10-31", "2026-10-31T23:00:00Z", False),
+        ("2026-10-31", "2026-11-01T00:00:00Z", True),
+        ("2026-10-31T12:00:00Z", "2026-10-31", True),
+        ("2026-11-01T12:00:00Z", "2026-10-31", False),
+        ("2026-10-31", "2026-10-31", True),
+        ("2026-10-31T12:00:00Z", None, True),
+        (None, "2001-01-01T00:00:00Z", True),
+        ("2026-10-31T12:00:00Z", "2026-10-31T13:00:00+02:00", False),
+    ],
+)
+async def test_which_copy_is_newer(database_url, stored, arrives, wins):
+    world = one_stream(1, updated_at=stored, status="FAILED")
+    (run_id,) = world.runs[WORKFLOW]
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        world.runs[WORKFLOW][run_id] |= {"updated_at": arrives, "status": "COMPLETED"}
+        await t.run("reconcile")
+        assert await status_of(t, run_id) == ("COMPLETED" if wins else "FAILED")
+        steps = await t.connection.fetchval("SELECT count(*) FROM run_steps")
+        await t.run("reconcile")
+        assert await t.connection.fetchval("SELECT count(*) FROM run_steps") == steps
+
+
+async def test_an_older_copy_on_a_later_page_of_the_same_reading_loses(database_url):
+    world = one_stream(20)
+    newest, oldest = list(world.runs[WORKFLOW])[-1], next(iter(world.runs[WORKFLOW]))
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        old_copy = encode(world.runs[WORKFLOW][newest] | {"status": "SKIPPED", "updated_at": "2026-10-01T00:00:00Z"})
+        world.raw[oldest] = old_copy
+        await t.run("backfill")
+        assert await status_of(t, newest) == world.find(newest)["status"]
+
+
+async def test_a_run_that_leaves_and_comes_back(database_url):
+    world = one_stream(12)
+    run_id = list(world.runs[WORKFLOW])[4]
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        document = world.runs[WORKFLOW].pop(run_id)
+        await t.agrees()
+        assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run_id) is not None
+        assert await t.connection.fetchval("SELECT count(*) FROM open_runs WHERE run_id = $1", run_id) == 0
+        world.runs[WORKFLOW][run_id] = document
+        await t.agrees()
+        assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run_id) is None
+
+
+async def payload_of(t, run_id):
+    row = await t.connection.fetchrow("SELECT input, result FROM runs WHERE id = $1", run_id)
+    rest = "SELECT {} FROM run_steps WHERE run_id = $1 ORDER BY ordinal"
+    outputs = await t.connection.fetch(rest.format("step_key, type, output, logs"), run_id)
+    calls = await t.connection.fetch(rest.format("ordinal, output").replace("run_steps", "run_step_calls"), run_id)
+    return row["input"], row["result"], [tuple(each) for each in outputs], [tuple(each) for each in calls]
+
+
+def emptied(world, run_id, **fields):
+    empty = {"input": None, "result": None, "output": None, "updated_at": "2026-11-02T00:00:00Z"}
+    world.runs[WORKFLOW][run_id] |= empty | fields
+    world.runs[WORKFLOW][run_id].pop("result")
+
+
+@pytest.mark.parametrize("due", [True, False])
+async def test_emptied_payloads_of_due_runs_are_kept(database_url, due):
+    world = one_stream(6)
+    run_id = list(world.runs[WORKFLOW])[2]
+    fields = DUE if due else DUE | {"retention_due_at": "2100-01-01T00:00:00Z"}
+    world.runs[WORKFLOW][run_id] |= fields | {"input": {"a": 1}, "result": {"b": 2}}
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        before = await payload_of(t, run_id)
+        assert before[2]
+        emptied(world, run_id, status="CANCELLED")
+        for mode in ("reconcile", "reconcile", "sync"):
+            await t.run(mode)
+            assert await status_of(t, run_id) == "CANCELLED"
+            after = await payload_of(t, run_id)
+            if due:
+                assert after == before
+            else:
+                assert after[:2] == (None, None)
+        world.replay_run(run_id, updated_at="2026-11-03T00:00:00Z")
+        await t.agrees("reconcile")
+
+
+async def test_payloads_are_removed_here_too_where_retention_is_honoured(database_url):
+    world = one_stream(6)
+    due, kept, gone = list(world.runs[WORKFLOW])[1:4]
+    for run_id in (due, gone):
+        world.runs[WORKFLOW][run_id] |= DUE | {"input": {"a": 1}, "result": {"b": 2}}
+    world.runs[WORKFLOW][kept]["input"] = {"a": 1}
+    async with trial(database_url, world) as t:
+        t.payloads = {"retention": "keep"}
+        await t.agrees()
+        world.delete_run(gone)
+        t.payloads = {"retention": "honour"}
+        for mode in ("sync", "sync", "reconcile"):
+            await t.run(mode)
+            for run_id in (due, gone):
+                given, result, steps, calls = await payload_of(t, run_id)
+                assert (given, result) == (None, None)
+                assert all(each[2:] == (None, None) for each in steps)
+                assert all(each[1] is None for each in calls)
+            assert (await payload_of(t, kept))[0] is not None
+
+
+async def test_a_window_loads_what_was_created_in_it(database_url):
+    for order in ("created_desc", "created_asc", "updated_desc", "none"):
+        world = one_stream()
+        start = world.now
+        for number in range(60):
+            moment = (start - timedelta(hours=60 - number)).isoformat()
+            world.create_run(WORKFLOW, created_at=moment, updated_at=moment)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 4}
+            summary = await t.run("backfill", since=start - timedelta(hours=30), until=start - timedelta(hours=10))
+            assert summary.status == "succeeded"
+            assert await t.connection.fetchval("SELECT count(*) FROM runs") == 20
+            await t.agrees("backfill")
+
+
+async def test_a_dry_run_writes_nothing(database_url):
+    world = one_stream(20)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        summary = await t.run("sync", dry_run=True)
+        assert (summary.status, summary.runs_inserted) == ("succeeded", 20)
+        tables = ("runs", "run_steps", "etl_syncs", "etl_streams", "etl_rejects", "workflow_versions", "workflows")
+        for table in tables:
+            assert await t.connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+        await t.agrees()
+        world.create_run(WORKFLOW)
+        assert (await t.run("sync", dry_run=True)).runs_inserted == 1
+        assert await t.connection.fetchval("SELECT count(*) FROM etl_syncs") == 1
+
+
+@pytest.mark.parametrize("filters", [{"status": "COMPLETED"}, {"status": "RUNNING"}, {"origin": "TEST"}])
+async def test_with_a_filter_the_comparison_is_with_what_passes_it(database_url, filters):
+    world = one_stream(20)
+    for status in ("FAILED", "RUNNING", "COMPLETED"):
+        for origin in ("TEST", "WEBHOOK"):
+            world.create_run(WORKFLOW, status=status, origin=origin)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5} | filters
+        assert (await t.run()).status == "succeeded"
+        for run in list(world.runs[WORKFLOW].values()):
+            if run["status"] == "RUNNING":
+                world.finish_run(run["id"])
+        world.create_run(WORKFLOW, status="RUNNING", origin="TEST")
+        assert (await t.run()).status == "succeeded"
+        assert (await t.run("reconcile")).status == "succeeded"
+        t.api = {"page_size": 5}
+        await t.agrees("reconcile")
+
+
+async def test_a_run_stays_readable_while_it_is_replaced(database_url):
+    """Another connection sees the old state of a run or the new one, with the steps of that state."""
+    world = one_stream(8)
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        other = await connect(t.url, SCHEMA)
+        async with other.transaction(isolation="repeatable_read"):
+            before = await other.fetch("SELECT run_id, step_key FROM run_steps ORDER BY 1, 2")
+            for run_id in world.runs[WORKFLOW]:
+                world.replay_run(run_id)
+            await t.agrees("reconcile")
+            assert await other.fetch("SELECT run_id, step_key FROM run_steps ORDER BY 1, 2") == before
+        await other.close()
