@@ -1,7 +1,7 @@
 """A year left alone by cron: two syncs a day through outages, a lost key, a week off, retention and upgrades.
 
-The world lives the year that ends now. No clock is faked: after each half day that the world has lived, all that the
-warehouse remembers of its own doings is moved back by half a day, so what is due by age (reconciling, pruning) is due.
+The world lives the year that ends now. No clock is faked: after each week that the world has lived, all that the warehouse
+remembers of its own doings is moved back by a week, so that what is due by its age (reconciling, pruning) is due.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MACHINE_OFF = range(200, 207)
 OUTAGES = {40: Status(503, html=True), 41: Status(500), 150: CutBody("half_json"), 290: Reset(), 291: Status(502)}
 """Days on which the API is down: every request of a sync ends so."""
 HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chunked"), Reset(), Status(504))
+HANGING = (5, 110, 310)
+"""Days on which a run begins that hangs for weeks, until it is far down in the listing."""
 POWER_CUTS = (70, 170, 270)
 SPOILT, MENDED = 60, 75
 UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
@@ -42,6 +44,7 @@ REMEMBERED = {
     "etl_streams": ("last_synced_at", "last_reconciled_at", "counts_at", "last_error_at", "last_succeeded_at"),
     "etl_syncs": ("started_at", "ended_at"),
     "etl_rejects": ("created_at", "resolved_at"),
+    "runs": ("first_synced_at", "last_synced_at", "gone_at"),
 }
 """What the warehouse knows of its own past. A stream's watermark is a time of the world's."""
 
@@ -63,7 +66,7 @@ class Year:
         self.sandbox, self.world, self.warehouse = sandbox, sandbox.world, warehouse
         self.settings = Settings(
             api=ApiSettings(
-                base_url=sandbox.url, key=sandbox.key, requests_per_minute=100_000, page_size=20, concurrency=1
+                base_url=sandbox.url, key=sandbox.key, requests_per_minute=100_000, page_size=10, concurrency=1
             ),
             database=DatabaseSettings(url=database_url),
             apps=[AppSettings(id=app_id) for app_id in self.world.apps],
@@ -85,20 +88,15 @@ class Year:
         return summary
 
     async def live(self, day: int, half: int) -> None:
-        """Half a day of the world's, and of the warehouse's memory."""
+        """Half a day of the world's, and at the end of a week a week of the warehouse's memory."""
         self.world.advance(HALF_A_DAY)
         self.ever_listed |= self.listed
-        await self.age("etl_streams", HALF_A_DAY)
-        if half == 1 and day % 7 == 6:  # these are many rows, and only their weeks count
-            await self.age("etl_syncs", timedelta(days=7))
-            await self.age("etl_rejects", timedelta(days=7))
         if half == 0 and day in UPGRADES:
             self.world.publish(UPGRADES[day])
-
-    async def age(self, table: str, span: timedelta) -> None:
-        """Let a table's memory be so much older."""
-        moved = ", ".join(f"{column} = {column} - $1::interval" for column in REMEMBERED[table])
-        await self.warehouse.execute(f"UPDATE {table} SET {moved}", span)
+        if half == 1 and day % 7 == 6:
+            for table, columns in REMEMBERED.items():
+                moved = ", ".join(f"{column} = {column} - interval '7 days'" for column in columns)
+                await self.warehouse.execute(f"UPDATE {table} SET {moved}")
 
     async def follow(self, day: int) -> None:
         """The sync of cron's, with what befalls it on that day."""
@@ -143,6 +141,9 @@ class Year:
 
     def befall(self, day: int) -> None:
         """What happens at the beginning of a day."""
+        if day in HANGING:
+            run = self.world.create_run("wf_ticket_triage", status="RUNNING")
+            self.world.endings[run["id"]].due_ms += 25 * 86_400_000
         if day == KEY_LOST:
             self.sandbox.key = "sk-rotated"
         elif day == KEY_RENEWED:
