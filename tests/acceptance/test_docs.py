@@ -192,9 +192,13 @@ def test_every_promise_names_tests_and_every_test_named_exists() -> None:
     promises = re.split(
         r"^### ", PAGES["docs/delivery.md"].partition("## The promises")[2].partition("\n## ")[0], flags=re.MULTILINE
     )
-    titles = re.findall(r"^\d+\. \*\*(.+?)\.\*\*", PAGES["README.md"], re.MULTILINE)
+    short = re.split(
+        r"^\d+\. ", PAGES["README.md"].partition("## What a sync promises")[2].partition("\n## ")[0], flags=re.MULTILINE
+    )
+    titles = [each.partition("**")[2].partition(".**")[0] for each in short[1:]]
     assert [each.splitlines()[0] for each in promises[1:]] == [f"{n}. {title}" for n, title in enumerate(titles, 1)]
-    for promise in promises[1:]:
+    for promise, summed_up in zip(promises[1:], short[1:], strict=True):
+        assert set(re.findall(r"`(test_\w+)`", summed_up)) & set(re.findall(r"::(test_\w+)`", promise)), summed_up
         named = re.findall(r"^- `(tests/[\w/]+\.py)::(test_\w+)`$", promise, re.MULTILINE)
         assert named, promise.splitlines()[0]
         for path, test in named:
