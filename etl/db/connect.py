@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 15
 _JSONB_VERSION = b"\x01"  # the first byte of jsonb's binary form
+_TIME_ZERO = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
 
 # What asyncpg raises when a server cannot be reached or its URL cannot be used.
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
@@ -79,9 +81,16 @@ async def create_pool(
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
-    """Let `jsonb` travel as JSON text in PostgreSQL's binary form, which COPY needs: `bytes` or `str` in, `str` out."""
+    """Let values travel in PostgreSQL's binary form, which COPY needs.
+
+    `jsonb` as JSON text: `bytes` or `str` in, `str` out. `timestamptz` as a `datetime` with a zone: asyncpg's own codec
+    makes infinities of the first and the last microsecond of the years 1 to 9999, and times without a zone of those.
+    """
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+    )
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_encode_time, decoder=_decode_time, format="tuple"
     )
 
 
@@ -91,6 +100,15 @@ def _encode_jsonb(text: bytes | str) -> bytes:
 
 def _decode_jsonb(value: bytes) -> str:
     return str(value[1:], "utf-8")
+
+
+def _encode_time(time: datetime) -> tuple[int]:
+    since = time - _TIME_ZERO
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,)
+
+
+def _decode_time(value: tuple[int]) -> datetime:
+    return _TIME_ZERO + timedelta(microseconds=value[0])
 
 
 def _server_settings(schema: str, application_name: str) -> dict[str, str]:

@@ -43,10 +43,7 @@ def read_moment(text: str) -> Moment:
         datetime(2000 + year % 400, **part, microsecond=microsecond, tzinfo=zone)  # still has to be a date
         return Moment(None, on_day, text)
     local = datetime(year, **part, microsecond=microsecond, tzinfo=zone)
-    try:
-        return Moment(local.astimezone(UTC) + leap, on_day, text)
-    except OverflowError:
-        return Moment(None, on_day, text)
+    return Moment(_in_utc(local, leap), on_day, text)
 
 
 def _zone(text: str | None) -> timezone:
@@ -61,4 +58,12 @@ def _read_unusual(text: str) -> Moment:
     """The forms of ISO 8601 that nobody sends (`20231225T101500Z`, `2023-W52-1`), as far as Python reads them."""
     read = datetime.fromisoformat(text)
     on_day = "T" not in text and ":" not in text
-    return Moment(read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC), on_day, text)
+    return Moment(_in_utc(read if read.tzinfo is not None else read.replace(tzinfo=UTC)), on_day, text)
+
+
+def _in_utc(local: datetime, leap: timedelta = timedelta(0)) -> datetime | None:
+    """None where the zone or the leap second takes it out of the years that `datetime` has."""
+    try:
+        return local.astimezone(UTC) + leap
+    except OverflowError:
+        return None

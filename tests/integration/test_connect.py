@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from datetime import UTC, datetime, timedelta, timezone
 
 import asyncpg
 import pytest
@@ -29,6 +30,22 @@ async def test_jsonb_travels_as_text_in_both_directions(warehouse: asyncpg.Conne
     found = await warehouse.fetch("SELECT value FROM sent ORDER BY place")
     assert [row["value"] for row in found] == ['{"a": 1.10}', '"\u00e9 \U0001f600"', None]
     assert await warehouse.fetchval("SELECT $1::jsonb -> 'a'", b'{"a": [1]}') == "[1]"
+
+
+async def test_times_travel_unharmed_from_the_first_to_the_last_of_the_calendar(warehouse: asyncpg.Connection) -> None:
+    await warehouse.execute("CREATE TEMPORARY TABLE sent (place integer, time timestamptz)")
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    elsewhere = datetime(2026, 9, 2, 1, 2, 3, 4, tzinfo=timezone(timedelta(hours=-9)))
+    times = [first, elsewhere, last, None]
+    await warehouse.copy_records_to_table("sent", records=list(enumerate(times)))
+    found = await warehouse.fetch("SELECT time, time::text AS text FROM sent ORDER BY place")
+    assert [row["time"] for row in found] == times
+    assert [row["text"] for row in found] == [
+        "0001-01-01 00:00:00+00",
+        "2026-09-02 10:02:03.000004+00",
+        "9999-12-31 23:59:59.999999+00",
+        None,
+    ]
 
 
 async def test_pools_are_prepared_alike(database_url: str) -> None:

@@ -44,6 +44,8 @@ def test_days(text: str) -> None:
         "-0001-01-01",
         "+275760-09-13T00:00:00Z",
         "9999-12-31T23:00:00-02:00",
+        "00010101T000000+0100",
+        "99991231T235959-0100",
     ],
 )
 def test_times_beyond_the_calendar_are_read_and_have_no_time(text: str) -> None:
