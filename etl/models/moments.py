@@ -12,6 +12,12 @@ _TIME = re.compile(
     r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?",
     re.ASCII,
 )
+# What of Python's reading is ISO 8601: some versions also take what they do not understand, such as 10:00:102.
+_UNUSUAL = re.compile(
+    r"(?:\d{8}|\d{4}-\d\d-\d\d|\d{4}-?W\d\d(?:-?\d)?)"
+    r"(?P<clock>[Tt ]\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?(?:[Zz]|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?)?",
+    re.ASCII,
+)
 
 
 class Moment(NamedTuple):
@@ -56,9 +62,12 @@ def _zone(text: str | None) -> timezone:
 
 def _read_unusual(text: str) -> Moment:
     """The forms of ISO 8601 that nobody sends (`20231225T101500Z`, `2023-W52-1`), as far as Python reads them."""
-    read = datetime.fromisoformat(text)
-    on_day = "T" not in text and ":" not in text
-    return Moment(_in_utc(read if read.tzinfo is not None else read.replace(tzinfo=UTC)), on_day, text)
+    match = _UNUSUAL.fullmatch(text)
+    if match is None:
+        raise ValueError(f"no date: {text[:40]!r}")
+    read = datetime.fromisoformat(text.upper())
+    zoned = read if read.tzinfo is not None else read.replace(tzinfo=UTC)
+    return Moment(_in_utc(zoned), match["clock"] is None, text)
 
 
 def _in_utc(local: datetime, leap: timedelta = timedelta(0)) -> datetime | None:

@@ -17,7 +17,9 @@ _MAX_MS: Final = 4_000_000_000_000  # up to the year 2096 a double of seconds is
 _TINY: Final = Decimal("1e-1000")
 _HUGE: Final = Decimal("1e1000")
 
-_MICROSECONDS_LENGTH: Final = len("2026-09-02T17:14:49.960123Z")
+_USUAL_LENGTHS: Final = frozenset(
+    map(len, ("2026-09-02T17:14:49Z", "2026-09-02T17:14:49.960Z", "2026-09-02T17:14:49.960123Z"))
+)
 _MICROSECOND_DIGITS: Final = len(".123")
 
 _from_text = datetime.fromisoformat
@@ -53,11 +55,16 @@ def credits_of(text: str) -> Decimal | None:
     return total
 
 
+def _is_usual(text: str) -> bool:
+    """Whether a time in UTC is written so that Python reads it right or not at all."""
+    return len(text) in _USUAL_LENGTHS and text[-1] == "Z" and text[10] == "T" and text[16] == ":" and text[19] in ".Z"
+
+
 def time_of(text: str | None) -> datetime | None:
     """The time in UTC that `text` says."""
     if text is None:
         return None
-    if text[-1:] == "Z" and len(text) <= _MICROSECONDS_LENGTH:
+    if _is_usual(text):
         return _from_text(text)
     return day_or_time(text)[0]
 
@@ -66,7 +73,7 @@ def day_or_time(text: str | None) -> tuple[datetime | None, bool]:
     """The time in UTC that `text` says, and whether it is a bare day."""
     if text is None:
         return None, False
-    if text[-1:] == "Z" and len(text) <= _MICROSECONDS_LENGTH:
+    if _is_usual(text):
         return _from_text(text), False
     moment = read_moment(text)
     if moment.time is None:

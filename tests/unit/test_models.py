@@ -10,6 +10,18 @@ from hypothesis import strategies as st
 
 from etl.errors import RecordError
 from etl.models import REASONS, Document, Run, Step, StepOutput, Version, Workflow, describe, read_moment, validated
+from etl.normalize.fast_values import day_or_time, time_of
+
+# By `datetime.fromisoformat`, in one version or another.
+PYTHON_READS_TOO = (
+    "2026-09-02T10:00:102Z",
+    "2026-09-02T10:00:10xZ",
+    "2026-09-02x10:00:00Z",
+    "2026-09-02x10:00:00",
+    "2026-09-02T10:00.10Z",
+    "2026-09-02T10:00,10Z",
+    "2026-09-02T10100210Z",
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +36,9 @@ from etl.models import REASONS, Document, Run, Step, StepOutput, Version, Workfl
         ("2026-09-02T10:00:00 +02", datetime(2026, 9, 2, 8, tzinfo=UTC)),
         ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
         ("20260902T100000Z", datetime(2026, 9, 2, 10, tzinfo=UTC)),
+        ("20260902 100000", datetime(2026, 9, 2, 10, tzinfo=UTC)),
+        ("2026-W36-3t10:00z", datetime(2026, 9, 2, 10, tzinfo=UTC)),
+        ("2026-09-02T10:00:00+02:00:30", datetime(2026, 9, 2, 7, 59, 30, tzinfo=UTC)),
     ],
 )
 def test_timestamps(text: str, time: datetime) -> None:
@@ -66,11 +81,19 @@ def test_times_beyond_the_calendar_are_read_and_have_no_time(text: str) -> None:
         " 2026-09-02",
         "２０２６-09-02",
         "2026-09-02T10:00:61Z",
+        *PYTHON_READS_TOO,
     ],
 )
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_moment(text)
+
+
+@pytest.mark.parametrize("text", PYTHON_READS_TOO)
+def test_nor_are_they_taken_on_the_fast_path(text: str) -> None:
+    for read in (time_of, day_or_time):
+        with pytest.raises(ValueError, match=r"."):
+            read(text)
 
 
 @given(st.datetimes(timezones=st.timezones() | st.just(UTC)), st.sampled_from(["T", " "]))
