@@ -14,6 +14,7 @@ from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
 from etl.db.connect import connect
 from etl.db.statements import statements
 from etl.db.store import Store
+from etl.decode import REPLACEMENT
 from etl.errors import NotFoundError
 from etl.events import StreamId, ignore
 from etl.normalize import Normalizer, redactor_of
@@ -123,7 +124,8 @@ class _Retrying:
             self.report.loaded += 1
             return
         client = self._clients.get(stream.app_id)
-        if client is not None and item["run_id"] is not None:
+        # A cleaned id is not the one that the API knows, which would answer that there is no such run.
+        if client is not None and item["run_id"] is not None and REPLACEMENT not in item["run_id"]:
             try:
                 raw = await client.get_run(*stream, item["run_id"])
             except NotFoundError:
@@ -133,7 +135,7 @@ class _Retrying:
             if raw != item["payload"] and await self._take(intake, item, raw):
                 self.report.loaded += 1
                 return
-        rows = await self._warehouse.pool.fetch(_SQL["still_open"], [item["id"]])
+        rows = await self._warehouse.pool.fetch(_SQL["still_open"], item["id"], *stream, item["run_id"])
         self.report.still_bad += [(row["id"], row["reason"], row["error"]) for row in rows]
 
     async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes) -> bool:

@@ -205,6 +205,30 @@ async def test_a_retry_loads_what_has_become_good(database_url):
         await t.agrees()
 
 
+async def test_a_retry_says_what_is_bad_in_another_way_now(database_url):
+    world = one_stream(5)
+    run_id = list(world.runs[WORKFLOW])[2]
+    world.spoil(run_id, "nan")
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        world.spoil(run_id, "status_number")
+        report = await retry_rejects(t.settings)
+        (reject,) = await held(t)
+        assert [(number, reason) for number, reason, _ in report.still_bad] == [(reject["id"], "invalid_field")]
+        assert bytes(reject["payload"]) == world.raw[run_id]
+
+
+async def test_a_run_whose_id_was_cleaned_is_not_taken_for_gone(database_url):
+    world = one_stream(5)
+    run_id = list(world.runs[WORKFLOW])[2]
+    world.raw[run_id] = world.spoil(run_id, "status_number").replace(run_id.encode(), run_id.encode() + b"\\u0000", 1)
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        report = await retry_rejects(t.settings)
+        assert (report.gone, len(report.still_bad)) == (0, 1)
+        assert [row["run_id"] for row in await held(t)] == [run_id + "\ufffd"]
+
+
 async def test_redacted_fields_are_redacted_in_the_quarantine_too(database_url):
     world = one_stream(4)
     run_id = next(iter(world.runs[WORKFLOW]))

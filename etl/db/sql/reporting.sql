@@ -43,4 +43,6 @@ ORDER BY app_id, workflow_id, id
 UPDATE etl_rejects SET resolved_at = now() WHERE id = $1 AND resolved_at IS NULL
 
 -- name: still_open
-SELECT id, reason, error FROM etl_rejects WHERE id = ANY ($1::bigint[]) AND resolved_at IS NULL
+-- The item itself, or what the API's copy of its run has put in its place.
+SELECT id, reason, error FROM etl_rejects
+WHERE (id = $1 OR (app_id = $2 AND workflow_id = $3 AND run_id = $4)) AND resolved_at IS NULL
