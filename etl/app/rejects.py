@@ -17,7 +17,7 @@ from etl.db.store import Store
 from etl.decode import REPLACEMENT
 from etl.errors import NotFoundError
 from etl.events import StreamId, ignore
-from etl.normalize import Normalizer, redactor_of
+from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync.intake import Intake
 
 if TYPE_CHECKING:
@@ -107,12 +107,11 @@ class _Retrying:
             self.report.held += len(items)
             return
         payloads = self._settings.payloads
-        redactor = redactor_of(payloads)
         keep = payloads.retention == "keep"
         store = Store(self._warehouse.pool, session, stream, state, sync_id=None, keep_payloads=keep)
-        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor)
-        redact = redactor.redact_bytes if redactor else None
-        intake = Intake(store, normalizer, self._listener, redact=redact, retry=True)
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
+        redactor = quarantine_redactor_of(payloads)
+        intake = Intake(store, normalizer, self._listener, redactor=redactor, retry=True)
         try:
             for item in items:
                 await self._item(stream, intake, item)

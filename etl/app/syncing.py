@@ -29,7 +29,7 @@ from etl.events import (
     ignore,
     tee,
 )
-from etl.normalize import Normalizer, redactor_of
+from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync import Outcome, StreamSync, Task
 from etl.sync.intake import Intake, Tally
 from etl.sync.listing import Listing
@@ -75,6 +75,7 @@ class Syncing:
         self.summary = SyncSummary(task.mode, dry_run=dry_run)
         self._listener = tee(self._count, listener)
         self._redactor = redactor_of(settings.payloads)
+        self._quarantine_redactor = quarantine_redactor_of(settings.payloads)
         self._clients: dict[str, CortexClient] = {}
         self._states: dict[StreamId, StreamState] = {}
         self._outcomes: dict[StreamId, Outcome] = {}
@@ -207,8 +208,8 @@ class Syncing:
             dry_run=self._dry_run,
         )
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
-        redact = self._redactor.redact_bytes if self._redactor else None
-        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redact=redact)
+        redactor = self._quarantine_redactor
+        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redactor=redactor)
         intake.tally = self._tallies.setdefault(stream, intake.tally)  # what was committed before PostgreSQL went away
         listing = Listing(
             self._clients[stream.app_id],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from asyncpg import exceptions as pg
 
@@ -26,7 +26,7 @@ from etl.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import asyncpg
 
@@ -51,6 +51,10 @@ REFUSALS = (
     OverflowError,
     TypeError,
 )
+
+
+Provenance: TypeAlias = "dict[str, tuple[Callable[[], bytes], str, int | None]]"
+"""Of each run of a batch: what gives its bytes for the quarantine, the URL it came from, and the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +146,14 @@ class Loader:
         return Loaded(**done, seconds=perf_counter() - started)
 
     async def load_surely(
-        self, connection: asyncpg.Connection, batch: Batch, provenance: dict[str, tuple[bytes, str, int | None]]
+        self, connection: asyncpg.Connection, batch: Batch, provenance: Provenance
     ) -> tuple[Loaded, list[Reject]]:
         """Commit a batch; runs that PostgreSQL refuses are found by halving it and quarantined alone.
 
         Args:
             connection: to the warehouse.
             batch: what to load.
-            provenance: (bytes as received, url, page) of each run in it.
+            provenance: where each run in it came from.
 
         Returns:
             What was done, and the rejects made.
@@ -179,11 +183,11 @@ class Loader:
         batch: Batch,
         rows: RunRows,
         error: BaseException,
-        provenance: dict[str, tuple[bytes, str, int | None]],
+        provenance: Provenance,
     ) -> tuple[Loaded, list[Reject]]:
-        payload, url, page = provenance[rows.run_id]
+        stored_bytes, url, page = provenance[rows.run_id]
         message = f"PostgreSQL refused it: {error}"
-        reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], payload, rows.digest)
+        reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], stored_bytes(), rows.digest)
         batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
         batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
         return await self.load(connection, batch), [reject]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from etl.db.load import Provenance
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
     from etl.plan import Suspects
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 _LOAD = statements("load")
 _STATE = statements("state")
 _ERASING = statements("erasing")
-
-Provenance = dict[str, tuple[bytes, str, int | None]]
-"""Of each run of a batch: its bytes as received, the URL it came from, and the page."""
 
 
 class Held(NamedTuple):

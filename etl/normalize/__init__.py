@@ -1,7 +1,7 @@
 """One document of the API becomes rows, parents first; pure: no clock, no I/O."""
 
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.redaction import REDACTED, Redactor, redactor_of
+from etl.normalize.redaction import REDACTED, Redactor, quarantine_redactor_of, redactor_of
 from etl.normalize.rows import Row, RunRows, VersionRows, effective_updated_at
 from etl.normalize.workflows import normalize_workflow
 
@@ -14,5 +14,6 @@ __all__ = [
     "VersionRows",
     "effective_updated_at",
     "normalize_workflow",
+    "quarantine_redactor_of",
     "redactor_of",
 ]

@@ -22,6 +22,7 @@ Mode: TypeAlias = Literal["replace", "hash"]
 _IDENTITY: Final = frozenset({("id",), ("workflow_id",), ("workflow_version", "id")})
 
 
+_PAYLOADS: Final = ("$.input", "$.result", "$.output.*['output','logs']", "$.output.*.calls[*]['output','logs']")
 _DEEPEST: Final = 300  # levels that `..` looks into; Python's own recursion ends soon after
 
 
@@ -79,7 +80,9 @@ class Redactor:
     def redact_bytes(self, raw: bytes) -> bytes:
         """The item as received, with the selected values replaced; all of it where it cannot be searched."""
         try:
-            return dump(self.redact(parse(raw)))
+            document = parse(raw)
+            # The library would read a text as JSON.
+            return dump(REDACTED if isinstance(document, str) else self.redact(document))
         except RecordError:
             return dump(REDACTED)
 
@@ -97,7 +100,20 @@ def redactor_of(payloads: PayloadSettings) -> Redactor | None:
     Raises:
         SettingsError: a path cannot be read.
     """
-    if not payloads.redact:
+    return _redactor(payloads.redact, payloads)
+
+
+def quarantine_redactor_of(payloads: PayloadSettings) -> Redactor | None:
+    """The redactor for the bytes of quarantined items; None where they are kept as received.
+
+    Raises:
+        SettingsError: a path cannot be read.
+    """
+    return _redactor([*payloads.redact, *(_PAYLOADS if payloads.store == "none" else ())], payloads)
+
+
+def _redactor(paths: list[str], payloads: PayloadSettings) -> Redactor | None:
+    if not paths:
         return None
     salt = payloads.redact_salt.get_secret_value().encode() if payloads.redact_salt is not None else b""
-    return Redactor(payloads.redact, mode=payloads.redact_by, salt=salt)
+    return Redactor(paths, mode=payloads.redact_by, salt=salt)

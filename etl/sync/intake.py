@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from etl.db.load import Batch, Reject
@@ -19,14 +20,15 @@ from etl.sync.erased import FORGOTTEN, ErasedRuns
 from etl.sync.received import LONGEST_ID_BYTES, receive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
 
     from etl.api.pages import Page
-    from etl.db.store import Provenance, Store
-    from etl.normalize import Normalizer, RunRows
+    from etl.db.load import Provenance
+    from etl.db.store import Store
+    from etl.normalize import Normalizer, Redactor, RunRows
     from etl.sync.received import Received
 
 _T = TypeVar("_T")
@@ -79,7 +81,7 @@ class Intake:
         listener: hears of pages, batches and rejects.
         since: runs created before are left alone.
         until: runs created at or after are left alone.
-        redact: applied to the bytes of quarantined items; None keeps them as received.
+        redactor: applied to the bytes of quarantined items; None keeps them as received.
         retry: read items anew although the quarantine holds them.
     """
 
@@ -91,7 +93,7 @@ class Intake:
         *,
         since: datetime | None = None,
         until: datetime | None = None,
-        redact: Callable[[bytes], bytes] | None = None,
+        redactor: Redactor | None = None,
         retry: bool = False,
     ) -> None:
         self.tally = Tally()
@@ -101,7 +103,7 @@ class Intake:
         self._normalizer = normalizer
         self._listener = listener
         self._since, self._until = since, until
-        self._redact = redact
+        self._redactor = redactor
         self._held: dict[bytes, Held] | None = None
         self._retry = retry
         self._erased = ErasedRuns(store)
@@ -171,7 +173,8 @@ class Intake:
         if wanted and not _is_older(rows, group.get(rows.run_id)):
             group[rows.run_id] = rows
             result.good.add(rows.run_id)
-            result.provenance[rows.run_id] = (self._stored_bytes(item.raw), item.page.url, item.page.number)
+            stored_bytes = partial(self._stored_bytes, item.raw)  # hardly ever asked for
+            result.provenance[rows.run_id] = (stored_bytes, item.page.url, item.page.number)
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
 
     def _pass_over(self, item: Received, rows: RunRows | None, result: Sorted) -> Listed:
@@ -202,7 +205,7 @@ class Intake:
     def _stored_bytes(self, raw: bytes) -> bytes:
         if self._erased.quoted_in(raw):
             return FORGOTTEN
-        return bytes(raw) if self._redact is None else self._redact(raw)
+        return bytes(raw) if self._redactor is None else self._redactor.redact_bytes(raw)
 
     def _count_reject(self, key: bytes) -> None:
         if key not in self._counted:

@@ -240,3 +240,47 @@ async def test_redacted_fields_are_redacted_in_the_quarantine_too(database_url):
         (reject,) = await held(t)
         assert b"anna@" not in bytes(reject["payload"])
         assert json.loads(bytes(reject["payload"]))["id"] == run_id
+
+
+async def test_items_that_are_no_runs_stop_no_redaction(database_url):
+    world = one_stream(9)
+    for run_id, kind in zip(world.runs[WORKFLOW], ("string", "null", "number", "list", "nan"), strict=False):
+        world.spoil(run_id, kind)
+    async with trial(database_url, world) as t:
+        t.payloads = {"redact": ["$..mail"]}
+        await t.agrees()
+        assert len(await held(t)) == 5
+        assert len((await retry_rejects(t.settings)).still_bad) == 5
+
+
+@pytest.mark.parametrize("form", [dict, list])
+async def test_the_quarantine_holds_no_payloads_where_none_are_stored(database_url, form):
+    world = one_stream(4)
+    run_id, refused = list(world.runs[WORKFLOW])[:2]
+    secret = {"secret": "hunter2"}
+    steps = [
+        {
+            "key": "a",
+            "status": "FAILED",
+            "output": secret,
+            "logs": [secret],
+            "calls": [{"output": secret, "logs": [secret]}],
+        }
+    ]
+    payloads = {"input": secret, "result": secret, "output": steps if form is list else {"a": steps[0]}}
+    world.raw[run_id] = encode(world.runs[WORKFLOW][run_id] | payloads | {"status": 5})
+    world.raw[refused] = encode(
+        world.runs[WORKFLOW][refused] | payloads | {"record_id": "".join(map(str, range(9000)))}
+    )
+    async with trial(database_url, world) as t:
+        t.payloads = {"store": "none"}
+        await t.agrees()
+        rejects = await held(t)
+        assert {row["run_id"]: row["reason"] for row in rejects} == {
+            run_id: "invalid_field",
+            refused: "refused_by_database",
+        }
+        for row in rejects:
+            kept = json.loads(bytes(row["payload"]))
+            assert (kept["id"], kept["workflow_id"]) == (row["run_id"], WORKFLOW)
+            assert b"hunter2" not in bytes(row["payload"])

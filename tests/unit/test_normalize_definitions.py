@@ -221,6 +221,9 @@ def test_what_cannot_be_searched_is_not_stored() -> None:
         normalized(deep, redact=redactor)
     assert (error.value.reason, error.value.run_id) == ("not_redactable", "run")
     assert redactor.redact_bytes(deep) == redactor.redact_bytes(b'{"password":"p') == b'"[redacted]"'
+    # What is no run has nothing that a path selects; a text might be JSON itself.
+    assert redactor.redact_bytes(b'"[redacted]"') == redactor.redact_bytes(b'"{\\"password\\":1}"') == b'"[redacted]"'
+    assert [redactor.redact_bytes(raw) for raw in (b"null", b"5", b"[1]")] == [b"null", b"5", b"[1]"]
     shallow = b'{"id":"run","input":' + b'{"a":' * 200 + b'{"password":"p"}' + b"}" * 201
     assert b'"password":"[redacted]"' in redactor.redact_bytes(shallow)
 
