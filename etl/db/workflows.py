@@ -19,7 +19,7 @@ _SQL = statements("workflows")
 
 
 async def save_workflows(pool: asyncpg.Pool, app_id: str, rows: Sequence[tuple[Row, Row | None]]) -> None:
-    """Upsert what one app's listing holds, and mark those of the app that it holds no more.
+    """Upsert what one app's listing holds, and mark those that it holds no more.
 
     Args:
         pool: connections to the warehouse.
@@ -32,7 +32,7 @@ async def save_workflows(pool: asyncpg.Pool, app_id: str, rows: Sequence[tuple[R
         await connection.executemany(_upsert(WORKFLOWS), [row for row, _ in sorted(rows, key=lambda pair: pair[0][0])])
         listed = [row[0] for row, _ in rows]
         await connection.execute(_SQL["return_workflows"], listed)
-        await connection.execute(_SQL["mark_workflows_gone"], [app_id, *apps], listed)
+        await connection.execute(_SQL["mark_workflows_gone"], app_id, listed)
 
 
 async def name_workflows(pool: asyncpg.Pool, ids: Sequence[str]) -> None:
