@@ -112,7 +112,7 @@ async def assert_fits(page, width: int) -> None:
 
 
 async def test_it_shows_its_plots_and_fits(report, page) -> None:
-    for width, scheme in [(390, "light"), (390, "dark"), (760, "light"), (1400, "light"), (1400, "dark")]:
+    for width, scheme in [(360, "light"), (360, "dark"), (760, "light"), (1400, "light"), (1400, "dark")]:
         await page.open(report, width=width, scheme=scheme)
         plots = await page.run(SHOWN_PLOTS)
         # Runs by status, credits by workflow and by model, a card for each of four workflows, slowest and failing steps.
@@ -251,6 +251,31 @@ async def test_runs_without_any_time_or_version_are_no_trouble(database_url, tmp
     assert "(no workflow)" in await page.run("document.body.innerText")
     await assert_fits(page, 390)
     assert page.complaints == []
+
+
+async def test_axes_are_labelled_as_people_write_numbers(database_url, tmp_path, page, warehouse) -> None:
+    async def labels() -> list[str]:
+        await page.open(await written(database_url, tmp_path), width=360)
+        await assert_fits(page, 360)
+        return await page.run("[...document.querySelectorAll('.role-axis-label text')].map(each => each.textContent)")
+
+    insert = """
+        INSERT INTO runs (id, app_id, workflow_id, created_at, status, started_at, ended_at, usage_total)
+        SELECT $1 || i, 'app', 'wf', now() - i * interval '9 days', $1, now(), now() + interval '0.4 s', $2
+        FROM generate_series(1, $3) AS i"""
+    await warehouse.execute(insert, "PAUSED", 0, 3)
+    assert {"0", "1"} <= set(await labels())
+    assert await page.run("document.querySelectorAll('article svg').length") == 0  # no run has ended
+    await warehouse.execute(insert, "COMPLETED", 0.00001, 3)
+    found = await labels()
+    assert {"0", "1", "2", "0.00001", "0.2 s", "0.4 s"} <= set(found)
+    assert not {"0.5", "1.5"} & set(found)
+    await warehouse.execute("UPDATE runs SET created_at = now(), usage_total = 25")
+    await warehouse.execute(insert, "SKIPPED", 1, 1)
+    await warehouse.execute("UPDATE runs SET usage_total = 1e300 WHERE status = 'SKIPPED'")
+    assert "1e+200" in await labels()
+    await warehouse.execute("UPDATE runs SET usage_total = 25, ended_at = started_at + interval '100 h'")
+    assert {"0", "50", "100", "0 h", "50 h", "100 h"} <= set(await labels())
 
 
 async def test_a_year_of_many_workflows_stays_small(database_url, tmp_path, page, warehouse) -> None:

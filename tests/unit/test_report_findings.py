@@ -103,7 +103,9 @@ def test_only_a_change_beyond_chance_is_worth_a_word(before, since, text) -> Non
 def test_the_titles_of_runs() -> None:
     assert findings.runs(Tally(), 30, None) == "No run in 30 days"
     assert findings.runs(Tally(1, 1, 0), 1, None).startswith("1 run, 0")
-    total = Tally(1500, 1000, 50)
+    assert said(findings.runs(Tally(10, 10, 1), 82, None)) == "10 runs in 82 days, 10 % of them failed"
+    assert said(findings.runs(Tally(200, 50, 10), 10, None)) == "20 runs a day, 20 % of those that ended failed"
+    total = Tally(1500, 1500, 75)
     assert said(findings.runs(total, 30, change((10, 200), (40, 200)))) == (
         "50 runs a day, 5.0 % of them failed; up from 5.0 % to 20 % in the last week"
     )
@@ -111,6 +113,7 @@ def test_the_titles_of_runs() -> None:
 
 def test_the_titles_of_credits() -> None:
     assert findings.spending({}, "all") == "No credits were used"
+    assert findings.spending({}, "the models'", nothing="No model step used credits") == "No model step used credits"
     amounts = {"x": Decimal("1.5"), "y": Decimal("4.5")}
     assert said(findings.spending(amounts, "the models'")) == "y took 75 % of the models' 6.00 credits"
 

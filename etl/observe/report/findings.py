@@ -22,11 +22,20 @@ def runs(total: Tally, days: int, week: Change | None) -> str:
     """Say how many runs there were and whether failures have become more."""
     if not total.runs:
         return f"No run in {wording.count(days, 'day')}"
-    found = f"{wording.count(round(total.runs / days))} runs a day" if days > 1 else wording.count(total.runs, "run")
+    if total.runs >= 2 * days > 2:
+        found = f"{wording.count(round(total.runs / days))} runs a day"
+    else:
+        found = wording.count(total.runs, "run") + (f" in {wording.count(days, 'day')}" if days > 1 else "")
     if total.failure_rate is not None:
-        found += f", {wording.percent(total.failure_rate)} of them failed"
+        found += f", {_failed_of(total, 'them', 'those that ended')} failed"
     moved = movement(week)
     return f"{found}; {moved} in the last week" if moved else found
+
+
+def _failed_of(total: Tally, everything: str, ended: str) -> str:
+    """Write the failure rate, and of what it is wherever it is not the same of all runs."""
+    rate = wording.percent(total.failure_rate)
+    return f"{rate} of {everything if rate == wording.percent(total.failed / total.runs) else ended}"
 
 
 def movement(change: Change | None) -> str:
@@ -43,16 +52,17 @@ def movement(change: Change | None) -> str:
     return f"{word} from {wording.percent(before)} to {wording.percent(since)}"
 
 
-def spending(amounts: dict[str, Decimal], whose: str) -> str:
+def spending(amounts: dict[str, Decimal], whose: str, *, nothing: str = "No credits were used") -> str:
     """Say who takes the largest part of the credits.
 
     Args:
         amounts: credits by name.
         whose: what stands before their sum: `all`, or whose they are.
+        nothing: what is said where there are none.
     """
     total = sum(amounts.values())
     if not total:
-        return "No credits were used"
+        return nothing
     top = max(amounts, key=lambda name: (amounts[name], name))
     return f"{top} took {wording.percent(float(amounts[top] / total))} of {whose} {wording.credit(total)} credits"
 
@@ -67,7 +77,7 @@ def workflows(found: Sequence[WorkflowSummary]) -> str:
     worst = max(judged, key=lambda each: (each.total.failure_rate or 0.0, each.label))
     if not worst.total.failed:
         return "No workflow failed"
-    return f"{worst.label} fails most: {wording.percent(worst.total.failure_rate)} of its runs"
+    return f"{worst.label} fails most: {_failed_of(worst.total, 'its runs', 'its runs that ended')}"
 
 
 def workflow(summary: WorkflowSummary) -> str:

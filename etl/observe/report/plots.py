@@ -20,6 +20,7 @@ _MOST_BARS = 100  # days; more are drawn as an area
 _SIZE = re.compile(r'^(<svg[^>]*?) width="[\d.]+" height="[\d.]+"')
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
+_ROOM = 48  # for the labels of two panels, so that their days stand above each other
 _LARGEST = 1e200  # what a number is cut to, so that sums of it stay numbers
 
 
@@ -32,13 +33,14 @@ class Series:
     values: list[float]
 
 
-def stacked_days(days: Sequence[date], series: Sequence[Series], width: int) -> str:
+def stacked_days(days: Sequence[date], series: Sequence[Series], width: int, *, whole: bool = False) -> str:
     """Draw values a day, stacked: bars, or steps of an area for very many days.
 
     Args:
         days: consecutive.
         series: bottom first.
         width: of the plot itself, `WIDE` or `NARROW`.
+        whole: whether the values are counts, which an axis has no fractions of.
 
     Returns:
         An SVG element that fills the width it is given.
@@ -48,7 +50,8 @@ def stacked_days(days: Sequence[date], series: Sequence[Series], width: int) -> 
     points = _stacked(days, series, as_bars=as_bars)
     x = alt.X("x:T", scale=_days_scale(days), axis=_days_axis(days, width))
     highest = max((abs(each["high"]) for each in points), default=0.0)
-    y = alt.Y("low:Q", axis=_value_axis("~s" if highest >= 10_000 else "~g"), title=None)
+    few = list(range(int(highest) + 1)) if whole and highest <= 4 else None
+    y = alt.Y("low:Q", axis=_value_axis(_number_form(highest), values=few), title=None)
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=[each.label for each in series], range=[each.colour for each in series]),
@@ -114,7 +117,7 @@ def workflow_curves(
     failed = _failure_bars(scale, max((each["rate"] for each in rates), default=0.0))
     durations, unit = _durations(stretches)
     axis = _days_axis(days, NARROW)
-    taken = _duration_lines(scale, axis, unit)
+    taken = _duration_lines(scale, axis, unit, max((abs(each["y"]) for each in durations), default=0.0))
     upper = alt.layer(failed, *(_version_rules(scale, None) if published else []))
     lower = alt.layer(taken, *(_version_rules(scale, axis)[:1] if published else []))
     upper = upper.properties(width=NARROW, height=64, title=_panel_title("Failed runs"))
@@ -144,7 +147,7 @@ def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
         .encode(
             x=alt.X("x:T", scale=scale, axis=None),
             x2="x2:T",
-            y=alt.Y("rate:Q", scale=rates, axis=_value_axis("~%", 3), title=None),
+            y=alt.Y("rate:Q", scale=rates, axis=_value_axis("~%", 3, room=_ROOM), title=None),
             y2="base:Q",
         )
     )
@@ -164,7 +167,8 @@ def _durations(stretches: Sequence[Stretch]) -> tuple[list[dict[str, Any]], str]
     return values, name
 
 
-def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str) -> alt.Chart:
+def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str, highest: float) -> alt.Chart:
+    label = f"datum.label + ' {unit}'"
     colour = alt.Color(
         "which:N", scale=alt.Scale(domain=["p50", "p95"], range=["var(--median)", "var(--tail)"]), legend=None
     )
@@ -173,7 +177,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str) -> alt.Cha
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True))
         .encode(
             x=alt.X("x:T", scale=scale, axis=days_axis),
-            y=alt.Y("y:Q", axis=_value_axis("~s", 3, label=f"datum.label + ' {unit}'"), title=None),
+            y=alt.Y("y:Q", axis=_value_axis(_number_form(highest), 3, label, room=_ROOM), title=None),
             color=colour,
         )
     )
@@ -234,7 +238,9 @@ def bars(values: Sequence[Bar], colour: str) -> str:
         y=y, x=alt.datum(0, type="quantitative", scale=room, axis=None), x2=alt.datum(longest)
     )
     bar = chart.mark_bar(height=7, yOffset=9, color=colour).encode(y=y, x=x, x2="high:Q")
-    label = chart.mark_text(align="left", dy=-7, color="var(--text)", limit=NARROW - 136).encode(
+    # What the amounts leave, and a reserve: a reader's font may be wider than the drawing engine's.
+    left = NARROW * 0.85 - 7 * max(len(each.amount) for each in values)
+    label = chart.mark_text(align="left", dy=-7, color="var(--text)", limit=left).encode(
         y=y, x=alt.value(0), text="label:N"
     )
     amount = chart.mark_text(align="right", dy=-7, color="var(--muted)").encode(
@@ -268,8 +274,20 @@ def _days_axis(days: Sequence[date], width: int) -> alt.Axis:
     )
 
 
-def _value_axis(form: str, ticks: int = 4, label: str = "datum.label") -> alt.Axis:
-    return alt.Axis(format=form, tickCount=ticks, domain=False, ticks=False, labelPadding=6, labelExpr=label)
+def _value_axis(
+    form: str, ticks: int = 4, label: str = "datum.label", *, room: int = 0, values: list[int] | None = None
+) -> alt.Axis:
+    return alt.Axis(
+        format=form, tickCount=ticks, minExtent=room, domain=False, ticks=False, labelPadding=6, labelExpr=label,
+        values=alt.Undefined if values is None else values,
+    )  # fmt: skip
+
+
+def _number_form(highest: float) -> str:
+    """How an axis up to this number is labelled: as it is, by thousands and millions, or by powers of ten."""
+    if highest < 10_000:
+        return ",~f"
+    return "~s" if highest < 1e15 else ".1~e"
 
 
 def _panel_title(text: str) -> alt.TitleParams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ _STATUSES = {
     "PENDING": "var(--open)",
     "RUNNING": "var(--running)",
 }
-_ANOTHER_STATUS = "var(--rest)"
+_OTHER_STATUSES = ("var(--c5)", "var(--c4)", "var(--rest)")  # the API may add some
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A small plot with a heading and what it shows."""
+    """A small plot with a heading and what it shows; an empty drawing is left out."""
 
     heading: str
     finding: str
@@ -97,8 +98,9 @@ def _runs(facts: Facts) -> Section:
     for row in facts.daily:
         by_day[row.status or "(no status)"][row.day] += row.runs
     order = [*_STATUSES, *sorted(by_day.keys() - _STATUSES.keys())]
-    colours = {each: _STATUSES.get(each, _ANOTHER_STATUS) for each in order if each in by_day}
-    names = {each: each.capitalize() for each in colours}
+    others = itertools.cycle(_OTHER_STATUSES)
+    colours = {each: _STATUSES.get(each) or next(others) for each in order if each in by_day}
+    names = {each: each.capitalize() if each in _STATUSES else each for each in colours}
     title = findings.runs(summary.tally(facts.daily), len(facts.span.days), summary.last_week(facts))
     return Section("Runs a day, by status", title, plot=_plot(facts.span.days, by_day, colours, names, "run"))
 
@@ -120,7 +122,7 @@ def _models(facts: Facts) -> Section:
         spent[wording.shortened(name, 80)][row.day] += row.credits
     totals = {name: sum(by_day.values(), Decimal(0)) for name, by_day in spent.items()}
     note = "Credits of model steps; without those that looped over several models, of which the API tells no split."
-    title = findings.spending(totals, "the models'")
+    title = findings.spending(totals, "the models'", nothing="No model step used credits")
     return Section("Credits a day, by model", title, _detailed(facts) + note, _spending(days, spent, totals))
 
 
@@ -164,8 +166,8 @@ def _plot(
         unit = wording.count(round(whole), noun) if noun else f"{wording.credit(whole)} credits"
         tips.append("\n".join([f"{wording.short_day(day)}: {unit}", *(amounts if len(amounts) > 1 else [])]))
     return Plot(
-        _drawing(plots.stacked_days(days, series, plots.WIDE)),
-        _drawing(plots.stacked_days(days, series, plots.NARROW)),
+        _drawing(plots.stacked_days(days, series, plots.WIDE, whole=bool(noun))),
+        _drawing(plots.stacked_days(days, series, plots.NARROW, whole=bool(noun))),
         [(wording.shortened(names[name], 48), colour) for name, colour in colours.items()],
         json.dumps(tips, ensure_ascii=False, separators=(",", ":")),
     )
@@ -176,7 +178,10 @@ def _amount(value: float, noun: str) -> str:
 
 
 def _workflows(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
-    cards = [Card(each.label, findings.workflow(each), _drawing(_curves(facts, each))) for each in found[:_MOST_CARDS]]
+    cards = [
+        Card(each.label, findings.workflow(each), _drawing(_curves(facts, each) if each.total.ended else ""))
+        for each in found[:_MOST_CARDS]
+    ]
     notes = [f"The {_MOST_CARDS} with most runs; the table has all."] if len(found) > _MOST_CARDS else []
     if facts.span.stretch > 1:
         notes.append(f"Each point stands for {facts.span.stretch} days.")
