@@ -58,6 +58,26 @@ LAYOUTS = {
         """
     ),
 }
+# The second oldest month: the oldest is not whole.
+REMOVALS = {
+    "plain": (
+        "DELETE FROM runs WHERE month = (SELECT (min(month) + interval '1 month')::date FROM runs)",
+        "VACUUM runs",
+        "VACUUM run_steps",
+    ),
+    "partitioned": (
+        """
+        DO $$ DECLARE
+            old interval := age(date_trunc('month', now()), (SELECT min(month) + interval '1 month' FROM runs));
+            place int := extract(year FROM old) * 12 + extract(month FROM old) + 1;
+        BEGIN
+            EXECUTE format('DROP TABLE run_steps_%s', place);
+            EXECUTE format('ALTER TABLE runs DETACH PARTITION runs_%s', place);
+            EXECUTE format('DROP TABLE runs_%s', place);
+        END $$
+        """,
+    ),
+}
 RUNS = """
     INSERT INTO runs SELECT md5(i::text), date_trunc('month', at)::date, at, repeat('r', 200)
     FROM generate_series($1::bigint, $2::bigint) AS i
@@ -91,14 +111,14 @@ def main() -> None:
             for layout, tables in LAYOUTS.items():
                 url = cluster.fresh(layout, migrated=False)
                 made = tables.replace("$MONTHS", str(options.months))
-                found[layout] = asyncio.run(_measure(url, made, options.runs, options.months))
+                found[layout] = asyncio.run(_measure(url, made, REMOVALS[layout], options.runs, options.months))
     print(f"{options.runs:,} runs with {STEPS} steps each, over {options.months} months\n")
     print("| | " + " | ".join(found) + " |\n| --- | " + " | ".join("---:" for _ in found) + " |")
     for what in found["plain"]:
         print(f"| {what} | " + " | ".join(found[layout][what] for layout in found) + " |")
 
 
-async def _measure(url: str, tables: str, runs: int, months: int) -> dict[str, str]:
+async def _measure(url: str, tables: str, removal: Sequence[str], runs: int, months: int) -> dict[str, str]:
     connection = await connect(url, SCHEMA)
     await connection.execute(f"CREATE SCHEMA {SCHEMA}")
     await connection.execute(tables)
@@ -110,19 +130,26 @@ async def _measure(url: str, tables: str, runs: int, months: int) -> dict[str, s
     await connection.execute("CHECKPOINT")
     size = await connection.fetchval("SELECT pg_database_size(current_database())")
     found = {"size with indexes": f"{size / 2**20:,.0f} MiB"}
-    started, cpu = perf_counter(), _cpu_s(connection)
+    started, cpu = perf_counter(), server_cpu_s(connection)
     for batch in range(BATCHES):
         first = runs + batch * BATCH
         async with connection.transaction():
             await connection.execute(RUNS, first + 1, first + BATCH, runs + BATCH * BATCHES, 1)
             await connection.execute(RUN_STEPS, first + 1, first + BATCH, runs + BATCH * BATCHES, 1, STEPS)
-    cpu = _cpu_s(connection) - cpu
+    cpu = server_cpu_s(connection) - cpu
     found[f"loading {BATCH * BATCHES:,} new runs"] = f"{perf_counter() - started:.1f} s, {cpu:.1f} s of CPU"
     ids = [row["id"] for row in await connection.fetch(SOME_IDS, runs, 50 * PAGE)]
     pages = [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
     found[f"{PAGE} runs by id, as for each page"] = await _asked(connection, KNOWN, [[page] for page in pages])
     found["one run by its id"] = await _asked(connection, KNOWN, [[page[:1]] for page in pages])
     found["runs and steps of 30 days"] = await _asked(connection, LAST_30_DAYS, [[]] * 5)
+    held = await connection.fetchval("SELECT count(*) FROM runs")
+    started = perf_counter()
+    for statement in removal:
+        await connection.execute(statement)
+    seconds = perf_counter() - started
+    removed = held - await connection.fetchval("SELECT count(*) FROM runs")
+    found["removing a month for good"] = f"{removed:,} runs in {seconds:.1f} s"
     await connection.close()
     return found
 
@@ -136,7 +163,7 @@ async def _asked(connection: asyncpg.Connection, question: str, arguments: Seque
     return f"{median(seconds) * 1000:,.1f} ms"
 
 
-def _cpu_s(connection: asyncpg.Connection) -> float:
+def server_cpu_s(connection: asyncpg.Connection) -> float:
     """CPU seconds of the server process behind a connection."""
     fields = Path(f"/proc/{connection.get_server_pid()}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
