@@ -192,6 +192,7 @@ RUN_STEP_CALLS = Table(
         "logs": "jsonb",
         "provider": "text",
         "model": "text",
+        "child_run_id": "text",
         "extra": "jsonb",
     },
     ("run_id", "step_key", "ordinal"),

@@ -320,11 +320,7 @@ CREATE TABLE run_step_calls (
     logs        jsonb,
     provider    text,
     model       text,
-    -- A call without a type counts as a workflow's when its output has the shape of one.
-    child_run_id text
-        GENERATED ALWAYS AS (
-            CASE WHEN type = 'workflow' OR (type IS NULL AND output ? 'workflow_id') THEN output ->> 'run_id' END
-        ) STORED,
+    child_run_id text,
     extra       jsonb,
     CONSTRAINT run_step_calls_pkey PRIMARY KEY (run_id, step_key, ordinal),
     CONSTRAINT run_step_calls_step_fkey FOREIGN KEY (run_id, step_key)
@@ -348,7 +344,7 @@ COMMENT ON COLUMN run_step_calls.logs IS 'Log lines of the call, as received.';
 COMMENT ON COLUMN run_step_calls.provider IS 'Provider of the model that was called.';
 COMMENT ON COLUMN run_step_calls.model IS 'Model that was called.';
 COMMENT ON COLUMN run_step_calls.child_run_id IS
-    'Run that an iteration of a looped workflow step started (runs.id, where that workflow is synced too).';
+    'Run that the call started: an iteration of a looped workflow step, or a tool (runs.id, where that workflow is synced too).';
 COMMENT ON COLUMN run_step_calls.extra IS
     'Fields of the call that no column holds, by their path; null when there are none.';
 

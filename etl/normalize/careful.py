@@ -168,6 +168,7 @@ class _Builder:
         leftovers = Leftovers(call.unknown)
         # An iteration of a loop is of the step's type, also where it does not say so; a tool call need not be.
         kind = step.type if call.type is None and isinstance(step.output, list) else call.type
+        made = call.output if isinstance(call.output, dict) else {}
         return (
             self.run.id,
             key.step_key,
@@ -182,7 +183,9 @@ class _Builder:
             call.error,
             self.payload(call.output),
             self.payload(call.logs),
-            *_model(kind, call.output if isinstance(call.output, dict) else {}),
+            *_model(kind, made),
+            # What no type tells is told by the shape.
+            _text(made.get("run_id")) if kind == "workflow" or (kind is None and "workflow_id" in made) else None,
             leftovers.text(),
         )
 

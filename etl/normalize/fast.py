@@ -219,11 +219,16 @@ def _call_rows(run_id: str, step_key: str, step: StepShape, stream: Stream) -> I
     keep, looped = stream.store_payloads, memoryview(step.output)[0] == _BRACKET
     for ordinal, call in enumerate(step.calls or ()):
         output = jsonb_of(call.output)
-        provider = model = None
+        provider = model = child_run_id = None
         kind = step.type if call.type is None and looped else call.type
-        if kind == "model" and output is not None and output[0] == _BRACE:
-            made = MODEL_OUTPUT.decode(output)
-            provider, model = made.provider, made.model
+        if output is not None and output[0] == _BRACE:
+            if kind == "model":
+                made = MODEL_OUTPUT.decode(output)
+                provider, model = made.provider, made.model
+            elif kind == "workflow":
+                child_run_id = WORKFLOW_OUTPUT.decode(output).run_id
+            elif kind is None:
+                raise SurpriseError
         yield (
             run_id,
             step_key,
@@ -240,6 +245,7 @@ def _call_rows(run_id: str, step_key: str, step: StepShape, stream: Stream) -> I
             jsonb_of(call.logs) if keep else None,
             provider,
             model,
+            child_run_id,
             None,
         )
 

@@ -30,16 +30,15 @@ async def starts(warehouse: asyncpg.Connection, parent: str, step: str, child: s
     )
 
 
-async def loops(warehouse: asyncpg.Connection, parent: str, step: str, *outputs: str | None, kind: str | None) -> None:
+async def loops(warehouse: asyncpg.Connection, parent: str, step: str, *children: str | None) -> None:
     await starts(warehouse, parent, step, None)
-    for place, output in enumerate(outputs):
+    for place, child in enumerate(children):
         await warehouse.execute(
-            "INSERT INTO run_step_calls (run_id, step_key, ordinal, type, output) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO run_step_calls (run_id, step_key, ordinal, child_run_id) VALUES ($1, $2, $3, $4)",
             parent,
             step,
             place,
-            kind,
-            output,
+            child,
         )
 
 
@@ -67,16 +66,13 @@ async def test_runs_stand_under_their_root(warehouse: asyncpg.Connection) -> Non
 
 async def test_a_loop_starts_many(warehouse: asyncpg.Connection) -> None:
     await runs(warehouse, "top", "c1", "c2", "c3", "unrelated")
-    await loops(
-        warehouse, "top", "each", '{"run_id": "c1"}', '{"run_id": "c2"}', None, '[{"run_id": "x"}]', kind="workflow"
-    )
-    await loops(warehouse, "top", "typeless", '{"run_id": "c3", "workflow_id": "w"}', '{"run_id": "no"}', kind=None)
-    await loops(warehouse, "top", "code", '{"run_id": "unrelated", "workflow_id": "w"}', kind="code")
+    await loops(warehouse, "top", "each", "c1", "c2", None)
+    await loops(warehouse, "top", "other", "c3")
     assert await tree(warehouse) == [
         "top > top (0)",
         "top > c1 (1, by top.each)",
         "top > c2 (1, by top.each)",
-        "top > c3 (1, by top.typeless)",
+        "top > c3 (1, by top.other)",
         "unrelated > unrelated (0)",
     ]
 

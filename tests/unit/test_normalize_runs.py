@@ -128,6 +128,26 @@ def test_of_a_loop_the_calls_have_the_columns_and_not_the_step() -> None:
     assert [row["model"] for row in call_rows(tools)] == [None, "m", None]
 
 
+@pytest.mark.parametrize("store_payloads", [True, False])
+def test_the_runs_that_calls_started_are_known_whatever_is_stored(store_payloads: bool) -> None:
+    def children(kind: str | None, output: Any, *calls: dict[str, Any]) -> list[str | None]:
+        step = {"type": kind, "output": output, "calls": calls}
+        rows = call_rows(normalized(run_bytes(output={"a": step}), store_payloads=store_payloads))
+        return [row["child_run_id"] for row in rows]
+
+    made = {"run_id": "child"}
+    loop = [
+        {"output": made},
+        {"type": "workflow", "output": made},
+        {"type": "code", "output": made},
+        {"output": [made]},
+    ]
+    assert children("workflow", [made], *loop) == ["child", "child", None, None]
+    # Without a loop these are tool calls, whose type is their own; what no type tells is told by the shape.
+    tools = [*loop, {"output": {**made, "workflow_id": "w"}}, {"type": "workflow", "output": {"run_id": 5}}]
+    assert children("model", {}, *tools) == [None, "child", None, None, "child", None]
+
+
 def test_outputs_of_other_shapes_leave_the_columns_null() -> None:
     rows = steps_of(
         output={

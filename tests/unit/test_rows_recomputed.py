@@ -188,6 +188,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
         )
         for place, call in enumerate(step.get("calls") or []):
             kind = call.get("type") or (step["type"] if isinstance(output, list) else None)
+            child = call["output"] if kind == "workflow" and isinstance(call.get("output"), dict) else {}
             calls.append(
                 {
                     "run_id": run["id"],
@@ -198,6 +199,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
                     "started_at": ms_time(call.get("start")),
                     "ended_at": ms_time(call.get("end")),
                     **model_of(kind, call.get("output")),
+                    "child_run_id": child.get("run_id"),
                     "extra": rest(call, CALL_FIELDS) or None,
                 }
             )
