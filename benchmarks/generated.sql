@@ -121,7 +121,7 @@ SELECT
     started_at + interval '12 s' * pace + CASE WHEN n % 500 = 0 THEN interval '3 days' ELSE '1 s' END AS updated_at,
     CASE WHEN made.chance(n, 6) < 0.4 THEN 'col' || workflow END AS collection_id,
     CASE WHEN made.chance(n, 6) < 0.4 THEN 'rec' || floor(50000 * made.chance(n, 7)) END AS record_id,
-    jsonb_build_object('language', (ARRAY['de', 'en', 'fr', 'pt'])[1 + n % 4], 'text', repeat('word ', 10)) AS input,
+    jsonb_build_object('customer', jsonb_build_object('name', 'Customer ' || n % 40, 'vip', n % 40 = 0), 'text', repeat('word ', 10)) AS input,
     CASE status WHEN 'COMPLETED' THEN jsonb_build_object('answer', repeat('said ', 20)) END AS result,
     round((0.05 * pace)::numeric, 8) AS usage_total,
     CASE WHEN n % 5 = 0 THEN 7776000 END AS retention_max_age_s,

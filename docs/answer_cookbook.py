@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,13 +46,17 @@ def table(result: QueryResult) -> str:
     """A result as a Markdown table, numbers to the right."""
     if not result.rows:
         return "None."
-    numbers = [all(isinstance(row[place], int | float | Decimal | None) for row in result.rows)
-               for place in range(len(result.columns))]  # fmt: skip
+    numbers = [_is_number([row[place] for row in result.rows]) for place in range(len(result.columns))]
     lines = [result.columns, ["---:" if number else "---" for number in numbers]]
     lines += [[cell(value) for value in row] for row in result.rows[:SHOWN_ROWS]]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     more = len(result.rows) - SHOWN_ROWS
     return text + (f"\n\nand {more} more." if more > 0 else "")
+
+
+def _is_number(values: list[Any]) -> bool:
+    told = [value for value in values if value is not None]
+    return bool(told) and all(isinstance(value, int | float | Decimal) for value in told)
 
 
 def cell(value: Any) -> str:
@@ -61,8 +65,6 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
-    if isinstance(value, timedelta):
-        return f"{value.total_seconds():.1f} s"
     text = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
     text = " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;").replace("*", r"\*")
     return text if len(text) <= 60 else text[:59] + "…"

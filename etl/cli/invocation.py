@@ -19,6 +19,7 @@ import typer
 from etl import events
 from etl.errors import EtlError
 from etl.observe.secrets import Mask
+from etl.observe.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -205,9 +206,9 @@ def _report(call: Invocation, message: str, mend: str, code: int) -> None:
         call.logs().write("error", "command.failed", error=message, mend=mend, exit_code=code)
         return
     red, reset = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    typer.echo(f"{red}error:{reset} {call.mask(message)}", err=True)
+    typer.echo(f"{red}error:{reset} {visible(call.mask(message))}", err=True)
     if mend:
-        typer.echo(f"  mend: {call.mask(mend)}", err=True)
+        typer.echo(f"  mend: {visible(call.mask(mend))}", err=True)
 
 
 def _traced(call: Invocation, code: int) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+
+from etl.observe.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 Form = Literal["table", "csv", "json"]
 
 _WIDEST_CELL = 72  # characters in a table; longer text is cut with an ellipsis
+_NARROWEST_CELL = 8  # characters; where text would have to be cut further, each row is shown as lines of its own
+_GAP = 3  # between columns
+_DELIMITING = re.compile(r'[\s,{}"\\]')  # an element of an array that holds one of these is quoted
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -45,26 +51,79 @@ def table(
     from rich.text import Text
 
     body = list(rows)
-    right = set(numeric)
-    for place in range(len(columns)):
-        values = [row[place] for row in body if row[place] is not None]
-        if values and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values):
-            right.add(place)
+    right = _numeric(len(columns), body, numeric)
     made = Table(
         box=box.SIMPLE_HEAD, show_edge=False, title=title, title_justify="left", title_style="bold", pad_edge=False
     )
     for place, name in enumerate(columns):
-        made.add_column(Text(name), justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis")
+        made.add_column(
+            Text(_shortened(name)), justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis"
+        )
     for row in body:
         made.add_row(*(Text(_shortened(plain(value))) for value in row))
     return made
+
+
+def _numeric(columns: int, body: Sequence[Sequence[Any]], known: Iterable[int]) -> set[int]:
+    """The places of columns that hold numbers."""
+    found = set(known)
+    for place in range(columns):
+        values = [row[place] for row in body if row[place] is not None]
+        if values and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values):
+            found.add(place)
+    return found
+
+
+def fitted(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int, numeric: Iterable[int] = ()
+) -> Table | str:
+    """Make a table that fits: text columns are cut as far as need be, numbers never.
+
+    Args:
+        columns: the headings.
+        rows: the values.
+        width: characters in a line.
+        numeric: places of columns that hold numbers although no row shows it.
+
+    Returns:
+        The table; where it cannot be that narrow, each row as lines of a name and its value.
+    """
+    from rich.cells import cell_len
+
+    whole = _numeric(len(columns), rows, numeric)
+    widths = [
+        max(cell_len(_shortened(plain(value))) for value in (name, *(row[place] for row in rows)))
+        for place, name in enumerate(columns)
+    ]
+    room = width - _GAP * (len(columns) - 1)
+    for most in range(_WIDEST_CELL, _NARROWEST_CELL - 1, -1):
+        cut = [each if place in whole else min(each, most) for place, each in enumerate(widths)]
+        if sum(cut) <= room:
+            made = table(columns, rows, numeric=whole)
+            for column, each in zip(made.columns, cut, strict=True):
+                column.width = each
+            return made
+    return _records(columns, rows) if rows else table(columns, rows)
+
+
+def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    names = [_shortened(name) for name in columns]
+    widest = max(map(len, names))
+    lines = []
+    for number, row in enumerate(rows, 1):
+        lines.append(f"row {number:,}")
+        lines += [
+            f"  {name:<{widest}}  {visible(plain(value))}".rstrip() for name, value in zip(names, row, strict=True)
+        ]
+    return "\n".join(lines)
 
 
 def show(*parts: Any) -> None:
     """Write tables and lines to stdout."""
     out = console()
     for part in parts:
-        out.print(part, markup=False, soft_wrap=isinstance(part, str))
+        is_text = isinstance(part, str)
+        out.print(visible(part) if is_text else part, markup=False, soft_wrap=is_text)
 
 
 def plain(value: Any) -> str:
@@ -82,15 +141,27 @@ def plain(value: Any) -> str:
             text = value.isoformat(sep=" ")
         case bytes() | memoryview():
             text = "\\x" + bytes(value).hex()
-        case list() | tuple():
-            text = "{" + ",".join(plain(each) for each in value) + "}"
+        case list():
+            text = "{" + ",".join(_element(each) for each in value) + "}"
+        case tuple():
+            text = "(" + ",".join("" if each is None else _element(each) for each in value) + ")"
         case _:
             text = str(value)
     return text
 
 
+def _element(value: Any) -> str:
+    """Write an element of an array as PostgreSQL does, so that it can be read back."""
+    if value is None:
+        return "NULL"
+    text = plain(value)
+    if isinstance(value, list) or (text and text.upper() != "NULL" and not _DELIMITING.search(text)):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def _shortened(text: str) -> str:
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     return line if len(line) <= _WIDEST_CELL else line[: _WIDEST_CELL - 1] + "…"
 
 
@@ -179,5 +250,6 @@ def write_result(
         write_json(columns, types, rows)
     else:
         numbers = ("int2", "int4", "int8", "numeric", "float4", "float8", "money", "oid")
-        show(table(columns, rows, numeric=[place for place, kind in enumerate(types) if kind in numbers]))
+        numeric = [place for place, kind in enumerate(types) if kind in numbers]
+        show(fitted(columns, rows, width=console().width, numeric=numeric))
         typer.echo(f"({len(rows):,} row{'' if len(rows) == 1 else 's'})")

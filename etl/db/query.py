@@ -70,6 +70,8 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
 
 
 async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
+    # As PostgreSQL writes them: a month is not 30 days.
+    await connection.set_type_codec("interval", schema="pg_catalog", encoder=str, decoder=str, format="text")
     transaction = connection.transaction(readonly=True)
     await transaction.start()
     # A prepared statement is one statement: "COMMIT; DELETE ..." is refused as a whole.

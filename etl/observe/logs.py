@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl import events
+from etl.observe.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -77,9 +78,15 @@ class Logs:
             hidden: dict[str, Any] = self.mask(line)
             return hidden
 
-        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+        def harmless(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+            return {name: visible(value) if isinstance(value, str) else value for name, value in line.items()}
+
+        renderers: list[structlog.typing.Processor] = [
+            structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+        ]
         if self.form == "console":
-            renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18, sort_keys=False)
+            colours = sys.stderr.isatty()
+            renderers = [harmless, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=18, sort_keys=False)]
         logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
             # stderr is looked up anew for each line: a progress bar replaces it while it is shown.
             structlog.PrintLogger(sys.stderr),
@@ -87,7 +94,7 @@ class Logs:
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 hide,
-                renderer,
+                *renderers,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         )

@@ -74,6 +74,11 @@ def test_lines_for_people(capsys) -> None:
     assert "api_count=250" in err
 
 
+def test_lines_for_people_cannot_steer_the_terminal(capsys) -> None:
+    Logs("console", "info", Mask()).write("error", "stream.failed", error="\x1b[2J\u202egone")
+    assert "error=\\x1b[2J\\u202egone" in capsys.readouterr().err
+
+
 def test_secrets_are_hidden_wherever_they_stand(capsys) -> None:
     mask = Mask()
     mask.add("sk-hunter2")

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from etl.cli.output import encode_json, plain, table, write_csv, write_json, write_result
+from etl.cli.output import encode_json, fitted, plain, table, write_csv, write_json, write_result
 from etl.cli.standing import span
 
 
@@ -27,7 +27,8 @@ from etl.cli.standing import span
         (float("-inf"), "-Infinity"),
         (datetime(2026, 11, 1, 12, tzinfo=UTC), "2026-11-01 12:00:00+00:00"),
         (b"\x00\xff", "\\x00ff"),
-        (["a", None, 1], "{a,,1}"),
+        (["a", None, 1], "{a,NULL,1}"),
+        (["a,b", 'c"d', "", "null", [1.5, None]], '{"a,b","c\\"d","","null",{1.5,NULL}}'),
         ("ü🌍", "ü🌍"),
     ],
 )
@@ -78,6 +79,44 @@ def test_a_narrow_terminal_cuts_and_does_not_wrap() -> None:
     Console(file=out, width=30).print(table(["a", "b"], [["x" * 50, "y" * 50]]))
     assert len(out.getvalue().splitlines()) == 3
     assert max(len(line) for line in out.getvalue().splitlines()) <= 30
+
+
+def shown(columns, rows, width) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(fitted(columns, rows, width=width), markup=False)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_numbers_are_never_cut() -> None:
+    lines = shown(["id", "credits", "error"], [["x" * 30, Decimal("0.00084969000000000001"), "y" * 90]], 60)
+    assert lines[0].split() == ["id", "credits", "error"]
+    assert "0.00084969000000000001" in lines[2]
+    assert lines[2].count("…") == 2
+    assert max(map(len, lines)) <= 60
+
+
+def test_wide_characters_take_two_places() -> None:
+    lines = shown(["name", "n"], [["中文" * 10, 1], ["x", 2]], 20)
+    assert [line[-1] for line in lines[2:]] == ["1", "2"]
+
+
+def test_where_no_table_fits_each_row_has_lines_of_its_own() -> None:
+    columns = [f"column_{place}" for place in range(8)]
+    assert shown(columns, [[10**12 + place for place in range(8)], ["text\x1b", *[None] * 7]], 40) == [
+        "row 1",
+        *(f"  column_{place}  {10**12 + place}" for place in range(8)),
+        "row 2",
+        "  column_0  text\\x1b",
+        *(f"  column_{place}" for place in range(1, 8)),
+    ]
+
+
+def test_data_cannot_steer_the_terminal(capsys) -> None:
+    hostile = "a\x1b[31mb\x07\x9b1m\u202ec\r👩\u200d👩"
+    write_result("table", [hostile], ["text"], [[hostile]])
+    out = capsys.readouterr().out
+    assert out.count("a\\x1b[31mb\\x07\\x9b1m\\u202ec 👩\u200d👩") == 2
+    assert not set(out) & set("\x1b\x07\x9b\u202e\r")
 
 
 def test_encode_json_writes_times_and_decimals() -> None:
