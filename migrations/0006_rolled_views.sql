@@ -347,3 +347,18 @@ CROSS JOIN LATERAL (
         AND tombstones.kind = 'run' AND tombstones.gone_at IS NULL
 ) AS erased
 LEFT JOIN workflows ON workflows.id = streams.workflow_id;
+
+DO $$
+DECLARE
+    kept record;
+BEGIN
+    FOR kept IN
+        SELECT i.indexrelid::regclass AS index_name, i.indrelid::regclass AS table_name
+        FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indrelid
+        WHERE i.indisprimary AND c.relnamespace = quote_ident(current_schema())::regnamespace
+    LOOP
+        EXECUTE format('COMMENT ON INDEX %s IS %L', kept.index_name, format('A row of %s by its key.', kept.table_name));
+    END LOOP;
+END
+$$;

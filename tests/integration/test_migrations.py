@@ -73,7 +73,6 @@ async def test_everything_carries_a_comment(warehouse: asyncpg.Connection) -> No
         LEFT JOIN pg_attribute AS a
             ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'v')
         WHERE c.relnamespace = 'cortex'::regnamespace AND c.relkind IN ('r', 'v', 'i')
-            AND NOT (c.relkind = 'i' AND EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid))
             AND (obj_description(c.oid) IS NULL
                 OR (a.attnum IS NOT NULL AND col_description(c.oid, a.attnum) IS NULL))
         """

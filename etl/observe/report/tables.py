@@ -196,4 +196,5 @@ def _stamp(value: datetime | None) -> float:
 
 
 def _number(value: Any) -> float:
-    return -1e300 if value is None else float(value)
+    # JavaScript knows no `inf`.
+    return -1e300 if value is None else min(1e300, max(-1e300, float(value)))
