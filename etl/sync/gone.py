@@ -104,6 +104,8 @@ class GoneHunt:
         gone = await self._missing(search)
         if gone is None or await self._newest(count) != end or self._listing.count != count:
             return False
+        if (await self._listing.probe(count + 1)).items:
+            return False  # the count is not where the listing ends
         await self._intake.mark_gone(gone)
         return True
 

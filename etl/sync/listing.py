@@ -103,7 +103,7 @@ class Listing:
         """
         number, token = 1, None
         guard = RepeatGuard(self.page)
-        self.extent.end = None
+        self.extent.begin()
         while self.extent.wants(number):
             page = await self.page(number, token)
             if not page.items or await guard.is_end(page, self.extent.take):
@@ -125,7 +125,7 @@ class Listing:
         tasks: dict[int, asyncio.Task[Page]] = {}
         ahead, due = start, start
         guard = RepeatGuard(self.page)
-        self.extent.end = None
+        self.extent.begin()
         try:
             while True:
                 while len(tasks) < self.window and self._may_read(ahead, due):

@@ -1,7 +1,13 @@
 """An API of another build than expected, or one that stays broken for one stream."""
 
-from sync_trials import WORKFLOW, one_stream, trial
+from dataclasses import dataclass
 
+import pytest
+from api_clients import QUICK
+from sync_trials import APP, WORKFLOW, one_stream, trial
+
+from etl.app import run_sync
+from etl.config import AppSettings
 from etl.sandbox import World
 from etl.sandbox.faults import (
     BadItem,
@@ -10,6 +16,16 @@ from etl.sandbox.faults import (
     lists_runs,
     page,
 )
+
+
+@dataclass
+class Hide:
+    """A server that leaves some items out after it has cut its listing into pages."""
+
+    hidden: set[str]
+
+    def spoil(self, answer):
+        answer.items[:] = [item for item in answer.items if not any(run.encode() in item for run in self.hidden)]
 
 
 def two_streams():
@@ -46,6 +62,45 @@ async def test_the_server_may_cap_the_page_size(database_url):
             world.delete_run(world.listing(WORKFLOW)[40]["id"])
             await t.agrees()
             assert await t.requests_of() == 1
+
+
+async def test_a_silent_cap_hides_no_workflow(database_url):
+    for headers in ({"pagination-take": None}, dict.fromkeys(("pagination-take", "pagination-count"))):
+        world = World(1)
+        for number in range(11):
+            world.add_workflow(APP, f"wf_{number}")
+        async with trial(database_url, world, max_take=4) as t:
+            t.sandbox.faults.on(lambda request: True, Headers(headers))
+            settings = t.settings.model_copy(update={"apps": [AppSettings(id=APP, workflows="all")]})
+            summary = await run_sync(settings, "sync", policy=QUICK)
+            assert len(summary.streams) == 11
+
+
+@pytest.mark.parametrize("order", ["created_desc", "created_asc", "none"])
+async def test_pages_that_are_filtered_after_they_were_cut_lose_nothing(database_url, order):
+    world = one_stream(67)
+    world.order = order
+    hidden = {world.listing(WORKFLOW)[place]["id"] for place in (15, 16, 25, 26, 35, 36, 45, 46, 55)}
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        t.sandbox.faults.on(lists_runs, Hide(hidden), Headers({"pagination-count": str(67 - len(hidden))}))
+        for mode in ("sync", "sync", "reconcile"):
+            summary = await t.run(mode)
+            assert summary.status == "succeeded", summary
+            assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NULL") == 67 - len(hidden)
+
+
+@pytest.mark.parametrize("order", ["created_desc", "created_asc", "updated_desc"])
+async def test_a_count_of_one_page_has_nothing_marked_as_gone(database_url, order):
+    world = one_stream(43)
+    world.order = order
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        await t.agrees()
+        t.sandbox.faults.on(lists_runs, Headers({"pagination-count": "10"}))
+        for _ in range(2):
+            assert (await t.run()).status == "partial"
+            assert await t.differences() == []
 
 
 async def test_tokens_for_the_next_page_are_followed(database_url):
