@@ -65,9 +65,11 @@ async def find_streams(
 async def _discover(app_id: str, client: CortexClient, listener: Listener, take: int) -> list[tuple[Row, Row | None]]:
     found: dict[str, tuple[Row, Row | None]] = {}
     token: str | None = None
+    listed: set[bytes] = set()
     for number in range(1, _MAX_PAGES):
         page = await client.list_workflows(app_id, number, take, next_token=token)
-        before = len(found)
+        before = len(listed)
+        listed.update(page.items)
         for raw in page.items:
             try:
                 row, app = normalize_workflow(raw)
@@ -76,9 +78,8 @@ async def _discover(app_id: str, client: CortexClient, listener: Listener, take:
             else:
                 found[str(row[0])] = (row, app)
         token = page.next_token
-        short = len(page.items) < page.take and (page.count is None or number * page.take >= page.count)
-        done = page.count is not None and number * page.take >= page.count
-        if token is None and (not page.items or short or done or len(found) == before):
+        # A server may cap `take` without saying so: a short page ends nothing while more is counted, or none at all.
+        if len(listed) == before or (token is None and len(listed) == page.count):
             break
     return list(found.values())
 
