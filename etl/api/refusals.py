@@ -37,7 +37,7 @@ def refusal(answer: Answer, action: Action, path: str, retry_after_s: float | No
     """
     said = api_message(answer.body)
     message = f"the API answered {_status(answer.status)} for {path}: {said or _what_came(answer)}"
-    if action is Action.MISSING and said is None:
+    if action is Action.MISSING and not _is_document(answer.body):
         # Only the API itself knows what exists; a proxy's page would have runs marked as gone.
         return TransientError(message, mend="check api.base_url")
     if action is Action.MISSING:
@@ -61,6 +61,15 @@ def api_message(body: bytes) -> str | None:
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"
 
 
+def _is_document(body: bytes) -> bool:
+    """Whether a body is a JSON object, whatever it says: proxies answer HTML, text or nothing."""
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def _status(status: int) -> str:
     try:
         return f"{status} {HTTPStatus(status).phrase}"
@@ -72,7 +81,9 @@ def _what_came(answer: Answer) -> str:
     body = answer.body.lstrip()
     if not body:
         return "an empty body"
-    return "an HTML page, so not by the API itself" if body.startswith(b"<") else "no error document of the API"
+    if body.startswith(b"<"):
+        return "an HTML page, so not by the API itself"
+    return "no message in its error document" if _is_document(body) else "no error document of the API"
 
 
 def _mend(status: int) -> str:
