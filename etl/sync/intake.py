@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from etl.db.load import Batch, Reject
 from etl.db.store import Held
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from etl.db.store import Store
     from etl.normalize import Normalizer, Redactor, RunRows
     from etl.sync.received import Received
-
-_T = TypeVar("_T")
 
 COMMIT_PATIENCE_S = 5.0
 """How long an interrupted process waits for the commit in hand."""
@@ -244,9 +242,11 @@ class Intake:
     async def load(self, result: Sorted) -> None:
         """Commit what `sort` found; only then is it counted and told."""
         self.tally.runs_unchanged += result.unchanged
-        if not result.batch:
-            return
-        done, refused = await finish_in_hand(self._store.load(result.batch, result.provenance))
+        if result.batch:
+            await finish_in_hand(self._commit(result))
+
+    async def _commit(self, result: Sorted) -> None:
+        done, refused = await self._store.load(result.batch, result.provenance)
         rejects = result.batch.rejects
         for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
             self._count_reject(reject.digest)
@@ -284,11 +284,11 @@ class Intake:
             await self.load(Sorted(batch=Batch(gone=list(ids), settled=list(ids))))
 
 
-async def finish_in_hand(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await a commit; a cancellation that arrives meanwhile is raised only when the commit has ended."""
-    task = asyncio.ensure_future(work)
+async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
+    """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended, and was counted."""
+    task = asyncio.ensure_future(commit)
     try:
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         raise

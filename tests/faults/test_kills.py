@@ -129,7 +129,9 @@ async def test_told_to_stop_it_stops_soon_and_says_so(database_url, tmp_path, nu
         pids.append(process.pid)
         assert await process.end(within_s=20) == 130, process.err
         assert "Traceback" not in process.err
-        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "interrupted"
+        ledger = await t.connection.fetchrow("SELECT status, runs_inserted FROM etl_syncs")
+        assert ledger["status"] == "interrupted"
+        assert ledger["runs_inserted"] == await t.connection.fetchval("SELECT count(*) FROM runs")
         t.sandbox.faults.clear()
         await t.connection.execute("DELETE FROM etl_rate_budgets")  # the pause that the API asked for
         await t.agrees()
