@@ -23,17 +23,22 @@ class HeadWatch:
         order: of the listing; items of an oldest-first one are to be given from its end upwards.
         watermark: of the stream.
         lookback: how far below the watermark is read again.
+        now: by our clock; a known item ahead of it tells nothing of how far the news reach.
         by_day: whether some times are bare days, so that a change of the first item's day may stand anywhere in it.
     """
 
-    def __init__(self, order: Order, *, watermark: datetime | None, lookback: timedelta, by_day: bool = False) -> None:
+    def __init__(
+        self, order: Order, *, watermark: datetime | None, lookback: timedelta, now: datetime, by_day: bool = False
+    ) -> None:
         self._order = Order.CREATED_DESC if order is Order.CREATED_ASC else order
         self._watermark = watermark
         self._lookback = lookback
+        self._now = now
         self._by_day = by_day
         self._observer = OrderObserver()
         self._all_known = True
         self._first: datetime | None = None
+        self._first_news: datetime | None = None
         self._lowest: datetime | None = None
         self._last: Listed | None = None
 
@@ -47,6 +52,8 @@ class HeadWatch:
             if key is not None:
                 self._first = key if self._first is None else self._first
                 self._lowest = latest_reading(key)
+                if self._first_news is None and not item.is_ground:
+                    self._first_news = key
 
     @property
     def in_order(self) -> bool:
@@ -62,5 +69,6 @@ class HeadWatch:
             by_day = self._by_day and self._order is Order.UPDATED_DESC
             top = datetime.combine(self._first.astimezone(UTC), time.min, UTC) if by_day else self._first
             return self._lowest < top
-        mark = min(self._watermark, self._first) if self._watermark is not None else self._first
+        newest = self._first if self._first <= self._now else self._first_news or self._first
+        mark = newest if self._watermark is None else min(self._watermark, newest)
         return self._lowest < mark - self._lookback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from etl.plan import MAX_PASSES, HeadWatch, Order
@@ -51,8 +52,8 @@ class Head:
             return False
         by_day = self._order is Order.UPDATED_DESC and await self._store.has_bare_days()
         for _ in range(MAX_PASSES):
-            mark = self._store.state.watermark
-            watch = HeadWatch(self._order, watermark=mark, lookback=self._lookback, by_day=by_day)
+            mark, now = self._store.state.watermark, datetime.now(UTC)
+            watch = HeadWatch(self._order, watermark=mark, lookback=self._lookback, now=now, by_day=by_day)
             met = await (self._down(watch) if self._order.newest_first else self._up(watch))
             if met is not None:
                 return met

@@ -60,6 +60,22 @@ async def test_changes_deep_in_the_listing_follow_with_the_reconcile_that_sync_d
         assert await t.requests_of() == 1
 
 
+@pytest.mark.parametrize("order", ["created_desc", "updated_desc"])
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_a_clock_far_ahead_does_not_end_the_lookback(database_url, order, ahead):
+    world = one_stream(24)
+    world.order = order
+    if ahead:
+        world.create_run(WORKFLOW, created_at="2099-01-01T00:00:00Z", updated_at="2099-01-01T00:00:00Z")
+    async with trial(database_url, world) as t:
+        t.api, t.sync = {"page_size": 3}, {"lookback": "30d"}
+        await t.agrees()
+        assert await t.requests_of() == 1
+        world.listing(WORKFLOW)[9]["error"] = "told late"
+        world.create_run(WORKFLOW)
+        await t.agrees()
+
+
 async def test_a_listing_by_change_shows_late_changes_to_each_sync(database_url):
     world = one_stream(40)
     world.order = "updated_desc"
