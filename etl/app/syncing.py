@@ -134,11 +134,19 @@ class Syncing:
         wanted = only(streams, workflows) if streams or not self._outcomes else []
         await self._lock(warehouse, wanted)
         self._listener(SyncStarted(self._task.mode, tuple(wanted), self.summary.sync_id, self._dry_run))
-        locked = [stream for stream in wanted if stream in self._states]
+        # Apps may list the same runs: one after the other, so that no count is taken amid the other's reading.
+        by_workflow: dict[str, list[StreamId]] = {}
+        for stream in wanted:
+            if stream in self._states:
+                by_workflow.setdefault(stream.workflow_id, []).append(stream)
+
+        async def run_in_turn(streams: Sequence[StreamId]) -> None:
+            for stream in streams:
+                await self._run_stream(warehouse, stream)
+
         try:
-            await LocalEngine(min(STREAMS_AT_ONCE, self._settings.api.concurrency)).run(
-                locked, lambda stream: self._run_stream(warehouse, stream)
-            )
+            width = min(STREAMS_AT_ONCE, self._settings.api.concurrency)
+            await LocalEngine(width).run(list(by_workflow.values()), run_in_turn)
         finally:
             for outcome in self._outcomes.values():
                 self.summary.add(outcome)

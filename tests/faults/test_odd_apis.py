@@ -103,6 +103,19 @@ async def test_a_count_of_one_page_has_nothing_marked_as_gone(database_url, orde
             assert await t.differences() == []
 
 
+async def test_two_apps_may_list_the_same_runs(database_url):
+    world = one_stream(32)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        apps = [AppSettings(id=app, workflows=[WORKFLOW]) for app in (APP, "c")]
+        for mode in ("sync", "sync", "reconcile"):
+            summary = await run_sync(t.settings.model_copy(update={"apps": apps}), mode, policy=QUICK)
+            assert [each.outcome for each in summary.streams] == ["succeeded", "succeeded"], summary
+            assert await t.differences() == []
+            world.create_run(WORKFLOW)
+            world.delete_run(world.listing(WORKFLOW)[5]["id"])
+
+
 async def test_tokens_for_the_next_page_are_followed(database_url):
     world = one_stream(31)
     async with trial(database_url, world, next_tokens=True) as t:
