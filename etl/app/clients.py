@@ -9,31 +9,15 @@ from etl.api.client import CortexClient
 from etl.api.rate_limit import SharedLimiter
 from etl.api.retry import RetryPolicy
 from etl.db.budget import Budget
-from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AsyncExitStack
 
     import asyncpg
-    from pydantic import SecretStr
 
     from etl.config import AppSettings, Settings
     from etl.events import Listener
-
-
-def key_of(settings: Settings, app: AppSettings) -> SecretStr:
-    """The key for an app.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    key = app.key or settings.api.key
-    if key is None:
-        raise SettingsError(
-            f"no API key for the app {app.id}", mend="Set CORTEX_API_KEY in the environment, or api.key in config.yaml."
-        )
-    return key
 
 
 async def open_clients(
@@ -65,7 +49,7 @@ async def open_clients(
     by_key: dict[str, CortexClient] = {}
     clients: dict[str, CortexClient] = {}
     for app in apps:
-        key = key_of(settings, app)
+        key = settings.require_key(app)
         secret = key.get_secret_value()
         if secret not in by_key:
             by_key[secret] = await stack.enter_async_context(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from etl.app.clients import key_of, open_clients
+from etl.app.clients import open_clients
 from etl.app.streams import NOT_DISCOVERED, chosen_apps, find_streams, only
 from etl.app.summary import EXIT_INTERRUPTED, SyncSummary
 from etl.app.warehouse import LOST, open_warehouse
@@ -92,7 +92,7 @@ class Syncing:
         started = monotonic()
         wanted = chosen_apps(self._settings, apps)
         for app in wanted:
-            key_of(self._settings, app)  # before anything is opened
+            self._settings.require_key(app)  # before anything is opened
         async with AsyncExitStack() as stack:
             warehouse = await stack.enter_async_context(
                 open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)

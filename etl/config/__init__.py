@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_valid
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from etl.config.document import Document, dotted, read_document
+from etl.config.document import Document, KeyPath, dotted, read_document
 from etl.config.duration import format_duration, parse_duration
 from etl.config.problems import settings_error
 from etl.config.sections import (
@@ -18,6 +18,7 @@ from etl.config.sections import (
     ApiSettings,
     AppSettings,
     DatabaseSettings,
+    File,
     MetricsSettings,
     PayloadSettings,
     SyncSettings,
@@ -50,11 +51,11 @@ class Settings(BaseSettings):
     `places` tells, for `config show`, where each value came from, by its path.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True, hide_input_in_errors=True)
 
     api: ApiSettings = Field(default_factory=ApiSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
-    data_dir: Path = Path(".cortex-etl")
+    data_dir: File = Path(".cortex-etl")
     apps: list[AppSettings] = Field(default_factory=list)
     sync: SyncSettings = Field(default_factory=SyncSettings)
     payloads: PayloadSettings = Field(default_factory=PayloadSettings)
@@ -109,20 +110,24 @@ class Settings(BaseSettings):
         )
 
     def require_key(self, app: AppSettings | None = None) -> SecretStr:
-        """Return the API key for an app (None: the general one).
+        """Return the API key for an app (None: the general one, which an app without one of its own takes too).
 
         Raises:
             SettingsError: there is none; says which variable was looked for.
         """
-        key = (app.key if app else None) or self.api.key
+        path: KeyPath = ("api", "key")
+        if app is not None and app in self.apps:
+            own: KeyPath = ("apps", self.apps.index(app), "key")
+            path = own if own in self._document.unset else path
+        key = (app.key if app else None) or (self.api.key if path[0] == "api" else None)
         if key is not None:
             return key
-        variable = self._document.unset.get(("api", "key"), "CORTEX_API_KEY")
-        place = self._document.place(("api", "key"))
-        where = f"{place}: api.key" if place else "api.key"
+        variable = self._document.unset.get(path, "CORTEX_API_KEY")
+        place = self._document.place(path)
+        where = f"{place}: {dotted(path)}" if place else dotted(path)
         raise SettingsError(
             f"{where}: no API key; the environment variable {variable} is not set",
-            mend=f"export {variable}=... , or set api.key_file to a file that holds the key.",
+            mend=f"export {variable}=... , or set {dotted((*path[:-1], 'key_file'))} to a file that holds the key.",
         )
 
     @property
@@ -160,9 +165,9 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         settings = Settings(**document.values)
     except ValidationError as error:
         raise settings_error(error, document, Settings) from None
-    settings = settings.model_copy(update={"data_dir": folder / settings.data_dir})
+    settings = settings.model_copy(update={"data_dir": folder / settings.data_dir.expanduser()})
     if settings.metrics.file is not None:
-        metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file})
+        metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file.expanduser()})
         settings = settings.model_copy(update={"metrics": metrics})
     settings._document = document  # noqa: SLF001 -- its own class's attribute, set once here
     return settings
@@ -173,7 +178,12 @@ def _dotenv(path: Path) -> dict[str, str]:
         return {}
     from dotenv import dotenv_values  # noqa: PLC0415 -- most folders have none, and start-up time counts
 
-    return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
+    try:
+        found = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{path}: cannot be read: {reason}", mend="Mend its rights, or save it as UTF-8.") from None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _refuse_unset(document: Document) -> None:
@@ -210,14 +220,14 @@ def _fill_from_file(
     name = values.get(f"{key}_file")
     if values.get(key) is not None or not isinstance(name, str):
         return
-    path = folder / name
+    path = folder / Path(name).expanduser()
+    where = f"{document.place((*section, f'{key}_file'))}: {dotted((*section, key))}_file"
     try:
-        values[key] = path.read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        place = document.place((*section, f"{key}_file"))
-        raise SettingsError(
-            f"{place}: {dotted((*section, key))}_file: cannot read {path}: {reason}",
-            mend="Mend the path or its rights.",
-        ) from None
+        raise SettingsError(f"{where}: cannot read {path}: {reason}", mend="Mend the path or its rights.") from None
+    if not text:
+        raise SettingsError(f"{where}: {path} is empty", mend=f"Put the {key} into it.")
+    values[key] = text
     document.places[(*section, key)] = f"file {path}"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "CORTEX_ETL__"
 _DEEPEST = 20  # levels; the settings use four, and an alias to its own anchor has no end
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
 
 KeyPath = tuple[str | int, ...]
@@ -35,11 +36,12 @@ class Document:
     unset: dict[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> str:
-        """Return where the value at `path`, or else the nearest thing around or in it, was written; or ''."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.places:
-                return self.places[path[:length]]
-        return next((place for other, place in self.places.items() if other[: len(path)] == path), "")
+        """Return where the value at `path`, or else the nearest thing in or around it, was written; or ''."""
+        if path in self.places:
+            return self.places[path]
+        within = (place for other, place in self.places.items() if other[: len(path)] == path)
+        around = (self.places[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self.places)
+        return next(within, next(around, ""))
 
 
 def dotted(path: KeyPath) -> str:
@@ -70,14 +72,25 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
     try:
         text = path.read_text(encoding="utf-8-sig")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"{path}: cannot read the settings: {reason}", mend=_mend_unreadable(error)) from None
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot read the settings: {error.strerror}", mend=_mend_unreadable(error)
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            f"{path}:{line}: this is not UTF-8 text", mend="Save the file as UTF-8, or name another with --config PATH."
+        ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SettingsError(
+            f"{path}:{line}: this is not YAML: a character that cannot be printed", mend="Remove it."
+        ) from None
     except yaml.YAMLError as error:
-        raise _syntax_error(path, error) from None
+        raise _syntax_error(path, error, text) from None
     except RecursionError:
         raise SettingsError(f"{path}: nested too deeply", mend="Write it flat, as `cortex-etl init` does.") from None
-    if root is None:
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
         return
     if not isinstance(root, yaml.MappingNode):
         raise SettingsError(
@@ -90,7 +103,7 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         del document.values[name]  # `api:` with nothing under it is an empty section
 
 
-def _mend_unreadable(error: Exception) -> str:
+def _mend_unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "Write one with `cortex-etl init`, or name another with --config PATH."
     if isinstance(error, PermissionError):
@@ -98,13 +111,16 @@ def _mend_unreadable(error: Exception) -> str:
     return "Name a text file with --config PATH."
 
 
-def _syntax_error(path: Path, error: yaml.YAMLError) -> SettingsError:
+def _syntax_error(path: Path, error: yaml.YAMLError, text: str) -> SettingsError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"{path}:{mark.line + 1}" if mark else str(path)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
     if "\\t" in problem:
         return SettingsError(f"{where}: a tab stands where YAML wants blanks", mend="Replace the tab by two blanks.")
     column = f", column {mark.column + 1}" if mark else ""
+    if mark and re.search(r"[\[{,]\s*\$\{", text.splitlines()[mark.line] if mark.line < text.count("\n") else ""):
+        mend = 'Between brackets, put references in quotes: ["${NAME}"].'
+        return SettingsError(f"{where}: this is not YAML: {problem}{column}", mend=mend)
     return SettingsError(
         f"{where}: this is not YAML: {problem}{column}",
         mend="Mend that line or the one above it: look for a missing colon, quote or blank, or a wrong indentation.",
@@ -156,6 +172,8 @@ class _Reader:
             value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError):
             value = node.value
+        if isinstance(value, int) and not isinstance(value, bool) and not _DECIMAL.fullmatch(node.value):
+            value = node.value  # 010 is no eight to people, nor 1:30 ninety
         if isinstance(value, str) and "${" in value:
             return self._fill(value, path)
         return value
@@ -175,7 +193,8 @@ class _Reader:
                 return ""
             return found
 
-        return _REFERENCE.sub(replace, text) or None
+        filled = _REFERENCE.sub(replace, text)
+        return None if path in self._document.unset else filled or None
 
 
 def _override(document: Document, variable: str, text: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, PlainSerializer
 
 _FORM = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 36500 * 86400  # a century: what is counted back by it must stay a date
 ALLOWED = "a duration: 45s, 10m, 1h, 7d, or a number of seconds"
 
 
@@ -32,10 +33,10 @@ def parse_duration(value: object) -> timedelta:
     match = _FORM.fullmatch(str(value).strip().lower())
     if match is None:
         raise ValueError(ALLOWED)
-    try:
-        return timedelta(seconds=float(match["number"]) * _SECONDS[match["unit"]])
-    except OverflowError:
-        raise ValueError(ALLOWED) from None
+    seconds = float(match["number"]) * _SECONDS[match["unit"]]
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{ALLOWED}, at most 36500d")
+    return timedelta(seconds=seconds)
 
 
 def format_duration(value: timedelta) -> str:

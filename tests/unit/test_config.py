@@ -100,6 +100,35 @@ def test_a_missing_key_is_an_error_only_where_one_is_needed(write) -> None:
     assert "export MY_KEY=" in caught.value.mend
 
 
+@pytest.mark.parametrize("written", ["${MY_KEY}", "sk-${MY_KEY}"])
+def test_an_app_whose_own_key_is_missing_takes_no_other(write, written: str) -> None:
+    path = write(f"api:\n  key: sk-general\napps:\n  - id: a\n  - id: b\n    key: {written}\n")
+    settings = load(path, {})
+    assert settings.require_key(settings.apps[0]).get_secret_value() == "sk-general"
+    with pytest.raises(SettingsError, match=r"config.yaml:6: apps\[1\].key: .*MY_KEY is not set") as caught:
+        settings.require_key(settings.apps[1])
+    assert "apps[1].key_file" in caught.value.mend
+
+
+def test_numbers_are_read_as_people_write_them(write) -> None:
+    settings = load(write("api: {page_size: 010, requests_per_minute: 1_000}\napps:\n  - id: 0123\n"), {})
+    assert (settings.api.page_size, settings.api.requests_per_minute, settings.apps[0].id) == (10, 1000, "0123")
+
+
+def test_paths_may_begin_at_home(write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("sk-home")
+    settings = load(write("data_dir: ~/data\nmetrics: {file: ~/m.prom}\napi: {key_file: ~/key}\n"), {})
+    assert (settings.data_dir, settings.metrics.file) == (tmp_path / "data", tmp_path / "m.prom")
+    assert settings.require_key().get_secret_value() == "sk-home"
+
+
+def test_a_dotenv_that_cannot_be_read_is_told(write, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=\xff\n")
+    with pytest.raises(SettingsError, match=r"\.env: cannot be read: it is not UTF-8 text"):
+        load(write(""), {})
+
+
 def test_no_app_is_an_error_only_where_one_is_needed(write) -> None:
     path = write("")
     with pytest.raises(SettingsError, match="no app is set") as caught:
