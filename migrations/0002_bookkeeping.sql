@@ -133,6 +133,8 @@ CREATE TABLE etl_rate_budgets (
     granted_at   timestamptz[] NOT NULL DEFAULT '{}',
     granted      integer[]     NOT NULL DEFAULT '{}',
     paused_until timestamptz,
+    paused_at    timestamptz,
+    paused_after integer,
     CONSTRAINT etl_rate_budgets_pkey PRIMARY KEY (host)
 );
 COMMENT ON TABLE etl_rate_budgets IS
@@ -141,6 +143,9 @@ COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name (and account, where it has
 COMMENT ON COLUMN etl_rate_budgets.granted_at IS 'When each recent bundle of requests was granted.';
 COMMENT ON COLUMN etl_rate_budgets.granted IS 'How many requests each of those bundles holds.';
 COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when nobody may send, because the API asked for a pause.';
+COMMENT ON COLUMN etl_rate_budgets.paused_at IS 'When the API last asked for a pause; null while it never did.';
+COMMENT ON COLUMN etl_rate_budgets.paused_after IS
+    'How many requests were granted in the minute before it did: fewer than configured means that the API allows fewer.';
 
 CREATE TABLE etl_settings (
     name       text        NOT NULL,

@@ -9,6 +9,7 @@ import msgspec
 
 from etl.app.warehouse import bring_up_to_date, database_url
 from etl.db.connect import connect
+from etl.db.standing import stream_state
 from etl.db.statements import statements
 from etl.events import StreamId, ignore
 from etl.plan import Checkpoint
@@ -112,22 +113,9 @@ async def _stream(connection: asyncpg.Connection, row: asyncpg.Record, *, explai
     values = dict(row)
     for helper in ("backfill_cursor", "accounted_for"):
         values.pop(helper)
-    state, mend = _state(row)
+    state, mend = stream_state(row)
     holds = await _holds(connection, row) if explain else []
     return StreamStatus(**values, state=state, mend=mend, holds=holds)
-
-
-def _state(row: asyncpg.Record) -> tuple[str, str]:
-    """The state of a stream and the command that mends it."""
-    workflow = row["workflow_id"]
-    if not row["backfill_done"]:
-        state = "failing" if row["last_error"] else "loading" if row["backfill_cursor"] else "new"
-        return state, f"cortex-etl backfill --workflow {workflow}"
-    if row["api_count"] is not None and row["api_count"] != row["accounted_for"]:
-        return "incomplete", f"cortex-etl reconcile --workflow {workflow}"
-    if row["last_error"]:
-        return "failing", f"cortex-etl sync --workflow {workflow}"
-    return "complete", "cortex-etl rejects list" if row["quarantined"] else ""
 
 
 async def _holds(connection: asyncpg.Connection, row: asyncpg.Record) -> list[str]:

@@ -11,9 +11,10 @@ import asyncpg
 
 from etl.app.clients import open_clients
 from etl.app.streams import NOT_DISCOVERED, chosen_apps, find_streams, only
-from etl.app.summary import EXIT_INTERRUPTED, SyncSummary
-from etl.app.warehouse import LOST, open_warehouse
+from etl.app.summary import EXIT_INTERRUPTED, EXIT_STREAMS_FAILED, SyncSummary
+from etl.app.warehouse import open_warehouse
 from etl.db.load import REFUSALS
+from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.db.rollups import roll_up
 from etl.db.store import Store
 from etl.engine.local import LocalEngine
@@ -109,15 +110,22 @@ class Syncing:
             except asyncio.CancelledError:
                 self.summary.status, self.summary.exit_code = "interrupted", EXIT_INTERRUPTED
                 self.summary.error = "interrupted; what was committed stays"
+            except (*LOST, *DRIVER_ERRORS) as error:
+                raise self._failed(unusable(error)) from error
             except BaseException as error:
-                self.summary.status, self.summary.error = "failed", str(error) or type(error).__name__
-                if isinstance(error, (*LOST, asyncpg.PostgresError)):
-                    raise _unusable(error) from error
+                self._failed(error)
                 raise
             finally:
                 self.summary.seconds = round(monotonic() - started, 3)
                 await asyncio.shield(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
         return self.summary
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """Let the summary say with what the invocation ends."""
+        self.summary.status, self.summary.error = "failed", str(error) or type(error).__name__
+        self.summary.exit_code = getattr(error, "exit_code", EXIT_STREAMS_FAILED)
+        self.summary.mend = getattr(error, "mend", "")
+        return error
 
     async def _run_streams(self, warehouse: Warehouse, apps: Sequence[AppSettings], workflows: Sequence[str]) -> None:
         streams: list[StreamId] = []
@@ -181,7 +189,7 @@ class Syncing:
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or the other side has won a deadlock
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 if attempt == RECONNECTS:
-                    raise _unusable(error) from error
+                    raise unusable(error) from error
                 if await self._reopen(warehouse, session, stream, error):
                     continue
             except REFUSALS as error:
@@ -277,15 +285,6 @@ class Syncing:
             with suppress(DatabaseError, *LOST):
                 session = await warehouse.reconnect(warehouse.session, summary.sync_id)
                 await session.finish_sync(*ended, error=summary.error or None)
-
-
-def _unusable(error: BaseException) -> DatabaseError:
-    if isinstance(error, LOST):
-        return DatabaseError(f"PostgreSQL went away: {error}", mend="Look at PostgreSQL's log, then run it again.")
-    return DatabaseError(
-        f"PostgreSQL refused: {error}",
-        mend="Let the role do what the message names, or see to the server; what was committed stays.",
-    )
 
 
 async def run_sync(

@@ -11,6 +11,7 @@ import asyncpg
 from etl.db import embedded
 from etl.db.connect import connect, create_pool, refused_right
 from etl.db.migrate import migrate, pending
+from etl.db.refusals import LOST
 from etl.db.session import Session
 from etl.errors import DatabaseError
 from etl.events import Notice
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.events import Listener
-
-LOST = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InternalClientError,
-)
-"""What says that the connection to PostgreSQL is gone, not that it refused something."""
 
 RECONNECT_S = 60.0
 """How long a sync waits for PostgreSQL to come back before it gives up (exit 4)."""

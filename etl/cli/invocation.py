@@ -184,8 +184,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         code = work() or 0
         sys.stdout.flush()
     except EtlError as error:
-        _report(call, error.message, error.mend, error.exit_code)
-        return _traced(call, error.exit_code)
+        return _failed(call, error)
     except KeyboardInterrupt:
         _report(call, "interrupted; what was committed stays", "", 130)
         return 130
@@ -196,9 +195,25 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:  # noqa: BLE001 -- the last resort: a message instead of a traceback
+        if (refusal := _database_error(error)) is not None:
+            return _failed(call, refusal)
         _report(call, f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback.", 1)
         return _traced(call, 1)
     return code
+
+
+def _failed(call: Invocation, error: EtlError) -> int:
+    _report(call, error.message, error.mend, error.exit_code)
+    return _traced(call, error.exit_code)
+
+
+def _database_error(error: Exception) -> EtlError | None:
+    """What the database driver raised, as the error that it means; None for anything else."""
+    if "asyncpg" not in sys.modules:
+        return None
+    from etl.db.refusals import DRIVER_ERRORS, unusable
+
+    return unusable(error) if isinstance(error, DRIVER_ERRORS) else None
 
 
 def _report(call: Invocation, message: str, mend: str, code: int) -> None:

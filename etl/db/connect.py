@@ -52,12 +52,27 @@ async def connect(
     connecting = asyncpg.connect(url, server_settings=settings, timeout=_CONNECT_TIMEOUT_S)
     connection: asyncpg.Connection = await _reach(connecting, url, schema)
     try:
+        _refuse_other_encodings(connection, url)
         await refuse_what_pools_lose(connection, url, _place(url), schema)
         await prepare(connection)
     except BaseException:
         connection.terminate()
         raise
     return connection
+
+
+def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
+    """Payloads hold every character there is.
+
+    Raises:
+        DatabaseError: the database cannot hold them.
+    """
+    encoding = connection.get_settings().server_encoding
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"The database at {_place(url)} is encoded in {encoding}, which cannot hold every text.",
+            mend="Create one with: createdb --encoding=UTF8 --template=template0 NAME, and name it in database.url.",
+        )
 
 
 async def create_pool(
@@ -181,7 +196,8 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
     if isinstance(failure, asyncpg.TooManyConnectionsError | asyncpg.CannotConnectNowError):
         return DatabaseError(
             f"PostgreSQL at {place} takes no connection now: {_clean(failure, url)}",
-            mend="Try again when it has started or others have left; raise max_connections if it happens often.",
+            mend="Try again when it has started or others have left; a sync takes up to 7 connections: raise "
+            "max_connections, or the role's CONNECTION LIMIT, if it happens often.",
         )
     no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in url
     if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from etl.db import embedded
 from etl.db.connect import connect, quote_identifier, redact_url
 from etl.db.migrate import pending
+from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.db.statements import statements
 from etl.doctor.checks import Check, failed, ok, warning
+from etl.doctor.standing import examine_standing
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 _OLDEST = 140000  # PostgreSQL 14
 _ROOM = 1 << 30  # bytes; a sync that runs out of disk is a bad night
+
+_CONNECTIONS = 7  # that a sync takes at most: its session, four for loading, one for the request budget, one at the end
+_UP_TO_DATE = "all are applied"
 
 _SQL = statements("doctor")
 
@@ -36,14 +41,21 @@ async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
         else:
             url = settings.database.url.get_secret_value()
         connection = await connect(url, schema)
-    except DatabaseError as error:
-        yield failed("database", error.message, error.mend, error.exit_code)
+    except (DatabaseError, *DRIVER_ERRORS) as error:
+        yield _unusable(error)
         return
     try:
         async for check in _examine(connection, url, settings):
             yield check
+    except DRIVER_ERRORS as error:
+        yield _unusable(error)
     finally:
         await connection.close()
+
+
+def _unusable(error: Exception) -> Check:
+    problem = error if isinstance(error, DatabaseError) else unusable(error)
+    return failed("database", problem.message, problem.mend, problem.exit_code)
 
 
 def _room(settings: Settings) -> Check:
@@ -64,11 +76,24 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
     if server["is_standby"]:
         yield failed("database", f"{place} is a standby, which takes no writes", "Name the primary.", 4)
         return
+    if server["is_read_only"]:
+        role = quote_identifier(server["role"])
+        mend = f"Let its owner run: ALTER ROLE {role} SET default_transaction_read_only = off;"
+        yield failed("database", f"{place} takes no writes of {server['role']}", mend, 4)
+        return
     yield ok("database", f"{place}, PostgreSQL {server['version'].split()[0]}, as {server['role']}")
+    if 0 <= server["connections"] < _CONNECTIONS:
+        mend = f"Let its owner run: ALTER ROLE {quote_identifier(server['role'])} CONNECTION LIMIT -1;"
+        yield warning("database", f"{server['role']} may hold {server['connections']} connections only", mend)
     rights = await _rights(connection, server, settings.database.schema_name)
     yield rights
-    if rights.state != "failed":
-        yield await _migrations(connection, settings)
+    if rights.state == "failed":
+        return
+    migrations = await _migrations(connection, server, settings)
+    yield migrations
+    if migrations.found == _UP_TO_DATE:
+        async for check in examine_standing(connection, settings):
+            yield check
 
 
 async def _rights(connection: asyncpg.Connection, server: asyncpg.Record, schema: str) -> Check:
@@ -97,14 +122,20 @@ async def _rights(connection: asyncpg.Connection, server: asyncpg.Record, schema
     return ok("rights", f"{server['role']} may do all that loading needs in schema {schema}")
 
 
-async def _migrations(connection: asyncpg.Connection, settings: Settings) -> Check:
+async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, settings: Settings) -> Check:
+    schema = settings.database.schema_name
     try:
-        names = await pending(connection, settings.database.schema_name)
+        names = await pending(connection, schema)
     except DatabaseError as error:
         return failed("migrations", error.message, error.mend, error.exit_code)
     if not names:
-        return ok("migrations", "all are applied")
+        return ok("migrations", _UP_TO_DATE)
     found = f"{len(names)} to apply: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-    if settings.database.auto_migrate:
-        return ok("migrations", f"{found}; the next sync does it")
-    return failed("migrations", found, "Run: cortex-etl migrate", 4)
+    if not settings.database.auto_migrate:
+        return failed("migrations", found, "Run: cortex-etl migrate", 4)
+    owner = await connection.fetchrow(_SQL["schema"], schema)
+    if owner is not None and not owner["may_create"]:
+        grant = f"GRANT CREATE ON SCHEMA {quote_identifier(schema)} TO {quote_identifier(server['role'])};"
+        mend = f"Let {owner['owner']} run cortex-etl migrate, or: {grant}"
+        return failed("migrations", f"{found}; {server['role']} may not", mend, 4)
+    return ok("migrations", f"{found}; the next sync does it")

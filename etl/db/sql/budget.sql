@@ -74,9 +74,16 @@ VALUES ($1, '{}', '{}')
 ON CONFLICT (host) DO NOTHING
 
 -- name: pause
--- Let nobody send requests to an API host for a while; a longer pause in force stays.
+-- Let nobody send requests to an API host for a while; a longer pause in force stays. Note after how many requests it came.
 --
 -- $1 host, $2 seconds.
-INSERT INTO etl_rate_budgets AS budget (host, granted_at, granted, paused_until)
-VALUES ($1, '{}', '{}', clock_timestamp() + make_interval(secs => $2))
-ON CONFLICT (host) DO UPDATE SET paused_until = greatest(budget.paused_until, excluded.paused_until)
+INSERT INTO etl_rate_budgets AS budget (host, granted_at, granted, paused_until, paused_at, paused_after)
+VALUES ($1, '{}', '{}', clock_timestamp() + make_interval(secs => $2), clock_timestamp(), 0)
+ON CONFLICT (host) DO UPDATE SET
+    paused_until = greatest(budget.paused_until, excluded.paused_until),
+    paused_at = excluded.paused_at,
+    paused_after = coalesce((
+        SELECT sum(entry.requests)
+        FROM unnest(budget.granted_at, budget.granted) AS entry (sent_by, requests)
+        WHERE entry.sent_by > excluded.paused_at - interval '1 minute'
+    ), 0)

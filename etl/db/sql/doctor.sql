@@ -5,6 +5,8 @@ SELECT current_setting('server_version_num')::int AS version_num,
        current_user                               AS role,
        current_database()                         AS database,
        pg_is_in_recovery()                        AS is_standby,
+       current_setting('default_transaction_read_only')::boolean                 AS is_read_only,
+       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user)          AS connections,
        has_database_privilege(current_database(), 'TEMP')   AS may_temp,
        has_database_privilege(current_database(), 'CREATE') AS may_create;
 
@@ -27,6 +29,32 @@ WHERE n.nspname = $1
        AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
 ORDER BY 1;
 
--- name: backends
--- The process that serves this connection: behind a pooler in transaction mode it changes from one call to the next.
-SELECT pg_backend_pid();
+-- name: newest
+-- When the latest change of each stream's listed runs was.
+SELECT stream_app_id AS app_id, workflow_id, max(updated_at) AS newest
+FROM runs
+WHERE gone_at IS NULL
+GROUP BY 1, 2;
+
+-- name: locks
+-- Sessions that hold the lock of a running invocation; stale: PostgreSQL has heard nothing of it for ten minutes.
+SELECT
+    locks.pid,
+    syncs.id                                              AS sync_id,
+    syncs.host,
+    syncs.pid                                             AS process,
+    activity.state_change                                 AS silent_since,
+    activity.state_change < now() - interval '10 minutes' AS is_stale
+FROM etl_syncs AS syncs
+JOIN pg_locks AS locks
+    ON locks.locktype = 'advisory' AND locks.granted
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (locks.classid::bigint << 32) | locks.objid::bigint = hashtextextended(current_schema() || E'\nsync\n' || syncs.id, 0)
+JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
+WHERE syncs.status = 'running'
+ORDER BY is_stale DESC NULLS LAST, syncs.id;
+
+-- name: paused
+-- When an API host asked for a pause last, within a day, and how many requests it had taken in the minute before.
+SELECT paused_at, paused_after FROM etl_rate_budgets
+WHERE host = $1 AND paused_at > now() - interval '1 day';

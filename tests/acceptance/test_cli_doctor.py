@@ -1,0 +1,155 @@
+"""`doctor` on what past syncs left behind, and on databases that cannot serve."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from postgres_fixtures import with_database
+
+from etl.doctor.standing import _locks
+
+
+async def findings(command) -> dict[str, list[dict[str, str]]]:
+    by_name: dict[str, list[dict[str, str]]] = {}
+    for each in (await command("doctor", "--json")).json:
+        by_name.setdefault(each["name"], []).append(each)
+    return by_name
+
+
+@pytest.fixture
+async def role(warehouse):
+    """A role that may make a schema, and what is set for it; (name, password)."""
+    name = f"odd_{uuid4().hex[:8]}"
+    await warehouse.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'hunter2'")
+    database = await warehouse.fetchval("SELECT current_database()")
+    await warehouse.execute(f"GRANT CREATE ON DATABASE {database} TO {name}")
+    yield name
+    await warehouse.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+async def test_streams_that_stand_still(at_work, warehouse) -> None:
+    command, _ = at_work
+    assert (await command("sync", "--quiet")).code == 0
+    assert (await findings(command))["watermark"][0]["state"] == "ok"
+    ids = [row["workflow_id"] for row in await warehouse.fetch("SELECT workflow_id FROM etl_streams ORDER BY 1")]
+    away, behind, short, failing = ids
+    await warehouse.execute(
+        "UPDATE etl_streams SET last_synced_at = now() - interval '50 h' WHERE workflow_id = $1", away
+    )
+    await warehouse.execute(
+        "UPDATE etl_streams SET watermark = watermark - interval '9 d' WHERE workflow_id = $1", behind
+    )
+    await warehouse.execute("UPDATE etl_streams SET api_count = api_count + 1 WHERE workflow_id = $1", short)
+    await warehouse.execute(
+        "UPDATE etl_streams SET last_error = 'no answer', last_error_at = now() WHERE workflow_id = $1", failing
+    )
+    found = {each["found"].split("/")[1].split(":")[0]: each for each in (await findings(command))["watermark"]}
+    assert {each["state"] for each in found.values()} == {"warning"}
+    assert all("the watermark stands still at 20" in each["found"] for each in found.values())
+    assert "no sync has read it for 50h" in found[away]["found"]
+    assert "schedule cron" in found[away]["mend"]
+    assert "are here" in found[behind]["found"]
+    assert found[short]["mend"] == f"Run: cortex-etl reconcile --workflow {short}"
+    assert "no answer" in found[failing]["found"]
+    assert (await command("reconcile", "--quiet")).code == 0
+    assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
+
+
+async def test_a_lock_of_a_process_that_hangs(at_work, warehouse, database_url) -> None:
+    command, _ = at_work
+    number = await warehouse.fetchval(
+        "INSERT INTO etl_syncs (mode, host, pid) VALUES ('sync', 'elsewhere', 4711) RETURNING id"
+    )
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"cortex\nsync\n{number}")
+    (held,) = (await findings(command))["locks"]
+    assert (held["state"], held["found"]) == ("ok", "1 other process at work")
+    check = await _locks(Stale(warehouse))
+    assert check.state == "warning"
+    assert f"process 4711 on elsewhere, sync {number} holds streams" in check.found
+    assert check.mend.endswith(f"SELECT pg_terminate_backend({holder.get_server_pid()});")
+    await holder.close()
+    assert (await findings(command))["locks"][0]["found"] == "none is held"
+
+
+class Stale:
+    """A connection for which no time at all is ten minutes."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str) -> list[asyncpg.Record]:
+        return await self._connection.fetch(sql.replace("10 minutes", "0 minutes"))
+
+
+async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_world, sandbox) -> None:
+    command, _ = at_work
+    running = await sandbox(small_world, requests_per_minute=6)
+    path = command.folder / "config.yaml"
+    lines = path.read_text().splitlines()
+    lines[1] = f"  base_url: {running.url}\n  page_size: 2"
+    path.write_text("\n".join(lines) + "\n")
+    process = await command.start("sync", "--log-format", "json")
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"requests.paused" in line:
+            break
+    await asyncio.sleep(1)  # the line comes before PostgreSQL is told
+    process.terminate()
+    await asyncio.wait_for(process.wait(), 20)
+    (found,) = (await findings(command))["rate"]
+    assert found["state"] == "warning"
+    assert "500 are configured" in found["found"]
+    assert found["mend"].startswith("Set api.requests_per_minute to ")
+    assert int(found["mend"].split()[3].rstrip(",")) < 20
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("default_transaction_read_only = on", "default_transaction_read_only = off"),
+        ("statement_timeout = '1ms'", "statement_timeout = 0"),
+        ("idle_in_transaction_session_timeout = '1ms'", "PostgreSQL went away"),
+    ],
+)
+async def test_a_role_that_is_held_short(at_work, warehouse, role, database_url, setting, says) -> None:
+    command, _ = at_work
+    await warehouse.execute(f"ALTER ROLE {role} SET {setting}")
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("postgres@", f"{role}@").replace("apps:", "  schema: theirs\napps:"))
+    ended = await command("sync", "--quiet")
+    assert ended.code == 4, ended.err
+    assert says in ended.err
+    assert "unexpected" not in ended.err
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_in_another_encoding(at_work, warehouse, database_url, encoding) -> None:
+    command, _ = at_work
+    name = f"other_{uuid4().hex[:8]}"
+    await warehouse.execute(
+        f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        path = command.folder / "config.yaml"
+        path.write_text(path.read_text().replace(urlsplit(database_url).path, f"/{name}"))
+        assert with_database(database_url, name) in path.read_text()
+        ended = await command("sync", "--quiet")
+        assert ended.code == 4
+        assert encoding in ended.err
+        assert "createdb --encoding=UTF8" in ended.err
+        assert (await findings(command))["database"][0]["exit_code"] == 4
+    finally:
+        await warehouse.execute(f"DROP DATABASE {name}")
+
+
+async def test_a_role_that_may_not_migrate(command, warehouse, role, database_url) -> None:
+    await warehouse.execute(f"CREATE SCHEMA theirs; GRANT USAGE ON SCHEMA theirs TO {role}")
+    command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}', schema: theirs}}\n")
+    (found,) = (await findings(command))["migrations"]
+    assert found["state"] == "failed"
+    assert f'GRANT CREATE ON SCHEMA "theirs" TO "{role}";' in found["mend"]
