@@ -6,9 +6,13 @@ tells of data (`BatchLoaded`, `RunQuarantined`) is emitted only after the data i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import unquote
+
+_STREAM_PATH = re.compile(r"/apps/([^/?]+)/workflows/([^/?]+)/runs")
 
 
 class StreamId(NamedTuple):
@@ -19,6 +23,12 @@ class StreamId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.app_id}/{self.workflow_id}"
+
+
+def stream_of(path: str) -> StreamId | None:
+    """The stream whose listing or run a request asks for; None for any other path."""
+    found = _STREAM_PATH.match(path)
+    return StreamId(unquote(found[1]), unquote(found[2])) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from etl.cli.invocation import Invocation, run_async
@@ -10,6 +10,7 @@ from etl.errors import DatabaseError, EtlError
 from etl.events import Notice, StreamStarted, tee
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import asyncpg
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from etl.events import Event, Listener
     from etl.observe.alerts import Caller, Pings, SyncEnd
     from etl.observe.metrics import Tally
+    from etl.observe.traces import Traces
     from etl.sync.stream import Mode
 
 _HELD = 75
@@ -35,9 +37,47 @@ def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_f
         metrics_file: where metrics go; None takes that of the settings.
     """
     settings = call.settings
-    with call.listening(settings.api.requests_per_minute) as listener:
+    with call.listening(settings.api.requests_per_minute) as quiet, traced(call, settings, mode, quiet) as listener:
         watch = Watch(call, settings, metrics_file or settings.metrics.file, listener)
         return run_async(watch.run(mode, options))
+
+
+@contextmanager
+def traced(call: Invocation, settings: Settings, mode: Mode, listener: Listener) -> Iterator[Listener]:
+    """Yield a listener that also makes spans, where OpenTelemetry's variables ask for them; it fails no sync."""
+    traces = _open_traces(call, settings, mode, listener)
+    if traces is None:
+        yield listener
+        return
+    try:
+        yield tee(listener, traces.listen)
+    except BaseException as error:
+        traces.fail(error)
+        raise
+    finally:
+        traces.close()
+
+
+def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Listener) -> Traces | None:
+    variables = settings.telemetry
+    if not variables:
+        return None
+    reason, mend = "", ""
+    try:
+        from etl.observe.traces import Traces, secrets_in
+
+        for secret in secrets_in(variables):
+            call.mask.add(secret)
+        for name, value in variables.items():
+            if name.endswith("ENDPOINT"):
+                call.mask.add_password_of(value)
+        return Traces(mode, variables, call.mask, listener)
+    except ImportError:
+        reason, mend = "OpenTelemetry is not installed", 'pip install "cortex-etl[otel]"'
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is no reason not to sync
+        reason, mend = f"{type(error).__name__}: {error}", "mend the OTEL_ variables"
+    listener(Notice("traces.refused", {"error": reason, "mend": mend}, level="warning"))
+    return None
 
 
 class Watch:

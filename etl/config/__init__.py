@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = Field(default_factory=AlertSettings)
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(""))
+    _telemetry: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(  # the signature is pydantic's
@@ -131,6 +132,14 @@ class Settings(BaseSettings):
         )
 
     @property
+    def telemetry(self) -> Mapping[str, str]:
+        """OpenTelemetry's variables, where they name a collector for traces; nothing otherwise."""
+        found = self._telemetry
+        named = found.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or found.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        off = found.get("OTEL_SDK_DISABLED", "").lower() == "true" or found.get("OTEL_TRACES_EXPORTER") == "none"
+        return found if named and not off else {}
+
+    @property
     def file(self) -> str:
         """The settings file that was read, or words that say that there was none."""
         return self._document.name or "the defaults (there is no config.yaml here)"
@@ -170,6 +179,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file.expanduser()})
         settings = settings.model_copy(update={"metrics": metrics})
     settings._document = document  # noqa: SLF001 -- its own class's attribute, set once here
+    settings._telemetry = {name: value for name, value in variables.items() if name.startswith("OTEL_")}  # noqa: SLF001
     return settings
 
 

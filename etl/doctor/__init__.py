@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from etl.doctor.checks import Check, ok
+from etl.doctor.checks import Check, ok, warning
 from etl.doctor.source import examine_source
 from etl.doctor.warehouse import examine_warehouse
 
@@ -24,7 +25,20 @@ async def examine(settings: Settings, settings_file: str) -> AsyncIterator[Check
         settings_file: where they came from, for the first line.
     """
     yield ok("settings", settings_file)
+    if settings.telemetry:
+        yield _traces()
     async for check in examine_source(settings):
         yield check
     async for check in examine_warehouse(settings):
         yield check
+
+
+def _traces() -> Check:
+    """Whether the spans that OpenTelemetry's variables ask for can be sent."""
+    try:
+        there = find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec("opentelemetry.sdk.trace")
+    except ModuleNotFoundError:
+        there = None
+    if there:
+        return ok("traces", "spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names")
+    return warning("traces", "OpenTelemetry is not installed, so no span is sent", 'pip install "cortex-etl[otel]"')

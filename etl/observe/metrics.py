@@ -7,14 +7,12 @@ lists them. Where the warehouse cannot be asked, what is said of the streams sta
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     import asyncpg
 
 _SQL = statements("metrics")
-_PATH = re.compile(r"^/apps/([^/?]+)/workflows/([^/?]+)/runs")
 _READABLE = 0o644  # the exporter runs as another user
 _STREAM = "cortex_etl_stream_"
 _LAST_SUCCESS = "cortex_etl_last_success_timestamp_seconds"
@@ -73,9 +70,8 @@ class Tally:
             case events.RunQuarantined():
                 self.counts["rejects"][event.stream] += 1
             case events.RequestSent() | events.RequestRetried():
-                found = _PATH.match(event.path)
-                if found is not None:
-                    stream = events.StreamId(unquote(found[1]), unquote(found[2]))
+                stream = events.stream_of(event.path)
+                if stream is not None:
                     self.counts["requests" if isinstance(event, events.RequestSent) else "retries"][stream] += 1
 
 

@@ -1,0 +1,197 @@
+"""Traces for OpenTelemetry (the extra `otel`): one span a sync, a stream, a request, a batch loaded.
+
+Whether, where to and how they are sent is said by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and the
+others). A thread sends them; a collector that is slow or away costs the end of a sync a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+
+from etl import __version__, events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span
+
+PATIENCE_S = 3.0
+"""How long the end of a sync waits for the collector."""
+
+_PREFIX = "cortex_etl."
+_BAD = ("failed", "partial")
+
+
+class Traces:
+    """One sync as a trace; `listen` is its listener.
+
+    Args:
+        mode: sync, backfill or reconcile.
+        variables: OpenTelemetry's, as the settings found them.
+        mask: takes secrets out of every text.
+        listener: hears of spans that were not taken.
+        exporter: sends the spans; None for the one that the variables describe.
+
+    Raises:
+        ValueError: a variable makes no sense.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        variables: Mapping[str, str],
+        mask: Callable[[Any], Any],
+        listener: events.Listener,
+        exporter: SpanExporter | None = None,
+    ) -> None:
+        protocol = variables.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or variables.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        if protocol not in (None, "", "http/protobuf"):
+            raise ValueError(f"the protocol {protocol} is not spoken here, only http/protobuf (usually port 4318)")
+        os.environ.update(variables)  # OpenTelemetry reads nothing but the environment, and some may stand in `.env`
+        self._mask = mask
+        self._listener = listener
+        self._complaints = _Complaints()
+        named = "OTEL_SERVICE_NAME" in variables or "service.name=" in variables.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        resource = {"service.version": __version__} | ({} if named else {"service.name": "cortex-etl"})
+        self._provider = TracerProvider(resource=Resource.create(resource), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("cortex-etl", __version__)
+        self._sync = self._tracer.start_span(f"cortex-etl {mode}", attributes={f"{_PREFIX}mode": mode})
+        self._within: Context = set_span_in_context(self._sync)
+        self._streams: dict[events.StreamId, Span] = {}
+
+    def listen(self, event: events.Event) -> None:
+        """Make of an event a span, a part of one, or nothing."""
+        match event:
+            case events.SyncStarted():
+                self._set(self._sync, sync_id=event.sync_id, streams=len(event.streams), dry_run=event.dry_run)
+            case events.StreamStarted():
+                self._stream(event.stream)
+                self._set(self._stream(event.stream), api_count=event.count, pages=event.pages)
+            case events.RequestSent():
+                self._request(event)
+            case events.BatchLoaded():
+                counts = {name: getattr(event, name) for name in ("inserted", "updated", "unchanged", "gone", "rows")}
+                self._past("load batch", event.stream, event.seconds, counts)
+            case events.RequestRetried():
+                note = {"attempt": event.attempt, "reason": event.reason, "wait_s": event.wait_s}
+                self._note(self._of_path(event.path), "request.retried", note)
+            case events.RateLimited():
+                self._note(self._sync, "requests.paused", {"wait_s": event.wait_s})
+            case events.RunQuarantined():
+                note = {"run_id": event.run_id or "", "reason": event.reason}
+                self._note(self._stream(event.stream), "run.quarantined", note)
+            case events.StreamFinished():
+                self._finish(event)
+            case events.SyncFinished():
+                self._summarize(event.summary)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the sync's span say with which error it ended."""
+        message = str(error) or type(error).__name__
+        self._sync.set_status(StatusCode.ERROR, self._mask(message))
+        self._set(self._sync, exit_code=getattr(error, "exit_code", 1))
+
+    def close(self) -> None:
+        """End all spans and send what is left, within `PATIENCE_S` seconds."""
+        for span in (*self._streams.values(), self._sync):
+            span.end()
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(PATIENCE_S)
+        reason = self._complaints.first
+        if sending.is_alive():
+            reason = reason or f"the collector gave no answer within {PATIENCE_S:g} s"
+        self._complaints.close()
+        if reason:
+            self._listener(events.Notice("traces.refused", {"error": reason}, level="warning"))
+
+    def _stream(self, stream: events.StreamId) -> Span:
+        if stream not in self._streams:
+            names = {f"{_PREFIX}app_id": stream.app_id, f"{_PREFIX}workflow_id": stream.workflow_id}
+            self._streams[stream] = self._tracer.start_span("stream", self._within, attributes=self._mask(names))
+        return self._streams[stream]
+
+    def _of_path(self, path: str) -> Span:
+        """The span that a request belongs to: its stream's, where that has begun."""
+        stream = events.stream_of(path)
+        return self._streams.get(stream, self._sync) if stream is not None else self._sync
+
+    def _request(self, event: events.RequestSent) -> None:
+        now = time.time_ns()
+        span = self._tracer.start_span(
+            "GET",
+            set_span_in_context(self._of_path(event.path)),
+            kind=SpanKind.CLIENT,
+            start_time=now - int(event.seconds * 1e9),
+            attributes={"http.request.method": "GET", "url.path": self._mask(event.path)},
+        )
+        if event.status is not None:
+            span.set_attributes({"http.response.status_code": event.status, "http.response.body.size": event.size})
+        if event.status is None or event.status >= 400:
+            span.set_status(StatusCode.ERROR)
+        span.end(now)
+
+    def _past(self, name: str, stream: events.StreamId, seconds: float, values: Mapping[str, int]) -> None:
+        """A span of something that has just ended."""
+        now = time.time_ns()
+        within = set_span_in_context(self._stream(stream))
+        span = self._tracer.start_span(name, within, start_time=now - int(seconds * 1e9))
+        self._set(span, **values)
+        span.end(now)
+
+    def _finish(self, event: events.StreamFinished) -> None:
+        span = self._stream(event.stream)
+        self._set(span, outcome=event.outcome, api_count=event.api_count, warehouse_count=event.warehouse_count)
+        if event.outcome in _BAD:
+            span.set_status(StatusCode.ERROR, self._mask(event.error))
+        span.end()
+
+    def _summarize(self, summary: Mapping[str, object]) -> None:
+        plain = {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
+        self._set(self._sync, **{name: value for name, value in plain.items() if value != ""})
+        if summary.get("status") in _BAD:
+            self._sync.set_status(StatusCode.ERROR, self._mask(str(summary.get("error"))))
+
+    def _set(self, span: Span, **values: Any) -> None:
+        span.set_attributes(
+            {f"{_PREFIX}{name}": self._mask(value) for name, value in values.items() if value is not None}
+        )
+
+    def _note(self, span: Span, name: str, values: Mapping[str, Any]) -> None:
+        span.add_event(name, self._mask(values))
+
+
+class _Complaints(logging.Handler):
+    """Keeps what OpenTelemetry logs off stderr, and the first of it for one line in the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first = ""
+        self._logger = logging.getLogger("opentelemetry")
+        self._logger.addHandler(self)
+        self._logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in a line."""
+        self.first = self.first or record.getMessage().splitlines()[0][:200]
+
+
+def secrets_in(variables: Mapping[str, str]) -> list[str]:
+    """What must not be shown of OpenTelemetry's variables: the values of the headers that go to the collector."""
+    headers = [value for name, value in variables.items() if name.endswith("HEADERS")]
+    values = [pair.partition("=")[2].strip() for text in headers for pair in text.split(",")]
+    return [form for value in values for form in (value, unquote(value), *unquote(value).split()[-1:])]
