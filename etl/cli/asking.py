@@ -146,5 +146,5 @@ def report(
         ) from None
     settings = readable_settings(call, demo=demo)
     url = database_url(settings)
-    run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS))
+    run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS, mask=call.mask))
     typer.echo(f"Wrote {output}")

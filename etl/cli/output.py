@@ -145,9 +145,19 @@ def plain(value: Any) -> str:
             text = "{" + ",".join(_element(each) for each in value) + "}"
         case tuple():
             text = "(" + ",".join("" if each is None else _element(each) for each in value) + ")"
+        case _ if hasattr(value, "isempty"):
+            text = _range(value)
         case _:
             text = str(value)
     return text
+
+
+def _range(value: Any) -> str:
+    """Write a range as PostgreSQL does: `[1,5)`."""
+    if value.isempty:
+        return "empty"
+    ends = ",".join("" if end is None else _element(end) for end in (value.lower, value.upper))
+    return f"{'[' if value.lower_inc else '('}{ends}{']' if value.upper_inc else ')'}"
 
 
 def _element(value: Any) -> str:

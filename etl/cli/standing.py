@@ -46,7 +46,7 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
         return
     rows = [
         [
-            each.workflow_name or each.workflow_id,
+            call.mask(each.workflow_name or each.workflow_id),
             each.state,
             span(each.lag_s),
             age(each.last_synced_at),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from etl.cli.invocation import Invocation, command
 from etl.cli.output import encode_json, show, table
 from etl.cli.root import app
 from etl.cli.watched import run_watched
-from etl.errors import SettingsError
+from etl.errors import EtlError, SettingsError
 
 if TYPE_CHECKING:
     from etl.app import SyncSummary
@@ -133,7 +133,12 @@ def _run(
         "until": until,
         "dry_run": dry_run,
     }
-    summary = run_watched(call, mode, options, metrics_file)
+    try:
+        summary = run_watched(call, mode, options, metrics_file)
+    except EtlError as error:
+        if json:
+            typer.echo(call.mask(encode_json(_came_to_nothing(mode, error, dry_run=dry_run))))
+        raise
     if json:
         typer.echo(call.mask(encode_json(summary.as_dict())))
     elif not call.quiet:
@@ -141,6 +146,15 @@ def _run(
     if summary.exit_code not in (0, _HELD) and (call.quiet or json):
         _say_what_is_wrong(call, summary)
     return summary.exit_code
+
+
+def _came_to_nothing(mode: Mode, error: EtlError, *, dry_run: bool) -> dict[str, Any]:
+    """The summary of an invocation that an error ended."""
+    from etl.app import SyncSummary
+
+    summary = SyncSummary(mode, dry_run=dry_run, status="failed", exit_code=error.exit_code)
+    summary.error, summary.mend = error.message, error.mend
+    return summary.as_dict()
 
 
 def _show_summary(call: Invocation, summary: SyncSummary) -> None:
@@ -184,5 +198,8 @@ def _in_one_line(summary: SyncSummary) -> str:
 def _say_what_is_wrong(call: Invocation, summary: SyncSummary) -> None:
     """Tell stderr why the exit code is not 0, where the table that says so is not shown."""
     sys.stdout.flush()
+    if call.log_format == "json":
+        call.logs().write("error", "sync.troubled", status=summary.status, error=summary.error, mend=summary.mend)
+        return
     for line in (_in_one_line(summary), *_troubles(summary)):
         typer.echo(call.mask(line), err=True)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from etl.db.connect import connect
 from etl.errors import DatabaseError, SettingsError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # A read-only transaction refuses every write to tables, but not, for one, COPY ... TO PROGRAM.
 _QUESTIONS = frozenset({"select", "with", "values", "table", "explain", "show"})
+# What Python has no value for, or another one: an interval of a month, infinity, the year 10000, 24:00.
+_MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
+_AS_TEXT = frozenset(
+    "interval time timetz float4 point line lseg box path polygon circle bit varbit".split()  # noqa: SIM905 - reads best
+)
+# As the numbers and times of `psql` look, whatever the role is used to.
+_PLAINLY = "SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL extra_float_digits = 1"
 _BEFORE_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*", re.DOTALL)
 
 
@@ -70,12 +81,18 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
 
 
 async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
-    # As PostgreSQL writes them: a month is not 30 days.
-    await connection.set_type_codec("interval", schema="pg_catalog", encoder=str, decoder=str, format="text")
     transaction = connection.transaction(readonly=True)
     await transaction.start()
+    await connection.execute(_PLAINLY)
     # A prepared statement is one statement: "COMMIT; DELETE ..." is refused as a whole.
     statement = await connection.prepare(sql)
+    kinds = {attribute.type.name.removesuffix("[]") for attribute in statement.get_attributes()}
+    if special := kinds & (_MOMENTS | _AS_TEXT):
+        for kind in special:
+            await connection.set_type_codec(
+                kind, schema="pg_catalog", encoder=str, decoder=_decoder(kind), format="text"
+            )
+        statement = await connection.prepare(sql)
     records = await statement.fetch()
     attributes = statement.get_attributes()
     await transaction.rollback()
@@ -84,6 +101,18 @@ async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
         tuple(attribute.type.name for attribute in attributes),
         [tuple(record) for record in records],
     )
+
+
+def _decoder(kind: str) -> Callable[[str], Any]:
+    return _moment if kind in _MOMENTS else float if kind == "float4" else str
+
+
+def _moment(text: str) -> datetime | date | str:
+    """A time or a day as Python has it; PostgreSQL's own text of one that Python has not."""
+    try:
+        return date.fromisoformat(text) if len(text) == len("2026-11-25") else datetime.fromisoformat(text)
+    except ValueError:
+        return text
 
 
 def _refused(failure: asyncpg.PostgresError, sql: str) -> SettingsError:

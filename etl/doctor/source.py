@@ -102,6 +102,9 @@ def _clock(answer: _Answer) -> Check:
 
 
 def _app(app: AppSettings, answer: _Answer) -> Check:
+    if answer.status == 200 and not isinstance(answer.document, list):
+        found = f"{app.id}: what answers gives no list of workflows"
+        return failed("api", found, "Check api.base_url: something else than the API answers there.", 1)
     if answer.status == 200:
         count = answer.headers.get("pagination-count")
         return ok("app", f"{app.id}: the key is accepted; {count or 'some'} workflows are listed")

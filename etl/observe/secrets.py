@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -17,9 +18,9 @@ class Mask:
         self._secrets: set[str] = set()
 
     def add(self, secret: str) -> None:
-        """Hide this text from now on; one of fewer than four characters is left alone."""
+        """Hide this text from now on, in HTML too; one of fewer than four characters is left alone."""
         if len(secret) >= _SHORTEST:
-            self._secrets.add(secret)
+            self._secrets |= {secret, escape(secret)}
 
     def add_password_of(self, url: str) -> None:
         """Hide the password in a database URL, in the ways it may be quoted."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 
@@ -113,3 +115,32 @@ async def test_psql_opens_on_the_warehouse_where_it_is_installed(asking, psql) -
         assert "psql is not installed" in ended.err
     else:
         assert (ended.code, ended.out) == (0, "0\n")
+
+
+async def test_values_that_python_has_not_are_shown_as_postgresql_writes_them(asking) -> None:
+    values = {
+        "interval '1 mon 2 days'": "1 mon 2 days",
+        "'infinity'::timestamptz": "infinity",
+        "'4713-01-01 BC'::date": "4713-01-01 BC",
+        "'10000-01-01'::timestamp": "10000-01-01 00:00:00",
+        "'24:00'::time": "24:00:00",
+        "0.1::float4": "0.1",
+        "int4range(1, 5)": "[1,5)",
+        "'empty'::int4range": "empty",
+        "numrange(null, 2.50)": "(,2.50)",
+        "point(1, 2)": "(1,2)",
+        "B'101'": "101",
+        "array['a,b', null, '']": '{"a,b",NULL,""}',
+        "array[interval '1 mon']": '{"1 mon"}',
+        "'2026-11-01 12:00Z'::timestamptz": "2026-11-01 12:00:00+00:00",
+        "'2026-11-01'::date": "2026-11-01",
+    }
+    ended = await asking("sql", f"SELECT {', '.join(values)}", "--format", "csv")
+    assert ended.code == 0, ended.err
+    (row,) = list(csv.reader(io.StringIO(ended.out)))[1:]
+    assert row == list(values.values())
+    ended = await asking(
+        "sql", f"SELECT {', '.join(f'{each} AS c{n}' for n, each in enumerate(values))}", "--format", "json"
+    )
+    assert ended.json[0]["c13"] == "2026-11-01T12:00:00Z"
+    assert ended.json[0]["c5"] == 0.1

@@ -10,6 +10,7 @@ import pytest
 
 from etl.config.starter import SCHEMA, STARTER
 from etl.db.migrate import migrations
+from etl.sandbox.faults import HTML_OK, anything
 
 NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -131,6 +132,14 @@ async def test_doctor_tells_of_a_clock_that_is_off(at_work) -> None:
     assert ended.code == 0
     assert "warn clock" in ended.out
     assert "7200 s ahead" in ended.out.replace("7199", "7200").replace("7201", "7200")
+
+
+async def test_doctor_tells_of_something_else_that_answers(at_work) -> None:
+    command, running = at_work
+    running.faults.on(anything, HTML_OK)
+    ended = await command("doctor")
+    assert ended.code == 1
+    assert "gives no list of workflows" in ended.out
 
 
 async def test_doctor_tells_what_cannot_be_reached(command) -> None:

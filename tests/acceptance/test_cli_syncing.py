@@ -114,6 +114,42 @@ async def test_a_refused_key_ends_with_3(at_work) -> None:
     assert "sk-expired" not in ended.err
 
 
+async def test_json_gives_one_object_where_nothing_could_be_done(at_work) -> None:
+    command, _ = at_work
+    command.environment["CORTEX_API_KEY"] = "sk-expired"
+    ended = await command("sync", "--json", "--log-format", "json")
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (3, 3, "failed")
+    assert ended.json["error"]
+    lines = [json.loads(line) for line in ended.err.splitlines()]
+    assert [line["exit_code"] for line in lines if line["event"] == "sync.finished"] == [3]
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("apps:", "  url: twice\napps:"))
+    ended = await command("reconcile", "--json")
+    assert (ended.code, ended.json["exit_code"], ended.json["mode"]) == (2, 2, "reconcile")
+
+
+async def test_troubles_are_lines_of_json_too(at_work) -> None:
+    command, running = at_work
+    running.faults.on(lists_runs, Status(403, message="not yours"))
+    ended = await command("sync", "--quiet", "--log-format", "json")
+    assert ended.code == 1
+    assert "not yours" in [json.loads(line) for line in ended.err.splitlines()][-1]["error"]
+
+
+async def test_a_key_that_runs_hold_is_shown_by_no_page(at_work, warehouse) -> None:
+    command, running = at_work
+    assert (await command("sync", "--quiet")).code == 0
+    await warehouse.execute("UPDATE workflows SET name = name || $1", running.key)
+    await warehouse.execute("UPDATE runs SET error = $1 WHERE status = 'FAILED'", f"refused: Bearer {running.key}")
+    for arguments in (("status", "--explain"), ("status", "--json"), ("report", "--output", "page.html")):
+        ended = await command(*arguments)
+        assert ended.code == 0
+        assert running.key not in ended.out + ended.err
+    page = (command.folder / "page.html").read_text()
+    assert "refused: Bearer ***" in page
+    assert running.key not in page
+
+
 async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
     command, _ = at_work
     path = command.folder / "config.yaml"

@@ -98,4 +98,4 @@ async def test_a_lost_connection_is_the_databases_fault(database_url: str) -> No
 @pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
 async def test_what_python_has_no_value_for_is_said(database_url: str, time: str) -> None:
     with pytest.raises(SettingsError, match="cannot be shown"):
-        await run_query(database_url, "cortex", f"SELECT '{time}'::timestamptz", timeout_s=10)
+        await run_query(database_url, "cortex", f"SELECT row('{time}'::timestamptz)", timeout_s=10)

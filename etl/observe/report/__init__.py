@@ -18,6 +18,8 @@ from etl.observe.report.facts import ask
 from etl.observe.report.page import render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.observe.report.facts import Facts
 
 DEFAULT_DAYS = 90
@@ -26,7 +28,9 @@ LONGEST_DAYS = 366
 __all__ = ["DEFAULT_DAYS", "LONGEST_DAYS", "write_report"]
 
 
-async def write_report(url: str, schema: str, output: Path, *, days: int = DEFAULT_DAYS) -> None:
+async def write_report(
+    url: str, schema: str, output: Path, *, days: int = DEFAULT_DAYS, mask: Callable[[str], str] = str
+) -> None:
     """Write the report as one self-contained HTML file; it replaces an older one in one go.
 
     Args:
@@ -34,13 +38,14 @@ async def write_report(url: str, schema: str, output: Path, *, days: int = DEFAU
         schema: the warehouse's schema.
         output: the file to write.
         days: how many UTC days it looks back, 1 to `LONGEST_DAYS`.
+        mask: takes secrets out of the page, should a run hold them.
 
     Raises:
         SettingsError: the file cannot be written.
         DatabaseError: the warehouse cannot be reached, or is not there.
     """
     html = await asyncio.to_thread(render, await _facts(url, schema, days))
-    _replace(output, html)
+    _replace(output, mask(html))
 
 
 async def _facts(url: str, schema: str, days: int) -> Facts:
