@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from etl.app.warehouse import database_url
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import connect, quote_identifier
 from etl.db.statements import statements
+from etl.errors import EtlError
 from etl.sandbox import Sandbox, World
 from etl.sandbox.answers import encode
 from etl.sandbox.faults import CutBody, Drift, Reset, Status, anything
@@ -186,14 +188,13 @@ class _History:
         """Sync in a process of its own, killed after `patience` seconds; its exit code, None where it was killed."""
         process = self._processes.Process(target=_sync_here, args=(settings, mode))
         process.start()
-        code: int | None = None
-        if await _ended(process, _LONGEST_SYNC_S if patience is None else patience):
-            code = process.exitcode
-        else:
+        try:
+            done = await _ended(process, _LONGEST_SYNC_S if patience is None else patience)
+            return process.exitcode if done else None
+        finally:  # interrupted, too: it must not live on while its schema is dropped
             process.kill()
-            await _ended(process, 10.0)
-        process.close()
-        return code
+            process.join(10.0)
+            process.close()
 
     async def _differences(self) -> dict[str, list[str]]:
         """What the warehouse lacks, holds in another state than the API, and holds although the API does not."""
@@ -230,4 +231,9 @@ async def _ended(process: BaseProcess, within_s: float) -> bool:
 
 
 def _sync_here(settings: Settings, mode: Mode) -> None:
-    sys.exit(asyncio.run(run_sync(settings, mode, policy=_PATIENCE)).exit_code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent sees to this process
+    try:
+        code = asyncio.run(run_sync(settings, mode, policy=_PATIENCE)).exit_code
+    except EtlError as error:
+        code = error.exit_code
+    sys.exit(code)

@@ -28,13 +28,14 @@ _WINDOW_S = 60.0
 
 @dataclass(slots=True)
 class _Bar:
-    """One stream's bar: pages read of those expected, runs by what became of them."""
+    """One stream's bar: pages read of those expected, runs by what became of them, rows written."""
 
     task: TaskID
     pages: int = 0
     expected: int | None = None
     new: int = 0
     changed: int = 0
+    rows: int = 0
     done: bool = False
 
     @property
@@ -93,6 +94,9 @@ class ProgressView:
                 self._draw(event.stream)
             case events.PageRead():
                 self._page_read(event)
+            case events.BatchLoaded():
+                self._bar(event.stream).rows += event.rows
+                self._draw(event.stream)
             case events.RequestSent():
                 self._sent.append(time.monotonic())
             case events.StreamFinished():
@@ -128,7 +132,8 @@ class ProgressView:
     def _draw(self, stream: events.StreamId) -> None:
         bar = self._bars[stream]
         count = f"{bar.pages}/{bar.expected} pages" if bar.expected else f"{bar.pages} pages"
-        note = ", ".join(f"{n:,} {word}" for n, word in ((bar.new, "new"), (bar.changed, "changed")) if n)
+        counts = ((bar.new, "new"), (bar.changed, "changed"), (bar.rows, "rows"))
+        note = ", ".join(f"{n:,} {word}" for n, word in counts if n)
         self._progress.update(bar.task, completed=bar.pages, total=bar.expected, count=count, note=note)
         self._sum_up()
 
@@ -142,7 +147,9 @@ class ProgressView:
         share = sum(bar.share for bar in self._bars.values())
         self._progress.update(self._all, completed=share, count=f"{done}/{self._streams} streams")
         rate = self._runs / max(now - self._began, 0.001)
-        self._note(f"{self._runs:,} runs, {rate:,.0f}/s, {len(self._sent)} of {self._allowance} requests/min")
+        used = len(self._sent)
+        budget = f"{used:,} of {self._allowance:,} requests/min ({used / self._allowance:.0%})"
+        self._note(f"{self._runs:,} runs, {rate:,.0f}/s, {budget}")
 
     def _note(self, text: str) -> None:
         if self._all is not None:

@@ -28,7 +28,10 @@ from etl.cli.standing import span
         (datetime(2026, 11, 1, 12, tzinfo=UTC), "2026-11-01 12:00:00+00:00"),
         (b"\x00\xff", "\\x00ff"),
         (["a", None, 1, [2, 3]], "{a,NULL,1,{2,3}}"),
-        (["", "null", "a b", "a,b", 'q"', "b\\", "{x", [1.5, None]], r"""{"","null","a b","a,b","q\"","b\\","{x",{1.5,NULL}}"""),
+        (
+            ["", "null", "a b", "a,b", 'q"', "b\\", "{x", [1.5, None]],
+            r"""{"","null","a b","a,b","q\"","b\\","{x",{1.5,NULL}}""",
+        ),
         ("ü🌍", "ü🌍"),
     ],
 )
