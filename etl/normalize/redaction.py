@@ -10,17 +10,19 @@ from etl.decode import Json, canonical, dump, parse
 from etl.errors import RecordError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from etl.config import PayloadSettings
 
 REDACTED: Final = "[redacted]"
 
 Mode: TypeAlias = Literal["replace", "hash"]
+_Parts: TypeAlias = tuple[int | str, ...]
 
 # What rows are known by: without these, runs would be mistaken for one another.
 _IDENTITY: Final = frozenset({("id",), ("workflow_id",), ("workflow_version", "id")})
-
+# What the rows of steps and calls need: these stay where a path selects a step or a call, or all of them.
+_FRAME: Final = frozenset({"id", "key", "index", "status", "type", "start", "end"})
 
 _PAYLOADS: Final = ("$.input", "$.result", "$.output.*['output','logs']", "$.output.*.calls[*]['output','logs']")
 _DEEPEST: Final = 300  # levels that `..` looks into; Python's own recursion ends soon after
@@ -29,8 +31,9 @@ _DEEPEST: Final = 300  # levels that `..` looks into; Python's own recursion end
 class Redactor:
     """Replaces the values that JSON paths (RFC 9535) select in a run, such as `$.input.email` or `$..password`.
 
-    Null stays null, and the ids that rows are known by stay, whatever the paths say. A path to what a typed column is
-    made from (`$.usage.total`) sends the run to the quarantine, redacted.
+    Null stays null, and the ids that rows are known by stay, whatever the paths say. Where a path selects a step, a
+    call, or all of them (`$.output`), what they hold is replaced but for key, type, status and times. A path to what
+    another typed column is made from (`$.usage.total`) sends the run to the quarantine, redacted.
 
     Args:
         paths: the paths, from the run's document.
@@ -71,10 +74,15 @@ class Redactor:
             matches = [match for path in self._paths for match in path.finditer(document)]
         except self._failures:
             raise RecordError("not_redactable", "nested too deeply for the JSON paths of payloads.redact") from None
-        for match in matches:
-            if match.parent is not None and match.obj is not None and match.parts not in _IDENTITY:
-                container: Any = match.parent.obj
-                container[match.parts[-1]] = self._replacement(match.obj)
+        chosen = [
+            place
+            for match in matches
+            if match.parent is not None
+            for place in _places(match.parent.obj, match.parts, match.obj)
+        ]
+        for parts, container, value in chosen:  # each as it came, though two paths select it
+            if value is not None and parts not in _IDENTITY:
+                container[parts[-1]] = self._replacement(value)
         return document
 
     def redact_bytes(self, raw: bytes) -> bytes:
@@ -92,6 +100,18 @@ class Redactor:
         text = canonical(value)
         made = hmac.new(self._salt, text, hashlib.sha256) if self._salt else hashlib.sha256(text)
         return f"sha256:{made.hexdigest()}"
+
+
+def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts, Any, Json]]:
+    """What to replace where a path selects `value`, which stands in `container` at `parts` of a run."""
+    in_frame = len(parts) <= 4 and parts[0] == "output" and parts[2:3] in {(), ("calls",)}
+    if not in_frame or not isinstance(value, dict | list):
+        yield parts, container, value
+        return
+    is_one = len(parts) % 2 == 0  # a step or a call, not all of them
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if not (is_one and key in _FRAME):
+            yield from _places(value, (*parts, key), item)
 
 
 def redactor_of(payloads: PayloadSettings) -> Redactor | None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from normalized import named, normalized, run_bytes, run_row, step_rows
+from normalized import call_rows, named, normalized, run_bytes, run_row, step_rows
 
 from etl import tables
 from etl.errors import RecordError, SettingsError
@@ -204,6 +204,37 @@ def test_redaction_replaces_before_anything_is_made() -> None:
         assert secret not in redactor.redact_bytes(raw)
 
 
+@pytest.mark.parametrize(
+    "path", ["$.output", "$.output.*", "$..output", "$.output.*['output','logs','error','note','calls']"]
+)
+@pytest.mark.parametrize("older", [False, True])
+def test_redacting_all_output_leaves_the_steps(path: str, *, older: bool) -> None:
+    call = {"id": "c", "index": 0, "key": "k", "status": "COMPLETED", "start": 1, "output": {"text": "secret"}}
+    if path != "$..output":
+        call["error"] = "secret"
+    step = {
+        "key": "status",
+        "type": "code",
+        "status": "FAILED",
+        "start": 1000,
+        "end": 2000,
+        "output": ["secret"],
+        "calls": [call],
+    }
+    if path != "$..output":
+        step |= {"logs": ["secret"], "error": "secret", "note": "secret"}
+    redactor = Redactor([path])
+    raw = run_bytes(output=[step] if older else {"status": step})
+    rows = normalized(raw, redact=redactor)
+    made, called = step_rows(rows)[0], call_rows(rows)[0]
+    assert (made["step_key"], made["type"], made["status"]) == ("status", "code", "FAILED")
+    assert made["output"] == called["output"] == "[redacted]"
+    assert (made["ended_at"] - made["started_at"]).total_seconds() == 1
+    assert (called["call_id"], called["index"], called["status"]) == ("c", 0, "COMPLETED")
+    assert "secret" not in repr(rows)
+    assert b"secret" not in redactor.redact_bytes(raw)
+
+
 def test_hashes_tell_equal_values_and_nothing_more() -> None:
     def mail(mode: Any, salt: bytes, value: Any) -> Any:
         redactor = Redactor(["$.input.email"], mode=mode, salt=salt)
@@ -212,6 +243,9 @@ def test_hashes_tell_equal_values_and_nothing_more() -> None:
     assert mail("hash", b"", "a") == "sha256:" + hashlib.sha256(b'"a"').hexdigest()
     assert mail("hash", b"s", "a") == mail("hash", b"s", "a") != mail("hash", b"t", "a")
     assert mail("hash", b"s", {"x": 1, "y": 2}) == mail("hash", b"s", {"y": 2, "x": 1})
+    twice = Redactor(["$.output", "$.output.a.output"], mode="hash")
+    (step,) = step_rows(normalized(run_bytes(output={"a": {"output": "a"}}), redact=twice))
+    assert step["output"] == "sha256:" + hashlib.sha256(b'"a"').hexdigest()
 
 
 def test_what_cannot_be_searched_is_not_stored() -> None:
