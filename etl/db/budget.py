@@ -12,6 +12,7 @@ from time import monotonic
 import asyncpg
 import stamina
 
+from etl.db.refusals import unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 
@@ -87,6 +88,6 @@ class Budget:
         except (*_PASSING, asyncpg.PostgresError) as error:
             raise DatabaseError(
                 f"the request budget in the database cannot be used: {error or type(error).__name__}",
-                mend="check that PostgreSQL runs and that the role may select, insert and update etl_rate_budgets",
+                mend=unusable(error).mend,
             ) from error
         raise AssertionError("unreachable: the last attempt returns or raises")

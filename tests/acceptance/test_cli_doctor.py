@@ -105,7 +105,8 @@ async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_w
     assert found["state"] == "warning"
     assert "500 are configured" in found["found"]
     assert found["mend"].startswith("Set api.requests_per_minute to ")
-    assert int(found["mend"].split()[3].rstrip(",")) < 20
+    # Those on their way when the first was refused count as well: four workflows with eight requests each at most.
+    assert int(found["mend"].split()[3].rstrip(",")) < 6 + 4 * 8
 
 
 @pytest.mark.parametrize(
