@@ -207,7 +207,7 @@ def test_what_the_fast_path_takes_the_careful_one_makes_the_same_of(
         b'{"id":"run","usage":{"total":1e5000}}',
         b'{"id":"run","input":NaN}',
         b'{"id":"run","input":"\xff"}',
-        b'{"id":"run","input":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"id":"run","input":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"id":"run","usage":' + b'{"calls":[' * 5000 + b"{}" + b"]}" * 5000 + b"}",
         b'{"id":"run"',
         b"[]",
