@@ -290,7 +290,10 @@ async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
+        done, _ = await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
+        for each in done:
+            if not each.cancelled():
+                each.exception()  # looked at, or asyncio writes it to stderr; the cancellation says why all ends
         raise
 
 
