@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import tempfile
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from benchmarks.postgres import SCHEMA, Cluster
+from benchmarks.postgres import SCHEMA, scratch_cluster
 from etl.db.connect import connect
 
 if TYPE_CHECKING:
@@ -103,15 +102,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000_000, help="how many each layout holds [%(default)s]")
     parser.add_argument("--months", type=int, default=36, help="over how many months [%(default)s]")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cxb-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        with Cluster(directory) as cluster:
-            found = {}
-            for layout, tables in LAYOUTS.items():
-                url = cluster.fresh(layout, migrated=False)
-                made = tables.replace("$MONTHS", str(options.months))
-                found[layout] = asyncio.run(_measure(url, made, REMOVALS[layout], options.runs, options.months))
+    with scratch_cluster() as cluster:
+        found = {}
+        for layout, tables in LAYOUTS.items():
+            url = cluster.fresh(layout, migrated=False)
+            made = tables.replace("$MONTHS", str(options.months))
+            found[layout] = asyncio.run(_measure(url, made, REMOVALS[layout], options.runs, options.months))
     print(f"{options.runs:,} runs with {STEPS} steps each, over {options.months} months\n")
     print("| | " + " | ".join(found) + " |\n| --- | " + " | ".join("---:" for _ in found) + " |")
     for what in found["plain"]:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import pwd
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,6 +19,7 @@ from etl.db.migrate import migrate
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 PROGRAMS = "CORTEX_BENCH_PG_BIN"
@@ -33,6 +36,16 @@ def programs() -> Path:
     assert package is not None
     assert package.origin is not None
     return Path(package.origin).parent / "pginstall18" / "bin"
+
+
+@contextmanager
+def scratch_cluster() -> Iterator[Cluster]:
+    """A server in a directory that goes with it."""
+    with tempfile.TemporaryDirectory(prefix="cxb-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with Cluster(directory) as cluster:
+            yield cluster
 
 
 class Cluster:

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from benchmarks.generate import fill
-from benchmarks.postgres import SCHEMA, Cluster
+from benchmarks.postgres import SCHEMA, scratch_cluster
 from etl.db.connect import connect
 from etl.observe.report import write_report
 
@@ -76,11 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as stack:
         url = options.url
         if url is None:
-            directory = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="cxb-", ignore_cleanup_errors=True))
-            )
-            directory.chmod(0o755)
-            cluster = stack.enter_context(Cluster(directory))
+            cluster = stack.enter_context(scratch_cluster())
             url = cluster.fresh("queries")
             seconds = asyncio.run(fill(url, options.runs))
             rollups = seconds.pop("rollups")

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import tempfile
-from pathlib import Path
 
 import asyncpg
 
 from benchmarks.data import library
 from benchmarks.generate import fill
 from benchmarks.partitions import server_cpu_s
-from benchmarks.postgres import SCHEMA, Cluster
+from benchmarks.postgres import SCHEMA, scratch_cluster
 from etl.db.connect import connect
 from etl.tables import RUNS
 
@@ -42,13 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=__doc__)
     parser.add_argument("--runs", type=int, default=200_000, help="how many the warehouse holds [%(default)s]")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cxb-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        with Cluster(directory) as cluster:
-            url = cluster.fresh("storage")
-            asyncio.run(fill(url, options.runs))
-            lines = asyncio.run(_measure(url))
+    with scratch_cluster() as cluster:
+        url = cluster.fresh("storage")
+        asyncio.run(fill(url, options.runs))
+        lines = asyncio.run(_measure(url))
     print(f"{options.runs:,} runs; 1 % of them changed at a time\n")
     print("\n".join(lines))
 

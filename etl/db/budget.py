@@ -12,7 +12,7 @@ from time import monotonic
 import asyncpg
 import stamina
 
-from etl.db.refusals import unusable
+from etl.db.refusals import LOST, unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 
@@ -20,14 +20,7 @@ WINDOW_S = 60.0  # the API counts requests in any 60 seconds
 _GUARD_SHARE = 1 / 150  # of the window: how unevenly late requests may reach the API (0.4 s of 60 s)
 _SLOT_SHARE = 1 / 300  # of the window: leases this close together share an entry (0.2 s of 60 s)
 
-_PASSING = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what asyncpg says of a connection that the server ended while it was idle
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # the server shuts down or starts up
-    asyncpg.InsufficientResourcesError,  # too many connections
-)
+_PASSING = (*LOST, asyncpg.InsufficientResourcesError)  # the server comes back, or others leave it
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _OLDEST = 140000  # PostgreSQL 14
 _ROOM = 1 << 30  # bytes; a sync that runs out of disk is a bad night
 
 _CONNECTIONS = 7  # that a sync takes at most: its session, four for loading, one for the request budget, one at the end
-_UP_TO_DATE = "all are applied"
+_UP_TO_DATE = ok("migrations", "all are applied")
 
 _SQL = statements("doctor")
 
@@ -91,7 +91,7 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
         return
     migrations = await _migrations(connection, server, settings)
     yield migrations
-    if migrations.found == _UP_TO_DATE:
+    if migrations is _UP_TO_DATE:
         async for check in examine_standing(connection, settings):
             yield check
 
@@ -129,7 +129,7 @@ async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, se
     except DatabaseError as error:
         return failed("migrations", error.message, error.mend, error.exit_code)
     if not names:
-        return ok("migrations", _UP_TO_DATE)
+        return _UP_TO_DATE
     found = f"{len(names)} to apply: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
     if not settings.database.auto_migrate:
         return failed("migrations", found, "Run: cortex-etl migrate", 4)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from loopback import serving
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from etl.sandbox.faults import Status, anything, lists_runs
@@ -62,18 +63,8 @@ def values(attributes) -> dict[str, Any]:
 @asynccontextmanager
 async def collecting():
     collector = Collector()
-    application = web.Application()
-    application.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    collector.url = f"http://{host}:{port}"
-    try:
+    async with serving("POST", "/v1/traces", collector.take) as collector.url:
         yield collector
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture

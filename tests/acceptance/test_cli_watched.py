@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
+from loopback import serving
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl.sandbox.faults import Status, anything, lists_runs
@@ -35,18 +36,8 @@ class Receiver:
 @asynccontextmanager
 async def receiving():
     receiver = Receiver()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", receiver.take)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    receiver.url = f"http://{host}:{port}"
-    try:
+    async with serving("*", "/{path:.*}", receiver.take) as receiver.url:
         yield receiver
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture
