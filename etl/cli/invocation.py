@@ -113,7 +113,18 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+        try:
+            return runner.run(_ended_by_sigterm(work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+async def _ended_by_sigterm(work: Coroutine[Any, Any, Result]) -> Result:
+    """Where Ctrl-C is ignored (`nohup cortex-etl backfill &` in a script) the runner sees to no signal at all."""
+    task = asyncio.current_task()
+    if task is not None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def command(

@@ -160,13 +160,22 @@ async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
     assert "127.0.0.1:9" in ended.err
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_in_order(at_work, sign) -> None:
+@pytest.mark.parametrize(
+    ("sign", "ctrl_c"),
+    [
+        (signal.SIGTERM, signal.default_int_handler),
+        (signal.SIGINT, signal.default_int_handler),
+        pytest.param(signal.SIGTERM, signal.SIG_IGN, id="SIGTERM to what a script started in the background"),
+    ],
+)
+async def test_a_signal_ends_it_in_order(at_work, sign, ctrl_c) -> None:
     command, running = at_work
     running.faults.latency_s = 0.3
     path = command.folder / "config.yaml"
     path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+    before = signal.signal(signal.SIGINT, ctrl_c)  # inherited
     process = await command.start("backfill", "--json")
+    signal.signal(signal.SIGINT, before)
     while not any(lists_runs_of(each.path) for each in running.requests):
         await asyncio.sleep(0.02)
     await asyncio.sleep(1)
