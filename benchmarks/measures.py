@@ -137,6 +137,10 @@ def lifecycle(bench: Bench) -> Iterator[Line]:
         "sync, nothing new (with start-up)", None, seconds, done.usage.cpu_s, server, done.usage.peak_mb, asked,
         note=note, goal="1 request a workflow (+1), < 1 s", met=met,
     )  # fmt: skip
+    yield Line("sync, nothing new: memory", peak_mb=done.usage.peak_mb, goal="< 120 MB", met=done.usage.peak_mb < 120)
+    arrivals = bench.control("requests", app)["arrivals"]
+    start_up = min(each for each in arrivals if each > done.usage.started) - done.usage.started
+    yield Line("sync: start-up to the first request", seconds=start_up, goal="< 0.5 s", met=start_up < 0.5)
     bench.control("change", app, 100)
     changed = runs // 20 // 100 * 20
     written = bench.cluster.written()

@@ -20,9 +20,13 @@ _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process said, and what it took: seconds from start to end, CPU seconds, peak resident memory in MB."""
+    """What a process said, and what it took: seconds from start to end, CPU seconds, peak resident memory in MB.
+
+    `started` is the moment of its start, by the clock that all processes of the machine share (`time.monotonic`).
+    """
 
     said: str
+    started: float
     seconds: float
     cpu_s: float
     peak_mb: float
@@ -70,7 +74,7 @@ def measure(arguments: Sequence[str], *, python: str = sys.executable, longest_s
         )
     # The kernel's own figure counts the parent's memory at the fork too; it stands in where there is no /proc.
     peak_mb = peak.megabytes or used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Usage(said, seconds, used.ru_utime + used.ru_stime, peak_mb, process.returncode)
+    return Usage(said, started, seconds, used.ru_utime + used.ru_stime, peak_mb, process.returncode)
 
 
 class _Peak(threading.Thread):
