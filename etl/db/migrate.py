@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from etl.db.connect import quote_identifier, refused_right
+from etl.db.refusals import unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 
@@ -145,6 +146,8 @@ async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) ->
             await conn.execute(_SQL["record_migration"], migration.name, migration.checksum)
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise refused_right(refusal, schema) from refusal
+    except (asyncpg.PostgresConnectionError, asyncpg.IdleInTransactionSessionTimeoutError) as ended:
+        raise unusable(ended) from ended
     except asyncpg.PostgresError as failure:
         raise DatabaseError(
             f'{migration.name} could not be applied to the schema "{schema}": {failure}',
