@@ -42,7 +42,7 @@ demo: $(VENV)/installed
 	@$(VENV)/bin/cortex-etl demo $(ARGS)
 
 test: $(VENV)/installed-dev
-	@$(PYTHON) -m pytest -q -n auto $(ARGS)
+	@$(PYTHON) -m pytest -q -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check .
