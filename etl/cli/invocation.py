@@ -190,7 +190,7 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
 
 def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     """Do the work of a command and turn whatever happens into an exit code and at most one clear message."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _end_as_by_ctrl_c)
     try:
         code = work() or 0
         sys.stdout.flush()
@@ -211,6 +211,12 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         _report(call, f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback.", 1)
         return _traced(call, 1)
     return code
+
+
+def _end_as_by_ctrl_c(*_: object) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _failed(call: Invocation, error: EtlError) -> int:
