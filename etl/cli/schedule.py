@@ -122,6 +122,7 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
         embedded=settings.database.url is None,
         user=os.environ.get("SUDO_USER") or getpass.getuser(),
         log=log.absolute() if log is not None else None,
+        metrics=settings.metrics.file.absolute() if settings.metrics.file is not None else None,
     )
 
 

@@ -103,8 +103,6 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
     folders = [f"-{_specifier_free(str(made.data_dir))}"]
     if made.metrics is not None:
         folders.append(f"-{_specifier_free(str(made.metrics.parent))}")
-    # Under KillMode=control-group the embedded server would be stopped after each sync, and started before the next.
-    leftover = "process" if made.embedded else "mixed"
     service = _filled(
         "service",
         command=" ".join(_systemd_word(word) for word in made.command),
@@ -113,8 +111,8 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
         environment=_specifier_free(str(made.environment)),
         log="journal" if made.log is None else f"append:{_specifier_free(str(made.log))}",
         writable=" ".join(_quoted_path(folder) for folder in folders),
-        kill_mode=leftover,
-        private_tmp="no" if made.embedded else "yes",
+        # Under control-group the embedded server would be stopped after each sync, and started before the next.
+        kill_mode="process" if made.embedded else "mixed",
     )
     timer = _filled("timer", every=f"{every.total_seconds():g}s", words=format_duration(every))
     return {"cortex-etl.service": service, "cortex-etl.timer": timer}

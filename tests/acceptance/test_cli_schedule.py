@@ -46,6 +46,8 @@ async def test_what_only_this_shell_knows_is_told(at_work) -> None:
 
 async def test_systemd_units_are_written_for_this_installation(at_work, tmp_path) -> None:
     command, _ = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write("metrics: {file: textfile/cortex.prom}\n")
     target = tmp_path / "units"
     target.mkdir()
     ended = await command("schedule", "systemd", "--every", "7m", "--write", str(target))
@@ -56,6 +58,8 @@ async def test_systemd_units_are_written_for_this_installation(at_work, tmp_path
     program = start.removeprefix("ExecStart=").split()[0]
     assert Path(program).is_absolute()
     assert str(command.folder / "config.yaml") in start
+    assert f"-{command.folder}/textfile" in service
+    assert "PrivateTmp" not in service  # PostgreSQL's socket may be in /tmp, as all of this is here
     assert "OnUnitActiveSec=420s" in (target / "cortex-etl.timer").read_text()
     printed = (await command("schedule", "systemd", "--every", "7m")).out
     assert service in printed

@@ -123,17 +123,30 @@ def test_the_manifest_is_a_careful_cron_job() -> None:
     assert f"--from-file=config.yaml={HERE.config}" in text
 
 
-@pytest.mark.parametrize(("code", "fails"), [(0, False), (75, False), (1, True), (4, True)])
-def test_the_pod_fails_only_where_the_sync_does(code: int, fails: bool, tmp_path: Path) -> None:
-    manifest = yaml.safe_load(
-        kubernetes_manifest(timedelta(hours=1), image="x", config=HERE.config, environment=HERE.environment)
-    )
-    (container,) = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    program = tmp_path / "cortex-etl"
-    program.write_text(f"#!/bin/sh\nexit {code}\n")
-    program.chmod(0o755)
-    ended = subprocess.run(container["command"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
-    assert (ended.returncode != 0) == fails
+def in_the_pod(program: str, folder: Path) -> subprocess.Popen[str]:
+    """Start what the manifest's container starts, with a shell script in the place of `cortex-etl`."""
+    text = kubernetes_manifest(timedelta(hours=1), image="x", config=HERE.config, environment=HERE.environment)
+    (container,) = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    path = folder / "cortex-etl"
+    path.write_text(f"#!/bin/sh\n{program}\n")
+    path.chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    return subprocess.Popen(container["command"], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("code", "ends_with"), [(0, 0), (75, 0), (1, 1), (4, 4), (137, 137)])
+def test_the_pod_fails_only_where_the_sync_does(code: int, ends_with: int, tmp_path: Path) -> None:
+    with in_the_pod(f"exit {code}", tmp_path) as pod:
+        assert pod.wait(5) == ends_with
+
+
+def test_a_pod_that_is_stopped_lets_the_sync_come_to_its_end(tmp_path: Path) -> None:
+    with in_the_pod("trap 'echo stopped >&2; exit 130' TERM; echo ready >&2; sleep 3 & wait", tmp_path) as pod:
+        assert pod.stderr is not None
+        assert pod.stderr.readline() == "ready\n"
+        pod.terminate()  # the shell alone, as Kubernetes does
+        assert pod.stderr.readline() == "stopped\n"
+        assert pod.wait(5) == 130
 
 
 def test_an_image_name_cannot_break_out() -> None:
