@@ -327,7 +327,8 @@ SELECT
     streams.last_error_at,
     workflows.name AS workflow_name,
     streams.last_succeeded_at,
-    erased.runs AS forgotten
+    erased.runs AS forgotten,
+    workflows.gone_at AS workflow_gone_at
 FROM etl_streams AS streams
 LEFT JOIN (
     SELECT workflow_id, stream_app_id, sum(listed)::bigint AS runs
@@ -347,6 +348,8 @@ CROSS JOIN LATERAL (
         AND tombstones.kind = 'run' AND tombstones.gone_at IS NULL
 ) AS erased
 LEFT JOIN workflows ON workflows.id = streams.workflow_id;
+COMMENT ON COLUMN sync_health.workflow_gone_at IS
+    'When the API was found to list the workflow no longer; null while it does, or where it is not discovered.';
 
 DO $$
 DECLARE

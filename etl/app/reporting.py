@@ -27,8 +27,9 @@ _NAMED_REJECTS = 3
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """One stream; `state` is complete, incomplete, loading, failing or new; times UTC, `lag_s` in seconds.
+    """One stream; times UTC, `lag_s` in seconds.
 
+    `state` is complete, incomplete, loading, failing, new or retired (read no more).
     `holds` says what keeps its watermark back (with --explain), `mend` what to type.
     """
 
@@ -80,7 +81,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     connection = await connect(url, settings.database.schema_name)
     try:
         rows = await connection.fetch(_SQL["streams"])
-        streams = [await _stream(connection, row, explain=explain) for row in rows]
+        streams = [await _stream(connection, row, settings, explain=explain) for row in rows]
         last = await connection.fetchrow(_SQL["last_sync"])
     finally:
         await connection.close()
@@ -109,12 +110,14 @@ def _never_read(settings: Settings, known: set[StreamId]) -> list[StreamStatus]:
     ]
 
 
-async def _stream(connection: asyncpg.Connection, row: asyncpg.Record, *, explain: bool) -> StreamStatus:
+async def _stream(
+    connection: asyncpg.Connection, row: asyncpg.Record, settings: Settings, *, explain: bool
+) -> StreamStatus:
     values = dict(row)
-    for helper in ("backfill_cursor", "accounted_for"):
+    for helper in ("backfill_cursor", "accounted_for", "workflow_gone_at"):
         values.pop(helper)
-    state, mend = stream_state(row)
-    holds = await _holds(connection, row) if explain else []
+    state, mend = stream_state(row, settings.apps)
+    holds = await _holds(connection, row) if explain and state != "retired" else []
     return StreamStatus(**values, state=state, mend=mend, holds=holds)
 
 

@@ -173,7 +173,7 @@ class Watch:
         assert self._file is not None  # noqa: S101 -- there is a tally only where there is a file
         assert self._tally is not None  # noqa: S101
         try:
-            standing = await read_standing(connection) if connection is not None else None
+            standing = await read_standing(connection, self._settings.apps) if connection is not None else None
             write_metrics(self._file, end, self._tally, standing)
         except OSError as error:
             fields = {"path": str(self._file), "error": error.strerror or str(error)}

@@ -5,12 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import asyncpg
 
+    from etl.config import AppSettings
 
-def stream_state(row: asyncpg.Record) -> tuple[str, str]:
-    """The state of a stream (complete, incomplete, loading, failing or new) and the command that mends it."""
+
+def is_retired(row: asyncpg.Record, apps: Sequence[AppSettings]) -> bool:
+    """Whether no sync reads a stream any more: the settings name it no longer, or the API lists it no longer."""
+    found = next((app.workflows for app in apps if app.id == row["app_id"]), [])
+    is_read = row["workflow_gone_at"] is None if found == "all" else row["workflow_id"] in found
+    return bool(apps) and not is_read
+
+
+def stream_state(row: asyncpg.Record, apps: Sequence[AppSettings]) -> tuple[str, str]:
+    """The state of a stream (complete, incomplete, loading, failing, new or retired) and the command that mends it."""
     workflow = row["workflow_id"]
+    if is_retired(row, apps):
+        return "retired", ""
     if not row["backfill_done"]:
         state = "failing" if row["last_error"] else "loading" if row["backfill_cursor"] else "new"
         return state, f"cortex-etl backfill --workflow {workflow}"

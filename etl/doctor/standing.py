@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from etl.config import format_duration
-from etl.db.standing import stream_state
+from etl.db.standing import is_retired, stream_state
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
 
@@ -29,21 +29,21 @@ _STREAMS = statements("reporting")["streams"]
 
 async def examine_standing(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
     """Yield the findings about the bookkeeping; the warehouse is up to date."""
-    async for check in _streams(connection):
+    async for check in _streams(connection, settings):
         yield check
     yield await _locks(connection)
     yield await _allowance(connection, settings)
 
 
-async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
+async def _streams(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
     """Name the streams whose watermark does not move as it should, the worst of each."""
-    rows = await connection.fetch(_STREAMS)
+    rows = [row for row in await connection.fetch(_STREAMS) if not is_retired(row, settings.apps)]
     now = await connection.fetchval("SELECT now()")
     newest = {tuple(row)[:2]: row["newest"] for row in await connection.fetch(_SQL["newest"])}
     troubled = [
         (row, *trouble)
         for row in rows
-        if (trouble := _trouble(row, newest.get((row["app_id"], row["workflow_id"])), now)) is not None
+        if (trouble := _trouble(row, settings, newest.get((row["app_id"], row["workflow_id"])), now)) is not None
     ]
     for row, why, mend in troubled[:_NAMED]:
         mark = f"{row['watermark']:%Y-%m-%d %H:%M} UTC" if row["watermark"] is not None else "no time at all"
@@ -55,9 +55,9 @@ async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
         yield ok("watermark", f"{len(rows)} stream{'' if len(rows) == 1 else 's'}, none stands still")
 
 
-def _trouble(row: asyncpg.Record, newest: datetime | None, now: datetime) -> tuple[str, str] | None:
+def _trouble(row: asyncpg.Record, settings: Settings, newest: datetime | None, now: datetime) -> tuple[str, str] | None:
     """Why a stream's watermark does not move, and what to type; None where all is well."""
-    state, mend = stream_state(row)
+    state, mend = stream_state(row, settings.apps)
     if row["last_error"] and state != "complete":
         return f"{state} since {row['last_error_at']:%Y-%m-%d %H:%M} UTC: {row['last_error']}", mend
     if state != "complete":

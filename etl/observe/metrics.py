@@ -19,12 +19,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl import __version__, events
+from etl.db.standing import is_retired
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import asyncpg
+
+    from etl.config import AppSettings
 
 _SQL = statements("metrics")
 _READABLE = 0o644  # the exporter runs as another user
@@ -83,11 +86,11 @@ class Standing:
     last_success: float | None
 
 
-async def read_standing(connection: asyncpg.Connection) -> Standing:
-    """Ask the warehouse how it stands."""
+async def read_standing(connection: asyncpg.Connection, apps: Sequence[AppSettings]) -> Standing:
+    """Ask the warehouse how it stands; what is read no more by these apps is left out, lest it alarm for ever."""
     last = await connection.fetchval(_SQL["last_success"])
-    rows = await connection.fetch(_SQL["streams"])
-    return Standing([dict(row) for row in rows], last.timestamp() if last is not None else None)
+    rows = [dict(row) for row in await connection.fetch(_SQL["streams"]) if not is_retired(row, apps)]
+    return Standing(rows, last.timestamp() if last is not None else None)
 
 
 def write_metrics(path: Path, end: Mapping[str, Any], tally: Tally, standing: Standing | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -11,6 +12,8 @@ import asyncpg
 import pytest
 from postgres_fixtures import with_database
 
+from etl.config import AppSettings
+from etl.db.standing import is_retired
 from etl.doctor.standing import _locks
 
 
@@ -155,3 +158,38 @@ async def test_a_role_that_may_not_migrate(command, warehouse, role, database_ur
     (found,) = (await findings(command))["migrations"]
     assert found["state"] == "failed"
     assert f'GRANT CREATE ON SCHEMA "theirs" TO "{role}";' in found["mend"]
+
+
+async def test_what_is_read_no_more_is_nobodys_trouble(at_work, warehouse) -> None:
+    """A workflow that the API lists no longer, and an app that the settings name no longer."""
+    command, running = at_work
+    app_id = next(iter(running.world.apps))
+    await warehouse.execute("INSERT INTO workflows (id) VALUES ('wf_gone')")
+    await warehouse.execute(
+        "INSERT INTO etl_streams (app_id, workflow_id, last_error, last_error_at) "
+        "SELECT unnest($1::text[]), 'wf_gone', 'not found', now()",
+        [app_id, "app_left"],
+    )
+    assert (await command("sync", "--quiet", "--metrics-file", "cortex.prom")).code == 0
+    assert '"wf_gone"' not in (command.folder / "cortex.prom").read_text()
+    streams = (await command("status", "--json")).json["streams"]
+    retired = [each["app_id"] for each in streams if (each["state"], each["mend"]) == ("retired", "")]
+    assert sorted(retired) == [app_id, "app_left"]
+    assert {each["state"] for each in streams} == {"retired", "complete"}
+    assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("workflows", "gone_at", "retired"),
+    [
+        ("all", None, False),
+        ("all", datetime.now(UTC), True),
+        (["wf"], datetime.now(UTC), False),  # the settings insist: whatever is wrong with it is to be told
+        (["other"], None, True),
+    ],
+)
+def test_what_is_read_no_more(workflows, gone_at, retired) -> None:
+    row = {"app_id": "a", "workflow_id": "wf", "workflow_gone_at": gone_at}
+    assert is_retired(row, [AppSettings(id="a", workflows=workflows)]) == retired
+    assert is_retired(row, [AppSettings(id="b")])
+    assert not is_retired(row, [])  # settings that name no app say nothing

@@ -1,7 +1,7 @@
 -- name: streams
 SELECT health.app_id, health.workflow_id, health.workflow_name, health.watermark, health.lag_s, health.last_synced_at,
     health.last_reconciled_at, health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
-    health.last_error, health.last_error_at, streams.listing_order, streams.backfill_cursor,
+    health.last_error, health.last_error_at, health.workflow_gone_at, streams.listing_order, streams.backfill_cursor,
     -- A run of which an earlier, good copy is here stands in both counts.
     health.warehouse_count + health.forgotten + (
         SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex'))) FROM etl_rejects AS held
