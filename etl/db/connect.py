@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 _CONNECT_TIMEOUT_S = 15
+_OLDEST = 14  # major version of PostgreSQL
 _JSONB_VERSION = b"\x01"  # the first byte of jsonb's binary form
 _TIME_ZERO = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
 
@@ -52,6 +53,7 @@ async def connect(
     connecting = asyncpg.connect(url, server_settings=settings, timeout=_CONNECT_TIMEOUT_S)
     connection: asyncpg.Connection = await _reach(connecting, url, schema)
     try:
+        _refuse_older_servers(connection, url)
         _refuse_other_encodings(connection, url)
         await refuse_what_pools_lose(connection, url, _place(url), schema)
         await prepare(connection)
@@ -59,6 +61,20 @@ async def connect(
         connection.terminate()
         raise
     return connection
+
+
+def _refuse_older_servers(connection: asyncpg.Connection, url: str) -> None:
+    """Migrations and statements use what came with PostgreSQL 14.
+
+    Raises:
+        DatabaseError: the server is older.
+    """
+    version = connection.get_server_version()
+    if version.major < _OLDEST:
+        raise DatabaseError(
+            f"PostgreSQL {version.major}.{version.minor} at {_place(url)} is too old.",
+            mend=f"Use PostgreSQL {_OLDEST} or newer.",
+        )
 
 
 def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:

@@ -17,12 +17,12 @@ from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     import asyncpg
 
     from etl.config import Settings
 
-_OLDEST = 140000  # PostgreSQL 14
 _ROOM = 1 << 30  # bytes; a sync that runs out of disk is a bad night
 
 _CONNECTIONS = 7  # that a sync takes at most: its session, four for loading, one for the request budget, one at the end
@@ -36,8 +36,8 @@ async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
     schema = settings.database.schema_name
     try:
         if settings.database.url is None:
+            yield _room(settings.data_dir)
             url = await asyncio.to_thread(embedded.start, settings.data_dir)
-            yield _room(settings)
         else:
             url = settings.database.url.get_secret_value()
         connection = await connect(url, schema)
@@ -58,9 +58,10 @@ def _unusable(error: Exception) -> Check:
     return failed("database", problem.message, problem.mend, problem.exit_code)
 
 
-def _room(settings: Settings) -> Check:
-    free = shutil.disk_usage(settings.data_dir).free
-    found = f"{free / (1 << 30):.1f} GiB free for {settings.data_dir}"
+def _room(data_dir: Path) -> Check:
+    place = data_dir.absolute()
+    free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+    found = f"{free / (1 << 30):.1f} GiB free for {data_dir}"
     if free < _ROOM:
         return warning("disk", found, "Make room, or set data_dir to a larger disk.")
     return ok("disk", found)
@@ -70,9 +71,6 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
     server = await connection.fetchrow(_SQL["server"])
     assert server is not None  # noqa: S101 -- the statement always gives one row
     place = "embedded" if settings.database.url is None else redact_url(url)
-    if server["version_num"] < _OLDEST:
-        yield failed("database", f"PostgreSQL {server['version']} is too old", "Use PostgreSQL 14 or newer.", 4)
-        return
     if server["is_standby"]:
         yield failed("database", f"{place} is a standby, which takes no writes", "Name the primary.", 4)
         return
@@ -117,7 +115,7 @@ async def _rights(connection: asyncpg.Connection, server: asyncpg.Record, schema
     lacking = [row["name"] for row in await connection.fetch(_SQL["tables"], schema)]
     if lacking:
         grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {name} TO {role};"
-        what = f"{server['role']} may not write {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
+        what = f"{server['role']} may not read and write {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
         return failed("rights", what, f"Let {found['owner']} run: {grant}", 4)
     return ok("rights", f"{server['role']} may do all that loading needs in schema {schema}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -12,9 +13,10 @@ import asyncpg
 import pytest
 from postgres_fixtures import with_database
 
-from etl.config import AppSettings
+from etl.config import AppSettings, DatabaseSettings, Settings
 from etl.db.standing import is_retired
 from etl.doctor.standing import _locks
+from etl.doctor.warehouse import examine_warehouse
 
 
 async def findings(command) -> dict[str, list[dict[str, str]]]:
@@ -152,6 +154,17 @@ async def test_a_database_in_another_encoding(at_work, warehouse, database_url, 
         await warehouse.execute(f"DROP DATABASE {name}")
 
 
+async def test_a_view_that_may_not_be_read(command, warehouse, role, database_url) -> None:
+    await warehouse.execute(
+        f"GRANT USAGE ON SCHEMA cortex TO {role}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA cortex TO {role}; "
+        f"REVOKE SELECT ON sync_health FROM {role}"
+    )
+    command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}'}}\n")
+    (found,) = (await findings(command))["rights"]
+    assert (found["state"], found["found"]) == ("failed", f"{role} may not read and write sync_health")
+
+
 async def test_a_role_that_may_not_migrate(command, warehouse, role, database_url) -> None:
     await warehouse.execute(f"CREATE SCHEMA theirs; GRANT USAGE ON SCHEMA theirs TO {role}")
     command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}', schema: theirs}}\n")
@@ -193,3 +206,19 @@ def test_what_is_read_no_more(workflows, gone_at, retired) -> None:
     assert is_retired(row, [AppSettings(id="a", workflows=workflows)]) == retired
     assert is_retired(row, [AppSettings(id="b")])
     assert not is_retired(row, [])  # settings that name no app say nothing
+
+
+async def test_the_room_is_told_of_before_what_fails_for_lack_of_it(tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 << 20))
+    (tmp_path / "blocked").touch()
+    found = [check async for check in examine_warehouse(Settings(data_dir=tmp_path / "blocked" / "data"))]
+    assert [(check.name, check.state) for check in found] == [("disk", "warning"), ("database", "failed")]
+    assert found[0].mend == "Make room, or set data_dir to a larger disk."
+
+
+async def test_a_server_that_is_too_old(database_url, monkeypatch) -> None:
+    monkeypatch.setattr("etl.db.connect._OLDEST", 99)
+    found = [check async for check in examine_warehouse(Settings(database=DatabaseSettings(url=database_url)))]
+    assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]
+    assert found[0].mend == "Use PostgreSQL 99 or newer."

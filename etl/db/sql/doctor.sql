@@ -1,7 +1,6 @@
 -- name: server
 -- Version, role and database of the server; and whether it is a standby, which takes no writes.
-SELECT current_setting('server_version_num')::int AS version_num,
-       current_setting('server_version')          AS version,
+SELECT current_setting('server_version')          AS version,
        current_user                               AS role,
        current_database()                         AS database,
        pg_is_in_recovery()                        AS is_standby,
@@ -19,15 +18,14 @@ FROM pg_namespace n
 WHERE n.nspname = $1;
 
 -- name: tables
--- Tables of the schema $1 on which the role lacks a right that loading needs.
+-- Tables and views of the schema $1 on which the role lacks a right that loading needs.
 SELECT c.relname AS name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1
-  AND c.relkind IN ('r', 'p')
-  AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-       AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
-ORDER BY 1;
+CROSS JOIN unnest(CASE WHEN c.relkind = 'v' THEN '{SELECT}'::text[] ELSE '{SELECT,INSERT,UPDATE,DELETE}' END) AS needed (r)
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v') AND NOT has_table_privilege(c.oid, needed.r)
+GROUP BY c.relname
+ORDER BY c.relname;
 
 -- name: newest
 -- When the latest change of each stream's listed runs was.
