@@ -209,6 +209,11 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
         return DatabaseError(
             f"PostgreSQL at {place} has no such database.", mend="Create it with createdb, or mend database.url."
         )
+    if isinstance(failure, asyncpg.InsufficientPrivilegeError):
+        return DatabaseError(
+            f"PostgreSQL at {place} refused the login: {failure}.",
+            mend="Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
+        )
     if isinstance(failure, asyncpg.TooManyConnectionsError | asyncpg.CannotConnectNowError):
         return DatabaseError(
             f"PostgreSQL at {place} takes no connection now: {_clean(failure, url)}",

@@ -14,9 +14,9 @@ from rich.progress import (
     SpinnerColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from etl import events
 
@@ -31,6 +31,8 @@ class _Bar:
     """One stream's bar: pages read of those expected, runs by what became of them, rows written."""
 
     task: TaskID
+    began: float
+    runs: int = 0
     pages: int = 0
     expected: int | None = None
     new: int = 0
@@ -56,16 +58,17 @@ class ProgressView:
 
     def __init__(self, requests_per_minute: int, console: Console | None = None) -> None:
         self._allowance = requests_per_minute
+        # On 80 columns nothing but the end of a name and of a note is cut.
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}", justify="right"),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False, table_column=_cut(max_width=20)),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[count]}", justify="right", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=_cut(ratio=1)),
             TimeRemainingColumn(compact=True),
             console=console or Console(stderr=True),
             transient=True,
+            expand=True,
         )
         self._all: TaskID | None = None
         self._bars: dict[events.StreamId, _Bar] = {}
@@ -109,7 +112,7 @@ class ProgressView:
     def _bar(self, stream: events.StreamId) -> _Bar:
         if stream not in self._bars:
             task = self._progress.add_task(f"  {stream.workflow_id}", total=None, count="", note="")
-            self._bars[stream] = _Bar(task)
+            self._bars[stream] = _Bar(task, time.monotonic())
         return self._bars[stream]
 
     def _page_read(self, event: events.PageRead) -> None:
@@ -119,6 +122,7 @@ class ProgressView:
         bar.changed += event.changed
         if event.pages_total is not None:
             bar.expected = max(bar.expected or 0, event.pages_total)
+        bar.runs += event.items
         self._runs += event.items
         self._draw(event.stream)
 
@@ -133,7 +137,7 @@ class ProgressView:
         bar = self._bars[stream]
         count = f"{bar.pages}/{bar.expected} pages" if bar.expected else f"{bar.pages} pages"
         counts = ((bar.new, "new"), (bar.changed, "changed"), (bar.rows, "rows"))
-        note = ", ".join(f"{n:,} {word}" for n, word in counts if n)
+        note = ", ".join([_rate(bar.runs, bar.began), *(f"{n:,} {word}" for n, word in counts if n)])
         self._progress.update(bar.task, completed=bar.pages, total=bar.expected, count=count, note=note)
         self._sum_up()
 
@@ -146,11 +150,19 @@ class ProgressView:
         done = sum(bar.done for bar in self._bars.values())
         share = sum(bar.share for bar in self._bars.values())
         self._progress.update(self._all, completed=share, count=f"{done}/{self._streams} streams")
-        rate = self._runs / max(now - self._began, 0.001)
-        used = len(self._sent)
-        budget = f"{used:,} of {self._allowance:,} requests/min ({used / self._allowance:.0%})"
-        self._note(f"{self._runs:,} runs, {rate:,.0f}/s, {budget}")
+        budget = f"{len(self._sent) / self._allowance:.0%} of {self._allowance:,} requests/min"
+        self._note(f"{_rate(self._runs, self._began)}, {budget}, {self._runs:,} runs")
 
     def _note(self, text: str) -> None:
         if self._all is not None:
             self._progress.update(self._all, note=text)
+
+
+def _rate(runs: int, began: float) -> str:
+    """Runs a second, in words."""
+    return f"{runs / max(time.monotonic() - began, 0.001):,.0f}/s"
+
+
+def _cut(*, max_width: int | None = None, ratio: int | None = None) -> Column:
+    """A column that is cut where there is no room for it."""
+    return Column(no_wrap=True, overflow="ellipsis", max_width=max_width, ratio=ratio)

@@ -130,6 +130,18 @@ async def test_no_such_database_or_role(pg_server: str) -> None:
         await connect(pg_server.replace("//postgres@", "//nobody_here@"), "cortex")
 
 
+async def test_a_database_that_is_closed_to_the_role(warehouse: asyncpg.Connection, database_url: str) -> None:
+    role = f"stranger_{warehouse.get_server_pid()}"
+    database = await warehouse.fetchval("SELECT current_database()")
+    await warehouse.execute(f"CREATE ROLE {role} LOGIN; REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
+    try:
+        with pytest.raises(DatabaseError, match="refused the login: permission denied for database") as caught:
+            await connect(database_url.replace("//postgres@", f"//{role}@"), "cortex")
+        assert "GRANT CONNECT ON DATABASE" in caught.value.mend
+    finally:
+        await warehouse.execute(f"DROP ROLE {role}")
+
+
 @pytest.mark.parametrize(
     "url",
     ["postgresql://u:s3cret@h:port/d", "mysql://u:s3cret@h/d", "postgresql://u:s3cret@[::1/d", "s3cret", "postgresql://u:s3cret@h/d?sslmode=perhaps"],

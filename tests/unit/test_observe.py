@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import get_args
 
 import pytest
@@ -94,19 +95,23 @@ def test_secrets_are_hidden_wherever_they_stand(capsys) -> None:
     assert line["plain"] == "abc"
 
 
-def test_the_progress_view_shows_streams_and_the_budget() -> None:
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_progress_view_shows_streams_and_the_budget(width) -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=200)
-    with ProgressView(500, console) as view:
-        for each in ONE_OF_EACH[:-3]:
-            view.listen(each)
+    stream = events.StreamId("app_1", "wf_with_a_name_that_is_rather_long")
+    with ProgressView(500, Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
+        view.listen(events.SyncStarted("backfill", (stream, STREAM), 7))
+        view.listen(events.StreamStarted(stream, 25_000, 250))
+        for number in range(1, 101):
+            view.listen(events.RequestSent("/apps", 200, 0.1, 900))
+            view.listen(events.PageRead(stream, number, 100, new=100, count=25_000, pages_total=250))
+        view.listen(events.BatchLoaded(stream, 10_000, 0, 0, rows=170_000))
         view._progress.refresh()
-    shown = out.getvalue()
-    assert "wf_1" in shown
-    assert "1/3 pages" in shown
-    assert "0/1 streams" in shown
-    assert "100 runs" in shown
-    assert "1 of 500 requests/min" in shown
+    drawn = re.split(r"\n|\x1b\[\w+", out.getvalue())
+    every, one = ([line for line in drawn if word in line][-1] for word in ("streams", "wf_with_a"))
+    assert re.search(r"backfill .* 0/2 streams [\d,]+/s, 20% of 500 req.* \d\d:\d\d", every), every
+    assert re.search(r"wf_with_a.* 100/250 pages [\d,]+/s, 10,000 new.* \d\d:\d\d", one), one
+    assert ("10,000 runs" in every, "170,000 rows" in one) == (width == 200,) * 2
 
 
 def test_the_progress_view_takes_every_event_in_any_order() -> None:
