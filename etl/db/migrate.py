@@ -2,10 +2,14 @@
 
 The ledger, `etl_migrations`, keeps each file's checksum, so that an edited file or a database that is newer than the
 program is refused instead of guessed at. An advisory lock keeps two programs from migrating one schema at a time.
+
+A file that has to wait for what a reader holds would make all later readers wait behind it. So it waits for a moment
+only, lets go of everything, and tries again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +26,15 @@ from etl.errors import DatabaseError
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from importlib.resources.abc import Traversable
+
+LOCK_TIMEOUT_S = 2.0
+"""How long a file waits for a table or view that others use, with whoever comes later waiting behind it."""
+
+PAUSE_S = 3.0
+"""How long others then have it for themselves."""
+
+PATIENCE_S = 300.0
+"""How long a file is tried."""
 
 _SQL = statements("migrate")
 
@@ -139,11 +152,28 @@ async def _create_ledger(conn: asyncpg.Connection, schema: str) -> None:
 
 
 async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) -> None:
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + PATIENCE_S
+    while not await _try(conn, schema, migration):
+        if clock() > give_up:
+            users = ", ".join(str(row["pid"]) for row in await conn.fetch(_SQL["who_uses"], schema))
+            raise DatabaseError(
+                f'{migration.name} has to wait for what others use in the schema "{schema}".',
+                mend=f"Wait until they end, or end them by SELECT pg_terminate_backend(pid): {users or 'unknown'}.",
+            )
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> bool:
+    """Apply a file; False where it has to wait for others."""
     try:
         async with conn.transaction():
             await _enter(conn, schema)
+            await conn.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_S * 1000:.0f}")
             await conn.execute(migration.sql)
             await conn.execute(_SQL["record_migration"], migration.name, migration.checksum)
+    except asyncpg.LockNotAvailableError:
+        return False
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise refused_right(refusal, schema) from refusal
     except (asyncpg.PostgresConnectionError, asyncpg.IdleInTransactionSessionTimeoutError) as ended:
@@ -153,6 +183,7 @@ async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) ->
             f'{migration.name} could not be applied to the schema "{schema}": {failure}',
             mend="Nothing of that file was applied. Mend what the message names and migrate again.",
         ) from failure
+    return True
 
 
 async def _enter(conn: asyncpg.Connection, schema: str) -> None:

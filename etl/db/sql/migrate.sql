@@ -24,3 +24,13 @@ COMMENT ON COLUMN etl_migrations.applied_by IS 'Role that applied it.';
 -- name: record_migration
 -- Write that the file $1 with checksum $2 has been applied.
 INSERT INTO etl_migrations (name, checksum) VALUES ($1, $2);
+
+-- name: who_uses
+-- Processes that hold a table or view of the schema $1.
+SELECT DISTINCT locks.pid
+FROM pg_locks AS locks
+JOIN pg_class AS relations ON relations.oid = locks.relation
+WHERE locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relations.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+    AND locks.granted AND locks.pid <> pg_backend_pid()
+ORDER BY locks.pid;
