@@ -97,10 +97,17 @@ async def _grants(connection: asyncpg.Connection, schema: str, role: str) -> lis
 
 
 async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants: Sequence[str]) -> None:
+    warnings: list[str] = []
+    connection.add_log_listener(lambda _, message: warnings.append(message.message))
     try:
         async with connection.transaction():
             for grant in grants:
                 await connection.execute(grant)
+                if warnings:  # all that PostgreSQL says where a role may not pass on what it grants
+                    raise DatabaseError(
+                        f"PostgreSQL refused a grant: {warnings[0]}",
+                        mend=f"Let an owner run: {grant}; and then this again.",
+                    )
     except asyncpg.UndefinedObjectError:
         raise DatabaseError(
             f"there is no role {role}",

@@ -211,7 +211,7 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
         )
     if isinstance(failure, asyncpg.InsufficientPrivilegeError):
         return DatabaseError(
-            f"PostgreSQL at {place} refused the login: {failure}.",
+            f"PostgreSQL at {place} refused the login: {failure.args[0]}",
             mend="Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
         )
     if isinstance(failure, asyncpg.TooManyConnectionsError | asyncpg.CannotConnectNowError):

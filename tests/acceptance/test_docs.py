@@ -23,6 +23,7 @@ from etl.db.load import REFUSED_BY_DATABASE
 from etl.models import REASONS
 from etl.observe.dictionary import read_relations
 from etl.observe.logs import _NAMES
+from etl.observe.metrics import Standing, Tally, _of_the_streams, _of_the_sync
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
@@ -203,3 +204,22 @@ def test_every_promise_names_tests_and_every_test_named_exists() -> None:
         assert named, promise.splitlines()[0]
         for path, test in named:
             assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{test}"
+
+
+def test_every_metric_is_explained_and_no_other() -> None:
+    text = PAGES["docs/operations.md"].partition("## Metrics")[2].partition("\n## ")[0]
+    of_streams, of_the_sync = re.split(r"\n\| metric, label", text)[1:]
+    explained = {
+        span.replace("...", prefix)
+        for table, prefix in ((of_streams, "cortex_etl_stream"), (of_the_sync, "cortex_etl"))
+        for span in re.findall(r"`((?:cortex_etl|\.\.\.)_\w+)`", table)
+    }
+    written = [*_of_the_sync({"mode": "sync", "exit_code": 0}), *_of_the_streams(Standing([], None), Tally())]
+    assert {family.name for family in written} == explained
+
+
+async def test_every_table_that_is_named_exists(warehouse: asyncpg.Connection) -> None:
+    known = {relation.name for relation in await read_relations(warehouse, "cortex")}
+    for page in PAGES:
+        named = {span for span in spans(page) if re.fullmatch(r"(etl|rollup)_[a-z_]+(?<!_idx)", span)}
+        assert named <= known, page

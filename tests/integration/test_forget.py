@@ -277,3 +277,26 @@ async def test_a_reader_reads_and_does_nothing_else(trial: Trial, database_url) 
         await reader.close()
     finally:
         await trial.warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+async def test_what_cannot_be_granted_is_not_called_granted(empty_database, empty_database_url) -> None:
+    """PostgreSQL only warns where a role grants what it may not pass on."""
+    owner, reader = f"owner_{empty_database.get_server_pid()}", f"reader_{empty_database.get_server_pid()}"
+    database = await empty_database.fetchval("SELECT current_database()")
+    await empty_database.execute(
+        f"CREATE ROLE {owner} LOGIN; CREATE ROLE {reader}; CREATE SCHEMA cortex AUTHORIZATION {owner}; "
+        f"REVOKE ALL ON DATABASE {database} FROM PUBLIC; GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {owner}"
+    )
+    settings = Settings(database=DatabaseSettings(url=empty_database_url.replace("postgres@", f"{owner}@")))
+    try:
+        with pytest.raises(DatabaseError, match="no privileges were granted") as refused:
+            await reader_grants(settings, reader, apply=True)
+        assert f'GRANT CONNECT ON DATABASE "{database}" TO "{reader}"' in refused.value.mend
+        assert not await empty_database.fetchval("SELECT has_schema_privilege($1, 'cortex', 'USAGE')", reader)
+        await empty_database.execute(f"GRANT CONNECT ON DATABASE {database} TO {reader}")
+        await reader_grants(settings, reader, apply=True)
+        assert await empty_database.fetchval("SELECT has_table_privilege($1, 'cortex.runs', 'SELECT')", reader)
+    finally:
+        await empty_database.execute(
+            f"DROP OWNED BY {reader}; DROP OWNED BY {owner} CASCADE; DROP ROLE {reader}, {owner}"
+        )
