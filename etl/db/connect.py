@@ -21,8 +21,38 @@ _OLDEST = 14  # major version of PostgreSQL
 _JSONB_VERSION = b"\x01"  # the first byte of jsonb's binary form
 _TIME_ZERO = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
 
+_OF_LIBPQ_ALONE = re.compile(
+    r"(channel_binding|client_encoding|connect_timeout|fallback_application_name|gssencmode|keepalives\w*"
+    r"|load_balance_hosts|sslcompression|sslsni|tcp_user_timeout)="
+)
+"""Parameters of a URL that asyncpg would send to the server, which knows none of them."""
+
 # What asyncpg raises when a server cannot be reached or its URL cannot be used.
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+
+
+_REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
+    (
+        (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
+        "refused the login",
+        "Check the user and password in database.url, and the server's pg_hba.conf.",
+    ),
+    (
+        (asyncpg.InsufficientPrivilegeError,),
+        "refused the login",
+        "Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
+    ),
+    ((asyncpg.UndefinedObjectError,), "refused the connection", "Take that parameter out of database.url."),
+    (
+        (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
+        "takes no connection now",
+        (
+            "Try again when it has started or others have left; a sync takes up to 7 connections: raise "
+            "max_connections, or the role's CONNECTION LIMIT, if it happens often."
+        ),
+    ),
+)
+"""How a server that is reached says no, what that means, and the mend."""
 
 
 async def connect(
@@ -45,6 +75,7 @@ async def connect(
     Raises:
         DatabaseError: the server cannot be reached, refuses, or the URL cannot be used.
     """
+    url = _for_driver(url)
     settings = _server_settings(schema, application_name)
     if statement_timeout is not None:
         settings["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
@@ -100,7 +131,7 @@ async def create_pool(
         DatabaseError: as of `connect`.
     """
     opening = asyncpg.create_pool(
-        url,
+        _for_driver(url),
         min_size=1,
         max_size=size,
         init=prepare,
@@ -109,6 +140,13 @@ async def create_pool(
     )
     pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url, schema)
     return pool
+
+
+def _for_driver(url: str) -> str:
+    """The URL without what only libpq understands."""
+    place, mark, query = url.partition("?")
+    kept = [each for each in query.split("&") if not _OF_LIBPQ_ALONE.match(each)]
+    return f"{place}{mark}{'&'.join(kept)}"
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
@@ -200,26 +238,13 @@ async def _reach(opening: Awaitable[Any], url: str, schema: str) -> Any:
 
 def _unreachable(failure: Exception, url: str) -> DatabaseError:
     place = _place(url)
-    if isinstance(failure, asyncpg.InvalidPasswordError | asyncpg.InvalidAuthorizationSpecificationError):
-        return DatabaseError(
-            f"PostgreSQL at {place} refused the login: {_clean(failure, url)}",
-            mend="Check the user and password in database.url, and the server's pg_hba.conf.",
-        )
     if isinstance(failure, asyncpg.InvalidCatalogNameError):
         return DatabaseError(
             f"PostgreSQL at {place} has no such database.", mend="Create it with createdb, or mend database.url."
         )
-    if isinstance(failure, asyncpg.InsufficientPrivilegeError):
-        return DatabaseError(
-            f"PostgreSQL at {place} refused the login: {failure.args[0]}",
-            mend="Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
-        )
-    if isinstance(failure, asyncpg.TooManyConnectionsError | asyncpg.CannotConnectNowError):
-        return DatabaseError(
-            f"PostgreSQL at {place} takes no connection now: {_clean(failure, url)}",
-            mend="Try again when it has started or others have left; a sync takes up to 7 connections: raise "
-            "max_connections, or the role's CONNECTION LIMIT, if it happens often.",
-        )
+    for kinds, words, mend in _REFUSALS:
+        if isinstance(failure, kinds):
+            return DatabaseError(f"PostgreSQL at {place} {words}: {_clean(failure, url)}", mend=mend)
     no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in url
     if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
         return DatabaseError(

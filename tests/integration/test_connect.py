@@ -130,6 +130,20 @@ async def test_no_such_database_or_role(pg_server: str) -> None:
         await connect(pg_server.replace("//postgres@", "//nobody_here@"), "cortex")
 
 
+async def test_parameters_that_libpq_keeps_to_itself(database_url: str) -> None:
+    """As providers write them into the URLs that they hand out."""
+    mark = "&" if "?" in database_url else "?"
+    own = "connect_timeout=10&channel_binding=prefer&keepalives_idle=30&gssencmode=disable&client_encoding=utf8"
+    connection = await connect(f"{database_url}{mark}{own}&application_name=mine", "cortex")
+    assert await connection.fetchval("SELECT current_schema()") == "cortex"
+    await connection.close()
+    pool = await create_pool(f"{database_url}{mark}{own}", "cortex", size=1)
+    await pool.close()
+    with pytest.raises(DatabaseError, match='unrecognized configuration parameter "no_such"') as caught:
+        await connect(f"{database_url}{mark}no_such=1", "cortex")
+    assert "Take that parameter out" in caught.value.mend
+
+
 async def test_a_database_that_is_closed_to_the_role(warehouse: asyncpg.Connection, database_url: str) -> None:
     role = f"stranger_{warehouse.get_server_pid()}"
     database = await warehouse.fetchval("SELECT current_database()")
