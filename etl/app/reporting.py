@@ -29,7 +29,7 @@ _NAMED_REJECTS = 3
 class StreamStatus:
     """One stream; times UTC, `lag_s` in seconds.
 
-    `state` is complete, incomplete, loading, failing, new or retired (read no more).
+    `state` is complete, incomplete, loading, failing, late, new or retired (read no more).
     `holds` says what keeps its watermark back (with --explain), `mend` what to type.
     """
 

@@ -71,6 +71,8 @@ def _remarks(stream: StreamStatus, *, explain: bool) -> list[str]:
     lines = []
     if stream.last_error:
         lines.append(f"  last error, {age(stream.last_error_at)} ago: {stream.last_error}")
+    if stream.state == "late":
+        lines.append(f"  late: no sync has read it to its end for {age(stream.last_synced_at)}")
     if explain:
         moment = stream.watermark.isoformat(sep=" ") if stream.watermark else "none yet"
         lines.append(f"  watermark: {moment}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from etl.config import AppSettings
 
 
+LATE = timedelta(days=1)
+"""Without a sync that reads a stream to its end, which no schedule is meant to let pass."""
+
+
 def is_retired(row: asyncpg.Record, apps: Sequence[AppSettings]) -> bool:
     """Whether no sync reads a stream any more: the settings name it no longer, or the API lists it no longer."""
     found = next((app.workflows for app in apps if app.id == row["app_id"]), [])
@@ -20,7 +25,7 @@ def is_retired(row: asyncpg.Record, apps: Sequence[AppSettings]) -> bool:
 
 
 def stream_state(row: asyncpg.Record, apps: Sequence[AppSettings]) -> tuple[str, str]:
-    """The state of a stream (complete, incomplete, loading, failing, new or retired) and the command that mends it."""
+    """A stream's state (complete, incomplete, loading, failing, late, new or retired) and the command that mends it."""
     workflow = row["workflow_id"]
     if is_retired(row, apps):
         return "retired", ""
@@ -31,4 +36,6 @@ def stream_state(row: asyncpg.Record, apps: Sequence[AppSettings]) -> tuple[str,
         return "incomplete", f"cortex-etl reconcile --workflow {workflow}"
     if row["last_error"]:
         return "failing", f"cortex-etl sync --workflow {workflow}"
+    if row["last_synced_at"] is not None and datetime.now(UTC) - row["last_synced_at"] > LATE:
+        return "late", "cortex-etl sync, and see that something schedules it: cortex-etl schedule cron"
     return "complete", "cortex-etl rejects list" if row["quarantined"] else ""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from etl.config import Settings
 
 _NAMED = 5  # streams; `status` has the others
-_UNREAD = timedelta(days=1)  # without a sync, which no schedule is meant to let pass
 _SPARED = 0.9  # of what the API took before it asked for a pause, to stay below it
 
 _SQL = statements("doctor")
@@ -60,13 +59,11 @@ def _trouble(row: asyncpg.Record, settings: Settings, newest: datetime | None, n
     state, mend = stream_state(row, settings.apps)
     if row["last_error"] and state != "complete":
         return f"{state} since {row['last_error_at']:%Y-%m-%d %H:%M} UTC: {row['last_error']}", mend
+    if state == "late":
+        unread = (now - row["last_synced_at"]) // timedelta(hours=1)
+        return f"no sync has read it for {format_duration(timedelta(hours=unread))}", mend
     if state != "complete":
         return state, mend
-    unread = now - row["last_synced_at"] if row["last_synced_at"] is not None else None
-    if unread is not None and unread > _UNREAD:
-        return f"no sync has read it for {format_duration(timedelta(hours=unread // timedelta(hours=1)))}", (
-            "cortex-etl sync, and see that something schedules it: cortex-etl schedule cron"
-        )
     if newest is not None and (row["watermark"] is None or row["watermark"] < newest):
         return (
             f"runs up to {newest:%Y-%m-%d %H:%M} UTC are here",

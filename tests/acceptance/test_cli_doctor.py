@@ -53,6 +53,8 @@ async def test_streams_that_stand_still(at_work, warehouse) -> None:
     await warehouse.execute(
         "UPDATE etl_streams SET last_error = 'no answer', last_error_at = now() WHERE workflow_id = $1", failing
     )
+    told = (await command("status")).out
+    assert f"{away}\n  late: no sync has read it to its end for 2d\n  mend: cortex-etl sync" in told
     found = {each["found"].split("/")[1].split(":")[0]: each for each in (await findings(command))["watermark"]}
     assert {each["state"] for each in found.values()} == {"warning"}
     assert all("the watermark stands still at 20" in each["found"] for each in found.values())
