@@ -139,7 +139,7 @@ CREATE TABLE etl_rate_budgets (
 );
 COMMENT ON TABLE etl_rate_budgets IS
     'One row an API host: the request budget that all processes on this warehouse share.';
-COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name (and account, where it has its own budget) of the API.';
+COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name and port of the API; its limit counts per address, so all keys share it.';
 COMMENT ON COLUMN etl_rate_budgets.granted_at IS 'When each recent bundle of requests was granted.';
 COMMENT ON COLUMN etl_rate_budgets.granted IS 'How many requests each of those bundles holds.';
 COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when nobody may send, because the API asked for a pause.';

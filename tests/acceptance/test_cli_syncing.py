@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from urllib.parse import urlsplit
 
 import pytest
 from command_fixtures import ended as end_of
@@ -148,6 +149,21 @@ async def test_a_key_that_runs_hold_is_shown_by_no_page(at_work, warehouse) -> N
     page = (command.folder / "page.html").read_text()
     assert "refused: Bearer ***" in page
     assert running.key not in page
+
+
+async def test_several_accounts(command, sandbox, database_url) -> None:
+    """Each app is asked for with its own key; with another one the API knows no such app."""
+    running = await sandbox(app_keys={"app_001": "sk-one", "app_002": "sk-two"})
+    (command.folder / "two").write_text("sk-two\n")
+    command.configure(
+        f"api: {{base_url: '{running.url}'}}\ndatabase: {{url: '{database_url}'}}\n"
+        "apps:\n- {id: app_001, key: '${ONE}'}\n- {id: app_002, key_file: two}\n"
+    )
+    command.environment["ONE"] = "sk-one"
+    assert (await command("sync", "--quiet")).code == 0
+    assert await count(command, "SELECT count(*) FROM runs") == listed(running.world)
+    budgets = await command("sql", "SELECT host FROM etl_rate_budgets")  # which counts per address, not per key
+    assert budgets.out == f"host\n{urlsplit(running.url).netloc}\n"
 
 
 async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
