@@ -166,10 +166,16 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     if path is None and DEFAULT_PATH.exists():
         path = DEFAULT_PATH
     folder = path.parent if path else Path()
-    variables = {**_dotenv(folder / ".env"), **(os.environ if environment is None else environment)}
+    process = os.environ if environment is None else environment
+    beside = _dotenv(folder / ".env")
+    variables = {**beside, **process}
     document = read_document(path, variables)
     _refuse_unset(document)
     _fill_secrets(document, variables, folder)
+    for place, written in list(document.places.items()):
+        name = written.removeprefix("environment variable ")
+        if name != written and name in beside and name not in process:
+            document.places[place] = f"variable {name} in {folder / '.env'}"
     try:
         settings = Settings(**document.values)
     except ValidationError as error:

@@ -170,6 +170,18 @@ def test_a_dotenv_beside_the_file_stands_in_for_variables(write, tmp_path: Path)
     assert load(path, {"CORTEX_API_KEY": "sk-real"}).require_key().get_secret_value() == "sk-real"
 
 
+def test_what_a_dotenv_says_is_not_called_the_environment(write, tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("CORTEX_ETL__API__CONCURRENCY=4\nCORTEX_API_KEY=sk-file\n")
+    settings = load(write(""), {"CORTEX_API_KEY": "sk-shell"})
+    assert settings.place("api", "concurrency") == f"variable CORTEX_ETL__API__CONCURRENCY in {dotenv}"
+    assert settings.place("api", "key") == "environment variable CORTEX_API_KEY"
+    dotenv.write_text("CORTEX_ETL__API__CONCURRENCY=many\n")
+    with pytest.raises(SettingsError, match=f"^variable CORTEX_ETL__API__CONCURRENCY in {dotenv}: api") as caught:
+        load(write(""), {})
+    assert caught.value.mend == f"Change variable CORTEX_ETL__API__CONCURRENCY in {dotenv}."
+
+
 def test_the_data_folder_is_beside_the_file(write, tmp_path: Path) -> None:
     assert load(write("data_dir: data\n"), {}).data_dir == tmp_path / "data"
     assert load(write("data_dir: /var/lib/x\n"), {}).data_dir == Path("/var/lib/x")
