@@ -312,6 +312,18 @@ async def test_an_old_warehouse_ends_with_its_last_run(database_url, tmp_path, w
     assert "The last run is 40 days old." in html
 
 
+async def test_workflows_that_are_gone_are_not_waited_for(database_url, tmp_path, warehouse) -> None:
+    await warehouse.execute(
+        """
+        INSERT INTO workflows (id, gone_at) VALUES ('there', NULL), ('gone', now());
+        INSERT INTO etl_streams (app_id, workflow_id, backfill_done, last_synced_at)
+        VALUES ('app', 'there', true, now()), ('app', 'gone', false, now() - interval '50 days')
+        """
+    )
+    await write_report(database_url, "cortex", tmp_path / "report.html")
+    assert "The workflow is complete" in (tmp_path / "report.html").read_text()
+
+
 async def test_the_command(command, database_url) -> None:
     command.configure(f"database: {{url: '{database_url}'}}\n")
     ended = await command("report", "--output", "page.html", "--days", "30")

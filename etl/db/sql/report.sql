@@ -107,7 +107,7 @@ ORDER BY created_at NULLS FIRST, run_id
 LIMIT 100
 
 -- name: streams
--- `accounted_for` includes the runs erased for good, and counts one once of which an earlier, good copy is here and a newer one in quarantine.
+-- Workflows that the API lists no longer are nobody's trouble. `accounted_for` includes the runs erased for good, and counts one once of which an earlier, good copy is here and a newer one in quarantine.
 SELECT
     health.app_id, health.workflow_id, health.lag_s, health.last_synced_at, health.last_reconciled_at,
     health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
@@ -119,6 +119,7 @@ SELECT
             AND NOT EXISTS (SELECT FROM runs WHERE runs.id = held.run_id AND runs.gone_at IS NULL)
     ) AS accounted_for
 FROM sync_health AS health
+WHERE health.workflow_gone_at IS NULL
 ORDER BY health.app_id, health.workflow_id
 
 -- name: syncs
