@@ -182,6 +182,7 @@ def _troubles(summary: SyncSummary) -> list[str]:
 
 
 def _in_one_line(summary: SyncSummary) -> str:
+    """The end in one line, with every count that is not 0."""
     kinds = (
         ("new", summary.runs_inserted),
         ("changed", summary.runs_updated),
@@ -191,7 +192,9 @@ def _in_one_line(summary: SyncSummary) -> str:
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in kinds if count or name in ("new", "changed"))
     what = f"{summary.mode}{' (dry run: nothing written)' if summary.dry_run else ''}"
-    line = f"{what} {summary.status}: {counts}; {summary.requests:,} requests in {summary.seconds:.1f} s"
+    again = f" ({summary.retries:,} of them again)" if summary.retries else ""
+    read = f"{summary.requests:,} requests{again} for {summary.pages:,} pages of {summary.runs_seen:,} runs"
+    line = f"{what} {summary.status}: {counts}; {read} in {summary.seconds:.1f} s"
     return f"{line}; {summary.error}" if summary.error and not _troubles(summary) else line
 
 

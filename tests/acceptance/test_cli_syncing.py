@@ -42,7 +42,11 @@ async def test_a_table_for_people(at_work) -> None:
     ended = await command("sync")
     for workflow_id in running.world.workflows:
         assert workflow_id in ended.out
-    assert f"sync succeeded: {listed(running.world)} new, 0 changed" in ended.out
+    runs, pages = listed(running.world), sum(lists_runs_of(each.path) for each in running.requests)
+    line = (
+        f"sync succeeded: {runs} new, 0 changed; {len(running.requests)} requests for {pages} pages of {runs} runs in "
+    )
+    assert ended.out.splitlines()[-1].startswith(line)
 
 
 async def test_quiet_says_nothing_when_all_is_well(at_work) -> None:
