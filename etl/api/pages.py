@@ -23,8 +23,9 @@ class Page:
     """One page.
 
     `items` are the raw bytes of each element. `number`, `take` and `count` (how many items match in all) are what the
-    `pagination-*` headers say; where one is missing, `number` and `take` are what was asked for and `count` is None.
-    `received_at` reads `time.monotonic`; `server_time` is the `Date` header. `url` holds no secret.
+    `pagination-*` headers say; where one is missing, `number` and `take` are what was asked for and `count` is None;
+    `tells_take` says whether `take` was told. `received_at` reads `time.monotonic`; `server_time` is the `Date` header.
+    `url` holds no secret.
     """
 
     items: list[bytes]
@@ -35,6 +36,7 @@ class Page:
     received_at: float
     server_time: datetime | None
     next_token: str | None
+    tells_take: bool = True
 
 
 def read_page(answer: Answer, url: str, number: int, take: int) -> Page:
@@ -44,15 +46,17 @@ def read_page(answer: Answer, url: str, number: int, take: int) -> Page:
         TransientError: the body is not a whole JSON array.
     """
     headers = answer.headers
+    used = _whole(headers.get("pagination-take"))
     return Page(
         items=split_page(answer.body),
         number=_whole(headers.get("pagination-page")) or number,
-        take=_whole(headers.get("pagination-take")) or take,
+        take=used or take,
         count=_whole(headers.get("pagination-count")),
         url=url,
         received_at=answer.received_at,
         server_time=_http_date(headers.get("Date")),
         next_token=headers.get("pagination-next") or None,
+        tells_take=bool(used),
     )
 
 

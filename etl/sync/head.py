@@ -97,11 +97,14 @@ class Head:
             page = await self._listing.page(number)
             if page.count is None or page.next_token is not None:
                 break
-            if page.take != self._listing.extent.take:
+            if page.tells_take:
                 self._listing.extent.take = page.take
-            last = max(1, -(-page.count // page.take))
+            elif number > 1:
+                await self._listing.page(1)  # which shows how many items a page really holds
+            take = self._listing.extent.take
+            last = max(1, -(-page.count // take))
             if last == number:
-                return number, page
+                return number, page if len(page.items) == page.count - (number - 1) * take else None
             number = last
         return number, None
 

@@ -64,6 +64,19 @@ async def test_the_server_may_cap_the_page_size(database_url):
             assert await t.requests_of() == 1
 
 
+@pytest.mark.parametrize("runs", [31, 27], ids=["more than a page holds", "just as many"])
+async def test_a_silent_cap_is_not_taken_for_the_end_of_a_listing(database_url, runs):
+    world = one_stream(runs)
+    world.order = "created_asc"
+    async with trial(database_url, world, max_take=7) as t:
+        t.api = {"page_size": 20}
+        t.sandbox.faults.on(lists_runs, Headers({"pagination-take": None}))
+        await t.agrees()
+        world.create_run(WORKFLOW)
+        world.delete_run(world.listing(WORKFLOW)[9]["id"])  # so that the count says nothing
+        await t.agrees()
+
+
 async def test_a_silent_cap_hides_no_workflow(database_url):
     for headers in ({"pagination-take": None}, dict.fromkeys(("pagination-take", "pagination-count"))):
         world = World(1)
