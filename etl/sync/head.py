@@ -41,6 +41,7 @@ class Head:
         self._store = store
         self._order = order
         self._lookback = lookback
+        self._walked: list[str] = []
 
     async def read(self) -> bool:
         """Read.
@@ -60,18 +61,25 @@ class Head:
         return False
 
     async def _down(self, watch: HeadWatch) -> bool | None:
-        """Read from the first page on; None where a run was removed meanwhile, so that pages slid up unseen."""
-        count: int | None = None
+        """Read from the first page on; None where runs may have slid up unseen because one was removed meanwhile.
+
+        The counts tell of that; without them only a second look that shows the same.
+        """
+        count, number = None, 0
+        before, self._walked = self._walked, []
         async for page in self._listing.walk():
-            watch.watch(await self._take(page))
+            items = await self._take(page)
+            watch.watch(items)
             if count is not None and page.count is not None and page.count < count:
                 return None
-            count = page.count
+            count, number = page.count, page.number
+            self._walked += [item.ident for item in items]
             if not watch.in_order:
                 return False
             if watch.met:
-                return True
-        return True
+                break
+        unproved = count is None and number > 1
+        return None if unproved and self._walked != before else True
 
     async def _up(self, watch: HeadWatch) -> bool | None:
         """Read from the last page up: what is removed meanwhile pulls up what was read already."""

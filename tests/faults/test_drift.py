@@ -85,6 +85,28 @@ async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(da
         await t.agrees("backfill")
 
 
+@pytest.mark.parametrize("order", ["created_desc", "updated_desc"])
+async def test_the_head_of_a_listing_without_counts_is_read_until_it_looks_the_same_twice(database_url, order):
+    world = one_stream(30)
+    world.order = order
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        t.sandbox.faults.no_paging_headers = True
+        await t.agrees()
+        for _ in range(12):
+            world.create_run(WORKFLOW)
+        before = len(t.sandbox.requests)
+
+        def remove(path, query, number):
+            if number == before + 2:
+                world.delete_run(world.listing(WORKFLOW)[1]["id"])
+
+        t.sandbox.faults.before_response = remove
+        await t.run()
+        assert [each for each in await t.differences() if each.startswith("missing")] == []
+        assert await t.requests_of() == 1
+
+
 @pytest.mark.parametrize("order", ["created_desc", "created_asc"])
 async def test_runs_of_one_day_may_come_anywhere_among_their_like(database_url, order):
     """Where all runs of a page tie on their day, a new one need not show at the end of the listing."""
