@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.decode import peek_id
+from etl.decode import REPLACEMENT, peek_id
 from etl.errors import NotFoundError, TransientError
 from etl.plan import GoneSearch, Order, latest_reading
 
@@ -27,17 +27,21 @@ UNANSWERED_RUNS = 3
 """So many runs may stay without an answer when each is asked for; with more it is the API that fails."""
 
 
-async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> None:
+async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> list[str]:
     """Ask for runs one by one, some at once: take in their present state, or mark them gone.
 
     A run to which the API has no sensible answer stays as it is.
 
+    Returns:
+        Those that were not asked for: their ids were cleaned, and by such a one the API knows no run.
+
     Raises:
-        TransientError: there are more than `UNANSWERED_RUNS` of those.
+        TransientError: there are more than `UNANSWERED_RUNS` without an answer.
     """
     unanswered = 0
-    for start in range(0, len(ids), listing.window):
-        some = ids[start : start + listing.window]
+    known = [run_id for run_id in ids if REPLACEMENT not in run_id]
+    for start in range(0, len(known), listing.window):
+        some = known[start : start + listing.window]
         answers = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
         await intake.load(await intake.sort([answer for answer in answers if isinstance(answer, Page)]))
         await intake.mark_gone([run_id for run_id, answer in zip(some, answers, strict=True) if answer is None])
@@ -45,6 +49,7 @@ async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> None:
         unanswered += len(failures)
         if unanswered > UNANSWERED_RUNS:
             raise failures[0]
+    return [run_id for run_id in ids if REPLACEMENT in run_id]
 
 
 async def _ask(listing: Listing, run_id: str) -> Page | TransientError | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from etl.decode import REPLACEMENT
 from etl.events import StreamFinished, StreamStarted
 from etl.plan import Order, list_by_status
 from etl.sync.crawl import Crawl, Reading
@@ -111,20 +112,25 @@ class StreamSync:
     async def _news(self) -> None:
         """Read what is new, and what was open; all of the listing where that is not enough."""
         head = Head(self._listing, self._intake, self._store, self._order, self._task.lookback)
-        if await head.read():
-            await self._settle_open(head.seen)
-        else:
+        if not (await head.read() and await self._settle_open(head.seen)):
             await self._whole()
 
-    async def _settle_open(self, seen: set[str]) -> None:
-        """Bring every run that was open in the warehouse and was not `seen` to its present state."""
+    async def _settle_open(self, seen: set[str]) -> bool:
+        """Bring every run that was open in the warehouse and was not `seen` to its present state.
+
+        Returns:
+            Whether that could be done: by an id that was cleaned the API knows no run, so that of one which is open no
+            more only the whole listing tells.
+        """
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
-        for status in sorted(list_by_status(Counter(unseen.values()), self._listing.take)):
+        statuses = list_by_status(Counter(unseen.values()), self._listing.take)
+        statuses.update(status for run, status in unseen.items() if REPLACEMENT in run)
+        for status in sorted(statuses):
             async for pages in self._listing.filtered(status).pages():
                 sorted_ = await self._intake.sort(pages)
                 await self._intake.load(sorted_)
                 seen.update(sorted_.idents)
-        await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
+        return not await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
 
     async def _compare(self) -> Outcome:
         """Compare the API's count with the warehouse's; where they differ, find out why before giving up."""

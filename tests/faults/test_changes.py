@@ -47,6 +47,25 @@ async def test_many_open_runs_are_found_through_the_filter(database_url):
         assert await t.differences() == []
 
 
+@pytest.mark.parametrize("filters", [{}, {"origin": "TRIGGER"}], ids=["all", "filtered"])
+async def test_an_open_run_whose_id_was_cleaned_is_followed_through_the_listing(database_url, filters):
+    """The API does not know it by the id that the warehouse has for it."""
+    world = one_stream(3)
+    run = world.create_run(WORKFLOW, id="run\0of old", status="RUNNING", origin="TRIGGER")
+    for _ in range(17):
+        world.create_run(WORKFLOW, origin="TRIGGER")
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5} | filters
+        await t.run()
+        assert await t.requests_of() == 2, "the head, and the runs that are running"
+        world.finish_run(run["id"], status="COMPLETED")
+        assert (await t.run()).runs_updated == 1
+        assert await status_of(t, "run\ufffdof old") == "COMPLETED"
+        assert await t.requests_of() == 1
+        world.delete_run(run["id"])
+        assert (await t.run()).runs_gone == 1
+
+
 async def test_changes_deep_in_the_listing_follow_with_the_reconcile_that_sync_does_when_due(database_url):
     world = one_stream(40)
     async with trial(database_url, world) as t:
