@@ -113,18 +113,7 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        try:
-            return runner.run(_ended_by_sigterm(work))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-
-
-async def _ended_by_sigterm(work: Coroutine[Any, Any, Result]) -> Result:
-    """Where Ctrl-C is ignored (`nohup cortex-etl backfill &` in a script) the runner sees to no signal at all."""
-    task = asyncio.current_task()
-    if task is not None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
+        return runner.run(work)
 
 
 def command(
@@ -190,7 +179,8 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
 
 def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     """Do the work of a command and turn whatever happens into an exit code and at most one clear message."""
-    signal.signal(signal.SIGTERM, _end_as_by_ctrl_c)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script's shell had it ignored
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = work() or 0
         sys.stdout.flush()
@@ -211,12 +201,6 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         _report(call, f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback.", 1)
         return _traced(call, 1)
     return code
-
-
-def _end_as_by_ctrl_c(*_: object) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
 
 
 def _failed(call: Invocation, error: EtlError) -> int:

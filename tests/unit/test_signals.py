@@ -1,0 +1,42 @@
+"""A signal ends the command with 130 and no traceback, whenever it comes and whoever started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+AMID_IMPORTS = """
+import signal, sys
+import etl.cli
+
+class Signal:
+    def find_spec(self, name, *_):
+        if name == "etl.cli.root":
+            signal.raise_signal(signal.{sign})
+
+sys.meta_path.insert(0, Signal())
+etl.cli.main()
+"""
+
+AT_WORK = """
+import asyncio, signal, sys
+from etl.cli.invocation import Invocation, finish, run_async
+
+async def work():
+    signal.raise_signal(signal.{sign})
+    await asyncio.sleep(30)
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what a script starts with `&`
+sys.exit(finish(Invocation(None, "console", 0, False), lambda: run_async(work())))
+"""
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("moment", [AMID_IMPORTS, AT_WORK], ids=["amid imports", "at work"])
+def test_a_signal_ends_it_with_130(moment: str, sign: str) -> None:
+    command = [sys.executable, "-c", moment.format(sign=sign)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 130, ended
+    assert "Traceback" not in ended.stderr
