@@ -47,6 +47,20 @@ async def test_many_open_runs_are_found_through_the_filter(database_url):
         assert await t.differences() == []
 
 
+async def test_a_change_behind_the_ties_of_the_first_page_is_seen(database_url):
+    world = one_stream(12)
+    world.order = "updated_desc"
+    runs = list(world.runs[WORKFLOW].values())
+    for run in (runs[2], *runs[7:]):
+        run["updated_at"] = "2026-11-02T00:00:00.123Z"
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        for run in runs[:2]:  # listed behind the six of the same moment
+            world.replay_run(run["id"], updated_at="2026-11-02T00:00:00.123Z")
+        await t.agrees()
+
+
 @pytest.mark.parametrize("filters", [{}, {"origin": "TRIGGER"}], ids=["all", "filtered"])
 async def test_an_open_run_whose_id_was_cleaned_is_followed_through_the_listing(database_url, filters):
     """The API does not know it by the id that the warehouse has for it."""
@@ -228,6 +242,10 @@ async def test_emptied_payloads_of_due_runs_are_kept(database_url, due):
                 assert after == before
             else:
                 assert after[:2] == (None, None)
+        if due:  # what is empty stays so although its runs are to be kept longer from now on
+            world.runs[WORKFLOW][run_id]["retention_due_at"] = "2100-01-01T00:00:00Z"
+            await t.run("reconcile")
+            assert await payload_of(t, run_id) == before
         world.replay_run(run_id, updated_at="2026-11-03T00:00:00Z")
         await t.agrees("reconcile")
 

@@ -11,13 +11,13 @@ WHERE id = ANY ($1::text[])
 SELECT pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0))
 
 -- name: keep_payloads
--- A run re-read after its due date with emptied payloads keeps the stored ones.
+-- A run re-read after its due date with emptied payloads keeps the stored ones, also where the date was put off since.
 UPDATE pg_temp.staged_runs AS staged
 SET input = runs.input, result = runs.result, kept = true
 FROM runs
 WHERE runs.id = staged.id
   AND staged.emptied
-  AND coalesce(staged.retention_due_at, runs.retention_due_at) <= now()
+  AND least(staged.retention_due_at, runs.retention_due_at) <= now()
 RETURNING staged.id
 
 -- name: delete_children
