@@ -61,6 +61,34 @@ async def test_a_change_behind_the_ties_of_the_first_page_is_seen(database_url):
         await t.agrees()
 
 
+async def test_a_change_of_this_day_is_seen_among_exact_times(database_url):
+    """A change that says no more than its day is listed below all that say when on that day."""
+    world = one_stream(12)
+    world.order = "updated_desc"
+    runs = list(world.runs[WORKFLOW].values())
+    for hour, run in enumerate((runs[2], *runs[7:]), 10):
+        run["updated_at"] = f"2026-11-02T{hour}:00:00.123Z"
+    runs[3]["updated_at"] = "2026-11-02"
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        world.replay_run(runs[4]["id"], updated_at="2026-11-02")
+        await t.agrees()
+
+
+async def test_an_order_that_the_listing_no_longer_keeps_is_not_relied_on(database_url):
+    world = one_stream(12)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        world.order = "none"
+        for _ in range(3):  # each as the first sync that meets the new order
+            world.create_run(WORKFLOW)
+            world.delete_run(world.listing(WORKFLOW)[9]["id"])  # so that the count says nothing
+            await t.connection.execute("UPDATE etl_streams SET listing_order = 'created_desc'")
+            await t.agrees()
+
+
 @pytest.mark.parametrize("filters", [{}, {"origin": "TRIGGER"}], ids=["all", "filtered"])
 async def test_an_open_run_whose_id_was_cleaned_is_followed_through_the_listing(database_url, filters):
     """The API does not know it by the id that the warehouse has for it."""
