@@ -55,11 +55,15 @@ class StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """All streams, and the last invocation (its row of `etl_syncs`; None before the first)."""
+    """All streams, and the last invocation (its row of `etl_syncs`; None before the first).
+
+    `paused_until` is set while the API wants no requests.
+    """
 
     streams: list[StreamStatus]
     last_sync: dict[str, Any] | None
     quarantined: int
+    paused_until: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
@@ -83,10 +87,12 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
         rows = await connection.fetch(_SQL["streams"])
         streams = [await _stream(connection, row, settings, explain=explain) for row in rows]
         last = await connection.fetchrow(_SQL["last_sync"])
+        paused_until = await connection.fetchval(_SQL["paused_until"])
     finally:
         await connection.close()
     streams += _never_read(settings, {StreamId(each.app_id, each.workflow_id) for each in streams})
-    return StatusReport(streams, dict(last) if last is not None else None, sum(each.quarantined for each in streams))
+    quarantined = sum(each.quarantined for each in streams)
+    return StatusReport(streams, dict(last) if last is not None else None, quarantined, paused_until)
 
 
 def _never_read(settings: Settings, known: set[StreamId]) -> list[StreamStatus]:

@@ -65,6 +65,9 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
             typer.echo(call.mask(line))
     if report.last_sync is not None:
         typer.echo(call.mask(_last_sync(report.last_sync)))
+    if report.paused_until is not None:
+        wait = (report.paused_until - datetime.now(UTC)).total_seconds()
+        typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
 
 
 def _remarks(stream: StreamStatus, *, explain: bool) -> list[str]:

@@ -1,18 +1,21 @@
 """An API of another build than expected, or one that stays broken for one stream."""
 
+import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from api_clients import QUICK
 from sync_trials import APP, WORKFLOW, one_stream, trial
 
-from etl.app import run_sync
+from etl.app import run_sync, status_report
 from etl.config import AppSettings
 from etl.sandbox import World
 from etl.sandbox.faults import (
     BadItem,
     Body,
     Headers,
+    Status,
     lists_runs,
     page,
 )
@@ -127,6 +130,20 @@ async def test_two_apps_may_list_the_same_runs(database_url):
             assert await t.differences() == []
             world.create_run(WORKFLOW)
             world.delete_run(world.listing(WORKFLOW)[5]["id"])
+
+
+async def test_a_long_pause_shows_in_the_status_and_ends_with_the_sync_that_is_called_off(database_url):
+    async with trial(database_url, one_stream(12)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        t.sandbox.faults.on(page(2), Status(429, retry_after=300))
+        syncing = asyncio.create_task(t.run(policy=None))
+        while (until := (await status_report(t.settings)).paused_until) is None:
+            await asyncio.sleep(0.05)
+        assert timedelta(seconds=200) < until - datetime.now(UTC) <= timedelta(seconds=300)
+        syncing.cancel()
+        assert (await asyncio.wait_for(syncing, 5)).status == "interrupted"
+        sent = await t.connection.fetchval("SELECT requests FROM etl_syncs")
+        assert sent == len(t.sandbox.requests)
 
 
 async def test_tokens_for_the_next_page_are_followed(database_url):

@@ -21,6 +21,10 @@ FROM etl_syncs
 ORDER BY id DESC
 LIMIT 1
 
+-- name: paused_until
+-- Until when nobody sends requests, because the API asked for it; null where all may.
+SELECT max(paused_until) FROM etl_rate_budgets WHERE paused_until > now()
+
 -- name: oldest_open_run
 SELECT id, status, created_at FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND status IN ('PENDING', 'RUNNING')
