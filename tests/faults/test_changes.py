@@ -47,6 +47,17 @@ async def test_many_open_runs_are_found_through_the_filter(database_url):
         assert await t.differences() == []
 
 
+async def test_a_few_that_left_are_found_without_reading_everything(database_url):
+    world = one_stream(200)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        for run in world.listing(WORKFLOW)[-3:]:
+            world.delete_run(run["id"])
+        assert await t.requests_of() < 10, "of 40 pages"
+        assert await t.differences() == []
+
+
 async def test_a_change_behind_the_ties_of_the_first_page_is_seen(database_url):
     world = one_stream(12)
     world.order = "updated_desc"
