@@ -1,6 +1,7 @@
 """Promise 8: one bad run hurts nobody; it waits in quarantine with its bytes, and leaves it when it is good again."""
 
 import json
+from datetime import datetime
 
 import pytest
 from sync_trials import WORKFLOW, one_stream, trial
@@ -142,9 +143,10 @@ async def test_a_run_of_another_workflow_is_set_aside_where_it_does_not_belong(d
             assert await t.connection.fetchval("SELECT workflow_id FROM runs WHERE id = $1", other["id"]) == "wf_2"
 
 
-async def test_the_same_run_twice_on_a_page_is_one_run(database_url):
+@pytest.mark.parametrize("place", [6, 4], ids=["above", "below"])
+async def test_an_older_copy_of_a_run_among_the_others_is_passed_over(database_url, place):
     world = one_stream(12)
-    first, second = list(world.runs[WORKFLOW])[5:7]
+    first, second = (list(world.runs[WORKFLOW])[each] for each in (5, place))
     async with trial(database_url, world) as t:
         t.api = {"page_size": 6}
         older = encode(world.runs[WORKFLOW][first])
@@ -155,7 +157,8 @@ async def test_the_same_run_twice_on_a_page_is_one_run(database_url):
         assert summary.status == "partial"
         assert summary.requests < 12
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 11
-        assert await t.connection.fetchval("SELECT status FROM runs WHERE id = $1", first)
+        stored = await t.connection.fetchval("SELECT updated_at FROM runs WHERE id = $1", first)
+        assert stored == datetime.fromisoformat(world.find(first)["updated_at"])
 
 
 @pytest.mark.parametrize("run_id", ["a/b?c#d", "..", "weiß ☃", "x\x00y", "y" * 3000, "'; DROP TABLE runs; --", " "])

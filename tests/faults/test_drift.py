@@ -85,13 +85,15 @@ async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(da
         await t.agrees("backfill")
 
 
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "no counts"])
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc"])
-async def test_the_head_of_a_listing_without_counts_is_read_until_it_looks_the_same_twice(database_url, order):
+async def test_a_new_run_that_slides_up_between_two_pages_is_not_missed(database_url, order, counted):
+    """The run that left was loaded, so the counts agree although another was missed."""
     world = one_stream(30)
     world.order = order
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5, "concurrency": 1}
-        t.sandbox.faults.no_paging_headers = True
+        t.sandbox.faults.no_paging_headers = not counted
         await t.agrees()
         for _ in range(12):
             world.create_run(WORKFLOW)
@@ -131,6 +133,16 @@ async def test_runs_of_one_day_may_come_anywhere_among_their_like(database_url, 
 
             t.sandbox.faults.before_response = swap
             await t.agrees("reconcile")
+
+
+async def test_what_a_shuffled_listing_shows_no_more_is_asked_for_one_by_one(database_url):
+    world = one_stream(20)
+    world.order = "shuffled"
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        world.delete_run(next(iter(world.runs[WORKFLOW])))
+        assert (await t.agrees("reconcile")).runs_gone == 1
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
