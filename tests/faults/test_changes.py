@@ -1,6 +1,6 @@
 """Promises 1, 2, 5 and 16: what changed is seen when it is promised, newer stays over older, what expired is kept."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sync_trials import SCHEMA, WORKFLOW, one_stream, trial
@@ -287,6 +287,18 @@ async def test_emptied_payloads_of_due_runs_are_kept(database_url, due):
             assert await payload_of(t, run_id) == before
         world.replay_run(run_id, updated_at="2026-11-03T00:00:00Z")
         await t.agrees("reconcile")
+
+
+async def test_what_leaves_the_api_soonest_is_fetched_first(database_url):
+    world = one_stream(40)
+    for place, run in enumerate(world.runs[WORKFLOW].values()):
+        due = datetime.now(UTC) + timedelta(hours=1 + 12 * place)
+        run |= {"retention": {"max_age_in_seconds": 86_400}, "retention_due_at": due.isoformat()}
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        await t.agrees("backfill")
+        pages = [int(each.query["page"]) for each in t.sandbox.requests if each.path.endswith("/runs")]
+        assert pages[:8] == [1, 8, 7, 2, 3, 4, 5, 6]
 
 
 async def test_payloads_are_removed_here_too_where_retention_is_honoured(database_url):
