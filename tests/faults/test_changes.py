@@ -303,9 +303,11 @@ async def test_what_leaves_the_api_soonest_is_fetched_first(database_url):
 
 async def test_payloads_are_removed_here_too_where_retention_is_honoured(database_url):
     world = one_stream(6)
-    due, kept, gone = list(world.runs[WORKFLOW])[1:4]
-    for run_id in (due, gone):
-        world.runs[WORKFLOW][run_id] |= DUE | {"input": {"a": 1}, "result": {"b": 2}}
+    due, kept, gone, failed = list(world.runs[WORKFLOW])[1:5]
+    for run_id in (due, gone, failed):
+        world.runs[WORKFLOW][run_id] |= DUE | {"status": "COMPLETED", "input": {"a": 1}, "result": {"b": 2}}
+    preserved = {"max_age_in_seconds": 60, "preserve_on_failure": True}
+    world.runs[WORKFLOW][failed] |= {"status": "FAILED", "retention": preserved}
     world.runs[WORKFLOW][kept]["input"] = {"a": 1}
     async with trial(database_url, world) as t:
         t.payloads = {"retention": "keep"}
@@ -320,6 +322,7 @@ async def test_payloads_are_removed_here_too_where_retention_is_honoured(databas
                 assert all(each[2:] == (None, None) for each in steps)
                 assert all(each[1] is None for each in calls)
             assert (await payload_of(t, kept))[0] is not None
+            assert (await payload_of(t, failed))[0] is not None
 
 
 async def test_a_window_loads_what_was_created_in_it(database_url):
