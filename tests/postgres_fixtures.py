@@ -158,7 +158,7 @@ def migrated_template(pg_server: str) -> str:
 @pytest.fixture
 def database_url(pg_server: str, migrated_template: str) -> Iterator[str]:
     """The URL of a fresh database with an empty warehouse in the schema `cortex`."""
-    yield from _fresh_database(pg_server, f"TEMPLATE {migrated_template} STRATEGY file_copy")
+    yield from _fresh_database(pg_server, f"TEMPLATE {migrated_template}")
 
 
 @pytest.fixture
@@ -187,7 +187,8 @@ def _fresh_database(server: str, options: str) -> Iterator[str]:
     name = f"cortex_test_{uuid4().hex[:12]}"
 
     async def create(connection: asyncpg.Connection) -> None:
-        await connection.execute(f"CREATE DATABASE {name} {options}")
+        quickest = "STRATEGY file_copy" if connection.get_server_version().major >= 15 else ""
+        await connection.execute(f"CREATE DATABASE {name} {options} {quickest}")
 
     async def drop(connection: asyncpg.Connection) -> None:
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

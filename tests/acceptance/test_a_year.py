@@ -195,7 +195,8 @@ async def the_metrics_tell_the_same(year: Year, command: Any) -> None:
     """One more sync, by the command: what it writes for Prometheus is what the API has."""
     url = year.settings.database.url.get_secret_value()
     command.environment |= {"CORTEX_API_KEY": year.sandbox.key, "DATABASE_URL": url}
-    command.configure(f"api: {{base_url: '{year.sandbox.url}'}}\napps: [{{id: {next(iter(year.world.apps))}}}]\n")
+    api = f"{{base_url: '{year.sandbox.url}', requests_per_minute: 100000}}"
+    command.configure(f"api: {api}\napps: [{{id: {next(iter(year.world.apps))}}}]\n")
     ended = await command("reconcile", "--quiet", "--metrics-file", "year.prom")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
     told = {
