@@ -140,6 +140,7 @@ class Store:
         if self.is_dry_run or self._keep_payloads:
             return
         async with self._pool.acquire() as connection, connection.transaction():
+            await self._loader.begin(connection)  # type: ignore[arg-type]  # the pool's proxy is one
             rows = await connection.fetch(_STATE["due_payloads"], *self.stream, self.state.fence)
             if rows:
                 await connection.execute(_STATE["remove_payloads"], [row["id"] for row in rows])

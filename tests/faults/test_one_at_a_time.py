@@ -3,12 +3,15 @@
 import asyncio
 import os
 import signal
+from contextlib import nullcontext
 
 import pytest
 from sync_trials import SCHEMA, WORKFLOW, one_stream, start, trial
 
+from etl.db.connect import create_pool
 from etl.db.load import Batch, Loader
 from etl.db.session import Session
+from etl.db.store import Store
 from etl.errors import LockLostError
 from etl.events import StreamId
 from etl.sandbox import World
@@ -134,3 +137,28 @@ async def test_a_commit_without_the_fencing_token_is_refused(database_url):
         await Loader(stream, fence=new.fence, sync_id=None).load(t.connection, Batch(gone=run_ids))
         assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 3
         await session.close()
+
+
+async def test_whatever_else_a_stream_writes_needs_the_token_too(database_url):
+    world = one_stream(3)
+    due, bad = list(world.runs[WORKFLOW])[:2]
+    world.runs[WORKFLOW][due] |= {"status": "COMPLETED", "input": {"a": 1}, "retention_due_at": "2026-01-01T00:00:00Z"}
+    world.spoil(bad, "status_number")
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        stream = StreamId("app_1", WORKFLOW)
+        session, pool = await Session.open(t.url, SCHEMA), await create_pool(t.url, SCHEMA, size=1)
+        states = [await session.lock(stream), await session.lock(stream)]
+        zombie, owner = (Store(pool, session, stream, each, sync_id=None, keep_payloads=False) for each in states)
+        end = {"watermark": None, "backfilled": True, "reconciled": None, "api_count": 9, "order": None, "error": None}
+        rejects = list(await owner.open_rejects())
+        facts = f"""SELECT (SELECT input FROM runs WHERE id = '{due}') IS NOT NULL AS payload,
+            (SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL) AS rejects, api_count FROM etl_streams"""
+        for store, expected in ((zombie, (True, 1, 3)), (owner, (False, 0, 9))):
+            await store.remove_due_payloads()
+            await store.drop_rejects(rejects)
+            with nullcontext() if store is owner else pytest.raises(LockLostError):
+                await store.finish(**end)
+            assert tuple(await t.connection.fetchrow(facts)) == expected
+        await session.close()
+        pool.terminate()
