@@ -110,7 +110,7 @@ async def test_12_pages_wait_for_the_database(database_url: str) -> None:
         async def block() -> None:
             await blocker.execute("BEGIN; LOCK TABLE runs IN EXCLUSIVE MODE")
 
-        t.sandbox.faults.before_response = at_request(1, block)
+        t.sandbox.faults.before_response = at_request(2, block)  # from the second one on pages come side by side
         syncing = asyncio.create_task(t.run())
         sent, quiet = -1, 0
         while quiet < 5:
@@ -122,6 +122,17 @@ async def test_12_pages_wait_for_the_database(database_url: str) -> None:
         await blocker.close()
         assert (await syncing).status == "succeeded"
         assert await t.differences() == []
+
+
+async def test_13_a_sync_takes_its_requests_from_the_budget_of_all(database_url: str) -> None:
+    async with trial(database_url, one_stream(40)) as t:
+        t.api = {"page_size": 5}
+        summary = await t.agrees()
+        (host, granted) = await t.connection.fetchrow(
+            "SELECT host, (SELECT sum(each) FROM unnest(granted) AS each) FROM etl_rate_budgets"
+        )
+        assert t.sandbox.url.endswith(host)
+        assert granted >= summary.requests == len(t.sandbox.requests)
 
 
 @pytest.mark.parametrize("delta", [3, -3])

@@ -233,6 +233,29 @@ async def test_an_older_copy_on_a_later_page_of_the_same_reading_loses(database_
         assert await status_of(t, newest) == world.find(newest)["status"]
 
 
+async def test_an_older_copy_of_a_definition_loses(database_url):
+    world = one_stream(9)
+    newest, oldest = list(world.runs[WORKFLOW])[-1], next(iter(world.runs[WORKFLOW]))
+    version = {
+        "id": "v",
+        "app_id": "app_1",
+        "workflow_id": WORKFLOW,
+        "version": 1,
+        "key": "k",
+        "input": {},
+        "steps": [],
+    }
+    world.runs[WORKFLOW][newest]["workflow_version"] = version | {"description": "as it is"}
+    world.runs[WORKFLOW][oldest]["workflow_version"] = version | {"description": "as it was"}
+    async with trial(database_url, world) as t:
+        for page_size in (3, 100):
+            t.api = {"page_size": page_size, "concurrency": 1}
+            await t.run("backfill")
+            described = await t.connection.fetchval("SELECT description FROM workflow_versions WHERE id = 'v'")
+            assert described == "as it is"
+            await t.connection.execute("TRUNCATE runs, workflow_versions, etl_streams CASCADE")
+
+
 async def test_a_run_that_leaves_and_comes_back(database_url):
     world = one_stream(12)
     run_id = list(world.runs[WORKFLOW])[4]
