@@ -39,7 +39,7 @@ async def test_what_passes_is_asked_again(database_url: str, fault: Any) -> None
         assert here.sandbox.faults.made.total() == 3
 
 
-@pytest.mark.parametrize("fault", PASSING[:7], ids=lambda fault: repr(fault)[:24])
+@pytest.mark.parametrize("fault", [*PASSING[:7], Status(404, message="none")], ids=lambda fault: repr(fault)[:24])
 async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database_url: str, fault: Any) -> None:
     world = one_stream(45)
     world.add_workflow("app_1", "wf_2")

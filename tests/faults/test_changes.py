@@ -364,6 +364,18 @@ async def test_a_window_loads_what_was_created_in_it(database_url):
             await t.agrees("backfill")
 
 
+async def test_the_pages_above_a_window_are_not_read(database_url):
+    world = one_stream()
+    start = world.now
+    for number in range(200):
+        world.create_run(WORKFLOW, created_at=(start - timedelta(hours=200 - number)).isoformat())
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        window = {"since": start - timedelta(hours=180), "until": start - timedelta(hours=170)}
+        assert await t.requests_of("backfill", **window) < 15, "of 40 pages"
+        assert await t.connection.fetchval("SELECT count(*) FROM runs") == 10
+
+
 async def test_a_dry_run_writes_nothing(database_url):
     world = one_stream(20)
     async with trial(database_url, world) as t:
