@@ -31,8 +31,8 @@ ORDER BY made.attnum
 
 # With triggers off, the load left no notes.
 _NOTE_ALL = """
-INSERT INTO etl_changed_days (workflow_id, day)
-SELECT DISTINCT workflow_id, (created_at AT TIME ZONE 'UTC')::date FROM runs
+INSERT INTO etl_changed_days (workflow_id, day, runs)
+SELECT workflow_id, (created_at AT TIME ZONE 'UTC')::date, count(*) FROM runs GROUP BY 1, 2
 """
 
 

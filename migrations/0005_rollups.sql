@@ -2,12 +2,14 @@
 --
 -- A change to runs notes the days that it touches (etl_changed_days) in its own transaction; the views count those days
 -- from the runs themselves and take the others from the rollups, so that they are exact at every moment. The end of
--- each sync counts the noted days anew. Runs without a created_at or a workflow are always counted from the runs.
+-- each sync counts noted days anew, large ones where enough of them has changed. Runs without a created_at or a workflow are always counted from the runs.
 
 CREATE TABLE etl_changed_days (
     id          bigint GENERATED ALWAYS AS IDENTITY,
     workflow_id text NOT NULL,
     day         date NOT NULL,
+    runs        bigint NOT NULL DEFAULT 0,
+    noted_at    timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT etl_changed_days_pkey PRIMARY KEY (id)
 );
 COMMENT ON TABLE etl_changed_days IS
@@ -15,6 +17,8 @@ COMMENT ON TABLE etl_changed_days IS
 COMMENT ON COLUMN etl_changed_days.id IS 'Number of the note, rising.';
 COMMENT ON COLUMN etl_changed_days.workflow_id IS 'Workflow of the runs (workflows.id).';
 COMMENT ON COLUMN etl_changed_days.day IS 'UTC day of their created_at.';
+COMMENT ON COLUMN etl_changed_days.runs IS 'How many of the runs of that day were written.';
+COMMENT ON COLUMN etl_changed_days.noted_at IS 'When they were.';
 
 CREATE INDEX etl_changed_days_idx ON etl_changed_days (day, workflow_id);
 COMMENT ON INDEX etl_changed_days_idx IS 'Whether a day''s rollup holds: every daily view.';
@@ -138,16 +142,18 @@ BEGIN
         RETURN NULL;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        INSERT INTO etl_changed_days (workflow_id, day)
-        SELECT DISTINCT workflow_id, (created_at AT TIME ZONE 'UTC')::date
+        INSERT INTO etl_changed_days (workflow_id, day, runs)
+        SELECT workflow_id, (created_at AT TIME ZONE 'UTC')::date, count(*)
         FROM written
-        WHERE workflow_id IS NOT NULL AND created_at IS NOT NULL;
+        WHERE workflow_id IS NOT NULL AND created_at IS NOT NULL
+        GROUP BY 1, 2;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-        INSERT INTO etl_changed_days (workflow_id, day)
-        SELECT DISTINCT workflow_id, (created_at AT TIME ZONE 'UTC')::date
+        INSERT INTO etl_changed_days (workflow_id, day, runs)
+        SELECT workflow_id, (created_at AT TIME ZONE 'UTC')::date, count(*)
         FROM replaced
-        WHERE workflow_id IS NOT NULL AND created_at IS NOT NULL;
+        WHERE workflow_id IS NOT NULL AND created_at IS NOT NULL
+        GROUP BY 1, 2;
     END IF;
     RETURN NULL;
 END
@@ -163,10 +169,11 @@ CREATE TRIGGER runs_deleted AFTER DELETE ON runs
     REFERENCING OLD TABLE AS replaced FOR EACH STATEMENT EXECUTE FUNCTION note_changed_days();
 CREATE TRIGGER runs_truncated AFTER TRUNCATE ON runs FOR EACH STATEMENT EXECUTE FUNCTION note_changed_days();
 
-INSERT INTO etl_changed_days (workflow_id, day)
-SELECT DISTINCT workflow_id, (created_at AT TIME ZONE 'UTC')::date
+INSERT INTO etl_changed_days (workflow_id, day, runs)
+SELECT workflow_id, (created_at AT TIME ZONE 'UTC')::date, count(*)
 FROM runs
-WHERE workflow_id IS NOT NULL AND created_at IS NOT NULL;
+WHERE workflow_id IS NOT NULL AND created_at IS NOT NULL
+GROUP BY 1, 2;
 
 -- ANALYZE sees a sample too small to tell how many runs the rows of these tables belong to: with a million runs it is
 -- off by 4, so that a week's look-ups seemed dearer than reading the whole table. Fractions of the number of rows.

@@ -26,6 +26,8 @@ _ROLLUPS = ("health", "credits", "steps", "models")
 async def roll_up(connection: Connection, *, seconds: float) -> int:
     """Count days that changed, the newest first, each in a transaction of its own.
 
+    What that costs stays in proportion to what has changed: see `due` in `sql/rollups.sql`.
+
     Args:
         connection: to the warehouse, outside of a transaction.
         seconds: after which no further days are begun; what is left is for the next time.
@@ -41,8 +43,8 @@ async def roll_up(connection: Connection, *, seconds: float) -> int:
     try:
         counted = 0
         until = monotonic() + seconds
-        while day := await connection.fetchval(_SQL["changed"]):
-            await _count(connection, day)
+        for row in await connection.fetch(_SQL["due"]):
+            await _count(connection, row["day"])
             counted += 1
             if monotonic() >= until:
                 break

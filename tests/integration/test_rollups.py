@@ -175,3 +175,23 @@ async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
     assert await roll_up(warehouse, seconds=inf) == 0
     await other.close()
     assert await roll_up(warehouse, seconds=inf) == 2
+
+
+async def test_a_day_of_many_runs_waits_until_enough_has_changed_or_an_hour_has_passed(
+    warehouse: asyncpg.Connection,
+) -> None:
+    await make_plain_views(warehouse)
+    insert = (
+        "INSERT INTO runs (id, workflow_id, created_at, usage_total)"
+        " SELECT $1 || n, 'w', $2::timestamptz, 1 FROM generate_series(1, $3::integer) AS n"
+    )
+    await warehouse.execute(insert, "first-", START, 6000)
+    assert await roll_up(warehouse, seconds=inf) == 1
+    await warehouse.execute(insert, "few-", START, 10)
+    assert await roll_up(warehouse, seconds=inf) == 0
+    assert await differences(warehouse) == []
+    await warehouse.execute("UPDATE etl_changed_days SET noted_at = noted_at - interval '61 minutes'")
+    assert await roll_up(warehouse, seconds=inf) == 1
+    await warehouse.execute(insert, "many-", START, 300)
+    assert await roll_up(warehouse, seconds=inf) == 1
+    assert await differences(warehouse) == []

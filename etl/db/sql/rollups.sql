@@ -5,9 +5,19 @@ SELECT pg_try_advisory_lock(hashtextextended('cortex-etl rollups ' || current_sc
 -- name: give_turn
 SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
--- name: changed
--- The newest day whose rollups do not hold.
-SELECT max(day) FROM etl_changed_days
+-- name: due
+-- Days whose rollups do not hold, the newest first. One of many runs of which few have changed can wait for an hour: it
+-- would be counted at each sync, and the views count it meanwhile from its runs.
+SELECT day
+FROM (
+    SELECT day, array_agg(DISTINCT workflow_id) AS workflows, sum(runs) AS changed, min(noted_at) AS since
+    FROM etl_changed_days
+    GROUP BY day
+) AS noted
+WHERE since < now() - interval '1 hour'
+    OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
+        WHERE kept.day = noted.day AND kept.workflow_id = ANY (noted.workflows)) <= 5000 + 4 * changed
+ORDER BY day DESC
 
 -- name: tune
 -- For one transaction: a plan made while the rollups were small would read all of them later, and compiling costs more
