@@ -216,6 +216,7 @@ def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
     database = small.url.partition("@/")[2].partition("?")[0]
     for number in range(1, copies + 1):
         bench.cluster.multiply(database, f"app-{runs}", f"copy{number}", number * DAYS_OF_LARGE)
+    bench.cluster.count_days(database)
     bench.cluster.ask("CHECKPOINT")
     held = int(str(bench.cluster.ask("SELECT count(*) FROM runs", database)))
     done, server = _timed(bench, Command(bench.directory, bench.port, small.url, "last-10000"), "backfill")

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ import asyncpg
 
 from etl.db.connect import connect, embedded_url
 from etl.db.migrate import migrate
+from etl.db.rollups import roll_up
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
@@ -105,6 +107,10 @@ class Cluster:
         """Add a copy of an app's runs, with all that belongs to them, under other ids and `days` days earlier."""
         asyncio.run(_multiply(self.url(database), app, name, days))
 
+    def count_days(self, database: str) -> None:
+        """Count all days that are noted, as the syncs of some hours would."""
+        asyncio.run(_count_days(self.url(database)))
+
     def version(self) -> str:
         """As the server tells it."""
         return str(self.ask("SHOW server_version")).split()[0]
@@ -153,6 +159,7 @@ async def _ask(url: str, sql: str) -> object:
 
 async def _multiply(url: str, app: str, name: str, days: int) -> None:
     connection = await connect(url, SCHEMA)
+    await connection.execute("SET session_replication_role = replica")  # they are right: nothing need be checked
     for table in (RUNS, RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS):
         key = table.key[0]
         values = {f'"{column}"': f'"{column}"' for column in table.names}
@@ -164,4 +171,10 @@ async def _multiply(url: str, app: str, name: str, days: int) -> None:
             f"INSERT INTO {table.name} ({', '.join(values)}) SELECT {', '.join(values.values())} "
             f"FROM {table.name} WHERE {key} LIKE '{app}-%'"
         )
+    await connection.close()
+
+
+async def _count_days(url: str) -> None:
+    connection = await connect(url, SCHEMA)
+    await roll_up(connection, seconds=inf)
     await connection.close()
