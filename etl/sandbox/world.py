@@ -180,6 +180,7 @@ class World:
             steps = None if overrides["status"] == "PENDING" else self.random.randint(1, 3)
             ending = open_up(run, max(told.ended_ms, now_ms + 60_000), steps=steps)
             self.endings[str(overrides.get("id", run["id"]))] = ending
+            self.now = max(self.now, datetime.fromisoformat(str(run["updated_at"])))
         else:
             self.now = max(self.now, from_ms(told.ended_ms + 1000))
         run |= overrides

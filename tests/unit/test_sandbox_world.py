@@ -402,3 +402,11 @@ def test_a_published_version_is_what_stood_in_the_editor_and_new_runs_have_it(sm
     assert small_world.workflows[workflow_id]["steps"] != draft["steps"], "the editor goes on"
     runs = [small_world.create_run(workflow_id) for _ in range(20)]
     assert {run["workflow_version"]["id"] for run in runs if run["workflow_version"]} == {published["id"]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_changed_later_is_changed_at_a_later_time(seed: int) -> None:
+    world = World.generate(seed=seed, apps=1, workflows_per_app=1, runs=0, open_runs=0)
+    run = world.create_run(next(iter(world.runs)), status="RUNNING")
+    before = run["updated_at"]
+    assert world.set_retention(run["id"], -1)["updated_at"] > before
