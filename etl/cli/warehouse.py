@@ -19,9 +19,9 @@ def is_made(settings: Settings) -> bool:
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """Return settings that mean the demo's own embedded PostgreSQL, apart from any real data."""
+    """Return settings that mean the demo's own embedded PostgreSQL, apart from any real data and the apps it is of."""
     database = settings.database.model_copy(update={"url": None, "schema_name": "cortex", "auto_migrate": True})
-    return settings.model_copy(update={"database": database, "data_dir": settings.data_dir / "demo"})
+    return settings.model_copy(update={"database": database, "data_dir": settings.data_dir / "demo", "apps": []})
 
 
 def readable_settings(call: Invocation, *, demo: bool = False) -> Settings:

@@ -25,6 +25,9 @@ async def test_the_demo_does_the_main_job_and_its_data_stays_apart(command) -> N
     counted = await command("sql", "SELECT count(*) FROM runs")
     assert int(counted.out.split()[1]) >= 300
     assert "the demo's data" in counted.err
+    command.configure("apps: [{id: some_other_app}]\n")
+    streams = (await command("status", "--json")).json["streams"]
+    assert {each["state"] for each in streams} == {"complete"}
     assert (await command("migrate", "--quiet")).code == 0
     assert (await command("sql", "SELECT count(*) FROM runs")).out == "count\n0\n"
     again = await command("sql", "--demo", "SELECT count(*) FROM runs", "--quiet")
