@@ -169,13 +169,10 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     process = os.environ if environment is None else environment
     beside = _dotenv(folder / ".env")
     variables = {**beside, **process}
-    document = read_document(path, variables)
+    origins = {name: f"variable {name} in {folder / '.env'}" for name in beside if name not in process}
+    document = read_document(path, variables, origins)
     _refuse_unset(document)
     _fill_secrets(document, variables, folder)
-    for place, written in list(document.places.items()):
-        name = written.removeprefix("environment variable ")
-        if name != written and name in beside and name not in process:
-            document.places[place] = f"variable {name} in {folder / '.env'}"
     try:
         settings = Settings(**document.values)
     except ValidationError as error:
@@ -223,7 +220,7 @@ def _fill_secrets(document: Document, variables: Mapping[str, str], folder: Path
         _fill_from_file(document, values, (section,), key, folder)
         if values.get(key) is None and variables.get(variable):
             values[key] = variables[variable]
-            document.places[section, key] = f"environment variable {variable}"
+            document.came_from((section, key), variable)
     apps = document.values.get("apps")
     for index, app in enumerate(apps if isinstance(apps, list) else []):
         if isinstance(app, dict):

@@ -28,12 +28,20 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The values read, the place of each (`config.yaml:4`, `environment variable X`), and variables found unset."""
+    """The values read, the place of each (`config.yaml:4`, `environment variable X`), and variables found unset.
+
+    `origins` has the places of variables that are not of the environment.
+    """
 
     name: str
+    origins: Mapping[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     unset: dict[KeyPath, str] = field(default_factory=dict)
+
+    def came_from(self, path: KeyPath, variable: str) -> None:
+        """Note that the value at `path` is that of a variable."""
+        self.places[path] = self.origins.get(variable, f"environment variable {variable}")
 
     def place(self, path: KeyPath) -> str:
         """Return where the value at `path`, or else the nearest thing in or around it, was written; or ''."""
@@ -49,17 +57,20 @@ def dotted(path: KeyPath) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
-def read_document(path: Path | None, environment: Mapping[str, str]) -> Document:
+def read_document(
+    path: Path | None, environment: Mapping[str, str], origins: Mapping[str, str] | None = None
+) -> Document:
     """Read the settings file and the overriding variables.
 
     Args:
         path: the file; None for none.
         environment: the environment variables.
+        origins: what to call the place of those that come from elsewhere.
 
     Raises:
         SettingsError: the file cannot be read or is no YAML mapping, or an override cannot be placed.
     """
-    document = Document(str(path) if path else "")
+    document = Document(str(path) if path else "", origins=origins or {})
     if path is not None:
         _read_file(path, environment, document)
     for variable in sorted(environment):
@@ -224,5 +235,5 @@ def _override(document: Document, variable: str, text: str) -> None:
     target[str(path[-1])] = value
     for known in [each for each in document.places if each[: len(path)] == path]:
         del document.places[known]
-    document.places[path] = f"environment variable {variable}"
+    document.came_from(path, variable)
     document.unset.pop(path, None)
