@@ -59,6 +59,9 @@ LEDGER_PATIENCE_S = 3.0
 ROLL_UP_S = 10.0
 """How long an invocation counts changed days anew at its end; what is left is for the next one."""
 
+COUNTING_AT_ONCE = 2
+"""Over how many connections days are counted; none is opened for it."""
+
 RECONNECTS = 5
 """How often a stream begins anew after PostgreSQL went away."""
 
@@ -245,8 +248,10 @@ class Syncing:
         if self._dry_run:
             return
         try:
-            async with warehouse.pool.acquire() as connection:
-                await roll_up(connection, seconds=ROLL_UP_S)
+            async with AsyncExitStack() as stack:
+                open_already = min(warehouse.pool.get_idle_size(), COUNTING_AT_ONCE) or 1
+                connections = [await stack.enter_async_context(warehouse.pool.acquire()) for _ in range(open_already)]
+                await roll_up(*connections, seconds=ROLL_UP_S)
         except (*LOST, asyncpg.PostgresError) as error:
             self._listener(Notice("days.left_uncounted", {"error": str(error)}, level="warning"))
 

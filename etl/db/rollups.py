@@ -6,6 +6,7 @@ count those from the runs themselves (see `migrations/0005_rollups.sql`).
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,14 @@ _SQL = statements("rollups")
 _ROLLUPS = ("health", "credits", "steps", "models")
 
 
-async def roll_up(connection: Connection, *, seconds: float) -> int:
+async def roll_up(connection: Connection, *more: Connection, seconds: float) -> int:
     """Count days that changed, the newest first, each in a transaction of its own.
 
     What that costs stays in proportion to what has changed: see `due` in `sql/rollups.sql`.
 
     Args:
         connection: to the warehouse, outside of a transaction.
+        more: others like it, on which further days are counted meanwhile.
         seconds: after which no further days are begun; what is left is for the next time.
 
     Returns:
@@ -40,18 +42,27 @@ async def roll_up(connection: Connection, *, seconds: float) -> int:
     """
     if not await connection.fetchval(_SQL["take_turns"]):
         return 0
-    try:
-        counted = 0
-        until = monotonic() + seconds
-        for row in await connection.fetch(_SQL["due"]):
+    counted = 0
+    until = monotonic() + seconds
+
+    async def count_days(connection: Connection) -> None:
+        nonlocal counted
+        for row in days:
             await _count(connection, row["day"])
             counted += 1
             if monotonic() >= until:
                 break
-        return counted
+
+    try:
+        days = iter(await connection.fetch(_SQL["due"]))
+        lanes = [count_days(each) for each in (connection, *more)]
+        ends = await asyncio.gather(*lanes, return_exceptions=True)  # where one connection is lost, the others go on
     finally:
         if not connection.is_closed():
             await connection.execute(_SQL["give_turn"])
+    for error in filter(None, ends):
+        raise error
+    return counted
 
 
 async def _count(connection: Connection, day: date) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from etl.db.connect import connect
 from etl.db.migrate import migrations
+from etl.db.refusals import LOST
 from etl.db.rollups import roll_up
 
 ROLLED = ("workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily", "sync_health")
@@ -175,6 +176,30 @@ async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
     assert await roll_up(warehouse, seconds=inf) == 0
     await other.close()
     assert await roll_up(warehouse, seconds=inf) == 2
+
+
+async def test_days_are_counted_over_several_connections_each_once(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    await make_plain_views(warehouse)
+    other, lost = await connect(database_url, "cortex"), await connect(database_url, "cortex")
+    await warehouse.execute("SELECT pg_terminate_backend($1)", lost.get_server_pid())
+    days = 12
+    for more in ((other,), (lost,)):
+        await warehouse.execute("TRUNCATE runs CASCADE")
+        for place in range(3 * days):
+            await warehouse.execute(
+                "INSERT INTO runs (id, workflow_id, created_at, usage_total) VALUES ($1, 'w', $2, 1)",
+                f"r{place}", START + timedelta(days=place % days),
+            )  # fmt: skip
+        if lost in more:
+            with pytest.raises(LOST):
+                await roll_up(warehouse, lost, seconds=inf)
+        assert await roll_up(warehouse, other, seconds=inf) == (1 if lost in more else days)
+        assert await differences(warehouse) == []
+        assert await other.fetchval("SELECT count(*) FROM rollup_health WHERE runs = 3") == days
+    lost.terminate()
+    await other.close()
 
 
 async def test_a_day_of_many_runs_waits_until_enough_has_changed_or_an_hour_has_passed(
