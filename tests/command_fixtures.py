@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -38,35 +38,60 @@ class Ended:
         return json.loads(self.out)
 
 
+class Running:
+    """A command that a `WarmStarts` has started, with its output in files of `folder`."""
+
+    def __init__(self, folder: tempfile.TemporaryDirectory[str]) -> None:
+        self.folder = folder
+        self.pid: Future[int] = Future()
+        self.code: Future[int] = Future()
+
+    def path(self, stream: str) -> Path:
+        return Path(self.folder.name) / stream
+
+    async def end(self) -> Ended:
+        """Wait for the end and read what it said."""
+        code = await asyncio.wrap_future(self.code)
+        said = Ended(code, self.path("stdout").read_text(), self.path("stderr").read_text())
+        self.folder.cleanup()
+        return said
+
+
 class WarmStarts:
     """Commands started by a `command_server.py`, which begins with the first of them."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._listener: Thread | None = None
-        self._codes: dict[int, Future[int]] = {}
+        self._running: dict[int, Running] = {}
         self._places = count()
 
-    def start(self, **request: Any) -> Future[int]:
-        """Start a command; its exit code."""
+    def start(self, *arguments: str, folder: Path, environment: dict[str, str], stdin: str = "") -> Running:
+        """Start a command in a folder, with this environment and nothing else in it."""
         if self._server is None:
             self._server = subprocess.Popen(
                 [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
             self._listener = Thread(target=self._listen, args=(self._server,))
             self._listener.start()
-        place, code = next(self._places), Future[int]()
-        self._codes[place] = code
+        place, running = next(self._places), Running(tempfile.TemporaryDirectory())
+        self._running[place] = running
+        running.path("stdin").write_text(stdin)
+        request = {"place": place, "arguments": arguments, "folder": str(folder), "environment": environment}
+        request |= {each: str(running.path(each)) for each in ("stdin", "stdout", "stderr")}
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps({"place": place} | request).encode() + b"\n")
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._server.stdin.flush()
-        return code
+        return running
 
     def _listen(self, server: subprocess.Popen[bytes]) -> None:
         assert server.stdout is not None
         for line in server.stdout:
             told = json.loads(line)
-            self._codes.pop(told["place"]).set_result(told["code"])
+            if "pid" in told:
+                self._running[told["place"]].pid.set_result(told["pid"])
+            else:
+                self._running.pop(told["place"]).code.set_result(told["code"])
 
     def stop(self) -> None:
         """End the server, and commands that hang."""
@@ -78,12 +103,18 @@ class WarmStarts:
         self._server = None
 
 
+WARM = WarmStarts()
+
+
+def pytest_unconfigure() -> None:
+    WARM.stop()
+
+
 @dataclass
 class Command:
     """Runs `cortex-etl` in `folder`; `environment` is added to the scrubbed one."""
 
     folder: Path
-    warm: WarmStarts
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -104,21 +135,12 @@ class Command:
         if any(name.startswith("PYTHON") for name in self.environment):
             assert stdin is None
             return await ended(await self.start(*arguments))
-        with tempfile.TemporaryDirectory() as name:
-            streams = {each: Path(name) / each for each in ("stdin", "stdout", "stderr")}
-            streams["stdin"].write_text(stdin or "")
-            code = self.warm.start(
-                arguments=arguments,
-                folder=str(self.folder),
-                environment=self._environment,
-                **{each: str(path) for each, path in streams.items()},
-            )
-            try:
-                number = await asyncio.wait_for(asyncio.wrap_future(code), 90)
-            except TimeoutError:
-                self.warm.stop()
-                raise
-            return _checked(Ended(number, streams["stdout"].read_text(), streams["stderr"].read_text()))
+        running = WARM.start(*arguments, folder=self.folder, environment=self._environment, stdin=stdin or "")
+        try:
+            return _checked(await asyncio.wait_for(running.end(), 90))
+        except TimeoutError:
+            WARM.stop()
+            raise
 
     def configure(self, text: str) -> Path:
         path = self.folder / "config.yaml"
@@ -141,18 +163,10 @@ def _checked(end: Ended) -> Ended:
     return end
 
 
-@pytest.fixture(scope="session")
-def warm_starts() -> Iterator[WarmStarts]:
-    """Where commands are started that run to their end."""
-    starts = WarmStarts()
-    yield starts
-    starts.stop()
-
-
 @pytest.fixture
-async def command(tmp_path: Path, warm_starts: WarmStarts) -> AsyncIterator[Command]:
+async def command(tmp_path: Path) -> AsyncIterator[Command]:
     """The command in an empty folder; an embedded PostgreSQL that it starts there is stopped afterwards."""
-    yield Command(tmp_path, warm_starts)
+    yield Command(tmp_path)
     for data_dir in (tmp_path / ".cortex-etl", tmp_path / ".cortex-etl" / "demo"):
         await asyncio.to_thread(embedded.stop, data_dir)
 

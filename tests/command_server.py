@@ -3,7 +3,8 @@
 Four fifths of what a short command takes is importing, and the tests run some hundreds. A fork is a process of its own
 with its own folder, environment and files, so that nothing else differs from `python -m etl`.
 
-Requests come in on standard input, one JSON object a line; `{"place": …, "code": …}` goes out when a command has ended.
+Requests come in on standard input, one JSON object a line; `{"place": …, "pid": …}` goes out when a command has begun, and
+`{"place": …, "code": …}` when it has ended.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def serve() -> dict[str, Any] | None:
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                         return request
                     running[pid] = request["place"]
+                    _tell(request["place"], pid=pid)
 
 
 def _report_ended(running: dict[int, int]) -> None:
@@ -56,7 +58,11 @@ def _report_ended(running: dict[int, int]) -> None:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             del running[pid]
-            print(json.dumps({"place": place, "code": os.waitstatus_to_exitcode(status)}), flush=True)
+            _tell(place, code=os.waitstatus_to_exitcode(status))
+
+
+def _tell(place: int, **what: int) -> None:
+    print(json.dumps({"place": place} | what), flush=True)
 
 
 def become(request: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
+import signal
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 from api_clients import QUICK
+from command_fixtures import WARM, Running
 
 from etl.app import SyncSummary, run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
@@ -183,25 +184,22 @@ def _steps(run: dict[str, Any]) -> int:
 class Process:
     """`cortex-etl` as a process of its own, with the settings of a trial."""
 
-    process: asyncio.subprocess.Process
+    running: Running
+    pid: int
     out: str = ""
     err: str = ""
 
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
     async def end(self, within_s: float = 60) -> int:
         try:
-            out, err = await asyncio.wait_for(self.process.communicate(), within_s)
+            ended = await asyncio.wait_for(self.running.end(), within_s)
         except TimeoutError:
-            self.process.kill()
+            self.signal(signal.SIGKILL)
             raise
-        self.out, self.err = out.decode(), err.decode()
-        return self.process.returncode
+        self.out, self.err = ended.out, ended.err
+        return ended.code
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
 
 
 async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
@@ -217,9 +215,7 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     path = folder / "config.yaml"
     path.write_text(json.dumps(config))  # YAML too
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CORTEX_", "PG"))}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "etl", *arguments, "--config", str(path), "--log-format", "json",
-        cwd=folder, env=environment | {"CORTEX_API_KEY": trial.sandbox.key},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    return Process(process)
+    environment["CORTEX_API_KEY"] = trial.sandbox.key
+    given = (*arguments, "--config", str(path), "--log-format", "json")
+    running = WARM.start(*given, folder=folder, environment=environment)
+    return Process(running, await asyncio.wrap_future(running.pid))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import chromium, find_chromium
-from postgres_fixtures import _fresh_database, in_thread
+from postgres_fixtures import in_thread
 
 from etl.app import run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
@@ -62,7 +62,7 @@ async def page(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def synced(pg_server, migrated_template) -> Iterator[str]:
+def synced(databases, migrated_template) -> Iterator[str]:
     """The URL of a warehouse that holds a small world."""
     world = World.generate(runs=240, workflows_per_app=2, days=30, open_runs=4, rough_edges=False)
 
@@ -70,7 +70,7 @@ def synced(pg_server, migrated_template) -> Iterator[str]:
         async with Sandbox(world) as source:
             await sync(source, url)
 
-    for url in _fresh_database(pg_server, f"TEMPLATE {migrated_template}"):
+    for url in databases.fresh(f"TEMPLATE {migrated_template}"):
         in_thread(fill(url))
         yield url
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from typing import get_args
 
 import pytest
@@ -102,6 +103,7 @@ def test_the_progress_view_shows_streams_and_the_budget(width) -> None:
     with ProgressView(500, Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
         view.listen(events.SyncStarted("backfill", (stream, STREAM), 7))
         view.listen(events.StreamStarted(stream, 25_000, 250))
+        time.sleep(0.05)  # rates of over a million a second take more room than there is
         for number in range(1, 101):
             view.listen(events.RequestSent("/apps", 200, 0.1, 900))
             view.listen(events.PageRead(stream, number, 100, new=100, count=25_000, pages_total=250))
