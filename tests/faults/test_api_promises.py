@@ -19,7 +19,7 @@ from etl.events import RateLimited
 from etl.sandbox.faults import Body, CutBody, Reset, Status
 
 READER = Path(__file__).with_name("api_reader.py")
-LIMIT, WINDOW_S = 60, 8.0
+LIMIT, WINDOW_S = 60, 16.0
 """A shorter window leaves a busy machine too little time between sending a request and its arrival."""
 
 
@@ -35,12 +35,13 @@ def start_reader(server, database_url, small_world, seconds):
     return subprocess.Popen([sys.executable, str(READER), *map(str, arguments)], stdout=subprocess.PIPE)
 
 
+@pytest.mark.timeout(120)  # two windows
 async def test_10_and_13_all_processes_and_their_retries_stay_within_one_budget(sandbox, small_world, database_url):
     server = await sandbox(requests_per_minute=LIMIT, rate_window_s=WINDOW_S)
     server.faults.on(lambda request: True, Reset(), every=7)
     server.faults.on(lambda request: True, Status(503), every=5)
     server.faults.on(lambda request: True, CutBody(), every=3)
-    readers = [start_reader(server, database_url, small_world, seconds=18) for _ in range(3)]
+    readers = [start_reader(server, database_url, small_world, seconds=2.2 * WINDOW_S) for _ in range(3)]
     await asyncio.sleep(3)
     os.kill(readers[0].pid, signal.SIGKILL)  # what it leased stays counted
     outputs = await asyncio.gather(*(asyncio.to_thread(reader.communicate) for reader in readers))
