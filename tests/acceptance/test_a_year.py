@@ -66,7 +66,7 @@ class Year:
         self.sandbox, self.world, self.warehouse = sandbox, sandbox.world, warehouse
         self.settings = Settings(
             api=ApiSettings(
-                base_url=sandbox.url, key=sandbox.key, requests_per_minute=100_000, page_size=10, concurrency=1
+                base_url=sandbox.url, key=sandbox.key, requests_per_minute=100_000, page_size=20, concurrency=1
             ),
             database=DatabaseSettings(url=database_url),
             apps=[AppSettings(id=app_id) for app_id in self.world.apps],

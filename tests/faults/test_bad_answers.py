@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -64,7 +65,7 @@ async def test_page_1_for_every_page_ends_in_an_error_and_keeps_its_runs(databas
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         here.sandbox.faults.first_page_forever = True
-        summary = await here.run("sync", policy=PATIENT)
+        summary = await asyncio.wait_for(here.run("sync", policy=PATIENT), 60)
         assert (summary.status, summary.exit_code) == ("failed", 1)
         assert "an earlier page" in summary.error
         assert summary.requests < 20
