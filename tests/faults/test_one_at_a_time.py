@@ -119,10 +119,11 @@ async def test_what_a_zombie_has_open_does_not_hold_the_new_owner_up(database_ur
         await connection.execute("UPDATE runs SET status = status WHERE id = $1", run_id)
         await sleeper.close()
         world.replay_run(run_id)
-        try:
-            await asyncio.wait_for(t.agrees("reconcile"), 30)
-        finally:
-            connection.terminate()
+        successor = asyncio.create_task(t.agrees("reconcile"))
+        done, _ = await asyncio.wait({successor}, timeout=30)
+        connection.terminate()
+        await successor
+        assert done, "it waited for the sleeper"
 
 
 async def test_a_commit_without_the_fencing_token_is_refused(database_url):
