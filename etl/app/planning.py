@@ -80,7 +80,8 @@ async def make_plan(
         clients = await open_clients(stack, settings, wanted, warehouse.leases, listener)
         streams: list[StreamId] = []
         for app in wanted:
-            streams += await find_streams(app, clients[app.id], None, listener, take=settings.api.page_size)
+            found, _ = await find_streams(app, clients[app.id], None, listener, take=settings.api.page_size)
+            streams += found
         places = asyncio.Semaphore(settings.api.concurrency)
 
         async def one(stream: StreamId) -> StreamPlan:

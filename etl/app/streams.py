@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etl.db.workflows import name_workflows, save_workflows
+from etl.decode import peek_id
 from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     import asyncpg
 
     from etl.api.client import CortexClient
+    from etl.api.pages import Page
     from etl.config import AppSettings, Settings
     from etl.events import Listener
     from etl.normalize import Row
 
 _MAX_PAGES = 10_000
+_PASSES = 4
 
 
 def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
@@ -39,7 +43,7 @@ def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
 
 async def find_streams(
     app: AppSettings, client: CortexClient, pool: asyncpg.Pool | None, listener: Listener, *, take: int
-) -> list[StreamId]:
+) -> tuple[list[StreamId], str]:
     """The streams of an app, from its settings or by discovery; what discovery finds is written to the warehouse.
 
     Args:
@@ -49,39 +53,76 @@ async def find_streams(
         listener: hears of workflows that cannot be read.
         take: page size.
 
+    Returns:
+        The streams, and why there may be more of them ("" where these are all).
+
     Raises:
         FatalError, TransientError: the app's workflows cannot be listed.
     """
     if app.workflows != "all":
         if pool is not None:
             await name_workflows(pool, app.workflows)
-        return [StreamId(app.id, workflow_id) for workflow_id in app.workflows]
-    rows = await _discover(app.id, client, listener, take)
+        return [StreamId(app.id, workflow_id) for workflow_id in app.workflows], ""
+    found = await _discover(app.id, client, listener, take)
     if pool is not None:
-        await save_workflows(pool, app.id, rows)
-    return [StreamId(app.id, str(row[0])) for row, _ in rows]
+        await save_workflows(pool, app.id, list(found.rows.values()), bare=found.bare, whole=not found.trouble)
+    return [StreamId(app.id, workflow_id) for workflow_id in (*found.rows, *found.bare)], found.trouble
 
 
-async def _discover(app_id: str, client: CortexClient, listener: Listener, take: int) -> list[tuple[Row, Row | None]]:
-    found: dict[str, tuple[Row, Row | None]] = {}
+@dataclass(slots=True)
+class _Discovered:
+    """What an app's listing showed: workflows by id, ids of which no more can be read, and what is amiss."""
+
+    rows: dict[str, tuple[Row, Row | None]] = field(default_factory=dict)
+    bare: list[str] = field(default_factory=list)
+    trouble: str = ""
+
+
+async def _discover(app_id: str, client: CortexClient, listener: Listener, take: int) -> _Discovered:
+    """Read the listing until it stands still: one that leaves meanwhile lets another slide past the reader."""
+    for _ in range(_PASSES):
+        found, counts, listed = _Discovered(), set[int | None](), set[str | bytes]()
+        async for page in _pages(app_id, client, take, listed):
+            counts.add(page.count)
+            for raw in page.items:
+                _take(raw, app_id, found, listener)
+        if len(counts) == 1:
+            count = counts.pop()
+            if count is not None and len(listed) < count and not found.trouble:
+                found.trouble = f"the API counts {count} workflows and lists {len(listed)}"
+            return found
+    found.trouble = "the listing of workflows kept moving while it was read"
+    return found
+
+
+async def _pages(app_id: str, client: CortexClient, take: int, listed: set[str | bytes]) -> AsyncIterator[Page]:
+    """The pages of one reading; what they list is added to `listed`."""
     token: str | None = None
-    listed: set[bytes] = set()
     for number in range(1, _MAX_PAGES):
         page = await client.list_workflows(app_id, number, take, next_token=token)
         before = len(listed)
-        listed.update(page.items)
-        for raw in page.items:
-            try:
-                row, app = normalize_workflow(raw)
-            except RecordError as error:
-                listener(Notice("workflow.refused", {"app_id": app_id, "error": error.message}, level="warning"))
-            else:
-                found[str(row[0])] = (row, app)
+        listed.update(peek_id(raw) or raw for raw in page.items)
+        yield page
         token = page.next_token
         # A server may cap `take` without saying so: a short page ends nothing while more is counted, or none at all.
         if len(listed) == before or (token is None and len(listed) == page.count):
-            break
-    return list(found.values())
+            return
+
+
+def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener) -> None:
+    """Take a workflow; one with an odd field is known by its id alone, for its runs are as good as any."""
+    try:
+        row, app = normalize_workflow(raw)
+    except RecordError as error:
+        listener(Notice("workflow.refused", {"app_id": app_id, "error": error.message}, level="warning"))
+        workflow_id = peek_id(raw)
+        if workflow_id is None:
+            found.trouble = f"a workflow of the listing cannot be read: {error.message}"
+        elif workflow_id not in found.rows and workflow_id not in found.bare:
+            found.bare.append(workflow_id)
+    else:
+        found.rows[str(row[0])] = (row, app)
+        found.bare = [workflow_id for workflow_id in found.bare if workflow_id != row[0]]
 
 
 def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId]:

@@ -109,6 +109,7 @@ class Syncing:
                 )
                 await self._run_streams(warehouse, wanted, workflows)
                 self.summary.conclude()
+                await self._remove_due_payloads(warehouse)
                 await self._roll_up(warehouse)
             except asyncio.CancelledError:
                 self.summary.status, self.summary.exit_code = "interrupted", EXIT_INTERRUPTED
@@ -136,7 +137,11 @@ class Syncing:
             try:
                 pool = None if self._dry_run else warehouse.pool
                 take = self._settings.api.page_size
-                streams += await find_streams(app, self._clients[app.id], pool, self._listener, take=take)
+                found, trouble = await find_streams(app, self._clients[app.id], pool, self._listener, take=take)
+                streams += found
+                if trouble and not workflows:
+                    stream, mend = StreamId(app.id, "*"), "Name the workflows that are missing under `workflows:`."
+                    self._outcomes[stream] = Outcome(stream, "partial", error=trouble, mend=mend)
             except KeyRefusedError:
                 raise
             except NOT_DISCOVERED as error:
@@ -214,18 +219,22 @@ class Syncing:
         self._states[stream] = state
         return True
 
-    async def _attempt(self, warehouse: Warehouse, stream: StreamId) -> Outcome:
-        api, payloads, task = self._settings.api, self._settings.payloads, self._task
-        store = Store(
+    def _store(self, warehouse: Warehouse, stream: StreamId, state: StreamState) -> Store:
+        api = self._settings.api
+        return Store(
             warehouse.pool,
             warehouse.session,
             stream,
-            self._states[stream],
+            state,
             sync_id=self.summary.sync_id,
             filters=(api.status, api.origin),
-            keep_payloads=payloads.retention == "keep",
+            keep_payloads=self._settings.payloads.retention == "keep",
             dry_run=self._dry_run,
         )
+
+    async def _attempt(self, warehouse: Warehouse, stream: StreamId) -> Outcome:
+        api, payloads, task = self._settings.api, self._settings.payloads, self._task
+        store = self._store(warehouse, stream, self._states[stream])
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
         redactor = self._quarantine_redactor
         intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redactor=redactor)
@@ -242,6 +251,17 @@ class Syncing:
             return await StreamSync(task, listing, intake, store, self._listener).run()
         finally:
             self._outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally)
+
+    async def _remove_due_payloads(self, warehouse: Warehouse) -> None:
+        """Where retention is honoured: of all streams, also of those that are read no more or were read in part."""
+        if self._dry_run or self._settings.payloads.retention == "keep" or self.summary.status == "skipped":
+            return
+        session = warehouse.session
+        for stream in await session.streams_with_due_payloads():
+            state = await session.lock(stream)
+            if state is not None:
+                await self._store(warehouse, stream, state).remove_due_payloads()
+                await session.release(stream)
 
     async def _roll_up(self, warehouse: Warehouse) -> None:
         """Make the daily views quick again; they are right without it, so that it fails nothing."""

@@ -18,12 +18,12 @@ import asyncpg
 from etl import __version__
 from etl.db.connect import connect
 from etl.db.statements import statements
+from etl.events import StreamId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from etl.events import StreamId
 
 _SQL = statements("state") | {"lose_unseen": statements("erasing")["lose_unseen"]}
 
@@ -104,6 +104,10 @@ class Session:
     async def release(self, stream: StreamId) -> None:
         """Let others have the stream."""
         await self._value("unlock_stream", self._stream_lock(stream))
+
+    async def streams_with_due_payloads(self) -> list[StreamId]:
+        """The streams of runs whose payloads are due to be removed."""
+        return [StreamId(*row) for row in await self._rows("streams_with_due_payloads")]
 
     def _stream_lock(self, stream: StreamId) -> str:
         return "\n".join((self._schema, "stream", *stream))

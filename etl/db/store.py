@@ -136,9 +136,7 @@ class Store:
             await self._pool.execute(_STATE["drop_rejects"], *self.stream, self.state.fence, list(digests))
 
     async def remove_due_payloads(self) -> None:
-        """Where retention is honoured: remove the payloads of runs that are due."""
-        if self.is_dry_run or self._keep_payloads:
-            return
+        """Remove the payloads of runs that are due."""
         async with self._pool.acquire() as connection, connection.transaction():
             await self._loader.begin(connection)  # type: ignore[arg-type]  # the pool's proxy is one
             rows = await connection.fetch(_STATE["due_payloads"], *self.stream, self.state.fence)

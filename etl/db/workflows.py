@@ -18,21 +18,32 @@ if TYPE_CHECKING:
 _SQL = statements("workflows")
 
 
-async def save_workflows(pool: asyncpg.Pool, app_id: str, rows: Sequence[tuple[Row, Row | None]]) -> None:
+async def save_workflows(
+    pool: asyncpg.Pool,
+    app_id: str,
+    rows: Sequence[tuple[Row, Row | None]],
+    *,
+    bare: Sequence[str] = (),
+    whole: bool = True,
+) -> None:
     """Upsert what one app's listing holds, and mark those that it holds no more.
 
     Args:
         pool: connections to the warehouse.
         app_id: the app as configured.
         rows: (workflow row, app row or None) of each listed workflow.
+        bare: listed ones of which no more than the id is known; what is stored of them stays.
+        whole: whether these are all that the listing holds, so that others have gone.
     """
     apps = {row[0]: row for _, row in rows if row is not None}
     async with pool.acquire() as connection, connection.transaction():
         await connection.executemany(_upsert(APPS), sorted(apps.values()))
         await connection.executemany(_upsert(WORKFLOWS), [row for row, _ in sorted(rows, key=lambda pair: pair[0][0])])
-        listed = [row[0] for row, _ in rows]
+        await connection.execute(_SQL["name_workflows"], list(bare))
+        listed = [*(row[0] for row, _ in rows), *bare]
         await connection.execute(_SQL["return_workflows"], listed)
-        await connection.execute(_SQL["mark_workflows_gone"], app_id, listed)
+        if whole:
+            await connection.execute(_SQL["mark_workflows_gone"], app_id, listed)
 
 
 async def name_workflows(pool: asyncpg.Pool, ids: Sequence[str]) -> None:

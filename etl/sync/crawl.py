@@ -280,9 +280,9 @@ class Crawl:
         else:
             # Of a shuffled listing a single pass shows too little to go by.
             shuffled = proof is not _Proof.PICTURE and self._order is Order.NONE
-            unasked = await look_up(self._listing, self._intake, await self._unseen(anywhere=shuffled))
+            unsettled = await look_up(self._listing, self._intake, await self._unseen(anywhere=shuffled))
             if proof is _Proof.PICTURE:
-                await self._intake.mark_gone(unasked)
+                await self._intake.mark_gone(unsettled.unasked)
         if proof is not _Proof.PICTURE:
             await self._intake.drop_copies()
         if proof is _Proof.PICTURE or repeated:

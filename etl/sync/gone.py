@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -27,38 +28,54 @@ UNANSWERED_RUNS = 3
 """So many runs may stay without an answer when each is asked for; with more it is the API that fails."""
 
 
-async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> list[str]:
+@dataclass(slots=True)
+class Unsettled:
+    """Runs of which asking told nothing."""
+
+    unasked: list[str] = field(default_factory=list)
+    """Their ids were cleaned, and by such a one the API knows no run."""
+    unanswered: list[str] = field(default_factory=list)
+    """The API had no sensible answer; they stay as they are."""
+
+    def __bool__(self) -> bool:
+        return bool(self.unasked or self.unanswered)
+
+
+async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unsettled:
     """Ask for runs one by one, some at once: take in their present state, or mark them gone.
 
-    A run to which the API has no sensible answer stays as it is.
-
     Returns:
-        Those that were not asked for: their ids were cleaned, and by such a one the API knows no run.
+        Those of which the present state is still not known.
 
     Raises:
         TransientError: there are more than `UNANSWERED_RUNS` without an answer.
     """
-    unanswered = 0
+    unsettled = Unsettled(unasked=[run_id for run_id in ids if REPLACEMENT in run_id])
     known = [run_id for run_id in ids if REPLACEMENT not in run_id]
     for start in range(0, len(known), listing.window):
         some = known[start : start + listing.window]
         answers = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
         await intake.load(await intake.sort([answer for answer in answers if isinstance(answer, Page)]))
         await intake.mark_gone([run_id for run_id, answer in zip(some, answers, strict=True) if answer is None])
-        failures = [answer for answer in answers if isinstance(answer, TransientError)]
-        unanswered += len(failures)
-        if unanswered > UNANSWERED_RUNS:
-            raise failures[0]
-    return [run_id for run_id in ids if REPLACEMENT in run_id]
+        failures = {
+            run_id: answer for run_id, answer in zip(some, answers, strict=True) if isinstance(answer, TransientError)
+        }
+        unsettled.unanswered += failures
+        if len(unsettled.unanswered) > UNANSWERED_RUNS:
+            raise next(iter(failures.values()))
+    return unsettled
 
 
 async def _ask(listing: Listing, run_id: str) -> Page | TransientError | None:
     try:
-        return await listing.run(run_id)
+        page = await listing.run(run_id)
     except NotFoundError:
         return None
     except TransientError as error:
         return error
+    if peek_id(page.items[0]) not in (run_id, None):
+        return TransientError(f"asked for the run {run_id}, the API answered with another one")
+    return page
 
 
 class GoneHunt:

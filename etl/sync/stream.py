@@ -78,6 +78,7 @@ class StreamSync:
         self._listener = listener
         self._order = Order(store.state.listing_order) if store.state.listing_order else None
         self._reading: Reading | None = None
+        self._unanswered: list[str] = []
 
     async def run(self) -> Outcome:
         """Do it.
@@ -96,9 +97,7 @@ class StreamSync:
             await self._news()
         else:
             await self._whole()
-        outcome = await self._compare()
-        await self._store.remove_due_payloads()
-        return outcome
+        return await self._compare()
 
     async def _whole(self) -> None:
         """Read all that the API lists; a history load that was cut off goes on where it stopped."""
@@ -106,6 +105,7 @@ class StreamSync:
         crawl = Crawl(self._listing, self._intake, self._store, order=self._order, checkpoints=history)
         self._reading = await crawl.read()
         self._order = self._reading.order or self._order
+        self._unanswered = []
         if self._store.filters != ("ALL", "ALL"):
             await self._settle_open(set())  # those that pass the filter no more were not met
 
@@ -119,8 +119,8 @@ class StreamSync:
         """Bring every run that was open in the warehouse and was not `seen` to its present state.
 
         Returns:
-            Whether that could be done: by an id that was cleaned the API knows no run, so that of one which is open no
-            more only the whole listing tells.
+            Whether that could be done. By an id that was cleaned the API knows no run, and for another it may have no
+            answer: of such only the whole listing tells.
         """
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
         statuses = list_by_status(Counter(unseen.values()), self._listing.take)
@@ -130,7 +130,9 @@ class StreamSync:
                 sorted_ = await self._intake.sort(pages)
                 await self._intake.load(sorted_)
                 seen.update(sorted_.idents)
-        return not await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
+        unsettled = await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
+        self._unanswered = unsettled.unanswered
+        return not unsettled
 
     async def _compare(self) -> Outcome:
         """Compare the API's count with the warehouse's; where they differ, find out why before giving up."""
@@ -152,9 +154,11 @@ class StreamSync:
         return self._listing.count is not None and self._listing.count != ours
 
     async def _finish(self, ours: int) -> Outcome:
-        agrees, reading = not self._disagrees(ours), self._reading
+        agrees, reading = not (self._disagrees(ours) or self._unanswered), self._reading
         count = self._listing.count
         error = "" if agrees else f"the API counts {count} runs, the warehouse {ours}"
+        if not agrees and self._unanswered:
+            error = f"the API has no answer for the open run {self._unanswered[0]}"
         mend = "" if agrees else f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}"
         await self._store.finish(
             watermark=self._intake.newest if agrees else None,

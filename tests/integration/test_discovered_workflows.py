@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from etl.app import SyncSummary, run_sync
+from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
 from etl.db.connect import create_pool
 from etl.db.workflows import save_workflows
 from etl.normalize import normalize_workflow
+from etl.sandbox import Sandbox, World
 
 
 def listing(*workflows: tuple[str, str | None]) -> list[Any]:
@@ -34,3 +39,80 @@ async def test_a_workflow_is_gone_when_its_listing_shows_it_no_more(database_url
     await save_workflows(pool, "b", listing(("b1", "b")))
     assert await gone() == ["b2"]
     await pool.close()
+
+
+def two_workflows() -> World:
+    world = World(1)
+    for name in ("w1", "w2"):
+        world.add_workflow("a", name)
+        world.create_run(name)
+    return world
+
+
+async def sync(source: Sandbox, database_url: str, **api: Any) -> SyncSummary:
+    settings = Settings(
+        api=ApiSettings(base_url=source.url, key=source.key, requests_per_minute=10_000, **api),
+        database=DatabaseSettings(url=database_url),
+        apps=[AppSettings(id="a")],
+    )
+    return await run_sync(settings, "sync")
+
+
+@pytest.mark.parametrize("odd", [{"tags": ["blue"]}, {"description": 5}, {"deleted": "no"}, {"retention": []}])
+async def test_a_workflow_with_an_odd_field_is_read_as_well(
+    sandbox: Any, warehouse: Any, database_url: str, odd: dict[str, Any]
+) -> None:
+    world = two_workflows()
+    source = await sandbox(world)
+    kept = dict(world.workflows["w2"])
+    for oddly in (False, True, False):
+        world.workflows["w2"] = kept | (odd if oddly else {})
+        world.create_run("w2")
+        assert (await sync(source, database_url)).status == "succeeded"
+        assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE workflow_id = 'w2'") == len(world.runs["w2"])
+        assert (
+            await warehouse.fetchval("SELECT name FROM workflows WHERE id = 'w2' AND gone_at IS NULL") == kept["name"]
+        )
+
+
+async def test_a_workflow_without_a_readable_id_is_not_green(sandbox: Any, warehouse: Any, database_url: str) -> None:
+    world = two_workflows()
+    source = await sandbox(world)
+    assert (await sync(source, database_url)).status == "succeeded"
+    world.workflows["w2"]["id"] = 5
+    world.create_run("w1")
+    summary = await sync(source, database_url)
+    assert (summary.status, summary.exit_code, summary.runs_inserted) == ("partial", 1, 1)
+    assert "cannot be read" in summary.error
+    assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NOT NULL") == 0
+
+
+async def test_a_workflow_that_slides_past_the_reader_is_not_missed(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    world = World(1)
+    for number in range(6):
+        world.add_workflow("a", f"w{number}")
+        world.create_run(f"w{number}")
+    source = await sandbox(world)
+    asked = 0
+
+    def leave(path: str, _query: Any, _number: int) -> None:
+        nonlocal asked
+        asked += path.endswith("/workflows")
+        if asked == 2 and path.endswith("/workflows"):
+            del world.workflows[next(iter(world.workflows))]
+
+    source.faults.before_response = leave
+    assert (await sync(source, database_url, page_size=2)).status == "succeeded"
+    rows = await warehouse.fetch("SELECT DISTINCT workflow_id FROM runs")
+    assert {row["workflow_id"] for row in rows} >= world.workflows.keys()
+    assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NULL") >= len(world.workflows)
+
+
+async def test_fewer_workflows_than_counted_are_not_green(sandbox: Any, database_url: str) -> None:
+    source = await sandbox(two_workflows())
+    source.faults.count_delta = 1
+    summary = await sync(source, database_url)
+    assert (summary.status, summary.exit_code) == ("partial", 1)
+    assert any("counts 3 workflows and lists 2" in stream.error for stream in summary.streams)

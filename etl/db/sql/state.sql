@@ -167,6 +167,12 @@ WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
 SELECT EXISTS (
     SELECT FROM runs WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND updated_on_day)
 
+-- name: streams_with_due_payloads
+SELECT DISTINCT stream_app_id, workflow_id FROM runs
+WHERE retention_due_at <= now() AND payload_removed_at IS NULL
+  AND stream_app_id IS NOT NULL AND workflow_id IS NOT NULL
+  AND NOT (status = 'FAILED' AND coalesce(retention_preserve_on_failure, false))
+
 -- name: due_payloads
 -- Runs of a stream whose payloads are due to be removed here too.
 UPDATE runs SET input = NULL, result = NULL, payload_removed_at = now()
