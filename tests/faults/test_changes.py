@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sync_trials import SCHEMA, WORKFLOW, one_stream, trial
 
+from etl.app import status_report
 from etl.db.connect import connect
 from etl.sandbox.answers import encode
+from etl.sandbox.faults import Body, Status, lists_runs
 
 DUE = {"retention": {"max_age_in_seconds": 60}, "retention_due_at": "2026-10-30T00:00:00Z"}
 
@@ -348,6 +350,61 @@ async def test_payloads_are_removed_here_too_where_retention_is_honoured(databas
             assert (await payload_of(t, failed))[0] is not None
 
 
+@pytest.mark.parametrize("read", ["in part", "no more", "in vain"])
+async def test_due_payloads_are_removed_whatever_is_read(database_url, read):
+    world = one_stream(6)
+    for run in world.runs[WORKFLOW].values():
+        run.update(DUE, status="COMPLETED", input={"a": 1})
+    async with trial(database_url, world) as t:
+        if read == "in part":
+            t.payloads = {"retention": "honour"}
+            await t.run("backfill", since=datetime(2000, 1, 1, tzinfo=UTC))
+        else:
+            await t.agrees()
+            t.payloads = {"retention": "honour"}
+            if read == "no more":
+                world.add_workflow("app_1", "wf_other")
+                del world.workflows[WORKFLOW]
+            else:
+                t.sandbox.faults.on(lists_runs, Status(500))
+            await t.run("sync")
+        here, removed = await t.connection.fetchrow("SELECT count(*), count(payload_removed_at) FROM runs")
+        assert (here, removed) == (6, 6)
+        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE input IS NOT NULL") == 0
+
+
+@pytest.mark.parametrize("answer", [Status(500), Body(b"null"), Body(b"[]"), "another run"])
+async def test_an_open_run_that_cannot_be_asked_for_is_found_in_the_listing(database_url, answer):
+    world = one_stream()
+    open_run = world.create_run(WORKFLOW, status="RUNNING")["id"]
+    others = [world.create_run(WORKFLOW)["id"] for _ in range(29)]
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        t.sync = {"reconcile_every": 0}
+        await t.agrees()
+        world.finish_run(open_run)
+        other = Body(encode(world.find(others[0]))) if answer == "another run" else answer
+        t.sandbox.faults.on(lambda request: request.path.endswith(open_run), other)
+        await t.agrees()
+        assert await status_of(t, open_run) not in {"RUNNING", "PENDING"}
+
+
+async def test_an_open_run_that_nothing_tells_of_is_not_green(database_url):
+    world = one_stream(5)
+    open_run = world.create_run(WORKFLOW, status="RUNNING")["id"]
+    async with trial(database_url, world) as t:
+        t.api = {"status": "RUNNING"}
+        await t.run()
+        world.finish_run(open_run)
+        t.sandbox.faults.on(lambda request: request.path.endswith(open_run), Status(500))
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("partial", 1)
+        assert open_run in summary.error
+        t.sandbox.faults.clear()
+        assert (await t.run()).status == "succeeded"
+        assert await status_of(t, open_run) not in {"RUNNING", "PENDING"}
+
+
 async def test_a_window_loads_what_was_created_in_it(database_url):
     for order in ("created_desc", "created_asc", "updated_desc", "none"):
         world = one_stream()
@@ -405,7 +462,11 @@ async def test_with_a_filter_the_comparison_is_with_what_passes_it(database_url,
                 world.finish_run(run["id"])
         world.create_run(WORKFLOW, status="RUNNING", origin="TEST")
         assert (await t.run()).status == "succeeded"
-        assert (await t.run("reconcile")).status == "succeeded"
+        reconciled = await t.run("reconcile")
+        assert reconciled.status == "succeeded"
+        (stream,) = (await status_report(t.settings)).streams
+        counts = (reconciled.streams[0].api_count, reconciled.streams[0].warehouse_count)
+        assert (stream.state, stream.api_count, stream.warehouse_count) == ("complete", *counts)
         t.api = {"page_size": 5}
         await t.agrees("reconcile")
 
