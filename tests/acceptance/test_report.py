@@ -229,6 +229,33 @@ async def test_text_from_data_cannot_become_markup(
     assert set(names) - {UNBROKEN} <= set(headings)
 
 
+async def test_characters_that_no_drawing_can_hold_are_replaced(command, database_url, page, warehouse) -> None:
+    """By the command: the drawing engine would end this process with its own."""
+    odd = "\x01\x0b\x1b\x1f\ufffe\uffff"
+    await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('wf', $1)", f"Invoices{odd}")
+    await warehouse.execute(
+        """INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, origin, error, created_at, ended_at)
+        SELECT $1 || status, $1, 'wf', $1, status, $1, $1, now(), now()
+        FROM unnest(ARRAY['FAILED', 'RUNNING', $1]) AS status""",
+        f"x{odd}",
+    )
+    await warehouse.execute(
+        """INSERT INTO run_steps (
+            run_id, step_key, ordinal, type, status, started_at, ended_at, provider, model, usage_total)
+        SELECT id, $1, 0, 'model', 'FAILED', now() - interval '1 s', now(), $2, $2, 2 FROM runs""",
+        f"classify{odd}",
+        f"large{odd}",
+    )
+    command.configure(f"database: {{url: '{database_url}'}}\n")
+    ended = await command("report", "--output", "page.html")
+    assert (ended.code, ended.out, ended.err) == (0, "Wrote page.html\n", "")
+    await page.open(command.folder / "page.html", width=1400)
+    labels = "\n".join(await page.run("[...document.querySelectorAll('svg text')].map(each => each.textContent)"))
+    assert f"classify{len(odd) * chr(0xFFFD)}" in labels
+    assert "Invoices\x01" in await page.run("document.querySelector('h3').textContent")
+    assert page.complaints == []
+
+
 async def test_an_empty_warehouse_says_so(database_url, tmp_path, page) -> None:
     await page.open(await written(database_url, tmp_path), width=390)
     assert "The warehouse holds no runs" in await page.run("document.body.innerText")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import vl_convert
 
+from etl.decode import REPLACEMENT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +22,7 @@ _MOST_BARS = 100  # days; more are drawn as an area
 _SIZE = re.compile(r'^(<svg[^>]*?) width="[\d.]+" height="[\d.]+"')
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ROOM = 48  # for the labels of two panels, so that their days stand above each other
 _LARGEST = 1e200  # what a number is cut to, so that sums of it stay numbers
 
@@ -307,8 +310,19 @@ def _draw(chart: alt.Chart | alt.LayerChart | alt.VConcatChart, **data: list[dic
         .configure_axis(labelColor="var(--muted)", labelFontSize=12, gridColor="var(--grid)", domainColor="var(--grid)")
         .configure_text(fontSize=12.5)
     )
-    specification = themed.to_dict(validate=False) | {"datasets": data}
+    specification = _drawable(themed.to_dict(validate=False) | {"datasets": data})
     svg = vl_convert.vegalite_to_svg(specification, allowed_base_urls=[])
     # A tenth of a unit is as fine as a screen shows; the rest would be most of the page.
     svg = _PATH.sub(lambda path: _DIGITS.sub(r"\1", path.group()), svg)
     return _SIZE.sub(r"\1", svg, count=1)
+
+
+def _drawable(value: Any) -> Any:
+    """Replace what XML 1.0 does not allow in all texts: the drawing engine would end the process."""
+    if isinstance(value, str):
+        return _NOT_XML.sub(REPLACEMENT, value)
+    if isinstance(value, dict):
+        return {name: _drawable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_drawable(item) for item in value]
+    return value
