@@ -1,4 +1,5 @@
-"""The views over rollups say at every moment what the plain queries of `0004_views.sql` say, whatever was written."""
+"""The views over rollups say at every moment what plain queries say, whatever was written: those of `0004_views.sql`,
+and of a looped model step's untyped calls what `0007_untyped_calls.sql` says."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ from etl.db.rollups import roll_up
 
 ROLLED = ("workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily", "sync_health")
 NOW_DEPENDENT = {"lag_s"}
-PLAIN = next(each.sql for each in migrations() if each.name == "0004_views.sql")
+TYPED = "calls.type = 'model' OR calls.model IS NOT NULL"
+UNTYPED = """calls.type IS NULL AND (calls.key = calls.step_key OR EXISTS (
+    SELECT FROM run_steps AS looped
+    WHERE looped.run_id = calls.run_id AND looped.step_key = calls.step_key AND jsonb_typeof(looped.output) = 'array'
+))"""
+PLAIN = next(each.sql for each in migrations() if each.name == "0004_views.sql").replace(TYPED, f"{TYPED} OR {UNTYPED}")
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
@@ -116,10 +122,11 @@ class Writer:
             )  # fmt: skip
             for number in range(self.chance.randrange(3) if loops else 0):
                 await self.warehouse.execute(
-                    "INSERT INTO run_step_calls (run_id, step_key, ordinal, type, status, provider, model)"
-                    " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                    ident, f"s{place}", number, self.chance.choice(["model", "code"]),
-                    self.chance.choice(["COMPLETED", "FAILED"]), "openai", self.chance.choice(["large", "small", None]),
+                    "INSERT INTO run_step_calls (run_id, step_key, ordinal, key, type, status, provider, model)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    ident, f"s{place}", number, self.chance.choice([f"s{place}", "tool"]),
+                    self.chance.choice(["model", "code", None]), self.chance.choice(["COMPLETED", "FAILED"]),
+                    "openai", self.chance.choice(["large", "small", None]),
                 )  # fmt: skip
 
 

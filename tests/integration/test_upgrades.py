@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import asyncpg
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from etl.db import migrate as runner
 from etl.db.connect import connect
 from etl.db.migrate import migrate, migrations
+from etl.db.rollups import roll_up
 from etl.errors import DatabaseError
 
 ALL = migrations()
@@ -64,6 +66,23 @@ async def test_each_earlier_schema_keeps_its_data(empty_database, monkeypatch, f
     assert [tuple(day) for day in days] == [("2026-01-01", 24, 6, 69), ("2026-01-02", 24, 6, 213)]
 
 
+async def test_days_that_were_counted_without_untyped_calls_are_counted_anew(empty_database, monkeypatch) -> None:
+    await released(empty_database, monkeypatch, 6)
+    await empty_database.execute(DATA)
+    await empty_database.execute("""
+        UPDATE run_steps SET type = 'model', output = '[null, null]';
+        INSERT INTO run_step_calls (run_id, step_key, ordinal, key, status)
+        SELECT id, 'a', n, 'a', 'FAILED' FROM runs, generate_series(0, 1) AS n;
+    """)
+    usage = "SELECT sum(calls)::int, sum(failed)::int FROM model_usage_daily"
+    assert await roll_up(empty_database, seconds=inf) == 2
+    assert tuple(await empty_database.fetchrow(usage)) == (48, 12)
+    await migrate(empty_database, "cortex")
+    assert tuple(await empty_database.fetchrow(usage)) == (96, 96)
+    assert await roll_up(empty_database, seconds=inf) == 2
+    assert tuple(await empty_database.fetchrow(usage)) == (96, 96)
+
+
 async def test_who_reads_for_long_keeps_no_other_reader_out(empty_database_url, monkeypatch) -> None:
     """What a migration waits for must not make others wait behind it."""
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.1)
@@ -71,10 +90,10 @@ async def test_who_reads_for_long_keeps_no_other_reader_out(empty_database_url, 
     long, migrating, reader = [await connect(empty_database_url, "cortex") for _ in range(3)]
     await released(migrating, monkeypatch, len(ALL) - 1)
     async with long.transaction():
-        await long.fetch("SELECT * FROM sync_health")
+        await long.fetch("SELECT * FROM model_usage_daily")
         upgrade = asyncio.create_task(migrate(migrating, "cortex"))
         for _ in range(5):
-            await reader.fetch("SELECT * FROM sync_health", timeout=1)
+            await reader.fetch("SELECT * FROM model_usage_daily", timeout=1)
             await asyncio.sleep(0.1)
         assert not upgrade.done()
     assert await upgrade == [ALL[-1].name]
@@ -89,7 +108,7 @@ async def test_who_reads_for_ever_is_named(empty_database_url, monkeypatch) -> N
     long, migrating = [await connect(empty_database_url, "cortex") for _ in range(2)]
     await released(migrating, monkeypatch, len(ALL) - 1)
     async with long.transaction():
-        await long.fetch("SELECT * FROM sync_health")
+        await long.fetch("SELECT * FROM model_usage_daily")
         with pytest.raises(DatabaseError, match=f"{ALL[-1].name} has to wait for what others use") as caught:
             await migrate(migrating, "cortex")
     assert str(long.get_server_pid()) in caught.value.mend

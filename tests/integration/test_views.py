@@ -56,8 +56,8 @@ async def step(warehouse: asyncpg.Connection, run_id: str, key: str, ordinal: in
     await insert(warehouse, "run_steps", run_id=run_id, step_key=key, ordinal=ordinal, **row)
 
 
-async def call(warehouse: asyncpg.Connection, run_id: str, key: str, ordinal: int, **values: Any) -> None:
-    await insert(warehouse, "run_step_calls", run_id=run_id, step_key=key, ordinal=ordinal, **values)
+async def call(warehouse: asyncpg.Connection, run_id: str, step_key: str, ordinal: int, /, **values: Any) -> None:
+    await insert(warehouse, "run_step_calls", run_id=run_id, step_key=step_key, ordinal=ordinal, **values)
 
 
 async def rows(warehouse: asyncpg.Connection, sql: str) -> list[tuple[Any, ...]]:
@@ -185,6 +185,31 @@ async def test_models_are_counted_by_step_and_by_call_where_a_step_looped(wareho
         (None, "openai", "small", 1, 0, Decimal(0)),
         (None, None, None, 1, 1, Decimal(0)),
     ]
+
+
+async def test_calls_of_a_looped_model_step_need_no_type(warehouse: asyncpg.Connection) -> None:
+    await run(warehouse, "r")
+    await step(warehouse, "r", "half", 0, type="model", status="FAILED", output='[{"model": "small"}, null]')
+    await call(warehouse, "r", "half", 0, key="half", status="COMPLETED", provider="openai", model="small")
+    await call(warehouse, "r", "half", 1, key="half", status="FAILED")
+    await step(warehouse, "r", "all", 1, type="model", status="FAILED", output="[null, null]")
+    await call(warehouse, "r", "all", 0, status="FAILED")
+    await call(warehouse, "r", "all", 1, key="other", status="FAILED")
+    await step(warehouse, "r", "not stored", 2, type="model", status="FAILED")
+    await call(warehouse, "r", "not stored", 0, key="not stored", status="FAILED")
+    await call(warehouse, "r", "not stored", 1, key="not stored", status="COMPLETED")
+    assert await rows(warehouse, "SELECT * FROM model_usage_daily ORDER BY model") == [
+        (DAY, "openai", "small", 1, 0, Decimal(0)),
+        (DAY, None, None, 5, 4, Decimal(0)),
+    ]
+
+
+async def test_untyped_calls_of_a_model_step_that_did_not_loop_are_tools(warehouse: asyncpg.Connection) -> None:
+    await run(warehouse, "r")
+    await step(warehouse, "r", "agent", type="model", status="FAILED")
+    await call(warehouse, "r", "agent", 0, key="search", status="COMPLETED")
+    await call(warehouse, "r", "agent", 1, key="search", status="FAILED")
+    assert await rows(warehouse, "SELECT * FROM model_usage_daily") == [(DAY, None, None, 1, 1, Decimal(0))]
 
 
 async def test_a_failure_names_the_step_that_failed_first(warehouse: asyncpg.Connection) -> None:
