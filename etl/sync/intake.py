@@ -146,10 +146,11 @@ class Intake:
         if self._erased.covers(item.ident):
             return self._pass_over(item, None, result)
         if stored is not None:
-            if stored["gone"] or stored["stream_app_id"] != self._store.stream.app_id:
+            moved = stored["gone"] or stored["stream_app_id"] != self._store.stream.app_id
+            if moved:
                 result.batch.restored.append(stored["id"])
             if stored["content_hash"] == item.digest:
-                result.unchanged += 1
+                result.unchanged += not moved  # one that is back is counted as updated
                 result.good.add(stored["id"])
                 self._note_time(stored["updated_at"])
                 times = (stored["created_at"], stored["updated_at"])

@@ -269,8 +269,9 @@ async def test_a_run_that_leaves_and_comes_back(database_url):
         assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run_id) is not None
         assert await t.connection.fetchval("SELECT count(*) FROM open_runs WHERE run_id = $1", run_id) == 0
         world.runs[WORKFLOW][run_id] = document
-        await t.agrees()
+        summary = await t.agrees()
         assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run_id) is None
+        assert (summary.runs_updated, summary.runs_unchanged) == (1, summary.runs_seen - 1)
 
 
 async def payload_of(t, run_id):
