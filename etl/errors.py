@@ -14,11 +14,20 @@ Each carries a `mend`: one sentence that says what to do, shown under the messag
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etl.app import SyncSummary
+
 
 class EtlError(Exception):
-    """Base of all errors that cortex-etl raises on purpose; `mend` says what to do about it ('' when nothing can)."""
+    """Base of all errors that cortex-etl raises on purpose; `mend` says what to do about it ('' when nothing can).
+
+    `summary` is the `SyncSummary` of the sync that it ended, None where it ended none.
+    """
 
     exit_code = 1
+    summary: SyncSummary | None = None
 
     def __init__(self, message: str, *, mend: str = "") -> None:
         super().__init__(message)

@@ -93,6 +93,13 @@ class Syncing:
 
     async def run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
         """Do it; see `run_sync`."""
+        try:
+            return await self._run(apps, workflows)
+        except EtlError as error:
+            self._failed(error)
+            raise
+
+    async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
         started = monotonic()
         wanted = chosen_apps(self._settings, apps)
         for app in wanted:
@@ -125,10 +132,12 @@ class Syncing:
         return self.summary
 
     def _failed(self, error: BaseException) -> BaseException:
-        """Let the summary say with what the invocation ends."""
+        """Let the summary say with what the invocation ends, and the error what was done until then."""
         self.summary.status, self.summary.error = "failed", str(error) or type(error).__name__
         self.summary.exit_code = getattr(error, "exit_code", EXIT_STREAMS_FAILED)
         self.summary.mend = getattr(error, "mend", "")
+        if isinstance(error, EtlError):
+            error.summary = self.summary
         return error
 
     async def _run_streams(self, warehouse: Warehouse, apps: Sequence[AppSettings], workflows: Sequence[str]) -> None:

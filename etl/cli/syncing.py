@@ -137,7 +137,7 @@ def _run(
         summary = run_watched(call, mode, options, metrics_file)
     except EtlError as error:
         if json:
-            typer.echo(call.mask(encode_json(_came_to_nothing(mode, error, dry_run=dry_run))))
+            typer.echo(call.mask(encode_json(_ended_by(error, mode, dry_run=dry_run))))
         raise
     if json:
         typer.echo(call.mask(encode_json(summary.as_dict())))
@@ -148,8 +148,10 @@ def _run(
     return summary.exit_code
 
 
-def _came_to_nothing(mode: Mode, error: EtlError, *, dry_run: bool) -> dict[str, Any]:
-    """The summary of an invocation that an error ended."""
+def _ended_by(error: EtlError, mode: Mode, *, dry_run: bool) -> dict[str, Any]:
+    """The summary of an invocation that an error ended, before it began or in the middle."""
+    if error.summary is not None:
+        return error.summary.as_dict()
     from etl.app import SyncSummary
 
     summary = SyncSummary(mode, dry_run=dry_run, status="failed", exit_code=error.exit_code)

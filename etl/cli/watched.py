@@ -110,7 +110,8 @@ class Watch:
         except Exception as error:
             message = error.message if isinstance(error, EtlError) else f"{type(error).__name__}: {error}"
             code, mend = (error.exit_code, error.mend) if isinstance(error, EtlError) else (1, "")
-            await self._end(mode, scope, code, message, mend, {})
+            done = error.summary.as_dict() if isinstance(error, EtlError) and error.summary is not None else {}
+            await self._end(mode, scope, code, message, mend, done)
             raise
         await self._end(mode, scope, summary.exit_code, summary.error, summary.mend, summary.as_dict())
         return summary

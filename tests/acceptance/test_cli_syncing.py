@@ -133,6 +133,32 @@ async def test_json_gives_one_object_where_nothing_could_be_done(at_work) -> Non
     assert (ended.code, ended.json["exit_code"], ended.json["mode"]) == (2, 2, "reconcile")
 
 
+async def test_json_tells_what_was_done_before_the_key_was_refused(at_work, warehouse) -> None:
+    command, running = at_work
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+    running.faults.on(
+        lambda request: lists_runs(request) and request.query.get("page") == "4", Status(401, message="expired")
+    )
+    ended = await command("sync", "--json")
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (3, 3, "failed")
+    assert "expired" in ended.json["error"]
+    assert ended.json["mend"]
+    assert ended.json["streams"]
+    assert ended.json["pages"] == 3
+    assert ended.json["requests"] == len(running.requests)
+    await is_in_the_ledger(ended.json, warehouse)
+
+
+async def is_in_the_ledger(summary, warehouse) -> None:
+    """The summary's counts are those of its row, and some of them are not 0."""
+    row = dict(await warehouse.fetchrow("SELECT * FROM etl_syncs ORDER BY id DESC LIMIT 1"))
+    assert summary["sync_id"] == row["id"]
+    names = ("requests", "retries", "pages", "runs_seen", "runs_inserted", "runs_updated", "runs_unchanged", "rejects")
+    assert {name: summary[name] for name in names} == {name: row[name] for name in names}
+    assert summary["runs_seen"] > 0
+
+
 async def test_troubles_are_lines_of_json_too(at_work) -> None:
     command, running = at_work
     running.faults.on(lists_runs, Status(403, message="not yours"))

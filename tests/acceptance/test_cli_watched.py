@@ -113,6 +113,18 @@ async def test_what_is_known_of_the_streams_outlives_a_database_that_is_away(at_
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
 
 
+async def test_metrics_tell_what_was_done_before_the_key_was_refused(at_work, warehouse) -> None:
+    command, running = at_work
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+    running.faults.on(lambda request: lists_runs(request) and request.query.get("page") == "4", Status(401))
+    assert (await command("sync", "--quiet", "--metrics-file", "cortex.prom")).code == 3
+    found = samples(command.folder / "cortex.prom")
+    ledger = await warehouse.fetchrow("SELECT requests, pages FROM etl_syncs")
+    assert found["cortex_etl_sync_requests", ("sync",)] == ledger["requests"]
+    assert found["cortex_etl_sync_pages", ("sync",)] == ledger["pages"] == 3
+
+
 async def test_a_metrics_file_that_cannot_be_written_fails_nothing(at_work) -> None:
     command, _ = at_work
     ended = await command("sync", "--metrics-file", "no/such/folder/cortex.prom")
