@@ -98,6 +98,8 @@ class Syncing:
         except EtlError as error:
             self._failed(error)
             raise
+        except (*DRIVER_ERRORS, TimeoutError) as error:  # of the ledger, whose row is made first and closed last
+            raise self._failed(unusable(error)) from error
 
     async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
         started = monotonic()

@@ -159,6 +159,43 @@ async def is_in_the_ledger(summary, warehouse) -> None:
     assert summary["runs_seen"] > 0
 
 
+@pytest.mark.parametrize("mode", ["sync", "backfill", "reconcile"])
+async def test_json_gives_one_object_where_the_database_takes_no_writes(at_work, warehouse, mode) -> None:
+    command, _ = at_work
+    await take_no_writes(warehouse)
+    ended = await command(mode, "--json")
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (4, 4, "failed")
+    assert ended.json["mode"] == mode
+    assert "read-only" in ended.json["error"]
+    assert "default_transaction_read_only" in ended.json["mend"]
+
+
+async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at_work, warehouse) -> None:
+    command, running = at_work
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+
+    async def cease(path: str, query: dict[str, str], number: int) -> None:
+        if lists_runs_of(path) and query.get("page") == "4":
+            await take_no_writes(warehouse)
+
+    running.faults.before_response = cease
+    ended = await command("sync", "--json")
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (4, 4, "failed")
+    assert "read-only" in ended.json["error"]
+    assert ended.json["sync_id"] == await warehouse.fetchval("SELECT max(id) FROM etl_syncs")
+    assert ended.json["pages"] >= 3
+
+
+async def take_no_writes(warehouse) -> None:
+    """Make the database read-only for all who connect from now on, and let all but this connection do so."""
+    name = await warehouse.fetchval("SELECT current_database()")
+    await warehouse.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await warehouse.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()", name
+    )
+
+
 async def test_troubles_are_lines_of_json_too(at_work) -> None:
     command, running = at_work
     running.faults.on(lists_runs, Status(403, message="not yours"))

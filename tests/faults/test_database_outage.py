@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sync_trials import SCHEMA, Trial, differences, one_stream
 
-from etl.app import run_sync
+from etl.app import run_sync, syncing
 from etl.app import warehouse as opening
 from etl.db import embedded
 from etl.db.connect import connect
@@ -60,10 +60,12 @@ async def test_a_sync_goes_on_when_the_database_is_back(data_dir: Path, mode: st
             await connection.close()
 
 
+@pytest.mark.parametrize("patience_s", [syncing.LEDGER_PATIENCE_S, 0.5])  # longer and shorter than reconnecting takes
 async def test_a_database_that_stays_away_is_exit_4_and_loses_nothing(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
     monkeypatch.setattr(opening, "RECONNECT_S", 1.0)
+    monkeypatch.setattr(syncing, "LEDGER_PATIENCE_S", patience_s)
     url = embedded.start(data_dir)
     world = one_stream(200)
     async with Sandbox(world, max_take=10) as sandbox:
