@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import monotonic
@@ -13,7 +14,7 @@ import stamina
 from etl.api.pages import Page, read_document, read_page
 from etl.api.refusals import refusal
 from etl.api.retry import Action, RetryPolicy, Tries, action_for, retry_after_s
-from etl.api.transport import MAX_RESPONSE_BYTES, Answer, Transport
+from etl.api.transport import MAX_RESPONSE_BYTES, Answer, Sending, Transport
 from etl.errors import EtlError, FatalError
 from etl.events import Listener, RateLimited, RequestRetried, RequestSent, ignore
 
@@ -152,16 +153,21 @@ class CortexClient:
         await self._limiter.pause(seconds)
 
     async def _send(self, url: str, path: str) -> Answer:
-        """Send one request and tell of it."""
+        """Send one request and tell of it, unless it was given up before the API could receive it."""
         if self._transport is None:
             raise RuntimeError("the client is not open: use it as an async context manager")
         sent_at = monotonic()
         status, size = None, 0
+        sending, given_up = Sending(), False
         try:
-            answer = await self._transport.get(url)
+            answer = await self._transport.get(url, sending)
             status, size = answer.status, len(answer.body)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
         finally:
-            self._listener(RequestSent(path, status, monotonic() - sent_at, size))
+            if sending.sent or not given_up:
+                self._listener(RequestSent(path, status, monotonic() - sent_at, size))
         return answer
 
     def _hide_key(self, error: EtlError) -> None:

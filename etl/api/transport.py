@@ -14,6 +14,7 @@ from etl.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import SimpleNamespace
 
     from aiohttp.client_middlewares import ClientHandlerType
 
@@ -31,6 +32,17 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     received_at: float
+
+
+@dataclass(slots=True)
+class Sending:
+    """How far a request has come; `sent` from the moment on at which the API may receive it."""
+
+    sent: bool = False
+
+
+async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.sent = True
 
 
 class _ConnectionLostError(aiohttp.ClientError):
@@ -51,6 +63,8 @@ class Transport:
     """A session with one API. Each `get` is one request: no redirects, no cookies, nothing sent twice."""
 
     def __init__(self, authorization: str, *, timeout_s: float, max_response_bytes: int) -> None:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_headers_sent.append(_note_sent)
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
         self._session = aiohttp.ClientSession(
@@ -67,24 +81,28 @@ class Transport:
             timeout=aiohttp.ClientTimeout(total=timeout_s),
             read_bufsize=_BUFFER_BYTES,
             middlewares=(_send_once,),
+            trace_configs=[tracing],
         )
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
 
-    async def get(self, url: str) -> Answer:
+    async def get(self, url: str, sending: Sending) -> Answer:
         """Send one request and read its answer, whatever its status.
 
         Args:
             url: absolute, all of it quoted.
+            sending: is told how far the request comes.
 
         Raises:
             TransientError: no answer came, or not the whole of it.
             FatalError: none can come this way: the certificate is refused, or the body is too large.
         """
         try:
-            async with self._session.get(URL(url, encoded=True), allow_redirects=False) as response:
+            async with self._session.get(
+                URL(url, encoded=True), allow_redirects=False, trace_request_ctx=sending
+            ) as response:
                 body = await self._read(response)
                 return Answer(response.status, response.headers, body, monotonic())
         except TimeoutError:

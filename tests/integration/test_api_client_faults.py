@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from time import monotonic
@@ -204,6 +205,21 @@ async def test_a_request_given_up_is_counted_and_harms_no_other(sandbox, small_w
         assert (await client.probe_count(app_id, workflow_id)).count
     assert hanging.cancelled()
     assert [event.status for event in events] == [None, 200]
+
+
+async def test_a_request_given_up_before_it_was_sent_is_not_counted():
+    """The connection is made, but nobody answers its TLS."""
+    events = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        async with client_of(f"https://127.0.0.1:{server.getsockname()[1]}", events.append) as client:
+            waiting = asyncio.create_task(client.list_workflows("c", 1, 1))
+            connected, _ = await asyncio.get_running_loop().sock_accept(server)
+            with connected:
+                waiting.cancel()
+                await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert events == []
 
 
 async def test_no_request_is_sent_behind_the_limiters_back(sandbox, small_world):
