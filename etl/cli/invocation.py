@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -102,6 +103,9 @@ class Invocation:
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end on the fastest event loop there is."""
+    driver = logging.getLogger("asyncpg")  # shows tracebacks of what it tries again; commands tell of it themselves
+    driver.addHandler(logging.NullHandler())
+    driver.propagate = False
     if not gc.isenabled():
         # Off since `main`, for the imports; what they made lives to the end and need not be looked at again.
         gc.freeze()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sync_trials import SCHEMA, Trial, differences, one_stream
+from sync_trials import SCHEMA, Trial, differences, one_stream, start
 
 from etl.app import run_sync, syncing
 from etl.app import warehouse as opening
@@ -58,6 +59,28 @@ async def test_a_sync_goes_on_when_the_database_is_back(data_dir: Path, mode: st
             assert ended == "succeeded"
         finally:
             await connection.close()
+
+
+async def test_a_command_tells_of_an_outage_in_its_own_lines_only(data_dir: Path, tmp_path: Path) -> None:
+    """The driver complains too, over many lines, when it tries to open a connection while there is no server."""
+    url = embedded.start(data_dir)
+    async with Sandbox(one_stream(200), max_take=10) as sandbox:
+        trial = Trial(sandbox, url, None, api={"page_size": 10, "concurrency": 2})
+
+        async def restart(path: str, query: dict[str, str], number: int) -> None:
+            if query.get("page") == "8" and not restarted:
+                restarted.append(number)
+                await asyncio.to_thread(embedded.stop, data_dir)
+                await asyncio.sleep(1)
+                await asyncio.to_thread(embedded.start, data_dir)
+
+        restarted: list[int] = []
+        sandbox.faults.before_response = restart
+        process = await start(trial, tmp_path, "sync")
+        ended = await process.running.end()
+    assert restarted
+    assert ended.code == 0
+    assert "database.lost" in {json.loads(line)["event"] for line in ended.err.splitlines()}
 
 
 @pytest.mark.parametrize("patience_s", [syncing.LEDGER_PATIENCE_S, 0.5])  # longer and shorter than reconnecting takes
