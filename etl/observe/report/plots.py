@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import vl_convert
 
-from etl.decode import REPLACEMENT
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -320,7 +318,7 @@ def _draw(chart: alt.Chart | alt.LayerChart | alt.VConcatChart, **data: list[dic
 def _drawable(value: Any) -> Any:
     """Replace what XML 1.0 does not allow in all texts: the drawing engine would end the process."""
     if isinstance(value, str):
-        return _NOT_XML.sub(REPLACEMENT, value)
+        return _NOT_XML.sub("\ufffd", value)
     if isinstance(value, dict):
         return {name: _drawable(item) for name, item in value.items()}
     if isinstance(value, list):
