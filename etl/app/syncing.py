@@ -130,7 +130,9 @@ class Syncing:
                 raise
             finally:
                 self.summary.seconds = round(monotonic() - started, 3)
-                await asyncio.shield(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
+                has_ended = self.summary.status in {"failed", "interrupted"}  # a ledger not closed changes that no more
+                with suppress(*((*LOST, *DRIVER_ERRORS, DatabaseError, TimeoutError) if has_ended else ())):
+                    await asyncio.shield(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
         return self.summary
 
     def _failed(self, error: BaseException) -> BaseException:

@@ -187,6 +187,22 @@ async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at
     assert ended.json["pages"] >= 3
 
 
+async def test_a_ledger_that_cannot_be_closed_hides_no_refused_key(at_work, warehouse) -> None:
+    command, running = at_work
+    blocking = warehouse.transaction()
+
+    async def refuse(path: str, query: dict[str, str], number: int) -> None:
+        if lists_runs_of(path) and running.key != "sk-another":
+            running.key = "sk-another"
+            await blocking.start()
+            await warehouse.execute("LOCK TABLE etl_syncs")
+
+    running.faults.before_response = refuse
+    ended = await command("sync", "--json")
+    await blocking.rollback()
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (3, 3, "failed")
+
+
 async def take_no_writes(warehouse) -> None:
     """Make the database read-only for all who connect from now on, and let all but this connection do so."""
     name = await warehouse.fetchval("SELECT current_database()")
