@@ -106,6 +106,11 @@ class WarmStarts:
 WARM = WarmStarts()
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment of the tests without what would steer a command."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
+
+
 def pytest_unconfigure() -> None:
     WARM.stop()
 
@@ -119,8 +124,7 @@ class Command:
 
     @property
     def _environment(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
-        return clean | self.environment
+        return clean_environment() | self.environment
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start it in a Python of its own."""
@@ -146,6 +150,11 @@ class Command:
         path = self.folder / "config.yaml"
         path.write_text(text)
         return path
+
+    def read_in_small_steps(self) -> None:
+        """Let it read one small page after another."""
+        path = self.folder / "config.yaml"
+        path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
 
 
 async def ended(process: asyncio.subprocess.Process) -> Ended:

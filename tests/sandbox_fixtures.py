@@ -26,11 +26,16 @@ def _small_world() -> bytes:
     return pickle.dumps(World.generate(runs=240, workflows_per_app=2, days=30, open_runs=4, rough_edges=False))
 
 
-@pytest.fixture
-def small_world() -> World:
+def make_small_world() -> World:
     """A world of 240 runs in two apps with two workflows each, without rough edges: a copy, which is made sooner."""
     world: World = pickle.loads(_small_world())  # noqa: S301 - our own bytes
     return world
+
+
+@pytest.fixture
+def small_world() -> World:
+    """A small world of the test's own."""
+    return make_small_world()
 
 
 @pytest.fixture

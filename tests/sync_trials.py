@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 from api_clients import QUICK
-from command_fixtures import WARM, Running
+from command_fixtures import WARM, Running, clean_environment
 
 from etl.app import SyncSummary, run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
@@ -214,8 +214,7 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     }
     path = folder / "config.yaml"
     path.write_text(json.dumps(config))  # YAML too
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CORTEX_", "PG"))}
-    environment["CORTEX_API_KEY"] = trial.sandbox.key
+    environment = clean_environment() | {"CORTEX_API_KEY": trial.sandbox.key}
     given = (*arguments, "--config", str(path), "--log-format", "json")
     running = WARM.start(*given, folder=folder, environment=environment)
     return Process(running, await asyncio.wrap_future(running.pid))

@@ -65,16 +65,17 @@ async def find_streams(
         return [StreamId(app.id, workflow_id) for workflow_id in app.workflows], ""
     found = await _discover(app.id, client, listener, take)
     if pool is not None:
-        await save_workflows(pool, app.id, list(found.rows.values()), bare=found.bare, whole=not found.trouble)
-    return [StreamId(app.id, workflow_id) for workflow_id in (*found.rows, *found.bare)], found.trouble
+        rows = [row for row in found.workflows.values() if row is not None]
+        bare = [workflow_id for workflow_id, row in found.workflows.items() if row is None]
+        await save_workflows(pool, app.id, rows, bare=bare, whole=not found.trouble)
+    return [StreamId(app.id, workflow_id) for workflow_id in found.workflows], found.trouble
 
 
 @dataclass(slots=True)
 class _Discovered:
-    """What an app's listing showed: workflows by id, ids of which no more can be read, and what is amiss."""
+    """What an app's listing showed: each workflow's rows, None where only its id can be read; and what is amiss."""
 
-    rows: dict[str, tuple[Row, Row | None]] = field(default_factory=dict)
-    bare: list[str] = field(default_factory=list)
+    workflows: dict[str, tuple[Row, Row | None] | None] = field(default_factory=dict)
     trouble: str = ""
 
 
@@ -118,11 +119,10 @@ def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener) -> No
         workflow_id = peek_id(raw)
         if workflow_id is None:
             found.trouble = f"a workflow of the listing cannot be read: {error.message}"
-        elif workflow_id not in found.rows and workflow_id not in found.bare:
-            found.bare.append(workflow_id)
+        else:
+            found.workflows.setdefault(workflow_id)
     else:
-        found.rows[str(row[0])] = (row, app)
-        found.bare = [workflow_id for workflow_id in found.bare if workflow_id != row[0]]
+        found.workflows[str(row[0])] = (row, app)
 
 
 def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId]:

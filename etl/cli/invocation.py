@@ -103,9 +103,8 @@ class Invocation:
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end on the fastest event loop there is."""
-    driver = logging.getLogger("asyncpg")  # shows tracebacks of what it tries again; commands tell of it themselves
-    driver.addHandler(logging.NullHandler())
-    driver.propagate = False
+    # The driver shows tracebacks of what it tries again; commands tell of it themselves.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL + 1)
     if not gc.isenabled():
         # Off since `main`, for the imports; what they made lives to the end and need not be looked at again.
         gc.freeze()

@@ -64,7 +64,6 @@ class Store:
         self.state = state
         self.filters = filters
         self.is_dry_run = dry_run
-        self._keep_payloads = keep_payloads
         self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, keep_payloads=keep_payloads)
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:

@@ -54,12 +54,11 @@ async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unset
     known = [run_id for run_id in ids if REPLACEMENT not in run_id]
     for start in range(0, len(known), listing.window):
         some = known[start : start + listing.window]
-        answers = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
-        await intake.load(await intake.sort([answer for answer in answers if isinstance(answer, Page)]))
-        await intake.mark_gone([run_id for run_id, answer in zip(some, answers, strict=True) if answer is None])
-        failures = {
-            run_id: answer for run_id, answer in zip(some, answers, strict=True) if isinstance(answer, TransientError)
-        }
+        told = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
+        answers = dict(zip(some, told, strict=True))
+        await intake.load(await intake.sort([answer for answer in answers.values() if isinstance(answer, Page)]))
+        await intake.mark_gone([run_id for run_id, answer in answers.items() if answer is None])
+        failures = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, TransientError)}
         unsettled.unanswered += failures
         if len(unsettled.unanswered) > UNANSWERED_RUNS:
             raise next(iter(failures.values()))

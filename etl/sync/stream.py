@@ -154,11 +154,12 @@ class StreamSync:
         return self._listing.count is not None and self._listing.count != ours
 
     async def _finish(self, ours: int) -> Outcome:
-        agrees, reading = not (self._disagrees(ours) or self._unanswered), self._reading
-        count = self._listing.count
-        error = "" if agrees else f"the API counts {count} runs, the warehouse {ours}"
-        if not agrees and self._unanswered:
+        count, reading, error = self._listing.count, self._reading, ""
+        if self._unanswered:
             error = f"the API has no answer for the open run {self._unanswered[0]}"
+        elif self._disagrees(ours):
+            error = f"the API counts {count} runs, the warehouse {ours}"
+        agrees = not error
         mend = "" if agrees else f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}"
         await self._store.finish(
             watermark=self._intake.newest if agrees else None,

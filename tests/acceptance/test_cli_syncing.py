@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from command_fixtures import ended as end_of
 
-from etl.sandbox.faults import Status, lists_runs
+from etl.sandbox.faults import Status, lists_runs, page
 
 
 async def count(command, query: str) -> int:
@@ -135,11 +135,8 @@ async def test_json_gives_one_object_where_nothing_could_be_done(at_work) -> Non
 
 async def test_json_tells_what_was_done_before_the_key_was_refused(at_work, warehouse) -> None:
     command, running = at_work
-    path = command.folder / "config.yaml"
-    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
-    running.faults.on(
-        lambda request: lists_runs(request) and request.query.get("page") == "4", Status(401, message="expired")
-    )
+    command.read_in_small_steps()
+    running.faults.on(page(4), Status(401, message="expired"))
     ended = await command("sync", "--json")
     assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (3, 3, "failed")
     assert "expired" in ended.json["error"]
@@ -172,8 +169,7 @@ async def test_json_gives_one_object_where_the_database_takes_no_writes(at_work,
 
 async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at_work, warehouse) -> None:
     command, running = at_work
-    path = command.folder / "config.yaml"
-    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+    command.read_in_small_steps()
 
     async def cease(path: str, query: dict[str, str], number: int) -> None:
         if lists_runs_of(path) and query.get("page") == "4":
@@ -270,8 +266,7 @@ async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
 async def test_a_signal_ends_it_in_order(at_work, sign, ctrl_c) -> None:
     command, running = at_work
     running.faults.latency_s = 0.3
-    path = command.folder / "config.yaml"
-    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+    command.read_in_small_steps()
     before = signal.signal(signal.SIGINT, ctrl_c)  # inherited
     process = await command.start("backfill", "--json")
     signal.signal(signal.SIGINT, before)

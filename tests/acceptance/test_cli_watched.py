@@ -13,7 +13,7 @@ from aiohttp import web
 from loopback import serving
 from prometheus_client.parser import text_string_to_metric_families
 
-from etl.sandbox.faults import Status, anything, lists_runs
+from etl.sandbox.faults import Status, anything, lists_runs, page
 
 
 @dataclass
@@ -115,9 +115,8 @@ async def test_what_is_known_of_the_streams_outlives_a_database_that_is_away(at_
 
 async def test_metrics_tell_what_was_done_before_the_key_was_refused(at_work, warehouse) -> None:
     command, running = at_work
-    path = command.folder / "config.yaml"
-    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
-    running.faults.on(lambda request: lists_runs(request) and request.query.get("page") == "4", Status(401))
+    command.read_in_small_steps()
+    running.faults.on(page(4), Status(401))
     assert (await command("sync", "--quiet", "--metrics-file", "cortex.prom")).code == 3
     found = samples(command.folder / "cortex.prom")
     ledger = await warehouse.fetchrow("SELECT requests, pages FROM etl_syncs")

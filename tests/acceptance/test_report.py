@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from browser import chromium, find_chromium
 from postgres_fixtures import in_thread
+from sandbox_fixtures import make_small_world
 
 from etl.app import run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
 from etl.db.connect import connect
 from etl.observe.report import write_report
-from etl.sandbox import Sandbox, World
+from etl.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +65,9 @@ async def page(tmp_path):
 @pytest.fixture(scope="module")
 def synced(databases, migrated_template) -> Iterator[str]:
     """The URL of a warehouse that holds a small world."""
-    world = World.generate(runs=240, workflows_per_app=2, days=30, open_runs=4, rough_edges=False)
 
     async def fill(url: str) -> None:
-        async with Sandbox(world) as source:
+        async with Sandbox(make_small_world()) as source:
             await sync(source, url)
 
     for url in databases.fresh(f"TEMPLATE {migrated_template}"):
