@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import write_result
@@ -16,12 +18,23 @@ from etl.cli.root import app
 from etl.cli.warehouse import DemoOption, database_url, make_ready, readable_settings
 from etl.errors import SettingsError
 
+# No option's name holds a space; an option's value may.
+_COMMENT = re.compile(r"--[^=\s]*\s")
+
 if TYPE_CHECKING:
     from etl.config import Settings
     from etl.db.query import QueryResult
 
 
-@command(app, "sql")
+class QueryCommand(TyperCommand):
+    """Takes an argument that begins as an SQL comment does for a query, not for an option of that name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed; a line break before it keeps a comment from being looked up among the options."""
+        return super().parse_args(ctx, [f"\n{each}" if _COMMENT.match(each) else each for each in args])
+
+
+@command(app, "sql", cls=QueryCommand)
 def sql(
     call: Invocation,
     query: Annotated[str | None, typer.Argument(help="One statement; - reads it from stdin.")] = None,

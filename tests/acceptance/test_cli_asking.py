@@ -46,6 +46,14 @@ async def test_json_is_a_list_of_row_objects(asking) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "query", ["-- How many?\nSELECT 8 AS eight", "--\tHow many?\nSELECT 8 AS eight", "--how\nSELECT 8 AS eight"]
+)
+async def test_a_query_may_begin_with_a_comment(asking, query) -> None:
+    assert (await asking("sql", query, "--format", "csv")).out == "eight\n8\n"
+    assert (await asking("sql", "SELECT 8 AS eight", "--how-many")).code == 2
+
+
 async def test_no_rows(asking) -> None:
     assert (await asking("sql", "SELECT id FROM runs")).out == "id\n"
     assert (await asking("sql", "SELECT id FROM runs", "--format", "json")).json == []

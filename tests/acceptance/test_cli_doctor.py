@@ -12,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from postgres_fixtures import with_database
+from postgres_proxies import far_away
 
 from etl.config import AppSettings, DatabaseSettings, Settings
 from etl.db.standing import is_retired
@@ -129,8 +130,10 @@ async def test_a_role_that_is_held_short(at_work, warehouse, role, database_url,
     command, _ = at_work
     await warehouse.execute(f"ALTER ROLE {role} SET {setting}")
     path = command.folder / "config.yaml"
-    path.write_text(path.read_text().replace("postgres@", f"{role}@").replace("apps:", "  schema: theirs\napps:"))
-    ended = await command("sync", "--quiet")
+    settings = path.read_text().replace("apps:", "  schema: theirs\napps:")
+    async with far_away(database_url, 0.01) as distant:  # so that a transaction is idle between two statements
+        path.write_text(settings.replace(database_url, distant.replace("postgres@", f"{role}@")))
+        ended = await command("sync", "--quiet")
     assert ended.code == 4, ended.err
     assert re.search(says, ended.err), ended.err
     assert "unexpected" not in ended.err

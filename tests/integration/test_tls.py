@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tls_proxy import encrypting
+from postgres_proxies import encrypting
 
 from etl.db.connect import connect, create_pool
 from etl.errors import DatabaseError

@@ -1,11 +1,11 @@
-"""TLS in front of a PostgreSQL that has none: answers as a server with `ssl = on` and passes the rest on."""
+"""What stands between a client and PostgreSQL: TLS where the server has none, and a distance."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -13,11 +13,40 @@ from urllib.parse import parse_qs, urlsplit
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
+Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
+
+
 @asynccontextmanager
 async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
-    """Run it in front of a server on a Unix socket; yields the URL, at `localhost`."""
+    """Answer as a server with `ssl = on`, and pass the rest on; yields the URL, at `localhost`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        if await reader.readexactly(8) != SSL_REQUEST:
+            return False  # pg_hba.conf says hostssl
+        writer.write(b"S")
+        await writer.start_tls(context)
+        return True
+
+    async with _between(server_url, greet) as url:
+        yield url
+
+
+@asynccontextmanager
+async def far_away(server_url: str, seconds: float) -> AsyncIterator[str]:
+    """Let all that a client says arrive so much later; yields the URL, at `localhost`."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        return True
+
+    async with _between(server_url, greet, seconds) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _between(server_url: str, greet: Greet, seconds: float = 0) -> AsyncIterator[str]:
+    """Listen in front of a server on a Unix socket."""
     parts = urlsplit(server_url)
     query = parse_qs(parts.query)
     path = f"{query['host'][0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}"
@@ -26,13 +55,11 @@ async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())  # type: ignore[arg-type]  # it runs in one
         try:
-            if await reader.readexactly(8) != SSL_REQUEST:
-                return  # pg_hba.conf says hostssl
-            writer.write(b"S")
-            await writer.start_tls(context)
+            if not await greet(reader, writer):
+                return
             inward, outward = await asyncio.open_unix_connection(path)
             try:
-                await asyncio.gather(_pass_on(reader, outward), _pass_on(inward, writer))
+                await asyncio.gather(_pass_on(reader, outward, seconds), _pass_on(inward, writer))
             finally:
                 outward.close()
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
@@ -51,8 +78,10 @@ async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float = 0) -> None:
     while data := await source.read(65536):
+        if seconds:
+            await asyncio.sleep(seconds)
         sink.write(data)
     with suppress(OSError):
         sink.close()
