@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
     from typing import Any
 
@@ -31,11 +32,11 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
 
     Args:
         connection: to the warehouse, outside of a transaction.
-        more: others like it, on which further days are counted meanwhile.
-        seconds: after which no further days are begun; what is left is for the next time.
+        more: others like it, on which further days, or shares of a large one, are counted meanwhile.
+        seconds: after which nothing further is begun; what is left is for the next time.
 
     Returns:
-        How many days were counted; 0 as well while another process is at it.
+        How many days, or shares of large ones, were counted; 0 as well while another process is at it.
 
     Raises:
         asyncpg.PostgresError: what PostgreSQL refuses; the views stay right.
@@ -48,13 +49,13 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     async def count_days(connection: Connection) -> None:
         nonlocal counted
         for row in days:
-            await _count(connection, row["day"])
+            await _count(connection, row["day"], row["workflows"])
             counted += 1
             if monotonic() >= until:
                 break
 
     try:
-        days = iter(await connection.fetch(_SQL["due"]))
+        days = iter(await connection.fetch(_SQL["due"], 1 + len(more)))
         lanes = [count_days(each) for each in (connection, *more)]
         ends = await asyncio.gather(*lanes, return_exceptions=True)  # where one connection is lost, the others go on
     finally:
@@ -65,11 +66,11 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     return counted
 
 
-async def _count(connection: Connection, day: date) -> None:
+async def _count(connection: Connection, day: date, workflows: Sequence[str]) -> None:
     # One snapshot: it holds a note exactly where it holds the change, and notes made meanwhile are not taken.
     async with connection.transaction(isolation="repeatable_read"):
         await connection.execute(_SQL["tune"])
         for rollup in _ROLLUPS:
-            await connection.execute(_SQL[f"drop_{rollup}"], day)
-            await connection.execute(_SQL[f"count_{rollup}"], day)
-        await connection.execute(_SQL["take_notes"], day)
+            await connection.execute(_SQL[f"drop_{rollup}"], day, workflows)
+            await connection.execute(_SQL[f"count_{rollup}"], day, workflows)
+        await connection.execute(_SQL["take_notes"], day, workflows)

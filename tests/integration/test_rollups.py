@@ -209,6 +209,23 @@ async def test_days_are_counted_over_several_connections_each_once(
     await other.close()
 
 
+async def test_a_day_of_many_runs_is_shared_among_connections(warehouse: asyncpg.Connection, database_url: str) -> None:
+    await make_plain_views(warehouse)
+    other = await connect(database_url, "cortex")
+    insert = (
+        "INSERT INTO runs (id, workflow_id, created_at, usage_total)"
+        " SELECT $1 || n, 'w' || n % 3, $2::timestamptz, 1 FROM generate_series(1, $3::integer) AS n"
+    )
+    await warehouse.execute(insert, "many-", START, 6000)
+    await warehouse.execute(insert, "few-", START + timedelta(days=1), 3)
+    assert await roll_up(warehouse, other, seconds=inf) == 3
+    assert await differences(warehouse) == []
+    assert await warehouse.fetchval("SELECT count(*) FROM etl_changed_days") == 0
+    kept = "SELECT workflow_id, sum(runs)::integer AS runs, count(*) FROM rollup_health GROUP BY 1 ORDER BY 1"
+    assert [tuple(row) for row in await warehouse.fetch(kept)] == [("w0", 2001, 2), ("w1", 2001, 2), ("w2", 2001, 2)]
+    await other.close()
+
+
 async def test_a_day_of_many_runs_waits_until_enough_has_changed_or_an_hour_has_passed(
     warehouse: asyncpg.Connection,
 ) -> None:

@@ -6,17 +6,28 @@ SELECT pg_try_advisory_lock(hashtextextended('cortex-etl rollups ' || current_sc
 SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
 -- name: due
--- Days whose rollups do not hold, the newest first. One of many runs of which few have changed can wait for an hour: it
--- would be counted at each sync, and the views count it meanwhile from its runs.
-SELECT day
-FROM (
-    SELECT day, array_agg(DISTINCT workflow_id) AS workflows, sum(runs) AS changed, min(noted_at) AS since
+-- Days whose rollups do not hold, the newest first, each with its workflows that are noted. One of many runs of which few
+-- have changed can wait for an hour: it would be counted at each sync, and the views count it meanwhile from its runs.
+-- A day of which much has changed comes in $1 shares of its workflows.
+WITH noted AS (
+    SELECT day, workflow_id, sum(sum(runs)) OVER days AS changed, min(min(noted_at)) OVER days AS since,
+        row_number() OVER (PARTITION BY day ORDER BY sum(runs) DESC, workflow_id) AS place
     FROM etl_changed_days
-    GROUP BY day
-) AS noted
-WHERE since < now() - interval '1 hour'
+    GROUP BY day, workflow_id
+    WINDOW days AS (PARTITION BY day)
+),
+days AS (
+    SELECT day, changed, since, array_agg(workflow_id) AS workflows
+    FROM noted
+    GROUP BY day, changed, since
+)
+SELECT day, array_agg(workflow_id ORDER BY place) AS workflows
+FROM noted
+JOIN days USING (day, changed)
+WHERE days.since < now() - interval '1 hour'
     OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
-        WHERE kept.day = noted.day AND kept.workflow_id = ANY (noted.workflows)) <= 5000 + 4 * changed
+        WHERE kept.day = days.day AND kept.workflow_id = ANY (days.workflows)) <= 5000 + 4 * changed
+GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
 ORDER BY day DESC
 
 -- name: tune
@@ -26,19 +37,19 @@ SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit
 
 -- name: drop_health
 DELETE FROM rollup_health
-WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
 
 -- name: drop_credits
 DELETE FROM rollup_credits
-WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
 
 -- name: drop_steps
 DELETE FROM rollup_steps
-WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
 
 -- name: drop_models
 DELETE FROM rollup_models
-WHERE day = $1 AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
 
 -- name: count_health
 INSERT INTO rollup_health (
@@ -46,27 +57,27 @@ INSERT INTO rollup_health (
 SELECT
     workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s, credits
 FROM counted_health
-WHERE day = $1 AND workflow_id IS NOT NULL
+WHERE day = $1 AND workflow_id = ANY ($2)
 
 -- name: count_credits
 INSERT INTO rollup_credits (workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits)
 SELECT workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits
 FROM counted_credits
-WHERE day = $1 AND workflow_id IS NOT NULL
+WHERE day = $1 AND workflow_id = ANY ($2)
 
 -- name: count_steps
 INSERT INTO rollup_steps (
     workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms)
 SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms
 FROM counted_steps
-WHERE day = $1 AND workflow_id IS NOT NULL
+WHERE day = $1 AND workflow_id = ANY ($2)
 
 -- name: count_models
 INSERT INTO rollup_models (workflow_id, day, provider, model, calls, failed, credits)
 SELECT workflow_id, day, provider, model, calls, failed, credits
 FROM counted_models
-WHERE day = $1 AND workflow_id IS NOT NULL
+WHERE day = $1 AND workflow_id = ANY ($2)
 
 -- name: take_notes
 -- Those that this transaction's snapshot holds, and with them the changes that they tell of; later ones stay.
-DELETE FROM etl_changed_days WHERE day = $1
+DELETE FROM etl_changed_days WHERE day = $1 AND workflow_id = ANY ($2)
