@@ -84,7 +84,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     await bring_up_to_date(url, settings, ignore)
     connection = await connect(url, settings.database.schema_name)
     try:
-        rows = await connection.fetch(_SQL["streams"], settings.api.status, settings.api.origin)
+        rows = await connection.fetch(_SQL["streams"])
         streams = [await _stream(connection, row, settings, explain=explain) for row in rows]
         last = await connection.fetchrow(_SQL["last_sync"])
         paused_until = await connection.fetchval(_SQL["paused_until"])

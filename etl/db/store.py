@@ -159,7 +159,7 @@ class Store:
         """
         if self.is_dry_run:
             return
-        values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error)
+        values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters)
         key = (*self.stream, self.state.fence)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:
             raise LockLostError(f"another process has taken over the stream {self.stream}")

@@ -36,8 +36,7 @@ async def examine_standing(connection: asyncpg.Connection, settings: Settings) -
 
 async def _streams(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
     """Name the streams whose watermark does not move as it should, the worst of each."""
-    passing = (settings.api.status, settings.api.origin)
-    rows = [row for row in await connection.fetch(_STREAMS, *passing) if not is_retired(row, settings.apps)]
+    rows = [row for row in await connection.fetch(_STREAMS) if not is_retired(row, settings.apps)]
     now = await connection.fetchval("SELECT now()")
     newest = {tuple(row)[:2]: row["newest"] for row in await connection.fetch(_SQL["newest"])}
     troubled = [

@@ -468,8 +468,11 @@ async def test_with_a_filter_the_comparison_is_with_what_passes_it(database_url,
         (stream,) = (await status_report(t.settings)).streams
         counts = (reconciled.streams[0].api_count, reconciled.streams[0].warehouse_count)
         assert (stream.state, stream.api_count, stream.warehouse_count) == ("complete", *counts)
+        (health,) = await t.connection.fetch("SELECT api_count, warehouse_count, accounted_for FROM sync_health")
+        assert tuple(health) == (counts[0], counts[1], counts[0])
         t.api = {"page_size": 5}
         await t.agrees("reconcile")
+        assert await t.connection.fetchval("SELECT warehouse_count FROM sync_health") == len(world.runs[WORKFLOW])
 
 
 async def test_a_run_stays_readable_while_it_is_replaced(database_url):

@@ -90,10 +90,10 @@ async def test_who_reads_for_long_keeps_no_other_reader_out(empty_database_url, 
     long, migrating, reader = [await connect(empty_database_url, "cortex") for _ in range(3)]
     await released(migrating, monkeypatch, len(ALL) - 1)
     async with long.transaction():
-        await long.fetch("SELECT * FROM model_usage_daily")
+        await long.fetch("SELECT * FROM sync_health")
         upgrade = asyncio.create_task(migrate(migrating, "cortex"))
         for _ in range(5):
-            await reader.fetch("SELECT * FROM model_usage_daily", timeout=1)
+            await reader.fetch("SELECT * FROM sync_health", timeout=1)
             await asyncio.sleep(0.1)
         assert not upgrade.done()
     assert await upgrade == [ALL[-1].name]
@@ -108,7 +108,7 @@ async def test_who_reads_for_ever_is_named(empty_database_url, monkeypatch) -> N
     long, migrating = [await connect(empty_database_url, "cortex") for _ in range(2)]
     await released(migrating, monkeypatch, len(ALL) - 1)
     async with long.transaction():
-        await long.fetch("SELECT * FROM model_usage_daily")
+        await long.fetch("SELECT * FROM sync_health")
         with pytest.raises(DatabaseError, match=f"{ALL[-1].name} has to wait for what others use") as caught:
             await migrate(migrating, "cortex")
     assert str(long.get_server_pid()) in caught.value.mend

@@ -107,20 +107,12 @@ ORDER BY created_at NULLS FIRST, run_id
 LIMIT 100
 
 -- name: streams
--- Workflows that the API lists no longer are nobody's trouble. `accounted_for` includes the runs erased for good, and counts one once of which an earlier, good copy is here and a newer one in quarantine.
-SELECT
-    health.app_id, health.workflow_id, health.lag_s, health.last_synced_at, health.last_reconciled_at,
-    health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
-    left(health.last_error, 600) AS last_error, health.last_error_at,
-    health.warehouse_count + health.forgotten + (
-        SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex')))
-        FROM etl_rejects AS held
-        WHERE held.app_id = health.app_id AND held.workflow_id = health.workflow_id AND held.resolved_at IS NULL
-            AND NOT EXISTS (SELECT FROM runs WHERE runs.id = held.run_id AND runs.gone_at IS NULL)
-    ) AS accounted_for
-FROM sync_health AS health
-WHERE health.workflow_gone_at IS NULL
-ORDER BY health.app_id, health.workflow_id
+-- Workflows that the API lists no longer are nobody's trouble.
+SELECT app_id, workflow_id, lag_s, last_synced_at, last_reconciled_at, backfill_done, api_count, warehouse_count,
+    quarantined, left(last_error, 600) AS last_error, last_error_at, accounted_for
+FROM sync_health
+WHERE workflow_gone_at IS NULL
+ORDER BY app_id, workflow_id
 
 -- name: syncs
 SELECT id, mode, status, started_at, ended_at, requests, runs_inserted, runs_updated, runs_gone, rejects,

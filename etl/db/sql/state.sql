@@ -36,7 +36,7 @@ WHERE app_id = $1 AND workflow_id = $2
 
 -- name: count_listed
 -- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it,
--- plus those that were erased for good.
+-- plus those that were erased for good. `sync_health.accounted_for` is the same by the filters of the last reading.
 SELECT
     (SELECT count(*) FROM runs
      WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
@@ -81,7 +81,9 @@ SET watermark = greatest(watermark, $4),
     counts_at = now(),
     listing_order = coalesce($8, listing_order),
     last_error = $9,
-    last_error_at = CASE WHEN $9::text IS NULL THEN last_error_at ELSE now() END
+    last_error_at = CASE WHEN $9::text IS NULL THEN last_error_at ELSE now() END,
+    listing_status = $10,
+    listing_origin = $11
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
