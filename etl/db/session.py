@@ -179,10 +179,10 @@ class Session:
         """Ids of listed runs (that pass the filters, and were created in the window) which none of the passes met."""
         return [row["id"] for row in await self._rows("unseen_runs", *stream, passes, *filters, *window)]
 
-    async def lose_unseen_erased(self, stream: StreamId, number: int, filters: tuple[str, str]) -> None:
-        """Let erased runs (that pass the filters) which the pass did not meet count no more."""
-        await self._value("lose_unseen", stream.app_id, stream.workflow_id, number, *filters)
+    async def lose_unseen_erased(self, stream: StreamId, passes: Sequence[int], filters: tuple[str, str]) -> None:
+        """Let erased runs (that pass the filters) which the passes did not meet count no more."""
+        await self._value("lose_unseen", stream.app_id, stream.workflow_id, passes, *filters)
 
-    async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
-        """Digests of quarantined items which the pass did not meet."""
-        return [row["digest"] for row in await self._rows("unseen_rejects", *stream, number)]
+    async def unseen_rejects(self, stream: StreamId, passes: Sequence[int]) -> list[bytes]:
+        """Digests of quarantined items which the passes did not meet."""
+        return [row["digest"] for row in await self._rows("unseen_rejects", *stream, passes)]

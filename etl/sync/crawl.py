@@ -285,11 +285,13 @@ class Crawl:
                 await self._intake.mark_gone(unsettled.unasked)
         if proof is not _Proof.PICTURE:
             await self._intake.drop_copies()
-        if proof is _Proof.PICTURE or repeated:
+        if proof or repeated:
             session = self._store.session
-            await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, self._marks[-1]))
+            # Without a picture or a repetition, it is all passes together that met everything.
+            marks = self._marks[-1:] if proof is _Proof.PICTURE or repeated else self._marks
+            await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, marks))
             if not self._store.is_dry_run:
-                await session.lose_unseen_erased(self._store.stream, self._marks[-1], self._store.filters)
+                await session.lose_unseen_erased(self._store.stream, marks, self._store.filters)
 
     def _checkpoint(self, sorted_: Sorted, result: Pass, ends: _Ends, page: Page, order: Order | None) -> None:
         """Let the batch carry how far the listing is committed with it."""

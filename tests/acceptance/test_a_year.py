@@ -23,6 +23,7 @@ from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, Syn
 from etl.errors import KeyRefusedError
 from etl.sandbox import Sandbox, World
 from etl.sandbox.faults import CutBody, Reset, Status, anything, lists_runs
+from etl.sandbox.lifecycle import retention_due
 
 DAYS = 365
 HALF_A_DAY = timedelta(hours=12)
@@ -153,6 +154,9 @@ class Year:
             self.spoilt = list(self.world.runs["wf_ticket_triage"])[-2:]
             for run_id in self.spoilt:
                 self.world.spoil(run_id, "bad_date")
+            one_that_goes = self.world.runs["wf_ticket_triage"][self.spoilt[1]]
+            one_that_goes["retention"] |= {"preserve_on_failure": False}  # a failure, too
+            one_that_goes["retention_due_at"] = retention_due(one_that_goes)
         elif day == MENDED:  # the other one stays as it is until retention takes it
             del self.world.raw[self.spoilt[0]]
 

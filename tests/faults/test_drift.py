@@ -3,6 +3,8 @@
 import pytest
 from sync_trials import WORKFLOW, Stir, one_stream, trial
 
+from etl.app import forget
+
 ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
 
 
@@ -143,6 +145,28 @@ async def test_what_a_shuffled_listing_shows_no_more_is_asked_for_one_by_one(dat
         await t.agrees()
         world.delete_run(next(iter(world.runs[WORKFLOW])))
         assert (await t.agrees("reconcile")).runs_gone == 1
+
+
+async def test_what_a_shuffled_listing_shows_no_more_leaves_the_quarantine(database_url):
+    world = one_stream(20)
+    world.order = "shuffled"
+    nameless, named, erased = list(world.runs[WORKFLOW])[:3]
+    world.spoil(nameless, "list")
+    world.spoil(named, "bad_date")
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        await forget(t.settings, runs=[erased])
+        await t.run("reconcile")
+        for run_id in (nameless, named, erased):
+            world.delete_run(run_id)
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.streams[0].api_count, summary.streams[0].warehouse_count) == (
+            "succeeded",
+            17,
+            17,
+        )
+        assert await t.connection.fetchval("SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL") == 0
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

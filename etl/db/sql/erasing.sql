@@ -45,11 +45,11 @@ WHERE run_id = ANY ($1::text[])
     AND run_id IN (SELECT id FROM etl_tombstones WHERE kind = 'run')
 
 -- name: lose_unseen
--- Erased runs of a stream that a pass over its whole listing did not meet: they count no more.
+-- Erased runs of a stream that passes over its whole listing did not meet: they count no more.
 UPDATE etl_tombstones AS tombstones SET gone_at = now()
 WHERE kind = 'run' AND app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
     AND ($4 = 'ALL' OR status IS NULL OR status = $4) AND ($5 = 'ALL' OR origin IS NULL OR origin = $5)
-    AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = $3 AND seen.ident = tombstones.id)
+    AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = ANY ($3::integer[]) AND seen.ident = tombstones.id)
 
 -- name: counts_erased
 SELECT EXISTS (

@@ -139,7 +139,7 @@ SELECT digest FROM etl_rejects AS held
 WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
   AND NOT EXISTS (
       SELECT FROM pg_temp.seen_runs AS seen
-      WHERE seen.pass = $3 AND seen.ident IN (held.run_id, encode(held.digest, 'hex')))
+      WHERE seen.pass = ANY ($3::integer[]) AND seen.ident IN (held.run_id, encode(held.digest, 'hex')))
 
 -- name: start_sync
 INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4) RETURNING id
