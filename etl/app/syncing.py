@@ -32,7 +32,7 @@ from etl.events import (
 )
 from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync import Outcome, StreamSync, Task
-from etl.sync.intake import Intake, Tally
+from etl.sync.intake import Intake, Tally, finish_in_hand
 from etl.sync.listing import Listing
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Syncing:
                 self.summary.seconds = round(monotonic() - started, 3)
                 has_ended = self.summary.status in {"failed", "interrupted"}  # a ledger not closed changes that no more
                 with suppress(*((*LOST, *DRIVER_ERRORS, DatabaseError, TimeoutError) if has_ended else ())):
-                    await asyncio.shield(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
+                    await finish_in_hand(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
         return self.summary
 
     def _failed(self, error: BaseException) -> BaseException:

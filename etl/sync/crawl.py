@@ -283,6 +283,8 @@ class Crawl:
             unsettled = await look_up(self._listing, self._intake, await self._unseen(anywhere=shuffled))
             if proof is _Proof.PICTURE:
                 await self._intake.mark_gone(unsettled.unasked)
+            if proof:
+                await self._intake.mark_gone(unsettled.unnamed)
         if proof is not _Proof.PICTURE:
             await self._intake.drop_copies()
         if proof or repeated:

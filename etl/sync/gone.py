@@ -36,6 +36,8 @@ class Unsettled:
     """Their ids were cleaned, and by such a one the API knows no run."""
     unanswered: list[str] = field(default_factory=list)
     """The API had no sensible answer; they stay as they are."""
+    unnamed: list[str] = field(default_factory=list)
+    """The answer has no id that could be read: it was taken in, as one more item of the quarantine."""
 
     def __bool__(self) -> bool:
         return bool(self.unasked or self.unanswered)
@@ -56,10 +58,12 @@ async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unset
         some = known[start : start + listing.window]
         told = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
         answers = dict(zip(some, told, strict=True))
-        await intake.load(await intake.sort([answer for answer in answers.values() if isinstance(answer, Page)]))
+        pages = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, Page)}
+        await intake.load(await intake.sort(list(pages.values())))
         await intake.mark_gone([run_id for run_id, answer in answers.items() if answer is None])
         failures = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, TransientError)}
         unsettled.unanswered += failures
+        unsettled.unnamed += [run_id for run_id, page in pages.items() if peek_id(page.items[0]) is None]
         if len(unsettled.unanswered) > UNANSWERED_RUNS:
             raise next(iter(failures.values()))
     return unsettled

@@ -289,13 +289,14 @@ async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
     """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended, and was counted."""
     task = asyncio.ensure_future(commit)
     try:
-        await asyncio.shield(task)
+        await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later
     except asyncio.CancelledError:
         done, _ = await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         for each in done:
             if not each.cancelled():
                 each.exception()  # looked at, or asyncio writes it to stderr; the cancellation says why all ends
         raise
+    await task
 
 
 def _check_id(run_id: str) -> None:

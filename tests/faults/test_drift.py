@@ -147,6 +147,16 @@ async def test_what_a_shuffled_listing_shows_no_more_is_asked_for_one_by_one(dat
         assert (await t.agrees("reconcile")).runs_gone == 1
 
 
+async def test_a_run_that_a_shuffled_listing_shows_without_its_id_is_counted_once(database_url):
+    world = one_stream(20)
+    world.order = "shuffled"
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        world.spoil(next(iter(world.runs[WORKFLOW])), "null_id")
+        await t.agrees("reconcile")
+
+
 async def test_what_a_shuffled_listing_shows_no_more_leaves_the_quarantine(database_url):
     world = one_stream(20)
     world.order = "shuffled"
