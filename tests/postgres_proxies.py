@@ -36,16 +36,12 @@ async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def far_away(server_url: str, seconds: float) -> AsyncIterator[str]:
     """Let all that a client says arrive so much later; yields the URL, at `localhost`."""
-
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        return True
-
-    async with _between(server_url, greet, seconds) as url:
+    async with _between(server_url, seconds=seconds) as url:
         yield url
 
 
 @asynccontextmanager
-async def _between(server_url: str, greet: Greet, seconds: float = 0) -> AsyncIterator[str]:
+async def _between(server_url: str, greet: Greet | None = None, seconds: float = 0) -> AsyncIterator[str]:
     """Listen in front of a server on a Unix socket."""
     parts = urlsplit(server_url)
     query = parse_qs(parts.query)
@@ -55,7 +51,7 @@ async def _between(server_url: str, greet: Greet, seconds: float = 0) -> AsyncIt
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())  # type: ignore[arg-type]  # it runs in one
         try:
-            if not await greet(reader, writer):
+            if greet is not None and not await greet(reader, writer):
                 return
             inward, outward = await asyncio.open_unix_connection(path)
             try:

@@ -18,12 +18,12 @@ from etl.cli.root import app
 from etl.cli.warehouse import DemoOption, database_url, make_ready, readable_settings
 from etl.errors import SettingsError
 
-# No option's name holds a space; an option's value may.
-_COMMENT = re.compile(r"--[^=\s]*\s")
-
 if TYPE_CHECKING:
     from etl.config import Settings
     from etl.db.query import QueryResult
+
+# No option's name holds a space; an option's value may.
+_COMMENT = re.compile(r"--[^=\s]*\s")
 
 
 class QueryCommand(TyperCommand):

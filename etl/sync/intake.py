@@ -286,7 +286,10 @@ class Intake:
 
 
 async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
-    """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended, and was counted."""
+    """Await a commit, of a batch or of the ledger.
+
+    A cancellation that arrives meanwhile is raised only when it has ended, and was counted.
+    """
     task = asyncio.ensure_future(commit)
     try:
         await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later

@@ -9,22 +9,20 @@ SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_sche
 -- Days whose rollups do not hold, the newest first, each with its workflows that are noted. One of many runs of which few
 -- have changed can wait for an hour: it would be counted at each sync, and the views count it meanwhile from its runs.
 -- A day of which much has changed comes in $1 shares of its workflows.
-WITH noted AS (
-    SELECT day, workflow_id, sum(sum(runs)) OVER days AS changed, min(min(noted_at)) OVER days AS since,
-        row_number() OVER (PARTITION BY day ORDER BY sum(runs) DESC, workflow_id) AS place
-    FROM etl_changed_days
-    GROUP BY day, workflow_id
-    WINDOW days AS (PARTITION BY day)
-),
-days AS (
-    SELECT day, changed, since, array_agg(workflow_id) AS workflows
-    FROM noted
-    GROUP BY day, changed, since
+WITH days AS (
+    SELECT day, array_agg(workflow_id ORDER BY runs DESC, workflow_id) AS workflows, sum(runs) AS changed,
+        min(noted_at) AS since
+    FROM (
+        SELECT day, workflow_id, sum(runs) AS runs, min(noted_at) AS noted_at
+        FROM etl_changed_days
+        GROUP BY day, workflow_id
+    ) AS noted
+    GROUP BY day
 )
-SELECT day, array_agg(workflow_id ORDER BY place) AS workflows
-FROM noted
-JOIN days USING (day, changed)
-WHERE days.since < now() - interval '1 hour'
+SELECT day, array_agg(share.workflow_id ORDER BY place) AS workflows
+FROM days
+CROSS JOIN LATERAL unnest(workflows) WITH ORDINALITY AS share (workflow_id, place)
+WHERE since < now() - interval '1 hour'
     OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
         WHERE kept.day = days.day AND kept.workflow_id = ANY (days.workflows)) <= 5000 + 4 * changed
 GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
