@@ -211,8 +211,8 @@ def redact_url(url: str) -> str:
 
 
 def embedded_url(socket_dir: str, user: str, database: str) -> str:
-    """The URL of a database that is reached over a Unix socket in `socket_dir`."""
-    return f"postgresql://{quote(user)}@/{quote(database)}?host={quote(socket_dir)}"
+    """The URL of a database that is reached over a Unix socket in `socket_dir`, whatever PGPORT says."""
+    return f"postgresql://{quote(user)}@/{quote(database)}?host={quote(socket_dir)}&port=5432"
 
 
 def refused_right(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:

@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 
 _DATABASE = "cortex"
 _USER = "postgres"
-_SOCKET = ".s.PGSQL.5432"
+_PORT = "5432"  # names the socket; no port is opened
+_SOCKET = f".s.PGSQL.{_PORT}"
 _LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 104 with the final NUL, Linux 108
 _START_TIMEOUT_S = 120  # crash recovery after a heavy load may take this long
+_CHANGED_BY_SHELL = '$`"\\\n'  # pg_ctl hands the path to a shell, between double quotes
+_CHANGED_IN_LISTS = "',"  # PostgreSQL reads the directories of its sockets as a list
+_INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 # Modest: for a laptop that has other things to do, but with room for bulk loads between checkpoints. Every commit is
 # still flushed to disk (synchronous_commit and fsync stay on).
@@ -70,6 +74,11 @@ def start(data_dir: Path) -> str:
         DatabaseError: it cannot be made or started: no room, no right, no programs for this platform.
     """
     cluster = _cluster(data_dir)
+    if signs := sorted(set(str(cluster)) & set(_CHANGED_BY_SHELL)):
+        raise DatabaseError(
+            f"The embedded PostgreSQL cannot live in data_dir {str(data_dir)!r}: its programs misread {signs[0]!r}.",
+            mend="Set data_dir to a path without that sign, or set database.url.",
+        )
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(data_dir):
@@ -95,9 +104,12 @@ def stop(data_dir: Path) -> bool:
     if not cluster.exists():
         return False
     with _one_at_a_time(data_dir):
-        if _running_at(cluster) is None:
+        if (socket_dir := _running_at(cluster)) is None:
             return False
         _run(cluster, "pg_ctl", "stop", "-w", "-m", "fast", "-D", str(cluster))
+        if socket_dir != cluster:
+            with suppress(OSError):
+                socket_dir.rmdir()
         return True
 
 
@@ -116,7 +128,8 @@ def _one_at_a_time(data_dir: Path) -> Iterator[None]:
 def _running_at(cluster: Path) -> Path | None:
     """The socket directory of the running server, None where none runs.
 
-    `postmaster.pid` outlives a crash and its number may be another process's by now, so only an answer counts.
+    `postmaster.pid` outlives a crash and its number may be another process's by now, so only an answer counts. Where
+    the cluster was moved while its server ran, the socket moved with it.
     """
     try:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
@@ -124,13 +137,11 @@ def _running_at(cluster: Path) -> Path | None:
         return None
     if len(lines) < 8 or lines[7].strip() != "ready":
         return None
-    socket_dir = Path(lines[4])
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        try:
+    for socket_dir in (Path(lines[4]), cluster):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, suppress(OSError):
             client.connect(str(socket_dir / _SOCKET))
-        except OSError:
-            return None
-    return socket_dir
+            return socket_dir
+    return None
 
 
 def _make(cluster: Path) -> None:
@@ -166,7 +177,7 @@ def _launch(cluster: Path) -> Path:
     _forget_dead_server(cluster)
     socket_dir = _socket_dir(cluster)
     log = cluster / "server.log"
-    options = f"-k '{socket_dir}'"
+    options = f"-p {_PORT} -k '{socket_dir}'"
     timeout = ("-t", str(_START_TIMEOUT_S))
     _run(cluster, "pg_ctl", "start", "-w", *timeout, "-D", str(cluster), "-l", str(log), "-o", options)
     return socket_dir
@@ -190,8 +201,8 @@ def _forget_dead_server(cluster: Path) -> None:
 
 
 def _socket_dir(cluster: Path) -> Path:
-    """The cluster's own directory, or a private one under the temporary directory where that path is too long."""
-    if len(os.fsencode(cluster / _SOCKET)) <= _LONGEST_SOCKET_PATH and "'" not in str(cluster):
+    """The cluster's own directory, or a private one under the temporary directory where that path does not do."""
+    if len(os.fsencode(cluster / _SOCKET)) <= _LONGEST_SOCKET_PATH and not set(str(cluster)) & set(_CHANGED_IN_LISTS):
         return cluster
     digest = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
     relocated = Path(tempfile.gettempdir()) / f"cortex-etl-{digest}"
@@ -250,7 +261,10 @@ def _programs() -> Path:
 
 
 def _run(cluster: Path, program: str, *arguments: str, said: str = "") -> None:
-    """Run a program of PostgreSQL as the cluster's owner.
+    """Run a program of PostgreSQL as the cluster's owner, with little of our environment.
+
+    The server keeps what it gets for as long as it runs: an API key must not stay in it, nor may variables that are
+    meant for clients (`PGPORT`, `PGDATA`) change it.
 
     Raises:
         DatabaseError: it fails; the message ends with what it said last.
@@ -269,7 +283,7 @@ def _run(cluster: Path, program: str, *arguments: str, said: str = "") -> None:
             stderr=subprocess.STDOUT,
             cwd=cluster,
             start_new_session=True,
-            env={**os.environ, "LC_ALL": "C"},
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ} | {"LC_ALL": "C"},
             user=owner.st_uid if as_root else None,
             group=owner.st_gid if as_root else None,
             extra_groups=() if as_root else None,

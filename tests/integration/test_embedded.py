@@ -46,7 +46,7 @@ async def test_starts_once_stays_and_stops(data_dir: Path) -> None:
     program = f"from pathlib import Path; from etl.db import embedded; print(embedded.start(Path({str(data_dir)!r})))"
     starters = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     urls = {starter.communicate()[0].strip() for starter in starters}
-    assert urls == {f"postgresql://postgres@/cortex?host={data_dir.resolve()}/postgres"}
+    assert urls == {f"postgresql://postgres@/cortex?host={data_dir.resolve()}/postgres&port=5432"}
     url = urls.pop()
     pid = postmaster(data_dir)
     assert embedded.start(data_dir) == url
@@ -75,12 +75,12 @@ async def test_a_path_too_long_for_a_socket_moves_the_socket(data_dir: Path) -> 
     try:
         assert await one(url, "SHOW data_directory") == str(long.resolve() / "postgres")
         assert len(url) < 130
-        socket_dir = Path(url.partition("host=")[2])
+        socket_dir = Path(url.partition("host=")[2].removesuffix("&port=5432"))
         assert socket_dir.stat().st_mode & 0o077 == 0
         assert embedded.start(long) == url
     finally:
         embedded.stop(long)
-    shutil.rmtree(socket_dir)
+    assert not socket_dir.exists()
 
 
 async def test_a_start_that_was_killed_half_way_is_begun_again(data_dir: Path) -> None:
@@ -125,3 +125,50 @@ async def test_a_folder_removed_under_a_running_server_is_made_anew(data_dir) ->
         shutil.rmtree(data_dir / "postgres", ignore_errors=True)
     assert await one(embedded.start(data_dir), "SELECT 1") == 1
     assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_the_environment_is_not_the_server_s(data_dir, monkeypatch) -> None:
+    secrets = {"CORTEX_API_KEY": "sk-never-there", "PGPORT": "6543", "PGDATA": "/nowhere", "PGUSER": "someone"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    url = embedded.start(data_dir)
+    assert await one(url, "SHOW port") == "5432"
+    assert await one(url, "SELECT current_user") == "postgres"
+    assert embedded.start(data_dir) == url
+    names = set(psutil.Process(postmaster(data_dir)).environ())
+    assert "PATH" in names
+    assert not names & {"CORTEX_API_KEY", "PGPORT", "PGUSER"}
+    assert embedded.stop(data_dir)
+
+
+async def test_a_folder_moved_under_a_running_server_is_found_again(data_dir) -> None:
+    embedded.start(data_dir)
+    pid = postmaster(data_dir)
+    moved = data_dir.with_name("moved")
+    data_dir.rename(moved)
+    try:
+        assert await one(embedded.start(moved), "SELECT 1") == 1
+        assert postmaster(moved) == pid
+    finally:
+        assert embedded.stop(moved)
+
+
+@pytest.mark.parametrize("name", ["a, b", "it's", "a b", "né"])
+async def test_any_name_of_a_folder_that_the_server_takes(data_dir, name) -> None:
+    odd = data_dir / name
+    url = embedded.start(odd)
+    try:
+        assert await one(url, "SHOW data_directory") == str(odd.resolve() / "postgres")
+        socket_dir = Path((await one(url, "SHOW unix_socket_directories")).strip('"'))
+        assert embedded.start(odd) == url
+    finally:
+        embedded.stop(odd)
+    assert socket_dir.exists() == socket_dir.is_relative_to(data_dir.resolve())  # a folder made aside goes again
+
+
+@pytest.mark.parametrize("name", ["$HOME", "`id`", 'a"b', "a\\b", "a\nb"])
+def test_a_name_of_a_folder_that_the_shell_would_change(data_dir, name) -> None:
+    with pytest.raises(DatabaseError, match="data_dir") as caught:
+        embedded.start(data_dir / name)
+    assert "data_dir" in caught.value.mend
+    assert not data_dir.exists()
