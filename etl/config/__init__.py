@@ -22,6 +22,7 @@ from etl.config.sections import (
     MetricsSettings,
     PayloadSettings,
     SyncSettings,
+    expand_home,
 )
 from etl.errors import SettingsError
 
@@ -177,9 +178,9 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         settings = Settings(**document.values)
     except ValidationError as error:
         raise settings_error(error, document, Settings) from None
-    settings = settings.model_copy(update={"data_dir": folder / settings.data_dir.expanduser()})
+    settings = settings.model_copy(update={"data_dir": folder / settings.data_dir})
     if settings.metrics.file is not None:
-        metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file.expanduser()})
+        metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file})
         settings = settings.model_copy(update={"metrics": metrics})
     settings._document = document  # noqa: SLF001 -- its own class's attribute, set once here
     settings._telemetry = {name: value for name, value in variables.items() if name.startswith("OTEL_")}  # noqa: SLF001
@@ -189,14 +190,20 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 def _dotenv(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    from dotenv import dotenv_values  # noqa: PLC0415 -- most folders have none, and start-up time counts
+    from dotenv.parser import parse_stream  # noqa: PLC0415 -- most folders have none, and start-up time counts
 
     try:
-        found = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as lines:
+            found = list(parse_stream(lines))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"{path}: cannot be read: {reason}", mend="Mend its rights, or save it as UTF-8.") from None
-    return {name: value for name, value in found.items() if value is not None}
+    for each in found:
+        if each.error:  # what stands there may be a secret
+            said = each.original.string
+            line = each.original.line + said.count("\n", 0, len(said) - len(said.lstrip()))
+            raise SettingsError(f"{path}:{line}: this line cannot be read", mend="Write it as NAME=value.")
+    return {each.key: each.value for each in found if each.key is not None and each.value is not None}
 
 
 def _refuse_unset(document: Document) -> None:
@@ -233,7 +240,10 @@ def _fill_from_file(
     name = values.get(f"{key}_file")
     if values.get(key) is not None or not isinstance(name, str):
         return
-    path = folder / Path(name).expanduser()
+    try:
+        path = folder / expand_home(Path(name))
+    except ValueError:
+        return  # the settings' own check says why
     where = f"{document.place((*section, f'{key}_file'))}: {dotted((*section, key))}_file"
     try:
         text = path.read_text(encoding="utf-8-sig").strip()

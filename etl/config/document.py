@@ -217,7 +217,7 @@ def _override(document: Document, variable: str, text: str) -> None:
     if text.lstrip()[:1] in ("[", "{"):
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise SettingsError(f"environment variable {variable}: not JSON", mend="Mend its value.") from None
     elif text in ("", "null"):
         value = None

@@ -196,6 +196,18 @@ def check_path(value: object) -> object:
     return value
 
 
+def expand_home(path: Path) -> Path:
+    """Return the path with `~` and `~account` replaced by the home that they stand for.
+
+    Raises:
+        ValueError: no account has that home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"a path (no account here has the home {path.parts[0]})") from None
+
+
 def check_hook(value: object) -> object:
     """Return a URL that is called, kept as a secret: whoever knows it may call it.
 
@@ -228,7 +240,7 @@ def check_salt(value: object) -> object:
     return SecretStr(text)
 
 
-File = Annotated[Path, BeforeValidator(check_path)]
+File = Annotated[Path, BeforeValidator(check_path), AfterValidator(expand_home)]
 Whole = Annotated[int, BeforeValidator(not_bool)]
 Key = Annotated[SecretStr, BeforeValidator(check_key)]
 Hook = Annotated[SecretStr, BeforeValidator(check_hook)]

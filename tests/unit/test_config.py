@@ -129,6 +129,16 @@ def test_a_dotenv_that_cannot_be_read_is_told(write, tmp_path: Path) -> None:
         load(write(""), {})
 
 
+@pytest.mark.parametrize("line", ["CORTEX_API_KEY: sk-hunter2", "CORTEX_API_KEY='sk-hunter2", "a b=hunter2"])
+def test_a_dotenv_with_a_line_that_cannot_be_read_is_told(write, tmp_path: Path, line: str, caplog) -> None:
+    (tmp_path / ".env").write_text(f"# for cron\nONE=1\n  \n{line}\n")
+    with pytest.raises(SettingsError) as caught:
+        load(write(""), {})
+    assert caught.value.message.startswith(f"{tmp_path / '.env'}:4: ")
+    assert "NAME=value" in caught.value.mend
+    assert "hunter2" not in f"{caught.value} {caught.value.mend} {caplog.text}"
+
+
 def test_no_app_is_an_error_only_where_one_is_needed(write) -> None:
     path = write("")
     with pytest.raises(SettingsError, match="no app is set") as caught:
@@ -163,7 +173,9 @@ def test_secrets_from_files(write, tmp_path: Path) -> None:
 
 
 def test_a_dotenv_beside_the_file_stands_in_for_variables(write, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("CORTEX_API_KEY=sk-env\nCORTEX_ETL__API__PAGE_SIZE=9\nOTHER=${x\n")
+    (tmp_path / ".env").write_text(
+        "CORTEX_API_KEY=sk-env\nCORTEX_ETL__API__PAGE_SIZE=9\nOTHER=${x\nALONE\nexport LAST=1\n"
+    )
     path = write("")
     assert load(path, {}).require_key().get_secret_value() == "sk-env"
     assert load(path, {}).api.page_size == 9
