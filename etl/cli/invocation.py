@@ -201,7 +201,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     except Exception as error:  # noqa: BLE001 -- the last resort: a message instead of a traceback
         if (refusal := _database_error(error)) is not None:
             return _failed(call, refusal)
-        _report(call, f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback.", 1)
+        _report(call, *_last_words(error), 1)
         return _traced(call, 1)
     return code
 
@@ -218,6 +218,14 @@ def _database_error(error: Exception) -> EtlError | None:
     from etl.db.refusals import DRIVER_ERRORS, unusable
 
     return unusable(error) if isinstance(error, DRIVER_ERRORS) else None
+
+
+def _last_words(error: Exception) -> tuple[str, str]:
+    """What is said of an error that nobody foresaw, and what may mend it."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}", "Mend what the message names (room, rights); -v shows where it happened."
+    return f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback."
 
 
 def _report(call: Invocation, message: str, mend: str, code: int) -> None:

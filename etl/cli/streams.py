@@ -1,0 +1,37 @@
+"""The standard streams as a command needs them: all three open, and stderr never a reason to fail."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+
+class _Forgiving(io.FileIO):
+    """Drops what cannot be written: a full disk under the log, or a reader that left, must not end a sync."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # narrower is enough
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
+
+
+def prepare() -> None:
+    """Open what the caller closed on the null device, and let stderr drop what it cannot take.
+
+    A closed stream leaves its number to the next file or socket that is opened, which the event loop then takes for a
+    stream of its own.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 -- open for as long as the command
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 -- as above
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Forgiving(2, "w", closefd=False)), encoding, errors="backslashreplace", line_buffering=True
+    )

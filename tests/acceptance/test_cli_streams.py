@@ -1,0 +1,54 @@
+"""Closed, full and abandoned standard streams: none of them ends a sync, or any command, by accident."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+
+async def run(command, script: str) -> tuple[int, str]:
+    """Run a shell's line in which `$etl` is the command; returns its exit code and what came out."""
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-o", "pipefail", "-c", script,
+        cwd=command.folder, env=command._environment | {"etl": f"{sys.executable} -m etl"},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    return process.returncode or 0, out.decode()
+
+
+@pytest.mark.parametrize(
+    "stderr", ["2> /dev/full", "-v 2> /dev/full", "2>&-", "-v 2>&1 > /dev/null | head -n 1", "<&- >&- 2>&-"]
+)
+async def test_a_sync_is_done_whatever_becomes_of_its_log(at_work, warehouse, stderr: str) -> None:
+    command, _ = at_work
+    code, out = await run(command, f"$etl sync {stderr}")
+    assert code == 0, out
+    assert [tuple(row) for row in await warehouse.fetch("SELECT status, error FROM etl_syncs")] == [("succeeded", None)]
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$etl config show --quiet 2>&-", 0),
+        ("$etl sql 'SELECT 1' >&-", 0),
+        ("$etl nonsense 2> /dev/full", 2),
+        ("$etl sql - <&-", 2),
+    ],
+)
+async def test_a_closed_stream_is_an_empty_one(at_work, line: str, code: int) -> None:
+    command, _ = at_work
+    ended, out = await run(command, line)
+    assert ended == code, out
+    assert "unexpected" not in out
+
+
+async def test_a_result_that_does_not_fit_is_told(at_work) -> None:
+    command, _ = at_work
+    code, out = await run(command, "$etl sql 'SELECT 1' > /dev/full")
+    assert code == 1
+    assert out.startswith("error: No space left on device")
+    assert out.count("\n") == 2
