@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,13 @@ def test_the_settings_table_has_every_key_and_no_other() -> None:
 def test_every_exit_code_is_documented() -> None:
     table = OPERATIONS.partition("## Exit codes")[2].partition("## ")[0]
     assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "3", "4", "75", "130"]
+
+
+def test_the_extras_of_the_commands_are_in_the_install_line_and_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    source = "".join(path.read_text() for path in (ROOT / "etl").rglob("*.py"))
+    named = set(re.findall(r"pip install \"cortex-etl\[(\w+)\]\"", source))
+    assert named == extras.keys() - {"bench", "dev"}
+    (line,) = re.findall(r"^pip install \"\.\[([\w,]+)\]\"", README, re.MULTILINE)
+    assert set(line.split(",")) == named - {"otel"}  # traces are set up in operations.md
+    assert "cortex-etl[otel]" in OPERATIONS
