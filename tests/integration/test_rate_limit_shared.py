@@ -165,8 +165,9 @@ async def test_a_warehouse_without_the_table_says_so(empty_database_url):
 
 
 async def test_an_api_that_counts_as_well_never_refuses(sandbox, small_world, database_url):
-    window_s, limit = 2.0, 40
-    server = await sandbox(requests_per_minute=limit, rate_window_s=window_s)
+    api_window_s, limit = 2.0, 40
+    window_s = api_window_s + 0.4  # what the guard of a whole minute leaves for requests that are late on their way
+    server = await sandbox(requests_per_minute=limit, rate_window_s=api_window_s)
     app_id, workflow_id = busiest(small_world)
     events = []
     async with budget_of(database_url, limit, window_s=window_s) as budget:
@@ -180,7 +181,7 @@ async def test_an_api_that_counts_as_well_never_refuses(sandbox, small_world, da
 
             await asyncio.gather(*(work() for _ in range(8)))
     sent = [request.time_monotonic for request in server.requests]
-    assert min(later - earlier for earlier, later in zip(sent, sent[limit:], strict=False)) >= window_s
+    assert min(later - earlier for earlier, later in zip(sent, sent[limit:], strict=False)) >= api_window_s
     assert {event.status for event in events if isinstance(event, RequestSent)} == {200}
     assert not any(isinstance(event, RateLimited) for event in events)
 
