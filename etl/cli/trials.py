@@ -63,10 +63,14 @@ async def _serve(
         host, port, seed=seed, runs=runs, key=key, requests_per_minute=requests_per_minute or None, speed=speed
     )
     try:
-        async with serving as url:
-            typer.echo(url)
+        async with serving as api:
+            typer.echo(api.url)
             sys.stdout.flush()
-            call.say(f"The simulated API listens. Use it:  export CORTEX_ETL__API__BASE_URL={url} CORTEX_API_KEY={key}")
+            apps = ", ".join(f"{{id: {each}}}" for each in api.world.apps)
+            call.say(
+                "The simulated API listens. Use it:  "
+                f"export CORTEX_ETL__API__BASE_URL={api.url} CORTEX_API_KEY={key} CORTEX_ETL__APPS='[{apps}]'"
+            )
             await asyncio.Event().wait()
     except OSError as error:
         raise SettingsError(

@@ -26,7 +26,7 @@ async def serve(
     key: str = "sk-sandbox",
     requests_per_minute: int | None = 500,
     speed: float = 1.0,
-) -> AsyncIterator[str]:
+) -> AsyncIterator[Sandbox]:
     """Serve a new world whose history ends now, until the context is left.
 
     Args:
@@ -39,13 +39,13 @@ async def serve(
         speed: simulated seconds a real second; 0 stops the world's clock.
 
     Yields:
-        The base URL.
+        The API, with its `url` and its `world`.
     """
     world = World.generate(seed, runs=runs, now=datetime.now(UTC).replace(microsecond=0))
     async with Sandbox(world, key, host=host, port=port, requests_per_minute=requests_per_minute) as sandbox:
         living = asyncio.create_task(_live(world, speed))
         try:
-            yield sandbox.url
+            yield sandbox
         finally:
             living.cancel()
             with suppress(asyncio.CancelledError):

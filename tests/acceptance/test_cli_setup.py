@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from datetime import timedelta
 
 import asyncpg
@@ -217,12 +218,14 @@ async def test_stop_ends_the_embedded_server_and_keeps_its_data(command) -> None
     assert counted.out == "count\n0\n"
 
 
-async def test_the_sandbox_serves_until_it_is_told_to_stop(command) -> None:
+async def test_the_sandbox_says_how_it_is_used_and_serves_until_it_is_told_to_stop(command) -> None:
     process = await command.start("sandbox", "--port", "0", "--runs", "20")
     url = (await process.stdout.readline()).decode().strip()
-    command.configure(f"api: {{base_url: '{url}', key: sk-sandbox}}\napps: [{{id: c}}]\n")
-    looked = await command("doctor")
-    assert "workflows are listed" in looked.out
+    said = (await process.stderr.readline()).decode().partition("export ")[2]
+    command.environment |= dict(each.split("=", 1) for each in shlex.split(said))
+    assert command.environment["CORTEX_ETL__API__BASE_URL"] == url
+    assert "workflows are listed" in (await command("doctor")).out
+    assert (await command("sync", "--json")).json["runs_inserted"] == 20
     process.terminate()
     await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 130

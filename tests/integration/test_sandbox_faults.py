@@ -204,12 +204,14 @@ async def test_the_listing_can_drift_between_pages(sandbox, get):
 
 
 async def test_the_service_serves_a_living_world(get):
-    async with serve("127.0.0.1", 0, runs=600, key="sk-sandbox", speed=7 * 86_400) as url:
+    async with serve("127.0.0.1", 0, runs=600, key="sk-sandbox", speed=7 * 86_400) as api:
+        url = api.url
         count = int((await get(url + RUNS))[2]["pagination-count"])
         async with asyncio.timeout(10):
             while int((await get(url + RUNS))[2]["pagination-count"]) == count:
                 await asyncio.sleep(0.1)
-    async with serve(runs=60, speed=0) as url:
+    async with serve(runs=60, speed=0) as api:
+        url = api.url
         assert (await get(url + RUNS))[0] == 200
     with pytest.raises(aiohttp.ClientConnectorError):
         await get(url + RUNS)
