@@ -11,9 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from etl.db.statements import statements
+from etl.decode import spelled_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from etl.events import StreamId
 
 _SQL = statements("erasing")
+
+_PAYLOADS_AT_ONCE = 20  # of the quarantine; each may take megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,22 @@ class Forgotten:
     rejects: int
 
 
-def quotations(record_ids: Iterable[str]) -> list[bytes]:
-    """How the ids of records stand in JSON."""
-    found: set[bytes] = set()
-    for record_id in record_ids:
-        found.add(msgspec.json.encode(record_id))
-        found.add(json.dumps(record_id).encode())
-    return sorted(found)
+class Quotations:
+    """Tells which JSON texts name one of some records, wherever and however it stands in them.
+
+    Args:
+        record_ids: of the records, as in the tables.
+    """
+
+    def __init__(self, record_ids: Iterable[str]) -> None:
+        self._needles = [spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in record_ids]
+
+    def are_in(self, raw: bytes) -> bool:
+        """Whether a JSON text, valid or not, holds one of the ids as a string."""
+        if not self._needles:
+            return False
+        plain = spelled_plainly(raw)
+        return any(needle in plain for needle in self._needles)
 
 
 async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> Forgotten:
@@ -68,11 +78,15 @@ async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: S
     doomed = [row["id"] for row in await connection.fetch(_SQL["doomed_runs"], list(runs), list(records))]
     for run_id in doomed:
         await connection.execute(_SQL["erase_run"], run_id)
-    known = [*runs, *doomed]
-    rejects = [row["id"] for row in await connection.fetch(_SQL["doomed_rejects"], known, quotations(records))]
-    for number in rejects:
+    rejects = [row["id"] for row in await connection.fetch(_SQL["rejects_of"], [*runs, *doomed])]
+    if records:
+        quotations = Quotations(records)
+        async with connection.transaction():
+            found = connection.cursor(_SQL["payloads_of_rejects"], prefetch=_PAYLOADS_AT_ONCE)
+            rejects += [row["id"] async for row in found if quotations.are_in(row["payload"])]
+    for number in set(rejects):
         await connection.execute(_SQL["erase_reject"], number)
-    return Forgotten(len(doomed), len(rejects))
+    return Forgotten(len(doomed), len(set(rejects)))
 
 
 async def keep_erased(
@@ -83,9 +97,12 @@ async def keep_erased(
     Args:
         connection: in the transaction.
         stream: whose commit it is.
-        erased: erased runs that its listing shows.
+        erased: erased runs that its listing shows; what is stored of them, from before they came to an erased record,
+            goes.
         landed: ids of the runs that the transaction wrote, rows or rejects.
     """
+    if erased:
+        await connection.execute(_SQL["erase_met"], [each.run_id for each in erased])
     for each in erased:
         await connection.execute(_SQL["bury_met"], each.run_id, *stream, each.status, each.origin)
     if landed and await connection.fetchval(_SQL["anything_erased"]):

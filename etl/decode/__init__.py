@@ -1,6 +1,6 @@
 """From the bytes of a response to items, and from the bytes of an item to values; pure."""
 
-from etl.decode.cleaning import REPLACEMENT, clean, clean_text, needs_cleaning
+from etl.decode.cleaning import REPLACEMENT, clean, clean_text, needs_cleaning, spelled_plainly
 from etl.decode.numbers import Json, Number
 from etl.decode.pages import digest, guess_id, peek_id, split_page
 from etl.decode.reading import parse
@@ -20,5 +20,6 @@ __all__ = [
     "needs_cleaning",
     "parse",
     "peek_id",
+    "spelled_plainly",
     "split_page",
 ]

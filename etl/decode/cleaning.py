@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 
+_SPELLING = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
+
 
 def needs_cleaning(raw: bytes) -> bool:
     r"""Whether a JSON text holds an escaped NUL or lone surrogate (`\u0000`, `\ud83d` without its second half)."""
@@ -28,6 +31,23 @@ def needs_cleaning(raw: bytes) -> bool:
 def clean_text(text: str) -> str:
     """The text with each NUL and each lone surrogate replaced by U+FFFD."""
     return _UNSTORABLE.sub(REPLACEMENT, text)
+
+
+def spelled_plainly(raw: bytes) -> bytes:
+    r"""JSON text, valid or not, with each character of its strings spelled in one way, and cleaned.
+
+    Escapes become the characters that they stand for, but for quotes and backslashes, which stay escaped (`\"`, `\\`): so
+    that a string which is part of another text is found however either was written.
+    """
+    return _SPELLING.sub(_plain, raw)
+
+
+def _plain(escape: re.Match[bytes]) -> bytes:
+    try:
+        character = clean_text(str(json.loads(b'"%b"' % escape[0])))
+    except ValueError:
+        return escape[0]  # no escape that JSON knows
+    return b"\\" + character.encode() if character in '"\\' else character.encode()
 
 
 def clean(value: Json) -> Json:

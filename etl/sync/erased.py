@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from etl.db.erasing import Erased, quotations
+from etl.db.erasing import Erased, Quotations
 from etl.tables import RUNS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ErasedRuns:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._records: frozenset[str] | None = None
-        self._quotations: list[bytes] = []
+        self._quotations = Quotations(())
         self._any = False
         self._runs: Mapping[str, asyncpg.Record] = {}
 
@@ -38,7 +38,7 @@ class ErasedRuns:
             records = await self._store.erased_records()
             self._any = records is not None
             self._records = frozenset(records or ())
-            self._quotations = quotations(self._records)
+            self._quotations = Quotations(self._records)
         if self._any:
             self._runs = await self._store.erased_runs(ids)
 
@@ -52,7 +52,7 @@ class ErasedRuns:
 
     def quoted_in(self, raw: bytes) -> bool:
         """Whether an item names an erased record anywhere in its bytes."""
-        return any(each in raw for each in self._quotations)
+        return self._quotations.are_in(raw)
 
     def tombstone(self, run_id: str, rows: RunRows | None) -> list[Erased]:
         """The tombstone to write for an erased run that is listed here; none where the one there says the same.

@@ -14,7 +14,6 @@ from etl.app.warehouse import open_warehouse
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db import erasing
 from etl.db.connect import connect
-from etl.db.erasing import quotations
 from etl.db.load import Batch, Loader
 from etl.decode import digest
 from etl.errors import DatabaseError, SettingsError
@@ -133,6 +132,56 @@ async def test_all_of_a_record_goes_and_what_comes_later_is_not_loaded(trial: Tr
     assert "Zoë" not in text
 
 
+@pytest.mark.parametrize("before", [None, "rec_other"])
+async def test_a_run_that_comes_under_an_erased_record_later_goes_with_it(trial: Trial, before: str | None) -> None:
+    workflow_id, run = trial.some()
+    run["record_id"] = before
+    trial.world.raw[run["id"]] = b'{"id": "%b", "status": 7}' % run["id"].encode()
+    await trial.sync()  # as a reject, and then as a run
+    del trial.world.raw[run["id"]]
+    await trial.sync("reconcile")
+    assert await trial.holds(run["id"]) > 0
+    assert (await forget(trial.settings, records=["rec_z"])).runs == 0
+    trial.world.runs[workflow_id][run["id"]] |= {"record_id": "rec_z", "updated_at": "2027-11-01T12:30:00.000Z"}
+    await trial.sync("reconcile")
+    assert await trial.holds(run["id"]) == 0
+    assert await list_rejects(trial.settings, resolved=True) == []
+    assert await agrees(trial)
+    await trial.sync()
+    assert await agrees(trial)
+
+
+SPELLED = [
+    ("a/b", rb"a\/b"),
+    ("\u00e9", rb"\u00E9"),
+    ("a&b", rb"a\u0026b"),
+    ("it's", rb"it\u0027s"),
+    ('say "x"', rb"say \u0022x\u0022"),
+    ("a\\b", rb"a\u005cb"),
+    ("a\ufffdb", rb"a\u0000b"),
+    ("a\ufffdb", rb"a\uD83Db"),
+    ("\U0001f600", rb"\uD83D\ude00"),
+    ("tab\there", rb"tab\u0009here"),
+]
+
+
+@pytest.mark.parametrize(("record", "spelled"), SPELLED, ids=[repr(spelled) for _, spelled in SPELLED])
+async def test_the_quarantine_forgets_a_record_however_it_is_spelled(
+    trial: Trial, record: str, spelled: bytes
+) -> None:
+    workflow_id, _ = trial.some()
+    first, second, third = list(trial.world.runs[workflow_id])[:3]
+    bad = b'{"id": "%%b", "status": 7, "record_id": "%b", "input": "Zoe"}' % spelled
+    trial.world.raw[first] = bad % first.encode()
+    trial.world.raw[third] = b'{"id": "%b", "status": 7, "record_id": "x%b"}' % (third.encode(), spelled)
+    await trial.sync()
+    assert (await forget(trial.settings, records=[record])).rejects == 1
+    trial.world.raw[second] = bad % second.encode()
+    await trial.sync("reconcile")
+    kept = await trial.warehouse.fetch("SELECT run_id, payload = $1 AS emptied FROM etl_rejects", b'"[forgotten]"')
+    assert {row["run_id"]: row["emptied"] for row in kept} == {second: True, third: False}
+
+
 async def test_the_quarantine_forgets_as_well(trial: Trial) -> None:
     workflow_id, _ = trial.some()
     named, quoting = list(trial.world.runs[workflow_id])[:2]
@@ -214,11 +263,6 @@ async def test_naming_nothing_is_refused(trial: Trial) -> None:
     for wrong in ({}, {"runs": [" "]}, {"records": [""]}):
         with pytest.raises(SettingsError):
             await forget(trial.settings, **wrong)
-
-
-def test_ids_are_found_as_json_writes_them() -> None:
-    assert quotations(["a"]) == [b'"a"']
-    assert quotations(['"ü']) == sorted([b'"\\"\\u00fc"', '"\\"ü"'.encode()])
 
 
 async def test_old_ledger_rows_and_settled_rejects_are_let_go(trial: Trial) -> None:

@@ -9,6 +9,13 @@ SELECT id, app_id, workflow_id, status, origin, gone_at IS NOT NULL AS gone
 FROM etl_tombstones
 WHERE kind = 'run' AND id = ANY ($1::text[])
 
+-- name: erase_met
+-- The runs before their tombstones, as everywhere.
+WITH erased AS (
+    DELETE FROM runs WHERE id = ANY ($1::text[])
+)
+DELETE FROM etl_rejects WHERE run_id = ANY ($1::text[])
+
 -- name: bury_met
 -- An erased run stands in the listing of a stream; it counts there from now on.
 INSERT INTO etl_tombstones (kind, id, app_id, workflow_id, status, origin)
@@ -66,14 +73,12 @@ INSERT INTO etl_tombstones (kind, id) SELECT $1, unnest($2::text[]) ON CONFLICT 
 -- name: doomed_runs
 SELECT id FROM runs WHERE id = ANY ($1::text[]) OR record_id = ANY ($2::text[]) ORDER BY id
 
--- name: doomed_rejects
+-- name: rejects_of
+SELECT id FROM etl_rejects WHERE run_id = ANY ($1::text[]) ORDER BY id
+
+-- name: payloads_of_rejects
 -- In quarantine a record is known by its id alone, wherever it stands in the bytes.
-SELECT rejects.id FROM etl_rejects AS rejects
-WHERE rejects.run_id = ANY ($1::text[])
-    OR EXISTS (
-        SELECT FROM unnest($2::bytea[]) AS needle (bytes)
-        WHERE position(needle.bytes IN rejects.payload) > 0)
-ORDER BY rejects.id
+SELECT id, payload FROM etl_rejects ORDER BY id
 
 -- name: erase_run
 -- One at a time, the run before its tombstone, as commits do: so that neither waits for the other.
