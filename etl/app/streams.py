@@ -10,6 +10,7 @@ from etl.decode import peek_id
 from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
+from etl.sync.received import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.config import AppSettings, Settings
     from etl.events import Listener
-    from etl.normalize import Row
+    from etl.normalize import Redactor, Row
 
 _MAX_PAGES = 10_000
 _PASSES = 4
@@ -42,7 +43,13 @@ def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
 
 
 async def find_streams(
-    app: AppSettings, client: CortexClient, pool: asyncpg.Pool | None, listener: Listener, *, take: int
+    app: AppSettings,
+    client: CortexClient,
+    pool: asyncpg.Pool | None,
+    listener: Listener,
+    *,
+    take: int,
+    redactor: Redactor | None = None,
 ) -> tuple[list[StreamId], str]:
     """The streams of an app, from its settings or by discovery; what discovery finds is written to the warehouse.
 
@@ -52,6 +59,7 @@ async def find_streams(
         pool: to the warehouse; None writes nothing.
         listener: hears of workflows that cannot be read.
         take: page size.
+        redactor: applied to a workflow before anything is made of it.
 
     Returns:
         The streams, and why there may be more of them ("" where these are all).
@@ -63,11 +71,13 @@ async def find_streams(
         if pool is not None:
             await name_workflows(pool, app.workflows)
         return [StreamId(app.id, workflow_id) for workflow_id in app.workflows], ""
-    found = await _discover(app.id, client, listener, take)
+    found = await _discover(app.id, client, listener, take, redactor)
     if pool is not None:
         rows = [row for row in found.workflows.values() if row is not None]
         bare = [workflow_id for workflow_id, row in found.workflows.items() if row is None]
-        await save_workflows(pool, app.id, rows, bare=bare, whole=not found.trouble)
+        refused = await save_workflows(pool, app.id, rows, bare=bare, whole=not found.trouble)
+        for workflow_id, error in refused.items():
+            _tell(listener, app.id, f"PostgreSQL refused {workflow_id}: {error}")
     return [StreamId(app.id, workflow_id) for workflow_id in found.workflows], found.trouble
 
 
@@ -79,14 +89,16 @@ class _Discovered:
     trouble: str = ""
 
 
-async def _discover(app_id: str, client: CortexClient, listener: Listener, take: int) -> _Discovered:
+async def _discover(
+    app_id: str, client: CortexClient, listener: Listener, take: int, redactor: Redactor | None
+) -> _Discovered:
     """Read the listing until it stands still: one that leaves meanwhile lets another slide past the reader."""
     for _ in range(_PASSES):
         found, counts, listed = _Discovered(), set[int | None](), set[str | bytes]()
         async for page in _pages(app_id, client, take, listed):
             counts.add(page.count)
             for raw in page.items:
-                _take(raw, app_id, found, listener)
+                _take(raw, app_id, found, listener, redactor)
         if len(counts) == 1:
             count = counts.pop()
             if count is not None and len(listed) < count and not found.trouble:
@@ -110,19 +122,27 @@ async def _pages(app_id: str, client: CortexClient, take: int, listed: set[str |
             return
 
 
-def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener) -> None:
+def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener, redactor: Redactor | None) -> None:
     """Take a workflow; one with an odd field is known by its id alone, for its runs are as good as any."""
+    workflow_id, rows, error = peek_id(raw), None, "it has no id"
     try:
-        row, app = normalize_workflow(raw)
-    except RecordError as error:
-        listener(Notice("workflow.refused", {"app_id": app_id, "error": error.message}, level="warning"))
-        workflow_id = peek_id(raw)
-        if workflow_id is None:
-            found.trouble = f"a workflow of the listing cannot be read: {error.message}"
-        else:
-            found.workflows.setdefault(workflow_id)
+        rows = normalize_workflow(raw, redactor)
+        workflow_id = str(rows[0][0])
+    except RecordError as refusal:
+        error = refusal.message
+        _tell(listener, app_id, error)
+    if workflow_id is not None and len(workflow_id.encode()) > LONGEST_ID_BYTES:
+        workflow_id, error = None, f"id: expected at most {LONGEST_ID_BYTES} bytes"
+    if workflow_id is None:
+        found.trouble = f"a workflow of the listing cannot be read: {error}"
+    elif rows is not None:
+        found.workflows[workflow_id] = rows
     else:
-        found.workflows[str(row[0])] = (row, app)
+        found.workflows.setdefault(workflow_id)
+
+
+def _tell(listener: Listener, app_id: str, error: str) -> None:
+    listener(Notice("workflow.refused", {"app_id": app_id, "error": error}, level="warning"))
 
 
 def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId]:

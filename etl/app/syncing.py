@@ -149,8 +149,10 @@ class Syncing:
         for app in apps:
             try:
                 pool = None if self._dry_run else warehouse.pool
-                take = self._settings.api.page_size
-                found, trouble = await find_streams(app, self._clients[app.id], pool, self._listener, take=take)
+                client, take = self._clients[app.id], self._settings.api.page_size
+                found, trouble = await find_streams(
+                    app, client, pool, self._listener, take=take, redactor=self._redactor
+                )
                 streams += found
                 if trouble and not workflows:
                     stream, mend = StreamId(app.id, "*"), "Name the workflows that are missing under `workflows:`."

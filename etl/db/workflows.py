@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etl.db.load import REFUSALS
 from etl.db.statements import statements
 from etl.tables import APPS, WORKFLOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     import asyncpg
 
     from etl.normalize import Row
     from etl.tables import Table
+
+    Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 _SQL = statements("workflows")
 
@@ -25,7 +29,7 @@ async def save_workflows(
     *,
     bare: Sequence[str] = (),
     whole: bool = True,
-) -> None:
+) -> dict[str, str]:
     """Upsert what one app's listing holds, and mark those that it holds no more.
 
     Args:
@@ -34,16 +38,33 @@ async def save_workflows(
         rows: (workflow row, app row or None) of each listed workflow.
         bare: listed ones of which no more than the id is known; what is stored of them stays.
         whole: whether these are all that the listing holds, so that others have gone.
+
+    Returns:
+        What PostgreSQL says of those that it does not take, by their ids; they are known by their ids alone.
     """
-    apps = {row[0]: row for _, row in rows if row is not None}
+    refused: dict[str, str] = {}
     async with pool.acquire() as connection, connection.transaction():
-        await connection.executemany(_upsert(APPS), sorted(apps.values()))
-        await connection.executemany(_upsert(WORKFLOWS), [row for row, _ in sorted(rows, key=lambda pair: pair[0][0])])
-        await connection.execute(_SQL["name_workflows"], list(bare))
+        try:
+            await _write(connection, rows)
+        except REFUSALS:
+            for row in rows:
+                try:
+                    await _write(connection, [row])
+                except REFUSALS as error:
+                    refused[str(row[0][0])] = str(error)
+        await connection.execute(_SQL["name_workflows"], [*bare, *refused])
         listed = [*(row[0] for row, _ in rows), *bare]
         await connection.execute(_SQL["return_workflows"], listed)
         if whole:
             await connection.execute(_SQL["mark_workflows_gone"], app_id, listed)
+    return refused
+
+
+async def _write(connection: Connection, rows: Sequence[tuple[Row, Row | None]]) -> None:
+    apps = {row[0]: row for _, row in rows if row is not None}
+    async with connection.transaction():
+        await connection.executemany(_upsert(APPS), sorted(apps.values()))
+        await connection.executemany(_upsert(WORKFLOWS), [row for row, _ in sorted(rows, key=lambda pair: pair[0][0])])
 
 
 async def name_workflows(pool: asyncpg.Pool, ids: Sequence[str]) -> None:

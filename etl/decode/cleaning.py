@@ -36,8 +36,8 @@ def clean_text(text: str) -> str:
 def spelled_plainly(raw: bytes) -> bytes:
     r"""JSON text, valid or not, with each character of its strings spelled in one way, and cleaned.
 
-    Escapes become the characters that they stand for, but for quotes and backslashes, which stay escaped (`\"`, `\\`): so
-    that a string which is part of another text is found however either was written.
+    Escapes become the characters that they stand for, but for quotes and backslashes, which stay escaped (`\"`, `\\`):
+    so that a string which is part of another text is found however either was written.
     """
     return _SPELLING.sub(_plain, raw)
 

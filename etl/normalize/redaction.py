@@ -20,7 +20,17 @@ Mode: TypeAlias = Literal["replace", "hash"]
 _Parts: TypeAlias = tuple[int | str, ...]
 
 # What rows are known by: without these, runs would be mistaken for one another.
-_IDENTITY: Final = frozenset({("id",), ("workflow_id",), ("workflow_version", "id")})
+_DRAFT: Final = "workflow_version_draft"
+_IDENTITY: Final[frozenset[_Parts]] = frozenset(
+    {
+        ("id",),
+        ("workflow_id",),
+        ("workflow_version", "id"),
+        (_DRAFT, "id"),
+        (_DRAFT, "app", "id"),
+        (_DRAFT, "version", "id"),
+    }
+)
 # What the rows of steps and calls need: these stay where a path selects a step or a call, or all of them.
 _FRAME: Final = frozenset({"id", "key", "index", "status", "type", "start", "end"})
 
@@ -84,6 +94,14 @@ class Redactor:
             if value is not None and parts not in _IDENTITY:
                 container[parts[-1]] = self._replacement(value)
         return document
+
+    def redact_workflow(self, document: dict[str, Json]) -> None:
+        """Replace in place what the paths select in a listed workflow: in its version, and in its draft, which it is.
+
+        Raises:
+            RecordError: as of `redact`.
+        """
+        self.redact({"workflow_version": document.get("version"), _DRAFT: document})
 
     def redact_bytes(self, raw: bytes) -> bytes:
         """The item as received, with the selected values replaced; all of it where it cannot be searched."""

@@ -10,13 +10,18 @@ from etl.models import App, Retention, Workflow, describe, validated
 from etl.normalize.columns import INT8, Leftovers
 
 if TYPE_CHECKING:
+    from etl.normalize.redaction import Redactor
     from etl.normalize.rows import Row
 
 
-def normalize_workflow(raw: bytes) -> tuple[Row, Row | None]:
+def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Row, Row | None]:
     """The rows for `workflows` and `apps`; the second is None where the workflow names no app.
 
     What no column holds (tag colours, the current version's document, the draft's fields) is kept in `extra`.
+
+    Args:
+        raw: the workflow as received.
+        redactor: applied before anything is made of it.
 
     Raises:
         RecordError: with one of the reasons listed in `etl.models`.
@@ -24,6 +29,8 @@ def normalize_workflow(raw: bytes) -> tuple[Row, Row | None]:
     document = parse(raw)
     if not isinstance(document, dict):
         raise RecordError("not_an_object", f"the item is not an object but {describe(document)}")
+    if redactor is not None:
+        redactor.redact_workflow(document)
     if needs_cleaning(raw):
         document = clean(document)
     if document.get("id") in (None, ""):

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from etl.app import SyncSummary, run_sync
-from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
+from etl.config import ApiSettings, AppSettings, DatabaseSettings, PayloadSettings, Settings
 from etl.db.connect import create_pool
 from etl.db.workflows import save_workflows
+from etl.events import Listener, ignore
 from etl.normalize import normalize_workflow
 from etl.sandbox import Sandbox, World
+from etl.sandbox.faults import BadItem
 
 
 def listing(*workflows: tuple[str, str | None]) -> list[Any]:
@@ -49,13 +51,21 @@ def two_workflows() -> World:
     return world
 
 
-async def sync(source: Sandbox, database_url: str, **api: Any) -> SyncSummary:
+async def sync(
+    source: Sandbox,
+    database_url: str,
+    *,
+    payloads: PayloadSettings | None = None,
+    listener: Listener = ignore,
+    **api: Any,
+) -> SyncSummary:
     settings = Settings(
         api=ApiSettings(base_url=source.url, key=source.key, requests_per_minute=10_000, **api),
         database=DatabaseSettings(url=database_url),
         apps=[AppSettings(id="a")],
+        payloads=payloads or PayloadSettings(),
     )
-    return await run_sync(settings, "sync")
+    return await run_sync(settings, "sync", listener=listener)
 
 
 @pytest.mark.parametrize("odd", [{"tags": ["blue"]}, {"description": 5}, {"deleted": "no"}, {"retention": []}])
@@ -85,6 +95,53 @@ async def test_a_workflow_without_a_readable_id_is_not_green(sandbox: Any, wareh
     assert (summary.status, summary.exit_code, summary.runs_inserted) == ("partial", 1, 1)
     assert "cannot be read" in summary.error
     assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NOT NULL") == 0
+
+
+async def test_a_workflow_that_postgresql_refuses_is_known_by_its_id(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    world = two_workflows()
+    source = await sandbox(world)
+    deep = b'{"id": "w2", "name": "deep", "x": %b%b}' % (b"[" * 20_000, b"]" * 20_000)
+    source.faults.on(lambda request: request.parts[-1] == "workflows", BadItem(deep, at=1, replace=True))
+    told: list[Any] = []
+    assert (await sync(source, database_url, listener=told.append)).status == "succeeded"
+    found = await warehouse.fetch("SELECT id, name FROM workflows ORDER BY id")
+    assert [tuple(row) for row in found] == [("w1", world.workflows["w1"]["name"]), ("w2", None)]
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") == 2
+    (notice,) = [event for event in told if getattr(event, "name", "") == "workflow.refused"]
+    assert notice.fields["error"].startswith("PostgreSQL refused w2: ")
+
+
+async def test_a_workflow_whose_id_no_index_holds_is_not_green(sandbox: Any, warehouse: Any, database_url: str) -> None:
+    world = two_workflows()
+    world.workflows["w2"]["id"] = "w" * 10_000
+    summary = await sync(await sandbox(world), database_url)
+    assert (summary.status, summary.exit_code, summary.runs_inserted) == ("partial", 1, 1)
+    assert "expected at most 1000 bytes" in summary.error
+
+
+async def test_what_must_not_be_stored_of_runs_is_not_stored_of_workflows(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    world = two_workflows()
+    secret = {"password": "hunter2", "kept": "here"}
+    for document in world.workflows.values():
+        document["steps"] = [{"key": "s", "type": "code", "request": {"headers": {"token": "hunter3"}}}]
+        document["x_more"] = secret
+        document["version"]["x_more"] = secret
+    payloads = PayloadSettings(redact=["$..password", "$..id", "$.workflow_version_draft.steps[*].request"])
+    assert (await sync(await sandbox(world), database_url, payloads=payloads)).status == "succeeded"
+    found = await warehouse.fetch("SELECT id, app_id, current_version_id, name, extra::text AS extra FROM workflows")
+    assert len(found) == 2
+    for row in found:
+        there = world.workflows[row["id"]]
+        assert (row["app_id"], row["name"]) == ("a", there["name"])
+        assert row["current_version_id"] == there["version"]["id"]
+        assert row["extra"].count('"password": "[redacted]"') == 2
+        assert row["extra"].count('"kept": "here"') == 2
+        assert '"request": "[redacted]"' in row["extra"]
+        assert "hunter3" not in row["extra"]
 
 
 async def test_a_workflow_that_slides_past_the_reader_is_not_missed(

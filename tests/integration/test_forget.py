@@ -166,9 +166,7 @@ SPELLED = [
 
 
 @pytest.mark.parametrize(("record", "spelled"), SPELLED, ids=[repr(spelled) for _, spelled in SPELLED])
-async def test_the_quarantine_forgets_a_record_however_it_is_spelled(
-    trial: Trial, record: str, spelled: bytes
-) -> None:
+async def test_the_quarantine_forgets_a_record_however_it_is_spelled(trial: Trial, record: str, spelled: bytes) -> None:
     workflow_id, _ = trial.some()
     first, second, third = list(trial.world.runs[workflow_id])[:3]
     bad = b'{"id": "%%b", "status": 7, "record_id": "%b", "input": "Zoe"}' % spelled
