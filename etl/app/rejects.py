@@ -12,6 +12,7 @@ from etl.api.pages import Page
 from etl.app.clients import open_clients
 from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
 from etl.db.connect import connect
+from etl.db.retention import empty_due_rejects
 from etl.db.statements import statements
 from etl.db.store import Store
 from etl.decode import REPLACEMENT
@@ -84,6 +85,9 @@ async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener
         retrying = _Retrying(settings, warehouse, clients, listener)
         for stream, group in groupby(items, key=lambda item: StreamId(item["app_id"], item["workflow_id"])):
             await retrying.stream(stream, list(group))
+        if settings.payloads.retention == "honour":
+            async with warehouse.pool.acquire() as connection:
+                await empty_due_rejects(connection)
     return retrying.report
 
 

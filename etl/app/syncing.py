@@ -15,6 +15,7 @@ from etl.app.summary import EXIT_INTERRUPTED, EXIT_STREAMS_FAILED, SyncSummary
 from etl.app.warehouse import open_warehouse
 from etl.db.load import REFUSALS
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
+from etl.db.retention import empty_due_rejects
 from etl.db.rollups import roll_up
 from etl.db.store import Store
 from etl.engine.local import LocalEngine
@@ -277,6 +278,8 @@ class Syncing:
             if state is not None:
                 await self._store(warehouse, stream, state).remove_due_payloads()
                 await session.release(stream)
+        async with warehouse.pool.acquire() as connection:
+            await empty_due_rejects(connection)
 
     async def _roll_up(self, warehouse: Warehouse) -> None:
         """Make the daily views quick again; they are right without it, so that it fails nothing."""

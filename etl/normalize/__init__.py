@@ -2,6 +2,7 @@
 
 from etl.normalize.normalizer import Normalizer
 from etl.normalize.redaction import REDACTED, Redactor, quarantine_redactor_of, redactor_of
+from etl.normalize.retention import is_due
 from etl.normalize.rows import Row, RunRows, VersionRows, effective_updated_at
 from etl.normalize.workflows import normalize_workflow
 
@@ -13,6 +14,7 @@ __all__ = [
     "RunRows",
     "VersionRows",
     "effective_updated_at",
+    "is_due",
     "normalize_workflow",
     "quarantine_redactor_of",
     "redactor_of",

@@ -184,9 +184,18 @@ WHERE stream_app_id = $1 AND workflow_id = $2 AND retention_due_at <= now() AND 
 RETURNING id
 
 -- name: remove_payloads
-WITH calls AS (UPDATE run_step_calls SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])),
-     rejects AS (UPDATE etl_rejects SET payload = '' WHERE run_id = ANY ($1::text[]))
+WITH calls AS (UPDATE run_step_calls SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[]))
 UPDATE run_steps SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])
+
+-- name: rejects_with_retention
+SELECT rejects.id, rejects.payload, now(), runs.payload_removed_at IS NOT NULL AS run_is_due
+FROM etl_rejects AS rejects
+LEFT JOIN runs ON runs.id = rejects.run_id
+WHERE rejects.payload <> ''
+    AND (runs.payload_removed_at IS NOT NULL OR position('"retention_due_at"'::bytea IN rejects.payload) > 0)
+
+-- name: empty_rejects
+UPDATE etl_rejects SET payload = '' WHERE id = ANY ($1::bigint[])
 
 -- name: prune_syncs
 -- The ledger keeps the last 90 days, and at least the last 1000 invocations; rejects outlive the row they point at.

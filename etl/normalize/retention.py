@@ -1,0 +1,46 @@
+"""When a run's payloads are due to be removed, as its bytes tell; they may be those of a run that cannot be read."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from etl.models import read_moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_DUE_AT: Final = re.compile(rb'"retention_due_at"[ \t\n\r]*:[ \t\n\r]*"([^"\\]*)"')
+
+
+class _Retained(msgspec.Struct):
+    retention_due_at: Any = None
+    retention: Any = None
+    status: Any = None
+
+
+_RETAINED: Final = msgspec.json.Decoder(_Retained)
+
+
+def is_due(raw: bytes, now: datetime) -> bool | None:
+    """Whether the payloads of a run are to be removed by now; None where its bytes do not tell.
+
+    Args:
+        raw: the run as received, valid JSON or not.
+        now: the time to compare with.
+    """
+    try:
+        run = _RETAINED.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = _DUE_AT.search(raw)
+        run = _Retained(None if found is None else found[1].decode(errors="replace"))
+    try:
+        due_at = read_moment(run.retention_due_at).time
+    except (TypeError, ValueError):
+        return None
+    if due_at is None:
+        return None
+    spared = isinstance(run.retention, dict) and run.retention.get("preserve_on_failure") is True
+    return due_at <= now and not (spared and run.status == "FAILED")
