@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from etl.doctor.checks import Check, ok, warning
+from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.source import examine_source
 from etl.doctor.warehouse import examine_warehouse
+from etl.errors import SettingsError
+from etl.normalize import redactor_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,13 +26,21 @@ async def examine(settings: Settings, settings_file: str) -> AsyncIterator[Check
         settings: what the sync would use.
         settings_file: where they came from, for the first line.
     """
-    yield ok("settings", settings_file)
+    yield _settings(settings, settings_file)
     if settings.telemetry:
         yield _traces()
     async for check in examine_source(settings):
         yield check
     async for check in examine_warehouse(settings):
         yield check
+
+
+def _settings(settings: Settings, settings_file: str) -> Check:
+    try:
+        redactor_of(settings.payloads)
+    except SettingsError as error:
+        return failed("settings", error.message, error.mend, error.exit_code)
+    return ok("settings", settings_file)
 
 
 def _traces() -> Check:

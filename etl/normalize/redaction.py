@@ -12,8 +12,6 @@ from etl.errors import RecordError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from etl.config import PayloadSettings
-
 REDACTED: Final = "[redacted]"
 
 Mode: TypeAlias = Literal["replace", "hash"]
@@ -34,7 +32,6 @@ _IDENTITY: Final[frozenset[_Parts]] = frozenset(
 # What the rows of steps and calls need: these stay where a path selects a step or a call, or all of them.
 _FRAME: Final = frozenset({"id", "key", "index", "status", "type", "start", "end"})
 
-_PAYLOADS: Final = ("$.input", "$.result", "$.output.*['output','logs']", "$.output.*.calls[*]['output','logs']")
 _DEEPEST: Final = 300  # levels that `..` looks into; Python's own recursion ends soon after
 
 
@@ -43,7 +40,8 @@ class Redactor:
 
     Null stays null, and the ids that rows are known by stay, whatever the paths say. Where a path selects a step, a
     call, or all of them (`$.output`), what they hold is replaced but for key, type, status and times. A path to what
-    another typed column is made from (`$.usage.total`) sends the run to the quarantine, redacted.
+    another typed column is made from (`$.usage.total`) sends the run to the quarantine, redacted; `redactor_of`
+    refuses such paths.
 
     Args:
         paths: the paths, from the run's document.
@@ -130,28 +128,3 @@ def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if not (is_one and key in _FRAME):
             yield from _places(value, (*parts, key), item)
-
-
-def redactor_of(payloads: PayloadSettings) -> Redactor | None:
-    """The redactor that the settings ask for; None where nothing is to be replaced.
-
-    Raises:
-        SettingsError: a path cannot be read.
-    """
-    return _redactor(payloads.redact, payloads)
-
-
-def quarantine_redactor_of(payloads: PayloadSettings) -> Redactor | None:
-    """The redactor for the bytes of quarantined items; None where they are kept as received.
-
-    Raises:
-        SettingsError: a path cannot be read.
-    """
-    return _redactor([*payloads.redact, *(_PAYLOADS if payloads.store == "none" else ())], payloads)
-
-
-def _redactor(paths: list[str], payloads: PayloadSettings) -> Redactor | None:
-    if not paths:
-        return None
-    salt = payloads.redact_salt.get_secret_value().encode() if payloads.redact_salt is not None else b""
-    return Redactor(paths, mode=payloads.redact_by, salt=salt)

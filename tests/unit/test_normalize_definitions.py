@@ -10,8 +10,9 @@ import pytest
 from normalized import call_rows, named, normalized, run_bytes, run_row, step_rows
 
 from etl import tables
+from etl.config import PayloadSettings
 from etl.errors import RecordError, SettingsError
-from etl.normalize import Normalizer, Redactor, VersionRows, normalize_workflow
+from etl.normalize import Normalizer, Redactor, VersionRows, normalize_workflow, redactor_of
 
 BRANCH = {
     "type": "branch",
@@ -266,3 +267,28 @@ def test_what_cannot_be_searched_is_not_stored() -> None:
 def test_a_path_that_selects_nothing_sensible_is_a_mistake_in_the_settings(path: str) -> None:
     with pytest.raises(SettingsError):
         Redactor([path])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "$.updated_at", "$.created_at", "$.workflow_version", "$.usage", "$.usage.total", "$..total", "$..*", "$.*", "$.version",
+        "$.retention", "$.status", "$.output.*.start", "$..created_at", "$..steps", "$.workflow_version_draft",
+    ],
+)  # fmt: skip
+def test_a_path_that_no_run_could_be_stored_with_is_refused(path: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        redactor_of(PayloadSettings(redact=["$.input", path]))
+    assert refused.value.message.startswith(f"payloads.redact: with {path} no run could be stored: ")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "$.input", "$.result", "$.output", "$.error", "$..password", "$..email", "$..error", "$..output", "$..logs", "$..id",
+        "$.output.*.output", "$.output.*.calls[*].output", "$..message", "$.workflow_version.steps[*].code", "$.record_id",
+        "$..name", "$.input..*",
+    ],
+)  # fmt: skip
+def test_a_path_to_what_people_wrote_is_taken(path: str) -> None:
+    assert redactor_of(PayloadSettings(redact=[path])) is not None
