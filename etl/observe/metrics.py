@@ -6,12 +6,9 @@ lists them. Where the warehouse cannot be asked, what is said of the streams sta
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,9 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from etl import __version__, events
 from etl.db.standing import is_retired
 from etl.db.statements import statements
+from etl.observe.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import asyncpg
 
@@ -108,7 +107,7 @@ def write_metrics(path: Path, end: Mapping[str, Any], tally: Tally, standing: St
     families = [*_of_the_sync(end), *(_carried(path) if standing is None else _of_the_streams(standing, tally))]
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(families))
-    _replace(path, generate_latest(registry))
+    write_whole(path, generate_latest(registry), mode=_READABLE)
 
 
 class _Families:
@@ -169,22 +168,10 @@ def _of_the_streams(standing: Standing, tally: Tally) -> Iterator[Metric]:
 
 def _carried(path: Path) -> list[Metric]:
     """What the file says of the streams; nothing where there is no such file."""
+    if not path.is_file():
+        return []
     try:
         families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
     return [each for each in families if each.name.startswith(_STREAM) or each.name == _LAST_SUCCESS]
-
-
-def _replace(path: Path, text: bytes) -> None:
-    """Write a file so that whoever reads it finds the old text or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), _READABLE)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl.errors import SettingsError
+from etl.observe.files import write_whole
 from etl.observe.reading import reading
 from etl.observe.report.facts import ask
 from etl.observe.report.page import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from etl.observe.report.facts import Facts
 
@@ -45,7 +44,12 @@ async def write_report(
         DatabaseError: the warehouse cannot be reached, or is not there.
     """
     html = await asyncio.to_thread(render, await _facts(url, schema, days))
-    _replace(output, mask(html))
+    try:
+        write_whole(output, mask(html).encode())
+    except OSError as error:
+        raise SettingsError(
+            f"cannot write {output}: {error.strerror}", mend="Name a file that can be written with --output PATH."
+        ) from None
 
 
 async def _facts(url: str, schema: str, days: int) -> Facts:
@@ -55,22 +59,3 @@ async def _facts(url: str, schema: str, days: int) -> Facts:
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         return await ask(connection, days)
-
-
-def _replace(output: Path, html: str) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(html)
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)  # as any file made here; mkstemp's are for their owner alone
-            Path(name).replace(output)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise SettingsError(
-            f"cannot write {output}: {error.strerror}", mend="Name a file that can be written with --output PATH."
-        ) from None
