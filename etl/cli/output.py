@@ -24,6 +24,7 @@ Form = Literal["table", "csv", "json"]
 _WIDEST_CELL = 72  # characters in a table; longer text is cut with an ellipsis
 _NARROWEST_CELL = 8  # characters; where text would have to be cut further, each row is shown as lines of its own
 _GAP = 3  # between columns
+_SOFT_HYPHEN = "\u00ad"  # where a heading may be broken
 _DELIMITING = re.compile(r'[\s,{}"\\]')  # an element of an array that holds one of these is quoted
 
 
@@ -56,9 +57,8 @@ def table(
         box=box.SIMPLE_HEAD, show_edge=False, title=title, title_justify="left", title_style="bold", pad_edge=False
     )
     for place, name in enumerate(columns):
-        made.add_column(
-            Text(_shortened(name)), justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis"
-        )
+        heading = Text("\n".join(map(_shortened, name.split("\n"))))
+        made.add_column(heading, justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis")
     for row in body:
         made.add_row(*(Text(_shortened(plain(value))) for value in row))
     return made
@@ -75,35 +75,52 @@ def _numeric(columns: int, body: Sequence[Sequence[Any]], known: Iterable[int]) 
 
 
 def fitted(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int, numeric: Iterable[int] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    width: int,
+    numeric: Iterable[int] = (),
+    whole: Iterable[int] = (),
 ) -> Table | str:
     """Make a table that fits: text columns are cut as far as need be, numbers never.
 
     Args:
-        columns: the headings.
+        columns: the headings; one with a soft hyphen is broken there before any text is cut.
         rows: the values.
         width: characters in a line.
         numeric: places of columns that hold numbers although no row shows it.
+        whole: places of further columns that are not cut.
 
     Returns:
         The table; where it cannot be that narrow, each row as lines of a name and its value.
     """
+    numbers = _numeric(len(columns), rows, numeric)
+    plainly = [name.replace(_SOFT_HYPHEN, "") for name in columns]
+    cells = [[_shortened(plain(row[place])) for row in rows] for place in range(len(columns))]
+    broken = [name.replace(_SOFT_HYPHEN, "-\n") for name in columns]
+    if broken == plainly:
+        attempts = [(plainly, _GAP, range(_WIDEST_CELL, _NARROWEST_CELL - 1, -1))]
+    else:
+        attempts = [(plainly, _GAP, range(_WIDEST_CELL, _WIDEST_CELL - 1, -1))]
+        attempts += [(broken, _GAP - 1, range(_WIDEST_CELL, _NARROWEST_CELL - 1, -1))]
+    for headings, gap, limits in attempts:
+        widths = [_widest(column, heading) for column, heading in zip(cells, headings, strict=True)]
+        room = width - gap * (len(columns) - 1)
+        for most in limits:
+            cut = [each if place in numbers or place in whole else min(each, most) for place, each in enumerate(widths)]
+            if sum(cut) <= room:
+                made = table(headings, rows, numeric=numbers)
+                made.collapse_padding = gap < _GAP
+                for column, each in zip(made.columns, cut, strict=True):
+                    column.width = each
+                return made
+    return _records(plainly, rows) if rows else table(plainly, rows)
+
+
+def _widest(cells: Sequence[str], heading: str) -> int:
     from rich.cells import cell_len
 
-    whole = _numeric(len(columns), rows, numeric)
-    widths = [
-        max(cell_len(_shortened(plain(value))) for value in (name, *(row[place] for row in rows)))
-        for place, name in enumerate(columns)
-    ]
-    room = width - _GAP * (len(columns) - 1)
-    for most in range(_WIDEST_CELL, _NARROWEST_CELL - 1, -1):
-        cut = [each if place in whole else min(each, most) for place, each in enumerate(widths)]
-        if sum(cut) <= room:
-            made = table(columns, rows, numeric=whole)
-            for column, each in zip(made.columns, cut, strict=True):
-                column.width = each
-            return made
-    return _records(columns, rows) if rows else table(columns, rows)
+    return max(map(cell_len, (*map(_shortened, heading.split("\n")), *cells)))
 
 
 def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -124,6 +141,13 @@ def show(*parts: Any) -> None:
     for part in parts:
         is_text = isinstance(part, str)
         out.print(visible(part) if is_text else part, markup=False, soft_wrap=is_text)
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Iterable[int] = (), whole: Iterable[int] = ()
+) -> None:
+    """Write a table to stdout that fits the terminal; see `fitted`."""
+    show(fitted(columns, rows, width=console().width, numeric=numeric, whole=whole))
 
 
 def plain(value: Any) -> str:
@@ -261,5 +285,5 @@ def write_result(
     else:
         numbers = ("int2", "int4", "int8", "numeric", "float4", "float8", "money", "oid")
         numeric = [place for place, kind in enumerate(types) if kind in numbers]
-        show(fitted(columns, rows, width=console().width, numeric=numeric))
+        show_table(columns, rows, numeric=numeric)
         typer.echo(f"({len(rows):,} row{'' if len(rows) == 1 else 's'})")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import encode_json, show, table
+from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.warehouse import DemoOption, readable_settings
 
@@ -41,7 +41,7 @@ def list_(
     names = ["id", "workflow_id", "run_id", "reason", "error", "bytes", "created_at"]
     if resolved:
         names.append("resolved_at")
-    show(table(names, [[call.mask(row[name]) for name in names] for row in rows]))
+    show_table(names, [[call.mask(row[name]) for name in names] for row in rows])
     typer.echo("Once the cause is mended: cortex-etl rejects retry")
 
 

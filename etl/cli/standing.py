@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import encode_json, show, table
+from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.syncing import AppOption, WorkflowOption
 from etl.cli.warehouse import DemoOption, readable_settings
@@ -58,8 +58,9 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
         ]
         for each in report.streams
     ]
-    headings = ["workflow", "state", "lag", "synced", "reconciled", "api", "warehouse", "quarantined", "open"]
-    show(table(headings, rows, numeric=range(5, 9)))
+    counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
+    headings = ["workflow", "state", "lag", "synced", "recon\u00adciled", *counts]
+    show_table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
     for each in report.streams:
         for line in _remarks(each, explain=explain):
             typer.echo(call.mask(line))
@@ -147,8 +148,8 @@ def _show_plan(made: Plan, requests_per_minute: int) -> None:
         ]
         for each in made.streams
     ]
-    headings = ["app", "workflow", "work", "api", "warehouse", "requests", "runs", "rows"]
-    show(table(headings, rows, numeric=range(3, 8)))
+    headings = ["app", "workflow", "work", "api", "ware\u00adhouse", "re\u00adquests", "runs", "rows"]
+    show_table(headings, rows, numeric=range(3, 8))
     typer.echo(
         f"{made.mode}: about {made.requests:,} requests for {made.runs:,} runs ({made.rows:,} rows), "
         f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests a minute"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etl.cli.invocation import Invocation, command
-from etl.cli.output import encode_json, show, table
+from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.watched import run_watched
 from etl.errors import EtlError, SettingsError
@@ -166,7 +166,7 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
         if len(summary.streams) <= _MANY or each.outcome != "succeeded"
     ]
     if rows:
-        show(table(["app", "workflow", "outcome", "api", "warehouse"], rows, numeric=(3, 4)))
+        show_table(["app", "workflow", "outcome", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
     for line in _troubles(summary):
         typer.echo(call.mask(line))
     typer.echo(call.mask(_in_one_line(summary)))

@@ -84,9 +84,9 @@ def test_a_narrow_terminal_cuts_and_does_not_wrap() -> None:
     assert max(len(line) for line in out.getvalue().splitlines()) <= 30
 
 
-def shown(columns, rows, width) -> list[str]:
+def shown(columns, rows, width, **options) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(fitted(columns, rows, width=width), markup=False)
+    Console(file=out, width=width, highlight=False).print(fitted(columns, rows, width=width, **options), markup=False)
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -96,6 +96,16 @@ def test_numbers_are_never_cut() -> None:
     assert "0.00084969000000000001" in lines[2]
     assert lines[2].count("…") == 2
     assert max(map(len, lines)) <= 60
+
+
+@pytest.mark.parametrize(("width", "cut"), [(53, False), (42, False), (36, True)])
+def test_headings_are_broken_before_text_is_cut_and_numbers_never(width: int, *, cut: bool) -> None:
+    columns = ["workflow", "state", "recon\u00adciled", "quaran\u00adtined"]
+    lines = shown(columns, [["Nightly refresh", "complete", "2d", 1_000_000]], width, whole=(1, 2))
+    assert ("quarantined" in lines[0]) == (width == 53)
+    assert ("…" in lines[-1]) == cut
+    assert lines[-1].split()[-3:] == ["complete", "2d", "1000000"]
+    assert max(map(len, lines)) <= width
 
 
 def test_wide_characters_take_two_places() -> None:
