@@ -16,7 +16,7 @@ from etl.db.retention import empty_due_rejects
 from etl.db.statements import statements
 from etl.db.store import Store
 from etl.decode import REPLACEMENT
-from etl.errors import NotFoundError
+from etl.errors import NotFoundError, SettingsError
 from etl.events import StreamId, ignore
 from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync.intake import Intake
@@ -54,6 +54,8 @@ class RetryReport:
 async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[dict[str, Any]]:
     """The quarantined items, newest first; `resolved` includes those that have been settled since.
 
+    `bytes`, the length of what was received, is None for a role that may not read that.
+
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
@@ -61,7 +63,11 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
     await bring_up_to_date(url, settings, ignore)
     connection = await connect(url, settings.database.schema_name)
     try:
-        return [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
+        rows = [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
+        if await connection.fetchval(_SQL["may_read_payloads"]):
+            sizes = dict(await connection.fetch(_SQL["reject_sizes"], [row["id"] for row in rows]))
+            rows = [row | {"bytes": sizes.get(row["id"])} for row in rows]
+        return rows
     finally:
         await connection.close()
 
@@ -75,11 +81,17 @@ async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener
         listener: hears of what is loaded.
 
     Raises:
+        SettingsError: an item that is named is not in quarantine.
         DatabaseError: the database cannot be reached or used.
     """
     async with AsyncExitStack() as stack:
         warehouse = await stack.enter_async_context(open_warehouse(settings, listener))
         items = await warehouse.pool.fetch(_SQL["open_payloads"], list(ids) or None)
+        if unknown := set(ids).difference(item["id"] for item in items):
+            raise SettingsError(
+                f"no open item of the quarantine has the number {', '.join(map(str, sorted(unknown)))}",
+                mend="See them with: cortex-etl rejects list",
+            )
         apps = [app for app in settings.apps if app.key or settings.api.key]
         clients = await open_clients(stack, settings, apps, warehouse.leases, listener)
         retrying = _Retrying(settings, warehouse, clients, listener)

@@ -42,6 +42,32 @@ async def test_grant_prints_what_psql_takes_or_applies_it(at_work, warehouse, da
         await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
+async def test_who_was_granted_reading_can_use_the_commands_that_read(at_work, warehouse, database_url) -> None:
+    command, running = at_work
+    workflow_id, runs = next(iter(running.world.runs.items()))
+    spoilt = next(iter(runs))
+    running.world.raw[spoilt] = b'{"id": "%b", "status": 7}' % spoilt.encode()
+    assert (await command("sync", "--quiet")).code == 0
+    role = f"{urlsplit(database_url).path[1:]}_reader"
+    await warehouse.execute(f'CREATE ROLE "{role}" LOGIN')
+    try:
+        assert (await command("grant", role, "--apply", "--quiet")).code == 0
+        settings = command.folder / "config.yaml"
+        settings.write_text(settings.read_text().replace("postgres@", f"{role}@"))
+        for line in (["status"], ["status", "--explain"], ["sql", "TABLE sync_health"], ["migrate", "--check"],
+                     ["rejects", "list"], ["report"], ["export", "--format", "parquet", "files"]):  # fmt: skip
+            ended = await command(*line)
+            assert ended.code == 0, (line, ended.err)
+        (reject,) = (await command("rejects", "list", "--json")).json
+        assert (reject["run_id"], reject["reason"], reject["bytes"]) == (spoilt, "invalid_field", None)
+        assert (await command("sql", "SELECT payload FROM etl_rejects")).code != 0
+        settings.write_text(settings.read_text().replace(f"{role}@", "postgres@"))
+        (reject,) = (await command("rejects", "list", "--json")).json
+        assert reject["bytes"] == len(running.world.raw[spoilt])
+    finally:
+        await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
 async def test_hashed_values_can_be_compared_and_not_be_read(at_work, warehouse) -> None:
     command, running = at_work
     workflow_id, runs = next(iter(running.world.runs.items()))

@@ -313,6 +313,8 @@ async def test_the_quarantine(at_work) -> None:
     (item,) = (await command("rejects", "list", "--json")).json
     assert (item["workflow_id"], item["run_id"]) == (workflow_id, run_id)
     assert run_id in (await command("rejects", "list")).out
+    unknown = await command("rejects", "retry", "999")
+    assert (unknown.code, "has the number 999" in unknown.err) == (2, True)
     still = await command("rejects", "retry")
     assert (still.code, "1 still bad" in still.out) == (1, True)
     del running.world.raw[run_id]

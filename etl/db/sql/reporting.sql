@@ -29,10 +29,17 @@ LIMIT 1
 
 -- name: rejects
 -- The quarantine, newest first; the bytes themselves only on demand.
-SELECT id, app_id, workflow_id, run_id, page, reason, error, created_at, resolved_at, length(payload) AS bytes, url
+SELECT id, app_id, workflow_id, run_id, page, reason, error, created_at, resolved_at, NULL::bigint AS bytes, url
 FROM etl_rejects
 WHERE $1 OR resolved_at IS NULL
 ORDER BY id DESC
+
+-- name: may_read_payloads
+-- Readers may not (see grants.sql), and PostgreSQL tells them no length either.
+SELECT has_column_privilege('etl_rejects', 'payload', 'SELECT')
+
+-- name: reject_sizes
+SELECT id, length(payload) AS bytes FROM etl_rejects WHERE id = ANY ($1::bigint[])
 
 -- name: open_payloads
 SELECT id, app_id, workflow_id, run_id, url, payload FROM etl_rejects
