@@ -65,7 +65,8 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
     try:
         rows = [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
         if await connection.fetchval(_SQL["may_read_payloads"]):
-            sizes = dict(await connection.fetch(_SQL["reject_sizes"], [row["id"] for row in rows]))
+            found = await connection.fetch(_SQL["reject_sizes"], [row["id"] for row in rows])
+            sizes = {row["id"]: row["bytes"] for row in found}
             rows = [row | {"bytes": sizes.get(row["id"])} for row in rows]
         return rows
     finally:

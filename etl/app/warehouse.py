@@ -30,10 +30,11 @@ async def database_url(settings: Settings) -> str:
     """The URL of the warehouse; starts the embedded PostgreSQL where none is configured.
 
     Raises:
+        SettingsError: the URL cannot be read.
         DatabaseError: it cannot be started.
     """
-    if settings.database.url is not None:
-        return settings.database.url.get_secret_value()
+    if (url := settings.database_url()) is not None:
+        return url
     return await asyncio.to_thread(embedded.start, settings.data_dir)
 
 

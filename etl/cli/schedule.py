@@ -119,7 +119,7 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
         program=(str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "etl"),
         config=config,
         data_dir=settings.data_dir.absolute(),
-        embedded=settings.database.url is None,
+        embedded=not settings.names_database,
         user=os.environ.get("SUDO_USER") or getpass.getuser(),
         log=log.absolute() if log is not None else None,
         metrics=settings.metrics.file.absolute() if settings.metrics.file is not None else None,

@@ -14,7 +14,7 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import show, table
 from etl.cli.root import app
 from etl.cli.warehouse import database_url, demo_settings, is_made
-from etl.errors import DatabaseError, SettingsError
+from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from etl.config import Settings
@@ -186,6 +186,4 @@ def stop(call: Invocation) -> None:
     for folder in stopped:
         typer.echo(f"stopped the PostgreSQL in {folder}")
     if not stopped:
-        if settings.database.url is not None:
-            raise DatabaseError("the settings name a database of your own", mend="Stop it the way it was started.")
         call.say("no embedded PostgreSQL is running")

@@ -15,12 +15,13 @@ DemoOption = Annotated[bool, typer.Option("--demo", help="The demo's data, in an
 
 def is_made(settings: Settings) -> bool:
     """Tell whether there is a warehouse: one that the settings name, or an embedded one that was made before."""
-    return settings.database.url is not None or settings.data_dir.joinpath("postgres", "PG_VERSION").exists()
+    return settings.names_database or settings.data_dir.joinpath("postgres", "PG_VERSION").exists()
 
 
 def demo_settings(settings: Settings) -> Settings:
     """Return settings that mean the demo's own embedded PostgreSQL, apart from any real data and the apps it is of."""
-    database = settings.database.model_copy(update={"url": None, "schema_name": "cortex", "auto_migrate": True})
+    own = {"url": None, "url_file": None, "schema_name": "cortex", "auto_migrate": True}
+    database = settings.database.model_copy(update=own)
     return settings.model_copy(update={"database": database, "data_dir": settings.data_dir / "demo", "apps": []})
 
 
@@ -50,10 +51,11 @@ def database_url(settings: Settings) -> str:
     The same as the app's, without all that the app imports: a question is answered sooner.
 
     Raises:
+        SettingsError: the URL cannot be read.
         DatabaseError: it cannot be started.
     """
-    if settings.database.url is not None:
-        return settings.database.url.get_secret_value()
+    if (url := settings.database_url()) is not None:
+        return url
     from etl.db import embedded
 
     return embedded.start(settings.data_dir)
@@ -67,7 +69,7 @@ async def make_ready(settings: Settings) -> None:
     Raises:
         DatabaseError: it cannot be started or migrated.
     """
-    if settings.database.url is not None or not settings.database.auto_migrate:
+    if settings.names_database or not settings.database.auto_migrate:
         return
     from etl.db.connect import connect
     from etl.db.migrate import migrate

@@ -115,12 +115,14 @@ class Settings(BaseSettings):
         """Return the API key for an app (None: the general one, which an app without one of its own takes too).
 
         Raises:
-            SettingsError: there is none; says which variable was looked for.
+            SettingsError: there is none; says which variable was looked for, or what is wrong with its file.
         """
         path: KeyPath = ("api", "key")
         if app is not None and app in self.apps:
             own: KeyPath = ("apps", self.apps.index(app), "key")
-            path = own if own in self._document.unset else path
+            path = own if own in self._document.unset or own in self._document.unread else path
+        if path in self._document.unread and (app is None or app.key is None):
+            raise self._document.unread[path]
         key = (app.key if app else None) or (self.api.key if path[0] == "api" else None)
         if key is not None:
             return key
@@ -131,6 +133,23 @@ class Settings(BaseSettings):
             f"{where}: no API key; the environment variable {variable} is not set",
             mend=f"export {variable}=... , or set {dotted((*path[:-1], 'key_file'))} to a file that holds the key.",
         )
+
+    @property
+    def names_database(self) -> bool:
+        """Whether a PostgreSQL of the user's own is set, and not the embedded one."""
+        return self.database.url is not None or self.database.url_file is not None
+
+    def database_url(self) -> str | None:
+        """Return the URL of the user's own PostgreSQL; None where the embedded one is meant.
+
+        Raises:
+            SettingsError: the file that it stands in cannot be read.
+        """
+        if self.database.url is not None:
+            return self.database.url.get_secret_value()
+        if self.database.url_file is not None:
+            raise self._document.unread["database", "url"]
+        return None
 
     @property
     def telemetry(self) -> Mapping[str, str]:
@@ -225,7 +244,7 @@ def _fill_secrets(document: Document, variables: Mapping[str, str], folder: Path
         if not isinstance(values, dict):
             continue
         _fill_from_file(document, values, (section,), key, folder)
-        if values.get(key) is None and variables.get(variable):
+        if values.get(key) is None and (section, key) not in document.unread and variables.get(variable):
             values[key] = variables[variable]
             document.came_from((section, key), variable)
     apps = document.values.get("apps")
@@ -249,8 +268,11 @@ def _fill_from_file(
         text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"{where}: cannot read {path}: {reason}", mend="Mend the path or its rights.") from None
+        wrong = SettingsError(f"{where}: cannot read {path}: {reason}", mend="Mend the path or its rights.")
+        document.unread[(*section, key)] = wrong
+        return
     if not text:
-        raise SettingsError(f"{where}: {path} is empty", mend=f"Put the {key} into it.")
+        document.unread[(*section, key)] = SettingsError(f"{where}: {path} is empty", mend=f"Put the {key} into it.")
+        return
     values[key] = text
     document.places[(*section, key)] = f"file {path}"

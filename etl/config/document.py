@@ -30,7 +30,8 @@ KeyPath = tuple[str | int, ...]
 class Document:
     """The values read, the place of each (`config.yaml:4`, `environment variable X`), and variables found unset.
 
-    `origins` has the places of variables that are not of the environment.
+    `origins` has the places of variables that are not of the environment; `unread` what is wrong with files of secrets,
+    by the secret, which many commands do without.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Document:
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     unset: dict[KeyPath, str] = field(default_factory=dict)
+    unread: dict[KeyPath, SettingsError] = field(default_factory=dict)
 
     def came_from(self, path: KeyPath, variable: str) -> None:
         """Note that the value at `path` is that of a variable."""

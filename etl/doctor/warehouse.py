@@ -13,7 +13,7 @@ from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.db.statements import statements
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.standing import examine_standing
-from etl.errors import DatabaseError
+from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,12 +35,14 @@ async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
     """Yield the findings about the database; stops at the first that makes the others meaningless."""
     schema = settings.database.schema_name
     try:
-        if settings.database.url is None:
+        url = settings.database_url()
+        if url is None:
             yield _room(settings.data_dir)
             url = await asyncio.to_thread(embedded.start, settings.data_dir)
-        else:
-            url = settings.database.url.get_secret_value()
         connection = await connect(url, schema)
+    except SettingsError as error:
+        yield failed("database", error.message, error.mend, error.exit_code)
+        return
     except (DatabaseError, *DRIVER_ERRORS) as error:
         yield _unusable(error)
         return
@@ -70,7 +72,7 @@ def _room(data_dir: Path) -> Check:
 async def _examine(connection: asyncpg.Connection, url: str, settings: Settings) -> AsyncIterator[Check]:
     server = await connection.fetchrow(_SQL["server"])
     assert server is not None  # noqa: S101 -- the statement always gives one row
-    place = "embedded" if settings.database.url is None else redact_url(url)
+    place = "embedded" if not settings.names_database else redact_url(url)
     if server["is_standby"]:
         yield failed("database", f"{place} is a standby, which takes no writes", "Name the primary.", 4)
         return

@@ -218,6 +218,25 @@ async def test_stop_ends_the_embedded_server_and_keeps_its_data(command) -> None
     assert counted.out == "count\n0\n"
 
 
+async def test_secrets_that_are_elsewhere_keep_from_work_only_who_needs_them(command, database_url) -> None:
+    command.configure(f"api: {{key_file: /run/secrets/key}}\ndatabase: {{url: '{database_url}'}}\napps: [{{id: a}}]\n")
+    for line in (["status"], ["sql", "SELECT 1"], ["config", "show"], ["migrate"], ["stop"], ["rejects", "list"]):
+        ended = await command(*line)
+        assert ended.code == 0, (line, ended.err)
+    ended = await command("sync")
+    assert (ended.code, ended.err.count("\n")) == (2, 2)
+    assert "config.yaml:1: api.key_file: cannot read /run/secrets/key: No such file" in ended.err
+    command.configure("database: {url_file: /run/secrets/url}\napps: [{id: a}]\n")
+    manifest = await command("schedule", "k8s")
+    assert (manifest.code, "kind: CronJob" in manifest.out) == (0, True)
+    for line in (["status"], ["sql", "SELECT 1"], ["migrate"], ["sync"], ["doctor"]):
+        command.environment["CORTEX_API_KEY"] = "sk-1"
+        ended = await command(*line)
+        assert ended.code == (1 if line == ["doctor"] else 2), (line, ended)  # it finds no API either
+        assert "config.yaml:1: database.url_file: cannot read /run/secrets/url: No such file" in ended.err + ended.out
+    assert not (command.folder / ".cortex-etl").exists()
+
+
 async def test_the_sandbox_says_how_it_is_used_and_serves_until_it_is_told_to_stop(command) -> None:
     process = await command.start("sandbox", "--port", "0", "--runs", "20")
     url = (await process.stdout.readline()).decode().strip()

@@ -119,16 +119,7 @@ IN_FILE = [
     ("key: blank inside", "api:\n  key: sk 1\n", 2, "api.key", "a key of printable ASCII without blanks", ""),
     ("key: number", "api:\n  key: 123\n", 2, "api.key", "put it in quotes", ""),
     ("key: variable without braces", "api:\n  key: $MINE\n", 2, "api.key", "a variable's name as ${NAME}", ""),
-    (
-        "key file: empty",
-        "api:\n  key_file: /dev/null\n",
-        2,
-        "api.key_file",
-        "/dev/null is empty",
-        "Put the key into it",
-    ),
-    ("key file: NUL", 'api:\n  key_file: "a\\0"\n', 2, "api.key_file", "cannot read", ""),
-    ("key file: missing", "api:\n  key_file: nope\n", 2, "api.key_file", "No such file", "Mend the path"),
+    ("key file: NUL", 'api:\n  key_file: "a\\0"\n', 2, "api.key_file", "allowed: a path", ""),
     ("URL: with a path", "api:\n  base_url: https://a.b/v1\n", 2, "api.base_url", "without a path: https://a.b", ""),
     ("URL: with a query", "api:\n  base_url: https://a.b?x=1\n", 2, "api.base_url", "without a path: https://a.b", ""),
     ("URL: http", "api:\n  base_url: http://a.b\n", 2, "api.base_url", "allowed: https://a.b", ""),
@@ -218,6 +209,36 @@ def test_what_is_wrong_in_the_file(tmp_path: Path, text: str, line: int, key: st
     assert mend in error.mend
     assert "\n" not in error.message
     assert "hunter2" not in f"{error} {error.mend}"
+
+
+@pytest.mark.parametrize(
+    ("content", "says", "mend"),
+    [
+        (None, "No such file", "Mend the path"),
+        (b" \n", "is empty", "Put the "),
+        (b"\xff\xfe\x00", "it is not text", "Mend the path"),
+    ],
+)
+def test_a_file_of_a_secret_that_cannot_be_read_is_told_to_who_needs_it(
+    tmp_path: Path, content: bytes | None, says: str, mend: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("api: {key_file: s}\ndatabase: {url_file: s}\napps: [{id: a, key_file: s}, {id: b, key: sk-b}]\n")
+    if content is not None:
+        (tmp_path / "s").write_bytes(content)
+    settings = load(path, {"CORTEX_API_KEY": "sk-another", "DATABASE_URL": "postgresql://another/one"})
+    assert settings.names_database
+    assert settings.require_key(settings.apps[1]).get_secret_value() == "sk-b"
+    for place, ask in (
+        ("1: api.key_file", settings.require_key),
+        ("2: database.url_file", settings.database_url),
+        ("3: apps[0].key_file", lambda: settings.require_key(settings.apps[0])),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            ask()
+        assert caught.value.message.startswith(f"{path}:{place}: ")
+        assert says in caught.value.message
+        assert mend in caught.value.mend
 
 
 IN_ENVIRONMENT = [
