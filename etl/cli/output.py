@@ -29,11 +29,18 @@ _DELIMITING = re.compile(r'[\s,{}"\\]')  # an element of an array that holds one
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that never wraps by itself: wide results in a pipe stay one line a row."""
+    """Return a console that never wraps by itself: wide results in a pipe stay one line a row.
+
+    Where the reader has left, it raises `BrokenPipeError` as a plain `print` does, and does not exit by itself.
+    """
     from rich.console import Console
 
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=100_000)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 - called while the error is handled
+
+    found = Plain(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Plain(stderr=stderr, highlight=False, width=100_000)
 
 
 def table(

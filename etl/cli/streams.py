@@ -1,10 +1,14 @@
-"""The standard streams as a command needs them: all three open, and stderr never a reason to fail."""
+"""The standard streams as a command needs them: open, for every character, and stderr never a reason to fail."""
 
 from __future__ import annotations
 
+import codecs
 import io
+import json
 import os
 import sys
+
+_ESCAPES = "cortex_etl_escapes"
 
 
 class _Forgiving(io.FileIO):
@@ -18,8 +22,14 @@ class _Forgiving(io.FileIO):
         return len(data) if written is None else written
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks: their escapes in JSON, where they can be read back."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - this one is never asked about bytes
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def prepare() -> None:
-    """Open what the caller closed on the null device, and let stderr drop what it cannot take.
+    """Open what the caller closed on the null device, let stderr drop what it cannot take, and stdout escape.
 
     A closed stream leaves its number to the next file or socket that is opened, which the event loop then takes for a
     stream of its own.
@@ -31,6 +41,9 @@ def prepare() -> None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 -- open for as long as the command
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 -- as above
+    codecs.register_error(_ESCAPES, _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ESCAPES)
     encoding = sys.stderr.encoding if sys.stderr else "utf-8"
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Forgiving(2, "w", closefd=False)), encoding, errors="backslashreplace", line_buffering=True

@@ -72,6 +72,8 @@ async def _serve(
                 f"export CORTEX_ETL__API__BASE_URL={api.url} CORTEX_API_KEY={key} CORTEX_ETL__APPS='[{apps}]'"
             )
             await asyncio.Event().wait()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {host}:{port}: {error.strerror or error}",

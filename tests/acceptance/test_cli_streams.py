@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 
 import pytest
@@ -52,3 +53,25 @@ async def test_a_result_that_does_not_fit_is_told(at_work) -> None:
     assert code == 1
     assert out.startswith("error: No space left on device")
     assert out.count("\n") == 2
+
+
+async def test_a_terminal_without_a_character_gets_its_escape(at_work, warehouse) -> None:
+    command, _ = at_work
+    command.environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('w', 'Zoë 🌍')")
+    question = "SELECT name FROM workflows"
+    for form in ("table", "csv", "json"):
+        code, out = await run(command, f"$etl sql '{question}' --format {form}")
+        assert (code, "Zo\\u00eb \\ud83c\\udf0d" in out) == (0, True), out
+    assert json.loads(out) == [{"name": "Zoë 🌍"}]
+    assert (await run(command, "$etl sync"))[0] == 0
+    assert (await run(command, "$etl status"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["doctor", "status", "sql 'TABLE runs'", "sandbox --port 0", "config show", "rejects list"]
+)
+async def test_a_reader_that_leaves_is_no_error(at_work, line: str) -> None:
+    command, _ = at_work
+    code, out = await run(command, f"$etl {line} 2>&1 | head -n 0; exit ${{PIPESTATUS[0]}}")
+    assert (code in (0, 2), out) == (True, "")
