@@ -189,14 +189,14 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         sys.stdout.flush()
     except EtlError as error:
         return _failed(call, error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the latter at a question
         _report(call, "interrupted; what was committed stays", "", 130)
         return 130
     except BrokenPipeError:
         # Whoever read stdout has had enough, as `| head` does; Python must not complain about it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (typer.Exit, typer.Abort):
+    except typer.Exit:
         raise
     except Exception as error:  # noqa: BLE001 -- the last resort: a message instead of a traceback
         if (refusal := _database_error(error)) is not None:

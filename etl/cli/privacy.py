@@ -38,7 +38,9 @@ def forget(
         if not sys.stdin.isatty():
             raise SettingsError("nobody is there to be asked", mend="Say --yes: what is forgotten is gone for good.")
         what = ", ".join([*(f"run {each}" for each in runs or []), *(f"record {each}" for each in records or [])])
-        typer.confirm(f"Erase {what or 'nothing'} for good?", abort=True, err=True)
+        if not typer.confirm(f"Erase {what or 'nothing'} for good?", err=True):
+            call.say("nothing was erased")
+            raise typer.Exit(1)
     done = run_async(erase(settings, runs=runs or [], records=records or []))
     if json:
         typer.echo(encode_json({"runs": done.runs, "rejects": done.rejects}))

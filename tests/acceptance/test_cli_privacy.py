@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import subprocess
+import sys
 from urllib.parse import urlsplit
+
+import pytest
 
 
 async def test_forget_erases_and_says_what(at_work, warehouse) -> None:
@@ -90,3 +95,41 @@ async def test_hashed_values_can_be_compared_and_not_be_read(at_work, warehouse)
     assert found[other] not in (found[one], None)
     shown = await command("config", "show")
     assert "0123456789abcdef" not in shown.out
+
+
+ON_A_TERMINAL = """
+import os, pty, sys, time
+keys, *command = sys.argv[1:]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(command[0], command)
+said, asked = b"", False
+while True:
+    try:
+        said += os.read(terminal, 1000)
+    except OSError:  # it has ended
+        break
+    if not asked and said.endswith(b"[y/N]: "):
+        asked = True
+        time.sleep(0.5)  # as people do: a signal between prompt and read waits for the next key
+        os.write(terminal, keys.encode())
+sys.stdout.buffer.write(said)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(("keys", "code", "left"), [("\x03", 130, 1), ("\x04", 130, 1), ("n\n", 1, 1), ("y\n", 0, 0)])
+async def test_forget_asks_and_takes_any_other_answer_for_no(
+    at_work, warehouse, keys: str, code: int, left: int
+) -> None:
+    command, running = at_work
+    assert (await command("sync", "--quiet")).code == 0
+    run_id = next(iter(next(iter(running.world.runs.values()))))
+    line = [sys.executable, "-c", ON_A_TERMINAL, keys, sys.executable, "-m", "etl", "forget", "--run", run_id]
+    ended = await asyncio.to_thread(
+        subprocess.run, line, cwd=command.folder, env=command._environment, capture_output=True, timeout=30, check=False
+    )
+    said = ended.stdout.decode()
+    assert (ended.returncode, f"Erase run {run_id} for good?" in said) == (code, True)
+    assert ("interrupted" in said) == (code == 130)
+    assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE id = $1", run_id) == left
