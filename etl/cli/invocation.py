@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,8 +97,12 @@ class Invocation:
             yield events.tee(view.listen, self.logs("warning").listen)
 
     def say(self, text: str) -> None:
-        """Write a line for people to stderr, unless --quiet."""
-        if not self.quiet:
+        """Write a line for people to stderr, unless --quiet; as an event where logs are to be JSON."""
+        if self.quiet:
+            return
+        if self.log_format == "json":
+            self.logs().write("info", "command.said", text=text)
+        else:
             typer.echo(self.mask(text), err=True)
 
 
@@ -230,7 +235,8 @@ def _last_words(error: Exception) -> tuple[str, str]:
 
 def _report(call: Invocation, message: str, mend: str, code: int) -> None:
     if call.log_format == "json":
-        call.logs().write("error", "command.failed", error=message, mend=mend, exit_code=code)
+        more = {"traceback": traceback.format_exc()} if call.verbose and sys.exc_info()[0] else {}
+        call.logs().write("error", "command.failed", error=message, mend=mend, exit_code=code, **more)
         return
     red, reset = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
     typer.echo(f"{red}error:{reset} {visible(call.mask(message))}", err=True)
@@ -239,8 +245,6 @@ def _report(call: Invocation, message: str, mend: str, code: int) -> None:
 
 
 def _traced(call: Invocation, code: int) -> int:
-    if call.verbose:
-        import traceback
-
+    if call.verbose and call.log_format != "json":
         typer.echo(call.mask(traceback.format_exc()), err=True, nl=False)
     return code

@@ -70,5 +70,8 @@ def retry(
             + (f", {report.held} held by another invocation" if report.held else "")
         )
     for number, reason, error in report.still_bad:
-        typer.echo(call.mask(f"  {number}: {reason}: {error}"), err=True)
+        if call.log_format == "json":
+            call.logs().write("error", "reject.retried", id=number, reason=reason, error=error)
+        else:
+            typer.echo(call.mask(f"  {number}: {reason}: {error}"), err=True)
     return 1 if report.still_bad or report.held else 0

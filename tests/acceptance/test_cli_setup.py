@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 from datetime import timedelta
 
@@ -66,8 +67,17 @@ async def test_json_logs_carry_the_error_as_a_line_of_their_own(command) -> None
     command.configure("api: 3\n")
     ended = await command("sync", "--log-format", "json")
     assert ended.code == 2
-    assert '"event": "command.failed"' in ended.err
-    assert '"exit_code": 2' in ended.err
+    (line,) = map(json.loads, ended.err.splitlines())
+    assert (line["event"], line["exit_code"]) == ("command.failed", 2)
+    command.environment["CORTEX_ETL__DATABASE__URL"] = "postgresql://127.0.0.1:1/none"
+    command.configure("apps: [{id: a}]\napi: {key: sk-hunter2}\n")
+    process = await command.start("sync", "-v", "--log-format", "json")
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    *_, line = map(json.loads, said.splitlines())  # whoever reads them reads no other lines
+    assert (line["event"], line["exit_code"]) == ("command.failed", 4)
+    assert "Traceback" in line["traceback"]
+    stopped = await command("stop", "--log-format", "json")
+    assert json.loads(stopped.err)["text"] == "no embedded PostgreSQL is running"
 
 
 async def test_options_may_stand_before_the_command(command) -> None:
