@@ -174,8 +174,9 @@ def plain(value: Any) -> str:
             text = "\\x" + bytes(value).hex()
         case list():
             text = "{" + ",".join(_element(each) for each in value) + "}"
-        case tuple():
-            text = "(" + ",".join("" if each is None else _element(each) for each in value) + ")"
+        case _ if isinstance(value, tuple) or hasattr(value, "values"):  # a row; one of a table names its columns
+            fields = value if isinstance(value, tuple) else value.values()
+            text = "(" + ",".join("" if each is None else _element(each) for each in fields) + ")"
         case _ if hasattr(value, "isempty"):
             text = _range(value)
         case _:
@@ -228,7 +229,7 @@ def write_json(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequ
         rows: the values.
     """
     names = _different(columns)
-    documents = [kind in ("json", "jsonb") for kind in types]
+    documents = [kind.removesuffix("[]") in ("json", "jsonb") for kind in types]
     lines = (
         encode_json(
             {
@@ -255,10 +256,10 @@ def _json_value(value: Any, is_document: bool) -> Any:
         return msgspec.Raw(value.encode())
     if isinstance(value, Decimal) and not value.is_finite():
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, bytes | memoryview) or (isinstance(value, float) and not math.isfinite(value)):
         return plain(value)
-    if isinstance(value, bytes | memoryview):
-        return plain(value)
+    if hasattr(value, "items"):
+        return {name: _json_value(each, False) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(each, is_document) for each in value]
     return value

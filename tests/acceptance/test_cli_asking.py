@@ -152,3 +152,13 @@ async def test_values_that_python_has_not_are_shown_as_postgresql_writes_them(as
     )
     assert ended.json[0]["c13"] == "2026-11-01T12:00:00Z"
     assert ended.json[0]["c5"] == 0.1
+
+
+async def test_rows_in_a_row_and_documents_in_an_array(asking, warehouse) -> None:
+    await warehouse.execute("INSERT INTO apps (id, verified) VALUES ('a \"b\"', true)")
+    question = "SELECT a, ARRAY['{\"n\": 1}'::jsonb, NULL] AS documents FROM apps AS a"
+    (found,) = (await asking("sql", question, "--format", "json")).json
+    assert found == {"a": {"id": 'a "b"', "name": None, "verified": True}, "documents": [{"n": 1}, None]}
+    ended = await asking("sql", question, "--format", "csv")
+    (row,) = list(csv.reader(io.StringIO(ended.out)))[1:]
+    assert row == ['("a \\"b\\"",,true)', '{"{\\"n\\": 1}",NULL}']
