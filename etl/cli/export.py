@@ -42,4 +42,9 @@ def export(
     written = run_async(export_parquet(database_url(settings), schema, directory, since=first))
     for path in written:
         typer.echo(path)
+    if inexact := sum(written.values()):
+        call.say(
+            f"{inexact:,} credits have more digits than Parquet has room for: rounded to 22 places, null from 10^16; "
+            "see decimals_not_exact in manifest.json"
+        )
     call.say(f"Wrote {len(written)} files." if written else "Nothing has changed since the last export.")

@@ -162,3 +162,13 @@ async def test_rows_in_a_row_and_documents_in_an_array(asking, warehouse) -> Non
     ended = await asking("sql", question, "--format", "csv")
     (row,) = list(csv.reader(io.StringIO(ended.out)))[1:]
     assert row == ['("a \\"b\\"",,true)', '{"{\\"n\\": 1}",NULL}']
+
+
+async def test_an_export_says_which_digits_it_had_no_room_for(asking, warehouse) -> None:
+    for run_id, used in (("a", "1"), ("b", "1e-30")):
+        await warehouse.execute(
+            "INSERT INTO runs (id, app_id, workflow_id, status, usage_total, content_hash) "
+            "VALUES ($1, 'a', 'w', 'COMPLETED', $2::text::numeric, '')", run_id, used,
+        )  # fmt: skip
+    ended = await asking("export", "files")
+    assert (ended.code, "1 credits have more digits" in ended.err) == (0, True)

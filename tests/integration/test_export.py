@@ -96,7 +96,7 @@ async def test_decimals_that_do_not_fit_are_rounded_or_left_out_and_counted(data
     values = ["0.12345678901234567890125", "-1e-30", "1e16", "9999999999999999.99999999999999999999999", "7"]
     for place, value in enumerate(values):
         await add_run(warehouse, str(place), datetime(2026, 3, 1, tzinfo=UTC), usage_total=Decimal(value))
-    await export_parquet(database_url, "cortex", tmp_path)
+    assert (await export_parquet(database_url, "cortex", tmp_path))[tmp_path / "runs" / "2026-03.parquet"] == 4
     found = ask(f"SELECT usage_total FROM '{tmp_path}/runs/2026-03.parquet' ORDER BY id")
     assert found == [(Decimal("0.1234567890123456789012"),), (Decimal(0),), (None,), (None,), (Decimal(7),)]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -108,7 +108,7 @@ async def test_only_months_that_were_touched_are_written_again(synced, warehouse
     await add_run(warehouse, "undated", None)
     first = await export_parquet(synced, "cortex", tmp_path)
     assert {name for name in names(first) if name.startswith("runs/")} == {f"runs/{month}" for month in months}
-    assert await export_parquet(synced, "cortex", tmp_path) == []
+    assert await export_parquet(synced, "cortex", tmp_path) == {}
 
     def files_of(month: str) -> set[str]:
         return {f"{table}/{month}" for table in MONTHLY}
@@ -144,7 +144,7 @@ async def test_files_that_are_missing_or_cut_are_written_again(database_url, war
     file = tmp_path / "runs" / "2026-03.parquet"
     file.write_bytes(file.read_bytes()[:-10])
     assert len(await export_parquet(database_url, "cortex", tmp_path)) == 4
-    assert await export_parquet(database_url, "cortex", tmp_path) == []
+    assert await export_parquet(database_url, "cortex", tmp_path) == {}
 
 
 async def test_a_new_column_makes_all_files_anew(database_url, warehouse, tmp_path) -> None:

@@ -56,7 +56,7 @@ class _Month:
         return _UNDATED if self.start is None else f"{self.start:%Y-%m}"
 
 
-async def export_parquet(url: str, schema: str, directory: Path, *, since: date | None = None) -> list[Path]:
+async def export_parquet(url: str, schema: str, directory: Path, *, since: date | None = None) -> dict[Path, int]:
     """Bring the Parquet files in a directory up to date.
 
     Each file is replaced in one go, and the files of a month come from one snapshot of the database.
@@ -68,7 +68,8 @@ async def export_parquet(url: str, schema: str, directory: Path, *, since: date 
         since: leave months before this day's alone.
 
     Returns:
-        The files written; none where nothing has changed since the last export.
+        The files written, each with how many decimals in it were rounded or left out; none where nothing has changed
+        since the last export.
 
     Raises:
         SettingsError: the directory cannot be written, or another export is writing there.
@@ -91,9 +92,9 @@ class _Export:
     def __init__(self, connection: asyncpg.Connection, directory: Path) -> None:
         self._connection = connection
         self._directory = directory
-        self._written: list[Path] = []
+        self._written: dict[Path, int] = {}
 
-    async def run(self, since: date | None) -> list[Path]:
+    async def run(self, since: date | None) -> dict[Path, int]:
         tables = {each.name: await columns(self._connection, each.name) for each in (*_WHOLE, *_MONTHLY)}
         ledger = manifest.read(self._directory, {name: each.layout for name, each in tables.items()})
         await self._definitions(ledger, tables)
@@ -161,7 +162,7 @@ class _Export:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._written.append(path)
+        self._written[path] = misfits
         return manifest.Written(rows, size, misfits)
 
     async def _row_groups(
