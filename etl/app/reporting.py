@@ -157,5 +157,6 @@ def _unread(cursor: str | None) -> str:
     if cursor is None:
         return "a page not yet read: the history load has not begun"
     point = msgspec.json.decode(cursor, type=Checkpoint)
-    total = "" if point.count is None else f" of {point.count}"
-    return f"a page not yet read: the history load has committed the first {point.offset}{total} listed runs"
+    # The offset ends with a page, which the last run need not.
+    read = point.offset if point.count is None else f"{min(point.offset, point.count)} of {point.count}"
+    return f"a page not yet read: the history load has committed the first {read} listed runs"

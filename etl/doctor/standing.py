@@ -38,15 +38,17 @@ async def _streams(connection: asyncpg.Connection, settings: Settings) -> AsyncI
     """Name the streams whose watermark does not move as it should, the worst of each."""
     rows = [row for row in await connection.fetch(_STREAMS) if not is_retired(row, settings.apps)]
     now = await connection.fetchval("SELECT now()")
+    is_loading = any(not row["is_stale"] for row in await connection.fetch(_SQL["locks"]))
     newest = {tuple(row)[:2]: row["newest"] for row in await connection.fetch(_SQL["newest"])}
     troubled = [
         (row, *trouble)
         for row in rows
         if (trouble := _trouble(row, settings, newest.get((row["app_id"], row["workflow_id"])), now)) is not None
+        and not (is_loading and trouble[0] in ("new", "loading"))
     ]
     for row, why, mend in troubled[:_NAMED]:
-        mark = f"{row['watermark']:%Y-%m-%d %H:%M} UTC" if row["watermark"] is not None else "no time at all"
-        found = f"{row['app_id']}/{row['workflow_id']}: the watermark stands still at {mark}: {why}"
+        mark = f"stands still at {row['watermark']:%Y-%m-%d %H:%M} UTC" if row["watermark"] else "has not begun"
+        found = f"{row['app_id']}/{row['workflow_id']}: the watermark {mark}: {why}"
         yield warning("watermark", found, f"Run: {mend}")
     if len(troubled) > _NAMED:
         yield warning("watermark", f"{len(troubled) - _NAMED} more stand still", "Run: cortex-etl status --explain")

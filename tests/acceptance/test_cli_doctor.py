@@ -95,6 +95,30 @@ class Stale:
         return await self._connection.fetch(sql.replace("10 minutes", "0 minutes"))
 
 
+async def test_a_history_that_is_being_loaded_is_no_trouble(at_work, warehouse) -> None:
+    command, running = at_work
+    command.read_in_small_steps()
+    asked = 0
+
+    async def hold(path: str, _query: object, _number: int) -> None:
+        nonlocal asked
+        asked += path.endswith("/runs")
+        if asked > 12:
+            await asyncio.sleep(60)
+
+    running.faults.before_response = hold
+    process = await command.start("sync", "--quiet")
+    async with asyncio.timeout(30):
+        while not await warehouse.fetchval("SELECT count(*) FROM etl_streams WHERE backfill_cursor IS NOT NULL"):
+            await asyncio.sleep(0.05)
+    assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
+    process.kill()
+    await process.wait()
+    found = (await findings(command))["watermark"]
+    assert found[0]["state"] == "warning"
+    assert any("the watermark has not begun: loading" in each["found"] for each in found)
+
+
 async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_world, sandbox) -> None:
     command, _ = at_work
     running = await sandbox(small_world, requests_per_minute=6)
