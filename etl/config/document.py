@@ -195,10 +195,11 @@ class _Reader:
         def replace(match: re.Match[str]) -> str:
             if match[0] == "$${":
                 return "${"
-            if match["bad"] is not None:
-                place = self._document.place(path)
+            if match["bad"] is not None or "${" in (match["default"] or ""):
+                wrong = "names no variable" if match["default"] is None else "has another within, which is not read"
                 raise SettingsError(
-                    f"{place}: {dotted(path)}: {match[0]} names no variable", mend="Write ${NAME} or ${NAME:-default}."
+                    f"{self._document.place(path)}: {dotted(path)}: {match[0]} {wrong}",
+                    mend="Write ${NAME} or ${NAME:-default}, the default a plain text.",
                 )
             found = self._environment.get(match["name"]) or match["default"]
             if found is None:

@@ -76,6 +76,7 @@ IN_FILE = [
     ("path: NUL", 'metrics:\n  file: "a\\0b"\n', 2, "metrics.file", "allowed: a path", ""),
     ("tab: indentation", "api:\n\tkey: x\n", 2, "", "a tab stands where YAML wants blanks", "Replace the tab"),
     ("variable: missing", "database:\n  url: ${NOPE}\n", 2, "database.url", "variable NOPE is not set", "export NOPE="),
+    ("variable: nested", "data_dir: ${A:-${B:-c}}\n", 1, "data_dir", "${A:-${B:-c} has another within", "a plain text"),
     (
         "variable: malformed",
         "api:\n  base_url: ${a-b}\n",
