@@ -43,6 +43,8 @@ def read_moment(text: str) -> Moment:
     if part["second"] == 60:  # a leap second is the first of the next minute
         part["second"], leap = 59, timedelta(seconds=1)
     microsecond = int((match["fraction"] or "")[:6].ljust(6, "0"))
+    if (part["hour"], part["minute"], part["second"], microsecond, leap) == (24, 0, 0, 0, timedelta(0)):
+        part["hour"], leap = 0, timedelta(days=1)  # the end of a day is the beginning of the next
     year = int(match["year"])
     zone = _zone(match["zone"])
     if not 1 <= year <= 9999:
@@ -71,7 +73,7 @@ def _read_unusual(text: str) -> Moment:
 
 
 def _in_utc(local: datetime, leap: timedelta = timedelta(0)) -> datetime | None:
-    """None where the zone or the leap second takes it out of the years that `datetime` has."""
+    """None where the zone or what is added takes it out of the years that `datetime` has."""
     try:
         return local.astimezone(UTC) + leap
     except OverflowError:

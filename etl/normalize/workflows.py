@@ -38,6 +38,9 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
     workflow = validated(Workflow, document)
     app, leftovers = workflow.app or App(), Leftovers(workflow.unknown)
     leftovers.put_unknown(("app",), app.unknown)
+    if not app.id:  # no row of its own to stand in
+        known = {"name": app.name, "verified": app.verified}
+        leftovers.put_unknown(("app",), {name: value for name, value in known.items() if value is not None})
     for name in ("tags", "version"):
         if document.get(name):
             leftovers.put((name,), document[name])

@@ -165,6 +165,8 @@ def test_a_workflow_and_its_app() -> None:
     kept = {name: document[name] for name in ("steps", "tags", "version")}
     assert workflow["extra"] == kept | {"app": {"icon": "i"}, "retention": {"more": 1}, "runs_count": 10**30}
     assert normalize_workflow(b'{"id":"w"}') == (("w", *[None] * 14), None)
+    row, app = normalize_workflow(b'{"id":"w","app":{"name":"A","verified":false}}')
+    assert (app, named(tables.WORKFLOWS, row)["extra"]) == (None, {"app": {"name": "A", "verified": False}})
 
 
 @pytest.mark.parametrize(
