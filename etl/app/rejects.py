@@ -93,7 +93,8 @@ async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener
                 f"no open item of the quarantine has the number {', '.join(map(str, sorted(unknown)))}",
                 mend="See them with: cortex-etl rejects list",
             )
-        apps = [app for app in settings.apps if app.key or settings.api.key]
+        keys = (settings.api.key, settings.api.key_file)
+        apps = [app for app in settings.apps if any((app.key, app.key_file, *keys))]
         clients = await open_clients(stack, settings, apps, warehouse.leases, listener)
         retrying = _Retrying(settings, warehouse, clients, listener)
         for stream, group in groupby(items, key=lambda item: StreamId(item["app_id"], item["workflow_id"])):

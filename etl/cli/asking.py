@@ -160,4 +160,4 @@ def report(
     settings = readable_settings(call, demo=demo)
     url = database_url(settings)
     run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS, mask=call.mask))
-    typer.echo(f"Wrote {output}")
+    typer.echo(f"Wrote {output}", err=output.is_relative_to("/dev"))  # not behind a page that went to stdout

@@ -14,7 +14,8 @@ _NEW = 0o666  # less what the umask takes, as of any new file
 def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file so that whoever reads it finds the old content or the new, never a part.
 
-    A link is followed, and stays. A pipe or a device is written into: it cannot be replaced.
+    A link is followed, and stays. A pipe, a device and what stands under /dev, as /dev/stdout, are written into: they
+    cannot be replaced.
 
     Args:
         path: of the file.
@@ -27,8 +28,9 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     found = None
     with suppress(FileNotFoundError):
         found = path.stat()
-    if found is not None and not stat.S_ISREG(found.st_mode):
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as file:  # ENXIO where nobody reads a pipe
+    if found is not None and (not stat.S_ISREG(found.st_mode) or path.absolute().is_relative_to("/dev")):
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # ENXIO where nobody reads a pipe
+        with os.fdopen(opened, "wb") as file:
             os.set_blocking(file.fileno(), True)
             file.write(content)
         return

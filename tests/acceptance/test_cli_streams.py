@@ -68,6 +68,22 @@ async def test_a_terminal_without_a_character_gets_its_escape(at_work, warehouse
     assert (await run(command, "$etl status"))[0] == 0
 
 
+async def test_a_report_may_go_to_stdout(at_work) -> None:
+    command, _ = at_work
+    assert (await command("migrate", "--quiet")).code == 0
+    code, out = await run(
+        command, "echo one > log; $etl report -o /dev/stdout >> log 2> said; echo two >> log; cat log"
+    )
+    assert (code, out.startswith("one\n<!doctype html>"), "</html>" in out, out.endswith("two\n")) == (
+        0,
+        True,
+        True,
+        True,
+    )
+    assert (command.folder / "said").read_text() == "Wrote /dev/stdout\n"
+    assert await run(command, "$etl report -o /dev/stdout 2> said | head -n 1") == (0, "<!doctype html>\n")
+
+
 @pytest.mark.parametrize(
     "line", ["doctor", "status", "sql 'TABLE runs'", "sandbox --port 0", "config show", "rejects list"]
 )

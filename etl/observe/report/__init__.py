@@ -46,6 +46,8 @@ async def write_report(
     html = await asyncio.to_thread(render, await _facts(url, schema, days))
     try:
         write_whole(output, mask(html).encode())
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise SettingsError(
             f"cannot write {output}: {error.strerror}", mend="Name a file that can be written with --output PATH."
