@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import events
-from etl.cli.output import console, table
+from etl.cli.output import console, fitted, table
 from etl.cli.warehouse import database_url, demo_settings
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ def _show_what_was_picked_up(out: Console, changes: Changes, sync: SyncSummary, 
         ["runs that are gone", len({*changes.deleted} - fresh), sync.runs_gone, reconcile.runs_gone],
         ["requests", None, sync.requests, reconcile.requests],
     ]
-    headings = ["What was picked up", "in the API", "by the sync", "by the reconcile"]
+    headings = ["What was picked up", "in the API", "by the sync", "by the recon\u00adcile"]
     out.print()
-    out.print(table(headings, rows))
+    out.print(fitted(headings, rows, width=out.width))
 
 
 async def _show_answers(out: Console, settings: Settings) -> None:
@@ -162,7 +162,7 @@ async def _show_answers(out: Console, settings: Settings) -> None:
         found = await _ask(settings, query)
         out.print(f"\n[bold]{question.removeprefix('-- ')}[/]")
         out.print(query, style="dim", markup=False)
-        out.print(table(found.columns, found.rows))
+        out.print(fitted(found.columns, found.rows, width=out.width))
     out.print()
 
 

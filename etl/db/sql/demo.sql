@@ -1,10 +1,11 @@
 -- name: workflows
 -- Which workflows cost most, and how often do they fail?
 SELECT workflow_name,
-       sum(runs)                                                                                AS runs,
-       sum(failed)                                                                              AS failed,
-       round(100.0 * sum(failed) / nullif(sum(completed + failed + cancelled + skipped), 0), 1) AS "failed %",
-       round(sum(credits), 2)                                                                   AS credits
+       sum(runs)              AS runs,
+       sum(failed)            AS failed,
+       round(100.0 * sum(failed) / nullif(
+           sum(completed + failed + cancelled + skipped), 0), 1) AS "failed %",
+       round(sum(credits), 2) AS credits
 FROM workflow_health_daily
 GROUP BY workflow_name
 ORDER BY credits DESC NULLS LAST
