@@ -91,9 +91,11 @@ class CortexClient:
         query: dict[str, str | int] = {"page": page, "take": take, "status": status, "origin": origin}
         return await self._page(_path(app_id, "workflows", workflow_id, "runs"), self._verbose(query), next_token)
 
-    async def probe_count(self, app_id: str, workflow_id: str, *, status: str = "ALL", origin: str = "ALL") -> Page:
-        """Read the first run only: `count` of the page tells how many runs match."""
-        return await self.list_runs(app_id, workflow_id, 1, 1, status=status, origin=origin)
+    async def probe_count(
+        self, app_id: str, workflow_id: str, *, take: int = 1, status: str = "ALL", origin: str = "ALL"
+    ) -> Page:
+        """Read the first `take` runs only: `count` of the page tells how many runs match."""
+        return await self.list_runs(app_id, workflow_id, 1, take, status=status, origin=origin)
 
     async def get_run(self, app_id: str, workflow_id: str, run_id: str) -> bytes:
         """Read one run as the bytes of its JSON document."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl.app.clients import open_clients
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.events import Listener, StreamId
 
+_SAMPLE = 20  # runs that a probe reads; the newest may be open yet, and have few rows
+
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
     """One stream: what the API counts, what is here, and what remains to do.
 
-    `work` is backfill, reconcile or sync; `rows` estimates the table rows written, from the run that the probe showed
+    `work` is backfill, reconcile or sync; `rows` estimates the table rows written, from the runs that the probe showed
     (None where it showed none that can be read).
     """
 
@@ -108,7 +111,7 @@ async def _plan_stream(
     store = Store(
         warehouse.pool, warehouse.session, stream, state, sync_id=None, filters=(api.status, api.origin), dry_run=True
     )
-    page = await client.probe_count(*stream, status=api.status, origin=api.origin)
+    page = await client.probe_count(*stream, take=_SAMPLE, status=api.status, origin=api.origin)
     ours, count = await store.count(), page.count or 0
     pages = max(1, -(-count // api.page_size))
     missing = max(0, count - ours)
@@ -121,16 +124,15 @@ async def _plan_stream(
         open_runs = len(await store.open_runs())
         work, requests = "sync", max(1, -(-missing // api.page_size)) + open_runs
     each = _rows_of(stream, page)
-    rows = None if each is None else missing * each
+    rows = None if each is None else round(missing * each)
     return StreamPlan(*stream, work, page.count, ours, requests, missing, rows)
 
 
-def _rows_of(stream: StreamId, page: Page) -> int | None:
-    """How many rows the probe's run makes."""
+def _rows_of(stream: StreamId, page: Page) -> float | None:
+    """How many rows the probe's runs make on average; None where it holds none that can be read."""
+    made = []
     for raw in page.items:
-        try:
+        with suppress(RecordError):
             rows = Normalizer(*stream).normalize(raw, digest(raw))
-        except RecordError:
-            return None
-        return 1 + len(rows.steps) + len(rows.calls) + len(rows.usage)
-    return None
+            made.append(1 + len(rows.steps) + len(rows.calls) + len(rows.usage))
+    return fmean(made) if made else None

@@ -295,6 +295,9 @@ async def test_status_and_plan(at_work) -> None:
     assert planned.json["runs"] == listed(running.world)
     assert "requests a minute" in (await command("plan", "backfill")).out
     await command("sync", "--quiet")
+    tables = ("runs", "run_steps", "run_step_calls", "run_usage_calls")
+    rows = await count(command, "SELECT " + " + ".join(f"(SELECT count(*) FROM {each})" for each in tables))
+    assert 0.7 * rows < planned.json["rows"] < 1.4 * rows
     after = (await command("status", "--json")).json
     assert {each["workflow_id"] for each in after["streams"]} == set(running.world.workflows)
     assert all(each["state"] == "complete" for each in after["streams"])
