@@ -17,7 +17,7 @@ from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
 from etl.plan import Listed, in_window
 from etl.sync.erased import FORGOTTEN, ErasedRuns
-from etl.sync.received import LONGEST_ID_BYTES, receive
+from etl.sync.received import LONGEST_ID_BYTES, read_id, receive
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
@@ -70,6 +70,10 @@ class Sorted:
         return len(self.batch.new) + len(self.batch.rejects)
 
 
+class _MisreadError(Exception):
+    """An item has another id than it seemed to have: of duplicate keys the last counts."""
+
+
 class Intake:
     """Takes in the pages of one stream.
 
@@ -118,9 +122,25 @@ class Intake:
         """
         if self._held is None:
             self._held = {} if self._retry else await self._store.open_rejects()
-        result = Sorted()
-        nameless = Counter() if nameless is None else nameless
-        told, known = await receive(pages, self._store.known, nameless)
+        counted = Counter(nameless)
+        try:
+            result, read = await self._sort(pages, counted, guess=True)
+        except _MisreadError:
+            counted = Counter(nameless)
+            result, read = await self._sort(pages, counted, guess=False)
+        if nameless is not None:
+            nameless.update(counted - nameless)
+        for page in read:
+            self._announce(page)
+        return result
+
+    async def _sort(
+        self, pages: Sequence[Page], nameless: Counter[bytes], *, guess: bool
+    ) -> tuple[Sorted, list[PageRead]]:
+        """Sort; raises `_MisreadError` where a guess was wrong, after which nothing has changed that matters."""
+        assert self._held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
+        result, read = Sorted(), []
+        told, known = await receive(pages, self._store.known, nameless, guess=guess)
         ids = [item.ident for items in told for item in items if item.ident is not None]
         await self._erased.look_up(ids)
         new: dict[str, RunRows] = {}
@@ -133,11 +153,11 @@ class Intake:
                     stored = None  # a run of another workflow, listed here by mistake
                 listed.append(self._take(item, stored, result, new if stored is None else changed))
             result.pages.append(listed)
-            self._announce(page, len(items), before, (new, changed, result))
+            read.append(self._page_read(page, len(items), before, (new, changed, result)))
         result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
         held = {each.run_id for each in self._held.values()}
         result.batch.settled = sorted(run for run in result.good - result.bad if self._retry or run in held)
-        return result
+        return result, read
 
     def _take(self, item: Received, stored: asyncpg.Record | None, result: Sorted, group: dict[str, RunRows]) -> Listed:
         """Take one item: unchanged, known to be bad, or made into rows (which join `group`)."""
@@ -165,6 +185,8 @@ class Intake:
             _check_id(rows.run_id)
         except RecordError as error:
             return self._reject(item, error, result)
+        if item.guessed and rows.run_id != item.ident:
+            raise _MisreadError
         if self._erased.covers_record_of(rows):
             return self._pass_over(item, rows, result)
         self._note_time(rows.updated_at)
@@ -181,6 +203,8 @@ class Intake:
         if rows is None:
             with suppress(RecordError):
                 rows = self._normalizer.normalize(item.raw, item.digest)
+        if item.guessed and (read_id(item.raw) if rows is None else rows.run_id) != item.ident:
+            raise _MisreadError
         run_id = rows.run_id if rows is not None else item.ident or item.key.hex()
         result.batch.erased += self._erased.tombstone(run_id, rows)
         self._note_time(rows.updated_at if rows is not None else None)
@@ -188,6 +212,8 @@ class Intake:
         return Listed(run_id, created_at, updated_at, known=True, fresh=True)
 
     def _reject(self, item: Received, error: RecordError, result: Sorted) -> Listed:
+        if item.guessed and read_id(item.raw) != item.ident:
+            raise _MisreadError
         run_id, page = item.ident, item.page
         payload = self._stored_bytes(item.raw)
         reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.key)
@@ -211,34 +237,35 @@ class Intake:
             self._counted.add(key)
             self.tally.rejects += 1
 
-    def _announce(
+    def _page_read(
         self,
         page: Page,
         items: int,
         before: tuple[int, int, int, int],
         after: tuple[Mapping[str, RunRows], Mapping[str, RunRows], Sorted],
-    ) -> None:
+    ) -> PageRead:
         new, changed, result = after
         counts = (len(new), len(changed), len(result.batch.rejects), result.unchanged)
         found = [max(0, now - then) for now, then in zip(counts, before, strict=True)]
-        self.tally.runs_seen += items
-        if page.number == 0:  # a run read alone is no page
+        total = None if page.count is None else max(1, -(-page.count // max(page.take, 1)))
+        return PageRead(
+            self._store.stream,
+            page.number,
+            items,
+            new=found[0],
+            changed=found[1],
+            unchanged=found[3],
+            rejected=found[2],
+            count=page.count,
+            pages_total=total,
+        )
+
+    def _announce(self, read: PageRead) -> None:
+        self.tally.runs_seen += read.items
+        if read.page == 0:  # a run read alone is no page
             return
         self.tally.pages += 1
-        total = None if page.count is None else max(1, -(-page.count // max(page.take, 1)))
-        self._listener(
-            PageRead(
-                self._store.stream,
-                page.number,
-                items,
-                new=found[0],
-                changed=found[1],
-                unchanged=found[3],
-                rejected=found[2],
-                count=page.count,
-                pages_total=total,
-            )
-        )
+        self._listener(read)
 
     async def load(self, result: Sorted) -> None:
         """Commit what `sort` found; only then is it counted and told."""

@@ -19,19 +19,25 @@ LONGEST_ID_BYTES = 1000
 
 
 class Received(NamedTuple):
-    """An item, its content hash, the key under which the quarantine would hold it, its run's id, and its page."""
+    """An item, its content hash, the key under which the quarantine would hold it, its run's id, and its page.
+
+    `guessed`: the id is the one that it seems to have.
+    """
 
     raw: bytes
     digest: bytes
     key: bytes
     ident: str | None
     page: Page
+    guessed: bool
 
 
 async def receive(
     pages: Sequence[Page],
     known_runs: Callable[[Sequence[str]], Awaitable[Mapping[str, asyncpg.Record]]],
     nameless: Counter[bytes],
+    *,
+    guess: bool = False,
 ) -> tuple[list[list[Received]], dict[str, asyncpg.Record]]:
     """Tell what the items of some pages are, and what the warehouse holds of them.
 
@@ -42,24 +48,29 @@ async def receive(
         pages: what was read.
         known_runs: what the warehouse holds of runs, by their ids.
         nameless: how often each item without an id was met; it is brought up to date.
+        guess: take the id that an item seems to have for its id, which saves reading it once more; whoever makes rows
+            of it finds out whether that is right.
     """
     hashed = [[(raw, digest(raw), guess_id(raw)) for raw in page.items] for page in pages]
-    guesses = [guess for items in hashed for _, _, guess in items if guess is not None]
+    guesses = [seeming for items in hashed for _, _, seeming in items if seeming is not None]
     known = dict(await known_runs(guesses))
     told: list[list[Received]] = []
     for page, items in zip(pages, hashed, strict=True):
         told.append([])
-        for raw, content, guess in items:
-            stored = known.get(guess) if guess is not None else None
-            ident = guess if stored is not None and stored["content_hash"] == content else _read_id(raw)
-            told[-1].append(Received(raw, content, _key(content, ident, nameless), ident, page))
+        for raw, content, seeming in items:
+            stored = known.get(seeming) if seeming is not None else None
+            is_known = stored is not None and stored["content_hash"] == content
+            guessed = guess and seeming is not None and not is_known
+            ident = seeming if is_known or guessed else read_id(raw)
+            told[-1].append(Received(raw, content, _key(content, ident, nameless), ident, page, guessed))
     idents = {item.ident for items in told for item in items if item.ident is not None}
     if unasked := idents.difference(guesses):
         known |= await known_runs(list(unasked))
     return told, known
 
 
-def _read_id(raw: bytes) -> str | None:
+def read_id(raw: bytes) -> str | None:
+    """The id of an item, cleaned; None where it has none, or one that is too long for any index."""
     ident = peek_id(raw)
     return None if ident is not None and len(ident.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES else ident
 

@@ -7,6 +7,7 @@ import pytest
 from sync_trials import WORKFLOW, one_stream, trial
 
 from etl.app import list_rejects, retry_rejects
+from etl.events import PageRead
 from etl.sandbox import World
 from etl.sandbox.answers import encode
 from etl.sandbox.hostile import KINDS
@@ -230,6 +231,25 @@ async def test_a_run_whose_id_was_cleaned_is_not_taken_for_gone(database_url):
         report = await retry_rejects(t.settings)
         assert (report.gone, len(report.still_bad)) == (0, 1)
         assert [row["run_id"] for row in await held(t)] == [run_id + "\ufffd"]
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+async def test_a_run_that_seems_to_have_another_s_id_is_not_taken_for_it(database_url, spoilt):
+    """JSON allows a key twice; the last one counts."""
+    world = one_stream(12)
+    mine, other = list(world.runs[WORKFLOW])[3:5]
+    body = encode(world.runs[WORKFLOW][mine] | ({"status": 7} if spoilt else {}))
+    events = []
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        world.raw[mine] = b'{"id":"%b",%b' % (other.encode(), body[1:])
+        for mode in ("reconcile", "sync", "backfill"):
+            events.clear()
+            summary = await t.run(mode, listener=events.append)
+            assert await t.differences() == []
+            assert summary.runs_seen == sum(event.items for event in events if isinstance(event, PageRead))
+            assert [row["run_id"] for row in await held(t)] == ([mine] if spoilt else [])
 
 
 async def test_redacted_fields_are_redacted_in_the_quarantine_too(database_url):

@@ -151,6 +151,21 @@ async def test_a_run_that_comes_under_an_erased_record_later_goes_with_it(trial:
     assert await agrees(trial)
 
 
+async def test_a_run_that_seems_to_have_an_erased_one_s_id_stays(trial: Trial) -> None:
+    """JSON allows a key twice; the last one counts."""
+    await trial.sync()
+    workflow_id, erased = trial.some()
+    mine = next(run_id for run_id in trial.world.runs[workflow_id] if run_id != erased["id"])
+    await forget(trial.settings, runs=[erased["id"]])
+    body = json.dumps(trial.world.runs[workflow_id][mine])
+    trial.world.raw[mine] = f'{{"id":"{erased["id"]}",{body[1:]}'.encode()
+    for mode in ("reconcile", "sync"):
+        await trial.sync(mode)
+        assert await trial.holds(mine) > 0
+        assert await trial.holds(erased["id"]) == 0
+        assert await agrees(trial)
+
+
 SPELLED = [
     ("a/b", rb"a\/b"),
     ("\u00e9", rb"\u00E9"),

@@ -54,6 +54,16 @@ async def test_every_item_has_the_id_that_reading_it_gives(raw):
     assert told[0].ident == peek_id(raw)
 
 
+async def test_guesses_are_taken_where_that_is_wanted_and_marked():
+    async def known_runs(_idents):
+        return {}
+
+    told, _ = await receive([page(PLAIN, TWICE, LATE, NAMELESS)], known_runs, Counter(), guess=True)
+    assert [(item.ident, item.guessed) for item in told[0]] == [
+        ("run-1", True), ("first", True), ("run-2", False), (None, False)
+    ]  # fmt: skip
+
+
 async def test_equal_items_without_an_id_are_told_apart():
     told, _, _ = await received({}, NAMELESS, NAMELESS)
     assert [item.ident for item in told] == [None, None]
