@@ -198,8 +198,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         _report(call, "interrupted; what was committed stays", "", 130)
         return 130
     except BrokenPipeError:
-        # Whoever read stdout has had enough, as `| head` does; Python must not complain about it when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has had enough, as `| head` does
         return 0
     except typer.Exit:
         raise
@@ -207,8 +206,17 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         if (refusal := _database_error(error)) is not None:
             return _failed(call, refusal)
         _report(call, *_last_words(error), 1)
+        _drop_output()
         return _traced(call, 1)
     return code
+
+
+def _drop_output() -> None:
+    """Let stdout lead nowhere where it cannot be written: Python must not complain when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(call: Invocation, error: EtlError) -> int:
