@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -146,6 +149,19 @@ def test_a_pod_that_is_stopped_lets_the_sync_come_to_its_end(tmp_path: Path) -> 
         assert pod.stderr.readline() == "ready\n"
         pod.terminate()  # the shell alone, as Kubernetes does
         assert pod.stderr.readline() == "stopped\n"
+        assert pod.wait(5) == 130
+
+
+def test_a_pod_ends_as_its_sync_did_where_that_ended_as_the_signal_came(tmp_path: Path) -> None:
+    with in_the_pod("trap 'exit 130' TERM; echo $$ >&2; sleep 3 & wait", tmp_path) as pod:
+        assert pod.stderr is not None
+        sync = psutil.Process(int(pod.stderr.readline()))
+        pod.send_signal(signal.SIGSTOP)  # so that both wait for the shell
+        sync.terminate()
+        while sync.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        pod.terminate()
+        pod.send_signal(signal.SIGCONT)
         assert pod.wait(5) == 130
 
 
