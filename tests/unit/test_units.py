@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import subprocess
-import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -152,17 +149,18 @@ def test_a_pod_that_is_stopped_lets_the_sync_come_to_its_end(tmp_path: Path) -> 
         assert pod.wait(5) == 130
 
 
-def test_a_pod_ends_as_its_sync_did_where_that_ended_as_the_signal_came(tmp_path: Path) -> None:
-    with in_the_pod("trap 'exit 130' TERM; echo $$ >&2; sleep 3 & wait", tmp_path) as pod:
-        assert pod.stderr is not None
-        sync = psutil.Process(int(pod.stderr.readline()))
-        pod.send_signal(signal.SIGSTOP)  # so that both wait for the shell
-        sync.terminate()
-        while sync.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
+def test_pods_that_are_stopped_end_as_their_syncs_do_however_soon_that_is(tmp_path: Path) -> None:
+    """A shell may learn of both at once. Of 60 at once, 2 to 6 ended with 143 before."""
+    folders = [tmp_path / str(number) for number in range(60)]
+    for folder in folders:
+        folder.mkdir()
+    pods = [in_the_pod("trap 'exit 130' TERM; echo ready >&2; sleep 1 & wait", folder) for folder in folders]
+    assert {pod.stderr.readline() for pod in pods if pod.stderr is not None} == {"ready\n"}
+    for pod in pods:
         pod.terminate()
-        pod.send_signal(signal.SIGCONT)
-        assert pod.wait(5) == 130
+    assert {pod.wait(5) for pod in pods} == {130}
+    for pod in pods:
+        pod.communicate()
 
 
 def test_an_image_name_cannot_break_out() -> None:
