@@ -152,7 +152,8 @@ def migrate(
             typer.echo(f"pending  {name}")
         return 1 if names else 0
     for name in names:
-        typer.echo(f"applied  {name}")
+        if not call.quiet:
+            typer.echo(f"applied  {name}")
     if not names:
         call.say("nothing to do: all migrations are applied")
     return 0

@@ -221,7 +221,8 @@ async def test_a_check_makes_no_embedded_warehouse(command) -> None:
 
 async def test_stop_ends_the_embedded_server_and_keeps_its_data(command) -> None:
     assert (await command("stop")).err.strip() == "no embedded PostgreSQL is running"
-    assert (await command("migrate", "--quiet")).code == 0
+    migrated = await command("migrate", "--quiet")
+    assert (migrated.code, migrated.out, migrated.err) == (0, "", "")
     stopped = await command("stop")
     assert (stopped.code, stopped.out.count("stopped")) == (0, 1)
     counted = await command("sql", "SELECT count(*) FROM runs")
