@@ -186,7 +186,18 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
 
 
 def finish(call: Invocation, work: Callable[[], int | None]) -> int:
-    """Do the work of a command and turn whatever happens into an exit code and at most one clear message."""
+    """Do the work of a command and turn whatever happens into an exit code and at most one clear message.
+
+    From then on signals change nothing: all is done, and Python would die of one that comes while it exits.
+    """
+    try:
+        return _finish(call, work)
+    finally:
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
+
+
+def _finish(call: Invocation, work: Callable[[], int | None]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script's shell had it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:

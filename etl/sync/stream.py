@@ -106,8 +106,9 @@ class StreamSync:
         self._reading = await crawl.read()
         self._order = self._reading.order or self._order
         self._unanswered = []
-        if self._store.filters != ("ALL", "ALL"):
-            await self._settle_open(set())  # those that pass the filter no more were not met
+        if not self._reading.whole or self._store.filters != ("ALL", "ALL"):
+            # Not met were those above the point where it went on, and those that pass the filter no more.
+            await self._settle_open(set())
 
     async def _news(self) -> None:
         """Read what is new, and what was open; all of the listing where that is not enough."""

@@ -70,6 +70,20 @@ async def test_a_history_goes_on_where_it_was_killed(database_url, tmp_path, ord
             assert await t.requests_of("sync") <= 3
 
 
+@pytest.mark.parametrize("mode", ["sync", "backfill"])
+async def test_what_was_open_above_the_point_where_a_history_goes_on_is_looked_at_again(database_url, tmp_path, mode):
+    world = one_stream(PAGES * SIZE)
+    opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
+    for _ in range(3 * SIZE):  # so that it is on none of the pages that going on reads first
+        world.create_run(WORKFLOW)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": SIZE, "concurrency": WIDTH}
+        await killed(t, tmp_path, 14, "backfill")
+        assert await t.connection.fetchval("SELECT status FROM runs WHERE id = $1", opened) == "RUNNING"
+        world.finish_run(opened)
+        await t.agrees(mode)
+
+
 async def test_a_history_of_unknown_order_is_complete_after_kills(database_url, tmp_path):
     for order in ("none", "shuffled"):
         world = one_stream(40)

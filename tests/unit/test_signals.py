@@ -32,6 +32,21 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what a scrip
 sys.exit(finish(Invocation(None, "console", 0, False), lambda: run_async(work())))
 """
 
+AT_THE_EXIT = """
+import atexit, signal, sys
+from etl.cli.invocation import Invocation, finish
+
+atexit.register(lambda: signal.raise_signal(signal.{sign}))
+sys.exit(finish(Invocation(None, "console", 0, False), lambda: 0))
+"""
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+def test_a_signal_at_the_exit_changes_nothing(sign: str) -> None:
+    command = [sys.executable, "-c", AT_THE_EXIT.format(sign=sign)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("moment", [AMID_IMPORTS, AT_WORK], ids=["amid imports", "at work"])
