@@ -72,6 +72,8 @@ async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unset
 async def _ask(listing: Listing, run_id: str) -> Page | TransientError | None:
     try:
         page = await listing.run(run_id)
+        if peek_id(page.items[0]) != run_id:
+            page = await listing.run(run_id)  # an answer to something else: it may have been a passing fault
     except NotFoundError:
         return None
     except TransientError as error:

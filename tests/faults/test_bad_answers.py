@@ -40,6 +40,24 @@ async def test_what_passes_is_asked_again(database_url: str, fault: Any) -> None
         assert here.sandbox.faults.made.total() == 3
 
 
+@pytest.mark.parametrize("fault", [OBJECT_BODY, Body(b'{"id": "another"}')], ids=["no run", "another run"])
+async def test_a_run_asked_for_alone_is_asked_for_again_where_the_answer_is_not_that_run(
+    database_url: str, fault: Any
+) -> None:
+    world = one_stream(45)
+    opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
+    for _ in range(30):
+        world.create_run(WORKFLOW)
+    async with trial(database_url, world) as here:
+        here.api = SMALL
+        await here.agrees("backfill")
+        world.finish_run(opened)
+        here.sandbox.faults.on(lambda request: request.path.endswith(opened), fault, times=1)
+        await here.agrees("sync", policy=PATIENT)
+        assert here.sandbox.faults.made.total() == 1
+        assert await here.connection.fetchval("SELECT count(*) FROM etl_rejects") == 0
+
+
 @pytest.mark.parametrize("fault", [*PASSING[:7], Status(404, message="none")], ids=lambda fault: repr(fault)[:24])
 async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database_url: str, fault: Any) -> None:
     world = one_stream(45)
