@@ -120,14 +120,15 @@ class Store:
         """Whether some listed run says no more than the day of its last change."""
         return bool(await self._pool.fetchval(_STATE["has_bare_days"], *self.stream))
 
-    async def runs_in(self, order: Order, stretch: Suspects, *, undated_first: bool) -> list[str]:
-        """Ids of the warehouse's listed runs in a stretch of a listing sorted by creation."""
+    async def runs_in(self, order: Order, stretch: Suspects, *, undated_first: bool) -> dict[str, datetime | None]:
+        """The warehouse's listed runs in a stretch of a listing sorted by creation, and when each was created."""
         undated = (stretch.upper if undated_first else stretch.lower) is None
         if order is Order.CREATED_DESC:
             name, bounds = "runs_between", (stretch.lower, stretch.upper)
         else:
             name, bounds = "runs_between_ascending", (stretch.upper, stretch.lower)
-        return [row["id"] for row in await self._pool.fetch(_STATE[name], *self.stream, *bounds, undated)]
+        rows = await self._pool.fetch(_STATE[name], *self.stream, *bounds, undated)
+        return {row["id"]: row["created_at"] for row in rows}
 
     async def drop_rejects(self, digests: Sequence[bytes]) -> None:
         """Settle quarantined items that are listed no more."""

@@ -14,6 +14,7 @@ from etl.plan import GoneSearch, Order, latest_reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from etl.db.store import Store
     from etl.plan import Listed
@@ -155,8 +156,8 @@ class GoneHunt:
             dated.reverse()
         if any(below > above for above, below in pairwise(dated)):
             return False
-        if any(latest_reading(moment) != moment for moment in dated):
-            return False  # where a bare day stands is not for us to know
+        if not all(map(_has_its_place, dated)):
+            return False
         undated = [place for place, item in enumerate(items) if item.created_at is None]
         places = range(len(undated)) if self._undated_first else range(len(items) - len(undated), len(items))
         return undated == list(places)
@@ -167,7 +168,12 @@ class GoneHunt:
         for stretch in search.suspects:
             here = await self._store.runs_in(self._order, stretch, undated_first=self._undated_first)
             missing = [run_id for run_id in here if run_id not in self._listed]
-            if len(missing) != stretch.surplus:
+            if len(missing) != stretch.surplus or not all(_has_its_place(here[run_id]) for run_id in missing):
                 return None
             gone.extend(missing)
         return gone
+
+
+def _has_its_place(created_at: datetime | None) -> bool:
+    """Whether its time tells where a run stands; without one, or with a bare day, it may be on any page."""
+    return created_at is not None and latest_reading(created_at) == created_at

@@ -11,6 +11,7 @@ from sync_trials import APP, WORKFLOW, one_stream, trial
 from etl.app import run_sync, status_report
 from etl.config import AppSettings
 from etl.sandbox import World
+from etl.sandbox.answers import encode
 from etl.sandbox.faults import (
     BadItem,
     Body,
@@ -117,6 +118,23 @@ async def test_a_count_of_one_page_has_nothing_marked_as_gone(database_url, orde
         for _ in range(2):
             assert (await t.run()).status == "partial"
             assert await t.differences() == []
+
+
+@pytest.mark.parametrize("order", ["created_desc", "created_asc"])
+@pytest.mark.parametrize("told", [None, "day"])
+async def test_a_run_that_does_not_tell_its_place_is_not_taken_for_the_one_that_left(database_url, order, told):
+    world = one_stream(67)
+    world.order = order
+    undated = world.listing(WORKFLOW)[30]
+    world.raw[undated["id"]] = encode(undated | {"created_at": told and undated["created_at"][:10]})
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        await t.agrees()
+        for place in (45, 22, 3):
+            world.delete_run(world.listing(WORKFLOW)[place]["id"])
+            await t.agrees()
+        world.delete_run(undated["id"])
+        await t.agrees()
 
 
 async def test_two_apps_may_list_the_same_runs(database_url):

@@ -105,7 +105,7 @@ WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
 
 -- name: runs_between
 -- The listed runs of a stretch of creation times: lower exclusive, upper inclusive, null open; $5: those without one too.
-SELECT id FROM runs
+SELECT id, created_at FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
   AND CASE WHEN created_at IS NULL THEN $5
            ELSE ($3::timestamptz IS NULL OR created_at > $3) AND ($4::timestamptz IS NULL OR created_at <= $4) END
@@ -160,7 +160,7 @@ WHERE id = $1 AND status = 'running'
 
 -- name: runs_between_ascending
 -- The same in a listing sorted oldest first: lower inclusive, upper exclusive.
-SELECT id FROM runs
+SELECT id, created_at FROM runs
 WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
   AND CASE WHEN created_at IS NULL THEN $5
            ELSE ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at < $4) END
