@@ -267,7 +267,7 @@ class Crawl:
             await self._store.session.note_seen(self._marks[-1], sorted_.idents)
             if self._listing.count != count:
                 return False
-        return not result.whole or await self._store.session.count_seen(self._marks[-1:]) >= count
+        return not result.whole or await self._store.session.count_seen(self._marks[-1:]) == count
 
     async def _unseen(self, *, anywhere: bool = False) -> list[str]:
         marks = self._marks if anywhere else self._marks[-1:]

@@ -4,6 +4,7 @@ import pytest
 from sync_trials import WORKFLOW, Stir, one_stream, trial
 
 from etl.app import forget
+from etl.sandbox.faults import Headers, lists_runs
 
 ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
 
@@ -71,6 +72,30 @@ async def test_one_run_slips_up_past_the_reader_and_the_count_says_nothing(datab
 
             t.sandbox.faults.before_response = swap
             await t.agrees("backfill")
+
+
+@pytest.mark.parametrize("count", ["0", "7", "900"])
+@pytest.mark.parametrize("order", ORDERS[:3])
+async def test_a_count_that_says_nothing_does_not_have_what_slipped_past_marked_as_gone(database_url, order, count):
+    for place in range(2, 8):
+        world = one_stream(30)
+        world.order = order
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 5, "concurrency": 1}
+            await t.agrees()
+            left = world.listing(WORKFLOW)[1]["id"]
+            at = len(t.sandbox.requests) + place
+
+            def delete(path, query, number, world=world, left=left, at=at):
+                if number == at:
+                    world.delete_run(left)
+
+            t.sandbox.faults.before_response = delete
+            t.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
+            assert (await t.run("reconcile")).status == "partial"
+            gone = await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NOT NULL")
+            assert left not in world.runs[WORKFLOW]
+            assert {row["id"] for row in gone} <= {left}
 
 
 async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(database_url):
