@@ -121,7 +121,31 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+        try:
+            return runner.run(work)
+        finally:
+            with _signals_held():
+                runner.close()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let a signal wait for the end of the block, in which it would leave threads without their loop; a second not."""
+    held: list[int] = []
+
+    def hold(sign: int, _frame: object) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(sign)
+
+    before = {sign: signal.signal(sign, hold) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+        for each in held:
+            signal.raise_signal(each)
 
 
 def command(

@@ -32,6 +32,17 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what a scrip
 sys.exit(finish(Invocation(None, "console", 0, False), lambda: run_async(work())))
 """
 
+AT_ITS_END = """
+import asyncio, os, signal, sys, threading, time
+from etl.cli.invocation import Invocation, finish, run_async
+
+async def work():
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.6)  # which the loop waits for when it closes
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.{sign})).start()
+
+sys.exit(finish(Invocation(None, "console", 0, False), lambda: run_async(work())))
+"""
+
 AT_THE_EXIT = """
 import atexit, signal, sys
 from etl.cli.invocation import Invocation, finish
@@ -49,7 +60,7 @@ def test_a_signal_at_the_exit_changes_nothing(sign: str) -> None:
 
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("moment", [AMID_IMPORTS, AT_WORK], ids=["amid imports", "at work"])
+@pytest.mark.parametrize("moment", [AMID_IMPORTS, AT_WORK, AT_ITS_END], ids=["amid imports", "at work", "at its end"])
 def test_a_signal_ends_it_with_130(moment: str, sign: str) -> None:
     command = [sys.executable, "-c", moment.format(sign=sign)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
