@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from etl import tables
@@ -31,11 +33,20 @@ def normalized(raw: bytes, *, store_payloads: bool = True, redact: Redactor | No
 
 
 def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:
-    """A row by column names; JSON is read with plain numbers."""
+    """A row by column names, its values as Python has them; JSON is read with plain numbers."""
     return {
-        name: json.loads(value) if kind == "jsonb" and value is not None else value
+        name: json.loads(value) if kind == "jsonb" and value is not None else plain(kind, value)
         for (name, kind), value in zip(table.columns.items(), row, strict=True)
     }
+
+
+def plain(kind: str, value: Any) -> Any:
+    """A number or a time of a row as Python has it."""
+    if kind == "numeric" and value is not None:
+        return Decimal(value)
+    if kind == "timestamptz" and isinstance(value, int):
+        return datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
+    return value
 
 
 def run_row(rows: RunRows) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""Connections to the warehouse: the schema on the search path, jsonb as JSON text, failures as `DatabaseError`."""
+"""Connections to the warehouse: the schema on the search path, values by `codecs`, failures as `DatabaseError`."""
 
 from __future__ import annotations
 
 import re
 import ssl
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
+from etl.db.codecs import prepare, prepare_to_load
 from etl.db.pooling import not_passed_on, refuse_what_pools_lose
 from etl.errors import DatabaseError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 15
 _OLDEST = 14  # major version of PostgreSQL
-_JSONB_VERSION = b"\x01"  # the first byte of jsonb's binary form
-_TIME_ZERO = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
 
 _OF_LIBPQ_ALONE = re.compile(
     r"(channel_binding|client_encoding|connect_timeout|fallback_application_name|gssencmode|keepalives\w*"
@@ -134,7 +132,7 @@ async def create_pool(
         _for_driver(url),
         min_size=1,
         max_size=size,
-        init=prepare,
+        init=prepare_to_load,
         server_settings=_server_settings(schema, application_name),
         timeout=_CONNECT_TIMEOUT_S,
     )
@@ -147,37 +145,6 @@ def _for_driver(url: str) -> str:
     place, mark, query = url.partition("?")
     kept = [each for each in query.split("&") if not _OF_LIBPQ_ALONE.match(each)]
     return f"{place}{mark}{'&'.join(kept)}"
-
-
-async def prepare(connection: asyncpg.Connection) -> None:
-    """Let values travel in PostgreSQL's binary form, which COPY needs.
-
-    `jsonb` as JSON text: `bytes` or `str` in, `str` out. `timestamptz` as a `datetime` with a zone: asyncpg's own codec
-    makes infinities of the first and the last microsecond of the years 1 to 9999, and times without a zone of those.
-    """
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
-    )
-    await connection.set_type_codec(
-        "timestamptz", schema="pg_catalog", encoder=_encode_time, decoder=_decode_time, format="tuple"
-    )
-
-
-def _encode_jsonb(text: bytes | str) -> bytes:
-    return _JSONB_VERSION + (text.encode() if isinstance(text, str) else text)
-
-
-def _decode_jsonb(value: bytes) -> str:
-    return str(value[1:], "utf-8")
-
-
-def _encode_time(time: datetime) -> tuple[int]:
-    since = time - _TIME_ZERO
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,)
-
-
-def _decode_time(value: tuple[int]) -> datetime:
-    return _TIME_ZERO + timedelta(microseconds=value[0])
 
 
 def _server_settings(schema: str, application_name: str) -> dict[str, str]:

@@ -17,17 +17,19 @@ INT4: Final = 2**31
 INT8: Final = 2**63
 HTTP_STEPS: Final = ("http_request", "browser")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_US: Final = -946_684_800_000_000
+"""The same in microseconds from the year 2000 on, by which times of steps are counted, as in PostgreSQL."""
 
 
-def exact(number: Decimal | None) -> Decimal | None:
-    """`number` for a numeric column, with the digits as received.
+def exact(number: Decimal | None) -> str | None:
+    """The text of `number` for a numeric column, with the digits as received.
 
     Raises:
         RecordError: `number_out_of_range`.
     """
     if isinstance(number, Number) and not number.storable:
         raise RecordError("number_out_of_range", f"no column can hold the number {number.literal[:40]}")
-    return number
+    return None if number is None else getattr(number, "literal", str(number))
 
 
 def jsonb(value: Json) -> bytes | None:
@@ -71,15 +73,18 @@ class Leftovers:
             self.put(path, value.text)
         return value.time
 
-    def epoch_ms(self, value: Decimal | None, *path: str) -> datetime | None:
-        """`value`, milliseconds since 1970, for a time column; rounded half to even to whole microseconds."""
+    def epoch_ms(self, value: Decimal | None, *path: str) -> int | None:
+        """`value`, milliseconds since 1970, for a time column in microseconds since 2000; rounded half to even."""
         if value is None:
             return None
         if value.is_finite() and value.adjusted() < 20:
+            since = round(value * 1000)
             try:
-                return EPOCH + timedelta(microseconds=round(value * 1000))
+                EPOCH + timedelta(microseconds=since)
             except OverflowError:
                 pass
+            else:
+                return since + EPOCH_US
         self.put(path, value)
         return None
 

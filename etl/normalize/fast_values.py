@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from etl.models import read_moment
-from etl.normalize.columns import EPOCH
+from etl.normalize.columns import EPOCH_US
 from etl.normalize.shapes import NULL
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _USUAL_LENGTHS: Final = frozenset(
 _MICROSECOND_DIGITS: Final = len(".123")
 
 _from_text = datetime.fromisoformat
-_from_seconds = datetime.fromtimestamp
 
 
 class SurpriseError(Exception):
@@ -45,14 +44,14 @@ def integer_of(value: int | None, limit: int) -> int | None:
     return value
 
 
-def credits_of(text: str) -> Decimal | None:
-    """The number whose JSON text is `text`."""
+def credits_of(text: str) -> str | None:
+    """`text`, the JSON text of a number, for a numeric column; None for null."""
     if text == "null":
         return None
     total = Decimal(text)
     if not _TINY < total < _HUGE and total:
         raise SurpriseError
-    return total
+    return text
 
 
 def _is_usual(text: str) -> bool:
@@ -81,15 +80,15 @@ def day_or_time(text: str | None) -> tuple[datetime | None, bool]:
     return moment.time, moment.on_day
 
 
-def epoch_ms_of(value: float | None) -> datetime | None:
-    """The time `value` milliseconds after 1970."""
+def epoch_ms_of(value: float | None) -> int | None:
+    """The time `value` milliseconds after 1970, in microseconds since 2000."""
     if value is None:
         return None
     if not -_MAX_MS < value < _MAX_MS:
         raise SurpriseError
     if type(value) is int:
-        return _from_seconds(value / 1000, UTC)
+        return value * 1000 + EPOCH_US
     text = repr(value)
     if len(text) - text.find(".") > _MICROSECOND_DIGITS:
         raise SurpriseError
-    return EPOCH + timedelta(microseconds=round(value * 1000))
+    return round(value * 1000) + EPOCH_US

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from normalized import normalized
+from normalized import normalized, plain
 
 from etl import tables
+from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
 from etl.decode import parse
 from etl.errors import RecordError
@@ -50,7 +53,7 @@ async def test_hostile_values_are_stored(connection: asyncpg.Connection[Any], ki
         if sql_type == "jsonb" and value is not None:
             assert parse(stored.encode()) == parse(value)
         else:
-            assert stored == value
+            assert stored == plain(sql_type, value)
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))
@@ -67,16 +70,53 @@ async def test_deep_json_is_stored(connection: asyncpg.Connection[Any], levels: 
     assert stored.replace(" ", "") == "[" * levels + '"\ufffd"' + "]" * levels
 
 
-@pytest.mark.parametrize(
-    "number", ["1e131071", "1e-16383", "0.10", "123456789012345678901234567890.5", "-1E+5", "1e5000"]
-)
+NUMBERS = [
+    *("0", "0.0", "-0.0", "0e5", "0E-5", "7", "-7", "10000", "1e8", "0.0001", "0.00010", "12.50", "99999999.99999999"),
+    *(
+        "1e131071",
+        "1e-16383",
+        "0.10",
+        "123456789012345678901234567890.5",
+        "-1E+5",
+        "1e5000",
+        "1.50E3",
+        "0." + "3" * 120,
+    ),
+]
+
+
+async def test_numbers_travel_as_postgresql_reads_and_writes_their_text(connection: asyncpg.Connection[Any]) -> None:
+    await prepare_to_load(connection)
+    random = Random(1)
+
+    def digits(most: int) -> str:
+        return "".join(random.choices("000123456789", k=random.randint(1, most)))
+
+    made = (
+        f"{random.choice(['', '-'])}{digits(30)}{random.choice(['', '.' + digits(20)])}"
+        f"{random.choice(['', '', f'e{random.randint(-40, 40)}'])}"
+        for _ in range(3000)
+    )
+    numbers = [*NUMBERS, *made]
+    by_text = (
+        "SELECT array_agg(number::numeric ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY _ (number, place)"
+    )
+    as_text = (
+        "SELECT array_agg(number::text ORDER BY place) FROM unnest($1::numeric[]) WITH ORDINALITY _ (number, place)"
+    )
+    read = await connection.fetchval(by_text, numbers)
+    assert await connection.fetchval(as_text, numbers) == await connection.fetchval(as_text, read)
+    assert read == [Decimal(number) for number in numbers]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 async def test_numbers_keep_their_value_to_the_last_digit(connection: asyncpg.Connection[Any], number: str) -> None:
     raw = f'{{"id":"r","result":{number},"usage":{{"total":{number}}}}}'.encode()
     row = dict(zip(tables.RUNS.names, normalized(raw).run, strict=True))
     in_json, total = await connection.fetchrow(
         "SELECT $1::jsonb::numeric, $2::numeric", row["result"], row["usage_total"]
     )
-    assert in_json == total == row["usage_total"]
+    assert in_json == total == Decimal(row["usage_total"])
 
 
 @pytest.mark.parametrize("number", ["1e131072", "1e-16384", "1e400000", "-1e400000", "1e99999999999999999999"])

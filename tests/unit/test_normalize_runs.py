@@ -91,13 +91,13 @@ def test_the_credit_tree_is_flattened_at_any_depth() -> None:
         ("0.1.0", "0.1", 3, "y", None),
     ]
     deep = b'{"id":"run","usage":' + b'{"total":1,"calls":[' * 3000 + b'{"total":0.10}' + b"]}" * 3000 + b"}"
-    assert normalized(deep).usage[-1][4:] == (3000, None, Decimal("0.10"))
+    assert normalized(deep).usage[-1][4:] == (3000, None, "0.10")
 
 
 def test_credits_are_exact() -> None:
     raw = b'{"id":"run","usage":{"total":0.1000000000000000055511151231257827,"calls":[{"total":1e-7}]}}'
     assert str(run_row(normalized(raw))["usage_total"]) == "0.1000000000000000055511151231257827"
-    assert str(normalized(raw).usage[0][6]) == "1E-7"
+    assert normalized(raw).usage[0][6] == "1e-7"
 
 
 def test_what_a_step_made_has_columns_by_its_type() -> None:

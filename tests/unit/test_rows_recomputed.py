@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from normalized import plain
 
 from etl import tables
 from etl.decode import digest
@@ -242,10 +243,10 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
 
 
 def named(table: tables.Table, row: tuple[Json, ...]) -> dict[str, Json]:
-    """A made row by column names, its JSON read."""
+    """A made row by column names, its values read."""
     assert len(row) == len(table.columns)
     return {
-        name: exact(value) if kind == "jsonb" and value is not None else value
+        name: exact(value) if kind == "jsonb" and value is not None else plain(kind, value)
         for (name, kind), value in zip(table.columns.items(), row, strict=True)
     }
 
@@ -263,7 +264,7 @@ def made(rows: RunRows) -> dict[str, Json]:
         "run": named(tables.RUNS, rows.run),
         "steps": [named(tables.RUN_STEPS, row) for row in rows.steps],
         "calls": [named(tables.RUN_STEP_CALLS, row) for row in rows.calls],
-        "usage": rows.usage,
+        "usage": [tuple(named(tables.RUN_USAGE_CALLS, row).values()) for row in rows.usage],
         "definitions": definitions,
     }
 
