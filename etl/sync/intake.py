@@ -146,6 +146,7 @@ class Intake:
         new: dict[str, RunRows] = {}
         changed: dict[str, RunRows] = {}
         for page, items in zip(pages, told, strict=True):
+            await asyncio.sleep(0)  # or the other streams' commits starve while all of a batch is made into rows
             listed, before = [], (len(new), len(changed), len(result.batch.rejects), result.unchanged)
             for item in items:
                 stored = known.get(item.ident) if item.ident is not None else None
