@@ -65,12 +65,8 @@ def _decode_time(value: tuple[int]) -> datetime:
     return _TIME_ZERO + timedelta(microseconds=value[0])
 
 
-def _encode_numeric(number: str | Decimal) -> bytes:
-    return _numeric(number if type(number) is str else str(number))
-
-
 @lru_cache(maxsize=16_384)  # credits repeat: most of all 0
-def _numeric(text: str) -> bytes:
+def _encode_numeric(text: str) -> bytes:
     whole, _, part = text.partition(".")
     if len(text) > _USUAL_LENGTH or not (whole + part).isdecimal():
         return _unusual_numeric(Decimal(text))

@@ -105,7 +105,9 @@ async def test_numbers_travel_as_postgresql_reads_and_writes_their_text(connecti
         "SELECT array_agg(number::text ORDER BY place) FROM unnest($1::numeric[]) WITH ORDINALITY _ (number, place)"
     )
     read = await connection.fetchval(by_text, numbers)
-    assert await connection.fetchval(as_text, numbers) == await connection.fetchval(as_text, read)
+    assert await connection.fetchval(as_text, numbers) == await connection.fetchval(
+        as_text, [str(each) for each in read]
+    )
     assert read == [Decimal(number) for number in numbers]
 
 
