@@ -73,9 +73,10 @@ class Pass:
 
     @property
     def growing(self) -> bool:
-        """Whether the count never fell from one page to the next."""
+        """Whether the count never fell from one page to the next, and was no less than what was read."""
         counts = [self.base, *self.counts.values()]
-        return all(above is not None and here is not None and here >= above for above, here in pairwise(counts))
+        risen = all(above is not None and here is not None and here >= above for above, here in pairwise(counts))
+        return risen and (counts[-1] or 0) >= self.distinct
 
     @property
     def quiet(self) -> bool:

@@ -1,5 +1,7 @@
 """Promise 4: runs that come and go while pages are read are neither lost nor doubled, in whatever order they stand."""
 
+from datetime import UTC, datetime
+
 import pytest
 from sync_trials import WORKFLOW, Stir, one_stream, trial
 
@@ -96,6 +98,26 @@ async def test_a_count_that_says_nothing_does_not_have_what_slipped_past_marked_
             gone = await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NOT NULL")
             assert left not in world.runs[WORKFLOW]
             assert {row["id"] for row in gone} <= {left}
+
+
+@pytest.mark.parametrize("count", ["0", "7"])
+async def test_a_window_is_read_again_where_the_count_cannot_tell_that_something_slipped_past(database_url, count):
+    for place in range(2, 8):
+        world = one_stream(30)
+        async with trial(database_url, world) as t:
+            t.api = {"page_size": 5, "concurrency": 1}
+            left = world.listing(WORKFLOW)[1]["id"]
+            at = len(t.sandbox.requests) + place
+
+            def delete(path, query, number, world=world, left=left, at=at):
+                if number == at:
+                    world.delete_run(left)
+
+            t.sandbox.faults.before_response = delete
+            t.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
+            await t.run("backfill", since=datetime(2000, 1, 1, tzinfo=UTC))
+            here = {row["id"] for row in await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NULL")}
+            assert set(world.runs[WORKFLOW]) <= here
 
 
 async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(database_url):
