@@ -15,7 +15,7 @@ _JSONB_VERSION: Final = b"\x01"  # the first byte of jsonb's binary form
 _TIME_ZERO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
 
 # Of numeric: how many groups of four decimal digits, the weight of the first one (a power of 10,000), the sign, and how
-# many digits stand behind the point; then the groups, without zeros at either end.
+# many digits stand behind the point; then the groups.
 _NUMERIC_HEAD: Final = "!HhHH"
 _NEGATIVE: Final = 0x4000
 _NO_NUMBERS: Final = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
@@ -65,10 +65,14 @@ def _decode_time(value: tuple[int]) -> datetime:
     return _TIME_ZERO + timedelta(microseconds=value[0])
 
 
-@lru_cache(maxsize=16_384)  # credits repeat: most of all 0
 def _encode_numeric(text: str) -> bytes:
+    return _short_numeric(text) if len(text) <= _USUAL_LENGTH else _unusual_numeric(Decimal(text))
+
+
+@lru_cache(maxsize=16_384)  # credits repeat: most of all 0
+def _short_numeric(text: str) -> bytes:
     whole, _, part = text.partition(".")
-    if len(text) > _USUAL_LENGTH or not (whole + part).isdecimal():
+    if not (whole + part).isdecimal():
         return _unusual_numeric(Decimal(text))
     left, behind = int(whole + part) * _TO_WHOLE_GROUPS[len(part) % 4], -(-len(part) // 4)
     groups: list[int] = []
