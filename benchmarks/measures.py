@@ -104,7 +104,9 @@ def floors(bench: Bench) -> Iterator[Line]:
     said, _ = bench.floor("decode", runs)
     yield Line("floor: typed decode, payloads left raw", runs / said["seconds"], said["seconds"])
     for connections in (1, 2):
-        said, server = bench.floor("copy", bench.fresh(), runs, connections)
+        url = bench.fresh()
+        said, server = bench.floor("copy", url, runs, connections)
+        bench.cluster.drop(url)
         rate = runs / said["seconds"]
         bench.rates["floor"] = max(rate, bench.rates.get("floor", 0))
         note = f"{said['rows'] / runs:.1f} rows a run"

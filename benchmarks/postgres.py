@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -98,6 +99,10 @@ class Cluster:
             asyncio.run(_migrate(self.url(database)))
         self.ask("CHECKPOINT")
         return self.url(database)
+
+    def drop(self, url: str) -> None:
+        """Drop a database, so that no autovacuum of it takes time from what is measured next."""
+        self.ask(f'DROP DATABASE "{urlsplit(url).path[1:]}" WITH (FORCE)')
 
     def ask(self, sql: str, database: str = "postgres") -> object:
         """Run a statement; gives its first value."""
