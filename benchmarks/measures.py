@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.command import Command, Done
+from benchmarks.postgres import database_of
 from benchmarks.processes import FailedError, measure
 from benchmarks.server import ALLOWANCE, WINDOW_S
 
@@ -215,7 +216,7 @@ def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
     peak = done.usage.peak_mb
     yield bench.line(f"backfill of {runs:,}", done, runs, server, goal="< 200 MB", met=peak < 200)
     copies = max(0, round((total - runs) / runs))
-    database = small.url.partition("@/")[2].partition("?")[0]
+    database = database_of(small.url)
     for number in range(1, copies + 1):
         bench.cluster.multiply(database, f"app-{runs}", f"copy{number}", number * DAYS_OF_LARGE)
     bench.cluster.count_days(database)

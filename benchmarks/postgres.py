@@ -102,7 +102,7 @@ class Cluster:
 
     def drop(self, url: str) -> None:
         """Drop a database, so that no autovacuum of it takes time from what is measured next."""
-        self.ask(f'DROP DATABASE "{urlsplit(url).path[1:]}" WITH (FORCE)')
+        self.ask(f'DROP DATABASE "{database_of(url)}" WITH (FORCE)')
 
     def ask(self, sql: str, database: str = "postgres") -> object:
         """Run a statement; gives its first value."""
@@ -138,6 +138,11 @@ class Cluster:
             elif int(fields[1]) == postmaster:
                 ticks += sum(map(int, fields[11:13]))
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def database_of(url: str) -> str:
+    """The name of the database that a URL leads to."""
+    return urlsplit(url).path[1:]
 
 
 def _known(account: str) -> bool:

@@ -212,16 +212,8 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
 def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     """Do the work of a command and turn whatever happens into an exit code and at most one clear message.
 
-    From then on signals change nothing: all is done, and Python would die of one that comes while it exits.
+    Afterwards signals change nothing: all is done, and Python would die of one that comes while it exits.
     """
-    try:
-        return _finish(call, work)
-    finally:
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sign, signal.SIG_IGN)
-
-
-def _finish(call: Invocation, work: Callable[[], int | None]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script's shell had it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -243,6 +235,9 @@ def _finish(call: Invocation, work: Callable[[], int | None]) -> int:
         _report(call, *_last_words(error), 1)
         _drop_output()
         return _traced(call, 1)
+    finally:
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
     return code
 
 

@@ -27,9 +27,11 @@ def exact(number: Decimal | None) -> str | None:
     Raises:
         RecordError: `number_out_of_range`.
     """
-    if isinstance(number, Number) and not number.storable:
+    if not isinstance(number, Number):
+        return None if number is None else str(number)
+    if not number.storable:
         raise RecordError("number_out_of_range", f"no column can hold the number {number.literal[:40]}")
-    return None if number is None else getattr(number, "literal", str(number))
+    return number.literal
 
 
 def jsonb(value: Json) -> bytes | None:

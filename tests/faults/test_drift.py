@@ -11,6 +11,17 @@ from etl.sandbox.faults import Headers, lists_runs
 ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
 
 
+def lose_unnoticed(trial, run_id, *, at, count):
+    """A run leaves before the answer to request number `at`; the count says the same all the time."""
+
+    def delete(path, query, number):
+        if number == at:
+            trial.world.delete_run(run_id)
+
+    trial.sandbox.faults.before_response = delete
+    trial.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
+
+
 @pytest.mark.parametrize("how", ["create", "delete", "swap", "flicker", "replay", "mixture"])
 @pytest.mark.parametrize("concurrency", [1, 8])
 async def test_a_history_is_complete_although_the_listing_moves(database_url, how, concurrency):
@@ -86,14 +97,7 @@ async def test_a_count_that_says_nothing_does_not_have_what_slipped_past_marked_
             t.api = {"page_size": 5, "concurrency": 1}
             await t.agrees()
             left = world.listing(WORKFLOW)[1]["id"]
-            at = len(t.sandbox.requests) + place
-
-            def delete(path, query, number, world=world, left=left, at=at):
-                if number == at:
-                    world.delete_run(left)
-
-            t.sandbox.faults.before_response = delete
-            t.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
+            lose_unnoticed(t, left, at=len(t.sandbox.requests) + place, count=count)
             assert (await t.run("reconcile")).status == "partial"
             gone = await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NOT NULL")
             assert left not in world.runs[WORKFLOW]
@@ -107,14 +111,7 @@ async def test_a_window_is_read_again_where_the_count_cannot_tell_that_something
         async with trial(database_url, world) as t:
             t.api = {"page_size": 5, "concurrency": 1}
             left = world.listing(WORKFLOW)[1]["id"]
-            at = len(t.sandbox.requests) + place
-
-            def delete(path, query, number, world=world, left=left, at=at):
-                if number == at:
-                    world.delete_run(left)
-
-            t.sandbox.faults.before_response = delete
-            t.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
+            lose_unnoticed(t, left, at=len(t.sandbox.requests) + place, count=count)
             await t.run("backfill", since=datetime(2000, 1, 1, tzinfo=UTC))
             here = {row["id"] for row in await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NULL")}
             assert set(world.runs[WORKFLOW]) <= here
