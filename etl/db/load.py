@@ -15,6 +15,7 @@ from asyncpg import exceptions as pg
 
 from etl.db.definitions import Definitions, Written, copy_rows, supersedes
 from etl.db.erasing import Erased, keep_erased
+from etl.db.references import References
 from etl.db.statements import statements
 from etl.errors import LockLostError
 from etl.normalize import effective_updated_at
@@ -121,6 +122,7 @@ class Loader:
         self._sync_id = sync_id
         self._keep = keep_payloads
         self._definitions = Definitions()
+        self._references = References()
 
     async def begin(self, connection: asyncpg.Connection) -> None:
         """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`)."""
@@ -238,7 +240,18 @@ class Loader:
         if not new:
             return 0
         await copy_rows(connection, RUNS, [rows.run for rows in new])
-        return len(new) + await _copy_children(connection, new)
+        return len(new) + await self._copy_children(connection, new)
+
+    async def _copy_children(self, connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
+        """Write what belongs to runs that this transaction wrote."""
+        steps = [row for rows in runs for row in rows.steps]
+        calls = [row for rows in runs for row in rows.calls]
+        usage = [row for rows in runs for row in rows.usage]
+        async with self._references.unchecked(connection):
+            await copy_rows(connection, RUN_STEPS, steps)
+            await copy_rows(connection, RUN_STEP_CALLS, calls)
+            await copy_rows(connection, RUN_USAGE_CALLS, usage)
+        return len(steps) + len(calls) + len(usage)
 
     async def _merge(self, connection: asyncpg.Connection, staged: Sequence[RunRows]) -> tuple[int, int, int]:
         if not staged:
@@ -262,7 +275,7 @@ class Loader:
         if len(written) > inserted:
             stale = [rows.run_id for rows in replaced]
             await connection.execute(_SQL["delete_children"], stale, [rows.run_id for rows in written])
-        count = len(written) + await _copy_children(connection, replaced)
+        count = len(written) + await self._copy_children(connection, replaced)
         for rows in written:
             if rows.run_id in kept:
                 count += await _refresh_kept(connection, rows)
@@ -311,16 +324,6 @@ def _part(runs: Sequence[tuple[RunRows, bool]]) -> Batch:
 
 def _sum(one: Loaded, other: Loaded) -> Loaded:
     return Loaded(*(getattr(one, name) + getattr(other, name) for name in Loaded.__slots__))
-
-
-async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
-    steps = [row for rows in runs for row in rows.steps]
-    calls = [row for rows in runs for row in rows.calls]
-    usage = [row for rows in runs for row in rows.usage]
-    await copy_rows(connection, RUN_STEPS, steps)
-    await copy_rows(connection, RUN_STEP_CALLS, calls)
-    await copy_rows(connection, RUN_USAGE_CALLS, usage)
-    return len(steps) + len(calls) + len(usage)
 
 
 async def _refresh_kept(connection: asyncpg.Connection, rows: RunRows) -> int:

@@ -1,0 +1,131 @@
+"""Foreign keys hold whether or not the role that loads may leave their checks out, and nobody else's triggers are lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+CHILDREN = "(SELECT count(*) FROM run_steps) + (SELECT count(*) FROM run_usage_calls)"
+LOOKED_UP = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelid = 'runs_pkey'::regclass"
+ORPHANS = """
+SELECT (SELECT count(*) FROM run_steps WHERE run_id NOT IN (SELECT id FROM runs))
+    + (SELECT count(*) FROM run_usage_calls WHERE run_id NOT IN (SELECT id FROM runs))
+    + (SELECT count(*) FROM run_step_calls WHERE (run_id, step_key) NOT IN (SELECT run_id, step_key FROM run_steps))
+"""
+
+
+@pytest.fixture
+def sync(at_work, database_url):
+    """Runs a mode as some role; returns the exit code and what `--json` says."""
+    command, _ = at_work
+    config = command.folder / "config.yaml"
+
+    async def run(mode: str = "sync", url: str = database_url) -> tuple[int, dict[str, Any]]:
+        config.write_text(config.read_text().replace(database_url, url))
+        ended = await command(mode, "--json", "--quiet")
+        return ended.code, ended.json
+
+    return run
+
+
+@pytest.fixture
+async def loader(warehouse, database_url) -> AsyncIterator[tuple[str, str]]:
+    """A role that may read and write the warehouse: (role, URL)."""
+    role = f"loader_{database_url.rpartition('/')[2]}"
+    await warehouse.execute(f"""
+        CREATE ROLE "{role}" LOGIN;
+        GRANT USAGE ON SCHEMA cortex TO "{role}";
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA cortex TO "{role}";
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA cortex TO "{role}"
+    """)
+    yield role, database_url.replace("postgres@", f"{role}@", 1)
+    await warehouse.execute(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
+
+
+async def assert_sound(warehouse: asyncpg.Connection) -> None:
+    """Every child has its parent, and none can come without."""
+    assert await warehouse.fetchval("SELECT count(*) FROM run_step_calls") > 0
+    assert await warehouse.fetchval(ORPHANS) == 0
+    for table, values in (
+        ("run_steps (run_id, step_key, ordinal)", "'nobody', 's', 0"),
+        ("run_step_calls (run_id, step_key, ordinal)", "'nobody', 's', 0"),
+        ("run_usage_calls (run_id, step_key, path, depth)", "'nobody', '', '0', 1"),
+    ):
+        with pytest.raises(asyncpg.ForeignKeyViolationError):
+            await warehouse.execute(f"INSERT INTO {table} VALUES ({values})")
+
+
+async def test_a_role_with_the_right_looks_no_run_up_for_its_children(sync, warehouse) -> None:
+    assert (await sync())[0] == 0
+    children, looked_up = await warehouse.fetchval(f"SELECT {CHILDREN}"), await warehouse.fetchval(LOOKED_UP)
+    assert looked_up < children / 2
+    await assert_sound(warehouse)
+
+
+async def test_a_role_without_it_has_all_checked(sync, warehouse, loader) -> None:
+    assert (await sync(url=loader[1]))[0] == 0
+    children, looked_up = await warehouse.fetchval(f"SELECT {CHILDREN}"), await warehouse.fetchval(LOOKED_UP)
+    assert looked_up >= children
+    await assert_sound(warehouse)
+
+
+async def test_a_role_can_be_granted_it(sync, warehouse, loader) -> None:
+    if warehouse.get_server_version().major < 15:
+        pytest.skip("PostgreSQL 14 has it for superusers alone")
+    role, url = loader
+    await warehouse.execute(f'GRANT SET ON PARAMETER session_replication_role TO "{role}"')
+    assert (await sync(url=url))[0] == 0
+    children, looked_up = await warehouse.fetchval(f"SELECT {CHILDREN}"), await warehouse.fetchval(LOOKED_UP)
+    assert looked_up < children / 2
+    await assert_sound(warehouse)
+
+
+async def test_a_changed_run_replaces_its_children_and_a_deleted_one_takes_them_along(sync, at_work, warehouse) -> None:
+    assert (await sync())[0] == 0
+    run_id = await warehouse.fetchval("SELECT run_id FROM run_step_calls LIMIT 1")
+    at_work[1].world.replay_run(run_id)
+    assert (await sync("reconcile"))[1]["runs_updated"] == 1
+    await assert_sound(warehouse)
+    await warehouse.execute("DELETE FROM runs WHERE id = $1", run_id)
+    assert await warehouse.fetchval("SELECT count(*) FROM run_steps WHERE run_id = $1", run_id) == 0
+
+
+async def test_triggers_of_others_fire(sync, warehouse) -> None:
+    await warehouse.execute("""
+        CREATE TABLE copied (run_id text);
+        CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO cortex.copied VALUES (NEW.run_id); RETURN NEW; END $$;
+        CREATE TRIGGER copying AFTER INSERT ON run_step_calls FOR EACH ROW EXECUTE FUNCTION copy()
+    """)
+    assert (await sync())[0] == 0
+    assert await warehouse.fetchval("SELECT count(*) FROM copied") > 0
+    assert await warehouse.fetchval("SELECT count(*) FROM copied") == await warehouse.fetchval(
+        "SELECT count(*) FROM run_step_calls"
+    )
+
+
+async def test_foreign_keys_of_others_hold(sync, warehouse) -> None:
+    await warehouse.execute("""
+        CREATE TABLE known_models (model text PRIMARY KEY);
+        ALTER TABLE run_steps ADD CONSTRAINT known FOREIGN KEY (model) REFERENCES known_models
+    """)
+    code, said = await sync()
+    assert (code, said["status"]) == (0, "succeeded")
+    assert said["rejects"] > 0
+    assert await warehouse.fetchval("SELECT count(*) FROM run_steps WHERE model IS NOT NULL") == 0
+    reasons = await warehouse.fetch("SELECT DISTINCT reason FROM etl_rejects")
+    assert [row["reason"] for row in reasons] == ["refused_by_database"]
+
+
+async def test_constraints_that_are_checked_late_hold(sync, warehouse) -> None:
+    await warehouse.execute("""
+        ALTER TABLE run_steps ADD CONSTRAINT one_a_model EXCLUDE (model WITH =) DEFERRABLE INITIALLY IMMEDIATE
+    """)
+    code, said = await sync()
+    assert code == 0
+    assert said["rejects"] > 0
+    repeated = "SELECT count(*) - count(DISTINCT model) FROM run_steps WHERE model IS NOT NULL"
+    assert await warehouse.fetchval(repeated) == 0
