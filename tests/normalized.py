@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
 from etl import tables
@@ -13,6 +14,7 @@ from etl.normalize import Normalizer, Redactor, RunRows
 from etl.normalize.careful import careful_rows
 from etl.normalize.definition_cache import Definitions
 from etl.normalize.stream import Stream
+from etl.wire import JSONB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,18 +37,31 @@ def normalized(raw: bytes, *, store_payloads: bool = True, redact: Redactor | No
 def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:
     """A row by column names, its values as Python has them; JSON is read with plain numbers."""
     return {
-        name: json.loads(value) if kind == "jsonb" and value is not None else plain(kind, value)
+        name: json.loads(plain(kind, value)) if kind == "jsonb" and value is not None else plain(kind, value)
         for (name, kind), value in zip(table.columns.items(), row, strict=True)
     }
 
 
 def plain(kind: str, value: Any) -> Any:
-    """A number or a time of a row as Python has it."""
+    """A value of a row as Python has it; JSON as text."""
+    if kind == "jsonb" and value is not None:
+        assert value.startswith(JSONB)
+        return value.removeprefix(JSONB)
     if kind == "numeric" and value is not None:
-        return Decimal(value)
+        return number(value)
     if kind == "timestamptz" and isinstance(value, int):
         return datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
     return value
+
+
+def number(value: bytes) -> Decimal:
+    """The number that PostgreSQL reads in `value`, its binary form."""
+    count, weight, sign, scale = unpack_from("!HhHH", value)
+    assert len(value) == 8 + 2 * count
+    digits = "".join(f"{group:04}" for group in unpack_from(f"!{count}H", value, 8))
+    missing = scale - (count - 1 - weight) * 4 if count else 0
+    digits = digits + "0" * missing if missing >= 0 else digits[:missing]
+    return Decimal(f"{'-' if sign else ''}{digits or '0'}E-{scale}")
 
 
 def run_row(rows: RunRows) -> dict[str, Any]:
@@ -72,10 +87,7 @@ def comparable(rows: RunRows) -> Any:
         kinds = list(table.columns.values())
         return [
             [
-                # Told apart by their text: 1.0 equals 1, but has other digits.
-                dump(parse(value))
-                if kind == "jsonb" and value is not None
-                else (repr(value) if kind == "numeric" else value)
+                dump(parse(plain(kind, value))) if kind == "jsonb" and value is not None else value
                 for kind, value in zip(kinds, row, strict=True)
             ]
             for row in rows

@@ -130,7 +130,7 @@ class _Builder:
             used.id if used else None,
             draft.id if draft else None,
             *fitted,
-            leftovers.text(),
+            leftovers.jsonb(),
             digest,
             self.stream.app_id,
         )
@@ -161,7 +161,7 @@ class _Builder:
             http_status,
             _text(made.get("run_id")) if step.type == "workflow" else None,
             exact(credit.total),
-            leftovers.text(),
+            leftovers.jsonb(),
         )
 
     def call_row(self, ordinal: int, key: StepKey, step: StepOutput, call: StepCall) -> Row:
@@ -186,7 +186,7 @@ class _Builder:
             *_model(kind, made),
             # What no type tells is told by the shape.
             _text(made.get("run_id")) if kind == "workflow" or (kind is None and "workflow_id" in made) else None,
-            leftovers.text(),
+            leftovers.jsonb(),
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from etl.decode import Json, Number, dump_storable
 from etl.errors import RecordError
+from etl.wire import JSONB, numeric
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -21,22 +22,22 @@ EPOCH_US: Final = -946_684_800_000_000
 """The same in microseconds from the year 2000 on, by which times of steps are counted, as in PostgreSQL."""
 
 
-def exact(number: Decimal | None) -> str | None:
-    """The text of `number` for a numeric column, with the digits as received.
+def exact(number: Decimal | None) -> bytes | None:
+    """`number` for a numeric column, with the digits as received.
 
     Raises:
         RecordError: `number_out_of_range`.
     """
     if not isinstance(number, Number):
-        return None if number is None else str(number)
+        return None if number is None else numeric(str(number))
     if not number.storable:
         raise RecordError("number_out_of_range", f"no column can hold the number {number.literal[:40]}")
-    return number.literal
+    return numeric(number.literal)
 
 
 def jsonb(value: Json) -> bytes | None:
-    """The JSON text for a jsonb column; None, SQL NULL, for null."""
-    return None if value is None else dump_storable(value)
+    """`value` for a jsonb column; None, SQL NULL, for null."""
+    return None if value is None else JSONB + dump_storable(value)
 
 
 class Leftovers:
@@ -97,6 +98,6 @@ class Leftovers:
         number = float(value)
         return None if number in {float("inf"), float("-inf")} else number
 
-    def text(self) -> bytes | None:
-        """The JSON text for the `extra` column; None when there is nothing."""
-        return dump_storable(self.fields) if self.fields else None
+    def jsonb(self) -> bytes | None:
+        """What the `extra` column takes; None when there is nothing."""
+        return jsonb(self.fields) if self.fields else None

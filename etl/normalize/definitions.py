@@ -82,7 +82,7 @@ def _definition_rows(head: Row, body: VersionBody, leftovers: Leftovers, content
         display.field,
         display.container,
         display.hidden,
-        leftovers.text(),
+        leftovers.jsonb(),
         content,
         None,
     )
@@ -117,7 +117,7 @@ def _step_row(version_id: str, ordinal: int, step: Step) -> Row:
         auto.model,
         exact(auto.temperature),
         step.note,
-        config.text(),
+        config.jsonb(),
     )
 
 

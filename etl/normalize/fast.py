@@ -20,6 +20,7 @@ from etl.normalize.fast_values import (
     epoch_ms_of,
     integer_of,
     jsonb_of,
+    text_of,
     time_of,
 )
 from etl.normalize.rows import Row, RunRows
@@ -33,6 +34,7 @@ from etl.normalize.shapes import (
     StepShape,
     UsageShape,
 )
+from etl.wire import JSONB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _EMPTY_STEP: Final = StepShape()
 _NUL: Final = re.compile(rb"\\u0000")  # for text with many escapes quicker than `in`
 _BRACE: Final = ord("{")
+_FIRST: Final = len(JSONB)  # of a jsonb, where its text begins
 _BRACKET: Final = ord("[")
 
 _SURPRISES: Final = (
@@ -75,7 +78,7 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         raise SurpriseError
     usage, usage_total = list[Row](), None
     if run.usage is not None:
-        usage_total = credits_of(str(run.usage.total, "ascii"))
+        usage_total = credits_of(run.usage.total)
         if run.usage.calls:
             _flatten(usage, run_id, "", run.usage.calls)
     steps, calls = _step_rows(run, usage, stream)
@@ -135,7 +138,7 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
 
 
 def _definitions(run: RunShape, stream: Stream) -> tuple[VersionRows | None, VersionRows | None]:
-    version, draft = jsonb_of(run.workflow_version), jsonb_of(run.workflow_version_draft)
+    version, draft = text_of(run.workflow_version), text_of(run.workflow_version_draft)
     return (
         None if version is None else stream.definitions.version(version),
         None if draft is None else stream.definitions.draft(draft, run.workflow_app_id),
@@ -186,15 +189,15 @@ def _step_row(
     keep = stream.store_payloads
     output = jsonb_of(step.output)
     provider = model = http_status = child_run_id = None
-    if output is not None and output[0] == _BRACE:
+    if output is not None and output[_FIRST] == _BRACE:
         kind = step.type
         if kind == "model":
-            made = MODEL_OUTPUT.decode(output)
+            made = MODEL_OUTPUT.decode(step.output)
             provider, model = made.provider, made.model
         elif kind in HTTP_STEPS:
-            http_status = integer_of(HTTP_OUTPUT.decode(output).status, INT4)
+            http_status = integer_of(HTTP_OUTPUT.decode(step.output).status, INT4)
         elif kind == "workflow":
-            child_run_id = WORKFLOW_OUTPUT.decode(output).run_id
+            child_run_id = WORKFLOW_OUTPUT.decode(step.output).run_id
     return (
         run_id,
         step_key,
@@ -210,7 +213,7 @@ def _step_row(
         model,
         http_status,
         child_run_id,
-        credits_of(str(used.total, "ascii")) if used is not None else None,
+        credits_of(used.total) if used is not None else None,
         None,
     )
 
@@ -221,12 +224,12 @@ def _call_rows(run_id: str, step_key: str, step: StepShape, stream: Stream) -> I
         output = jsonb_of(call.output)
         provider = model = child_run_id = None
         kind = step.type if call.type is None and looped else call.type
-        if output is not None and output[0] == _BRACE:
+        if output is not None and output[_FIRST] == _BRACE:
             if kind == "model":
-                made = MODEL_OUTPUT.decode(output)
+                made = MODEL_OUTPUT.decode(call.output)
                 provider, model = made.provider, made.model
             elif kind == "workflow":
-                child_run_id = WORKFLOW_OUTPUT.decode(output).run_id
+                child_run_id = WORKFLOW_OUTPUT.decode(call.output).run_id
             elif kind is None:
                 raise SurpriseError
         yield (
@@ -261,6 +264,6 @@ def _flatten(
     prefix = "" if parent_path is None else f"{parent_path}."
     for ordinal, node in enumerate(nodes):
         path = f"{prefix}{ordinal}"
-        rows.append((run_id, step_key, path, parent_path, depth, node.id, credits_of(str(node.total, "ascii"))))
+        rows.append((run_id, step_key, path, parent_path, depth, node.id, credits_of(node.total)))
         if node.calls:
             _flatten(rows, run_id, step_key, node.calls, path, depth + 1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from etl.models import read_moment
 from etl.normalize.columns import EPOCH_US
 from etl.normalize.shapes import NULL
+from etl.wire import JSONB, numeric
 
 if TYPE_CHECKING:
     from msgspec import Raw
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 _MAX_MS: Final = 4_000_000_000_000  # up to the year 2096 a double of seconds is exact to the microsecond
 _TINY: Final = Decimal("1e-1000")
 _HUGE: Final = Decimal("1e1000")
+_USUAL_DIGITS: Final = 100
+_JSONB_NULL: Final = JSONB + b"null"
 
 _USUAL_LENGTHS: Final = frozenset(
     map(len, ("2026-09-02T17:14:49Z", "2026-09-02T17:14:49.960Z", "2026-09-02T17:14:49.960123Z"))
@@ -29,12 +33,20 @@ class SurpriseError(Exception):
     """The fast path cannot tell what to make of a run."""
 
 
-def jsonb_of(raw: Raw) -> bytes | None:
-    """The JSON text for a jsonb column, as it came; None for null."""
+def text_of(raw: Raw) -> bytes | None:
+    """JSON text as it came; None for null."""
     if raw is NULL:
         return None
     text = bytes(raw)
     return None if text == b"null" else text
+
+
+def jsonb_of(raw: Raw) -> bytes | None:
+    """JSON as it came, for a jsonb column; None for null."""
+    if raw is NULL:
+        return None
+    value = JSONB + raw
+    return None if value == _JSONB_NULL else value
 
 
 def integer_of(value: int | None, limit: int) -> int | None:
@@ -44,14 +56,22 @@ def integer_of(value: int | None, limit: int) -> int | None:
     return value
 
 
-def credits_of(text: str) -> str | None:
-    """`text`, the JSON text of a number, for a numeric column; None for null."""
-    if text == "null":
+def credits_of(raw: Raw) -> bytes | None:
+    """A number for a numeric column, with its digits as they came; None for null."""
+    text = bytes(raw)
+    if text == b"null":
         return None
-    total = Decimal(text)
-    if not _TINY < total < _HUGE and total:
+    if len(text) > _USUAL_DIGITS:
         raise SurpriseError
-    return text
+    return _credits(text)
+
+
+@lru_cache(maxsize=16_384)  # they repeat: most of all 0
+def _credits(text: bytes) -> bytes:
+    number = str(text, "ascii")
+    if not _TINY < (total := Decimal(number)) < _HUGE and total:
+        raise SurpriseError
+    return numeric(number)
 
 
 def _is_usual(text: str) -> bool:

@@ -11,8 +11,8 @@ import msgspec
 Row: TypeAlias = tuple[Any, ...]
 """The values of one row in the column order of its descriptor in `etl.tables`, as `etl.db.codecs` takes them.
 
-jsonb values are JSON text as bytes, numeric ones the text of the number, and the times of steps and calls microseconds
-since the year 2000 (in UTC): making better things of them would cost more than loading them.
+jsonb and numeric values are as `etl.wire` makes them, and the times of steps and calls microseconds since the year 2000
+(in UTC): making better things of them would cost more than loading them.
 """
 
 

@@ -66,5 +66,5 @@ def _workflow_row(workflow: Workflow, app: App, leftovers: Leftovers) -> Row:
         current_version_id if isinstance(current_version_id, str) else None,
         leftovers.moment(workflow.created_at, "created_at"),
         leftovers.moment(workflow.updated_at, "updated_at"),
-        leftovers.text(),
+        leftovers.jsonb(),
     )

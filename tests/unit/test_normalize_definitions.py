@@ -13,6 +13,7 @@ from etl import tables
 from etl.config import PayloadSettings
 from etl.errors import RecordError, SettingsError
 from etl.normalize import Normalizer, Redactor, VersionRows, normalize_workflow, redactor_of
+from etl.wire import JSONB
 
 BRANCH = {
     "type": "branch",
@@ -201,7 +202,7 @@ def test_redaction_replaces_before_anything_is_made() -> None:
     assert (row["id"], row["input"]) == ("run", {"email": "[redacted]", "name": "n", "password": None})
     assert row["result"] == [{"deep": {"password": "[redacted]"}}]
     assert step_rows(rows)[0]["output"] == {"status": 200, "headers": "[redacted]"}
-    assert rows.versions[0].steps[0][-1] == b'{"password":"[redacted]"}'
+    assert rows.versions[0].steps[0][-1] == JSONB + b'{"password":"[redacted]"}'
     assert row["content_hash"] == hashlib.sha256(raw).digest()
     for secret in (b"me@example.org", b"cookie"):
         assert secret not in redactor.redact_bytes(raw)

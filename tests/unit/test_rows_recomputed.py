@@ -246,7 +246,7 @@ def named(table: tables.Table, row: tuple[Json, ...]) -> dict[str, Json]:
     """A made row by column names, its values read."""
     assert len(row) == len(table.columns)
     return {
-        name: exact(value) if kind == "jsonb" and value is not None else plain(kind, value)
+        name: exact(plain(kind, value)) if kind == "jsonb" and value is not None else plain(kind, value)
         for (name, kind), value in zip(table.columns.items(), row, strict=True)
     }
 

@@ -71,7 +71,7 @@ WHERE app_id = $1 AND workflow_id = $2 AND run_id = ANY ($3::text[]) AND resolve
 
 -- name: checkpoint
 -- Every commit of a stream passes here: no row comes back when another process has taken the stream over.
-UPDATE etl_streams SET backfill_cursor = $4::jsonb
+UPDATE etl_streams SET backfill_cursor = $4::text::jsonb
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
