@@ -14,8 +14,8 @@ import msgspec
 from etl.errors import RecordError
 from etl.normalize.columns import HTTP_STEPS, INT4, INT8
 from etl.normalize.fast_values import (
+    CREDITS,
     SurpriseError,
-    credits_of,
     day_or_time,
     epoch_ms_of,
     integer_of,
@@ -78,7 +78,7 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         raise SurpriseError
     usage, usage_total = list[Row](), None
     if run.usage is not None:
-        usage_total = credits_of(run.usage.total)
+        usage_total = CREDITS[b"" + run.usage.total]
         if run.usage.calls:
             _flatten(usage, run_id, "", run.usage.calls)
     steps, calls = _step_rows(run, usage, stream)
@@ -213,7 +213,7 @@ def _step_row(
         model,
         http_status,
         child_run_id,
-        credits_of(used.total) if used is not None else None,
+        CREDITS[b"" + used.total] if used is not None else None,
         None,
     )
 
@@ -264,6 +264,6 @@ def _flatten(
     prefix = "" if parent_path is None else f"{parent_path}."
     for ordinal, node in enumerate(nodes):
         path = f"{prefix}{ordinal}"
-        rows.append((run_id, step_key, path, parent_path, depth, node.id, credits_of(node.total)))
+        rows.append((run_id, step_key, path, parent_path, depth, node.id, CREDITS[b"" + node.total]))
         if node.calls:
             _flatten(rows, run_id, step_key, node.calls, path, depth + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from etl.models import read_moment
@@ -19,6 +18,7 @@ _MAX_MS: Final = 4_000_000_000_000  # up to the year 2096 a double of seconds is
 _TINY: Final = Decimal("1e-1000")
 _HUGE: Final = Decimal("1e1000")
 _USUAL_DIGITS: Final = 100
+_REMEMBERED: Final = 16_384
 _JSONB_NULL: Final = JSONB + b"null"
 
 _USUAL_LENGTHS: Final = frozenset(
@@ -56,22 +56,25 @@ def integer_of(value: int | None, limit: int) -> int | None:
     return value
 
 
-def credits_of(raw: Raw) -> bytes | None:
-    """A number for a numeric column, with its digits as they came; None for null."""
-    text = bytes(raw)
-    if text == b"null":
-        return None
-    if len(text) > _USUAL_DIGITS:
-        raise SurpriseError
-    return _credits(text)
+class _Credits(dict[bytes, "bytes | None"]):
+    """Numbers for a numeric column, with their digits as they came, by their JSON text; None for null."""
+
+    def __missing__(self, text: bytes) -> bytes | None:
+        number = str(text, "ascii")
+        if number == "null":
+            value = None
+        elif len(text) <= _USUAL_DIGITS and (_TINY < (total := Decimal(number)) < _HUGE or not total):
+            value = numeric(number)
+        else:
+            raise SurpriseError
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[text] = value
+        return value
 
 
-@lru_cache(maxsize=16_384)  # they repeat: most of all 0
-def _credits(text: bytes) -> bytes:
-    number = str(text, "ascii")
-    if not _TINY < (total := Decimal(number)) < _HUGE and total:
-        raise SurpriseError
-    return numeric(number)
+CREDITS: Final = _Credits()
+"""Most numbers repeat, most of all 0: those met lately are remembered."""
 
 
 def _is_usual(text: str) -> bool:
