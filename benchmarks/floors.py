@@ -16,6 +16,7 @@ import uvloop
 
 from benchmarks.data import App
 from benchmarks.postgres import SCHEMA
+from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
 from etl.decode import digest, split_page
 from etl.normalize import Normalizer
@@ -107,6 +108,8 @@ async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
     """COPY the rows of some runs into temporary tables and INSERT ON CONFLICT from there, batch by batch."""
     rows = Rows(runs)
     pool = [await connect(url, SCHEMA) for _ in range(connections)]
+    for each in pool:
+        await prepare_to_load(each)
     versions = list(rows.versions.values())
     for table, records in (
         (WORKFLOW_VERSIONS, [version.row for version in versions]),

@@ -34,6 +34,7 @@ from etl.normalize.shapes import (
     StepShape,
     UsageShape,
 )
+from etl.normalize.surplus import NONE, Surplus, set_aside
 from etl.wire import JSONB
 
 if TYPE_CHECKING:
@@ -67,12 +68,17 @@ def fast_rows(raw: bytes, digest: bytes, stream: Stream) -> RunRows | None:
     try:
         if not raw.isascii():
             raw.decode()  # msgspec does not look into the strings that it leaves raw
-        return _rows(RUN.decode(raw), digest, stream)
+        try:
+            run, surplus = RUN.decode(raw), NONE
+        except msgspec.ValidationError:
+            known, surplus = set_aside(raw)
+            run = RUN.decode(known)
+        return _rows(run, surplus, digest, stream)
     except _SURPRISES:
         return None
 
 
-def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
+def _rows(run: RunShape, surplus: Surplus, digest: bytes, stream: Stream) -> RunRows:
     run_id = run.id
     if not run_id or (run.workflow_id is not None and run.workflow_id != stream.workflow_id):
         raise SurpriseError
@@ -81,7 +87,7 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         usage_total = CREDITS[b"" + run.usage.total]
         if run.usage.calls:
             _flatten(usage, run_id, "", run.usage.calls)
-    steps, calls = _step_rows(run, usage, stream)
+    steps, calls = _step_rows(run, usage, surplus, stream)
     keep = stream.store_payloads
     version, draft = _definitions(run, stream)
     used = version or draft
@@ -116,7 +122,7 @@ def _rows(run: RunShape, digest: bytes, stream: Stream) -> RunRows:
         max_age,
         preserve_on_failure,
         retention_due_at,
-        None,
+        surplus.run,
         digest,
         stream.app_id,
     )
@@ -151,7 +157,7 @@ def _present(version: VersionRows | None, draft: VersionRows | None) -> tuple[Ve
     return (version,) if draft is None else (version, draft)
 
 
-def _step_rows(run: RunShape, usage: list[Row], stream: Stream) -> tuple[list[Row], list[Row]]:
+def _step_rows(run: RunShape, usage: list[Row], surplus: Surplus, stream: Stream) -> tuple[list[Row], list[Row]]:
     """The rows of the steps and of their calls; those of the steps' credits are added to `usage`."""
     run_id = run.id
     credit = (run.usage.steps if run.usage is not None else None) or {}
@@ -160,7 +166,8 @@ def _step_rows(run: RunShape, usage: list[Row], stream: Stream) -> tuple[list[Ro
         raise SurpriseError  # '' is also the key of the run's own tree
     steps, calls = list[Row](), list[Row]()
     for step_key, step in output.items():
-        steps.append(_step_row(run_id, step_key, len(steps), step or _EMPTY_STEP, credit.get(step_key), stream))
+        row = _step_row(run_id, step_key, len(steps), step or _EMPTY_STEP, credit.get(step_key), stream)
+        steps.append(row if step_key not in surplus.steps else (*row[:-1], surplus.steps[step_key]))
         if step is not None and step.calls:
             calls += _call_rows(run_id, step_key, step, stream)
     for step_key, used in credit.items():

@@ -182,7 +182,6 @@ def test_what_the_fast_path_takes_the_careful_one_makes_the_same_of(
         run_bytes(input="\0"),
         run_bytes(input="\ud83d"),
         run_bytes(error="\ude00"),
-        run_bytes(new=1),
         run_bytes(version=2**31),
         run_bytes(version=1.5),
         run_bytes(version="1"),
@@ -202,7 +201,11 @@ def test_what_the_fast_path_takes_the_careful_one_makes_the_same_of(
         run_bytes(output={"a": {"calls": [{"index": 2**63}]}}),
         run_bytes(usage={"total": "1"}),
         run_bytes(usage={"calls": [None]}),
-        run_bytes(usage={"id": "x"}),
+        run_bytes(usage={"calls": [{"new": 1}]}),
+        run_bytes(usage={"steps": {"a": {"new": 1}}}),
+        run_bytes(output={"a": {"calls": [{"new": 1}]}}),
+        run_bytes(output=[{"key": "a", "new": 1}]),
+        run_bytes(output={"a": 1}, new=1),
         run_bytes(workflow_version={"id": ""}),
         run_bytes(workflow_version=[]),
         b'{"id":"run","usage":{"total":1e-5000}}',
@@ -218,6 +221,23 @@ def test_what_the_fast_path_takes_the_careful_one_makes_the_same_of(
 )
 def test_the_fast_path_leaves_the_unusual_alone(raw: bytes) -> None:
     assert fast_rows(raw, b"", stream()) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        run_bytes(new={"a\n": [1.50, "é"]}, result=1),
+        run_bytes(usage={"id": "x", "total": 1, "calls": [{}]}, output=None),
+        run_bytes(usage={"new": 1}, retention={"new": None, "max_age_in_seconds": 5}, new=None),
+        run_bytes(output={"a": {"new": 1, "type": "model", "output": {"model": "m"}}, "b": None, "c": {}}),
+        run_bytes(output=[{"key": "a"}], usage=None, retention=None, new=1),
+        b'{"new":1,"id":"run","new":1e-400,"new\\u00e9":"\\ud83d\\ude00","usage":{"total":1,"new":2,"total":3}}',
+    ],
+)
+def test_new_fields_of_runs_and_steps_do_not_slow_them_down(raw: bytes) -> None:
+    rows = fast_rows(raw, digest(raw), stream())
+    assert rows is not None
+    assert comparable(rows) == careful(raw)
 
 
 def test_json_of_any_depth_comes_out_the_same() -> None:

@@ -357,7 +357,7 @@ def test_payloads_can_be_left_out() -> None:
 )
 def test_what_cannot_be_normalized_says_why(raw: bytes, reason: str, says: str) -> None:
     if reason == "number_out_of_range":
-        raw = raw[:-1] + b',"new":1}'
+        raw = raw[:-1] + b',"output":{"a":{"calls":[{"new":1}]}}}'
     error = refused(raw)
     assert error.reason == reason
     assert says in error.message
