@@ -16,7 +16,7 @@ from etl.app.warehouse import open_warehouse
 from etl.db.load import REFUSALS
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.db.retention import empty_due_rejects
-from etl.db.rollups import roll_up
+from etl.db.rollups import roll_up, roll_up_workflow
 from etl.db.store import Store
 from etl.engine.local import LocalEngine
 from etl.errors import DatabaseError, EtlError, KeyRefusedError
@@ -58,7 +58,10 @@ LEDGER_PATIENCE_S = 3.0
 """How long the end of an invocation waits for its row in the ledger."""
 
 ROLL_UP_S = 10.0
-"""How long an invocation counts changed days anew at its end; what is left is for the next one."""
+"""How long changed days are counted at a time; what is left is for the next invocation."""
+
+MANY_RUNS = 1000
+"""Loaded into one stream, so many are worth counting at once: others are still loading, and leave PostgreSQL time."""
 
 COUNTING_AT_ONCE = 2
 """Over how many connections days are counted; none is opened for it."""
@@ -221,6 +224,7 @@ class Syncing:
             if not self._dry_run:
                 with suppress(*LOST):
                     await warehouse.session.release(stream)
+                await self._roll_up_early(warehouse, stream)
             return
 
     async def _reopen(self, warehouse: Warehouse, session: Session, stream: StreamId, error: BaseException) -> bool:
@@ -280,6 +284,17 @@ class Syncing:
                 await session.release(stream)
         async with warehouse.pool.acquire() as connection:
             await empty_due_rejects(connection)
+
+    async def _roll_up_early(self, warehouse: Warehouse, stream: StreamId) -> None:
+        """Count the days of a stream into which much was loaded; what that misses is counted at the end."""
+        tally = self._outcomes[stream].tally
+        if tally.runs_inserted + tally.runs_updated < MANY_RUNS:
+            return
+        try:
+            async with warehouse.pool.acquire() as connection:
+                await roll_up_workflow(connection, stream.workflow_id, seconds=ROLL_UP_S)
+        except (*LOST, asyncpg.PostgresError) as error:
+            self._listener(Notice("days.left_uncounted", {"error": str(error)}, level="debug"))
 
     async def _roll_up(self, warehouse: Warehouse) -> None:
         """Make the daily views quick again; they are right without it, so that it fails nothing."""

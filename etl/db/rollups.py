@@ -49,7 +49,7 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     async def count_days(connection: Connection) -> None:
         nonlocal counted
         for row in days:
-            await _count(connection, row["day"], row["workflows"])
+            await _count(connection, [row["day"]], row["workflows"])
             counted += 1
             if monotonic() >= until:
                 break
@@ -66,11 +66,41 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     return counted
 
 
-async def _count(connection: Connection, day: date, workflows: Sequence[str]) -> None:
+async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds: float) -> int:
+    """Count days of one workflow that changed, as `roll_up` does, while other workflows are still loaded.
+
+    Args:
+        connection: to the warehouse, outside of a transaction.
+        workflow_id: of the workflow.
+        seconds: as of `roll_up`.
+
+    Returns:
+        How many days were counted; 0 as well while another process counts all of them.
+
+    Raises:
+        asyncpg.PostgresError: what PostgreSQL refuses, such as to count what another process counts as well.
+    """
+    if not await connection.fetchval(_SQL["join_in"]):
+        return 0
+    counted = 0
+    until = monotonic() + seconds
+    try:
+        for row in await connection.fetch(_SQL["due_of_workflow"], workflow_id):
+            await _count(connection, row["days"], [workflow_id])
+            counted += len(row["days"])
+            if monotonic() >= until:
+                break
+    finally:
+        if not connection.is_closed():
+            await connection.execute(_SQL["leave"])
+    return counted
+
+
+async def _count(connection: Connection, days: Sequence[date], workflows: Sequence[str]) -> None:
     # One snapshot: it holds a note exactly where it holds the change, and notes made meanwhile are not taken.
     async with connection.transaction(isolation="repeatable_read"):
         await connection.execute(_SQL["tune"])
         for rollup in _ROLLUPS:
-            await connection.execute(_SQL[f"drop_{rollup}"], day, workflows)
-            await connection.execute(_SQL[f"count_{rollup}"], day, workflows)
-        await connection.execute(_SQL["take_notes"], day, workflows)
+            await connection.execute(_SQL[f"drop_{rollup}"], days, workflows)
+            await connection.execute(_SQL[f"count_{rollup}"], days, workflows)
+        await connection.execute(_SQL["take_notes"], days, workflows)

@@ -61,7 +61,7 @@ def set_aside(raw: bytes) -> tuple[bytes, Surplus]:
 
 def _unknown(fields: dict[str, Raw], shape: type[msgspec.Struct]) -> dict[str, Raw]:
     """Take the fields that `shape` does not have out of `fields`."""
-    return {name: fields.pop(name) for name in fields.keys() - set(shape.__struct_fields__)}
+    return {name: fields.pop(name) for name in list(fields) if name not in shape.__struct_fields__}
 
 
 def _is_object(raw: Raw | None) -> bool:

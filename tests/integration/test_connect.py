@@ -52,7 +52,7 @@ async def test_pools_are_prepared_alike(database_url: str) -> None:
     pool = await create_pool(database_url, "cortex", size=2)
     async with pool.acquire() as one, pool.acquire() as two:
         for connection in (one, two):
-            assert await connection.fetchval("SELECT '[1]'::jsonb") == "[1]"
+            assert await connection.fetchval("SELECT '[1]'::jsonb") == b"\x01[1]"
             assert await connection.fetchval("SELECT count(*) FROM runs") == 0
             await connection.execute("SET search_path TO nowhere")
     async with pool.acquire() as again:

@@ -11,11 +11,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sync_trials import one_stream, trial
 
+from etl.app import syncing
 from etl.db.connect import connect
 from etl.db.migrate import migrations
 from etl.db.refusals import LOST
-from etl.db.rollups import roll_up
+from etl.db.rollups import roll_up, roll_up_workflow
 
 ROLLED = ("workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily", "sync_health")
 NOW_DEPENDENT = {"lag_s"}
@@ -103,7 +105,11 @@ class Writer:
             await self.warehouse.execute("TRUNCATE runs CASCADE")
 
     async def roll_up(self) -> None:
-        await roll_up(self.warehouse, seconds=self.chance.choice([0, inf]))
+        seconds = self.chance.choice([0, inf])
+        if self.chance.random() < 0.5:
+            await roll_up_workflow(self.warehouse, self.chance.choice("uvw"), seconds=seconds)
+        else:
+            await roll_up(self.warehouse, seconds=seconds)
 
     async def any_run(self) -> str | None:
         return await self.warehouse.fetchval("SELECT id FROM runs ORDER BY md5(id || $1) LIMIT 1", str(len(self.ids)))
@@ -136,7 +142,7 @@ async def test_whatever_is_written_the_views_say_what_the_runs_say(warehouse: as
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) SELECT a, w FROM unnest('{a,b}'::text[]) a, "
                             "unnest('{u,v,w}'::text[]) w")  # fmt: skip
     writer = Writer(warehouse, seed)
-    weights = {"insert": 6, "replace": 4, "delete": 1, "gone": 2, "truncate": 1, "roll_up": 4}
+    weights = {"insert": 6, "replace": 4, "delete": 1, "gone": 2, "truncate": 1, "roll_up": 6}
     for _ in range(40):
         (action,) = writer.chance.choices(list(weights), list(weights.values()))
         await getattr(writer, action)()
@@ -183,6 +189,50 @@ async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
     assert await roll_up(warehouse, seconds=inf) == 0
     await other.close()
     assert await roll_up(warehouse, seconds=inf) == 2
+
+
+async def test_a_workflow_is_counted_beside_others_and_not_while_all_are(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    await make_plain_views(warehouse)
+    insert = (
+        "INSERT INTO runs (id, workflow_id, created_at, usage_total)"
+        " SELECT $1 || n, $1, $2::timestamptz + n % 5 * interval '1 day', 1 FROM generate_series(1, $3::integer) AS n"
+    )
+    await warehouse.execute(insert, "much", START, 12_000)
+    await warehouse.execute(insert, "little", START, 10)
+    other = await connect(database_url, "cortex")
+    lock = "hashtextextended('cortex-etl rollups ' || current_schema(), 0)"
+    await other.execute(f"SELECT pg_advisory_lock({lock})")
+    assert await roll_up_workflow(warehouse, "much", seconds=inf) == 0
+    await other.execute(f"SELECT pg_advisory_unlock({lock}), pg_advisory_lock_shared({lock})")
+    assert await roll_up(warehouse, seconds=inf) == 0
+    assert await roll_up_workflow(warehouse, "much", seconds=0) == 2
+    assert await roll_up_workflow(warehouse, "much", seconds=inf) == 3
+    await other.close()
+    assert await differences(warehouse) == []
+    days = await warehouse.fetch("SELECT workflow_id, sum(runs)::integer AS runs FROM rollup_health GROUP BY 1")
+    assert [tuple(day) for day in days] == [("much", 12_000)]
+    assert await roll_up(warehouse, seconds=inf) == 5
+    assert await differences(warehouse) == []
+
+
+async def test_what_was_loaded_into_a_large_stream_is_counted_while_others_load(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def count_nothing(*_: Any, **__: Any) -> int:
+        return 0
+
+    monkeypatch.setattr(syncing, "MANY_RUNS", 20)
+    monkeypatch.setattr(syncing, "roll_up", count_nothing)  # at the end
+    world = one_stream(20)
+    world.add_workflow("app_1", "wf_small")
+    for _ in range(19):
+        world.create_run("wf_small")
+    async with trial(database_url, world) as running:
+        assert (await running.run()).status == "succeeded"
+        rows = await running.connection.fetch("SELECT DISTINCT workflow_id FROM etl_changed_days")
+    assert [row["workflow_id"] for row in rows] == ["wf_small"]
 
 
 async def test_days_are_counted_over_several_connections_each_once(

@@ -28,6 +28,32 @@ WHERE since < now() - interval '1 hour'
 GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
 ORDER BY day DESC
 
+-- name: join_in
+-- Beside other streams of this or another process, and not while one counts all days: see take_turns.
+SELECT pg_try_advisory_lock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
+
+-- name: leave
+SELECT pg_advisory_unlock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
+
+-- name: due_of_workflow
+-- The same of one workflow ($1), the newest days first: as many at once as have about 5,000 changed runs together.
+WITH days AS (
+    SELECT day, sum(runs) AS changed, min(noted_at) AS since
+    FROM etl_changed_days
+    WHERE workflow_id = $1
+    GROUP BY day
+), due AS (
+    SELECT day, sum(changed) OVER (ORDER BY day DESC) AS so_far
+    FROM days
+    WHERE since < now() - interval '1 hour'
+        OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
+            WHERE kept.day = days.day AND kept.workflow_id = $1) <= 5000 + 4 * changed
+)
+SELECT array_agg(day) AS days
+FROM due
+GROUP BY div(so_far, 5000)
+ORDER BY max(day) DESC
+
 -- name: tune
 -- For one transaction: a plan made while the rollups were small would read all of them later, and compiling costs more
 -- than these statements take.
@@ -35,19 +61,23 @@ SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit
 
 -- name: drop_health
 DELETE FROM rollup_health
-WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
 
 -- name: drop_credits
 DELETE FROM rollup_credits
-WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
 
 -- name: drop_steps
 DELETE FROM rollup_steps
-WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
 
 -- name: drop_models
 DELETE FROM rollup_models
-WHERE day = $1 AND workflow_id = ANY ($2) AND workflow_id IN (SELECT workflow_id FROM etl_changed_days WHERE day = $1)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
 
 -- name: count_health
 INSERT INTO rollup_health (
@@ -55,27 +85,27 @@ INSERT INTO rollup_health (
 SELECT
     workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s, credits
 FROM counted_health
-WHERE day = $1 AND workflow_id = ANY ($2)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 
 -- name: count_credits
 INSERT INTO rollup_credits (workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits)
 SELECT workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits
 FROM counted_credits
-WHERE day = $1 AND workflow_id = ANY ($2)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 
 -- name: count_steps
 INSERT INTO rollup_steps (
     workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms)
 SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms
 FROM counted_steps
-WHERE day = $1 AND workflow_id = ANY ($2)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 
 -- name: count_models
 INSERT INTO rollup_models (workflow_id, day, provider, model, calls, failed, credits)
 SELECT workflow_id, day, provider, model, calls, failed, credits
 FROM counted_models
-WHERE day = $1 AND workflow_id = ANY ($2)
+WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 
 -- name: take_notes
 -- Those that this transaction's snapshot holds, and with them the changes that they tell of; later ones stay.
-DELETE FROM etl_changed_days WHERE day = $1 AND workflow_id = ANY ($2)
+DELETE FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
