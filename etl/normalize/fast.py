@@ -34,11 +34,12 @@ from etl.normalize.shapes import (
     StepShape,
     UsageShape,
 )
+from etl.normalize.step_keys import free_key
 from etl.normalize.surplus import NONE, Surplus, set_aside
 from etl.wire import JSONB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from etl.normalize.rows import VersionRows
     from etl.normalize.stream import Stream
@@ -161,7 +162,7 @@ def _step_rows(run: RunShape, usage: list[Row], surplus: Surplus, stream: Stream
     """The rows of the steps and of their calls; those of the steps' credits are added to `usage`."""
     run_id = run.id
     credit = (run.usage.steps if run.usage is not None else None) or {}
-    output = _by_key(run.output) if isinstance(run.output, list) else run.output or {}
+    output = _by_key(run.output, credit) if isinstance(run.output, list) else run.output or {}
     if "" in output or "" in credit:
         raise SurpriseError  # '' is also the key of the run's own tree
     steps, calls = list[Row](), list[Row]()
@@ -180,11 +181,18 @@ def _step_rows(run: RunShape, usage: list[Row], surplus: Surplus, stream: Stream
     return steps, calls
 
 
-def _by_key(items: list[StepShape]) -> dict[str, StepShape | None]:
-    """Steps in the older list form, by their keys."""
-    steps: dict[str, StepShape | None] = {step.key: step for step in items if step.key is not None}
-    if len(steps) < len(items):
-        raise SurpriseError  # a step without a key, or two with the same
+def _by_key(items: list[StepShape], credited: Container[str]) -> dict[str, StepShape | None]:
+    """Steps in the older list form, by keys of their own."""
+    steps: dict[str, StepShape | None] = {}
+    for step in items:
+        if step.key is None:
+            raise SurpriseError
+        step_key = free_key(step.key, steps)
+        if step_key != step.key:
+            if step_key in credited:
+                raise SurpriseError  # those are the credits of a step that is called so
+            step.key = None  # a known one
+        steps[step_key] = step
     return steps
 
 

@@ -10,7 +10,7 @@ from etl.errors import RecordError
 from etl.models import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,15 @@ def settle_step_keys(run: dict[str, Json]) -> list[StepKey]:
     return keys.steps
 
 
+def free_key(key: str, taken: Container[str]) -> str:
+    """`key`, or where that is taken the first of `key#2`, `key#3` and so on that is not."""
+    free, number = key, 2
+    while free in taken:
+        free = f"{key}#{number}"
+        number += 1
+    return free
+
+
 class _Keys:
     def __init__(self) -> None:
         self.steps: list[StepKey] = []
@@ -52,11 +61,8 @@ class _Keys:
 
     def give(self, raw_key: str) -> str:
         """A key of its own for one more step."""
-        key = step_key = clean_text(raw_key)
-        number = 2
-        while step_key in self.taken:
-            step_key = f"{key}#{number}"
-            number += 1
+        key = clean_text(raw_key)
+        step_key = free_key(key, self.taken)
         self.taken.add(step_key)
         self.steps.append(StepKey(step_key, key))
         self._by_raw_key.setdefault(raw_key, step_key)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +33,7 @@ class Order(StrEnum):
         return self in (Order.CREATED_DESC, Order.CREATED_ASC)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """One item of a page, as planning sees it.
 
     `ident` is the run's id, or the digest's hex where no id can be told; `known` says that the warehouse (or the

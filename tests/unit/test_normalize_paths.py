@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -107,8 +108,8 @@ def runs(*, tame: bool) -> st.SearchStrategy[dict[str, Any]]:
     steps = st.lists(documents(type=text, key=key, position=st.lists(number, max_size=3)), max_size=2)
     body = {"key": text, "input": free, "steps": steps}
     outputs = st.dictionaries(key, step | st.none(), max_size=3)
-    listed = st.dictionaries(key, step, max_size=3).map(
-        lambda steps: [step | {"key": step_key} for step_key, step in steps.items()]
+    listed = st.lists(st.tuples(key, step), max_size=3).map(
+        lambda steps: [step | {"key": step_key} for step_key, step in steps]
     )
     run_usage = documents(
         total=credit, calls=st.lists(node, max_size=2), steps=st.dictionaries(key, usage | st.none(), max_size=3)
@@ -190,7 +191,7 @@ def test_what_the_fast_path_takes_the_careful_one_makes_the_same_of(
         run_bytes(created_at="10000-01-01T00:00:00Z"),
         run_bytes(created_at="yesterday"),
         run_bytes(output=[{"status": "FAILED"}]),
-        run_bytes(output=[{"key": "a"}, {"key": "a"}]),
+        run_bytes(output=[{"key": "a"}, {"key": "a"}], usage={"steps": {"a#2": {}}}),
         run_bytes(output=[None]),
         run_bytes(output={"": {}}),
         run_bytes(output={"a": {"key": "b"}}),
@@ -235,6 +236,14 @@ def test_the_fast_path_leaves_the_unusual_alone(raw: bytes) -> None:
     ],
 )
 def test_new_fields_of_runs_and_steps_do_not_slow_them_down(raw: bytes) -> None:
+    rows = fast_rows(raw, digest(raw), stream())
+    assert rows is not None
+    assert comparable(rows) == careful(raw)
+
+
+@pytest.mark.parametrize("keys", ["aa", "aaa", ["a", "a", "a#2"], ["a#2", "a", "a"], ["a", "a#2", "a", "a"]])
+def test_steps_of_the_same_key_in_a_list_do_not_slow_a_run_down(keys: Sequence[str]) -> None:
+    raw = run_bytes(output=[{"key": key, "error": key} for key in keys], usage={"steps": {"a": {"total": 1}, "b": {}}})
     rows = fast_rows(raw, digest(raw), stream())
     assert rows is not None
     assert comparable(rows) == careful(raw)
