@@ -8,6 +8,7 @@ exist after all (another stream listed it at the same moment), the whole batch t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -54,8 +55,8 @@ REFUSALS = (
 )
 
 
-Provenance: TypeAlias = "dict[str, tuple[Callable[[], bytes], str, int | None]]"
-"""Of each run of a batch: what gives its bytes for the quarantine, the URL it came from, and the page."""
+Provenance: TypeAlias = "Callable[[str], tuple[bytes, str, int | None]]"
+"""Tells of a run of a batch, by its id, its bytes for the quarantine, the URL it came from, and the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +188,9 @@ class Loader:
         error: BaseException,
         provenance: Provenance,
     ) -> tuple[Loaded, list[Reject]]:
-        stored_bytes, url, page = provenance[rows.run_id]
+        payload, url, page = provenance(rows.run_id)
         message = f"PostgreSQL refused it: {error}"
-        reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], stored_bytes(), rows.digest)
+        reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], payload, rows.digest)
         batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
         batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
         return await self.load(connection, batch), [reject]
@@ -244,9 +245,9 @@ class Loader:
 
     async def _copy_children(self, connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
         """Write what belongs to runs that this transaction wrote."""
-        steps = [row for rows in runs for row in rows.steps]
-        calls = [row for rows in runs for row in rows.calls]
-        usage = [row for rows in runs for row in rows.usage]
+        steps = list(chain.from_iterable(rows.steps for rows in runs))
+        calls = list(chain.from_iterable(rows.calls for rows in runs))
+        usage = list(chain.from_iterable(rows.usage for rows in runs))
         async with self._references.unchecked(connection):
             await copy_rows(connection, RUN_STEPS, steps)
             await copy_rows(connection, RUN_STEP_CALLS, calls)

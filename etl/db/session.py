@@ -164,9 +164,9 @@ class Session:
         """Forget what a pass met."""
         await self._value("forget_seen", number)
 
-    async def count_seen(self, passes: Sequence[int]) -> int:
-        """How many different runs some passes met together."""
-        count: int = await self._value("count_seen", passes)
+    async def count_seen(self, passes: Sequence[int], without: Sequence[str]) -> int:
+        """How many different runs some passes met together, apart from those `without`."""
+        count: int = await self._value("count_seen", passes, without)
         return count
 
     async def unseen_runs(

@@ -87,7 +87,8 @@ class OrderObserver:
         for item in items:
             if item.ident not in self._page:
                 for order in self._steps:
-                    self._step(order, order_key(item, order))
+                    if order not in self._broken:
+                        self._step(order, order_key(item, order))
         self._page = {item.ident for item in items}
 
     def _step(self, order: Order, key: datetime | None) -> None:

@@ -150,7 +150,7 @@ class Crawl:
             return _Proof.PICTURE
         count = self._listing.count
         shuffled = self._order is Order.NONE and steady_count and count is not None and len(self._marks) > 1
-        if shuffled and await self._store.session.count_seen(self._marks) == count:
+        if shuffled and await self._count_seen(self._marks) == count:
             return _Proof.ALL_MET  # a listing in another order at each request
         return _Proof.NONE
 
@@ -267,7 +267,11 @@ class Crawl:
             await self._store.session.note_seen(self._marks[-1], sorted_.idents)
             if self._listing.count != count:
                 return False
-        return not result.whole or await self._store.session.count_seen(self._marks[-1:]) == count
+        return not result.whole or await self._count_seen(self._marks[-1:]) == count
+
+    async def _count_seen(self, marks: Sequence[int]) -> int:
+        """How many items some passes met for sure: one more of equal items without ids may be the same, met again."""
+        return await self._store.session.count_seen(marks, [key.hex() for key in self._intake.copies])
 
     async def _unseen(self, *, anywhere: bool = False) -> list[str]:
         marks = self._marks if anywhere else self._marks[-1:]

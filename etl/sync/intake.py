@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from etl.db.load import Batch, Reject
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import asyncpg
 
     from etl.api.pages import Page
-    from etl.db.load import Provenance
     from etl.db.store import Store
     from etl.normalize import Normalizer, Redactor, RunRows
     from etl.sync.received import Received
@@ -50,10 +48,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Sorted:
-    """Pages told apart: what to load, and how planning sees each item, page by page."""
+    """Pages told apart: what to load, of which items, and how planning sees each item, page by page."""
 
     batch: Batch = field(default_factory=Batch)
-    provenance: Provenance = field(default_factory=dict)
+    taken: dict[str, Received] = field(default_factory=dict)
     pages: list[list[Listed]] = field(default_factory=list)
     unchanged: int = 0
     good: set[str] = field(default_factory=set)
@@ -110,7 +108,9 @@ class Intake:
         self._retry = retry
         self._erased = ErasedRuns(store)
         self._counted: set[bytes] = set()
-        self._copies: set[bytes] = set()
+        self._held_copies: set[bytes] = set()
+        self.copies: set[bytes] = set()
+        """Keys of items without ids that equal an earlier one of their reading, and may be the same, met again."""
 
     async def sort(self, pages: Sequence[Page], nameless: Counter[bytes] | None = None) -> Sorted:
         """Tell the items of some pages apart, and make rows of those that are new or changed.
@@ -141,6 +141,9 @@ class Intake:
         assert self._held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
         result, read = Sorted(), []
         told, known = await receive(pages, self._store.known, nameless, guess=guess)
+        self.copies.update(
+            item.key for items in told for item in items if item.ident is None and item.key != item.digest
+        )
         ids = [item.ident for items in told for item in items if item.ident is not None]
         await self._erased.look_up(ids)
         new: dict[str, RunRows] = {}
@@ -195,8 +198,7 @@ class Intake:
         if wanted and not _is_older(rows, group.get(rows.run_id)):
             group[rows.run_id] = rows
             result.good.add(rows.run_id)
-            stored_bytes = partial(self._stored_bytes, item.raw)  # hardly ever asked for
-            result.provenance[rows.run_id] = (stored_bytes, item.page.url, item.page.number)
+            result.taken[rows.run_id] = item
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
 
     def _pass_over(self, item: Received, rows: RunRows | None, result: Sorted) -> Listed:
@@ -220,7 +222,7 @@ class Intake:
         reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.key)
         result.batch.rejects.append(reject)
         if item.key != item.digest:
-            self._copies.add(item.key)
+            self._held_copies.add(item.key)
         result.bad.update(() if run_id is None else (run_id,))
         return Listed(run_id or item.key.hex(), None, None, known=False)
 
@@ -275,7 +277,11 @@ class Intake:
             await finish_in_hand(self._commit(result))
 
     async def _commit(self, result: Sorted) -> None:
-        done, refused = await self._store.load(result.batch, result.provenance)
+        def provenance(run_id: str) -> tuple[bytes, str, int | None]:
+            item = result.taken[run_id]
+            return self._stored_bytes(item.raw), item.page.url, item.page.number
+
+        done, refused = await self._store.load(result.batch, provenance)
         rejects = result.batch.rejects
         for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
             self._count_reject(reject.digest)
@@ -301,11 +307,11 @@ class Intake:
 
     async def drop_copies(self) -> None:
         """Settle what was quarantined as one more of equal items without ids, where it may have been the same again."""
-        await self._store.drop_rejects(list(self._copies))
-        for key in self._copies:
+        await self._store.drop_rejects(list(self._held_copies))
+        for key in self._held_copies:
             if self._held is not None:
                 self._held.pop(key, None)
-        self._copies.clear()
+        self._held_copies.clear()
 
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Give runs that the API no longer lists their `gone_at`."""
@@ -331,7 +337,7 @@ async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
 
 
 def _check_id(run_id: str) -> None:
-    if len(run_id.encode()) > LONGEST_ID_BYTES:
+    if len(run_id) > LONGEST_ID_BYTES / 4 and len(run_id.encode()) > LONGEST_ID_BYTES:
         raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, found {len(run_id)}")
 
 

@@ -201,6 +201,16 @@ async def test_a_run_that_a_shuffled_listing_shows_without_its_id_is_counted_onc
         await t.agrees("reconcile")
 
 
+@pytest.mark.parametrize("seed", [7, 13, 19, 26, 36, 39])
+async def test_an_item_without_an_id_that_comes_again_and_again_stands_for_no_other_run(database_url, seed):
+    world = one_stream(20, seed=seed)
+    world.order = "shuffled"
+    world.spoil(next(iter(world.runs[WORKFLOW])), "empty_object")
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 6}
+        await t.agrees("reconcile")
+
+
 async def test_what_a_shuffled_listing_shows_no_more_leaves_the_quarantine(database_url):
     world = one_stream(20)
     world.order = "shuffled"

@@ -121,7 +121,7 @@ WITH fresh AS (
 SELECT unnest($2::text[]) AS ident EXCEPT SELECT ident FROM fresh
 
 -- name: count_seen
-SELECT count(DISTINCT ident) FROM pg_temp.seen_runs WHERE pass = ANY ($1::integer[])
+SELECT count(DISTINCT ident) FROM pg_temp.seen_runs WHERE pass = ANY ($1::integer[]) AND NOT ident = ANY ($2::text[])
 
 -- name: forget_seen
 DELETE FROM pg_temp.seen_runs WHERE pass = $1
