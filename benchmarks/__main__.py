@@ -65,6 +65,7 @@ def main() -> None:
 def _chosen(bench: measures.Bench, *, smoke: bool, quick: bool) -> Iterator[Iterator[Line]]:
     yield measures.floors(bench)
     yield measures.lifecycle(bench)
+    yield measures.checked(bench)
     if smoke:
         return
     yield measures.peer(bench)

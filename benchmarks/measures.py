@@ -155,6 +155,18 @@ def lifecycle(bench: Bench) -> Iterator[Line]:
     bench.control("change", app, 0)
 
 
+def checked(bench: Bench) -> Iterator[Line]:
+    """The backfill by a role that may not leave out look-ups of what rows refer to."""
+    runs, url = bench.runs, bench.fresh()
+    command = Command(bench.directory, bench.port, bench.cluster.loader(url), f"app-{runs}")
+    done, server = _timed(bench, command, "backfill")
+    _expect(done, "runs_inserted", runs)
+    share = bench.rates["backfill"] * done.summary["seconds"] / runs
+    note = f"without that it is {share:.2f} times as fast"
+    yield bench.line("backfill, every reference looked up", done, runs, server, note=note)
+    bench.cluster.drop(url)
+
+
 def peer(bench: Bench) -> Iterator[Line]:
     """dlt, tuned by hand."""
     python = os.environ.get(DLT_PYTHON, sys.executable)

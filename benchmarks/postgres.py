@@ -100,6 +100,13 @@ class Cluster:
         self.ask("CHECKPOINT")
         return self.url(database)
 
+    def loader(self, url: str) -> str:
+        """The URL of a warehouse for a role that may read and write its tables, and nothing else."""
+        self.ask("CREATE ROLE loader LOGIN")
+        for right in ("USAGE ON SCHEMA", "ALL ON ALL TABLES IN SCHEMA", "ALL ON ALL SEQUENCES IN SCHEMA"):
+            self.ask(f"GRANT {right} {SCHEMA} TO loader", database_of(url))
+        return url.replace("postgres@", "loader@", 1)
+
     def drop(self, url: str) -> None:
         """Drop a database, so that no autovacuum of it takes time from what is measured next."""
         self.ask(f'DROP DATABASE "{database_of(url)}" WITH (FORCE)')

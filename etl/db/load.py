@@ -248,11 +248,13 @@ class Loader:
         steps = list(chain.from_iterable(rows.steps for rows in runs))
         calls = list(chain.from_iterable(rows.calls for rows in runs))
         usage = list(chain.from_iterable(rows.usage for rows in runs))
-        async with self._references.unchecked(connection):
-            await copy_rows(connection, RUN_STEPS, steps)
-            await copy_rows(connection, RUN_STEP_CALLS, calls)
-            await copy_rows(connection, RUN_USAGE_CALLS, usage)
-        return len(steps) + len(calls) + len(usage)
+        count = len(steps) + len(calls) + len(usage)
+        if count:
+            async with self._references.unchecked(connection):
+                await copy_rows(connection, RUN_STEPS, steps)
+                await copy_rows(connection, RUN_STEP_CALLS, calls)
+                await copy_rows(connection, RUN_USAGE_CALLS, usage)
+        return count
 
     async def _merge(self, connection: asyncpg.Connection, staged: Sequence[RunRows]) -> tuple[int, int, int]:
         if not staged:
