@@ -32,7 +32,7 @@ class References:
     async def unchecked(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
         """Within the block, COPY into the tables of a run's children does not look up what their rows refer to.
 
-        Where these tables have triggers or foreign keys that are not ours, everything stays checked.
+        Where these tables have triggers or foreign keys that are not ours, or runs such triggers, all stays checked.
 
         Args:
             connection: in a transaction that wrote the runs, and locks them.

@@ -107,6 +107,18 @@ async def test_triggers_of_others_fire(sync, warehouse) -> None:
     )
 
 
+async def test_no_child_is_left_without_a_run_that_a_trigger_keeps_out(sync, warehouse) -> None:
+    await warehouse.execute("""
+        CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF NEW.status = 'FAILED' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER keeping_out BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION keep_out()
+    """)
+    await sync()
+    assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE status = 'FAILED'") == 0
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") > 0
+    await assert_sound(warehouse)
+
+
 async def test_foreign_keys_of_others_hold(sync, warehouse) -> None:
     await warehouse.execute("""
         CREATE TABLE known_models (model text PRIMARY KEY);
