@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import date
     from typing import Any
 
@@ -43,27 +43,18 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     """
     if not await connection.fetchval(_SQL["take_turns"]):
         return 0
-    counted = 0
     until = monotonic() + seconds
-
-    async def count_days(connection: Connection) -> None:
-        nonlocal counted
-        for row in days:
-            await _count(connection, [row["day"]], row["workflows"])
-            counted += 1
-            if monotonic() >= until:
-                break
-
     try:
-        days = iter(await connection.fetch(_SQL["due"], 1 + len(more)))
-        lanes = [count_days(each) for each in (connection, *more)]
+        due = iter(await connection.fetch(_SQL["due"], 1 + len(more)))
+        lanes = [_count_due(each, due, until) for each in (connection, *more)]
         ends = await asyncio.gather(*lanes, return_exceptions=True)  # where one connection is lost, the others go on
     finally:
         if not connection.is_closed():
             await connection.execute(_SQL["give_turn"])
-    for error in filter(None, ends):
-        raise error
-    return counted
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return sum(end for end in ends if isinstance(end, int))
 
 
 async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds: float) -> int:
@@ -82,17 +73,23 @@ async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds:
     """
     if not await connection.fetchval(_SQL["join_in"]):
         return 0
-    counted = 0
     until = monotonic() + seconds
     try:
-        for row in await connection.fetch(_SQL["due_of_workflow"], workflow_id):
-            await _count(connection, row["days"], [workflow_id])
-            counted += len(row["days"])
-            if monotonic() >= until:
-                break
+        due = iter(await connection.fetch(_SQL["due_of_workflow"], workflow_id))
+        return await _count_due(connection, due, until)
     finally:
         if not connection.is_closed():
             await connection.execute(_SQL["leave"])
+
+
+async def _count_due(connection: Connection, due: Iterator[asyncpg.Record], until: float) -> int:
+    """Count days until there are none left, or begin none after `until`; `due` may feed several connections."""
+    counted = 0
+    for row in due:
+        await _count(connection, row["days"], row["workflows"])
+        counted += len(row["days"])
+        if monotonic() >= until:
+            break
     return counted
 
 

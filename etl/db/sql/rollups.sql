@@ -19,7 +19,7 @@ WITH days AS (
     ) AS noted
     GROUP BY day
 )
-SELECT day, array_agg(share.workflow_id ORDER BY place) AS workflows
+SELECT ARRAY[day] AS days, array_agg(share.workflow_id ORDER BY place) AS workflows
 FROM days
 CROSS JOIN LATERAL unnest(workflows) WITH ORDINALITY AS share (workflow_id, place)
 WHERE since < now() - interval '1 hour'
@@ -49,7 +49,7 @@ WITH days AS (
         OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
             WHERE kept.day = days.day AND kept.workflow_id = $1) <= 5000 + 4 * changed
 )
-SELECT array_agg(day) AS days
+SELECT array_agg(day) AS days, ARRAY[$1] AS workflows
 FROM due
 GROUP BY div(so_far, 5000)
 ORDER BY max(day) DESC
