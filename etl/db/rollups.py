@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 _SQL = statements("rollups")
-_ROLLUPS = ("health", "credits", "steps", "models")
 
 
 async def roll_up(connection: Connection, *more: Connection, seconds: float) -> int:
@@ -94,10 +93,7 @@ async def _count_due(connection: Connection, due: Iterator[asyncpg.Record], unti
 
 
 async def _count(connection: Connection, days: Sequence[date], workflows: Sequence[str]) -> None:
-    # One snapshot: it holds a note exactly where it holds the change, and notes made meanwhile are not taken.
+    # Who finds notes gone that its picture still holds ends with an error: another process has counted these days.
     async with connection.transaction(isolation="repeatable_read"):
         await connection.execute(_SQL["tune"])
-        for rollup in _ROLLUPS:
-            await connection.execute(_SQL[f"drop_{rollup}"], days, workflows)
-            await connection.execute(_SQL[f"count_{rollup}"], days, workflows)
-        await connection.execute(_SQL["take_notes"], days, workflows)
+        await connection.execute(_SQL["count"], days, workflows)

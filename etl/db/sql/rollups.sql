@@ -55,57 +55,48 @@ GROUP BY div(so_far, 5000)
 ORDER BY max(day) DESC
 
 -- name: tune
--- For one transaction: a plan made while the rollups were small would read all of them later, and compiling costs more
--- than these statements take.
-SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)
+-- For one transaction: a plan made while the rollups were small would read all of them later, compiling costs more than
+-- these statements take, and no two steps are alike in what their calls are looked up by, to remember the answer.
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
+    set_config('enable_memoize', 'off', true)
 
--- name: drop_health
-DELETE FROM rollup_health
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
-
--- name: drop_credits
-DELETE FROM rollup_credits
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
-
--- name: drop_steps
-DELETE FROM rollup_steps
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
-
--- name: drop_models
-DELETE FROM rollup_models
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-    AND (day, workflow_id) IN (SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1))
-
--- name: count_health
-INSERT INTO rollup_health (
-    workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s, credits)
-SELECT
-    workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s, credits
-FROM counted_health
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-
--- name: count_credits
-INSERT INTO rollup_credits (workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits)
-SELECT workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits
-FROM counted_credits
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-
--- name: count_steps
-INSERT INTO rollup_steps (
-    workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms)
-SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms
-FROM counted_steps
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-
--- name: count_models
-INSERT INTO rollup_models (workflow_id, day, provider, model, calls, failed, credits)
-SELECT workflow_id, day, provider, model, calls, failed, credits
-FROM counted_models
-WHERE day = ANY ($1) AND workflow_id = ANY ($2)
-
--- name: take_notes
--- Those that this transaction's snapshot holds, and with them the changes that they tell of; later ones stay.
+-- name: count
+-- Counts noted days ($1) of workflows ($2) anew. Being one statement, it sees one picture: a note exactly where it sees the
+-- change. The notes in that picture go with it, those made meanwhile stay.
+WITH noted AS (
+    SELECT DISTINCT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+), drop_health AS (
+    DELETE FROM rollup_health WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
+), drop_credits AS (
+    DELETE FROM rollup_credits WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
+), drop_steps AS (
+    DELETE FROM rollup_steps WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
+), drop_models AS (
+    DELETE FROM rollup_models WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
+), count_health AS (
+    INSERT INTO rollup_health (
+        workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s,
+        credits)
+    SELECT
+        workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s,
+        credits
+    FROM counted_health
+    WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+), count_credits AS (
+    INSERT INTO rollup_credits (workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits)
+    SELECT workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits
+    FROM counted_credits
+    WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+), count_steps AS (
+    INSERT INTO rollup_steps (
+        workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms)
+    SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms
+    FROM counted_steps
+    WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+), count_models AS (
+    INSERT INTO rollup_models (workflow_id, day, provider, model, calls, failed, credits)
+    SELECT workflow_id, day, provider, model, calls, failed, credits
+    FROM counted_models
+    WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+)
 DELETE FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
