@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
@@ -14,9 +16,11 @@ from etl.db.pooling import not_passed_on, refuse_what_pools_lose
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable
 
 _CONNECT_TIMEOUT_S = 15
+_SEND_BUFFER_BYTES = 1_000_000
 _OLDEST = 14  # major version of PostgreSQL
 
 _OF_LIBPQ_ALONE = re.compile(
@@ -120,6 +124,22 @@ def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
         )
 
 
+class _Loading(asyncpg.Connection):
+    """A connection that loads: nothing on it outlasts a transaction, but locks that who took them gives back."""
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        connected = transport.get_extra_info("socket")
+        # So that PostgreSQL has rows to go on with while others are made. Of TCP the kernel sees to that by itself.
+        if connected is not None and connected.family == socket.AF_UNIX:
+            with suppress(OSError):  # the system may allow less
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+    def get_reset_query(self) -> str:
+        """Nothing: it would be one round trip more for each time that the pool gets the connection back."""
+        return ""
+
+
 async def create_pool(
     url: str, schema: str, *, size: int, application_name: str = "cortex-etl"
 ) -> asyncpg.Pool[asyncpg.Record]:
@@ -132,6 +152,7 @@ async def create_pool(
         _for_driver(url),
         min_size=1,
         max_size=size,
+        connection_class=_Loading,
         init=prepare_to_load,
         server_settings=_server_settings(schema, application_name),
         timeout=_CONNECT_TIMEOUT_S,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etl.api.client import CortexClient
     from etl.events import StreamId
 
-BATCH_ITEMS = 500
+BATCH_ITEMS = 700
 """Items after which a batch is handed on; one transaction takes about this many runs."""
 
 LINGER_S = 0.1

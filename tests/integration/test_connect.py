@@ -54,9 +54,23 @@ async def test_pools_are_prepared_alike(database_url: str) -> None:
         for connection in (one, two):
             assert await connection.fetchval("SELECT '[1]'::jsonb") == b"\x01[1]"
             assert await connection.fetchval("SELECT count(*) FROM runs") == 0
-            await connection.execute("SET search_path TO nowhere")
+    await pool.close()
+
+
+async def test_a_connection_comes_back_without_a_statement_and_out_of_its_transaction(database_url: str) -> None:
+    pool = await create_pool(database_url, "cortex", size=1)
+    said: list[str] = []
+    async with pool.acquire() as connection:
+        connection.add_query_logger(lambda each: said.append(each.query))
+        await connection.execute("SELECT 1")
+    assert said == ["SELECT 1"]
+    async with pool.acquire() as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SET LOCAL search_path TO nowhere")
     async with pool.acquire() as again:
+        assert not again.is_in_transaction()
         assert await again.fetchval("SELECT count(*) FROM runs") == 0
+    assert said.count("SELECT 1") == 1
     await pool.close()
 
 
