@@ -1,4 +1,4 @@
--- Days are counted in half the time: the same rows and answers as before.
+-- Days are counted in two thirds of the time: the same rows and answers as before.
 
 -- Runs without created_at or workflow are branches of their own, with a null that PostgreSQL sees when it plans: a
 -- question about days of a workflow does not read those days a second time to look for them.

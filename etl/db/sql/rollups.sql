@@ -64,7 +64,7 @@ SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit
 -- Counts noted days ($1) of workflows ($2) anew. Being one statement, it sees one picture: a note exactly where it sees the
 -- change. The notes in that picture go with it, those made meanwhile stay.
 WITH noted AS (
-    SELECT DISTINCT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+    SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), drop_health AS (
     DELETE FROM rollup_health WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
 ), drop_credits AS (
