@@ -290,7 +290,7 @@ class Crawl:
             if proof:
                 await self._intake.mark_gone(unsettled.unnamed)
         if proof is not _Proof.PICTURE:
-            await self._intake.drop_copies()
+            await self._intake.drop_copies(earlier=self._order is Order.NONE)
         if proof or repeated:
             session = self._store.session
             # Without a picture or a repetition, it is all passes together that met everything.

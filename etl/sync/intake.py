@@ -305,10 +305,15 @@ class Intake:
             )
         )
 
-    async def drop_copies(self) -> None:
-        """Settle what was quarantined as one more of equal items without ids, where it may have been the same again."""
-        await self._store.drop_rejects(list(self._held_copies))
-        for key in self._held_copies:
+    async def drop_copies(self, *, earlier: bool) -> None:
+        """Settle what was quarantined as one more of equal items without ids, where it may have been the same again.
+
+        Args:
+            earlier: also what an earlier process has quarantined so, and this one has met.
+        """
+        dropped = self.copies if earlier else self._held_copies
+        await self._store.drop_rejects(list(dropped))
+        for key in dropped:
             if self._held is not None:
                 self._held.pop(key, None)
         self._held_copies.clear()

@@ -1,6 +1,6 @@
 """Promise 4: runs that come and go while pages are read are neither lost nor doubled, in whatever order they stand."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sync_trials import WORKFLOW, Stir, one_stream, trial
@@ -208,6 +208,18 @@ async def test_an_item_without_an_id_that_comes_again_and_again_stands_for_no_ot
     world.spoil(next(iter(world.runs[WORKFLOW])), "empty_object")
     async with trial(database_url, world) as t:
         t.api = {"page_size": 6}
+        await t.agrees("reconcile")
+
+
+@pytest.mark.parametrize("seed", [4, 8, 13, 17, 21, 32])
+async def test_nor_where_an_earlier_reading_took_it_for_several(database_url, seed):
+    world = one_stream(24, seed=seed)
+    world.order = "shuffled"
+    world.spoil(next(iter(world.runs[WORKFLOW])), "empty_object")
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 10}
+        for _ in range(3):
+            await t.run("backfill", since=world.now - timedelta(hours=10), until=world.now)
         await t.agrees("reconcile")
 
 
