@@ -3,6 +3,7 @@ and of a looped model step's untyped calls what `0007_untyped_calls.sql` says.""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from datetime import UTC, datetime, timedelta
@@ -274,6 +275,25 @@ async def test_a_day_of_many_runs_is_shared_among_connections(warehouse: asyncpg
     kept = "SELECT workflow_id, sum(runs)::integer AS runs, count(*) FROM rollup_health GROUP BY 1 ORDER BY 1"
     assert [tuple(row) for row in await warehouse.fetch(kept)] == [("w0", 2001, 2), ("w1", 2001, 2), ("w2", 2001, 2)]
     await other.close()
+
+
+async def test_counting_days_looks_their_runs_up(warehouse: asyncpg.Connection, database_url: str) -> None:
+    """Reading all runs for those of one workflow took twice the time, and more the more there are."""
+    read = "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('runs', 'run_steps')"
+    loading = await connect(database_url, "cortex")
+    await loading.execute("""
+        INSERT INTO runs (id, app_id, stream_app_id, workflow_id, status, created_at)
+        SELECT 'run' || n, 'app', 'app', 'w' || n % 4, 'COMPLETED', '2026-03-01Z' FROM generate_series(1, 4000) AS n;
+        INSERT INTO run_steps (run_id, step_key, ordinal) SELECT id, 'a', 0 FROM runs;
+        ANALYZE
+    """)
+    await loading.close()  # which tells the server's statistics what it read
+    before = await warehouse.fetchval(read)
+    counting = await connect(database_url, "cortex")
+    assert await roll_up_workflow(counting, "w1", seconds=inf) == 1
+    await counting.close()
+    await asyncio.sleep(0.5)  # PostgreSQL 14 takes its time
+    assert before == await warehouse.fetchval(read) > 0
 
 
 async def test_a_day_of_many_runs_waits_until_enough_has_changed_or_an_hour_has_passed(

@@ -56,9 +56,11 @@ ORDER BY max(day) DESC
 
 -- name: tune
 -- For one transaction: a plan made while the rollups were small would read all of them later, compiling costs more than
--- these statements take, and no two steps are alike in what their calls are looked up by, to remember the answer.
+-- these statements take, and no two steps are alike in what their calls are looked up by, to remember the answer. What is
+-- counted is few rows by their keys: reading whole tables for them, or collecting their places first, takes longer.
 SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
-    set_config('enable_memoize', 'off', true)
+    set_config('enable_memoize', 'off', true), set_config('enable_seqscan', 'off', true),
+    set_config('enable_bitmapscan', 'off', true)
 
 -- name: count
 -- Counts noted days ($1) of workflows ($2) anew. Being one statement, it sees one picture: a note exactly where it sees the
