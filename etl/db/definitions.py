@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from etl.db.statements import statements
@@ -11,6 +10,7 @@ from etl.tables import WORKFLOW_STEP_LINKS, WORKFLOW_STEPS, WORKFLOW_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     import asyncpg
 
@@ -19,89 +19,57 @@ if TYPE_CHECKING:
 
 _SQL = statements("load")
 
-REMEMBERED = 10_000
-"""Definitions known to be stored, before the memory of them starts anew."""
 
-Written = dict[str, tuple[bytes, datetime | None]]
-"""Of each definition that a transaction took care of: the stored document's digest, and the time it is of."""
+async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRows]) -> int:
+    """Write the definitions that runs point at, where they are new or newer than what is stored.
 
+    Those that are stored are locked: nobody deletes one before the transaction ends.
 
-class Definitions:
-    """Writes definitions, and remembers those that are stored so that repeats cost nothing.
+    Args:
+        connection: in the transaction that writes the runs.
+        runs: whose definitions these are.
 
-    What a transaction wrote is remembered only when it has committed: see `remember`.
+    Returns:
+        The number of rows written.
     """
+    wanted: dict[str, tuple[VersionRows, datetime | None]] = {}
+    for rows in runs:
+        as_of = effective_updated_at(rows.updated_at, rows.updated_on_day)
+        for version in rows.versions:
+            at_hand = wanted.get(version.id)
+            if at_hand is None or supersedes(as_of, at_hand[1]):
+                wanted[version.id] = (version, as_of)
+    if not wanted:
+        return 0
+    stored = {row["id"]: row for row in await connection.fetch(_SQL["hold_versions"], list(wanted))}
+    fresh: list[tuple[VersionRows, datetime | None]] = []
+    replaced: list[tuple[VersionRows, datetime | None]] = []
+    for key, (version, as_of) in wanted.items():
+        row = stored.get(key)
+        if row is None:
+            fresh.append((version, as_of))
+        elif row["content_hash"] == version.digest:
+            if _later(as_of, row["as_of"]):
+                await connection.execute(_SQL["touch_version"], key, as_of)
+        elif supersedes(as_of, row["as_of"]):
+            replaced.append((version, as_of))
+    return await _write(connection, fresh, replaced)
 
-    def __init__(self) -> None:
-        self._stored: Written = {}
 
-    def remember(self, written: Written) -> None:
-        """Take in what a committed transaction wrote."""
-        if len(self._stored) > REMEMBERED:
-            self._stored.clear()
-        self._stored.update(written)
-
-    def forget(self) -> None:
-        """Ask the database again from now on."""
-        self._stored.clear()
-
-    async def write(self, connection: asyncpg.Connection, runs: Iterable[RunRows]) -> tuple[Written, int]:
-        """Write the definitions that are new, or newer than what is stored.
-
-        Returns:
-            What to remember once the transaction has committed, and the number of rows written.
-        """
-        wanted: dict[str, tuple[VersionRows, datetime | None]] = {}
-        for rows in runs:
-            as_of = effective_updated_at(rows.updated_at, rows.updated_on_day)
-            for version in rows.versions:
-                at_hand = wanted.get(version.id)
-                if at_hand is None or supersedes(as_of, at_hand[1]):
-                    wanted[version.id] = (version, as_of)
-        wanted = {
-            key: (version, as_of)
-            for key, (version, as_of) in wanted.items()
-            if (cached := self._stored.get(key)) is None or cached[0] != version.digest or _later(as_of, cached[1])
-        }
-        if not wanted:
-            return {}, 0
-        stored = {row["id"]: row for row in await connection.fetch(_SQL["known_versions"], list(wanted))}
-        remembered: Written = {}
-        fresh: list[tuple[VersionRows, datetime | None]] = []
-        replaced: list[tuple[VersionRows, datetime | None]] = []
-        for key, (version, as_of) in wanted.items():
-            row = stored.get(key)
-            if row is None:
-                fresh.append((version, as_of))
-            elif row["content_hash"] == version.digest:
-                if _later(as_of, row["as_of"]):
-                    await connection.execute(_SQL["touch_version"], key, as_of)
-                else:
-                    as_of = row["as_of"]  # noqa: PLW2901 - the stored time stands
-            elif supersedes(as_of, row["as_of"]):
-                replaced.append((version, as_of))
-            else:
-                remembered[key] = (row["content_hash"], row["as_of"])
-                continue
-            remembered[key] = (version.digest, as_of)
-        count = await self._write(connection, fresh, replaced)
-        return remembered, count
-
-    async def _write(
-        self,
-        connection: asyncpg.Connection,
-        fresh: Sequence[tuple[VersionRows, datetime | None]],
-        replaced: Sequence[tuple[VersionRows, datetime | None]],
-    ) -> int:
-        if fresh:
-            await copy_rows(connection, WORKFLOW_VERSIONS, [(*version.row[:-1], as_of) for version, as_of in fresh])
-        if replaced:
-            await connection.executemany(_UPDATE_VERSION, [(*version.row[:-1], as_of) for version, as_of in replaced])
-            await connection.execute(_SQL["delete_version_parts"], [version.id for version, _ in replaced])
-        both = [version for version, _ in (*fresh, *replaced)]
-        await copy_rows(connection, WORKFLOW_STEPS, [row for version in both for row in version.steps])
-        await copy_rows(connection, WORKFLOW_STEP_LINKS, [row for version in both for row in version.links])
-        return len(both) + sum(len(version.steps) + len(version.links) for version in both)
+async def _write(
+    connection: asyncpg.Connection,
+    fresh: Sequence[tuple[VersionRows, datetime | None]],
+    replaced: Sequence[tuple[VersionRows, datetime | None]],
+) -> int:
+    if fresh:
+        await copy_rows(connection, WORKFLOW_VERSIONS, [(*version.row[:-1], as_of) for version, as_of in fresh])
+    if replaced:
+        await connection.executemany(_UPDATE_VERSION, [(*version.row[:-1], as_of) for version, as_of in replaced])
+        await connection.execute(_SQL["delete_version_parts"], [version.id for version, _ in replaced])
+    both = [version for version, _ in (*fresh, *replaced)]
+    await copy_rows(connection, WORKFLOW_STEPS, [row for version in both for row in version.steps])
+    await copy_rows(connection, WORKFLOW_STEP_LINKS, [row for version in both for row in version.links])
+    return len(both) + sum(len(version.steps) + len(version.links) for version in both)
 
 
 def _later(one: datetime | None, other: datetime | None) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from asyncpg import exceptions as pg
 
-from etl.db.definitions import Definitions, Written, copy_rows, supersedes
+from etl.db.definitions import copy_rows, supersedes, write_definitions
 from etl.db.erasing import Erased, keep_erased
 from etl.db.references import References
 from etl.db.statements import statements
@@ -122,7 +122,6 @@ class Loader:
         self._fence = fence
         self._sync_id = sync_id
         self._keep = keep_payloads
-        self._definitions = Definitions()
         self._references = References()
 
     async def begin(self, connection: asyncpg.Connection) -> None:
@@ -141,11 +140,9 @@ class Loader:
         """
         started = perf_counter()
         try:
-            done, versions = await self._commit(connection, batch, straight=True)
-        except (pg.UniqueViolationError, pg.ForeignKeyViolationError):
-            self._definitions.forget()
-            done, versions = await self._commit(connection, batch, straight=False)
-        self._definitions.remember(versions)
+            done = await self._commit(connection, batch, straight=True)
+        except pg.UniqueViolationError:
+            done = await self._commit(connection, batch, straight=False)
         return Loaded(**done, seconds=perf_counter() - started)
 
     async def load_surely(
@@ -195,14 +192,12 @@ class Loader:
         batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
         return await self.load(connection, batch), [reject]
 
-    async def _commit(
-        self, connection: asyncpg.Connection, batch: Batch, *, straight: bool
-    ) -> tuple[dict[str, int], Written]:
+    async def _commit(self, connection: asyncpg.Connection, batch: Batch, *, straight: bool) -> dict[str, int]:
         new = batch.new if straight else []
         staged = batch.changed if straight else [*batch.new, *batch.changed]
         async with connection.transaction():
             await self.begin(connection)
-            versions, rows = await self._definitions.write(connection, [*new, *staged])
+            rows = await write_definitions(connection, [*new, *staged])
             rows += await self._insert(connection, new)
             inserted, updated, merged = await self._merge(connection, staged)
             restored = 0
@@ -216,14 +211,13 @@ class Loader:
             landed += [_storable(each.run_id) or "" for each in batch.rejects]
             await keep_erased(connection, self._stream, batch.erased, landed)
         unchanged = len(staged) - inserted - updated
-        done = {
+        return {
             "inserted": len(new) + inserted,
             "updated": updated + restored,
             "unchanged": unchanged,
             "gone": len(gone),
             "rows": rows + merged,
         }
-        return done, versions
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
         key = (self._stream.app_id, self._stream.workflow_id, self._fence)
@@ -240,21 +234,9 @@ class Loader:
     async def _insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:
         if not new:
             return 0
-        await copy_rows(connection, RUNS, [rows.run for rows in new])
-        return len(new) + await self._copy_children(connection, new)
-
-    async def _copy_children(self, connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
-        """Write what belongs to runs that this transaction wrote."""
-        steps = list(chain.from_iterable(rows.steps for rows in runs))
-        calls = list(chain.from_iterable(rows.calls for rows in runs))
-        usage = list(chain.from_iterable(rows.usage for rows in runs))
-        count = len(steps) + len(calls) + len(usage)
-        if count:
-            async with self._references.unchecked(connection):
-                await copy_rows(connection, RUN_STEPS, steps)
-                await copy_rows(connection, RUN_STEP_CALLS, calls)
-                await copy_rows(connection, RUN_USAGE_CALLS, usage)
-        return count
+        async with self._references.unchecked(connection):
+            await copy_rows(connection, RUNS, [rows.run for rows in new])
+            return len(new) + await _copy_children(connection, new)
 
     async def _merge(self, connection: asyncpg.Connection, staged: Sequence[RunRows]) -> tuple[int, int, int]:
         if not staged:
@@ -278,7 +260,8 @@ class Loader:
         if len(written) > inserted:
             stale = [rows.run_id for rows in replaced]
             await connection.execute(_SQL["delete_children"], stale, [rows.run_id for rows in written])
-        count = len(written) + await self._copy_children(connection, replaced)
+        async with self._references.unchecked(connection):
+            count = len(written) + await _copy_children(connection, replaced)
         for rows in written:
             if rows.run_id in kept:
                 count += await _refresh_kept(connection, rows)
@@ -327,6 +310,17 @@ def _part(runs: Sequence[tuple[RunRows, bool]]) -> Batch:
 
 def _sum(one: Loaded, other: Loaded) -> Loaded:
     return Loaded(*(getattr(one, name) + getattr(other, name) for name in Loaded.__slots__))
+
+
+async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
+    """Write what belongs to runs that this transaction wrote."""
+    steps = list(chain.from_iterable(rows.steps for rows in runs))
+    calls = list(chain.from_iterable(rows.calls for rows in runs))
+    usage = list(chain.from_iterable(rows.usage for rows in runs))
+    await copy_rows(connection, RUN_STEPS, steps)
+    await copy_rows(connection, RUN_STEP_CALLS, calls)
+    await copy_rows(connection, RUN_USAGE_CALLS, usage)
+    return len(steps) + len(calls) + len(usage)
 
 
 async def _refresh_kept(connection: asyncpg.Connection, rows: RunRows) -> int:

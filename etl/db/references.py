@@ -1,8 +1,9 @@
 """Sparing PostgreSQL checks of foreign keys that cannot fail.
 
-Steps, calls and credits are written behind their run, in the same transaction: no other one can see that run, or, where
-it was there before, take it away. PostgreSQL looks it up all the same for each of their rows, which is a quarter of its
-work in a load. A role that may set `session_replication_role` spares it that; for any other all is checked as usual.
+A new run is written behind its version, and steps, calls and credits behind their run, in the same transaction: no
+other one can see what it wrote or, since it holds locks, take away a version or a run that was there before. PostgreSQL
+looks these up all the same for each row, which is a quarter of its work in a load. A role that may set
+`session_replication_role` spares it that; for any other all is checked as usual.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class References:
 
     @asynccontextmanager
     async def unchecked(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
-        """Within the block, COPY into the tables of a run's children does not look up what their rows refer to.
+        """Within the block, COPY of runs and of their children does not look up what the rows refer to.
 
-        Where these tables have triggers or foreign keys that are not ours, or runs such triggers, all stays checked.
+        Where these tables have triggers or foreign keys that are not ours, all stays checked.
 
         Args:
-            connection: in a transaction that wrote the runs, and locks them.
+            connection: in a transaction that wrote or locked what is not looked up.
         """
         if self._may_spare is None:
             grantable = connection.get_server_version().major >= _GRANTABLE_SINCE

@@ -1,4 +1,4 @@
-"""Foreign keys hold whether or not the role that loads may leave their checks out, and nobody else's triggers are lost."""
+"""Foreign keys hold whether or not the role that loads may leave their checks out, and no trigger is lost."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from typing import Any
 import asyncpg
 import pytest
 
-CHILDREN = "(SELECT count(*) FROM run_steps) + (SELECT count(*) FROM run_usage_calls)"
-LOOKED_UP = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelid = 'runs_pkey'::regclass"
+from etl.db.connect import connect
+from etl.db.definitions import write_definitions
+from etl.normalize import RunRows
+from etl.normalize.rows import VersionRows
+
+REFERRING = {
+    "runs_pkey": "SELECT (SELECT count(*) FROM run_steps) + (SELECT count(*) FROM run_usage_calls)",
+    "workflow_versions_pkey": "SELECT count(workflow_version_id) FROM runs",
+}
+"""How many rows refer to a table, by the index in which PostgreSQL looks up what they refer to."""
+
+LOOKED_UP = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelid = $1::text::regclass"
 ORPHANS = """
 SELECT (SELECT count(*) FROM run_steps WHERE run_id NOT IN (SELECT id FROM runs))
+    + (SELECT count(*) FROM runs WHERE workflow_version_id NOT IN (SELECT id FROM workflow_versions))
+    + (SELECT count(*) FROM runs WHERE workflow_draft_id NOT IN (SELECT id FROM workflow_versions))
     + (SELECT count(*) FROM run_usage_calls WHERE run_id NOT IN (SELECT id FROM runs))
     + (SELECT count(*) FROM run_step_calls WHERE (run_id, step_key) NOT IN (SELECT run_id, step_key FROM run_steps))
 """
@@ -46,10 +58,11 @@ async def loader(warehouse, database_url) -> AsyncIterator[tuple[str, str]]:
 
 
 async def assert_sound(warehouse: asyncpg.Connection) -> None:
-    """Every child has its parent, and none can come without."""
+    """Every row has what it refers to, and none can come without."""
     assert await warehouse.fetchval("SELECT count(*) FROM run_step_calls") > 0
     assert await warehouse.fetchval(ORPHANS) == 0
     for table, values in (
+        ("runs (id, workflow_version_id, content_hash)", "'alone', 'nobody', ''"),
         ("run_steps (run_id, step_key, ordinal)", "'nobody', 's', 0"),
         ("run_step_calls (run_id, step_key, ordinal)", "'nobody', 's', 0"),
         ("run_usage_calls (run_id, step_key, path, depth)", "'nobody', '', '0', 1"),
@@ -58,17 +71,24 @@ async def assert_sound(warehouse: asyncpg.Connection) -> None:
             await warehouse.execute(f"INSERT INTO {table} VALUES ({values})")
 
 
-async def test_a_role_with_the_right_looks_no_run_up_for_its_children(sync, warehouse) -> None:
+async def looked_up(warehouse: asyncpg.Connection, index: str) -> float:
+    """How often PostgreSQL looked into an index for each row that refers to what is in it."""
+    referring: int = await warehouse.fetchval(REFERRING[index])
+    assert referring > 20
+    return float(await warehouse.fetchval(LOOKED_UP, index)) / referring
+
+
+@pytest.mark.parametrize("index", REFERRING)
+async def test_a_role_with_the_right_looks_nothing_up_for_what_refers_to_it(sync, warehouse, index) -> None:
     assert (await sync())[0] == 0
-    children, looked_up = await warehouse.fetchval(f"SELECT {CHILDREN}"), await warehouse.fetchval(LOOKED_UP)
-    assert looked_up < children / 2
+    assert await looked_up(warehouse, index) < 0.5
     await assert_sound(warehouse)
 
 
-async def test_a_role_without_it_has_all_checked(sync, warehouse, loader) -> None:
+@pytest.mark.parametrize("index", REFERRING)
+async def test_a_role_without_it_has_all_checked(sync, warehouse, loader, index) -> None:
     assert (await sync(url=loader[1]))[0] == 0
-    children, looked_up = await warehouse.fetchval(f"SELECT {CHILDREN}"), await warehouse.fetchval(LOOKED_UP)
-    assert looked_up >= children
+    assert await looked_up(warehouse, index) >= 1
     await assert_sound(warehouse)
 
 
@@ -78,8 +98,7 @@ async def test_a_role_can_be_granted_it(sync, warehouse, loader) -> None:
     role, url = loader
     await warehouse.execute(f'GRANT SET ON PARAMETER session_replication_role TO "{role}"')
     assert (await sync(url=url))[0] == 0
-    children, looked_up = await warehouse.fetchval(f"SELECT {CHILDREN}"), await warehouse.fetchval(LOOKED_UP)
-    assert looked_up < children / 2
+    assert await looked_up(warehouse, "runs_pkey") < 0.5
     await assert_sound(warehouse)
 
 
@@ -117,6 +136,41 @@ async def test_no_child_is_left_without_a_run_that_a_trigger_keeps_out(sync, war
     assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE status = 'FAILED'") == 0
     assert await warehouse.fetchval("SELECT count(*) FROM runs") > 0
     await assert_sound(warehouse)
+
+
+async def test_days_are_noted_also_where_their_triggers_were_off_and_on_again(sync, warehouse) -> None:
+    await warehouse.execute("ALTER TABLE runs DISABLE TRIGGER USER; ALTER TABLE runs ENABLE TRIGGER USER")
+    assert (await sync())[0] == 0
+    counted = await warehouse.fetchval("SELECT sum(runs) FROM workflow_health_daily")
+    assert counted == await warehouse.fetchval("SELECT count(*) FROM runs") > 0
+
+
+async def test_a_definition_that_is_referred_to_cannot_be_deleted_meanwhile(sync, warehouse, database_url) -> None:
+    assert (await sync())[0] == 0
+    await warehouse.execute("DELETE FROM runs")
+    stored = await warehouse.fetchrow("SELECT id, content_hash FROM workflow_versions")
+    definition = VersionRows(stored["id"], (), (), (), stored["content_hash"])
+    run = RunRows("run", b"", None, None, None, False, False, None, (), [], [], [], (definition,))
+    other = await connect(database_url, "cortex")
+    await other.execute("SET lock_timeout = 50")
+    async with warehouse.transaction():
+        assert await write_definitions(warehouse, [run]) == 0
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await other.execute("DELETE FROM workflow_versions WHERE id = $1", definition.id)
+    await other.execute("DELETE FROM workflow_versions WHERE id = $1", definition.id)
+    await other.close()
+
+
+async def test_foreign_keys_of_others_hold_for_runs(sync, warehouse) -> None:
+    await warehouse.execute("""
+        CREATE TABLE known_statuses (status text PRIMARY KEY);
+        INSERT INTO known_statuses VALUES ('COMPLETED');
+        ALTER TABLE runs ADD CONSTRAINT known FOREIGN KEY (status) REFERENCES known_statuses
+    """)
+    code, said = await sync()
+    assert (code, said["status"]) == (0, "succeeded")
+    assert said["rejects"] > 0
+    assert await warehouse.fetchval("SELECT array_agg(DISTINCT status) FROM runs") == ["COMPLETED"]
 
 
 async def test_foreign_keys_of_others_hold(sync, warehouse) -> None:

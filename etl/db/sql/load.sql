@@ -43,8 +43,9 @@ WHERE id = ANY ($1::text[]) AND (gone_at IS NOT NULL OR stream_app_id IS DISTINC
 UPDATE runs SET gone_at = now() WHERE id = ANY ($1::text[]) AND gone_at IS NULL
 RETURNING id
 
--- name: known_versions
-SELECT id, content_hash, as_of FROM workflow_versions WHERE id = ANY ($1::text[])
+-- name: hold_versions
+-- Nobody deletes these before the transaction ends.
+SELECT id, content_hash, as_of FROM workflow_versions WHERE id = ANY ($1::text[]) FOR KEY SHARE
 
 -- name: delete_version_parts
 WITH steps AS (DELETE FROM workflow_steps WHERE workflow_version_id = ANY ($1::text[]))
