@@ -288,7 +288,8 @@ class Crawl:
             if proof is _Proof.PICTURE:
                 await self._intake.mark_gone(unsettled.unasked)
             if proof:
-                await self._intake.mark_gone(unsettled.unnamed)
+                # All that is listed was met; of a shuffled listing no further pass would tell more.
+                await self._intake.mark_gone(unsettled.unnamed + (unsettled.unanswered if shuffled else []))
         if proof is not _Proof.PICTURE:
             await self._intake.drop_copies(earlier=self._order is Order.NONE)
         if proof or repeated:

@@ -16,7 +16,7 @@ from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
 from etl.plan import Listed, in_window
 from etl.sync.erased import FORGOTTEN, ErasedRuns
-from etl.sync.received import LONGEST_ID_BYTES, read_id, receive
+from etl.sync.received import LONGEST_ID_BYTES, key_of_copy, read_id, receive
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
@@ -109,8 +109,8 @@ class Intake:
         self._erased = ErasedRuns(store)
         self._counted: set[bytes] = set()
         self._held_copies: set[bytes] = set()
-        self.copies: set[bytes] = set()
-        """Keys of items without ids that equal an earlier one of their reading, and may be the same, met again."""
+        self._met_copies: set[bytes] = set()
+        self._sure_copies: set[bytes] = set()
 
     async def sort(self, pages: Sequence[Page], nameless: Counter[bytes] | None = None) -> Sorted:
         """Tell the items of some pages apart, and make rows of those that are new or changed.
@@ -141,9 +141,10 @@ class Intake:
         assert self._held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
         result, read = Sorted(), []
         told, known = await receive(pages, self._store.known, nameless, guess=guess)
-        self.copies.update(
-            item.key for items in told for item in items if item.ident is None and item.key != item.digest
-        )
+        for items in told:
+            alike = Counter(item.digest for item in items if item.ident is None)
+            self._sure_copies.update(key_of_copy(each, 1 + n) for each, times in alike.items() for n in range(times))
+            self._met_copies.update(item.key for item in items if item.ident is None and item.key != item.digest)
         ids = [item.ident for items in told for item in items if item.ident is not None]
         await self._erased.look_up(ids)
         new: dict[str, RunRows] = {}
@@ -305,13 +306,21 @@ class Intake:
             )
         )
 
+    @property
+    def copies(self) -> set[bytes]:
+        """Keys of items without ids that equal an earlier one of their reading, and may be the same, met again.
+
+        Those that stood on one page are different items.
+        """
+        return self._met_copies - self._sure_copies
+
     async def drop_copies(self, *, earlier: bool) -> None:
         """Settle what was quarantined as one more of equal items without ids, where it may have been the same again.
 
         Args:
             earlier: also what an earlier process has quarantined so, and this one has met.
         """
-        dropped = self.copies if earlier else self._held_copies
+        dropped = (self._met_copies if earlier else self._held_copies) - self._sure_copies
         await self._store.drop_rejects(list(dropped))
         for key in dropped:
             if self._held is not None:

@@ -75,8 +75,13 @@ def read_id(raw: bytes) -> str | None:
     return None if ident is not None and len(ident.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES else ident
 
 
+def key_of_copy(content: bytes, number: int) -> bytes:
+    """The key of the so manieth of equal items without ids, from 1."""
+    return content if number == 1 else digest(b"%b#%d" % (content, number))
+
+
 def _key(content: bytes, ident: str | None, nameless: Counter[bytes]) -> bytes:
     if ident is not None:
         return content
     nameless[content] += 1
-    return content if nameless[content] == 1 else digest(b"%b#%d" % (content, nameless[content]))
+    return key_of_copy(content, nameless[content])
