@@ -9,8 +9,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 
+from etl.db import migrate as runner
 from etl.db.citus import citus_script, foreign_keys
+from etl.db.migrate import migrate, migrations
 from etl.db.rollups import roll_up
 from etl.tables import ENTITIES
 
@@ -82,3 +85,17 @@ async def test_it_runs_and_keeps_what_was_there(warehouse: asyncpg.Connection) -
     await roll_up(warehouse, seconds=10)
     assert await warehouse.fetchval("SELECT sum(runs) FROM workflow_health_daily") == 2
     assert await warehouse.fetchval("SELECT sum(credits) FROM credits_daily") == 2
+
+
+@pytest.mark.parametrize("files", range(8, len(migrations())))
+async def test_a_spread_warehouse_comes_up_to_date(empty_database, monkeypatch, files) -> None:
+    all_files = migrations()
+    monkeypatch.setattr(runner, "migrations", lambda: all_files[:files])
+    await migrate(empty_database, "cortex")
+    await empty_database.execute(STAND_INS)
+    await empty_database.execute(citus_script("cortex"))
+    monkeypatch.undo()
+    assert len(await migrate(empty_database, "cortex")) == len(all_files) - files
+    await empty_database.execute("INSERT INTO runs (id, workflow_id, created_at) VALUES ('one', 'w', '2026-03-01Z')")
+    await roll_up(empty_database, seconds=10)
+    assert await empty_database.fetchval("SELECT sum(runs) FROM workflow_health_daily") == 1

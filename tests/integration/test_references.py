@@ -46,7 +46,7 @@ def sync(at_work, database_url):
 @pytest.fixture
 async def loader(warehouse, database_url) -> AsyncIterator[tuple[str, str]]:
     """A role that may read and write the warehouse: (role, URL)."""
-    role = f"loader_{database_url.rpartition('/')[2]}"
+    role = f"loader_{await warehouse.fetchval('SELECT current_database()')}"
     await warehouse.execute(f"""
         CREATE ROLE "{role}" LOGIN;
         GRANT USAGE ON SCHEMA cortex TO "{role}";

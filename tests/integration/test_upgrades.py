@@ -15,7 +15,7 @@ from etl.db.rollups import roll_up
 from etl.errors import DatabaseError
 
 ALL = migrations()
-TO_THE_LAST_VIEWS = max(place for place, each in enumerate(ALL) if " VIEW " in each.sql)
+TO_THE_LAST_VIEWS = max(place for place, each in enumerate(ALL) if "\nCREATE OR REPLACE VIEW" in each.sql)
 """How many migrations come before the last one that makes views anew, which who reads them keeps from its lock."""
 DATA = """
 INSERT INTO workflows (id, name) VALUES ('wf', 'Triage');
