@@ -27,6 +27,7 @@ import asyncpg
 import pytest
 
 from etl.db import embedded
+from etl.db import migrate as runner
 from etl.db.connect import connect, embedded_url
 from etl.db.migrate import migrate, migrations
 
@@ -229,3 +230,10 @@ async def empty_database(empty_database_url: str) -> AsyncIterator[asyncpg.Conne
     connection = await connect(empty_database_url, SCHEMA)
     yield connection
     await connection.close()
+
+
+async def migrate_part(connection: asyncpg.Connection, files: int) -> None:
+    """Make the schema as of the first `files` migrations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "migrations", lambda: migrations()[:files])
+        await migrate(connection, SCHEMA)

@@ -260,8 +260,10 @@ class Loader:
         if len(written) > inserted:
             stale = [rows.run_id for rows in replaced]
             await connection.execute(_SQL["delete_children"], stale, [rows.run_id for rows in written])
-        async with self._references.unchecked(connection):
-            count = len(written) + await _copy_children(connection, replaced)
+        count = len(written)
+        if replaced:
+            async with self._references.unchecked(connection):
+                count += await _copy_children(connection, replaced)
         for rows in written:
             if rows.run_id in kept:
                 count += await _refresh_kept(connection, rows)

@@ -279,11 +279,11 @@ class Crawl:
 
     async def _settle_unseen(self, proof: _Proof, *, repeated: bool) -> None:
         """Mark the warehouse's runs that the pass did not meet; one by one where the pass alone does not prove it."""
+        shuffled = proof is not _Proof.PICTURE and self._order is Order.NONE
         if proof is _Proof.PICTURE and self._store.filters == ("ALL", "ALL"):
             await self._intake.mark_gone(await self._unseen())
         else:
             # Of a shuffled listing a single pass shows too little to go by.
-            shuffled = proof is not _Proof.PICTURE and self._order is Order.NONE
             unsettled = await look_up(self._listing, self._intake, await self._unseen(anywhere=shuffled))
             if proof is _Proof.PICTURE:
                 await self._intake.mark_gone(unsettled.unasked)
@@ -291,7 +291,7 @@ class Crawl:
                 # All that is listed was met; of a shuffled listing no further pass would tell more.
                 await self._intake.mark_gone(unsettled.unnamed + (unsettled.unanswered if shuffled else []))
         if proof is not _Proof.PICTURE:
-            await self._intake.drop_copies(earlier=self._order is Order.NONE)
+            await self._intake.drop_copies(earlier=shuffled)
         if proof or repeated:
             session = self._store.session
             # Without a picture or a repetition, it is all passes together that met everything.

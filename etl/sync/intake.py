@@ -143,7 +143,7 @@ class Intake:
         told, known = await receive(pages, self._store.known, nameless, guess=guess)
         for items in told:
             alike = Counter(item.digest for item in items if item.ident is None)
-            self._sure_copies.update(key_of_copy(each, 1 + n) for each, times in alike.items() for n in range(times))
+            self._sure_copies.update(key_of_copy(each, n) for each, times in alike.items() for n in range(2, times + 1))
             self._met_copies.update(item.key for item in items if item.ident is None and item.key != item.digest)
         ids = [item.ident for items in told for item in items if item.ident is not None]
         await self._erased.look_up(ids)
@@ -320,7 +320,7 @@ class Intake:
         Args:
             earlier: also what an earlier process has quarantined so, and this one has met.
         """
-        dropped = (self._met_copies if earlier else self._held_copies) - self._sure_copies
+        dropped = self.copies if earlier else self.copies & self._held_copies
         await self._store.drop_rejects(list(dropped))
         for key in dropped:
             if self._held is not None:

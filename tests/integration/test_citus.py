@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
+from postgres_fixtures import migrate_part
 
-from etl.db import migrate as runner
 from etl.db.citus import citus_script, foreign_keys
 from etl.db.migrate import migrate, migrations
 from etl.db.rollups import roll_up
@@ -88,14 +88,11 @@ async def test_it_runs_and_keeps_what_was_there(warehouse: asyncpg.Connection) -
 
 
 @pytest.mark.parametrize("files", range(8, len(migrations())))
-async def test_a_spread_warehouse_comes_up_to_date(empty_database, monkeypatch, files) -> None:
-    all_files = migrations()
-    monkeypatch.setattr(runner, "migrations", lambda: all_files[:files])
-    await migrate(empty_database, "cortex")
+async def test_a_spread_warehouse_comes_up_to_date(empty_database, files) -> None:
+    await migrate_part(empty_database, files)
     await empty_database.execute(STAND_INS)
     await empty_database.execute(citus_script("cortex"))
-    monkeypatch.undo()
-    assert len(await migrate(empty_database, "cortex")) == len(all_files) - files
+    assert len(await migrate(empty_database, "cortex")) == len(migrations()) - files
     await empty_database.execute("INSERT INTO runs (id, workflow_id, created_at) VALUES ('one', 'w', '2026-03-01Z')")
     await roll_up(empty_database, seconds=10)
     assert await empty_database.fetchval("SELECT sum(runs) FROM workflow_health_daily") == 1

@@ -7,6 +7,7 @@ from math import inf
 
 import asyncpg
 import pytest
+from postgres_fixtures import migrate_part
 
 from etl.db import migrate as runner
 from etl.db.connect import connect
@@ -35,13 +36,6 @@ VALUES ('app', 'wf', '/runs', 1, 'invalid_json', 'x', '{}', '1');
 HELD = ("runs", "run_steps", "workflows", "etl_streams", "etl_syncs", "etl_rejects")
 
 
-async def released(connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, files: int) -> None:
-    """Make the schema as of the first `files` migrations."""
-    monkeypatch.setattr(runner, "migrations", lambda: ALL[:files])
-    await migrate(connection, "cortex")
-    monkeypatch.setattr(runner, "migrations", lambda: ALL)
-
-
 async def contents(connection: asyncpg.Connection) -> dict[str, list[dict[str, object]]]:
     found = {}
     for table in HELD:
@@ -52,8 +46,8 @@ async def contents(connection: asyncpg.Connection) -> dict[str, list[dict[str, o
 
 
 @pytest.mark.parametrize("files", range(1, len(ALL)))
-async def test_each_earlier_schema_keeps_its_data(empty_database, monkeypatch, files) -> None:
-    await released(empty_database, monkeypatch, files)
+async def test_each_earlier_schema_keeps_its_data(empty_database, files) -> None:
+    await migrate_part(empty_database, files)
     await empty_database.execute(DATA)
     if await empty_database.fetchval("SELECT to_regclass('etl_rejects')") is not None:
         await empty_database.execute(BOOKKEEPING)
@@ -68,8 +62,8 @@ async def test_each_earlier_schema_keeps_its_data(empty_database, monkeypatch, f
     assert [tuple(day) for day in days] == [("2026-01-01", 24, 6, 69), ("2026-01-02", 24, 6, 213)]
 
 
-async def test_days_that_were_counted_without_untyped_calls_are_counted_anew(empty_database, monkeypatch) -> None:
-    await released(empty_database, monkeypatch, 6)
+async def test_days_that_were_counted_without_untyped_calls_are_counted_anew(empty_database) -> None:
+    await migrate_part(empty_database, 6)
     await empty_database.execute(DATA)
     await empty_database.execute("""
         UPDATE run_steps SET type = 'model', output = '[null, null]';
@@ -90,7 +84,7 @@ async def test_who_reads_for_long_keeps_no_other_reader_out(empty_database_url, 
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.1)
     monkeypatch.setattr(runner, "PAUSE_S", 0.2)
     long, migrating, reader = [await connect(empty_database_url, "cortex") for _ in range(3)]
-    await released(migrating, monkeypatch, TO_THE_LAST_VIEWS)
+    await migrate_part(migrating, TO_THE_LAST_VIEWS)
     async with long.transaction():
         await long.fetch("SELECT * FROM sync_health")
         upgrade = asyncio.create_task(migrate(migrating, "cortex"))
@@ -108,7 +102,7 @@ async def test_who_reads_for_ever_is_named(empty_database_url, monkeypatch) -> N
     monkeypatch.setattr(runner, "PAUSE_S", 0.05)
     monkeypatch.setattr(runner, "PATIENCE_S", 0.2)
     long, migrating = [await connect(empty_database_url, "cortex") for _ in range(2)]
-    await released(migrating, monkeypatch, TO_THE_LAST_VIEWS)
+    await migrate_part(migrating, TO_THE_LAST_VIEWS)
     async with long.transaction():
         await long.fetch("SELECT * FROM sync_health")
         with pytest.raises(
