@@ -144,7 +144,7 @@ RUNS = Table(
         "retention_due_at": "timestamptz",
         "extra": "jsonb",
         "content_hash": "bytea",
-        # The app in whose listing the run was found: with workflow_id it names the stream (row of etl_streams).
+        # The app in whose listing the run was found first: with workflow_id it names a stream (row of etl_streams).
         "stream_app_id": "text",
     },
     ("id",),

@@ -79,7 +79,10 @@ class Stir:
 
 @dataclass
 class Trial:
-    """One API and one warehouse; `settings` are what the next sync runs with."""
+    """One API and one warehouse; `settings` are what the next sync runs with.
+
+    `apps`: whose listings of all workflows are read; by default each workflow's own app.
+    """
 
     sandbox: Sandbox
     url: str
@@ -87,6 +90,7 @@ class Trial:
     api: dict[str, Any] = field(default_factory=dict)
     sync: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)
+    apps: tuple[str, ...] = ()
 
     @property
     def world(self) -> World:
@@ -97,7 +101,8 @@ class Trial:
         api = {"base_url": self.sandbox.url, "key": self.sandbox.key, "requests_per_minute": 100_000} | self.api
         by_app: dict[str, list[str]] = {}
         for workflow in self.world.workflows.values():
-            by_app.setdefault(workflow["app"]["id"], []).append(workflow["id"])
+            for app in self.apps or (workflow["app"]["id"],):
+                by_app.setdefault(app, []).append(workflow["id"])
         return Settings(
             api=ApiSettings(**api),
             database=DatabaseSettings(url=self.url, schema=SCHEMA),

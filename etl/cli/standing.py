@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ from etl.cli.syncing import AppOption, WorkflowOption
 from etl.cli.warehouse import DemoOption, readable_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from etl.app import Plan, StatusReport, StreamStatus
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -46,7 +49,7 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
         return
     rows = [
         [
-            call.mask(each.workflow_name or each.workflow_id),
+            call.mask(name),
             each.state,
             span(each.lag_s),
             age(each.last_synced_at),
@@ -56,7 +59,7 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
             each.quarantined,
             each.open_runs,
         ]
-        for each in report.streams
+        for each, name in zip(report.streams, _names(report.streams), strict=True)
     ]
     counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
     headings = ["workflow", "state", "lag", "synced", "recon\u00adciled", *counts]
@@ -69,6 +72,13 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
     if report.paused_until is not None:
         wait = (report.paused_until - datetime.now(UTC)).total_seconds()
         typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
+
+
+def _names(streams: Sequence[StreamStatus]) -> list[str]:
+    """What to call each stream: its workflow, and the app before it where workflows have the same name."""
+    names = [each.workflow_name or each.workflow_id for each in streams]
+    times = Counter(names)
+    return [f"{each.app_id}/{name}" if times[name] > 1 else name for each, name in zip(streams, names, strict=True)]
 
 
 def _remarks(stream: StreamStatus, *, explain: bool) -> list[str]:

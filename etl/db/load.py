@@ -76,13 +76,15 @@ class Reject:
 class Batch:
     """What one transaction loads.
 
-    `new` runs are not in the warehouse as far as is known, `changed` ones may be. `settled` are runs of which a good
+    `new` runs are not in the warehouse as far as is known, `changed` ones may be. `shared` ones were found in another
+    app's listing first. `gone` ones are listed no more, for this app. `settled` are runs of which a good
     copy, or none at all, is listed now: their rejects are done with. `erased` ones are listed, and not to be loaded.
     """
 
     new: list[RunRows] = field(default_factory=list)
     changed: list[RunRows] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
@@ -91,8 +93,8 @@ class Batch:
     moves_cursor: bool = False
 
     def __bool__(self) -> bool:
-        work = self.new or self.changed or self.restored or self.gone or self.rejects or self.settled or self.erased
-        return bool(work) or self.moves_cursor
+        runs = self.new or self.changed or self.restored or self.shared or self.gone
+        return bool(runs or self.rejects or self.settled or self.erased) or self.moves_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,8 @@ class Loader:
             early = {rows.run_id for rows, _ in runs[:middle]}
             first.settled = [run_id for run_id in batch.settled if run_id in early]
             second.settled = [run_id for run_id in batch.settled if run_id not in early]
-            second.restored, second.gone, second.rejects = batch.restored, batch.gone, batch.rejects
+            second.restored, second.shared, second.gone = batch.restored, batch.shared, batch.gone
+            second.rejects = batch.rejects
             second.erased, second.cursor, second.moves_cursor = batch.erased, batch.cursor, batch.moves_cursor
             one, rejects = await self.load_surely(connection, first, provenance)
             other, more = await self.load_surely(connection, second, provenance)
@@ -204,7 +207,10 @@ class Loader:
             if batch.restored:
                 status = await connection.execute(_SQL["restore_runs"], batch.restored, self._stream.app_id)
                 restored = int(status.rpartition(" ")[2])
-            gone = await connection.fetch(_SQL["mark_gone"], batch.gone) if batch.gone else []
+            # Without the straight way, another stream loaded some of the runs at the same moment.
+            if shared := batch.shared if straight else [*batch.shared, *(rows.run_id for rows in staged)]:
+                await connection.execute(_SQL["share_runs"], shared, *self._stream)
+            gone = await connection.fetch(_SQL["mark_gone"], batch.gone, *self._stream) if batch.gone else []
             await self._rejects(connection, batch)
             await self._check_fence(connection, batch)
             landed = [rows.run_id for rows in (*new, *staged)]
@@ -215,7 +221,7 @@ class Loader:
             "inserted": len(new) + inserted,
             "updated": updated + restored,
             "unchanged": unchanged,
-            "gone": len(gone),
+            "gone": sum(row["gone_at"] is not None for row in gone),
             "rows": rows + merged,
         }
 
@@ -341,8 +347,8 @@ def _columns(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _assignments(table: Table) -> str:
-    return ", ".join(f'"{name}" = excluded."{name}"' for name in table.names if name not in table.key)
+def _assignments(table: Table, *, but: Iterable[str]) -> str:
+    return ", ".join(f'"{name}" = excluded."{name}"' for name in table.names if name not in (*table.key, *but))
 
 
 _STAGE = (
@@ -366,11 +372,11 @@ SELECT {_columns(RUNS.names)} FROM pg_temp.staged_runs AS staged
 WHERE NOT EXISTS (
     SELECT FROM runs
     WHERE runs.id = staged.id
-      AND ((runs.content_hash = staged.content_hash AND runs.gone_at IS NULL
-            AND runs.stream_app_id = staged.stream_app_id)
-           OR {_older("staged")})
+      AND ((runs.content_hash = staged.content_hash AND runs.gone_at IS NULL) OR {_older("staged")})
 )
-ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS)}, gone_at = NULL, payload_removed_at = NULL, last_synced_at = now()
+ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id"])},
+    stream_app_id = CASE WHEN runs.gone_at IS NULL THEN runs.stream_app_id ELSE excluded.stream_app_id END,
+    gone_at = NULL, payload_removed_at = NULL, last_synced_at = now()
 WHERE NOT {_older("excluded")}
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone

@@ -68,7 +68,8 @@ class Store:
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
-        return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], ids, self.state.last_synced_at)}
+        asked = (ids, self.state.last_synced_at, self.stream.app_id)
+        return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
 
     async def open_rejects(self) -> dict[bytes, Held]:
         """The quarantine of this stream, by digest."""

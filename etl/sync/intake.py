@@ -170,16 +170,9 @@ class Intake:
         assert held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
         if self._erased.covers(item.ident):
             return self._pass_over(item, None, result)
-        if stored is not None:
-            moved = stored["gone"] or stored["stream_app_id"] != self._store.stream.app_id
-            if moved:
-                result.batch.restored.append(stored["id"])
-            if stored["content_hash"] == item.digest:
-                result.unchanged += not moved  # one that is back is counted as updated
-                result.good.add(stored["id"])
-                self._note_time(stored["updated_at"])
-                times = (stored["created_at"], stored["updated_at"])
-                return Listed(stored["id"], *times, known=True, fresh=stored["fresh"])
+        if stored is not None and self._is_unchanged(item, stored, result):
+            times = (stored["created_at"], stored["updated_at"])
+            return Listed(stored["id"], *times, known=True, fresh=stored["fresh"])
         if item.key in held:
             self._count_reject(item.key)
             run_id, fresh = held[item.key]
@@ -201,6 +194,19 @@ class Intake:
             result.good.add(rows.run_id)
             result.taken[rows.run_id] = item
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
+
+    def _is_unchanged(self, item: Received, stored: asyncpg.Record, result: Sorted) -> bool:
+        """Note that a stored run stands in this listing, and whether it is as it was."""
+        if stored["gone"]:
+            result.batch.restored.append(stored["id"])
+        elif not stored["is_ours"]:
+            result.batch.shared.append(stored["id"])
+        if stored["content_hash"] != item.digest:
+            return False
+        result.unchanged += not stored["gone"]  # one that is back is counted as updated
+        result.good.add(stored["id"])
+        self._note_time(stored["updated_at"])
+        return True
 
     def _pass_over(self, item: Received, rows: RunRows | None, result: Sorted) -> Listed:
         """Leave an erased run out, of which nothing is known but its tombstone; that is brought up to date."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from sync_trials import WORKFLOW, Stir, one_stream, trial
+from sync_trials import APP, WORKFLOW, Stir, one_stream, trial
 
 from etl.sandbox.faults import (
     EMPTY_BODY,
@@ -63,9 +63,16 @@ class Histories(RuleBasedStateMachine):
         runs = list(self.world.runs[WORKFLOW])
         return runs[number % len(runs)] if runs else None
 
-    @initialize(order=st.sampled_from(ORDERS), runs=st.integers(0, 25), size=st.integers(1, 9), width=st.integers(1, 4))
-    def begin(self, order, runs, size, width):
+    @initialize(
+        order=st.sampled_from(ORDERS),
+        runs=st.integers(0, 25),
+        size=st.integers(1, 9),
+        width=st.integers(1, 4),
+        apps=st.sampled_from([(), (), (APP, "c")]),
+    )
+    def begin(self, order, runs, size, width, apps):
         self.world.order = order
+        self.trial.apps = apps
         self.size = size if order != "shuffled" else size + 5
         self.trial.api = {"page_size": self.size, "concurrency": width}
         for _ in range(runs):

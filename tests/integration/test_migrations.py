@@ -14,7 +14,7 @@ from etl.db.migrate import Migration, migrate, migrations, pending
 from etl.errors import DatabaseError
 
 SET_BY_THE_LOADER = {
-    "runs": {"first_synced_at", "last_synced_at", "gone_at", "payload_removed_at"},
+    "runs": {"first_synced_at", "last_synced_at", "gone_at", "payload_removed_at", "also_listed_by"},
     "workflows": {"gone_at"},
 }
 

@@ -33,6 +33,8 @@ QUESTIONS = {
     "SELECT * FROM child_runs WHERE run_id = 'r7'": "run_steps_child_idx",
     "SELECT * FROM child_runs WHERE parent_run_id = 'r7'": "run_step_calls_parent_idx",
     "SELECT * FROM sync_health": "runs_day_idx",
+    "SELECT count(*) FROM listed_runs WHERE listed_by = 'a' AND workflow_id = 'w3'": "runs_stream_idx",
+    "SELECT count(*) FROM listed_runs WHERE listed_by = 'c' AND workflow_id = 'w3'": "runs_shared_idx",
     "SELECT * FROM run_steps WHERE run_id = 'r7'": "run_steps_pkey",
     "SELECT * FROM run_usage_calls WHERE run_id = 'r7'": "run_usage_calls_pkey",
 }

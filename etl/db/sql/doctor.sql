@@ -29,9 +29,8 @@ ORDER BY c.relname;
 
 -- name: newest
 -- When the latest change of each stream's listed runs was.
-SELECT stream_app_id AS app_id, workflow_id, max(updated_at) AS newest
-FROM runs
-WHERE gone_at IS NULL
+SELECT listed_by AS app_id, workflow_id, max(updated_at) AS newest
+FROM listed_runs
 GROUP BY 1, 2;
 
 -- name: locks

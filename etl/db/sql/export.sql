@@ -11,7 +11,9 @@ ORDER BY attnum
 SELECT
     date_trunc('month', created_at AT TIME ZONE 'UTC') AS month,
     sum(hash_record_extended(
-        ROW (id, content_hash, stream_app_id, first_synced_at, last_synced_at, gone_at, payload_removed_at), 0
+        ROW (
+            id, content_hash, stream_app_id, also_listed_by, first_synced_at, last_synced_at, gone_at, payload_removed_at
+        ), 0
     ))::text AS fingerprint
 FROM runs
 GROUP BY month
@@ -22,7 +24,9 @@ ORDER BY month
 SELECT
     count(*) AS runs,
     sum(hash_record_extended(
-        ROW (id, content_hash, stream_app_id, first_synced_at, last_synced_at, gone_at, payload_removed_at), 0
+        ROW (
+            id, content_hash, stream_app_id, also_listed_by, first_synced_at, last_synced_at, gone_at, payload_removed_at
+        ), 0
     ))::text AS fingerprint
 FROM runs
 WHERE (created_at >= $1::timestamptz AND created_at < $2::timestamptz)

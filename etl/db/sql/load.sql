@@ -1,8 +1,8 @@
 -- name: known_runs
 -- What the warehouse holds of the runs with these ids, to tell unchanged ones without reading them further.
--- $2: when a sync of the stream last came to its end; what was loaded since is `fresh`.
-SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, stream_app_id, workflow_id,
-    coalesce(last_synced_at > $2, false) AS fresh
+-- $2: when a sync of the stream last came to its end; what was loaded since is `fresh`. $3: the stream's app.
+SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, workflow_id,
+    stream_app_id = $3 OR $3 = ANY (coalesce(also_listed_by, '{}')) AS is_ours, coalesce(last_synced_at > $2, false) AS fresh
 FROM runs
 WHERE id = ANY ($1::text[])
 
@@ -35,13 +35,37 @@ ON CONFLICT (run_id, step_key) DO UPDATE SET usage_total = excluded.usage_total
 UPDATE run_steps SET usage_total = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
 
 -- name: restore_runs
--- Runs listed again as they were before they left, or now listed for this app.
+-- Runs listed again as they were before they left.
 UPDATE runs SET gone_at = NULL, stream_app_id = $2
-WHERE id = ANY ($1::text[]) AND (gone_at IS NOT NULL OR stream_app_id IS DISTINCT FROM $2)
+WHERE id = ANY ($1::text[]) AND gone_at IS NOT NULL
+
+-- name: share_runs
+-- Runs that the listing of another app shows stand in that of app $2 and workflow $3, too.
+UPDATE runs SET also_listed_by = array_append(also_listed_by, $2)
+WHERE id = ANY ($1::text[]) AND workflow_id = $3 AND gone_at IS NULL
+    AND stream_app_id <> $2 AND NOT $2 = ANY (coalesce(also_listed_by, '{}'))
 
 -- name: mark_gone
-UPDATE runs SET gone_at = now() WHERE id = ANY ($1::text[]) AND gone_at IS NULL
-RETURNING id
+-- Runs that app $2 lists no more, in workflow $3. One that others list stays, as theirs: of those apps, the ones that were
+-- synced since about the time when this stream was last compared with the API, or nobody may ever say that it has gone.
+WITH others AS (
+    SELECT other.app_id
+    FROM etl_streams AS other
+    LEFT JOIN etl_streams AS this ON this.app_id = $2 AND this.workflow_id = $3
+    WHERE other.workflow_id = $3 AND other.app_id <> $2
+        AND other.last_synced_at > coalesce(this.last_reconciled_at, '-infinity') - interval '1 day'
+)
+UPDATE runs
+SET (stream_app_id, gone_at, also_listed_by) = (
+    SELECT
+        coalesce((array_agg(app_id ORDER BY place))[1], runs.stream_app_id),
+        CASE WHEN count(*) = 0 THEN now() END,
+        nullif((array_agg(app_id ORDER BY place))[2:], '{}')
+    FROM unnest(runs.stream_app_id || runs.also_listed_by) WITH ORDINALITY AS listing (app_id, place)
+    JOIN others USING (app_id)
+)
+WHERE id = ANY ($1::text[]) AND gone_at IS NULL
+RETURNING id, gone_at
 
 -- name: hold_versions
 -- Nobody deletes these before the transaction ends.

@@ -2,9 +2,8 @@
 SELECT
     health.*,
     health.last_error IS NOT NULL AS is_failing,
-    (SELECT count(*) FROM runs
-     WHERE stream_app_id = health.app_id AND workflow_id = health.workflow_id AND gone_at IS NULL
-       AND status IN ('PENDING', 'RUNNING')) AS open_runs
+    (SELECT count(*) FROM listed_runs
+     WHERE listed_by = health.app_id AND workflow_id = health.workflow_id AND status IN ('PENDING', 'RUNNING')) AS open_runs
 FROM sync_health AS health
 ORDER BY health.app_id, health.workflow_id
 

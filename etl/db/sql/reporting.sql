@@ -3,9 +3,8 @@ SELECT health.app_id, health.workflow_id, health.workflow_name, health.watermark
     health.last_reconciled_at, health.backfill_done, health.api_count, health.warehouse_count, health.quarantined,
     health.last_error, health.last_error_at, health.workflow_gone_at, streams.listing_order, streams.backfill_cursor,
     health.accounted_for,
-    (SELECT count(*) FROM runs
-     WHERE stream_app_id = health.app_id AND workflow_id = health.workflow_id AND gone_at IS NULL
-       AND status IN ('PENDING', 'RUNNING')) AS open_runs
+    (SELECT count(*) FROM listed_runs
+     WHERE listed_by = health.app_id AND workflow_id = health.workflow_id AND status IN ('PENDING', 'RUNNING')) AS open_runs
 FROM sync_health AS health
 JOIN etl_streams AS streams USING (app_id, workflow_id)
 ORDER BY health.app_id, health.workflow_name, health.workflow_id
@@ -22,8 +21,8 @@ LIMIT 1
 SELECT max(paused_until) FROM etl_rate_budgets WHERE paused_until > now()
 
 -- name: oldest_open_run
-SELECT id, status, created_at FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND status IN ('PENDING', 'RUNNING')
+SELECT id, status, created_at FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2 AND status IN ('PENDING', 'RUNNING')
 ORDER BY created_at NULLS FIRST, id
 LIMIT 1
 

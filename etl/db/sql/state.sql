@@ -38,16 +38,16 @@ WHERE app_id = $1 AND workflow_id = $2
 -- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it,
 -- plus those that were erased for good. `sync_health.accounted_for` is the same by the filters of the last reading.
 SELECT
-    (SELECT count(*) FROM runs
-     WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+    (SELECT count(*) FROM listed_runs
+     WHERE listed_by = $1 AND workflow_id = $2
        AND ($3 = 'ALL' OR status = $3) AND ($4 = 'ALL' OR origin = $4))
     +
     (SELECT count(DISTINCT coalesce(held.run_id, encode(held.digest, 'hex'))) FROM etl_rejects AS held
      WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
        AND NOT EXISTS (
-           SELECT FROM runs
-           WHERE runs.id = held.run_id AND runs.stream_app_id = $1 AND runs.workflow_id = $2 AND runs.gone_at IS NULL
-             AND ($3 = 'ALL' OR runs.status = $3) AND ($4 = 'ALL' OR runs.origin = $4)))
+           SELECT FROM listed_runs AS listed
+           WHERE listed.id = held.run_id AND listed.listed_by = $1 AND listed.workflow_id = $2
+             AND ($3 = 'ALL' OR listed.status = $3) AND ($4 = 'ALL' OR listed.origin = $4)))
     +
     (SELECT count(*) FROM etl_tombstones AS erased
      WHERE erased.kind = 'run' AND erased.app_id = $1 AND erased.workflow_id = $2 AND erased.gone_at IS NULL
@@ -55,8 +55,8 @@ SELECT
        AND ($4 = 'ALL' OR erased.origin IS NULL OR erased.origin = $4))
 
 -- name: open_runs
-SELECT id, status FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND status IN ('PENDING', 'RUNNING')
+SELECT id, status FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2 AND status IN ('PENDING', 'RUNNING')
 ORDER BY created_at, id
 
 -- name: open_rejects
@@ -93,20 +93,20 @@ WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 
 -- name: count_before
 -- How many listed runs stand above a place in a listing sorted by creation, newest first; $4: those without a time too.
-SELECT count(*) FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+SELECT count(*) FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2
   AND (created_at > $3 OR ($4 AND created_at IS NULL))
 
 -- name: count_after
 -- The same in a listing sorted oldest first.
-SELECT count(*) FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+SELECT count(*) FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2
   AND (created_at < $3 OR ($4 AND created_at IS NULL))
 
 -- name: runs_between
 -- The listed runs of a stretch of creation times: lower exclusive, upper inclusive, null open; $5: those without one too.
-SELECT id, created_at FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+SELECT id, created_at FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2
   AND CASE WHEN created_at IS NULL THEN $5
            ELSE ($3::timestamptz IS NULL OR created_at > $3) AND ($4::timestamptz IS NULL OR created_at <= $4) END
 
@@ -128,11 +128,11 @@ DELETE FROM pg_temp.seen_runs WHERE pass = $1
 
 -- name: unseen_runs
 -- Runs of a stream that passes over its listing (or the part of it that was created in a window) did not meet.
-SELECT id FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+SELECT id FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2
   AND ($4 = 'ALL' OR status = $4) AND ($5 = 'ALL' OR origin = $5)
   AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7)
-  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = ANY ($3::integer[]) AND seen.ident = runs.id)
+  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = ANY ($3::integer[]) AND seen.ident = listed_runs.id)
 
 -- name: unseen_rejects
 SELECT digest FROM etl_rejects AS held
@@ -160,14 +160,14 @@ WHERE id = $1 AND status = 'running'
 
 -- name: runs_between_ascending
 -- The same in a listing sorted oldest first: lower inclusive, upper exclusive.
-SELECT id, created_at FROM runs
-WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL
+SELECT id, created_at FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2
   AND CASE WHEN created_at IS NULL THEN $5
            ELSE ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at < $4) END
 
 -- name: has_bare_days
 SELECT EXISTS (
-    SELECT FROM runs WHERE stream_app_id = $1 AND workflow_id = $2 AND gone_at IS NULL AND updated_on_day)
+    SELECT FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND updated_on_day)
 
 -- name: streams_with_due_payloads
 SELECT DISTINCT stream_app_id, workflow_id FROM runs

@@ -1,0 +1,148 @@
+"""Promises 1, 3, 4 and 14 where several apps list the same runs: here the sandbox's app under its own id, and as `c`."""
+
+import pytest
+from sync_trials import APP, WORKFLOW, one_stream, start, trial
+
+from etl.sandbox.faults import Status
+
+BOTH = (APP, "c")
+
+
+class Partly:
+    """Keeps some runs out of what one app lists."""
+
+    def __init__(self, world, app):
+        self.world, self.app = world, app
+        self.all = dict(world.runs[WORKFLOW])
+        self.hidden = set()
+
+    def __call__(self, path, query, number):
+        shown = self.all
+        if path.startswith(f"/apps/{self.app}/"):
+            shown = {run_id: run for run_id, run in self.all.items() if run_id not in self.hidden}
+        self.world.runs[WORKFLOW] = dict(shown)
+
+
+async def standing(t):
+    """Of each stream, what the API counts and what the warehouse accounts for."""
+    rows = await t.connection.fetch("SELECT app_id, api_count, warehouse_count, accounted_for FROM sync_health")
+    assert all(row["warehouse_count"] == row["accounted_for"] for row in rows)
+    return {row["app_id"]: (row["api_count"], row["accounted_for"]) for row in rows}
+
+
+async def gone(t):
+    return {row["id"] for row in await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NOT NULL")}
+
+
+async def first_lister(t, run_id):
+    return await t.connection.fetchval("SELECT stream_app_id FROM runs WHERE id = $1", run_id)
+
+
+@pytest.mark.parametrize("hidden", [0, 25])
+async def test_runs_that_two_apps_list_are_stored_once_and_cost_no_more_than_others(database_url, hidden):
+    world = one_stream(40)
+    partly = Partly(world, "c")
+    partly.hidden = set(list(world.runs[WORKFLOW])[:hidden])
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, BOTH
+        t.sandbox.faults.before_response = partly
+        summary = await t.run("backfill")
+        assert (summary.status, summary.runs_inserted, summary.runs_updated) == ("succeeded", 40, 0)
+        for mode in ("sync", "reconcile", "sync"):
+            before = await t.connection.fetch("SELECT id, xmin FROM runs ORDER BY id")
+            summary = await t.run(mode)
+            assert (summary.status, summary.runs_updated, summary.runs_gone) == ("succeeded", 0, 0)
+            assert mode == "reconcile" or summary.requests == 2, "one a stream"
+            assert await t.connection.fetch("SELECT id, xmin FROM runs ORDER BY id") == before
+            assert await standing(t) == {APP: (40, 40), "c": (40 - hidden, 40 - hidden)}
+        world.runs[WORKFLOW] = partly.all
+        assert await t.differences() == []
+
+
+async def test_new_and_changed_runs_of_two_apps_are_counted_for_both(database_url):
+    world = one_stream(20)
+    opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, BOTH
+        await t.agrees()
+        for _ in range(3):
+            for _ in range(7):
+                world.create_run(WORKFLOW)
+            world.replay_run(world.listing(WORKFLOW)[9]["id"])
+            await t.agrees("reconcile")
+            assert await t.requests_of() <= 2 + 2, "one a stream, and for the open run"
+        world.finish_run(opened)
+        await t.agrees()
+        assert await standing(t) == {APP: (42, 42), "c": (42, 42)}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["found there first", "found elsewhere first"])
+async def test_a_run_that_one_of_two_apps_lists_no_more_has_not_gone(database_url, own):
+    world = one_stream(30)
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, BOTH
+        await t.agrees("backfill")
+        run_id = list(world.runs[WORKFLOW])[11]
+        first = await first_lister(t, run_id)
+        t.sandbox.faults.before_response = partly = Partly(world, first if own else ({*BOTH} - {first}).pop())
+        partly.hidden = {run_id}
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.runs_gone) == ("succeeded", 0)
+        assert await gone(t) == set()
+        assert sorted((await standing(t)).values()) == [(29, 29), (30, 30)]
+        assert await t.requests_of() == 2
+        del partly.all[run_id]
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.runs_gone) == ("succeeded", 1)
+        assert await gone(t) == {run_id}
+        partly.all[run_id] = world.create_run(WORKFLOW, id=run_id)  # back, and in both listings
+        partly.hidden = set()
+        summary = await t.run("reconcile")
+        assert summary.status == "succeeded"
+        assert await gone(t) == set()
+        assert set((await standing(t)).values()) == {(30, 30)}
+        assert await t.requests_of() == 2
+
+
+async def test_runs_of_an_app_that_is_read_no_more_go_when_the_other_loses_them(database_url):
+    world = one_stream(30)
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, (APP,)
+        await t.agrees("backfill")
+        t.apps = ("c",)
+        summary = await t.run()
+        assert (summary.status, summary.runs_inserted, summary.runs_updated) == ("succeeded", 0, 0)
+        assert await t.requests_of() == 1
+        runs = list(world.runs[WORKFLOW])
+        world.delete_run(runs[3])
+        assert (await t.run("reconcile")).status == "succeeded"
+        assert await gone(t) == set(), "the other was read a moment ago, and may list it"
+        await t.connection.execute(
+            "UPDATE etl_streams SET last_synced_at = now() - interval '26 hours' WHERE app_id = $1", APP
+        )
+        world.delete_run(runs[4])
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.runs_gone) == ("succeeded", 1)
+        assert await gone(t) == {runs[4]}
+
+
+async def test_an_app_that_loses_the_workflow_takes_no_run_with_it(database_url):
+    world = one_stream(12)
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, BOTH
+        await t.agrees("backfill")
+        t.sandbox.faults.on(lambda request: request.path.startswith("/apps/c/"), Status(404))
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.exit_code) == ("partial", 1)
+        assert await gone(t) == set()
+        assert (await standing(t))[APP] == (12, 12)
+
+
+async def test_status_tells_the_streams_of_one_workflow_apart(database_url, tmp_path):
+    async with trial(database_url, one_stream(3)) as t:
+        t.apps = BOTH
+        await t.agrees("backfill")
+        process = await start(t, tmp_path, "status")
+        assert await process.end() == 0
+        names = [line.split()[0] for line in process.out.splitlines() if " complete " in line]
+        assert [name.partition("/")[0] for name in names] == sorted(BOTH)
