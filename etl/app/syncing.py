@@ -248,6 +248,7 @@ class Syncing:
             state,
             sync_id=self.summary.sync_id,
             filters=(api.status, api.origin),
+            apps=[app.id for app in self._settings.apps],
             keep_payloads=self._settings.payloads.retention == "keep",
             dry_run=self._dry_run,
         )

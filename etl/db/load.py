@@ -116,13 +116,23 @@ class Loader:
         stream: whose runs these are.
         fence: the token of the lock held; a commit without it is refused by `LockLostError`.
         sync_id: the ledger row that rejects point at.
+        apps: those that are synced; a run that one of them lists too stays when this stream lists it no more.
         keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
     """
 
-    def __init__(self, stream: StreamId, *, fence: int, sync_id: int | None, keep_payloads: bool = True) -> None:
+    def __init__(
+        self,
+        stream: StreamId,
+        *,
+        fence: int,
+        sync_id: int | None,
+        apps: Sequence[str] = (),
+        keep_payloads: bool = True,
+    ) -> None:
         self._stream = stream
         self._fence = fence
         self._sync_id = sync_id
+        self._apps = list(apps)
         self._keep = keep_payloads
         self._references = References()
 
@@ -210,7 +220,7 @@ class Loader:
             # Without the straight way, another stream loaded some of the runs at the same moment.
             if shared := batch.shared if straight else [*batch.shared, *(rows.run_id for rows in staged)]:
                 await connection.execute(_SQL["share_runs"], shared, *self._stream)
-            gone = await connection.fetch(_SQL["mark_gone"], batch.gone, *self._stream) if batch.gone else []
+            gone = await self._mark_gone(connection, batch.gone)
             await self._rejects(connection, batch)
             await self._check_fence(connection, batch)
             landed = [rows.run_id for rows in (*new, *staged)]
@@ -221,9 +231,15 @@ class Loader:
             "inserted": len(new) + inserted,
             "updated": updated + restored,
             "unchanged": unchanged,
-            "gone": sum(row["gone_at"] is not None for row in gone),
+            "gone": gone,
             "rows": rows + merged,
         }
+
+    async def _mark_gone(self, connection: asyncpg.Connection, runs: Sequence[str]) -> int:
+        if not runs:
+            return 0
+        rows = await connection.fetch(_SQL["mark_gone"], runs, *self._stream, self._apps)
+        return sum(row["gone_at"] is not None for row in rows)
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
         key = (self._stream.app_id, self._stream.workflow_id, self._fence)

@@ -104,7 +104,7 @@ async def test_a_run_that_one_of_two_apps_lists_no_more_has_not_gone(database_ur
         assert await t.requests_of() == 2
 
 
-async def test_runs_of_an_app_that_is_read_no_more_go_when_the_other_loses_them(database_url):
+async def test_runs_of_an_app_that_is_configured_no_more_go_when_the_other_loses_them(database_url):
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 5}, (APP,)
@@ -113,16 +113,26 @@ async def test_runs_of_an_app_that_is_read_no_more_go_when_the_other_loses_them(
         summary = await t.run()
         assert (summary.status, summary.runs_inserted, summary.runs_updated) == ("succeeded", 0, 0)
         assert await t.requests_of() == 1
+        world.delete_run(world.listing(WORKFLOW)[3]["id"])
+        assert (await t.agrees("sync")).runs_gone == 1
+
+
+async def test_runs_of_an_app_that_cannot_be_read_for_long_go_when_the_other_loses_them(database_url):
+    world = one_stream(30)
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, BOTH
+        await t.agrees("backfill")
         runs = list(world.runs[WORKFLOW])
+        first = await first_lister(t, runs[3])
+        t.sandbox.faults.on(lambda request: request.path.startswith(f"/apps/{first}/"), Status(404))
         world.delete_run(runs[3])
-        assert (await t.run("reconcile")).status == "succeeded"
+        assert (await t.run("reconcile")).status == "partial"
         assert await gone(t) == set(), "the other was read a moment ago, and may list it"
         await t.connection.execute(
-            "UPDATE etl_streams SET last_synced_at = now() - interval '26 hours' WHERE app_id = $1", APP
+            "UPDATE etl_streams SET last_synced_at = now() - interval '26 hours' WHERE app_id = $1", first
         )
         world.delete_run(runs[4])
-        summary = await t.run("reconcile")
-        assert (summary.status, summary.runs_gone) == ("succeeded", 1)
+        assert (await t.run("reconcile")).status == "partial"
         assert await gone(t) == {runs[4]}
 
 
