@@ -7,6 +7,14 @@ COMMENT ON COLUMN runs.also_listed_by IS
 COMMENT ON COLUMN runs.stream_app_id IS
     'App in whose listing the run was found first: with workflow_id it names a stream (etl_streams).';
 
+ALTER TABLE etl_tombstones ADD COLUMN also_listed_by text[];
+COMMENT ON COLUMN etl_tombstones.also_listed_by IS 'Further apps whose listings of the workflow show the run; null where none does.';
+
+DROP INDEX etl_tombstones_listed_idx;
+CREATE INDEX etl_tombstones_listed_idx ON etl_tombstones (workflow_id, app_id) WHERE kind = 'run' AND gone_at IS NULL;
+COMMENT ON INDEX etl_tombstones_listed_idx IS
+    'Counts the erased runs that the API still lists for a stream, to compare its count with the warehouse''s.';
+
 CREATE INDEX runs_shared_idx ON runs (workflow_id, created_at) WHERE also_listed_by IS NOT NULL;
 COMMENT ON INDEX runs_shared_idx IS 'Runs in the listings of several apps: listed_runs and sync_health.';
 
@@ -90,7 +98,8 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT count(*) AS runs
     FROM etl_tombstones AS tombstones
-    WHERE tombstones.app_id = streams.app_id AND tombstones.workflow_id = streams.workflow_id
+    WHERE tombstones.workflow_id = streams.workflow_id
+        AND streams.app_id = ANY (tombstones.app_id || tombstones.also_listed_by)
         AND tombstones.kind = 'run' AND tombstones.gone_at IS NULL
         AND streams.listing_status IN ('ALL', coalesce(tombstones.status, streams.listing_status))
         AND streams.listing_origin IN ('ALL', coalesce(tombstones.origin, streams.listing_origin))

@@ -86,7 +86,7 @@ class Store:
 
     async def erased_runs(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """Tombstones of those of the runs that were erased, by id."""
-        return {row["id"]: row for row in await self._pool.fetch(_ERASING["erased_runs"], ids)}
+        return {row["id"]: row for row in await self._pool.fetch(_ERASING["erased_runs"], ids, *self.stream)}
 
     async def counts_erased(self) -> bool:
         """Whether the count of this stream includes erased runs."""

@@ -63,9 +63,7 @@ class ErasedRuns:
         """
         made = Erased(run_id, rows.status if rows else None, rows.run[_ORIGIN] if rows else None)
         there = self._runs.get(run_id)
-        if there is not None and not there["gone"]:
-            same_place = (there["app_id"], there["workflow_id"]) == tuple(self._store.stream)
-            same_state = made.status in (None, there["status"]) and made.origin in (None, there["origin"])
-            if same_place and same_state:
-                return []
-        return [made]
+        if there is None or not there["is_listed"]:
+            return [made]
+        is_same = made.status in (None, there["status"]) and made.origin in (None, there["origin"])
+        return [] if is_same else [made]

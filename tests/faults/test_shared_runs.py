@@ -3,6 +3,7 @@
 import pytest
 from sync_trials import APP, WORKFLOW, one_stream, start, trial
 
+from etl.db.erasing import forget
 from etl.sandbox.faults import Status
 
 BOTH = (APP, "c")
@@ -23,10 +24,11 @@ class Partly:
         self.world.runs[WORKFLOW] = dict(shown)
 
 
-async def standing(t):
-    """Of each stream, what the API counts and what the warehouse accounts for."""
-    rows = await t.connection.fetch("SELECT app_id, api_count, warehouse_count, accounted_for FROM sync_health")
-    assert all(row["warehouse_count"] == row["accounted_for"] for row in rows)
+async def standing(t, erased=0):
+    """Of each stream, what the API counts and what the warehouse accounts for; `erased` runs of it, None: any number."""
+    rows = await t.connection.fetch("SELECT * FROM sync_health")
+    assert all(row["warehouse_count"] + row["forgotten"] == row["accounted_for"] for row in rows)
+    assert erased is None or all(row["forgotten"] == erased for row in rows)
     return {row["app_id"]: (row["api_count"], row["accounted_for"]) for row in rows}
 
 
@@ -156,3 +158,35 @@ async def test_status_tells_the_streams_of_one_workflow_apart(database_url, tmp_
         assert await process.end() == 0
         names = [line.split()[0] for line in process.out.splitlines() if " complete " in line]
         assert [name.partition("/")[0] for name in names] == sorted(BOTH)
+
+
+async def test_an_erased_run_counts_for_each_app_that_lists_it(database_url):
+    world = one_stream(4)
+    of_record = [world.create_run(WORKFLOW, record_id="rec_1")["id"] for _ in range(2)]
+    for _ in range(24):
+        world.create_run(WORKFLOW)
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 5}, BOTH
+        await t.agrees("backfill")
+        run_id = list(world.runs[WORKFLOW])[3]
+        await forget(t.connection, [run_id], ["rec_1"])
+        for _ in range(2):
+            assert await t.requests_of() == 2
+            assert await standing(t, erased=3) == {APP: (30, 30), "c": (30, 30)}
+            await t.requests_of("reconcile")
+        late = world.create_run(WORKFLOW, record_id="rec_1")["id"]
+        for _ in range(5):  # what is erased tells nothing of the ground below: off the first page with it
+            world.create_run(WORKFLOW)
+        await t.requests_of()
+        assert await standing(t, erased=4) == {APP: (36, 36), "c": (36, 36)}
+        world.delete_run(of_record[0])
+        t.sandbox.faults.before_response = partly = Partly(world, "c")
+        partly.hidden = {run_id, late}
+        await t.requests_of("reconcile")
+        assert await standing(t, erased=None) == {APP: (35, 35), "c": (33, 33)}
+        assert await t.requests_of() == 2
+        partly.hidden = set()
+        await t.requests_of("reconcile")
+        assert await standing(t, erased=3) == {APP: (35, 35), "c": (35, 35)}
+        assert await t.requests_of() == 2
+        assert await t.connection.fetchval("SELECT count(*) FROM runs") == 32

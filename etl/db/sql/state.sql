@@ -50,7 +50,8 @@ SELECT
              AND ($3 = 'ALL' OR listed.status = $3) AND ($4 = 'ALL' OR listed.origin = $4)))
     +
     (SELECT count(*) FROM etl_tombstones AS erased
-     WHERE erased.kind = 'run' AND erased.app_id = $1 AND erased.workflow_id = $2 AND erased.gone_at IS NULL
+     WHERE erased.kind = 'run' AND erased.workflow_id = $2 AND erased.gone_at IS NULL
+       AND $1 = ANY (erased.app_id || erased.also_listed_by)
        AND ($3 = 'ALL' OR erased.status IS NULL OR erased.status = $3)
        AND ($4 = 'ALL' OR erased.origin IS NULL OR erased.origin = $4))
 
