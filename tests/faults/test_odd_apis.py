@@ -137,19 +137,6 @@ async def test_a_run_that_does_not_tell_its_place_is_not_taken_for_the_one_that_
         await t.agrees()
 
 
-async def test_two_apps_may_list_the_same_runs(database_url):
-    world = one_stream(32)
-    async with trial(database_url, world) as t:
-        t.api = {"page_size": 10}
-        apps = [AppSettings(id=app, workflows=[WORKFLOW]) for app in (APP, "c")]
-        for mode in ("sync", "sync", "reconcile"):
-            summary = await run_sync(t.settings.model_copy(update={"apps": apps}), mode, policy=QUICK)
-            assert [each.outcome for each in summary.streams] == ["succeeded", "succeeded"], summary
-            assert await t.differences() == []
-            world.create_run(WORKFLOW)
-            world.delete_run(world.listing(WORKFLOW)[5]["id"])
-
-
 async def test_a_long_pause_shows_in_the_status_and_ends_with_the_sync_that_is_called_off(database_url):
     async with trial(database_url, one_stream(12)) as t:
         t.api = {"page_size": 5, "concurrency": 1}

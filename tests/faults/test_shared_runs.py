@@ -61,7 +61,7 @@ async def test_runs_that_two_apps_list_are_stored_once_and_cost_no_more_than_oth
         assert await t.differences() == []
 
 
-async def test_new_and_changed_runs_of_two_apps_are_counted_for_both(database_url):
+async def test_new_changed_and_gone_runs_of_two_apps_are_counted_for_both(database_url):
     world = one_stream(20)
     opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
     async with trial(database_url, world) as t:
@@ -71,11 +71,12 @@ async def test_new_and_changed_runs_of_two_apps_are_counted_for_both(database_ur
             for _ in range(7):
                 world.create_run(WORKFLOW)
             world.replay_run(world.listing(WORKFLOW)[9]["id"])
-            await t.agrees("reconcile")
+            world.delete_run(world.listing(WORKFLOW)[15]["id"])
+            assert (await t.agrees("reconcile")).runs_gone == 1
             assert await t.requests_of() <= 2 + 2, "one a stream, and for the open run"
         world.finish_run(opened)
         await t.agrees()
-        assert await standing(t) == {APP: (42, 42), "c": (42, 42)}
+        assert await standing(t) == {APP: (39, 39), "c": (39, 39)}
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["found there first", "found elsewhere first"])
