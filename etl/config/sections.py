@@ -250,7 +250,7 @@ Identifier = Annotated[str, AfterValidator(check_id)]
 class Section(BaseModel):
     """Base of the sections: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 class ApiSettings(Section):

@@ -22,8 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from etl.db.connect import embedded_url
 from etl.errors import DatabaseError
 
@@ -164,6 +162,8 @@ def _make(cluster: Path) -> None:
 
 def _end_orphans(cluster: Path) -> None:
     """End the server of a cluster whose folder was removed while it ran: it would take the new one's socket away."""
+    import psutil  # noqa: PLC0415 - start-up time, for those whose server runs
+
     for process in psutil.process_iter(["name", "cmdline"]):
         command = process.info["cmdline"] or []
         if process.info["name"] == "postgres" and command[1:3] == ["-D", str(cluster)]:

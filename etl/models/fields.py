@@ -58,7 +58,8 @@ Items = Annotated[list[Any], PlainValidator(_list)]
 class Document(BaseModel):
     """Any document of the API; fields that no model knows are kept."""
 
-    model_config = ConfigDict(extra="allow")
+    # Most commands never validate most of these: each is made ready when it is first used, not when it is imported.
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     @property
     def unknown(self) -> dict[str, Any]:
