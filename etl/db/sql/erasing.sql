@@ -27,8 +27,7 @@ SET workflow_id = excluded.workflow_id,
     status = coalesce(excluded.status, etl_tombstones.status), origin = coalesce(excluded.origin, etl_tombstones.origin),
     app_id = CASE WHEN etl_tombstones.gone_at IS NULL THEN coalesce(etl_tombstones.app_id, excluded.app_id)
                   ELSE excluded.app_id END,
-    also_listed_by = CASE WHEN etl_tombstones.gone_at IS NOT NULL THEN NULL
-                          WHEN etl_tombstones.app_id IS NULL THEN NULL
+    also_listed_by = CASE WHEN etl_tombstones.gone_at IS NOT NULL OR etl_tombstones.app_id IS NULL THEN NULL
                           WHEN excluded.app_id = ANY (etl_tombstones.app_id || etl_tombstones.also_listed_by)
                               THEN etl_tombstones.also_listed_by
                           ELSE array_append(etl_tombstones.also_listed_by, excluded.app_id) END,
