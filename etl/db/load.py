@@ -7,15 +7,15 @@ exist after all (another stream listed it at the same moment), the whole batch t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import chain
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from asyncpg import exceptions as pg
 
+from etl.db.batch import Loaded, Reject
 from etl.db.definitions import copy_rows, supersedes, write_definitions
-from etl.db.erasing import Erased, keep_erased
+from etl.db.erasing import keep_erased
 from etl.db.references import References
 from etl.db.statements import statements
 from etl.errors import LockLostError
@@ -28,10 +28,11 @@ from etl.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import asyncpg
 
+    from etl.db.batch import Batch, Provenance
     from etl.events import StreamId
     from etl.normalize import RunRows
     from etl.tables import Table
@@ -53,60 +54,6 @@ REFUSALS = (
     OverflowError,
     TypeError,
 )
-
-
-Provenance: TypeAlias = "Callable[[str], tuple[bytes, str, int | None]]"
-"""Tells of a run of a batch, by its id, its bytes for the quarantine, the URL it came from, and the page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """One item for the quarantine, with its bytes as received and where it came from."""
-
-    run_id: str | None
-    url: str
-    page: int | None
-    reason: str
-    error: str
-    payload: bytes
-    digest: bytes
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one transaction loads.
-
-    `new` runs are not in the warehouse as far as is known, `changed` ones may be. `shared` ones were found in another
-    app's listing first. `gone` ones are listed no more, for this app. `settled` are runs of which a good
-    copy, or none at all, is listed now: their rejects are done with. `erased` ones are listed, and not to be loaded.
-    """
-
-    new: list[RunRows] = field(default_factory=list)
-    changed: list[RunRows] = field(default_factory=list)
-    restored: list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    settled: list[str] = field(default_factory=list)
-    erased: list[Erased] = field(default_factory=list)
-    cursor: str | None = None
-    moves_cursor: bool = False
-
-    def __bool__(self) -> bool:
-        runs = self.new or self.changed or self.restored or self.shared or self.gone
-        return bool(runs or self.rejects or self.settled or self.erased) or self.moves_cursor
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a transaction did."""
-
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    gone: int = 0
-    rows: int = 0
-    seconds: float = 0.0
 
 
 class Loader:
@@ -173,22 +120,15 @@ class Loader:
         try:
             return await self.load(connection, batch), []
         except REFUSALS as error:
-            runs = [(rows, True) for rows in batch.new] + [(rows, False) for rows in batch.changed]
+            runs = [*batch.new, *batch.changed]
             if not runs:
                 raise
             if len(runs) == 1:
-                return await self._reject(connection, batch, runs[0][0], error, provenance)
-            middle = len(runs) // 2
-            first, second = _part(runs[:middle]), _part(runs[middle:])
-            early = {rows.run_id for rows, _ in runs[:middle]}
-            first.settled = [run_id for run_id in batch.settled if run_id in early]
-            second.settled = [run_id for run_id in batch.settled if run_id not in early]
-            second.restored, second.shared, second.gone = batch.restored, batch.shared, batch.gone
-            second.rejects = batch.rejects
-            second.erased, second.cursor, second.moves_cursor = batch.erased, batch.cursor, batch.moves_cursor
+                return await self._reject(connection, batch, runs[0], error, provenance)
+            first, second = batch.halves()
             one, rejects = await self.load_surely(connection, first, provenance)
             other, more = await self.load_surely(connection, second, provenance)
-            return _sum(one, other), rejects + more
+            return one + other, rejects + more
 
     async def _reject(
         self,
@@ -326,14 +266,6 @@ def _storable(text: str | None) -> str | None:
     if text is None:
         return None
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _part(runs: Sequence[tuple[RunRows, bool]]) -> Batch:
-    return Batch(new=[rows for rows, is_new in runs if is_new], changed=[rows for rows, is_new in runs if not is_new])
-
-
-def _sum(one: Loaded, other: Loaded) -> Loaded:
-    return Loaded(*(getattr(one, name) + getattr(other, name) for name in Loaded.__slots__))
 
 
 async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etl.db.load import Batch, Loaded, Loader, Reject
+from etl.db.batch import Batch, Loaded, Reject
+from etl.db.load import Loader
 from etl.db.statements import statements
 from etl.errors import LockLostError
 from etl.plan import Order
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.db.load import Provenance
+    from etl.db.batch import Provenance
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
     from etl.plan import Suspects

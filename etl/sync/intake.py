@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.db.load import Batch, Reject
+from etl.db.batch import Batch, Reject
 from etl.db.store import Held
 from etl.decode import clean_text
 from etl.errors import RecordError

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 import pytest
 from sync_trials import SCHEMA, WORKFLOW, one_stream, start, trial
 
+from etl.db.batch import Batch
 from etl.db.connect import create_pool
-from etl.db.load import Batch, Loader
+from etl.db.load import Loader
 from etl.db.session import Session
 from etl.db.store import Store
 from etl.errors import LockLostError

@@ -13,8 +13,9 @@ from etl.app import forget, list_rejects, reader_grants, run_sync, status_report
 from etl.app.warehouse import open_warehouse
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db import erasing
+from etl.db.batch import Batch
 from etl.db.connect import connect
-from etl.db.load import Batch, Loader
+from etl.db.load import Loader
 from etl.decode import digest
 from etl.errors import DatabaseError, SettingsError
 from etl.events import StreamId, ignore
