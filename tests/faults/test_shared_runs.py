@@ -79,6 +79,17 @@ async def test_new_changed_and_gone_runs_of_two_apps_are_counted_for_both(databa
         assert await standing(t) == {APP: (39, 39), "c": (39, 39)}
 
 
+async def test_syncs_for_two_apps_see_what_came_and_what_left_while_the_count_stays(database_url):
+    world = one_stream(32)
+    async with trial(database_url, world) as t:
+        t.api, t.apps = {"page_size": 10}, BOTH
+        for mode in ("sync", "sync", "reconcile"):
+            summary = await t.agrees(mode)
+            assert [each.outcome for each in summary.streams] == ["succeeded", "succeeded"], summary
+            world.create_run(WORKFLOW)
+            world.delete_run(world.listing(WORKFLOW)[5]["id"])
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["found there first", "found elsewhere first"])
 async def test_a_run_that_one_of_two_apps_lists_no_more_has_not_gone(database_url, own):
     world = one_stream(30)

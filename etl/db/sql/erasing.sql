@@ -63,9 +63,10 @@ WHERE run_id = ANY ($1::text[])
 -- name: lose_unseen
 -- Erased runs of a stream that passes over its whole listing did not meet: they count there no more.
 UPDATE etl_tombstones AS tombstones
-SET app_id = coalesce((array_remove(app_id || also_listed_by, $1))[1], app_id),
-    gone_at = CASE WHEN also_listed_by IS NULL THEN now() END,
-    also_listed_by = nullif((array_remove(app_id || also_listed_by, $1))[2:], '{}')
+SET (app_id, gone_at, also_listed_by) = (
+    SELECT coalesce(apps[1], tombstones.app_id), CASE WHEN apps = '{}' THEN now() END, nullif(apps[2:], '{}')
+    FROM (SELECT array_remove(tombstones.app_id || tombstones.also_listed_by, $1) AS apps) AS still_listing
+)
 WHERE kind = 'run' AND $1 = ANY (app_id || also_listed_by) AND workflow_id = $2 AND gone_at IS NULL
     AND ($4 = 'ALL' OR status IS NULL OR status = $4) AND ($5 = 'ALL' OR origin IS NULL OR origin = $5)
     AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = ANY ($3::integer[]) AND seen.ident = tombstones.id)

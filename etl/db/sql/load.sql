@@ -57,12 +57,12 @@ WITH others AS (
 )
 UPDATE runs
 SET (stream_app_id, gone_at, also_listed_by) = (
-    SELECT
-        coalesce((array_agg(app_id ORDER BY place))[1], runs.stream_app_id),
-        CASE WHEN count(*) = 0 THEN now() END,
-        nullif((array_agg(app_id ORDER BY place))[2:], '{}')
-    FROM unnest(runs.stream_app_id || runs.also_listed_by) WITH ORDINALITY AS listing (app_id, place)
-    JOIN others USING (app_id)
+    SELECT coalesce(apps[1], runs.stream_app_id), CASE WHEN apps IS NULL THEN now() END, nullif(apps[2:], '{}')
+    FROM (
+        SELECT array_agg(app_id ORDER BY place) AS apps
+        FROM unnest(runs.stream_app_id || runs.also_listed_by) WITH ORDINALITY AS listing (app_id, place)
+        JOIN others USING (app_id)
+    ) AS still_listing
 )
 WHERE id = ANY ($1::text[]) AND gone_at IS NULL
 RETURNING id, gone_at
