@@ -27,7 +27,7 @@ $(VENV)/made:
 	  fi; \
 	done; \
 	echo "No Python 3.11 or newer with the modules venv and ensurepip was found." >&2; \
-	echo "  mend: install one (Debian, Ubuntu: apt install python3 python3-venv), or make PYTHON3=/path/to/python" >&2; \
+	echo "  hint: install one (Debian, Ubuntu: apt install python3 python3-venv), or make PYTHON3=/path/to/python" >&2; \
 	exit 1
 
 $(VENV)/installed: $(VENV)/made pyproject.toml

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from benchmarks.generate import fill
 from benchmarks.postgres import SCHEMA, scratch_cluster
 from etl.db.connect import connect
-from etl.observe.report import write_report
+from etl.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

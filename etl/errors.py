@@ -1,7 +1,7 @@
 """Errors, grouped by what to do next.
 
     EtlError
-    ├── SettingsError     stop; the user mends the settings (exit 2)
+    ├── SettingsError     stop; the user fixes the settings (exit 2)
     ├── TransientError    try again; when the attempts are used up, the stream fails and the others go on
     ├── FatalError        stop the stream (exit 1)
     │   ├── KeyRefused    stop everything (exit 3)
@@ -9,7 +9,7 @@
     ├── DatabaseError     the database cannot be reached or used (exit 4)
     └── RecordError       quarantine the one item; the others of its page go on
 
-Each carries a `mend`: one sentence that says what to do, shown under the message.
+Each carries a `hint`: one sentence that says what to do, shown under the message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class EtlError(Exception):
-    """Base of all errors that cortex-etl raises on purpose; `mend` says what to do about it ('' when nothing can).
+    """Base of all errors that cortex-etl raises on purpose; `hint` says what to do about it ('' when nothing can).
 
     `summary` is the `SyncSummary` of the sync that it ended, None where it ended none.
     """
@@ -29,10 +29,10 @@ class EtlError(Exception):
     exit_code = 1
     summary: SyncSummary | None = None
 
-    def __init__(self, message: str, *, mend: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with all attributes, whatever a subclass adds."""
@@ -55,8 +55,8 @@ class SettingsError(EtlError):
 class TransientError(EtlError):
     """The same request may succeed later. `retry_after_s` is what the server asked for, if it did."""
 
-    def __init__(self, message: str, *, mend: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
 
 

@@ -126,7 +126,7 @@ class StreamFinished:
     api_count: int | None = None
     warehouse_count: int | None = None
     error: str = ""
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

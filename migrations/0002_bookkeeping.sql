@@ -103,7 +103,7 @@ CREATE TABLE etl_rejects (
     CONSTRAINT etl_rejects_sync_fkey FOREIGN KEY (sync_id) REFERENCES etl_syncs (id) ON DELETE SET NULL
 );
 COMMENT ON TABLE etl_rejects IS
-    'The quarantine: items of a listing that could not be loaded, with their bytes, so that they can be loaded once the cause is mended.';
+    'The quarantine: items of a listing that could not be loaded, with their bytes, so that they can be loaded once the cause is fixed.';
 COMMENT ON COLUMN etl_rejects.id IS 'Number of the item, rising.';
 COMMENT ON COLUMN etl_rejects.sync_id IS 'Invocation that met it first (etl_syncs.id); null once that row is pruned.';
 COMMENT ON COLUMN etl_rejects.app_id IS 'App of the stream (etl_streams.app_id).';

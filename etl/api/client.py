@@ -193,6 +193,6 @@ def _path(app_id: str, *parts: str) -> str:
 def _quoted(part: str) -> str:
     """Quote one part of a path, so that an id with `/`, `?` or only dots stays one part."""
     if not part:
-        raise FatalError("an id is empty", mend="check the ids under apps in the settings")
+        raise FatalError("an id is empty", hint="check the ids under apps in the settings")
     text = quote(part, safe="", errors="surrogatepass")
     return text if text.strip(".") else text.replace(".", "%2E")

@@ -39,13 +39,13 @@ def refusal(answer: Answer, action: Action, path: str, retry_after_s: float | No
     message = f"the API answered {_status(answer.status)} for {path}: {said or _what_came(answer)}"
     if action is Action.MISSING and not _is_document(answer.body):
         # Only the API itself knows what exists; a proxy's page would have runs marked as gone.
-        return TransientError(message, mend="check api.base_url")
+        return TransientError(message, hint="check api.base_url")
     if action is Action.MISSING:
-        return NotFoundError(message, mend="check the ids under apps in the settings, and that the key is of that app")
+        return NotFoundError(message, hint="check the ids under apps in the settings, and that the key is of that app")
     if action is Action.REFUSED:
-        return KeyRefusedError(message, mend="set a valid key: api.key, or CORTEX_API_KEY in the environment")
+        return KeyRefusedError(message, hint="set a valid key: api.key, or CORTEX_API_KEY in the environment")
     if action is Action.FAIL:
-        return FatalError(message, mend=_mend(answer.status))
+        return FatalError(message, hint=_hint(answer.status))
     return TransientError(message, retry_after_s=retry_after_s)
 
 
@@ -86,7 +86,7 @@ def _what_came(answer: Answer) -> str:
     return "no message in its error document" if _is_document(body) else "no error document of the API"
 
 
-def _mend(status: int) -> str:
+def _hint(status: int) -> str:
     if 300 <= status < 400:
         return "check api.base_url: the address moved"
     if status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -107,14 +107,14 @@ class Transport:
                 return Answer(response.status, response.headers, body, monotonic())
         except TimeoutError:
             raise TransientError(
-                f"no whole answer within {self._timeout_s:g} s", mend="raise api.timeout_s or lower api.page_size"
+                f"no whole answer within {self._timeout_s:g} s", hint="raise api.timeout_s or lower api.page_size"
             ) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise _tls_error(error) from None
         except aiohttp.ClientConnectorError as error:
             raise TransientError(
                 f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}",
-                mend="check api.base_url and this machine's network",
+                hint="check api.base_url and this machine's network",
             ) from None
         except aiohttp.ClientPayloadError as error:
             raise TransientError(f"cut body: {_first_line(error)}") from None
@@ -136,7 +136,7 @@ class Transport:
             else:
                 return b"".join(chunks) if len(chunks) != 1 else chunks[0]
         raise FatalError(
-            f"the answer is longer than {self._max_response_bytes // 2**20} MiB", mend="lower api.page_size"
+            f"the answer is longer than {self._max_response_bytes // 2**20} MiB", hint="lower api.page_size"
         )
 
 
@@ -145,7 +145,7 @@ def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return FatalError(
             f"the certificate of the API is refused: {cause.verify_message}",
-            mend="check api.base_url, this machine's clock and its certificates (SSL_CERT_FILE)",
+            hint="check api.base_url, this machine's clock and its certificates (SSL_CERT_FILE)",
         )
     return TransientError(f"TLS failed: {_first_line(cause)}")
 

@@ -1,9 +1,9 @@
 """The one place that puts the parts together: what each command calls."""
 
-from etl.app.planning import Plan, StreamPlan, make_plan
+from etl.app.estimate import Plan, StreamPlan, make_plan
 from etl.app.privacy import forget, reader_grants
 from etl.app.rejects import RetryReport, list_rejects, retry_rejects
-from etl.app.reporting import StatusReport, StreamStatus, status_report
+from etl.app.status import StatusReport, StreamStatus, status_report
 from etl.app.summary import StreamSummary, SyncSummary
 from etl.app.syncing import run_sync
 

@@ -37,7 +37,7 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
         DatabaseError: the database cannot be reached or used.
     """
     if not (runs or records) or not all(each.strip() for each in (*runs, *records)):
-        raise SettingsError("nothing to forget is named", mend="Name it: --run ID, or --record ID.")
+        raise SettingsError("nothing to forget is named", hint="Name it: --run ID, or --record ID.")
     url = await database_url(settings)
     await bring_up_to_date(url, settings, ignore)
     schema = settings.database.schema_name
@@ -106,20 +106,20 @@ async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants:
                 if warnings:  # all that PostgreSQL says where a role may not pass on what it grants
                     raise DatabaseError(
                         f"PostgreSQL refused a grant: {warnings[0]}",
-                        mend=f"Let an owner run: {grant}; and then this again.",
+                        hint=f"Let an owner run: {grant}; and then this again.",
                     )
     except asyncpg.UndefinedObjectError:
         raise DatabaseError(
             f"there is no role {role}",
-            mend=f"Make it first, as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
+            hint=f"Make it first, as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
         ) from None
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise refused_right(refusal, schema) from refusal
     except asyncpg.PostgresError as refusal:
-        raise DatabaseError(f"PostgreSQL refused a grant: {refusal}", mend="Mend what the message names.") from refusal
+        raise DatabaseError(f"PostgreSQL refused a grant: {refusal}", hint="Fix what the message names.") from refusal
 
 
 def _quoted_role(role: str) -> str:
     if not role or "\0" in role or len(role.encode(errors="replace")) > 63:
-        raise SettingsError(f"{role!r} cannot be the name of a role", mend="Name one of 1 to 63 characters.")
+        raise SettingsError(f"{role!r} cannot be the name of a role", hint="Name one of 1 to 63 characters.")
     return '"' + role.replace('"', '""') + '"'

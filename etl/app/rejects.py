@@ -91,7 +91,7 @@ async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener
         if unknown := set(ids).difference(item["id"] for item in items):
             raise SettingsError(
                 f"no open item of the quarantine has the number {', '.join(map(str, sorted(unknown)))}",
-                mend="See them with: cortex-etl rejects list",
+                hint="See them with: cortex-etl rejects list",
             )
         keys = (settings.api.key, settings.api.key_file)
         apps = [app for app in settings.apps if any((app.key, app.key_file, *keys))]

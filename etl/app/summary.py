@@ -28,7 +28,7 @@ class StreamSummary:
     api_count: int | None
     warehouse_count: int | None
     error: str
-    mend: str
+    hint: str
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class SyncSummary:
     rejects: int = 0
     seconds: float = 0.0
     error: str = ""
-    mend: str = ""
+    hint: str = ""
     streams: list[StreamSummary] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
@@ -64,7 +64,7 @@ class SyncSummary:
                 outcome.api_count,
                 outcome.warehouse_count,
                 outcome.error,
-                outcome.mend,
+                outcome.hint,
             )
         )
         for each in fields(Tally):
@@ -92,7 +92,7 @@ class SyncSummary:
         first = next((stream for stream in self.streams if stream.outcome in ("failed", "partial")), None)
         if first is not None and not self.error:
             self.error = f"{first.app_id}/{first.workflow_id}: {first.error}"
-            self.mend = first.mend
+            self.hint = first.hint
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON and for the one line that ends a sync."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from etl.app.clients import open_clients
-from etl.app.streams import NOT_DISCOVERED, chosen_apps, find_streams, only
+from etl.app.discovery import NOT_DISCOVERED, chosen_apps, find_streams, only
 from etl.app.summary import EXIT_INTERRUPTED, EXIT_STREAMS_FAILED, SyncSummary
 from etl.app.warehouse import open_warehouse
 from etl.db.load import REFUSALS
@@ -143,7 +143,7 @@ class Syncing:
         """Let the summary say with what the invocation ends, and the error what was done until then."""
         self.summary.status, self.summary.error = "failed", str(error) or type(error).__name__
         self.summary.exit_code = getattr(error, "exit_code", EXIT_STREAMS_FAILED)
-        self.summary.mend = getattr(error, "mend", "")
+        self.summary.hint = getattr(error, "hint", "")
         if isinstance(error, EtlError):
             error.summary = self.summary
         return error
@@ -159,13 +159,13 @@ class Syncing:
                 )
                 streams += found
                 if trouble and not workflows:
-                    stream, mend = StreamId(app.id, "*"), "Name the workflows that are missing under `workflows:`."
-                    self._outcomes[stream] = Outcome(stream, "partial", error=trouble, mend=mend)
+                    stream, hint = StreamId(app.id, "*"), "Name the workflows that are missing under `workflows:`."
+                    self._outcomes[stream] = Outcome(stream, "partial", error=trouble, hint=hint)
             except KeyRefusedError:
                 raise
             except NOT_DISCOVERED as error:
                 stream = StreamId(app.id, "*")
-                self._outcomes[stream] = Outcome(stream, "failed", error=error.message, mend=error.mend)
+                self._outcomes[stream] = Outcome(stream, "failed", error=error.message, hint=error.hint)
         wanted = only(streams, workflows) if streams or not self._outcomes else []
         await self._lock(warehouse, wanted)
         self._listener(SyncStarted(self._task.mode, tuple(wanted), self.summary.sync_id, self._dry_run))
@@ -212,7 +212,7 @@ class Syncing:
             except (KeyRefusedError, DatabaseError):
                 raise
             except EtlError as error:
-                await self._fail(warehouse, stream, error.message, error.mend)
+                await self._fail(warehouse, stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or the other side has won a deadlock
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 if attempt == RECONNECTS:
@@ -309,14 +309,14 @@ class Syncing:
         except (*LOST, asyncpg.PostgresError) as error:
             self._listener(Notice("days.left_uncounted", {"error": str(error)}, level="warning"))
 
-    async def _fail(self, warehouse: Warehouse, stream: StreamId, error: str, mend: str) -> None:
+    async def _fail(self, warehouse: Warehouse, stream: StreamId, error: str, hint: str) -> None:
         tally = self._outcomes[stream].tally
-        self._outcomes[stream] = Outcome(stream, "failed", error=error, mend=mend, tally=tally)
-        self._listener(StreamFinished(stream, "failed", error=error, mend=mend))
+        self._outcomes[stream] = Outcome(stream, "failed", error=error, hint=hint, tally=tally)
+        self._listener(StreamFinished(stream, "failed", error=error, hint=hint))
         if not self._dry_run:
             fence = self._states[stream].fence
             with suppress(*LOST):
-                await warehouse.session.fail_stream(stream, fence, f"{error} {mend}".strip())
+                await warehouse.session.fail_stream(stream, fence, f"{error} {hint}".strip())
 
     async def _close_ledger(self, warehouse: Warehouse) -> None:
         summary = self.summary

@@ -59,7 +59,7 @@ async def _migrated(connection: asyncpg.Connection, settings: Settings, listener
     elif names := await pending(connection, schema):
         raise DatabaseError(
             f"migrations are pending: {', '.join(names)}",
-            mend="Run `cortex-etl migrate`, or set database.auto_migrate to true.",
+            hint="Run `cortex-etl migrate`, or set database.auto_migrate to true.",
         )
 
 
@@ -75,7 +75,7 @@ class Warehouse:
         self.pool = pool
         self.leases = leases
         self.session = session
-        self._mending = asyncio.Lock()
+        self._reopening = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the session, which frees every lock."""
@@ -87,7 +87,7 @@ class Warehouse:
         Raises:
             DatabaseError: PostgreSQL does not come back within `RECONNECT_S` seconds.
         """
-        async with self._mending:
+        async with self._reopening:
             if self.session is not broken:
                 return self.session
             await broken.close()

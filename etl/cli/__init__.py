@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 
-from etl.cli.streams import prepare
+from etl.cli.stdio import prepare
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ def export(
     """
     del form  # there is but one
     try:
-        from etl.observe.export import export_parquet
+        from etl.export import export_parquet
     except ImportError:
         raise SettingsError(
-            "the export needs packages that are not installed", mend='Install them: pip install "cortex-etl[parquet]"'
+            "the export needs packages that are not installed", hint='Install them: pip install "cortex-etl[parquet]"'
         ) from None
     settings = readable_settings(call, demo=demo)
     schema, first = settings.database.schema_name, since.date() if since else None

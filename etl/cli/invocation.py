@@ -250,7 +250,7 @@ def _drop_output() -> None:
 
 
 def _failed(call: Invocation, error: EtlError) -> int:
-    _report(call, error.message, error.mend, error.exit_code)
+    _report(call, error.message, error.hint, error.exit_code)
     return _traced(call, error.exit_code)
 
 
@@ -264,22 +264,22 @@ def _database_error(error: Exception) -> EtlError | None:
 
 
 def _last_words(error: Exception) -> tuple[str, str]:
-    """What is said of an error that nobody foresaw, and what may mend it."""
+    """What is said of an error that nobody foresaw, and what may fix it."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}", "Mend what the message names (room, rights); -v shows where it happened."
+        return f"{place}{error.strerror}", "Fix what the message names (room, rights); -v shows where it happened."
     return f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback."
 
 
-def _report(call: Invocation, message: str, mend: str, code: int) -> None:
+def _report(call: Invocation, message: str, hint: str, code: int) -> None:
     if call.log_format == "json":
         more = {"traceback": traceback.format_exc()} if call.verbose and sys.exc_info()[0] else {}
-        call.logs().write("error", "command.failed", error=message, mend=mend, exit_code=code, **more)
+        call.logs().write("error", "command.failed", error=message, hint=hint, exit_code=code, **more)
         return
     red, reset = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
     typer.echo(f"{red}error:{reset} {visible(call.mask(message))}", err=True)
-    if mend:
-        typer.echo(f"  mend: {visible(call.mask(mend))}", err=True)
+    if hint:
+        typer.echo(f"  hint: {visible(call.mask(hint))}", err=True)
 
 
 def _traced(call: Invocation, code: int) -> int:

@@ -36,7 +36,7 @@ def forget(
     settings = call.settings
     if not yes:
         if not sys.stdin.isatty():
-            raise SettingsError("nobody is there to be asked", mend="Say --yes: what is forgotten is gone for good.")
+            raise SettingsError("nobody is there to be asked", hint="Say --yes: what is forgotten is gone for good.")
         what = ", ".join([*(f"run {each}" for each in runs or []), *(f"record {each}" for each in records or [])])
         if not typer.confirm(f"Erase {what or 'nothing'} for good?", err=True):
             call.say("nothing was erased")

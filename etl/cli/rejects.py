@@ -42,7 +42,7 @@ def list_(
     if resolved:
         names.append("resolved_at")
     show_table(names, [[call.mask(row[name]) for name in names] for row in rows])
-    typer.echo("Once the cause is mended: cortex-etl rejects retry")
+    typer.echo("Once the cause is fixed: cortex-etl rejects retry")
 
 
 @command(rejects_group, "retry")

@@ -72,7 +72,7 @@ def systemd(
         try:
             (write / name).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise SettingsError(f"cannot write {write / name}: {error.strerror}", mend="Name another folder.") from None
+            raise SettingsError(f"cannot write {write / name}: {error.strerror}", hint="Name another folder.") from None
         typer.echo(f"wrote {write / name}")
 
 
@@ -93,7 +93,7 @@ def k8s(
     if made.embedded:
         raise SettingsError(
             "the settings name no database, and a pod keeps no files",
-            mend="Set database.url to a PostgreSQL that the cluster reaches.",
+            hint="Set database.url to a PostgreSQL that the cluster reaches.",
         )
     image = image or f"cortex-etl:{__version__}"
     typer.echo(
@@ -110,7 +110,7 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
     """
     config = (call.config or Path("config.yaml")).absolute()
     if not config.is_file():
-        raise SettingsError(f"there is no settings file {config}", mend="Write one: cortex-etl init")
+        raise SettingsError(f"there is no settings file {config}", hint="Write one: cortex-etl init")
     for warning in _lacking(config):
         call.say(warning)
     script = Path(sys.executable).parent / "cortex-etl"
@@ -131,11 +131,11 @@ def _lacking(config: Path) -> list[str]:
     text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
     named = set(re.findall(r"\$\{(\w+)", text)) | {"CORTEX_API_KEY", "DATABASE_URL"}
     used = sorted(name for name in os.environ if name in named or name.startswith("CORTEX_ETL__"))
-    mend = f"  mend: put what is missing into {config.parent / '.env'} (NAME=value a line, chmod 600)"
+    hint = f"  hint: put what is missing into {config.parent / '.env'} (NAME=value a line, chmod 600)"
     try:
         same = load(config).model_dump() == load(config, {}).model_dump()
     except SettingsError as error:
-        return [f"warning: without this shell's variables: {error.message}", mend]
+        return [f"warning: without this shell's variables: {error.message}", hint]
     if same:
         return []
-    return [f"warning: {', '.join(used)} stands in this shell's environment alone, which no schedule sees", mend]
+    return [f"warning: {', '.join(used)} stands in this shell's environment alone, which no schedule sees", hint]

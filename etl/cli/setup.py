@@ -39,16 +39,16 @@ def init(call: Invocation) -> None:
             file.write(SCHEMA)
     except FileExistsError:
         raise SettingsError(
-            f"{path} is there already; nothing was changed", mend=f"Edit it, or remove it first: rm {path}"
+            f"{path} is there already; nothing was changed", hint=f"Edit it, or remove it first: rm {path}"
         ) from None
     except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}", mend="Name another with --config PATH.") from None
+        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="Name another with --config PATH.") from None
     typer.echo(f"Wrote {path}. Next: put your app's id in it, export CORTEX_API_KEY=..., then `cortex-etl doctor`.")
 
 
 @command(app, "doctor")
 def doctor(call: Invocation, *, json: JsonOption = False) -> int:
-    """Check settings, key, API, clock, database, rights and migrations; one line each, with the mend.
+    """Check settings, key, API, clock, database, rights and migrations; one line each, with the hint.
 
     Example: `cortex-etl doctor`
     """
@@ -67,8 +67,8 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
             continue
         mark, color = _MARKS[check.state]
         typer.echo(f"{typer.style(mark, fg=color)} {check.name:<11} {call.mask(check.found)}")
-        if check.mend:
-            typer.echo(f"  {'':<11} -> {call.mask(check.mend)}")
+        if check.hint:
+            typer.echo(f"  {'':<11} -> {call.mask(check.hint)}")
     if json:
         typer.echo(call.mask(encode_json(checks)))
     return next((check.exit_code for check in checks if check.state == "failed"), 0)

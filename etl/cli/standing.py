@@ -91,8 +91,8 @@ def _remarks(stream: StreamStatus, *, explain: bool) -> list[str]:
         moment = stream.watermark.isoformat(sep=" ") if stream.watermark else "none yet"
         lines.append(f"  watermark: {moment}")
         lines += [f"  held back by {hold}" for hold in stream.holds]
-    if stream.mend:
-        lines.append(f"  mend: {stream.mend}")
+    if stream.hint:
+        lines.append(f"  hint: {stream.hint}")
     return [f"{stream.app_id}/{stream.workflow_id}", *lines] if lines else []
 
 

@@ -12,7 +12,7 @@ import typer
 from etl.cli.invocation import Invocation, command
 from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
-from etl.cli.watched import run_watched
+from etl.cli.telemetry import run_watched
 from etl.errors import EtlError, SettingsError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def backfill(
     Example: `cortex-etl backfill --since 2026-01-01`
     """
     if since is not None and until is not None and since >= until:
-        raise SettingsError("--until is not after --since", mend="Exchange them: --since is the earlier one.")
+        raise SettingsError("--until is not after --since", hint="Exchange them: --since is the earlier one.")
     return _run(
         call,
         "backfill",
@@ -155,7 +155,7 @@ def _ended_by(error: EtlError, mode: Mode, *, dry_run: bool) -> dict[str, Any]:
     from etl.app import SyncSummary
 
     summary = SyncSummary(mode, dry_run=dry_run, status="failed", exit_code=error.exit_code)
-    summary.error, summary.mend = error.message, error.mend
+    summary.error, summary.hint = error.message, error.hint
     return summary.as_dict()
 
 
@@ -173,13 +173,13 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
 
 
 def _troubles(summary: SyncSummary) -> list[str]:
-    """Name the streams that did not succeed, each with its error and mend."""
+    """Name the streams that did not succeed, each with its error and hint."""
     lines = []
     for each in summary.streams:
         if each.outcome != "succeeded":
             lines.append(f"{each.app_id}/{each.workflow_id}: {each.outcome}: {each.error}")
-            if each.mend:
-                lines.append(f"  mend: {each.mend}")
+            if each.hint:
+                lines.append(f"  hint: {each.hint}")
     return lines
 
 
@@ -204,7 +204,7 @@ def _say_what_is_wrong(call: Invocation, summary: SyncSummary) -> None:
     """Tell stderr why the exit code is not 0, where the table that says so is not shown."""
     sys.stdout.flush()
     if call.log_format == "json":
-        call.logs().write("error", "sync.troubled", status=summary.status, error=summary.error, mend=summary.mend)
+        call.logs().write("error", "sync.troubled", status=summary.status, error=summary.error, hint=summary.hint)
         return
     for line in (_in_one_line(summary), *_troubles(summary)):
         typer.echo(call.mask(line), err=True)

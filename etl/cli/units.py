@@ -65,7 +65,7 @@ def cron_times(every: timedelta) -> str:
         near = min(rhythms, key=lambda each: abs(each - minutes))
         raise SettingsError(
             f"--every {format_duration(every)}: cron has no such rhythm",
-            mend=f"Take the nearest that it has, --every {format_duration(timedelta(minutes=near))}, or systemd.",
+            hint=f"Take the nearest that it has, --every {format_duration(timedelta(minutes=near))}, or systemd.",
         )
     if minutes == _MINUTES_A_DAY:
         return "0 0 * * *"
@@ -86,7 +86,7 @@ def cron_line(made: Installation, every: timedelta) -> str:
     log = made.log or made.config.parent / "cortex-etl.log"
     command = f"{shlex.join((*made.command, '--quiet'))} 2>&1 | tee -a {shlex.quote(str(log))}"
     if "\n" in command:
-        raise SettingsError("a path holds a line break, which no crontab takes", mend="Rename it.")
+        raise SettingsError("a path holds a line break, which no crontab takes", hint="Rename it.")
     # cron reads a bare % as the end of the line.
     line = f"{cron_times(every)} {command}".replace("%", "\\%")
     return _filled("cron", line=line, words=format_duration(every), log=str(log), environment=str(made.environment))
@@ -99,7 +99,7 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
         SettingsError: `every` is less than a second, or a path cannot stand in a unit.
     """
     if every < timedelta(seconds=1):
-        raise SettingsError("--every is less than a second", mend="Take 1m or more.")
+        raise SettingsError("--every is less than a second", hint="Take 1m or more.")
     folders = [f"-{_specifier_free(str(made.data_dir))}"]
     if made.metrics is not None:
         folders.append(f"-{_specifier_free(str(made.metrics.parent))}")
@@ -130,7 +130,7 @@ def _quoted_path(path: str) -> str:
 
 def _specifier_free(text: str) -> str:
     if "\n" in text:
-        raise SettingsError("a path holds a line break, which no unit takes", mend="Rename it.")
+        raise SettingsError("a path holds a line break, which no unit takes", hint="Rename it.")
     return text.replace("%", "%%")
 
 
@@ -147,7 +147,7 @@ def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environme
         SettingsError: cron knows no such rhythm.
     """
     if not re.fullmatch(r"[\w./:@-]+", image):
-        raise SettingsError(f"--image {image!r} is no name of an image", mend="Write it like registry/cortex-etl:1.0.")
+        raise SettingsError(f"--image {image!r} is no name of an image", hint="Write it like registry/cortex-etl:1.0.")
     return _filled(
         "k8s",
         times=cron_times(every),

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         name = self._document.name or str(DEFAULT_PATH)
         raise SettingsError(
             f"{name}: apps: no app is set",
-            mend="Name at least one: `apps: [{id: YOUR_APP_ID, workflows: all}]`; `cortex-etl init` writes an example.",
+            hint="Name at least one: `apps: [{id: YOUR_APP_ID, workflows: all}]`; `cortex-etl init` writes an example.",
         )
 
     def require_key(self, app: AppSettings | None = None) -> SecretStr:
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         where = f"{place}: {dotted(path)}" if place else dotted(path)
         raise SettingsError(
             f"{where}: no API key; the environment variable {variable} is not set",
-            mend=f"export {variable}=... , or set {dotted((*path[:-1], 'key_file'))} to a file that holds the key.",
+            hint=f"export {variable}=... , or set {dotted((*path[:-1], 'key_file'))} to a file that holds the key.",
         )
 
     @property
@@ -216,12 +216,12 @@ def _dotenv(path: Path) -> dict[str, str]:
             found = list(parse_stream(lines))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"{path}: cannot be read: {reason}", mend="Mend its rights, or save it as UTF-8.") from None
+        raise SettingsError(f"{path}: cannot be read: {reason}", hint="Fix its rights, or save it as UTF-8.") from None
     for each in found:
         if each.error:  # what stands there may be a secret
             said = each.original.string
             line = each.original.line + said.count("\n", 0, len(said) - len(said.lstrip()))
-            raise SettingsError(f"{path}:{line}: this line cannot be read", mend="Write it as NAME=value.")
+            raise SettingsError(f"{path}:{line}: this line cannot be read", hint="Write it as NAME=value.")
     return {each.key: each.value for each in found if each.key is not None and each.value is not None}
 
 
@@ -231,7 +231,7 @@ def _refuse_unset(document: Document) -> None:
         if path[-1] != "key":
             raise SettingsError(
                 f"{document.place(path)}: {dotted(path)}: the environment variable {variable} is not set",
-                mend=f"export {variable}=... , or give a default: ${{{variable}:-value}}.",
+                hint=f"export {variable}=... , or give a default: ${{{variable}:-value}}.",
             )
 
 
@@ -268,11 +268,11 @@ def _fill_from_file(
         text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        wrong = SettingsError(f"{where}: cannot read {path}: {reason}", mend="Mend the path or its rights.")
+        wrong = SettingsError(f"{where}: cannot read {path}: {reason}", hint="Fix the path or its rights.")
         document.unread[(*section, key)] = wrong
         return
     if not text:
-        document.unread[(*section, key)] = SettingsError(f"{where}: {path} is empty", mend=f"Put the {key} into it.")
+        document.unread[(*section, key)] = SettingsError(f"{where}: {path} is empty", hint=f"Put the {key} into it.")
         return
     values[key] = text
     document.places[(*section, key)] = f"file {path}"

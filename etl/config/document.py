@@ -87,28 +87,28 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise SettingsError(
-            f"{path}: cannot read the settings: {error.strerror}", mend=_mend_unreadable(error)
+            f"{path}: cannot read the settings: {error.strerror}", hint=_fix_unreadable(error)
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(
-            f"{path}:{line}: this is not UTF-8 text", mend="Save the file as UTF-8, or name another with --config PATH."
+            f"{path}:{line}: this is not UTF-8 text", hint="Save the file as UTF-8, or name another with --config PATH."
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SettingsError(
-            f"{path}:{line}: this is not YAML: a character that cannot be printed", mend="Remove it."
+            f"{path}:{line}: this is not YAML: a character that cannot be printed", hint="Remove it."
         ) from None
     except yaml.YAMLError as error:
         raise _syntax_error(path, error, text) from None
     except RecursionError:
-        raise SettingsError(f"{path}: nested too deeply", mend="Write it flat, as `cortex-etl init` does.") from None
+        raise SettingsError(f"{path}: nested too deeply", hint="Write it flat, as `cortex-etl init` does.") from None
     if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
         return
     if not isinstance(root, yaml.MappingNode):
         raise SettingsError(
             f"{path}:{root.start_mark.line + 1}: the settings are {_kind(root)}, not sections such as `api:`",
-            mend="Write a fresh file with `cortex-etl init` elsewhere and compare.",
+            hint="Write a fresh file with `cortex-etl init` elsewhere and compare.",
         )
     reader = _Reader(document, environment)
     document.values = reader.mapping(root, ())
@@ -116,7 +116,7 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         del document.values[name]  # `api:` with nothing under it is an empty section
 
 
-def _mend_unreadable(error: OSError) -> str:
+def _fix_unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "Write one with `cortex-etl init`, or name another with --config PATH."
     if isinstance(error, PermissionError):
@@ -129,14 +129,14 @@ def _syntax_error(path: Path, error: yaml.YAMLError, text: str) -> SettingsError
     where = f"{path}:{mark.line + 1}" if mark else str(path)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
     if "\\t" in problem:
-        return SettingsError(f"{where}: a tab stands where YAML wants blanks", mend="Replace the tab by two blanks.")
+        return SettingsError(f"{where}: a tab stands where YAML wants blanks", hint="Replace the tab by two blanks.")
     column = f", column {mark.column + 1}" if mark else ""
     if mark and re.search(r"[\[{,]\s*\$\{", text.splitlines()[mark.line] if mark.line < text.count("\n") else ""):
-        mend = 'Between brackets, put references in quotes: ["${NAME}"].'
-        return SettingsError(f"{where}: this is not YAML: {problem}{column}", mend=mend)
+        hint = 'Between brackets, put references in quotes: ["${NAME}"].'
+        return SettingsError(f"{where}: this is not YAML: {problem}{column}", hint=hint)
     return SettingsError(
         f"{where}: this is not YAML: {problem}{column}",
-        mend="Mend that line or the one above it: look for a missing colon, quote or blank, or a wrong indentation.",
+        hint="Fix that line or the one above it: look for a missing colon, quote or blank, or a wrong indentation.",
     )
 
 
@@ -158,14 +158,14 @@ class _Reader:
             place = f"{self._document.name}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode):
                 raise SettingsError(
-                    f"{place}: {_kind(key_node)} stands where a key belongs", mend="Write a name there."
+                    f"{place}: {_kind(key_node)} stands where a key belongs", hint="Write a name there."
                 )
             key = str(key_node.value)
             here = (*path, key)
             if key in values:
                 first = self._document.places[here].rpartition(":")[2]
                 raise SettingsError(
-                    f"{place}: {dotted(here)} stands here twice, first in line {first}", mend="Keep one."
+                    f"{place}: {dotted(here)} stands here twice, first in line {first}", hint="Keep one."
                 )
             self._document.places[here] = place
             values[key] = self.value(value_node, here)
@@ -174,7 +174,7 @@ class _Reader:
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         if len(path) > _DEEPEST:
             place = self._document.place(path)
-            raise SettingsError(f"{place}: {dotted(path[:2])} is nested too deeply", mend="Remove what is too much.")
+            raise SettingsError(f"{place}: {dotted(path[:2])} is nested too deeply", hint="Remove what is too much.")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -199,7 +199,7 @@ class _Reader:
                 wrong = "names no variable" if match["default"] is None else "has another within, which is not read"
                 raise SettingsError(
                     f"{self._document.place(path)}: {dotted(path)}: {match[0]} {wrong}",
-                    mend="Write ${NAME} or ${NAME:-default}, the default a plain text.",
+                    hint="Write ${NAME} or ${NAME:-default}, the default a plain text.",
                 )
             found = self._environment.get(match["name"]) or match["default"]
             if found is None:
@@ -215,13 +215,13 @@ def _override(document: Document, variable: str, text: str) -> None:
     """Put the value of `CORTEX_ETL__A__B` at a.b; a list or a mapping is written as JSON."""
     path: KeyPath = tuple(part.lower() for part in variable[len(PREFIX) :].split("__"))
     if "" in path:
-        raise SettingsError(f"environment variable {variable}: names no key", mend=f"Write {PREFIX}SECTION__KEY.")
+        raise SettingsError(f"environment variable {variable}: names no key", hint=f"Write {PREFIX}SECTION__KEY.")
     value: Any = text
     if text.lstrip()[:1] in ("[", "{"):
         try:
             value = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise SettingsError(f"environment variable {variable}: not JSON", mend="Mend its value.") from None
+            raise SettingsError(f"environment variable {variable}: not JSON", hint="Fix its value.") from None
     elif text in ("", "null"):
         value = None
     target = document.values
@@ -232,7 +232,7 @@ def _override(document: Document, variable: str, text: str) -> None:
         if not isinstance(inner, dict) or part == "apps":
             raise SettingsError(
                 f"environment variable {variable}: {part} is no section",
-                mend=f"Override it as a whole: {PREFIX}{str(path[0]).upper()} with a JSON value.",
+                hint=f"Override it as a whole: {PREFIX}{str(path[0]).upper()} with a JSON value.",
             )
         target = inner
     target[str(path[-1])] = value

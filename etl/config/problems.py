@@ -43,13 +43,13 @@ def settings_error(error: ValidationError, document: Document, model: type[BaseM
         model: the settings model, for the names that would have been right.
     """
     lines: list[str] = []
-    mends: list[str] = []
+    hints: list[str] = []
     for each in error.errors(include_url=False):
-        line, mend = _problem(each, document, model)
+        line, hint = _problem(each, document, model)
         if line not in lines:
             lines.append(line)
-            mends.append(mend)
-    return SettingsError("\n".join(lines), mend=mends[0] if len(lines) == 1 else "Mend these lines.")
+            hints.append(hint)
+    return SettingsError("\n".join(lines), hint=hints[0] if len(lines) == 1 else "Fix these lines.")
 
 
 def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) -> tuple[str, str]:
@@ -66,7 +66,7 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
         return f"{where} is missing", f"Add `{path[-1]}: ...` there."
     if found["type"] == "duplicate_app":
         return f"{where}: found a second time; allowed: {allowed}", "Join the two, or remove one."
-    return f"{where}: found {shown}, allowed: {allowed}", _mend(found, place)
+    return f"{where}: found {shown}, allowed: {allowed}", _hint(found, place)
 
 
 def _real_path(found: ErrorDetails) -> KeyPath:
@@ -123,7 +123,7 @@ def _wants_seconds(path: KeyPath, found: ErrorDetails) -> bool:
     return str(path[-1]).endswith("_s") and found["type"].startswith("float")
 
 
-def _mend(found: ErrorDetails, place: str) -> str:
+def _hint(found: ErrorDetails, place: str) -> str:
     if found["type"] == "literal_error" and isinstance(found["input"], str):
         options = [each.strip(" '\"") for each in allowed_text(found).replace(" or ", ",").split(",")]
         near = nearest(found["input"], options)

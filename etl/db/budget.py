@@ -81,6 +81,6 @@ class Budget:
         except (*_PASSING, asyncpg.PostgresError) as error:
             raise DatabaseError(
                 f"the request budget in the database cannot be used: {error or type(error).__name__}",
-                mend=unusable(error).mend,
+                hint=unusable(error).hint,
             ) from error
         raise AssertionError("unreachable: the last attempt returns or raises")

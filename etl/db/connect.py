@@ -54,7 +54,7 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
         ),
     ),
 )
-"""How a server that is reached says no, what that means, and the mend."""
+"""How a server that is reached says no, what that means, and the hint."""
 
 
 async def connect(
@@ -106,7 +106,7 @@ def _refuse_older_servers(connection: asyncpg.Connection, url: str) -> None:
     if version.major < _OLDEST:
         raise DatabaseError(
             f"PostgreSQL {version.major}.{version.minor} at {_place(url)} is too old.",
-            mend=f"Use PostgreSQL {_OLDEST} or newer.",
+            hint=f"Use PostgreSQL {_OLDEST} or newer.",
         )
 
 
@@ -120,7 +120,7 @@ def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
     if encoding != "UTF8":
         raise DatabaseError(
             f"The database at {_place(url)} is encoded in {encoding}, which cannot hold every text.",
-            mend="Create one with: createdb --encoding=UTF8 --template=template0 NAME, and name it in database.url.",
+            hint="Create one with: createdb --encoding=UTF8 --template=template0 NAME, and name it in database.url.",
         )
 
 
@@ -181,7 +181,7 @@ def quote_identifier(name: str) -> str:
     """
     if not name or "\0" in name or len(name.encode(errors="replace")) > 63:
         raise DatabaseError(
-            f"{name!r} cannot be the name of a schema.", mend="Set database.schema to a name of 1 to 63 characters."
+            f"{name!r} cannot be the name of a schema.", hint="Set database.schema to a name of 1 to 63 characters."
         )
     return '"' + name.replace('"', '""') + '"'
 
@@ -207,7 +207,7 @@ def refused_right(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
     """The error for a right that the role lacks on `schema`."""
     return DatabaseError(
         f'The database role may not do this in the schema "{schema}": {refusal}',
-        mend=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
+        hint=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
         "or grant the role what the message names.",
     )
 
@@ -228,16 +228,16 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
     place = _place(url)
     if isinstance(failure, asyncpg.InvalidCatalogNameError):
         return DatabaseError(
-            f"PostgreSQL at {place} has no such database.", mend="Create it with createdb, or mend database.url."
+            f"PostgreSQL at {place} has no such database.", hint="Create it with createdb, or hint database.url."
         )
-    for kinds, words, mend in _REFUSALS:
+    for kinds, words, hint in _REFUSALS:
         if isinstance(failure, kinds):
-            return DatabaseError(f"PostgreSQL at {place} {words}: {_clean(failure, url)}", mend=mend)
+            return DatabaseError(f"PostgreSQL at {place} {words}: {_clean(failure, url)}", hint=hint)
     no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in url
     if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
         return DatabaseError(
             f"No TLS connection to PostgreSQL at {place}: {_clean(failure, url)}",
-            mend="Check sslmode and sslrootcert in database.url.",
+            hint="Check sslmode and sslrootcert in database.url.",
         )
     if isinstance(failure, TimeoutError):
         reason = f"no answer within {_CONNECT_TIMEOUT_S} s"
@@ -245,7 +245,7 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
         reason = _clean(failure, url) or type(failure).__name__
     return DatabaseError(
         f"PostgreSQL cannot be reached at {place}: {reason}",
-        mend="Check that it runs, and the host, port and database in database.url "
+        hint="Check that it runs, and the host, port and database in database.url "
         "(leave it empty for the embedded PostgreSQL).",
     )
 

@@ -75,7 +75,7 @@ def start(data_dir: Path) -> str:
     if signs := sorted(set(str(cluster)) & set(_CHANGED_BY_SHELL)):
         raise DatabaseError(
             f"The embedded PostgreSQL cannot live in data_dir {str(data_dir)!r}: its programs misread {signs[0]!r}.",
-            mend="Set data_dir to a path without that sign, or set database.url.",
+            hint="Set data_dir to a path without that sign, or set database.url.",
         )
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def start(data_dir: Path) -> str:
     except OSError as failure:
         raise DatabaseError(
             f"The embedded PostgreSQL cannot use {data_dir}: {failure.strerror or failure}",
-            mend="Make room or give the right to write there, or set data_dir or database.url.",
+            hint="Make room or give the right to write there, or set data_dir or database.url.",
         ) from failure
     return embedded_url(str(socket_dir), _USER, _DATABASE)
 
@@ -211,7 +211,7 @@ def _socket_dir(cluster: Path) -> Path:
     if not stat.S_ISDIR(owner.st_mode) or owner.st_uid not in {os.geteuid(), cluster.stat().st_uid}:
         raise DatabaseError(
             f"{relocated}, where the embedded PostgreSQL's socket belongs, is another user's.",
-            mend="Set data_dir to a shorter path.",
+            hint="Set data_dir to a shorter path.",
         )
     _own(relocated)
     return relocated
@@ -243,7 +243,7 @@ def _account() -> pwd.struct_passwd:
             continue
     raise DatabaseError(
         "The embedded PostgreSQL does not run as root, and there is no account named postgres or nobody.",
-        mend="Run cortex-etl as an ordinary user, or set database.url.",
+        hint="Run cortex-etl as an ordinary user, or set database.url.",
     )
 
 
@@ -256,7 +256,7 @@ def _programs() -> Path:
             return programs
     raise DatabaseError(
         "The embedded PostgreSQL is not available on this platform.",
-        mend="Set database.url to a PostgreSQL server of yours.",
+        hint="Set database.url to a PostgreSQL server of yours.",
     )
 
 
@@ -301,5 +301,5 @@ def _failed(cluster: Path, program: str, lines: list[str]) -> DatabaseError:
     told = " / ".join(line.strip() for line in lines[-5:]) or "no message"
     return DatabaseError(
         f"The embedded PostgreSQL in {cluster} cannot be used: {program} failed: {told}",
-        mend="Mend what the message names (room, rights, shared memory), or set database.url to a server of yours.",
+        hint="Fix what the message names (room, rights, shared memory), or set database.url to a server of yours.",
     )

@@ -16,7 +16,7 @@ from asyncpg import exceptions as pg
 from etl.db.batch import Loaded, Reject
 from etl.db.definitions import copy_rows, supersedes, write_definitions
 from etl.db.erasing import keep_erased
-from etl.db.references import References
+from etl.db.foreign_keys import References
 from etl.db.statements import statements
 from etl.errors import LockLostError
 from etl.normalize import effective_updated_at
@@ -190,7 +190,7 @@ class Loader:
         if held is None:
             raise LockLostError(
                 f"another process has taken over the stream {self._stream}",
-                mend="Nothing was written by this one; let the other finish.",
+                hint="Nothing was written by this one; let the other finish.",
             )
 
     async def _insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:

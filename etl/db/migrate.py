@@ -69,7 +69,7 @@ def _folder() -> Traversable:
         return installed
     source = Path(__file__).resolve().parents[2] / "migrations"
     if not source.is_dir():
-        raise DatabaseError("The installation holds no migrations.", mend="Install cortex-etl again.")
+        raise DatabaseError("The installation holds no migrations.", hint="Install cortex-etl again.")
     return source
 
 
@@ -114,13 +114,13 @@ def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -
     if unknown:
         raise DatabaseError(
             f'The schema "{schema}" is newer than this program: it has {", ".join(unknown)}.',
-            mend="Install the version of cortex-etl that made it, or a later one.",
+            hint="Install the version of cortex-etl that made it, or a later one.",
         )
     for migration in known:
         if applied.get(migration.name, migration.checksum) != migration.checksum:
             raise DatabaseError(
                 f'{migration.name} was applied to the schema "{schema}", but has changed since.',
-                mend="Put the file back as it was released and make a new migration for the change.",
+                hint="Put the file back as it was released and make a new migration for the change.",
             )
     return [migration for migration in known if migration.name not in applied]
 
@@ -159,7 +159,7 @@ async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) ->
             users = ", ".join(str(row["pid"]) for row in await conn.fetch(_SQL["who_uses"], schema))
             raise DatabaseError(
                 f'{migration.name} has to wait for what others use in the schema "{schema}".',
-                mend=f"Wait until they end, or end them by SELECT pg_terminate_backend(pid): {users or 'unknown'}.",
+                hint=f"Wait until they end, or end them by SELECT pg_terminate_backend(pid): {users or 'unknown'}.",
             )
         await asyncio.sleep(PAUSE_S)
 
@@ -181,7 +181,7 @@ async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> b
     except asyncpg.PostgresError as failure:
         raise DatabaseError(
             f'{migration.name} could not be applied to the schema "{schema}": {failure}',
-            mend="Nothing of that file was applied. Mend what the message names and migrate again.",
+            hint="Nothing of that file was applied. Fix what the message names and migrate again.",
         ) from failure
     return True
 

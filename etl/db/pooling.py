@@ -1,4 +1,4 @@
-"""Poolers such as PgBouncer between the program and PostgreSQL: what loses session features is refused, with the mend.
+"""Poolers such as PgBouncer between the program and PostgreSQL: what loses session features is refused, with the hint.
 
 A sync lives on what a session keeps: advisory locks, temporary tables, prepared statements, its search_path. A pooler
 in session mode keeps them all; one in transaction mode hands each transaction to whatever server connection is free.
@@ -46,7 +46,7 @@ async def refuse_what_pools_lose(connection: asyncpg.Connection, url: str, place
         raise not_passed_on(place, schema)
     raise DatabaseError(
         f"A pooler in transaction mode stands at {place}: locks and temporary tables are lost between transactions.",
-        mend=f"{_DIRECTLY}.",
+        hint=f"{_DIRECTLY}.",
     )
 
 
@@ -54,7 +54,7 @@ def not_passed_on(place: str, schema: str) -> DatabaseError:
     """The error for a pooler that refuses or drops the search_path."""
     return DatabaseError(
         f"A pooler stands at {place} that does not pass search_path on.",
-        mend=f"{_DIRECTLY}, ignore_startup_parameters = search_path, and for the role in PostgreSQL: "
+        hint=f"{_DIRECTLY}, ignore_startup_parameters = search_path, and for the role in PostgreSQL: "
         f"ALTER ROLE <role> SET search_path TO {schema};",
     )
 

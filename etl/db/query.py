@@ -56,7 +56,7 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
     if word not in _QUESTIONS:
         raise SettingsError(
             f"Only questions are answered here, and {word.upper() or 'an empty statement'} is none.",
-            mend="Begin with SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW.",
+            hint="Begin with SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW.",
         )
     connection = await connect(
         url, schema, application_name="cortex-etl sql", statement_timeout=timeout_s, read_only=True
@@ -66,16 +66,16 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
     except asyncpg.QueryCanceledError as failure:
         raise SettingsError(
             f"The query took longer than its time limit of {timeout_s:g} s.",
-            mend="Bound it, by day for one, or raise the limit.",
+            hint="Bound it, by day for one, or raise the limit.",
         ) from failure
     except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError) as failure:
         raise DatabaseError(
-            f"The database went away during the query: {failure}", mend="Check PostgreSQL and ask again."
+            f"The database went away during the query: {failure}", hint="Check PostgreSQL and ask again."
         ) from failure
     except asyncpg.PostgresError as failure:
         raise _refused(failure, sql) from failure
     except (ValueError, OverflowError, asyncpg.InterfaceError) as failure:
-        raise SettingsError(f"A value of the answer cannot be shown: {failure}", mend="Cast it to text.") from failure
+        raise SettingsError(f"A value of the answer cannot be shown: {failure}", hint="Cast it to text.") from failure
     finally:
         connection.terminate()
 
@@ -120,7 +120,7 @@ def _refused(failure: asyncpg.PostgresError, sql: str) -> SettingsError:
     if position := getattr(failure, "position", None):
         before = sql[: int(position) - 1]
         place = f" (line {before.count(chr(10)) + 1}, column {len(before) - (before.rfind(chr(10)) + 1) + 1})"
-    mend = getattr(failure, "hint", None) or ""
-    if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not mend:
-        mend = "docs/warehouse.md lists the tables; cortex-etl migrate makes them."
-    return SettingsError(f"PostgreSQL refuses the query: {failure.args[0]}{place}", mend=mend)
+    hint = getattr(failure, "hint", None) or ""
+    if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
+        hint = "docs/warehouse.md lists the tables; cortex-etl migrate makes them."
+    return SettingsError(f"PostgreSQL refuses the query: {failure.args[0]}{place}", hint=hint)

@@ -19,7 +19,7 @@ DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 """All that the driver raises by itself."""
 
 _UNLIMITED = "Lift the role's limit: ALTER ROLE <role> SET {0} = 0;"
-_MENDS: tuple[tuple[type[BaseException], str], ...] = (
+_HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (
         asyncpg.ReadOnlySQLTransactionError,
         "Name the primary in database.url, or: ALTER ROLE <role> SET default_transaction_read_only = off;",
@@ -31,18 +31,18 @@ _MENDS: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def unusable(error: BaseException) -> DatabaseError:
-    """The error for whatever the driver raised, with PostgreSQL's words for it and the mend."""
+    """The error for whatever the driver raised, with PostgreSQL's words for it and the hint."""
     said = str(error).strip() or type(error).__name__
-    for kind, mend in _MENDS:
+    for kind, hint in _HINTS:
         if isinstance(error, kind):
-            return DatabaseError(f"PostgreSQL refused: {said}", mend=mend)
+            return DatabaseError(f"PostgreSQL refused: {said}", hint=hint)
     for limit in ("idle-in-transaction", "idle-session"):
         if limit in said:
             name = f"{limit.removesuffix('-session').replace('-', '_')}_session_timeout"
-            return DatabaseError(f"PostgreSQL ended the connection: {said}", mend=_UNLIMITED.format(name))
+            return DatabaseError(f"PostgreSQL ended the connection: {said}", hint=_UNLIMITED.format(name))
     if isinstance(error, LOST):
-        return DatabaseError(f"PostgreSQL went away: {said}", mend="Look at PostgreSQL's log, then run it again.")
+        return DatabaseError(f"PostgreSQL went away: {said}", hint="Look at PostgreSQL's log, then run it again.")
     return DatabaseError(
         f"PostgreSQL refused: {said}",
-        mend="Let the role do what the message names, or see to the server; what was committed stays.",
+        hint="Let the role do what the message names, or see to the server; what was committed stays.",
     )

@@ -116,7 +116,7 @@ class Session:
         return "\n".join((self._schema, "sync", str(sync_id)))
 
     async def start_sync(self, mode: str) -> int:
-        """Write the ledger row of this invocation, and mend the rows of processes that died."""
+        """Write the ledger row of this invocation, and fix the rows of processes that died."""
         sync_id: int = await self._value("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
         await self.adopt_sync(sync_id)
         for row in await self._rows("running_syncs", sync_id):

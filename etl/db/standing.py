@@ -25,7 +25,7 @@ def is_retired(row: asyncpg.Record, apps: Sequence[AppSettings]) -> bool:
 
 
 def stream_state(row: asyncpg.Record, apps: Sequence[AppSettings]) -> tuple[str, str]:
-    """A stream's state (complete, incomplete, loading, failing, late, new or retired) and the command that mends it."""
+    """A stream's state (complete, incomplete, loading, failing, late, new or retired) and the command that fixes it."""
     workflow = row["workflow_id"]
     if is_retired(row, apps):
         return "retired", ""

@@ -39,7 +39,7 @@ def _settings(settings: Settings, settings_file: str) -> Check:
     try:
         redactor_of(settings.payloads)
     except SettingsError as error:
-        return failed("settings", error.message, error.mend, error.exit_code)
+        return failed("settings", error.message, error.hint, error.exit_code)
     return ok("settings", settings_file)
 
 

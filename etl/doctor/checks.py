@@ -13,7 +13,7 @@ class Check:
     name: str
     state: Literal["ok", "warning", "failed"]
     found: str
-    mend: str = ""
+    hint: str = ""
     exit_code: int = 0
 
 
@@ -22,11 +22,11 @@ def ok(name: str, found: str) -> Check:
     return Check(name, "ok", found)
 
 
-def warning(name: str, found: str, mend: str) -> Check:
+def warning(name: str, found: str, hint: str) -> Check:
     """Make a finding that should be looked at, though things work."""
-    return Check(name, "warning", found, mend)
+    return Check(name, "warning", found, hint)
 
 
-def failed(name: str, found: str, mend: str, exit_code: int) -> Check:
-    """Make a finding without whose mend a sync cannot work."""
-    return Check(name, "failed", found, mend, exit_code)
+def failed(name: str, found: str, hint: str, exit_code: int) -> Check:
+    """Make a finding without whose hint a sync cannot work."""
+    return Check(name, "failed", found, hint, exit_code)

@@ -36,7 +36,7 @@ async def examine_source(settings: Settings) -> AsyncIterator[Check]:
             try:
                 key = settings.require_key(app).get_secret_value()
             except SettingsError as error:
-                yield failed("key", error.message, error.mend, 2)
+                yield failed("key", error.message, error.hint, 2)
                 continue
             answer = await _ask(session, f"/apps/{quote(app.id, safe='')}/workflows?take=1", key)
             if isinstance(answer, Check):
@@ -81,7 +81,7 @@ async def _ask(session: aiohttp.ClientSession, path: str, key: str) -> _Answer |
     except TimeoutError:
         return failed("api", f"no answer in {_TIMEOUT_S} s", "Check the network, a proxy, and api.base_url.", 1)
     except aiohttp.ClientConnectorDNSError as error:
-        return failed("api", f"there is no host {error.host}", "Mend api.base_url, or the name server.", 1)
+        return failed("api", f"there is no host {error.host}", "Fix api.base_url, or the name server.", 1)
     except (aiohttp.ClientSSLError, ssl.SSLError) as error:
         return failed("api", f"no TLS: {error}", "Check the clock of this machine and its CA certificates.", 1)
     except (aiohttp.ClientError, OSError) as error:
@@ -111,11 +111,11 @@ def _app(app: AppSettings, answer: _Answer) -> Check:
     if answer.status == 401:
         return failed("key", f"{app.id}: the API refuses the key: {answer.message}", "Set CORTEX_API_KEY anew.", 3)
     if answer.status == 404:
-        mend = "Put your app's id in the place of the example's." if app.id == _PLACEHOLDER else "Mend the app's id."
-        return failed("app", f"{app.id}: the API knows no such app", mend, 2)
+        hint = "Put your app's id in the place of the example's." if app.id == _PLACEHOLDER else "Fix the app's id."
+        return failed("app", f"{app.id}: the API knows no such app", hint, 2)
     if answer.status == 429:
-        mend = "Wait a minute; lower api.requests_per_minute if other programs share this address."
-        return warning("app", f"{app.id}: the API asks to slow down: {answer.message}", mend)
+        hint = "Wait a minute; lower api.requests_per_minute if other programs share this address."
+        return warning("app", f"{app.id}: the API asks to slow down: {answer.message}", hint)
     return failed(
         "app", f"{app.id}: the API answers {answer.message}", "Try again later; ask the vendor if it lasts.", 1
     )
@@ -131,8 +131,8 @@ async def _workflows(session: aiohttp.ClientSession, app: AppSettings, key: str)
             return
         name = f"{app.id}/{workflow}"
         if answer.status == 404:
-            mend = f"Remove it from apps[id={app.id}].workflows, or move it to the app that it belongs to."
-            yield failed("workflow", f"{name}: the API knows no such workflow of this app", mend, 2)
+            hint = f"Remove it from apps[id={app.id}].workflows, or move it to the app that it belongs to."
+            yield failed("workflow", f"{name}: the API knows no such workflow of this app", hint, 2)
         elif answer.status != 200:
             yield failed("workflow", f"{name}: the API answers {answer.message}", "Try again later.", 1)
         else:

@@ -46,10 +46,10 @@ async def _streams(connection: asyncpg.Connection, settings: Settings) -> AsyncI
         if (trouble := _trouble(row, settings, newest.get((row["app_id"], row["workflow_id"])), now)) is not None
         and not (is_loading and trouble[0] in ("new", "loading"))
     ]
-    for row, why, mend in troubled[:_NAMED]:
+    for row, why, hint in troubled[:_NAMED]:
         mark = f"stands still at {row['watermark']:%Y-%m-%d %H:%M} UTC" if row["watermark"] else "has not begun"
         found = f"{row['app_id']}/{row['workflow_id']}: the watermark {mark}: {why}"
-        yield warning("watermark", found, f"Run: {mend}")
+        yield warning("watermark", found, f"Run: {hint}")
     if len(troubled) > _NAMED:
         yield warning("watermark", f"{len(troubled) - _NAMED} more stand still", "Run: cortex-etl status --explain")
     if not troubled:
@@ -58,14 +58,14 @@ async def _streams(connection: asyncpg.Connection, settings: Settings) -> AsyncI
 
 def _trouble(row: asyncpg.Record, settings: Settings, newest: datetime | None, now: datetime) -> tuple[str, str] | None:
     """Why a stream's watermark does not move, and what to type; None where all is well."""
-    state, mend = stream_state(row, settings.apps)
+    state, hint = stream_state(row, settings.apps)
     if row["last_error"] and state != "complete":
-        return f"{state} since {row['last_error_at']:%Y-%m-%d %H:%M} UTC: {row['last_error']}", mend
+        return f"{state} since {row['last_error_at']:%Y-%m-%d %H:%M} UTC: {row['last_error']}", hint
     if state == "late":
         unread = (now - row["last_synced_at"]) // timedelta(hours=1)
-        return f"no sync has read it for {format_duration(timedelta(hours=unread))}", mend
+        return f"no sync has read it for {format_duration(timedelta(hours=unread))}", hint
     if state != "complete":
-        return state, mend
+        return state, hint
     if newest is not None and (row["watermark"] is None or row["watermark"] < newest):
         return (
             f"runs up to {newest:%Y-%m-%d %H:%M} UTC are here",

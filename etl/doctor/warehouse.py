@@ -41,7 +41,7 @@ async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
             url = await asyncio.to_thread(embedded.start, settings.data_dir)
         connection = await connect(url, schema)
     except SettingsError as error:
-        yield failed("database", error.message, error.mend, error.exit_code)
+        yield failed("database", error.message, error.hint, error.exit_code)
         return
     except (DatabaseError, *DRIVER_ERRORS) as error:
         yield _unusable(error)
@@ -57,7 +57,7 @@ async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
 
 def _unusable(error: Exception) -> Check:
     problem = error if isinstance(error, DatabaseError) else unusable(error)
-    return failed("database", problem.message, problem.mend, problem.exit_code)
+    return failed("database", problem.message, problem.hint, problem.exit_code)
 
 
 def _room(data_dir: Path) -> Check:
@@ -78,13 +78,13 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
         return
     if server["is_read_only"]:
         role = quote_identifier(server["role"])
-        mend = f"Let its owner run: ALTER ROLE {role} SET default_transaction_read_only = off;"
-        yield failed("database", f"{place} takes no writes of {server['role']}", mend, 4)
+        hint = f"Let its owner run: ALTER ROLE {role} SET default_transaction_read_only = off;"
+        yield failed("database", f"{place} takes no writes of {server['role']}", hint, 4)
         return
     yield ok("database", f"{place}, PostgreSQL {server['version'].split()[0]}, as {server['role']}")
     if 0 <= server["connections"] < _CONNECTIONS:
-        mend = f"Let its owner run: ALTER ROLE {quote_identifier(server['role'])} CONNECTION LIMIT -1;"
-        yield warning("database", f"{server['role']} may hold {server['connections']} connections only", mend)
+        hint = f"Let its owner run: ALTER ROLE {quote_identifier(server['role'])} CONNECTION LIMIT -1;"
+        yield warning("database", f"{server['role']} may hold {server['connections']} connections only", hint)
     rights = await _rights(connection, server, settings.database.schema_name)
     yield rights
     if rights.state == "failed":
@@ -127,7 +127,7 @@ async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, se
     try:
         names = await pending(connection, schema)
     except DatabaseError as error:
-        return failed("migrations", error.message, error.mend, error.exit_code)
+        return failed("migrations", error.message, error.hint, error.exit_code)
     if not names:
         return _UP_TO_DATE
     found = f"{len(names)} to apply: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
@@ -136,6 +136,6 @@ async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, se
     owner = await connection.fetchrow(_SQL["schema"], schema)
     if owner is not None and not owner["may_create"]:
         grant = f"GRANT CREATE ON SCHEMA {quote_identifier(schema)} TO {quote_identifier(server['role'])};"
-        mend = f"Let {owner['owner']} run cortex-etl migrate, or: {grant}"
-        return failed("migrations", f"{found}; {server['role']} may not", mend, 4)
+        hint = f"Let {owner['owner']} run cortex-etl migrate, or: {grant}"
+        return failed("migrations", f"{found}; {server['role']} may not", hint, 4)
     return ok("migrations", f"{found}; the next sync does it")

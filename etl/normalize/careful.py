@@ -14,7 +14,7 @@ from etl.normalize.rows import Row, RunRows, VersionRows
 from etl.normalize.step_keys import StepKey, settle_step_keys
 
 if TYPE_CHECKING:
-    from etl.normalize.stream import Stream
+    from etl.normalize.context import Stream
 
 
 def careful_rows(raw: bytes, digest: bytes, stream: Stream) -> RunRows:

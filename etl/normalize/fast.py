@@ -41,8 +41,8 @@ from etl.wire import JSONB
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
+    from etl.normalize.context import Stream
     from etl.normalize.rows import VersionRows
-    from etl.normalize.stream import Stream
 
 _EMPTY_STEP: Final = StepShape()
 _NUL: Final = re.compile(rb"\\u0000")  # for text with many escapes quicker than `in`

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from etl.decode import clean_text, peek_id
 from etl.errors import RecordError
 from etl.normalize.careful import careful_rows
+from etl.normalize.context import Stream
 from etl.normalize.definition_cache import Definitions
 from etl.normalize.fast import fast_rows
-from etl.normalize.stream import Stream
 
 if TYPE_CHECKING:
     from etl.normalize.redaction import Redactor

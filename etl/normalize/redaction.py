@@ -67,9 +67,9 @@ class Redactor:
                 compiled = environment.compile(path)
             except jsonpath.JSONPathError as error:
                 message = f"the JSON path {path!r} cannot be read: {str(error).splitlines()[0]}"
-                raise SettingsError(message, mend="Write it like $.input.email or $..password.") from None
+                raise SettingsError(message, hint="Write it like $.input.email or $..password.") from None
             if path.strip() in {"", "$"}:
-                raise SettingsError("a JSON path selects the whole run", mend="Name what is to be replaced: $.input.")
+                raise SettingsError("a JSON path selects the whole run", hint="Name what is to be replaced: $.input.")
             self._paths.append(compiled)
 
     def redact(self, document: Json) -> Json:

@@ -47,7 +47,7 @@ class SyncEnd:
         scope: what it was asked for; what is told of one scope says nothing of another.
         exit_code: as of the command.
         error: what went wrong; '' when nothing did.
-        mend: what to do about it.
+        hint: what to do about it.
         summary: `SyncSummary.as_dict()`; empty where it came to none.
     """
 
@@ -55,7 +55,7 @@ class SyncEnd:
     scope: str
     exit_code: int
     error: str
-    mend: str
+    hint: str
     summary: Mapping[str, Any]
 
     @property
@@ -69,8 +69,8 @@ class SyncEnd:
         """The end in a sentence or two."""
         if not self.exit_code:
             return f"cortex-etl on {socket.gethostname()}: {self.mode} succeeded"
-        mend = f" (mend: {self.mend})" if self.mend else ""
-        return f"cortex-etl on {socket.gethostname()}: {self.mode} ended with {self.exit_code}: {self.error}{mend}"
+        hint = f" (hint: {self.hint})" if self.hint else ""
+        return f"cortex-etl on {socket.gethostname()}: {self.mode} ended with {self.exit_code}: {self.error}{hint}"
 
 
 class Caller:
@@ -203,7 +203,7 @@ def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
         "scope": end.scope or "all",
         "exit_code": end.exit_code,
         "error": end.error,
-        "mend": end.mend,
+        "hint": end.hint,
         "sync_id": end.summary.get("sync_id"),
         "streams": [dict(each) for each in troubled[:_MOST_STREAMS]],
         "streams_in_trouble": len(troubled),

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from etl import __version__, events
 from etl.db.standing import is_retired
 from etl.db.statements import statements
-from etl.observe.files import write_whole
+from etl.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

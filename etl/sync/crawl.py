@@ -257,7 +257,7 @@ class Crawl:
         result.arrived = len(above)
 
     async def _only_grew(self, result: Pass) -> bool:
-        """Whether what was created meanwhile explains all movement; mends the gaps that reading in parallel left."""
+        """Whether what was created meanwhile explains all movement; reads gaps left by parallel reading again."""
         count = self._listing.count
         if count is None or self._order is None or not result.only_grew(count):
             return False

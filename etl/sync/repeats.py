@@ -57,5 +57,5 @@ class RepeatGuard:
                 return False
         raise FatalError(
             f"the API answers page {page.number} with the items of an earlier page",
-            mend="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
+            hint="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
         )

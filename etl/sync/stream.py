@@ -50,7 +50,7 @@ class Outcome:
     api_count: int | None = None
     warehouse_count: int | None = None
     error: str = ""
-    mend: str = ""
+    hint: str = ""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -161,21 +161,21 @@ class StreamSync:
         elif self._disagrees(ours):
             error = f"the API counts {count} runs, the warehouse {ours}"
         agrees = not error
-        mend = "" if agrees else f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}"
+        hint = "" if agrees else f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}"
         await self._store.finish(
             watermark=self._intake.newest if agrees else None,
             backfilled=reading is not None,
             reconciled=reading.began if reading is not None and reading.settled and agrees else None,
             api_count=count,
             order=self._order,
-            error=None if agrees else f"{error}; run: {mend}",
+            error=None if agrees else f"{error}; run: {hint}",
         )
-        return self._ended("succeeded" if agrees else "partial", ours, error, mend)
+        return self._ended("succeeded" if agrees else "partial", ours, error, hint)
 
-    def _ended(self, status: str, ours: int, error: str = "", mend: str = "") -> Outcome:
+    def _ended(self, status: str, ours: int, error: str = "", hint: str = "") -> Outcome:
         count = self._listing.count
-        self._listener(StreamFinished(self._store.stream, status, count, ours, error, mend))
-        return Outcome(self._store.stream, status, count, ours, error, mend, self._intake.tally)
+        self._listener(StreamFinished(self._store.stream, status, count, ours, error, hint))
+        return Outcome(self._store.stream, status, count, ours, error, hint, self._intake.tally)
 
     async def _window(self) -> Outcome:
         window = Window(self._listing, self._intake, self._store, since=self._task.since, until=self._task.until)

@@ -38,7 +38,7 @@ HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chun
 HANGING = (5, 110, 310)
 """Days on which a run begins that hangs for weeks, until it is far down in the listing."""
 POWER_CUTS = (70, 170, 270)
-SPOILT, MENDED = 60, 75
+SPOILT, FIXED = 60, 75
 UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
 
 REMEMBERED = {
@@ -157,7 +157,7 @@ class Year:
             one_that_goes = self.world.runs["wf_ticket_triage"][self.spoilt[1]]
             one_that_goes["retention"] |= {"preserve_on_failure": False}  # a failure, too
             one_that_goes["retention_due_at"] = retention_due(one_that_goes)
-        elif day == MENDED:  # the other one stays as it is until retention takes it
+        elif day == FIXED:  # the other one stays as it is until retention takes it
             del self.world.raw[self.spoilt[0]]
 
 

@@ -55,14 +55,14 @@ async def test_streams_that_stand_still(at_work, warehouse) -> None:
         "UPDATE etl_streams SET last_error = 'no answer', last_error_at = now() WHERE workflow_id = $1", failing
     )
     told = (await command("status")).out
-    assert f"{away}\n  late: no sync has read it to its end for 2d\n  mend: cortex-etl sync" in told
+    assert f"{away}\n  late: no sync has read it to its end for 2d\n  hint: cortex-etl sync" in told
     found = {each["found"].split("/")[1].split(":")[0]: each for each in (await findings(command))["watermark"]}
     assert {each["state"] for each in found.values()} == {"warning"}
     assert all("the watermark stands still at 20" in each["found"] for each in found.values())
     assert "no sync has read it for 50h" in found[away]["found"]
-    assert "schedule cron" in found[away]["mend"]
+    assert "schedule cron" in found[away]["hint"]
     assert "are here" in found[behind]["found"]
-    assert found[short]["mend"] == f"Run: cortex-etl reconcile --workflow {short}"
+    assert found[short]["hint"] == f"Run: cortex-etl reconcile --workflow {short}"
     assert "no answer" in found[failing]["found"]
     assert (await command("reconcile", "--quiet")).code == 0
     assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
@@ -80,7 +80,7 @@ async def test_a_lock_of_a_process_that_hangs(at_work, warehouse, database_url) 
     check = await _locks(Stale(warehouse))
     assert check.state == "warning"
     assert f"process 4711 on elsewhere, sync {number} holds streams" in check.found
-    assert check.mend.endswith(f"SELECT pg_terminate_backend({holder.get_server_pid()});")
+    assert check.hint.endswith(f"SELECT pg_terminate_backend({holder.get_server_pid()});")
     await holder.close()
     assert (await findings(command))["locks"][0]["found"] == "none is held"
 
@@ -137,9 +137,9 @@ async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_w
     (found,) = (await findings(command))["rate"]
     assert found["state"] == "warning"
     assert "500 are configured" in found["found"]
-    assert found["mend"].startswith("Set api.requests_per_minute to ")
+    assert found["hint"].startswith("Set api.requests_per_minute to ")
     # Those on their way when the first was refused count as well: four workflows with eight requests each at most.
-    assert int(found["mend"].split()[3].rstrip(",")) < 6 + 4 * 8
+    assert int(found["hint"].split()[3].rstrip(",")) < 6 + 4 * 8
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ async def test_a_role_that_may_not_migrate(command, warehouse, role, database_ur
     command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}', schema: theirs}}\n")
     (found,) = (await findings(command))["migrations"]
     assert found["state"] == "failed"
-    assert f'GRANT CREATE ON SCHEMA "theirs" TO "{role}";' in found["mend"]
+    assert f'GRANT CREATE ON SCHEMA "theirs" TO "{role}";' in found["hint"]
 
 
 async def test_what_is_read_no_more_is_nobodys_trouble(at_work, warehouse) -> None:
@@ -215,7 +215,7 @@ async def test_what_is_read_no_more_is_nobodys_trouble(at_work, warehouse) -> No
     assert (await command("sync", "--quiet", "--metrics-file", "cortex.prom")).code == 0
     assert '"wf_gone"' not in (command.folder / "cortex.prom").read_text()
     streams = (await command("status", "--json")).json["streams"]
-    retired = [each["app_id"] for each in streams if (each["state"], each["mend"]) == ("retired", "")]
+    retired = [each["app_id"] for each in streams if (each["state"], each["hint"]) == ("retired", "")]
     assert sorted(retired) == [app_id, "app_left"]
     assert {each["state"] for each in streams} == {"retired", "complete"}
     assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
@@ -243,11 +243,11 @@ async def test_the_room_is_told_of_before_what_fails_for_lack_of_it(tmp_path, mo
     (tmp_path / "blocked").touch()
     found = [check async for check in examine_warehouse(Settings(data_dir=tmp_path / "blocked" / "data"))]
     assert [(check.name, check.state) for check in found] == [("disk", "warning"), ("database", "failed")]
-    assert found[0].mend == "Make room, or set data_dir to a larger disk."
+    assert found[0].hint == "Make room, or set data_dir to a larger disk."
 
 
 async def test_a_server_that_is_too_old(database_url, monkeypatch) -> None:
     monkeypatch.setattr("etl.db.connect._OLDEST", 99)
     found = [check async for check in examine_warehouse(Settings(database=DatabaseSettings(url=database_url)))]
     assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]
-    assert found[0].mend == "Use PostgreSQL 99 or newer."
+    assert found[0].hint == "Use PostgreSQL 99 or newer."

@@ -87,7 +87,7 @@ async def test_a_role_that_may_only_write_what_another_one_owns(as_loader, loade
     await works(command, running, owner)
 
 
-async def test_without_a_right_to_make_the_schema_the_mend_is_told(as_loader, loader) -> None:
+async def test_without_a_right_to_make_the_schema_the_hint_is_told(as_loader, loader) -> None:
     command, _ = as_loader
     ended = await command("sync")
     assert ended.code == 4

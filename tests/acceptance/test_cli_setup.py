@@ -27,7 +27,7 @@ async def test_init_writes_a_file_that_works_and_never_overwrites(command) -> No
     second = await command("init")
     assert second.code == 2
     assert "is there already" in second.err
-    assert "mend:" in second.err
+    assert "hint:" in second.err
     assert (command.folder / "config.yaml").read_text() == "# mine\n"
 
 

@@ -140,7 +140,7 @@ async def test_json_tells_what_was_done_before_the_key_was_refused(at_work, ware
     ended = await command("sync", "--json")
     assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (3, 3, "failed")
     assert "expired" in ended.json["error"]
-    assert ended.json["mend"]
+    assert ended.json["hint"]
     assert ended.json["streams"]
     assert ended.json["pages"] == 3
     assert ended.json["requests"] == len(running.requests)
@@ -164,7 +164,7 @@ async def test_json_gives_one_object_where_the_database_takes_no_writes(at_work,
     assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (4, 4, "failed")
     assert ended.json["mode"] == mode
     assert "read-only" in ended.json["error"]
-    assert "default_transaction_read_only" in ended.json["mend"]
+    assert "default_transaction_read_only" in ended.json["hint"]
 
 
 async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at_work, warehouse) -> None:

@@ -20,8 +20,8 @@ from etl.cli.root import app
 from etl.config import Settings
 from etl.config.problems import all_keys
 from etl.db.load import REFUSED_BY_DATABASE
+from etl.dictionary import read_relations
 from etl.models import REASONS
-from etl.observe.dictionary import read_relations
 from etl.observe.logs import _NAMES
 from etl.observe.metrics import Standing, Tally, _of_the_streams, _of_the_sync
 

@@ -144,7 +144,7 @@ async def test_14_green_means_complete(database_url: str, delta: int) -> None:
         assert (summary.status, summary.exit_code) == ("partial", 1)
         (stream,) = summary.streams
         assert (stream.api_count, stream.warehouse_count) == (20 + delta, 20)
-        assert stream.mend == f"cortex-etl reconcile --workflow {WORKFLOW}"
+        assert stream.hint == f"cortex-etl reconcile --workflow {WORKFLOW}"
         assert await t.connection.fetchval("SELECT watermark FROM etl_streams") is None
         t.sandbox.faults.clear()
         await t.agrees()

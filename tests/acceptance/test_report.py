@@ -15,7 +15,7 @@ from sandbox_fixtures import make_small_world
 from etl.app import run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
 from etl.db.connect import connect
-from etl.observe.report import write_report
+from etl.report import write_report
 from etl.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ async def test_the_command(command, database_url) -> None:
     ended = await command("report", "--output", "nowhere/page.html")
     assert ended.code == 2
     assert "cannot write nowhere/page.html: No such file or directory" in ended.err
-    assert "mend: " in ended.err
+    assert "hint: " in ended.err
 
 
 async def test_the_command_without_a_warehouse(command, empty_database_url) -> None:

@@ -196,12 +196,12 @@ async def test_what_postgresql_refuses_stands_alone(database_url):
 
 async def test_a_retry_loads_what_has_become_good(database_url):
     world = one_stream(10)
-    mended, still_bad, left = list(world.runs[WORKFLOW])[2:5]
-    for run_id in (mended, still_bad, left):
+    fixed, still_bad, left = list(world.runs[WORKFLOW])[2:5]
+    for run_id in (fixed, still_bad, left):
         world.spoil(run_id, "nan")
     async with trial(database_url, world) as t:
         await t.agrees()
-        del world.raw[mended]
+        del world.raw[fixed]
         world.delete_run(left)
         report = await retry_rejects(t.settings)
         assert (report.loaded, report.gone, len(report.still_bad)) == (1, 1, 1)

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of a sync: the sync goes on when it is back, or ends with the mend."""
+"""PostgreSQL goes away in the middle of a sync: the sync goes on when it is back, or ends with the hint."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_a_database_that_stays_away_is_exit_4_and_loses_nothing(
         with pytest.raises(DatabaseError) as caught:
             await run_sync(trial.settings, "sync")
         assert caught.value.exit_code == 4
-        assert caught.value.mend
+        assert caught.value.hint
         sandbox.faults.clear()
         embedded.start(data_dir)
         summary = await trial.run("sync")

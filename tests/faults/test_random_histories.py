@@ -116,7 +116,7 @@ class Histories(RuleBasedStateMachine):
             self.world.spoil(run_id, kind)
 
     @rule(number=st.integers(0, 99))
-    def mend(self, number):
+    def hint(self, number):
         if self.world.raw:
             spoilt = sorted(self.world.raw)
             del self.world.raw[spoilt[number % len(spoilt)]]

@@ -147,7 +147,7 @@ async def test_a_body_beyond_the_limit_is_not_taken(sandbox, small_world):
     async with client_of(server.url, limit=10_000) as client:
         with pytest.raises(FatalError, match="longer") as caught:
             await client.list_runs(app_id, workflow_id, 1, 100)
-        assert "page_size" in caught.value.mend
+        assert "page_size" in caught.value.hint
         assert (await client.probe_count(app_id, workflow_id)).count
     assert len(server.requests) == 2
 
@@ -161,7 +161,7 @@ async def test_a_refused_key_stops_at_once_and_stays_secret(sandbox, small_world
         with pytest.raises(KeyRefusedError, match="Invalid API key") as caught:
             await client.list_runs(app_id, workflow_id, 1, 100)
     assert len(server.requests) == 1
-    for shown in (caught.value, caught.value.mend, client, vars(client), events):
+    for shown in (caught.value, caught.value.hint, client, vars(client), events):
         assert "very-secret" not in repr(shown)
 
 

@@ -112,7 +112,7 @@ async def test_what_will_not_pass_is_asked_once(sandbox, small_world, status, ki
         with pytest.raises(kind, match="Because so") as caught:
             await client.list_runs(app_id, workflow_id, 1, 10)
     assert type(caught.value) is kind
-    assert caught.value.mend
+    assert caught.value.hint
     assert len(server.requests) == 1
 
 
@@ -144,7 +144,7 @@ async def test_a_rate_limit_that_never_ends_ends_the_stream(sandbox, small_world
     async with client_of(server.url, policy=policy) as client:
         with pytest.raises(FatalError, match=r"429 Too Many Requests .*Slow down") as caught:
             await client.list_runs(app_id, workflow_id, 1, 10)
-    assert "requests_per_minute" in caught.value.mend
+    assert "requests_per_minute" in caught.value.hint
     assert 0.5 <= monotonic() - started_at < 5
 
 
@@ -238,7 +238,7 @@ async def test_an_api_that_is_not_there(unused_tcp_port):
     async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(TransientError, match=f"cannot connect to 127.0.0.1:{unused_tcp_port}") as caught:
             await client.list_workflows("c", 1, 1)
-    assert "base_url" in caught.value.mend
+    assert "base_url" in caught.value.hint
 
 
 def test_the_policy_of_production_is_patient_and_bounded():

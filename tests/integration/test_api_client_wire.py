@@ -106,7 +106,7 @@ async def test_the_key_does_not_follow_a_redirect():
         async with serving(moved) as (address, requests):
             with pytest.raises(FatalError, match="302 Found") as caught:
                 await items(address)
-    assert "base_url" in caught.value.mend
+    assert "base_url" in caught.value.hint
     assert (len(requests), misled) == (1, [])
 
 
@@ -147,7 +147,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_at_once():
     async with serving(GOOD, tls=tls) as (address, requests):
         with pytest.raises(FatalError, match="certificate") as caught:
             await items(address.replace("127.0.0.1", "localhost"), scheme="https")
-    assert "SSL_CERT_FILE" in caught.value.mend
+    assert "SSL_CERT_FILE" in caught.value.hint
     assert requests == []
 
 

@@ -118,9 +118,9 @@ async def refusal(url: str) -> DatabaseError:
     with pytest.raises(DatabaseError):
         await create_pool(url, "cortex", size=1)
     error = caught.value
-    assert error.mend
+    assert error.hint
     assert error.__cause__ is None
-    assert "s3cret" not in f"{error} {error.mend}"
+    assert "s3cret" not in f"{error} {error.hint}"
     return error
 
 
@@ -139,7 +139,7 @@ async def test_no_such_database_or_role(pg_server: str) -> None:
     missing = pg_server.replace("/cortex?", "/s3cret_not?").replace("/postgres?", "/missing?")
     with pytest.raises(DatabaseError, match="has no such database") as caught:
         await connect(missing, "cortex")
-    assert "createdb" in caught.value.mend
+    assert "createdb" in caught.value.hint
     with pytest.raises(DatabaseError, match=r'role "nobody_here" does not exist'):
         await connect(pg_server.replace("//postgres@", "//nobody_here@"), "cortex")
 
@@ -155,7 +155,7 @@ async def test_parameters_that_libpq_keeps_to_itself(database_url: str) -> None:
     await pool.close()
     with pytest.raises(DatabaseError, match='unrecognized configuration parameter "no_such"') as caught:
         await connect(f"{database_url}{mark}no_such=1", "cortex")
-    assert "Take that parameter out" in caught.value.mend
+    assert "Take that parameter out" in caught.value.hint
 
 
 async def test_a_database_that_is_closed_to_the_role(warehouse: asyncpg.Connection, database_url: str) -> None:
@@ -165,7 +165,7 @@ async def test_a_database_that_is_closed_to_the_role(warehouse: asyncpg.Connecti
     try:
         with pytest.raises(DatabaseError, match="refused the login: permission denied for database") as caught:
             await connect(database_url.replace("//postgres@", f"//{role}@"), "cortex")
-        assert "GRANT CONNECT ON DATABASE" in caught.value.mend
+        assert "GRANT CONNECT ON DATABASE" in caught.value.hint
     finally:
         await warehouse.execute(f"DROP ROLE {role}")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import asyncpg
 
-from etl.observe.dictionary import read_relations, render
+from etl.dictionary import read_relations, render
 
 PAGE = Path(__file__).parents[2] / "docs" / "warehouse.md"
 
 
 async def test_the_dictionary_is_current(warehouse: asyncpg.Connection) -> None:
     page = render(await read_relations(warehouse, "cortex"))
-    assert page == PAGE.read_text(encoding="utf-8"), "run: python -m etl.observe.dictionary > docs/warehouse.md"
+    assert page == PAGE.read_text(encoding="utf-8"), "run: python -m etl.dictionary > docs/warehouse.md"
 
 
 async def test_the_dictionary_names_everything(warehouse: asyncpg.Connection) -> None:

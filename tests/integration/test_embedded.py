@@ -92,7 +92,7 @@ def test_a_data_dir_that_cannot_be_made(data_dir: Path) -> None:
     data_dir.write_text("a file in the way")
     with pytest.raises(DatabaseError, match=r"cannot use .*/data: File exists") as caught:
         embedded.start(data_dir)
-    assert "database.url" in caught.value.mend
+    assert "database.url" in caught.value.hint
     data_dir.unlink()
 
 
@@ -170,5 +170,5 @@ async def test_any_name_of_a_folder_that_the_server_takes(data_dir, name) -> Non
 def test_a_name_of_a_folder_that_the_shell_would_change(data_dir, name) -> None:
     with pytest.raises(DatabaseError, match="data_dir") as caught:
         embedded.start(data_dir / name)
-    assert "data_dir" in caught.value.mend
+    assert "data_dir" in caught.value.hint
     assert not data_dir.exists()

@@ -17,7 +17,7 @@ from etl.app import run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
 from etl.db.connect import connect
 from etl.errors import DatabaseError, SettingsError
-from etl.observe.export import export_parquet
+from etl.export import export_parquet
 from etl.sandbox import World
 from etl.tables import ENTITIES, RUN_CHILDREN, RUNS
 
@@ -221,7 +221,7 @@ async def test_a_manifest_of_something_else_is_refused(database_url, tmp_path, t
 async def test_without_a_warehouse(empty_database_url, tmp_path) -> None:
     with pytest.raises(DatabaseError) as failure:
         await export_parquet(empty_database_url, "cortex", tmp_path)
-    assert "cortex-etl migrate" in failure.value.mend
+    assert "cortex-etl migrate" in failure.value.hint
 
 
 async def test_a_connection_that_is_cut_is_a_database_error(database_url, warehouse, tmp_path) -> None:

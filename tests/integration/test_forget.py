@@ -315,7 +315,7 @@ async def test_a_reader_reads_and_does_nothing_else(trial: Trial, database_url) 
     role = f"reader {datetime.now(UTC).timestamp()}"
     with pytest.raises(DatabaseError) as refused:
         await reader_grants(trial.settings, role, apply=True)
-    assert f'CREATE ROLE "{role}"' in refused.value.mend
+    assert f'CREATE ROLE "{role}"' in refused.value.hint
     await trial.warehouse.execute(f'CREATE ROLE "{role}"')
     try:
         grants = await reader_grants(trial.settings, role, apply=True)
@@ -349,7 +349,7 @@ async def test_what_cannot_be_granted_is_not_called_granted(empty_database, empt
     try:
         with pytest.raises(DatabaseError, match="no privileges were granted") as refused:
             await reader_grants(settings, reader, apply=True)
-        assert f'GRANT CONNECT ON DATABASE "{database}" TO "{reader}"' in refused.value.mend
+        assert f'GRANT CONNECT ON DATABASE "{database}" TO "{reader}"' in refused.value.hint
         assert not await empty_database.fetchval("SELECT has_schema_privilege($1, 'cortex', 'USAGE')", reader)
         await empty_database.execute(f"GRANT CONNECT ON DATABASE {database} TO {reader}")
         await reader_grants(settings, reader, apply=True)

@@ -123,7 +123,7 @@ async def test_a_file_that_fails_leaves_nothing(
     files.append(Migration("0002_bad.sql", "CREATE TABLE half (); SELECT 1 / 0", "2"))
     with pytest.raises(DatabaseError, match=r"0002_bad\.sql could not be applied .* division by zero") as caught:
         await migrate(empty_database, "s")
-    assert caught.value.mend
+    assert caught.value.hint
     assert await empty_database.fetchval("SELECT to_regclass('s.half')") is None
     assert await pending(empty_database, "s") == ["0002_bad.sql"]
 
@@ -164,7 +164,7 @@ async def test_a_missing_right_is_named_with_the_grant(empty_database_url: str) 
         poor = await connect(empty_database_url.replace("//postgres@", f"//{role}@"), "cortex")
         with pytest.raises(DatabaseError, match="permission denied for database") as caught:
             await migrate(poor, "cortex")
-        assert 'CREATE SCHEMA "cortex" AUTHORIZATION' in caught.value.mend
+        assert 'CREATE SCHEMA "cortex" AUTHORIZATION' in caught.value.hint
         await owner.execute(f'CREATE SCHEMA "cortex" AUTHORIZATION {role}')
         assert await migrate(poor, "cortex")  # an ordinary role that owns its schema needs nothing more
         await poor.close()

@@ -26,7 +26,7 @@ async def test_a_pooler_that_refuses_the_search_path_is_told_from_a_server_that_
         for opening in (connect(pooler.url, "cortex"), create_pool(pooler.url, "cortex", size=2)):
             with pytest.raises(DatabaseError, match="does not pass search_path on") as refused:
                 await opening
-            assert "ALTER ROLE <role> SET search_path TO cortex" in refused.value.mend
+            assert "ALTER ROLE <role> SET search_path TO cortex" in refused.value.hint
             assert urlsplit(pooler.url).netloc.rpartition("@")[2] in refused.value.message
 
 
@@ -35,7 +35,7 @@ async def test_transaction_mode_is_refused(database_url) -> None:
         for _ in range(2):  # the second time, the first one's prepared statements are in the way
             with pytest.raises(DatabaseError, match="in transaction mode") as refused:
                 await connect(pooler.url, "cortex")
-            assert "pool_mode = session" in refused.value.mend
+            assert "pool_mode = session" in refused.value.hint
             assert refused.value.exit_code == 4
 
 

@@ -78,7 +78,7 @@ async def test_a_mistake_is_shown_with_its_place(one_run: asyncpg.Connection, da
     with pytest.raises(SettingsError) as caught:
         await run_query(database_url, "cortex", "SELECT id,\n  stats FROM runs", timeout_s=10)
     assert 'column "stats" does not exist (line 2, column 3)' in caught.value.message
-    assert "status" in caught.value.mend  # PostgreSQL's own hint
+    assert "status" in caught.value.hint  # PostgreSQL's own hint
     with pytest.raises(SettingsError, match=r"relation .nowhere. does not exist"):
         await run_query(database_url, "cortex", "SELECT 1 FROM nowhere", timeout_s=10)
     with pytest.raises(SettingsError, match="division by zero"):

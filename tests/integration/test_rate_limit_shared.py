@@ -161,7 +161,7 @@ async def test_a_warehouse_without_the_table_says_so(empty_database_url):
     async with budget_of(empty_database_url, 100) as budget:
         with pytest.raises(DatabaseError, match="etl_rate_budgets") as caught:
             await SharedLimiter(budget).acquire()
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 async def test_an_api_that_counts_as_well_never_refuses(sandbox, small_world, database_url):

@@ -32,7 +32,7 @@ async def test_a_server_that_proves_nothing_is_refused(database_url, root: str) 
     async with encrypting(database_url, CERTIFICATE) as server:
         with pytest.raises(DatabaseError) as refused:
             await connect(f"{server}?sslmode=verify-full{root}", "cortex")
-        assert "sslrootcert" in refused.value.mend
+        assert "sslrootcert" in refused.value.hint
         assert refused.value.exit_code == 4
 
 

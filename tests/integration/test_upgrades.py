@@ -109,7 +109,7 @@ async def test_who_reads_for_ever_is_named(empty_database_url, monkeypatch) -> N
             DatabaseError, match=f"{ALL[TO_THE_LAST_VIEWS].name} has to wait for what others use"
         ) as caught:
             await migrate(migrating, "cortex")
-    assert str(long.get_server_pid()) in caught.value.mend
+    assert str(long.get_server_pid()) in caught.value.hint
     assert await migrate(migrating, "cortex") == [each.name for each in ALL[TO_THE_LAST_VIEWS:]]
     for connection in (long, migrating):
         await connection.close()

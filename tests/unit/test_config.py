@@ -97,7 +97,7 @@ def test_a_missing_key_is_an_error_only_where_one_is_needed(write) -> None:
     settings = load(path, {})
     with pytest.raises(SettingsError, match=r"config.yaml:2: api.key: .*MY_KEY is not set") as caught:
         settings.require_key()
-    assert "export MY_KEY=" in caught.value.mend
+    assert "export MY_KEY=" in caught.value.hint
 
 
 @pytest.mark.parametrize("written", ["${MY_KEY}", "sk-${MY_KEY}"])
@@ -107,7 +107,7 @@ def test_an_app_whose_own_key_is_missing_takes_no_other(write, written: str) -> 
     assert settings.require_key(settings.apps[0]).get_secret_value() == "sk-general"
     with pytest.raises(SettingsError, match=r"config.yaml:6: apps\[1\].key: .*MY_KEY is not set") as caught:
         settings.require_key(settings.apps[1])
-    assert "apps[1].key_file" in caught.value.mend
+    assert "apps[1].key_file" in caught.value.hint
 
 
 def test_numbers_are_read_as_people_write_them(write) -> None:
@@ -135,8 +135,8 @@ def test_a_dotenv_with_a_line_that_cannot_be_read_is_told(write, tmp_path: Path,
     with pytest.raises(SettingsError) as caught:
         load(write(""), {})
     assert caught.value.message.startswith(f"{tmp_path / '.env'}:4: ")
-    assert "NAME=value" in caught.value.mend
-    assert "hunter2" not in f"{caught.value} {caught.value.mend} {caplog.text}"
+    assert "NAME=value" in caught.value.hint
+    assert "hunter2" not in f"{caught.value} {caught.value.hint} {caplog.text}"
 
 
 def test_no_app_is_an_error_only_where_one_is_needed(write) -> None:
@@ -191,7 +191,7 @@ def test_what_a_dotenv_says_is_not_called_the_environment(write, tmp_path: Path)
     dotenv.write_text("CORTEX_ETL__API__CONCURRENCY=many\n")
     with pytest.raises(SettingsError, match=f"^variable CORTEX_ETL__API__CONCURRENCY in {dotenv}: api") as caught:
         load(write(""), {})
-    assert caught.value.mend == f"Change variable CORTEX_ETL__API__CONCURRENCY in {dotenv}."
+    assert caught.value.hint == f"Change variable CORTEX_ETL__API__CONCURRENCY in {dotenv}."
 
 
 def test_the_data_folder_is_beside_the_file(write, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from etl.config import load
 from etl.errors import SettingsError
 
-# what is wrong, the file, the line, the key, words of the message, words of the mend
+# what is wrong, the file, the line, the key, words of the message, words of the hint
 IN_FILE = [
     (
         "type: whole number",
@@ -192,36 +192,36 @@ def problem(path: Path, environment: dict[str, str]) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
         load(path, environment)
     assert caught.value.exit_code == 2
-    assert caught.value.mend
+    assert caught.value.hint
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return caught.value
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "key", "says", "mend"), [case[1:] for case in IN_FILE], ids=[c[0] for c in IN_FILE]
+    ("text", "line", "key", "says", "hint"), [case[1:] for case in IN_FILE], ids=[c[0] for c in IN_FILE]
 )
-def test_what_is_wrong_in_the_file(tmp_path: Path, text: str, line: int, key: str, says: str, mend: str) -> None:
+def test_what_is_wrong_in_the_file(tmp_path: Path, text: str, line: int, key: str, says: str, hint: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     error = problem(path, {})
     assert error.message.startswith(f"{path}:{line}: {key}")
     assert says in error.message
-    assert mend in error.mend
+    assert hint in error.hint
     assert "\n" not in error.message
-    assert "hunter2" not in f"{error} {error.mend}"
+    assert "hunter2" not in f"{error} {error.hint}"
 
 
 @pytest.mark.parametrize(
-    ("content", "says", "mend"),
+    ("content", "says", "hint"),
     [
-        (None, "No such file", "Mend the path"),
+        (None, "No such file", "Fix the path"),
         (b" \n", "is empty", "Put the "),
-        (b"\xff\xfe\x00", "it is not text", "Mend the path"),
+        (b"\xff\xfe\x00", "it is not text", "Fix the path"),
     ],
 )
 def test_a_file_of_a_secret_that_cannot_be_read_is_told_to_who_needs_it(
-    tmp_path: Path, content: bytes | None, says: str, mend: str
+    tmp_path: Path, content: bytes | None, says: str, hint: str
 ) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("api: {key_file: s}\ndatabase: {url_file: s}\napps: [{id: a, key_file: s}, {id: b, key: sk-b}]\n")
@@ -239,7 +239,7 @@ def test_a_file_of_a_secret_that_cannot_be_read_is_told_to_who_needs_it(
             ask()
         assert caught.value.message.startswith(f"{path}:{place}: ")
         assert says in caught.value.message
-        assert mend in caught.value.mend
+        assert hint in caught.value.hint
 
 
 IN_ENVIRONMENT = [
@@ -248,10 +248,10 @@ IN_ENVIRONMENT = [
     ("type", {"CORTEX_ETL__API__CONCURRENCY": "x"}, "found 'x', allowed: a whole number", "unset it"),
     ("no section", {"CORTEX_ETL__API": "4"}, "found '4', allowed: a section", "unset it"),
     ("no key", {"CORTEX_ETL__": "4"}, "names no key", "CORTEX_ETL__SECTION__KEY"),
-    ("not JSON", {"CORTEX_ETL__APPS": '[{"id"'}, "not JSON", "Mend its value"),
+    ("not JSON", {"CORTEX_ETL__APPS": '[{"id"'}, "not JSON", "Fix its value"),
     ("too deep", {"CORTEX_ETL__API__KEY__X": "hunter2"}, "api.key: found a value that is not shown", "unset it"),
-    ("no such date", {"CORTEX_ETL__APPS": "[{id: 2024-13-45}]"}, "not JSON", "Mend its value"),
-    ("bottomless", {"CORTEX_ETL__APPS": "[" * 5000}, "not JSON", "Mend its value"),
+    ("no such date", {"CORTEX_ETL__APPS": "[{id: 2024-13-45}]"}, "not JSON", "Fix its value"),
+    ("bottomless", {"CORTEX_ETL__APPS": "[" * 5000}, "not JSON", "Fix its value"),
     ("deep", {"CORTEX_ETL__APPS": "[" * 200 + "]" * 200}, "apps[0]: found a list, allowed: a section", "unset it"),
     ("without an end", {"CORTEX_ETL__APPS": "&a [*a]"}, "found '&a [*a]', allowed: a list", "unset it"),
     ("within itself", {"CORTEX_ETL__APPS": "[&a [*a]]"}, "apps[0]: found a list, allowed: a section", "unset it"),
@@ -262,16 +262,16 @@ IN_ENVIRONMENT = [
 
 
 @pytest.mark.parametrize(
-    ("environment", "says", "mend"), [case[1:] for case in IN_ENVIRONMENT], ids=[case[0] for case in IN_ENVIRONMENT]
+    ("environment", "says", "hint"), [case[1:] for case in IN_ENVIRONMENT], ids=[case[0] for case in IN_ENVIRONMENT]
 )
-def test_what_is_wrong_in_the_environment(tmp_path: Path, environment: dict[str, str], says: str, mend: str) -> None:
+def test_what_is_wrong_in_the_environment(tmp_path: Path, environment: dict[str, str], says: str, hint: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("")
     error = problem(path, environment)
     assert error.message.startswith(f"environment variable {next(iter(environment))}: ")
     assert says in error.message
-    assert mend in error.mend
-    assert "hunter2" not in f"{error} {error.mend}"
+    assert hint in error.hint
+    assert "hunter2" not in f"{error} {error.hint}"
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def keys(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Any:
 
 
 def test_the_schema_is_current() -> None:
-    mend = "run: python -m etl.config.schema | tee docs/config.schema.json > etl/config/config.schema.json"
-    assert render() == SCHEMA == (ROOT / "docs" / "config.schema.json").read_text(), mend
+    hint = "run: python -m etl.config.schema | tee docs/config.schema.json > etl/config/config.schema.json"
+    assert render() == SCHEMA == (ROOT / "docs" / "config.schema.json").read_text(), hint
 
 
 def test_it_is_a_schema_of_every_key() -> None:

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from etl.observe.files import write_whole
+from etl.files import write_whole
 
 
 def names(folder: Path) -> set[str]:

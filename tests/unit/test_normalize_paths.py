@@ -15,9 +15,9 @@ from normalized import comparable, run_bytes
 from etl.decode import digest
 from etl.errors import RecordError
 from etl.normalize.careful import careful_rows
+from etl.normalize.context import Stream
 from etl.normalize.definition_cache import Definitions
 from etl.normalize.fast import fast_rows
-from etl.normalize.stream import Stream
 from etl.sandbox import World
 
 TAME_DATES = [

@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from etl.observe.report import findings, wording
-from etl.observe.report.facts import DailyRuns, Durations, Facts, Failure, OpenRun, Span, StepFacts, Stream
-from etl.observe.report.facts import _detail_first as detail_first
-from etl.observe.report.summary import Change, Labels, Tally, last_week, stretch_days, tally, workflows
+from etl.report import findings, wording
+from etl.report.facts import DailyRuns, Durations, Facts, Failure, OpenRun, Span, StepFacts, Stream
+from etl.report.facts import _detail_first as detail_first
+from etl.report.summary import Change, Labels, Tally, last_week, stretch_days, tally, workflows
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TODAY = NOW.date()

@@ -45,7 +45,7 @@ def test_cron_runs_at_even_intervals(minutes: int) -> None:
 def test_a_rhythm_that_cron_lacks_is_refused_with_the_nearest(minutes: float, near: str) -> None:
     with pytest.raises(SettingsError) as refused:
         cron_times(timedelta(minutes=minutes))
-    assert f"--every {near}," in refused.value.mend
+    assert f"--every {near}," in refused.value.hint
 
 
 NAMES = st.text(st.characters(exclude_characters="/\0\n\r", codec="utf-8"), min_size=1, max_size=12).filter(

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl.app.clients import open_clients
-from etl.app.streams import chosen_apps, find_streams, only
+from etl.app.discovery import chosen_apps, find_streams, only
 from etl.app.warehouse import open_warehouse
 from etl.db.store import Store
 from etl.decode import digest

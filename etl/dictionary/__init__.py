@@ -1,6 +1,6 @@
 """The data dictionary `docs/warehouse.md`, made from the database's own comments.
 
-`python -m etl.observe.dictionary > docs/warehouse.md` writes it anew from `migrations/`, in a throw-away server.
+`python -m etl.dictionary > docs/warehouse.md` writes it anew from `migrations/`, in a throw-away server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCHEMA = "cortex"
 _INTRODUCTION = """\
 # The warehouse
 
-Made from the database's own comments by `python -m etl.observe.dictionary`: in psql, `\\d+ cortex.runs` says the same.
+Made from the database's own comments by `python -m etl.dictionary`: in psql, `\\d+ cortex.runs` says the same.
 [cookbook.md](cookbook.md) has questions with their SQL.
 
 ## What holds everywhere

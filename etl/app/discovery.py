@@ -34,11 +34,11 @@ def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
         SettingsError: none is configured, or one that is asked for is not.
     """
     if not settings.apps:
-        raise SettingsError("no app is configured", mend="Name one under `apps:` in config.yaml: `- id: app_123`.")
+        raise SettingsError("no app is configured", hint="Name one under `apps:` in config.yaml: `- id: app_123`.")
     configured = [app.id for app in settings.apps]
     for name in apps:
         if name not in configured:
-            raise SettingsError(f"the app {name} is not configured", mend=f"Configured are: {', '.join(configured)}.")
+            raise SettingsError(f"the app {name} is not configured", hint=f"Configured are: {', '.join(configured)}.")
     return [app for app in settings.apps if not apps or app.id in apps]
 
 
@@ -156,7 +156,7 @@ def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId
         if name not in known:
             raise SettingsError(
                 f"the workflow {name} is in none of the apps asked for",
-                mend="Add it under `workflows:` in config.yaml, or mend --workflow.",
+                hint="Add it under `workflows:` in config.yaml, or hint --workflow.",
             )
     return [stream for stream in streams if not workflows or stream.workflow_id in workflows]
 

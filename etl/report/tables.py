@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etl.observe.report import wording
-from etl.observe.report.findings import is_complete
+from etl.report import wording
+from etl.report.findings import is_complete
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from etl.observe.report.facts import Facts, StepFacts, Stream
-    from etl.observe.report.summary import Labels, WorkflowSummary
+    from etl.report.facts import Facts, StepFacts, Stream
+    from etl.report.summary import Labels, WorkflowSummary
 
 MOST_WORKFLOWS = 300
 MOST_STEPS = 100

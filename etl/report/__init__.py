@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from etl.db.reading import reading
 from etl.errors import SettingsError
-from etl.observe.files import write_whole
-from etl.observe.reading import reading
-from etl.observe.report.facts import ask
-from etl.observe.report.page import render
+from etl.files import write_whole
+from etl.report.facts import ask
+from etl.report.page import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from etl.observe.report.facts import Facts
+    from etl.report.facts import Facts
 
 DEFAULT_DAYS = 90
 LONGEST_DAYS = 366
@@ -50,7 +50,7 @@ async def write_report(
         raise
     except OSError as error:
         raise SettingsError(
-            f"cannot write {output}: {error.strerror}", mend="Name a file that can be written with --output PATH."
+            f"cannot write {output}: {error.strerror}", hint="Name a file that can be written with --output PATH."
         ) from None
 
 

@@ -62,7 +62,7 @@ def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Lis
     variables = settings.telemetry
     if not variables:
         return None
-    reason, mend = "", ""
+    reason, hint = "", ""
     try:
         from etl.observe.traces import Traces, secrets_in
 
@@ -73,10 +73,10 @@ def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Lis
                 call.mask.add_password_of(value)
         return Traces(mode, variables, call.mask, listener)
     except ImportError:
-        reason, mend = "OpenTelemetry is not installed", 'pip install "cortex-etl[otel]"'
+        reason, hint = "OpenTelemetry is not installed", 'pip install "cortex-etl[otel]"'
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is no reason not to sync
-        reason, mend = f"{type(error).__name__}: {error}", "mend the OTEL_ variables"
-    listener(Notice("traces.refused", {"error": reason, "mend": mend}, level="warning"))
+        reason, hint = f"{type(error).__name__}: {error}", "fix the OTEL_ variables"
+    listener(Notice("traces.refused", {"error": reason, "hint": hint}, level="warning"))
     return None
 
 
@@ -109,11 +109,11 @@ class Watch:
             summary = await run_sync(self._settings, mode, **options, listener=listener)
         except Exception as error:
             message = error.message if isinstance(error, EtlError) else f"{type(error).__name__}: {error}"
-            code, mend = (error.exit_code, error.mend) if isinstance(error, EtlError) else (1, "")
+            code, hint = (error.exit_code, error.hint) if isinstance(error, EtlError) else (1, "")
             done = error.summary.as_dict() if isinstance(error, EtlError) and error.summary is not None else {}
-            await self._end(mode, scope, code, message, mend, done)
+            await self._end(mode, scope, code, message, hint, done)
             raise
-        await self._end(mode, scope, summary.exit_code, summary.error, summary.mend, summary.as_dict())
+        await self._end(mode, scope, summary.exit_code, summary.error, summary.hint, summary.as_dict())
         return summary
 
     def _subscribe(self) -> Listener:
@@ -140,13 +140,13 @@ class Watch:
 
         return Caller(self._listener, self._call.mask)
 
-    async def _end(self, mode: Mode, scope: str, code: int, error: str, mend: str, summary: dict[str, Any]) -> None:
+    async def _end(self, mode: Mode, scope: str, code: int, error: str, hint: str, summary: dict[str, Any]) -> None:
         """Write the metrics and tell of the end; nothing of it fails the sync."""
         connection = None if code in (_HELD, _INTERRUPTED, DatabaseError.exit_code) else await self._connection()
         try:
             if self._tally is not None and code != _HELD:
                 await self._write_metrics({"mode": mode, **summary, "exit_code": code}, connection)
-            await self._tell(mode, scope, code, error, mend, summary, connection)
+            await self._tell(mode, scope, code, error, hint, summary, connection)
         except Exception as failure:  # noqa: BLE001 -- whatever it is, the sync's own end is what counts
             fields = {"error": f"{type(failure).__name__}: {failure}"}
             self._listener(Notice("watch.failed", fields, level="warning"))
@@ -186,7 +186,7 @@ class Watch:
         scope: str,
         code: int,
         error: str,
-        mend: str,
+        hint: str,
         summary: dict[str, Any],
         connection: asyncpg.Connection | None,
     ) -> None:
@@ -195,7 +195,7 @@ class Watch:
             return
         from etl.observe.alerts import StateAlerts, SyncEnd
 
-        end: SyncEnd = SyncEnd(mode, scope, code, error, mend, summary)
+        end: SyncEnd = SyncEnd(mode, scope, code, error, hint, summary)
         if self._pings is not None:
             await self._pings.finish(end)
         if alerts.on_state_change is not None:

@@ -12,11 +12,11 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from etl import __version__
-from etl.observe.report import findings, summary, wording
-from etl.observe.report.sections import sections
+from etl.report import findings, summary, wording
+from etl.report.sections import sections
 
 if TYPE_CHECKING:
-    from etl.observe.report.facts import Facts
+    from etl.report.facts import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def render(facts: Facts) -> str:
     Returns:
         The HTML document.
     """
-    folder = files("etl.observe.report").joinpath("page")
+    folder = files("etl.report").joinpath("page")
     style, script, template = (
         folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "behaviour.js", "page.html")
     )

@@ -19,7 +19,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-PRELOADED = ("etl.cli.root", "etl.app", "etl.doctor", "etl.cli.watched", "etl.observe.progress", "uvloop")
+PRELOADED = ("etl.cli.root", "etl.app", "etl.doctor", "etl.cli.telemetry", "etl.observe.progress", "uvloop")
 
 
 def serve() -> dict[str, Any] | None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from etl.observe.report import findings, plots, summary, tables, wording
+from etl.report import findings, plots, summary, tables, wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
-    from etl.observe.report.facts import Facts
-    from etl.observe.report.summary import Labels, WorkflowSummary
-    from etl.observe.report.tables import Table
+    from etl.report.facts import Facts
+    from etl.report.summary import Labels, WorkflowSummary
+    from etl.report.tables import Table
 
 _MOST_COLOURS = 7  # the rest shares one
 _MOST_CARDS = 12

@@ -55,7 +55,7 @@ def redactor_of(payloads: PayloadSettings) -> Redactor | None:
         if wrong:
             raise SettingsError(
                 f"payloads.redact: with {path} no run could be stored: {wrong}",
-                mend="Name what people wrote: in input, result, output, logs, error; or set payloads.store: none.",
+                hint="Name what people wrote: in input, result, output, logs, error; or set payloads.store: none.",
             )
     return _redactor(payloads.redact, payloads)
 

@@ -77,7 +77,7 @@ async def _serve(
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {host}:{port}: {error.strerror or error}",
-            mend="Choose another with --port, or 0 for any.",
+            hint="Choose another with --port, or 0 for any.",
         ) from None
 
 

@@ -93,7 +93,7 @@ def read(directory: Path, layout: dict[str, str]) -> Manifest:
         return Manifest(directory, layout)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"{path} is not a manifest of an export", mend="Remove it and export again, or name another directory."
+            f"{path} is not a manifest of an export", hint="Remove it and export again, or name another directory."
         ) from error
     if not is_same:
         parts = {name: Part("", part.files) for name, part in parts.items()}
@@ -117,7 +117,7 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
-                f"another export is writing to {directory}", mend="Wait for it, or name another directory."
+                f"another export is writing to {directory}", hint="Wait for it, or name another directory."
             ) from None
         yield
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[asyncpg.Connection]:
-    """Open a read-only connection; what the database raises inside becomes a `DatabaseError` with its mend.
+    """Open a read-only connection; what the database raises inside becomes a `DatabaseError` with its hint.
 
     Args:
         url: the database.
@@ -32,12 +32,12 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as failure:
         raise DatabaseError(
             f'there is no warehouse of this version in the schema "{schema}": {failure}',
-            mend="Run `cortex-etl migrate`, then `cortex-etl sync`.",
+            hint="Run `cortex-etl migrate`, then `cortex-etl sync`.",
         ) from failure
     except asyncpg.InsufficientPrivilegeError as failure:
         raise DatabaseError(
             f'the database role may not read the schema "{schema}": {failure}',
-            mend="Grant it USAGE on the schema and SELECT on its tables and views.",
+            hint="Grant it USAGE on the schema and SELECT on its tables and views.",
         ) from failure
     except (
         asyncpg.PostgresConnectionError,
@@ -48,7 +48,7 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
         if isinstance(failure, asyncpg.InterfaceError) and not connection.is_closed():
             raise
         raise DatabaseError(
-            f"the database went away during the {purpose}: {failure}", mend="Check PostgreSQL and try again."
+            f"the database went away during the {purpose}: {failure}", hint="Check PostgreSQL and try again."
         ) from failure
     finally:
         connection.terminate()

@@ -57,7 +57,7 @@ def sql(
     """
     if url:
         if query or file:
-            raise SettingsError("--url prints the URL and runs no query", mend="Leave out the one or the other.")
+            raise SettingsError("--url prints the URL and runs no query", hint="Leave out the one or the other.")
         _print_url(call, demo=demo, show_password=show_password)
         return
     text = _query_text(query, file)
@@ -69,17 +69,17 @@ def sql(
 def _query_text(query: str | None, file: Path | None) -> str:
     if (query is None) == (file is None):
         raise SettingsError(
-            "no query, or two of them", mend='Give one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE.'
+            "no query, or two of them", hint='Give one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE.'
         )
     if file is None and query != "-":
         return query or ""
     try:
         return sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}", mend="Name a file with one query.") from None
+        raise SettingsError(f"cannot read {file}: {error.strerror}", hint="Name a file with one query.") from None
     except UnicodeDecodeError:
         raise SettingsError(
-            f"cannot read {file or 'stdin'}: not UTF-8 text", mend="Name a file with one query."
+            f"cannot read {file or 'stdin'}: not UTF-8 text", hint="Name a file with one query."
         ) from None
 
 
@@ -110,7 +110,7 @@ def psql(
     """
     program = shutil.which("psql")
     if program is None:
-        raise SettingsError("psql is not installed", mend='Install postgresql-client, or use: cortex-etl sql "..."')
+        raise SettingsError("psql is not installed", hint='Install postgresql-client, or use: cortex-etl sql "..."')
     settings = readable_settings(call, demo=demo)
     environment = _psql_environment(database_url(settings), settings.database.schema_name)
     sys.stdout.flush()
@@ -152,10 +152,10 @@ def report(
     Example: `cortex-etl report --output /var/www/cortex.html`
     """
     try:
-        from etl.observe.report import DEFAULT_DAYS, write_report
+        from etl.report import DEFAULT_DAYS, write_report
     except ImportError:
         raise SettingsError(
-            "the report needs packages that are not installed", mend='Install them: pip install "cortex-etl[report]"'
+            "the report needs packages that are not installed", hint='Install them: pip install "cortex-etl[report]"'
         ) from None
     settings = readable_settings(call, demo=demo)
     url = database_url(settings)

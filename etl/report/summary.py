@@ -9,12 +9,12 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from etl.observe.report.wording import shortened
+from etl.report.wording import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from etl.observe.report.facts import DailyRuns, Durations, Facts, VersionChange
+    from etl.report.facts import DailyRuns, Durations, Facts, VersionChange
 
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "SKIPPED"})
 _WEEK = timedelta(days=7)

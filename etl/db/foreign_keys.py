@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-_SQL = statements("references")
+_SQL = statements("foreign_keys")
 
 _GRANTABLE_SINCE = 15  # the version of PostgreSQL in which a superuser can grant the setting of a parameter
 

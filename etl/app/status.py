@@ -30,7 +30,7 @@ class StreamStatus:
     """One stream; times UTC, `lag_s` in seconds.
 
     `state` is complete, incomplete, loading, failing, late, new or retired (read no more).
-    `holds` says what keeps its watermark back (with --explain), `mend` what to type.
+    `holds` says what keeps its watermark back (with --explain), `hint` what to type.
     """
 
     app_id: str
@@ -49,7 +49,7 @@ class StreamStatus:
     listing_order: str | None
     last_error: str | None
     last_error_at: datetime | None
-    mend: str = ""
+    hint: str = ""
     holds: list[str] = field(default_factory=list)
 
 
@@ -107,7 +107,7 @@ def _never_read(settings: Settings, known: set[StreamId]) -> list[StreamStatus]:
             listing_order=None,
             last_error=None,
             last_error_at=None,
-            mend="cortex-etl sync",
+            hint="cortex-etl sync",
         )
         for app in settings.apps
         if app.workflows != "all"
@@ -122,9 +122,9 @@ async def _stream(
     values = dict(row)
     for helper in ("backfill_cursor", "accounted_for", "workflow_gone_at"):
         values.pop(helper)
-    state, mend = stream_state(row, settings.apps)
+    state, hint = stream_state(row, settings.apps)
     holds = await _holds(connection, row) if explain and state != "retired" else []
-    return StreamStatus(**values, state=state, mend=mend, holds=holds)
+    return StreamStatus(**values, state=state, hint=hint, holds=holds)
 
 
 async def _holds(connection: asyncpg.Connection, row: asyncpg.Record) -> list[str]:

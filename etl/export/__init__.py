@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from etl.db.reading import reading
 from etl.db.statements import statements
 from etl.errors import SettingsError
-from etl.observe.export import manifest
-from etl.observe.export.columns import Columns, batch, columns
-from etl.observe.reading import reading
+from etl.export import manifest
+from etl.export.columns import Columns, batch, columns
 from etl.tables import APPS, DEFINITIONS, RUN_CHILDREN, RUNS, WORKFLOWS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.observe.export.manifest import Manifest, Written
+    from etl.export.manifest import Manifest, Written
 
 __all__ = ["export_parquet"]
 
@@ -82,7 +82,7 @@ async def export_parquet(url: str, schema: str, directory: Path, *, since: date 
     except OSError as error:
         raise SettingsError(
             f"cannot write to {error.filename or directory}: {error.strerror or error}",
-            mend="Name a directory that can be written, with room enough.",
+            hint="Name a directory that can be written, with room enough.",
         ) from error
 
 

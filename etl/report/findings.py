@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.observe.report import wording
+from etl.report import wording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
-    from etl.observe.report.facts import Failure, OpenRun, Span, StepFacts, Stream
-    from etl.observe.report.summary import Change, Labels, Tally, WorkflowSummary
+    from etl.report.facts import Failure, OpenRun, Span, StepFacts, Stream
+    from etl.report.summary import Change, Labels, Tally, WorkflowSummary
 
 _ENOUGH_RUNS = 20  # ended runs on both sides before two failure rates are compared
 _NOTABLE = 0.02  # difference of two rates that is worth a word, where it is beyond chance

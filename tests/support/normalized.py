@@ -12,8 +12,8 @@ from etl import tables
 from etl.decode import digest, dump, parse
 from etl.normalize import Normalizer, Redactor, RunRows
 from etl.normalize.careful import careful_rows
+from etl.normalize.context import Stream
 from etl.normalize.definition_cache import Definitions
-from etl.normalize.stream import Stream
 from etl.wire import JSONB
 
 if TYPE_CHECKING:
