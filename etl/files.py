@@ -1,4 +1,4 @@
-"""Files that are written as a whole."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_NEW = 0o666  # less what the umask takes, as of any new file
+_NEW = 0o666  # before the umask
 
 
-def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Write a file so that whoever reads it finds the old content or the new, never a part.
+def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Write a file so that readers see either the old content or the new, never a part.
 
-    A link is followed, and stays. A pipe, a device and what stands under /dev, as /dev/stdout, are written into: they
-    cannot be replaced.
+    Symbolic links are followed and kept. Pipes, devices and paths under /dev, such as /dev/stdout, cannot be replaced
+    and are written to directly.
 
     Args:
-        path: of the file.
-        content: all of it.
-        mode: who may read and write it; None leaves that as it is, or as it is for any new file.
+        path: path of the file.
+        content: the whole content.
+        mode: permissions; None keeps those of an existing file and uses the default for a new one.
 
     Raises:
-        OSError: it cannot be written; where the file was, it is as it was.
+        OSError: the file cannot be written; an existing one is unchanged.
     """
     found = None
     with suppress(FileNotFoundError):
         found = path.stat()
     if found is not None and (not stat.S_ISREG(found.st_mode) or path.absolute().is_relative_to("/dev")):
-        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # ENXIO where nobody reads a pipe
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # ENXIO if a pipe has no reader
         with os.fdopen(opened, "wb") as file:
             os.set_blocking(file.fileno(), True)
             file.write(content)
         return
     if mode is None:
-        mode = _usual_mode() if found is None else stat.S_IMODE(found.st_mode)
+        mode = _default_mode() if found is None else stat.S_IMODE(found.st_mode)
     target = path.resolve()
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -49,7 +49,7 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
         raise
 
 
-def _usual_mode() -> int:
+def _default_mode() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return _NEW & ~mask

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.events import Event, Listener
     from etl.observe.alerts import Caller, Pings, SyncEnd
-    from etl.observe.metrics import Tally
+    from etl.observe.metrics import StreamCounters
     from etl.observe.traces import Traces
     from etl.sync.stream import Mode
 
@@ -76,7 +76,7 @@ def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Lis
         reason, hint = "OpenTelemetry is not installed", 'pip install "cortex-etl[otel]"'
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is no reason not to sync
         reason, hint = f"{type(error).__name__}: {error}", "fix the OTEL_ variables"
-    listener(Notice("traces.refused", {"error": reason, "hint": hint}, level="warning"))
+    listener(Notice("traces.failed", {"error": reason, "hint": hint}, level="warning"))
     return None
 
 
@@ -88,7 +88,7 @@ class Watch:
         self._settings = settings
         self._file = metrics_file
         self._listener = listener
-        self._tally: Tally | None = None
+        self._counters: StreamCounters | None = None
         self._pings: Pings | None = None
 
     async def run(self, mode: Mode, options: dict[str, Any]) -> SyncSummary:
@@ -120,10 +120,10 @@ class Watch:
         """The listener with what is needed for metrics and pings."""
         listeners = [self._listener]
         if self._file is not None:
-            from etl.observe.metrics import Tally
+            from etl.observe.metrics import StreamCounters
 
-            self._tally = Tally()
-            listeners.append(self._tally.listen)
+            self._counters = StreamCounters()
+            listeners.append(self._counters.listen)
         if self._settings.alerts.ping_url is not None:
             from etl.observe.alerts import Pings
 
@@ -144,7 +144,7 @@ class Watch:
         """Write the metrics and tell of the end; nothing of it fails the sync."""
         connection = None if code in (_HELD, _INTERRUPTED, DatabaseError.exit_code) else await self._connection()
         try:
-            if self._tally is not None and code != _HELD:
+            if self._counters is not None and code != _HELD:
                 await self._write_metrics({"mode": mode, **summary, "exit_code": code}, connection)
             await self._tell(mode, scope, code, error, hint, summary, connection)
         except Exception as failure:  # noqa: BLE001 -- whatever it is, the sync's own end is what counts
@@ -169,16 +169,16 @@ class Watch:
         return None
 
     async def _write_metrics(self, end: dict[str, Any], connection: asyncpg.Connection | None) -> None:
-        from etl.observe.metrics import read_standing, write_metrics
+        from etl.observe.metrics import read_health, write_metrics
 
-        assert self._file is not None  # noqa: S101 -- there is a tally only where there is a file
-        assert self._tally is not None  # noqa: S101
+        assert self._file is not None  # noqa: S101 -- there are counters only if there is a file
+        assert self._counters is not None  # noqa: S101
         try:
-            standing = await read_standing(connection, self._settings.apps) if connection is not None else None
-            write_metrics(self._file, end, self._tally, standing)
+            health = await read_health(connection, self._settings.apps) if connection is not None else None
+            write_metrics(self._file, end, self._counters, health)
         except OSError as error:
             fields = {"path": str(self._file), "error": error.strerror or str(error)}
-            self._listener(Notice("metrics.refused", fields, level="warning"))
+            self._listener(Notice("metrics.failed", fields, level="warning"))
 
     async def _tell(
         self,
@@ -200,5 +200,5 @@ class Watch:
             await self._pings.finish(end)
         if alerts.on_state_change is not None:
             url = alerts.on_state_change.get_secret_value()
-            marker = self._settings.data_dir / "alert-told-without-warehouse"
-            await StateAlerts(url, self._caller(), marker).tell(end, connection)
+            marker = self._settings.data_dir / "alert-sent-without-warehouse"
+            await StateAlerts(url, self._caller(), marker).send(end, connection)

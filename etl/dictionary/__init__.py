@@ -1,21 +1,14 @@
-"""The data dictionary `docs/warehouse.md`, made from the database's own comments.
+"""The data dictionary `docs/warehouse.md`, generated from the comments in the database.
 
-`python -m etl.dictionary > docs/warehouse.md` writes it anew from `migrations/`, in a throw-away server.
+`python -m etl.dictionary > docs/warehouse.md` regenerates it from `migrations/`, using a temporary server.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etl.db import embedded
-from etl.db.connect import connect
-from etl.db.migrate import migrate
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
@@ -23,35 +16,33 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-_SCHEMA = "cortex"
 _INTRODUCTION = """\
 # The warehouse
 
-Made from the database's own comments by `python -m etl.dictionary`: in psql, `\\d+ cortex.runs` says the same.
-[cookbook.md](cookbook.md) has questions with their SQL.
+Generated from the comments in the database by `python -m etl.dictionary`; `\\d+ cortex.runs` in psql shows the same.
+[cookbook.md](cookbook.md) has example queries.
 
-## What holds everywhere
+## Conventions
 
-- Everything lives in one schema, `cortex` unless `database.schema` says otherwise. Names and meanings here stay:
-  columns, tables and views are added, none is renamed or dropped.
-- Times are `timestamptz`; a day is a UTC day of `created_at`. Bound questions by it: the views read no more than the
-  days asked for.
-- Credits are `numeric`, with the digits as the API sent them. Rates are 0 to 1.
-- `status`, `origin` and `type` are text: the API adds values without notice.
-- A run that leaves the API stays here, with `gone_at` set.
-- What no column holds stands in `extra`, under its path in the payload, so nothing is lost. Also there: numbers too
-  large for their column, which is null then.
-- NUL and lone surrogates, which PostgreSQL cannot store, are `\N{REPLACEMENT CHARACTER}` in place.
+- All tables are in one schema, `cortex` unless `database.schema` is set. Releases add columns, tables and views; they
+  do not rename or drop any.
+- Times are `timestamptz`; a day is the UTC day of `created_at`. Filter by day: the views then read only those days.
+- Credits are `numeric`, with all digits sent by the API. Rates are between 0 and 1.
+- `status`, `origin` and `type` are text, because the API adds values without notice.
+- A run that is gone from the API stays in the warehouse, with `gone_at` set.
+- Fields without a column are kept in `extra`, keyed by their path in the payload. So are numbers that are too large for
+  their column, which is null then.
+- NUL and lone surrogates, which PostgreSQL cannot store, are replaced by `\N{REPLACEMENT CHARACTER}`.
 - JSON null is SQL NULL.
 """
 _CHAPTERS = {
-    "runs": ("## Runs", "What happened."),
-    "definitions": ("## Workflows and their definitions", "What was meant to happen."),
-    "bookkeeping": ("## Bookkeeping", "What the syncs remember. For reading; cortex-etl writes it."),
-    "views": ("## Views", "The questions people ask, answered."),
+    "runs": ("## Runs", "Workflow runs and their steps, calls and usage."),
+    "definitions": ("## Workflows and their definitions", "Apps, workflows, their versions and steps."),
+    "bookkeeping": ("## Bookkeeping", "The state of the syncs. Read-only: cortex-etl maintains these tables."),
+    "views": ("## Views", "Ready-made answers to common questions."),
     "rollups": (
-        "## Behind the daily views",
-        "What the views read for days that are counted, and how the others are. Ask the views where they serve.",
+        "## Rollups behind the daily views",
+        "Precomputed days that the daily views read. Prefer the views.",
     ),
 }
 
@@ -68,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table or view. `references` maps column names, joined by commas, to the table that a foreign key names."""
+    """A table or view. `references` maps the columns of a foreign key, joined by commas, to the referenced table."""
 
     name: str
     is_view: bool
@@ -79,7 +70,7 @@ class Relation:
 
     @property
     def chapter(self) -> str:
-        """The chapter of the dictionary that it stands in."""
+        """Chapter of the dictionary that lists the relation."""
         if self.name.startswith(("rollup_", "counted_", "etl_uncounted_")) or self.name.endswith("_days"):
             return "rollups"
         if self.is_view:
@@ -90,7 +81,7 @@ class Relation:
 
 
 async def read_relations(connection: asyncpg.Connection, schema: str) -> list[Relation]:
-    """Everything of `schema` with its comments, in the order in which it was made."""
+    """Read the tables and views of a schema with their comments, in order of creation."""
     sql = statements("dictionary")
     columns = await connection.fetch(sql["columns"], schema)
     references = await connection.fetch(sql["references"], schema)
@@ -113,7 +104,7 @@ async def read_relations(connection: asyncpg.Connection, schema: str) -> list[Re
 
 
 def render(relations: Sequence[Relation]) -> str:
-    """The dictionary as Markdown."""
+    """Render the dictionary as Markdown."""
     lines = [_INTRODUCTION, *_diagram(relations)]
     for chapter, (heading, sentence) in _CHAPTERS.items():
         lines += ["", heading, "", sentence]
@@ -124,12 +115,12 @@ def render(relations: Sequence[Relation]) -> str:
 
 
 def _diagram(relations: Sequence[Relation]) -> Iterator[str]:
-    """A Mermaid diagram of the tables: a full line is a foreign key, a dotted one what a column's comment names."""
+    """Draw the tables as a Mermaid diagram: solid lines are foreign keys, dotted ones are named in column comments."""
     relations = [relation for relation in relations if not relation.is_view and relation.chapter != "rollups"]
     tables = {relation.name for relation in relations}
-    yield "## How the tables hang together"
+    yield "## Relationships"
     yield ""
-    yield "A full line is a foreign key; along a dotted one the other row may be missing (not synced, or not yet)."
+    yield "Solid lines are foreign keys. Along dotted lines, the referenced row may be missing (not synced yet)."
     yield ""
     yield "```mermaid"
     yield "erDiagram"
@@ -163,26 +154,5 @@ def _entry(relation: Relation) -> Iterator[str]:
 
 
 def _sentence(comment: str) -> str:
-    """A comment as Markdown takes it."""
+    """Escape a comment for Markdown."""
     return re.sub(r"([|*<>#]|(?<!\w)_|_(?!\w))", r"\\\1", comment)
-
-
-def main() -> None:
-    """Write the dictionary to stdout."""
-    with tempfile.TemporaryDirectory(prefix="ce-") as directory:
-        try:
-            sys.stdout.write(render(asyncio.run(_read_fresh(embedded.start(Path(directory))))))
-        finally:
-            embedded.stop(Path(directory))
-
-
-async def _read_fresh(url: str) -> list[Relation]:
-    connection = await connect(url, _SCHEMA)
-    await migrate(connection, _SCHEMA)
-    relations = await read_relations(connection, _SCHEMA)
-    await connection.close()
-    return relations
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,11 @@
-"""The warehouse as Parquet files, for those who live elsewhere: DuckDB, Spark, pandas.
+"""Export of the warehouse to Parquet files, for DuckDB, Spark and pandas.
 
-One file a table and month of the run's `created_at` (UTC): `runs/2026-11.parquet`, `run_steps/2026-11.parquet` and so
-on; `undated` for runs without one; `all` for the tables of workflows and their definitions. `manifest.json` remembers
-which state of a month its files hold, so that the next export writes only the months that were touched since.
+There is one file per table and month of the run's `created_at` (UTC): `runs/2026-11.parquet`,
+`run_steps/2026-11.parquet` and so on; `undated` for runs without `created_at`; `all` for workflows and their
+definitions. `manifest.json` stores a fingerprint of each month, so that the next export writes only what has changed.
 
-Times are UTC timestamps with microseconds, JSON is text, credits are decimals with 22 digits after the point: one with
-more is rounded, one of 10^16 or more is null, and the manifest counts both (`decimals_not_exact`).
+Times are UTC timestamps with microseconds, JSON is text, credits are decimals with 22 fractional digits: values with
+more digits are rounded, values of 10^16 or more become null, and the manifest counts both (`decimals_not_exact`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from etl.db.reading import reading
 from etl.db.statements import statements
 from etl.errors import SettingsError
 from etl.export import manifest
-from etl.export.columns import Columns, batch, columns
+from etl.export.arrow import Columns, read_columns, to_record_batch
 from etl.tables import APPS, DEFINITIONS, RUN_CHILDREN, RUNS, WORKFLOWS
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ _WHOLE = (APPS, WORKFLOWS, *DEFINITIONS)
 _DEFINITIONS = "definitions"
 _UNDATED = "undated"
 _FETCHED_ROWS = 1_000
-_GROUP_ROWS = 50_000  # of a row group, at most
-_GROUP_BYTES = 64 * 2**20  # of a row group in memory, about
+_GROUP_ROWS = 50_000  # maximum rows of a row group
+_GROUP_BYTES = 64 * 2**20  # approximate maximum size of a row group in memory
 
 
 @dataclass(frozen=True, slots=True)
 class _Month:
-    """A month of runs, from `start` (inclusive) to `end` (exclusive); both None: the runs without created_at."""
+    """A month of runs, from `start` (inclusive) to `end` (exclusive); both None for runs without `created_at`."""
 
     start: datetime | None
     end: datetime | None
@@ -59,21 +59,21 @@ class _Month:
 async def export_parquet(url: str, schema: str, directory: Path, *, since: date | None = None) -> dict[Path, int]:
     """Bring the Parquet files in a directory up to date.
 
-    Each file is replaced in one go, and the files of a month come from one snapshot of the database.
+    Each file is replaced atomically, and the files of a month come from one snapshot of the database.
 
     Args:
-        url: the database.
-        schema: the warehouse's schema.
-        directory: made if need be.
-        since: leave months before this day's alone.
+        url: URL of the database.
+        schema: schema of the warehouse.
+        directory: the export directory; created if missing.
+        since: skip the months before the month of this day.
 
     Returns:
-        The files written, each with how many decimals in it were rounded or left out; none where nothing has changed
-        since the last export.
+        The files written, each with its number of decimals that were rounded or set to null; empty if nothing has
+        changed since the last export.
 
     Raises:
-        SettingsError: the directory cannot be written, or another export is writing there.
-        DatabaseError: the warehouse cannot be reached, or is not there.
+        SettingsError: the directory cannot be written, or another export is writing to it.
+        DatabaseError: the warehouse is unreachable or does not exist.
     """
     try:
         with manifest.locked(directory):
@@ -82,7 +82,7 @@ async def export_parquet(url: str, schema: str, directory: Path, *, since: date 
     except OSError as error:
         raise SettingsError(
             f"cannot write to {error.filename or directory}: {error.strerror or error}",
-            hint="Name a directory that can be written, with room enough.",
+            hint="Choose a writable directory with enough free space.",
         ) from error
 
 
@@ -95,93 +95,93 @@ class _Export:
         self._written: dict[Path, int] = {}
 
     async def run(self, since: date | None) -> dict[Path, int]:
-        tables = {each.name: await columns(self._connection, each.name) for each in (*_WHOLE, *_MONTHLY)}
-        ledger = manifest.read(self._directory, {name: each.layout for name, each in tables.items()})
-        await self._definitions(ledger, tables)
-        months = await self._months()
-        for gone in ledger.parts.keys() - {each.name for each in months} - {_DEFINITIONS}:
-            ledger.drop(gone)
+        tables = {each.name: await read_columns(self._connection, each.name) for each in (*_WHOLE, *_MONTHLY)}
+        exported = manifest.read(self._directory, {name: each.layout for name, each in tables.items()})
+        await self._write_definitions(exported, tables)
+        months = await self._read_months()
+        for empty in exported.parts.keys() - {each.name for each in months} - {_DEFINITIONS}:
+            exported.drop(empty)
         for month in months:
             is_old = since is not None and month.end is not None and month.end.date() <= since
-            if not is_old and not ledger.is_current(month.name, month.fingerprint):
-                await self._month(ledger, tables, month)
+            if not is_old and not exported.is_current(month.name, month.fingerprint):
+                await self._write_month(exported, tables, month)
         return self._written
 
-    async def _months(self) -> list[_Month]:
+    async def _read_months(self) -> list[_Month]:
         found = []
         for row in await self._connection.fetch(statements("export")["months"]):
             start = row["month"] and row["month"].replace(tzinfo=UTC)
             found.append(_Month(start, _next_month(start), row["fingerprint"]))
         return found
 
-    async def _month(self, ledger: Manifest, tables: dict[str, Columns], month: _Month) -> None:
-        """Write the files of one month, and its fingerprint as it is in the same snapshot."""
+    async def _write_month(self, exported: Manifest, tables: dict[str, Columns], month: _Month) -> None:
+        """Write the files of one month, and record its fingerprint from the same snapshot."""
         bounds = () if month.start is None else (month.start, month.end)
         condition = "runs.created_at IS NULL" if not bounds else "runs.created_at >= $1 AND runs.created_at < $2"
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            now = await self._connection.fetchrow(statements("export")["month"], month.start, month.end)
-            if now is None or not now["runs"]:
+            current = await self._connection.fetchrow(statements("export")["month"], month.start, month.end)
+            if current is None or not current["runs"]:
                 return
             files = {}
             for table in _MONTHLY:
-                wanted = tables[table.name]
+                columns = tables[table.name]
                 source = table.name if table is RUNS else f"{table.name} JOIN runs ON runs.id = {table.name}.run_id"
-                query = f"SELECT {wanted.selection} FROM {source} WHERE {condition}"  # noqa: S608 -- names of our own, quoted
+                query = f"SELECT {columns.selection} FROM {source} WHERE {condition}"  # noqa: S608 -- our own names, quoted
                 path = f"{table.name}/{month.name}.parquet"
-                files[path] = await self._file(path, wanted, query, *bounds)
-        ledger.record(month.name, manifest.Part(now["fingerprint"], files))
+                files[path] = await self._write_file(path, columns, query, *bounds)
+        exported.record(month.name, manifest.Part(current["fingerprint"], files))
 
-    async def _definitions(self, ledger: Manifest, tables: dict[str, Columns]) -> None:
-        """Write the tables that have no months, if any of them has changed."""
+    async def _write_definitions(self, exported: Manifest, tables: dict[str, Columns]) -> None:
+        """Write the tables that are not split by month, if any of them has changed."""
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             state = hashlib.sha256()
             for table in _WHOLE:
-                query = f"SELECT count(*), sum(hash_record_extended({table.name}, 0)) FROM {table.name}"  # noqa: S608 -- names of our own
+                query = f"SELECT count(*), sum(hash_record_extended({table.name}, 0)) FROM {table.name}"  # noqa: S608 -- our own names
                 state.update(repr(await self._connection.fetch(query)).encode())
             fingerprint = state.hexdigest()
-            if ledger.is_current(_DEFINITIONS, fingerprint):
+            if exported.is_current(_DEFINITIONS, fingerprint):
                 return
             files = {}
             for table in _WHOLE:
-                wanted = tables[table.name]
+                columns = tables[table.name]
                 path = f"{table.name}/all.parquet"
-                query = f"SELECT {wanted.selection} FROM {table.name}"  # noqa: S608 -- names of our own, quoted
-                files[path] = await self._file(path, wanted, query)
-        ledger.record(_DEFINITIONS, manifest.Part(fingerprint, files))
+                query = f"SELECT {columns.selection} FROM {table.name}"  # noqa: S608 -- our own names, quoted
+                files[path] = await self._write_file(path, columns, query)
+        exported.record(_DEFINITIONS, manifest.Part(fingerprint, files))
 
-    async def _file(self, name: str, wanted: Columns, query: str, *values: object) -> Written:
-        """Write what a query gives to one file, which takes the old one's place when it is whole."""
+    async def _write_file(self, name: str, columns: Columns, query: str, *values: object) -> Written:
+        """Write the result of a query to one file, replacing the old one atomically."""
         path = self._directory / name
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
         try:
-            with pq.ParquetWriter(temporary, wanted.schema, compression="zstd") as writer:
-                rows, misfits = await self._row_groups(writer, wanted, query, *values)
+            with pq.ParquetWriter(temporary, columns.schema, compression="zstd") as writer:
+                rows, inexact = await self._write_row_groups(writer, columns, query, *values)
             size = temporary.stat().st_size
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._written[path] = misfits
-        return manifest.Written(rows, size, misfits)
+        self._written[path] = inexact
+        return manifest.Written(rows, size, inexact)
 
-    async def _row_groups(
-        self, writer: pq.ParquetWriter, wanted: Columns, query: str, *values: object
+    async def _write_row_groups(
+        self, writer: pq.ParquetWriter, columns: Columns, query: str, *values: object
     ) -> tuple[int, int]:
-        """Write what a query gives, in groups of bounded size; return how many rows, and decimals that did not fit."""
-        rows = misfits = 0
+        """Write the result of a query in row groups of bounded size; return its rows and its inexact decimals."""
+        rows = inexact = 0
         group: list[pa.RecordBatch] = []
         cursor = await self._connection.cursor(query, *values)
         while fetched := await cursor.fetch(_FETCHED_ROWS):
-            one, unfit = batch(fetched, wanted.schema)
-            group.append(one)
-            rows, misfits = rows + len(fetched), misfits + unfit
+            batch, rounded = to_record_batch(fetched, columns.schema)
+            group.append(batch)
+            rows, inexact = rows + len(fetched), inexact + rounded
             if sum(map(len, group)) >= _GROUP_ROWS or sum(each.nbytes for each in group) >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(group))
                 group.clear()
         if group:
             writer.write_table(pa.Table.from_batches(group))
-        return rows, misfits
+        return rows, inexact
 
 
 def _next_month(start: datetime | None) -> datetime | None:

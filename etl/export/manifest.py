@@ -1,4 +1,4 @@
-"""What an export directory holds: which state of which month is in its files."""
+"""The manifest of an export directory: its files, and a fingerprint of each month."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file: its rows and bytes, and how many decimals in it were rounded or left out because they did not fit."""
+    """One file: its rows, its bytes, and how many of its decimals were rounded or set to null."""
 
     rows: int
     bytes: int
@@ -30,7 +30,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Files that were written from one snapshot, by their path below the directory, and that snapshot's fingerprint."""
+    """Files written from one snapshot, by path relative to the directory, and the fingerprint of that snapshot."""
 
     fingerprint: str
     files: dict[str, Written]
@@ -38,21 +38,21 @@ class Part:
 
 @dataclass(slots=True)
 class Manifest:
-    """The parts of an export: a month, `undated`, or `definitions`; `layout` tells the tables' columns."""
+    """The parts of an export (a month, `undated` or `definitions`) and the layout of each table."""
 
     directory: Path
     layout: dict[str, str]
     parts: dict[str, Part] = field(default_factory=dict)
 
     def is_current(self, name: str, fingerprint: str) -> bool:
-        """Whether the part's files are there, as they were written, and hold the state of this fingerprint."""
+        """Return whether the part has this fingerprint and all its files exist with the recorded size."""
         part = self.parts.get(name)
         if part is None or part.fingerprint != fingerprint:
             return False
         return all(_size(self.directory / path) == each.bytes for path, each in part.files.items())
 
     def record(self, name: str, part: Part) -> None:
-        """Note a part whose files are in place."""
+        """Record a part whose files have been written."""
         self.parts[name] = part
         self._write()
 
@@ -74,15 +74,14 @@ class Manifest:
 
 
 def read(directory: Path, layout: dict[str, str]) -> Manifest:
-    """Read a directory's manifest.
+    """Read the manifest of a directory.
 
     Args:
         directory: the export directory.
-        layout: the columns of each table as they are now. Files of another layout count as not there; they are
-            replaced one by one.
+        layout: the current columns of each table. Files with another layout count as outdated.
 
     Raises:
-        SettingsError: the manifest is no manifest of this program.
+        SettingsError: the file is not a manifest of an export.
     """
     path = directory / _NAME
     try:
@@ -93,7 +92,7 @@ def read(directory: Path, layout: dict[str, str]) -> Manifest:
         return Manifest(directory, layout)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"{path} is not a manifest of an export", hint="Remove it and export again, or name another directory."
+            f"{path} is not a manifest of an export", hint="Remove the file, or choose another directory."
         ) from error
     if not is_same:
         parts = {name: Part("", part.files) for name, part in parts.items()}
@@ -106,10 +105,10 @@ def _part(document: Any) -> Part:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Make the directory, and keep other exports out of it.
+    """Create the directory and lock it against other exports.
 
     Raises:
-        SettingsError: another one is writing there.
+        SettingsError: another export is writing to it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as lock:
@@ -117,7 +116,7 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
-                f"another export is writing to {directory}", hint="Wait for it, or name another directory."
+                f"another export is writing to {directory}", hint="Wait until it ends, or choose another directory."
             ) from None
         yield
 

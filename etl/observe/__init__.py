@@ -1,1 +1,1 @@
-"""What shows a sync to people and machines: logs, progress, reports. It knows events and the database, not the core."""
+"""Listeners that present a sync: logs, progress, metrics, alerts, traces. They depend on events, not on the core."""

@@ -1,7 +1,7 @@
-"""Telling others how syncs end: a webhook when that changes, and a dead-man's switch at each start and end.
+"""Alerts: a webhook called when syncs start failing or recover, and pings for a dead man's switch.
 
-Neither ever fails a sync or holds it up for long: each call has a time limit, is tried twice, and its failure is a line
-in the log. The URLs are secrets; of them only the host is ever shown.
+Neither can fail a sync or delay it for long: each call has a timeout and is tried twice, and a failed call is only
+logged. The URLs are secrets; only their host is ever shown.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from etl.events import Listener
 
 TIMEOUT_S = 5.0
-"""For one call."""
+"""Timeout of one call."""
 
 _TRIES = 2
 _PAUSE_S = 0.5
-_NEUTRAL = (75, 130)  # held by others, interrupted: they say nothing of how it stands
-_MOST_STREAMS = 20  # named in one message
+_NEUTRAL = (75, 130)  # skipped because streams were locked, or interrupted: neither success nor failure
+_MAX_STREAMS = 20  # listed in one message
 
 _SQL = statements("alerts")
 
@@ -44,11 +44,11 @@ class SyncEnd:
 
     Attributes:
         mode: sync, backfill or reconcile.
-        scope: what it was asked for; what is told of one scope says nothing of another.
-        exit_code: as of the command.
-        error: what went wrong; '' when nothing did.
+        scope: the apps and workflows it was limited to; alerts are tracked per scope.
+        exit_code: exit code of the command.
+        error: what went wrong; '' if nothing did.
         hint: what to do about it.
-        summary: `SyncSummary.as_dict()`; empty where it came to none.
+        summary: `SyncSummary.as_dict()`; empty if there is no summary.
     """
 
     mode: str
@@ -60,13 +60,13 @@ class SyncEnd:
 
     @property
     def state(self) -> str | None:
-        """`good` or `bad`; None where it says neither."""
+        """`good`, `bad`, or None if the exit code is neutral."""
         if self.exit_code in _NEUTRAL:
             return None
         return "bad" if self.exit_code else "good"
 
     def text(self) -> str:
-        """The end in a sentence or two."""
+        """Describe the result in a sentence or two."""
         if not self.exit_code:
             return f"cortex-etl on {socket.gethostname()}: {self.mode} succeeded"
         hint = f" (hint: {self.hint})" if self.hint else ""
@@ -74,12 +74,12 @@ class SyncEnd:
 
 
 class Caller:
-    """Calls URLs that nobody waits for.
+    """Sends POST requests; a failed one is reported to the listener and never raises.
 
     Args:
-        listener: hears of calls that failed.
-        mask: takes secrets out of what is sent.
-        timeout_s: for one call.
+        listener: receives a notice for each failed call.
+        mask: removes secrets from what is sent.
+        timeout_s: timeout of one call.
     """
 
     def __init__(self, listener: Listener, mask: Callable[[Any], Any], *, timeout_s: float = TIMEOUT_S) -> None:
@@ -88,7 +88,7 @@ class Caller:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def call(self, url: str, body: Mapping[str, Any] | str) -> bool:
-        """POST JSON or text; whether it was taken."""
+        """POST JSON or text; return whether the server accepted it."""
         reason = ""
         for attempt in range(_TRIES):
             if attempt:
@@ -97,25 +97,25 @@ class Caller:
                 async with aiohttp.ClientSession(timeout=self._timeout) as session:
                     masked = self._mask(body)
                     content: dict[str, Any] = {"data": masked} if isinstance(masked, str) else {"json": masked}
-                    async with session.post(url, **content) as answer:
-                        if answer.status < 300:
+                    async with session.post(url, **content) as response:
+                        if response.status < 300:
                             return True
-                        reason = f"status {answer.status}"
-                        if 400 <= answer.status < 500 and answer.status != 429:
+                        reason = f"status {response.status}"
+                        if 400 <= response.status < 500 and response.status != 429:
                             break
             except TimeoutError:
-                reason = f"no answer in {self._timeout.total:g} s"
+                reason = f"no response within {self._timeout.total:g} s"
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 reason = type(error).__name__
         host = urlsplit(url).hostname or ""
-        self._listener(Notice("alert.refused", {"host": host, "error": reason}, level="warning"))
+        self._listener(Notice("alert.failed", {"host": host, "error": reason}, level="warning"))
         return False
 
 
 class Pings:
-    """A dead-man's switch as healthchecks.io has it: URL/start, URL when all went well, URL/fail.
+    """Pings for a dead man's switch, as healthchecks.io defines them: URL/start, URL on success, URL/fail.
 
-    The start is told when the first stream begins, so that an invocation that finds all streams held says nothing.
+    The start ping is sent when the first stream begins, so an invocation that finds every stream locked sends nothing.
     """
 
     def __init__(self, url: str, caller: Caller) -> None:
@@ -124,32 +124,32 @@ class Pings:
         self._start: asyncio.Task[bool] | None = None
 
     def begin(self) -> None:
-        """Tell of the start, without waiting; once."""
+        """Send the start ping once, without waiting for it."""
         if self._start is None:
             self._start = asyncio.get_running_loop().create_task(self._caller.call(self._with("/start"), ""))
 
     async def finish(self, end: SyncEnd) -> None:
-        """Tell of the end, after the start."""
+        """Send the final ping, after the start ping has completed."""
         if self._start is not None:
             await self._start
         if end.state is not None:
             await self._caller.call(self._with("/fail" if end.state == "bad" else ""), end.text())
 
-    def _with(self, ending: str) -> str:
+    def _with(self, suffix: str) -> str:
         parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + ending))
+        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + suffix))
 
 
 class StateAlerts:
-    """A webhook that is called when syncs go from good to bad, and when they are good again.
+    """A webhook that is called when syncs start failing and when they recover.
 
-    What was told last stands in the warehouse, so a call that was not taken is made again by the next sync. While the
-    warehouse itself cannot be asked, a file stands in for it.
+    The warehouse stores the state sent last, so the next sync repeats a call that failed. While the warehouse is
+    unreachable, a marker file records that the failure was sent.
 
     Args:
-        url: of the webhook.
+        url: URL of the webhook.
         caller: makes the call.
-        marker: the file.
+        marker: path of the marker file.
     """
 
     def __init__(self, url: str, caller: Caller, marker: Path) -> None:
@@ -157,17 +157,17 @@ class StateAlerts:
         self._caller = caller
         self._marker = marker
 
-    async def tell(self, end: SyncEnd, connection: asyncpg.Connection | None) -> None:
-        """Call the webhook where the state differs from what was told.
+    async def send(self, end: SyncEnd, connection: asyncpg.Connection | None) -> None:
+        """Call the webhook if the state differs from the one sent last.
 
         Args:
-            end: of the sync.
-            connection: to the warehouse; None where it cannot be reached.
+            end: how the sync ended.
+            connection: a connection to the warehouse; None if it is unreachable.
         """
         if end.state is None:
             return
-        name = f"alerts.told {end.scope}".strip()
-        row = await connection.fetchrow(_SQL["told"], name) if connection is not None else None
+        name = f"alerts.sent {end.scope}".strip()
+        row = await connection.fetchrow(_SQL["last_sent"], name) if connection is not None else None
         was = "bad" if self._marker.exists() else row["state"] if row is not None else "good"
         since = row["since"] if row is not None else None
         if end.state != was and not await self._caller.call(self._url, _message(end, was, since)):
@@ -176,11 +176,11 @@ class StateAlerts:
             self._mark()
             return
         if end.state != was or row is None or row["state"] != end.state:
-            await connection.execute(_SQL["tell"], name, end.state, datetime.now(UTC).isoformat(timespec="seconds"))
+            await connection.execute(_SQL["store"], name, end.state, datetime.now(UTC).isoformat(timespec="seconds"))
         self._marker.unlink(missing_ok=True)
 
     def _mark(self) -> None:
-        """Note that it was told; where even that cannot be written, it is told again next time."""
+        """Create the marker file; if that fails, the next sync sends the alert again."""
         try:
             self._marker.parent.mkdir(parents=True, exist_ok=True)
             self._marker.touch()
@@ -189,10 +189,10 @@ class StateAlerts:
 
 
 def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
-    """The webhook's JSON; `text` is what chat systems show."""
+    """Return the webhook's JSON; `text` is the field that chat systems display."""
     streams: Sequence[Mapping[str, Any]] = end.summary.get("streams") or ()
-    troubled = [each for each in streams if each["outcome"] in ("failed", "partial")]
-    text = end.text() if end.state == "bad" else f"{end.text()}; all is well again"
+    unhealthy = [each for each in streams if each["outcome"] in ("failed", "partial")]
+    text = end.text() if end.state == "bad" else f"{end.text()} (recovered)"
     return {
         "text": text,
         "event": f"sync.{end.state}",
@@ -205,8 +205,8 @@ def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
         "error": end.error,
         "hint": end.hint,
         "sync_id": end.summary.get("sync_id"),
-        "streams": [dict(each) for each in troubled[:_MOST_STREAMS]],
-        "streams_in_trouble": len(troubled),
+        "streams": [dict(each) for each in unhealthy[:_MAX_STREAMS]],
+        "unhealthy_streams": len(unhealthy),
         "host": socket.gethostname(),
         "version": __version__,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,8 +1,8 @@
-"""Logs on stderr by structlog: one line an event, named `noun.verb_past`, with its fields.
+"""Structured logs on stderr: one line per event, named `noun.verb_past`, with the event's fields.
 
-Lines are for people on a terminal and JSON elsewhere. Levels: `debug` shows each request and page, `info` each stream
-and the canonical last line with every count, `warning` what someone should look at. structlog is imported with the
-first line that is shown: a quiet sync does without, and starts sooner.
+Lines are readable text on a terminal and JSON elsewhere. Levels: `debug` logs each request and page, `info` each stream
+and a final line with every count, `warning` what someone should look at. structlog is imported with the first line
+written, so that a quiet sync starts faster.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _LEVEL_OF_OUTCOME = {"failed": "error", "partial": "warning", "interrupted": "wa
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """Where log lines go and how.
+    """A logger with a format and a minimum level.
 
     Attributes:
         form: `console` or `json`.
-        level: the least level shown: debug, info, warning, error.
-        mask: takes secrets out of every line.
+        level: the lowest level written: debug, info, warning, error.
+        mask: removes secrets from every line.
     """
 
     form: Format
@@ -54,13 +54,13 @@ class Logs:
     mask: Mask
 
     def write(self, level: str, name: str, /, **values: Any) -> None:
-        """Write one line, if its level is shown."""
+        """Write one line if its level is enabled."""
         levels = logging.getLevelNamesMapping()
         if levels[level.upper()] >= levels[self.level.upper()]:
             getattr(self._logger(), level)(name, **values)
 
     def listen(self, event: events.Event) -> None:
-        """Write one event as one line; a listener."""
+        """Write one event as one line."""
         if isinstance(event, events.Notice):
             self.write(event.level, event.name, **event.fields)
             return
@@ -72,13 +72,13 @@ class Logs:
         self.write(level, name, **_values(event))
 
     def _logger(self) -> structlog.typing.FilteringBoundLogger:
-        import structlog  # noqa: PLC0415 -- see the module
+        import structlog  # noqa: PLC0415 -- see the module docstring
 
         def hide(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
             hidden: dict[str, Any] = self.mask(line)
             return hidden
 
-        def harmless(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        def escape(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
             return {name: visible(value) if isinstance(value, str) else value for name, value in line.items()}
 
         renderers: list[structlog.typing.Processor] = [
@@ -86,9 +86,9 @@ class Logs:
         ]
         if self.form == "console":
             colours = sys.stderr.isatty()
-            renderers = [harmless, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=18, sort_keys=False)]
+            renderers = [escape, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=18, sort_keys=False)]
         logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            # stderr is looked up anew for each line: a progress bar replaces it while it is shown.
+            # Look up stderr for each line: a progress bar replaces it while it is shown.
             structlog.PrintLogger(sys.stderr),
             processors=[
                 structlog.processors.add_log_level,
@@ -102,7 +102,7 @@ class Logs:
 
 
 def _values(event: events.Event) -> dict[str, Any]:
-    """The event's fields as a log line has them: streams as two ids, the summary flat and without its streams."""
+    """Return the fields of a log line: a stream as two ids, a summary without its streams."""
     if isinstance(event, events.SyncFinished):
         return {name: value for name, value in event.summary.items() if name != "streams"}
     values = {field.name: getattr(event, field.name) for field in fields(event)}

@@ -1,4 +1,4 @@
-"""A progress view for people: one bar a stream that runs, one for all of them, and the use of the request budget."""
+"""Progress bars: one per running stream, one for the whole sync, and the share of the request budget in use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WINDOW_S = 60.0
 
 @dataclass(slots=True)
 class _Bar:
-    """One stream's bar: pages read of those expected, runs by what became of them, rows written."""
+    """One stream's bar: pages read and expected, new and changed runs, rows written."""
 
     task: TaskID
     began: float
@@ -42,23 +42,23 @@ class _Bar:
 
     @property
     def share(self) -> float:
-        """How much of the stream is done, 0 to 1."""
+        """Progress of the stream, 0 to 1."""
         if self.done:
             return 1.0
         return min(1.0, self.pages / self.expected) if self.expected else 0.0
 
 
 class ProgressView:
-    """Shows events as bars on stderr while it is entered; `listen` is its listener.
+    """A context manager that draws events as bars on stderr; `listen` is its listener.
 
     Args:
-        requests_per_minute: the allowance, to show how much of it is used.
-        console: where to draw; None takes stderr.
+        requests_per_minute: the rate limit, to show how much of it is used.
+        console: where to draw; None means stderr.
     """
 
     def __init__(self, requests_per_minute: int, console: Console | None = None) -> None:
-        self._allowance = requests_per_minute
-        # On 80 columns nothing but the end of a name and of a note is cut.
+        self._requests_per_minute = requests_per_minute
+        # At 80 columns, only the ends of names and notes are cut.
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False, table_column=_cut(max_width=20)),
@@ -87,7 +87,7 @@ class ProgressView:
         self._progress.stop()
 
     def listen(self, event: events.Event) -> None:
-        """Move the bars; a listener."""
+        """Update the bars."""
         match event:
             case events.SyncStarted():
                 self._streams = len(event.streams)
@@ -105,7 +105,7 @@ class ProgressView:
             case events.StreamFinished():
                 self._stream_finished(event)
             case events.RateLimited():
-                self._note(f"the API asked for a pause of {event.wait_s:.0f} s")
+                self._note(f"rate limited, waiting {event.wait_s:.0f} s")
             case _:
                 pass
 
@@ -131,7 +131,7 @@ class ProgressView:
         bar.done = True
         failed = event.outcome == "failed"
         self._progress.update(bar.task, visible=failed, note=event.error if failed else "")
-        self._sum_up()
+        self._update_total()
 
     def _draw(self, stream: events.StreamId) -> None:
         bar = self._bars[stream]
@@ -139,9 +139,9 @@ class ProgressView:
         counts = ((bar.new, "new"), (bar.changed, "changed"), (bar.rows, "rows"))
         note = ", ".join([_rate(bar.runs, bar.began), *(f"{n:,} {word}" for n, word in counts if n)])
         self._progress.update(bar.task, completed=bar.pages, total=bar.expected, count=count, note=note)
-        self._sum_up()
+        self._update_total()
 
-    def _sum_up(self) -> None:
+    def _update_total(self) -> None:
         if self._all is None:
             return
         now = time.monotonic()
@@ -150,7 +150,7 @@ class ProgressView:
         done = sum(bar.done for bar in self._bars.values())
         share = sum(bar.share for bar in self._bars.values())
         self._progress.update(self._all, completed=share, count=f"{done}/{self._streams} streams")
-        budget = f"{len(self._sent) / self._allowance:.0%} of {self._allowance:,} requests/min"
+        budget = f"{len(self._sent) / self._requests_per_minute:.0%} of {self._requests_per_minute:,} requests/min"
         self._note(f"{_rate(self._runs, self._began)}, {budget}, {self._runs:,} runs")
 
     def _note(self, text: str) -> None:
@@ -159,10 +159,10 @@ class ProgressView:
 
 
 def _rate(runs: int, began: float) -> str:
-    """Runs a second, in words."""
+    """Format runs per second."""
     return f"{runs / max(time.monotonic() - began, 0.001):,.0f}/s"
 
 
 def _cut(*, max_width: int | None = None, ratio: int | None = None) -> Column:
-    """A column that is cut where there is no room for it."""
+    """Return a column that is truncated if there is no room."""
     return Column(no_wrap=True, overflow="ellipsis", max_width=max_width, ratio=ratio)

@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that is written: logs, errors, tracebacks."""
+"""Masking of secrets in everything the program writes: logs, errors, tracebacks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _SHORTEST = 4  # characters; hiding shorter ones would garble every line
 
 
 class Mask:
-    """Replaces the secrets it was told of by `***`, wherever they stand in a text or in a structure of texts."""
+    """Replaces known secrets by `***` in strings, lists and mappings."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
 
     def add(self, secret: str) -> None:
-        """Hide this text from now on, in HTML too; one of fewer than four characters is left alone."""
+        """Mask this text and its HTML-escaped form; ignore it if it has fewer than four characters."""
         if len(secret) >= _SHORTEST:
             self._secrets |= {secret, escape(secret)}
 
     def add_password_of(self, url: str) -> None:
-        """Hide the password in a database URL, in the ways it may be quoted."""
+        """Mask the password of a database URL, quoted or not."""
         try:
             password = urlsplit(url).password
         except ValueError:
@@ -33,7 +33,7 @@ class Mask:
                 self.add(form)
 
     def __call__(self, value: Any) -> Any:
-        """Return `value` without secrets; what is neither text nor a list or mapping of it stays as it is."""
+        """Return `value` with secrets masked; values other than strings, lists and mappings are unchanged."""
         if isinstance(value, str):
             for secret in self._secrets:
                 value = value.replace(secret, _HIDDEN)

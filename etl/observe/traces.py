@@ -1,7 +1,7 @@
-"""Traces for OpenTelemetry (the extra `otel`): one span a sync, a stream, a request, a batch loaded.
+"""OpenTelemetry traces (extra `otel`): one span per sync, stream, request and loaded batch.
 
-Whether, where to and how they are sent is said by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and the
-others). A thread sends them; a collector that is slow or away costs the end of a sync a few seconds at most.
+OpenTelemetry's own variables configure them (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). A thread sends the spans; a
+slow or unreachable collector delays the end of a sync by a few seconds at most.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
 
-PATIENCE_S = 3.0
+FLUSH_TIMEOUT_S = 3.0
 """How long the end of a sync waits for the collector."""
 
 _PREFIX = "cortex_etl."
-_BAD = ("failed", "partial")
+_UNSUCCESSFUL = ("failed", "partial")
 
 
 class Traces:
@@ -40,13 +40,13 @@ class Traces:
 
     Args:
         mode: sync, backfill or reconcile.
-        variables: OpenTelemetry's, as the settings found them.
-        mask: takes secrets out of every text.
-        listener: hears of spans that were not taken.
-        exporter: sends the spans; None for the one that the variables describe.
+        variables: the OTEL_ variables found by the settings.
+        mask: removes secrets from every text.
+        listener: receives a notice if spans could not be sent.
+        exporter: sends the spans; None means the one that the variables describe.
 
     Raises:
-        ValueError: a variable makes no sense.
+        ValueError: a variable is invalid.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class Traces:
     ) -> None:
         protocol = variables.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or variables.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         if protocol not in (None, "", "http/protobuf"):
-            raise ValueError(f"the protocol {protocol} is not spoken here, only http/protobuf (usually port 4318)")
-        os.environ.update(variables)  # OpenTelemetry reads nothing but the environment, and some may stand in `.env`
+            raise ValueError(f"unsupported protocol {protocol}; use http/protobuf (usually port 4318)")
+        os.environ.update(variables)  # OpenTelemetry reads only the environment; some variables may come from `.env`
         self._mask = mask
         self._listener = listener
-        self._complaints = _Complaints()
+        self._warnings = _WarningCapture()
         named = "OTEL_SERVICE_NAME" in variables or "service.name=" in variables.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = {"service.version": __version__} | ({} if named else {"service.name": "cortex-etl"})
         self._provider = TracerProvider(resource=Resource.create(resource), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("cortex-etl", __version__)
         self._sync = self._tracer.start_span(f"cortex-etl {mode}", attributes={f"{_PREFIX}mode": mode})
-        self._within: Context = set_span_in_context(self._sync)
+        self._sync_context: Context = set_span_in_context(self._sync)
         self._streams: dict[events.StreamId, Span] = {}
 
     def listen(self, event: events.Event) -> None:
-        """Make of an event a span, a part of one, or nothing."""
+        """Turn an event into a span or an attribute of one; ignore other events."""
         match event:
             case events.SyncStarted():
                 self._set(self._sync, sync_id=event.sync_id, streams=len(event.streams), dry_run=event.dry_run)
@@ -85,10 +85,10 @@ class Traces:
                 self._request(event)
             case events.BatchLoaded():
                 counts = {name: getattr(event, name) for name in ("inserted", "updated", "unchanged", "gone", "rows")}
-                self._past("load batch", event.stream, event.seconds, counts)
+                self._completed_span("load batch", event.stream, event.seconds, counts)
             case events.RequestRetried():
                 note = {"attempt": event.attempt, "reason": event.reason, "wait_s": event.wait_s}
-                self._note(self._of_path(event.path), "request.retried", note)
+                self._note(self._span_of(event.path), "request.retried", note)
             case events.RateLimited():
                 self._note(self._sync, "requests.paused", {"wait_s": event.wait_s})
             case events.RunQuarantined():
@@ -100,33 +100,33 @@ class Traces:
                 self._summarize(event.summary)
 
     def fail(self, error: BaseException) -> None:
-        """Let the sync's span say with which error it ended."""
+        """Record the error that ended the sync on its span."""
         message = str(error) or type(error).__name__
         self._sync.set_status(StatusCode.ERROR, self._mask(message))
         self._set(self._sync, exit_code=getattr(error, "exit_code", 1))
 
     def close(self) -> None:
-        """End all spans and send what is left, within `PATIENCE_S` seconds."""
+        """End all spans and flush them, within `FLUSH_TIMEOUT_S` seconds."""
         for span in (*self._streams.values(), self._sync):
             span.end()
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
-        sending.join(PATIENCE_S)
-        reason = self._complaints.first
+        sending.join(FLUSH_TIMEOUT_S)
+        reason = self._warnings.first
         if sending.is_alive():
-            reason = reason or f"the collector gave no answer within {PATIENCE_S:g} s"
-        self._complaints.close()
+            reason = reason or f"no response from the collector within {FLUSH_TIMEOUT_S:g} s"
+        self._warnings.close()
         if reason:
-            self._listener(events.Notice("traces.refused", {"error": reason}, level="warning"))
+            self._listener(events.Notice("traces.failed", {"error": reason}, level="warning"))
 
     def _stream(self, stream: events.StreamId) -> Span:
         if stream not in self._streams:
             names = {f"{_PREFIX}app_id": stream.app_id, f"{_PREFIX}workflow_id": stream.workflow_id}
-            self._streams[stream] = self._tracer.start_span("stream", self._within, attributes=self._mask(names))
+            self._streams[stream] = self._tracer.start_span("stream", self._sync_context, attributes=self._mask(names))
         return self._streams[stream]
 
-    def _of_path(self, path: str) -> Span:
-        """The span that a request belongs to: its stream's, where that has begun."""
+    def _span_of(self, path: str) -> Span:
+        """Return the parent span of a request: its stream's if that has started, else the sync's."""
         stream = events.stream_of(path)
         return self._streams.get(stream, self._sync) if stream is not None else self._sync
 
@@ -134,7 +134,7 @@ class Traces:
         now = time.time_ns()
         span = self._tracer.start_span(
             "GET",
-            set_span_in_context(self._of_path(event.path)),
+            set_span_in_context(self._span_of(event.path)),
             kind=SpanKind.CLIENT,
             start_time=now - int(event.seconds * 1e9),
             attributes={"http.request.method": "GET", "url.path": self._mask(event.path)},
@@ -145,25 +145,25 @@ class Traces:
             span.set_status(StatusCode.ERROR)
         span.end(now)
 
-    def _past(self, name: str, stream: events.StreamId, seconds: float, values: Mapping[str, int]) -> None:
-        """A span of something that has just ended."""
+    def _completed_span(self, name: str, stream: events.StreamId, seconds: float, values: Mapping[str, int]) -> None:
+        """Record a span for something that has just ended."""
         now = time.time_ns()
-        within = set_span_in_context(self._stream(stream))
-        span = self._tracer.start_span(name, within, start_time=now - int(seconds * 1e9))
+        parent = set_span_in_context(self._stream(stream))
+        span = self._tracer.start_span(name, parent, start_time=now - int(seconds * 1e9))
         self._set(span, **values)
         span.end(now)
 
     def _finish(self, event: events.StreamFinished) -> None:
         span = self._stream(event.stream)
         self._set(span, outcome=event.outcome, api_count=event.api_count, warehouse_count=event.warehouse_count)
-        if event.outcome in _BAD:
+        if event.outcome in _UNSUCCESSFUL:
             span.set_status(StatusCode.ERROR, self._mask(event.error))
         span.end()
 
     def _summarize(self, summary: Mapping[str, object]) -> None:
         plain = {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
         self._set(self._sync, **{name: value for name, value in plain.items() if value != ""})
-        if summary.get("status") in _BAD:
+        if summary.get("status") in _UNSUCCESSFUL:
             self._sync.set_status(StatusCode.ERROR, self._mask(str(summary.get("error"))))
 
     def _set(self, span: Span, **values: Any) -> None:
@@ -175,8 +175,8 @@ class Traces:
         span.add_event(name, self._mask(values))
 
 
-class _Complaints(logging.Handler):
-    """Keeps what OpenTelemetry logs off stderr, and the first of it for one line in the log."""
+class _WarningCapture(logging.Handler):
+    """Keeps OpenTelemetry's warnings off stderr and remembers the first one for our log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -186,12 +186,12 @@ class _Complaints(logging.Handler):
         self._logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take in a line."""
+        """Remember the first line."""
         self.first = self.first or record.getMessage().splitlines()[0][:200]
 
 
 def secrets_in(variables: Mapping[str, str]) -> list[str]:
-    """What must not be shown of OpenTelemetry's variables: the values of the headers that go to the collector."""
+    """Return the secrets in OpenTelemetry's variables: the values of the headers sent to the collector."""
     headers = [value for name, value in variables.items() if name.endswith("HEADERS")]
     values = [pair.partition("=")[2].strip() for text in headers for pair in text.split(",")]
     return [form for value in values for form in (value, unquote(value), *unquote(value).split()[-1:])]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from etl.db.reading import reading
 from etl.errors import SettingsError
-from etl.files import write_whole
+from etl.files import write_atomically
 from etl.report.facts import ask
 from etl.report.page import render
 
@@ -45,7 +45,7 @@ async def write_report(
     """
     html = await asyncio.to_thread(render, await _facts(url, schema, days))
     try:
-        write_whole(output, mask(html).encode())
+        write_atomically(output, mask(html).encode())
     except BrokenPipeError:
         raise
     except OSError as error:

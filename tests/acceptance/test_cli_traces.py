@@ -1,4 +1,4 @@
-"""A sync as OpenTelemetry sees it: what a collector is sent, and what happens when there is none."""
+"""OpenTelemetry traces: what a collector receives, and what happens if there is none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADERS = "Authorization=Bearer%20collector-hunter2"
 
 @dataclass
 class Collector:
-    """An OTLP receiver; answers with `status` after `pause_s` seconds."""
+    """An OTLP receiver that responds with `status` after `pause_s` seconds."""
 
     url: str = ""
     status: int = 200
@@ -104,7 +104,7 @@ async def test_a_sync_is_one_trace(at_work, collector, warehouse) -> None:
     assert "hunter2" not in ended.out + ended.err
 
 
-async def test_variables_may_stand_in_the_dotenv(at_work, collector) -> None:
+async def test_variables_are_read_from_dotenv(at_work, collector) -> None:
     command, _ = at_work
     (command.folder / ".env").write_text(
         f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={collector.url}/v1/traces\nOTEL_SERVICE_NAME=runs\n"
@@ -117,7 +117,7 @@ async def test_variables_may_stand_in_the_dotenv(at_work, collector) -> None:
     assert collector.bodies == []
 
 
-async def test_what_went_wrong_is_in_the_spans(at_work, collector) -> None:
+async def test_errors_are_recorded_on_spans(at_work, collector) -> None:
     command, running = at_work
     command.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
     one = next(iter(running.world.workflows))
@@ -134,7 +134,7 @@ async def test_what_went_wrong_is_in_the_spans(at_work, collector) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["refuses", "breaks", "sleeps", "is away"])
-async def test_a_collector_that_does_not_take_them_changes_nothing(at_work, collector, trouble) -> None:
+async def test_failing_collector_does_not_affect_the_sync(at_work, collector, trouble) -> None:
     command, _ = at_work
     collector.status = {"refuses": 401, "breaks": 503}.get(trouble, 200)
     collector.pause_s = 60 if trouble == "sleeps" else 0
@@ -148,7 +148,7 @@ async def test_a_collector_that_does_not_take_them_changes_nothing(at_work, coll
     ended = await command("sync", "--log-format", "json")
     assert time.monotonic() - began < without_s + 15  # three seconds, and what a busy machine makes of loading the SDK
     assert ended.code == 0
-    assert ended.err.count("traces.refused") == 1
+    assert ended.err.count("traces.failed") == 1
     assert "hunter2" not in ended.out + ended.err
     ended = await command("sync", "--quiet")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
@@ -157,11 +157,11 @@ async def test_a_collector_that_does_not_take_them_changes_nothing(at_work, coll
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "only http/protobuf"),
-        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "traces.refused"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "use http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "traces.failed"),
     ],
 )
-async def test_variables_that_make_no_sense(at_work, collector, variables, says) -> None:
+async def test_invalid_variables_are_reported(at_work, collector, variables, says) -> None:
     command, _ = at_work
     command.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} | variables
     ended = await command("sync", "--log-format", "json")
@@ -169,7 +169,7 @@ async def test_variables_that_make_no_sense(at_work, collector, variables, says)
     assert says in ended.err
 
 
-async def test_without_the_extra_it_is_said_clearly(at_work, collector) -> None:
+async def test_missing_extra_is_reported(at_work, collector) -> None:
     command, _ = at_work
     hidden = command.folder / "hidden" / "opentelemetry"
     hidden.mkdir(parents=True)
@@ -181,7 +181,7 @@ async def test_without_the_extra_it_is_said_clearly(at_work, collector) -> None:
     assert "OpenTelemetry is not installed" in (await command("doctor")).out
 
 
-async def test_nothing_of_it_is_loaded_when_it_is_off(at_work) -> None:
+async def test_opentelemetry_is_not_imported_when_off(at_work) -> None:
     command, _ = at_work
     program = (
         "import sys; sys.argv = ['cortex-etl', 'sync', '--quiet']\n"

@@ -1,4 +1,4 @@
-"""What operations hear of a sync: metrics for Prometheus, the webhook, the dead-man's switch."""
+"""Prometheus metrics, the alert webhook and the dead man's switch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etl.sandbox.faults import Status, anything, lists_runs, page
 
 @dataclass
 class Receiver:
-    """An HTTP server that notes what it is sent; `status` is what it answers."""
+    """An HTTP server that records requests and responds with `status`."""
 
     url: str = ""
     status: int = 200
@@ -47,7 +47,7 @@ async def receiver():
 
 
 def samples(path) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Each sample of a metrics file by its name and the values of its labels, which stand in the order of their names."""
+    """Return the samples of a metrics file by name and label values, in the order of the label names."""
     text = path.read_text()
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
@@ -56,7 +56,7 @@ def samples(path) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
-async def test_metrics_say_what_the_warehouse_says(at_work, warehouse) -> None:
+async def test_metrics_match_the_warehouse(at_work, warehouse) -> None:
     command, running = at_work
     path = command.folder / "cortex.prom"
     workflow_id = next(iter(running.world.workflows))
@@ -97,7 +97,7 @@ async def test_metrics_say_what_the_warehouse_says(at_work, warehouse) -> None:
     assert open_runs == await warehouse.fetchval("SELECT count(*) FROM open_runs")
 
 
-async def test_what_is_known_of_the_streams_outlives_a_database_that_is_away(at_work) -> None:
+async def test_stream_metrics_are_kept_while_the_database_is_unreachable(at_work) -> None:
     command, _ = at_work
     path = command.folder / "cortex.prom"
     with (command.folder / "config.yaml").open("a") as file:
@@ -113,7 +113,7 @@ async def test_what_is_known_of_the_streams_outlives_a_database_that_is_away(at_
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
 
 
-async def test_metrics_tell_what_was_done_before_the_key_was_refused(at_work, warehouse) -> None:
+async def test_metrics_count_the_work_done_before_the_key_was_refused(at_work, warehouse) -> None:
     command, running = at_work
     command.read_in_small_steps()
     running.faults.on(page(4), Status(401))
@@ -124,16 +124,16 @@ async def test_metrics_tell_what_was_done_before_the_key_was_refused(at_work, wa
     assert found["cortex_etl_sync_pages", ("sync",)] == ledger["pages"] == 3
 
 
-async def test_a_metrics_file_that_cannot_be_written_fails_nothing(at_work) -> None:
+async def test_unwritable_metrics_file_does_not_fail_the_sync(at_work) -> None:
     command, _ = at_work
     ended = await command("sync", "--metrics-file", "no/such/folder/cortex.prom")
     assert ended.code == 0
-    (line,) = [json.loads(each) for each in ended.err.splitlines() if "metrics.refused" in each]
+    (line,) = [json.loads(each) for each in ended.err.splitlines() if "metrics.failed" in each]
     assert line["error"] == "No such file or directory"
     assert [each.name for each in command.folder.iterdir() if "prom" in each.name] == []
 
 
-async def test_the_webhook_hears_of_changes_and_of_nothing_else(at_work, receiver) -> None:
+async def test_webhook_is_called_only_when_the_state_changes(at_work, receiver) -> None:
     command, running = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{on_state_change: '{receiver.url}/hook/T0-secret'}}\n")
@@ -145,17 +145,17 @@ async def test_the_webhook_hears_of_changes_and_of_nothing_else(at_work, receive
     )
     assert (await command("sync", "--quiet")).code == 1
     ((path, body),) = receiver.taken()
-    told = json.loads(body)
+    sent = json.loads(body)
     assert path == "/hook/T0-secret"
-    assert (told["state"], told["was"], told["exit_code"], told["streams_in_trouble"]) == ("bad", "good", 1, 1)
-    assert told["streams"][0]["workflow_id"] == workflow_id
-    assert "not yours" in told["text"]
+    assert (sent["state"], sent["was"], sent["exit_code"], sent["unhealthy_streams"]) == ("bad", "good", 1, 1)
+    assert sent["streams"][0]["workflow_id"] == workflow_id
+    assert "not yours" in sent["text"]
     assert running.key not in body
     assert (await command("sync", "--quiet")).code == 1
-    assert receiver.taken() == []  # it is as bad as before
+    assert receiver.taken() == []  # still failing
     running.faults.clear()
     assert (await command("sync", "--quiet", "--workflow", workflow_id)).code == 0
-    assert receiver.taken() == []  # another question
+    assert receiver.taken() == []  # another scope
     assert (await command("sync", "--quiet")).code == 0
     ((_, body),) = receiver.taken()
     assert (json.loads(body)["event"], json.loads(body)["was"]) == ("sync.good", "bad")
@@ -163,7 +163,7 @@ async def test_the_webhook_hears_of_changes_and_of_nothing_else(at_work, receive
     assert receiver.taken() == []
 
 
-async def test_what_was_not_taken_is_told_again_and_fails_nothing(at_work, receiver) -> None:
+async def test_failed_alert_is_sent_again_and_does_not_fail_the_sync(at_work, receiver) -> None:
     command, running = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(
@@ -174,7 +174,7 @@ async def test_what_was_not_taken_is_told_again_and_fails_nothing(at_work, recei
     ended = await command("sync")
     assert ended.code == 3
     assert len(receiver.taken()) == 2  # tried twice
-    assert "alert.refused" in ended.err
+    assert "alert.failed" in ended.err
     assert "-secret" not in ended.err + ended.out
     receiver.status = 200
     assert (await command("sync")).code == 3
@@ -183,7 +183,7 @@ async def test_what_was_not_taken_is_told_again_and_fails_nothing(at_work, recei
     assert receiver.taken() == []
 
 
-async def test_a_database_that_is_away_is_told_once(at_work, receiver) -> None:
+async def test_unreachable_database_is_alerted_once(at_work, receiver) -> None:
     command, _ = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{on_state_change: '{receiver.url}/'}}\n")
@@ -198,7 +198,7 @@ async def test_a_database_that_is_away_is_told_once(at_work, receiver) -> None:
         assert len(receiver.taken()) == times
 
 
-async def test_the_dead_mans_switch(at_work, receiver, database_url) -> None:
+async def test_dead_mans_switch_is_pinged(at_work, receiver, database_url) -> None:
     command, running = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{ping_url: '{receiver.url}/ping/uuid?x=1'}}\n")
@@ -213,7 +213,7 @@ async def test_the_dead_mans_switch(at_work, receiver, database_url) -> None:
     assert "no such key" in body
 
 
-async def test_who_finds_all_held_says_nothing(at_work, receiver, warehouse) -> None:
+async def test_sync_that_finds_every_stream_locked_is_silent(at_work, receiver, warehouse) -> None:
     command, _ = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{ping_url: '{receiver.url}/ping', on_state_change: '{receiver.url}/hook'}}\n")

@@ -23,7 +23,7 @@ from etl.db.load import REFUSED_BY_DATABASE
 from etl.dictionary import read_relations
 from etl.models import REASONS
 from etl.observe.logs import _NAMES
-from etl.observe.metrics import Standing, Tally, _of_the_streams, _of_the_sync
+from etl.observe.metrics import StreamCounters, WarehouseHealth, _stream_metrics, _sync_metrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
@@ -214,7 +214,8 @@ def test_every_metric_is_explained_and_no_other() -> None:
         for table, prefix in ((of_streams, "cortex_etl_stream"), (of_the_sync, "cortex_etl"))
         for span in re.findall(r"`((?:cortex_etl|\.\.\.)_\w+)`", table)
     }
-    written = [*_of_the_sync({"mode": "sync", "exit_code": 0}), *_of_the_streams(Standing([], None), Tally())]
+    health = WarehouseHealth([], None)
+    written = [*_sync_metrics({"mode": "sync", "exit_code": 0}), *_stream_metrics(health, StreamCounters())]
     assert {family.name for family in written} == explained
 
 

@@ -1,4 +1,4 @@
-"""`docs/warehouse.md` is what the database's comments say today."""
+"""`docs/warehouse.md` matches the comments in the database."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from etl.dictionary import read_relations, render
 PAGE = Path(__file__).parents[2] / "docs" / "warehouse.md"
 
 
-async def test_the_dictionary_is_current(warehouse: asyncpg.Connection) -> None:
+async def test_dictionary_is_up_to_date(warehouse: asyncpg.Connection) -> None:
     page = render(await read_relations(warehouse, "cortex"))
     assert page == PAGE.read_text(encoding="utf-8"), "run: python -m etl.dictionary > docs/warehouse.md"
 
 
-async def test_the_dictionary_names_everything(warehouse: asyncpg.Connection) -> None:
+async def test_dictionary_lists_every_relation_and_column(warehouse: asyncpg.Connection) -> None:
     page = PAGE.read_text(encoding="utf-8")
     for relation in await read_relations(warehouse, "cortex"):
         entry = page.partition(f"\n### {relation.name}\n")[2].partition("\n### ")[0]

@@ -1,4 +1,4 @@
-"""Parquet files of the warehouse: as DuckDB reads them, and only those that are due."""
+"""Parquet export: contents as DuckDB reads them, and incremental updates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MONTHLY = [RUNS.name, *(each.name for each in RUN_CHILDREN)]
 
 @pytest.fixture
 async def synced(sandbox, database_url) -> str:
-    """A warehouse with runs of three months, some without created_at, rough edges and all."""
+    """A synced warehouse with runs of three months, some without created_at."""
     source = await sandbox(World.generate(runs=300, workflows_per_app=2, days=60))
     settings = Settings(
         api=ApiSettings(base_url=source.url, key=source.key, requests_per_minute=100_000),
@@ -53,7 +53,7 @@ def ask(query: str) -> list[tuple[object, ...]]:
         return database.sql(query).fetchall()
 
 
-async def test_duckdb_reads_what_the_warehouse_holds(synced, warehouse, tmp_path) -> None:
+async def test_duckdb_reads_the_rows_of_the_warehouse(synced, warehouse, tmp_path) -> None:
     await export_parquet(synced, "cortex", tmp_path)
     for table in ENTITIES:
         files = f"'{tmp_path}/{table.name}/*.parquet'"
@@ -72,7 +72,7 @@ async def test_duckdb_reads_what_the_warehouse_holds(synced, warehouse, tmp_path
         assert theirs == [tuple(row) for row in ours], query
 
 
-async def test_each_value_as_it_is(database_url, warehouse, tmp_path) -> None:
+async def test_values_and_types_are_preserved(database_url, warehouse, tmp_path) -> None:
     document = '{"text": "NUL \\u2400 and emoji 🙂", "number": 12345678901234567890.000000000000000000001}'
     moment = datetime(2026, 3, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     await add_run(
@@ -92,7 +92,7 @@ async def test_each_value_as_it_is(database_url, warehouse, tmp_path) -> None:
     assert ask(f"SELECT tags FROM '{tmp_path}/workflows/all.parquet'") == []
 
 
-async def test_decimals_that_do_not_fit_are_rounded_or_left_out_and_counted(database_url, warehouse, tmp_path) -> None:
+async def test_decimals_that_do_not_fit_are_rounded_or_null_and_counted(database_url, warehouse, tmp_path) -> None:
     values = ["0.12345678901234567890125", "-1e-30", "1e16", "9999999999999999.99999999999999999999999", "7"]
     for place, value in enumerate(values):
         await add_run(warehouse, str(place), datetime(2026, 3, 1, tzinfo=UTC), usage_total=Decimal(value))
@@ -103,7 +103,7 @@ async def test_decimals_that_do_not_fit_are_rounded_or_left_out_and_counted(data
     assert manifest["parts"]["2026-03"]["files"]["runs/2026-03.parquet"]["decimals_not_exact"] == 4
 
 
-async def test_only_months_that_were_touched_are_written_again(synced, warehouse, tmp_path) -> None:
+async def test_only_changed_months_are_rewritten(synced, warehouse, tmp_path) -> None:
     months = {"2026-09", "2026-10", "2026-11", "undated"}
     await add_run(warehouse, "undated", None)
     first = await export_parquet(synced, "cortex", tmp_path)
@@ -125,7 +125,7 @@ async def test_only_months_that_were_touched_are_written_again(synced, warehouse
         assert names(await export_parquet(synced, "cortex", tmp_path)) == set().union(*map(files_of, touched)), (
             statement
         )
-    # The last one left November without runs.
+    # The last statement left November without runs.
     assert not list(tmp_path.glob("*/2026-11.parquet"))
     assert ask(f"SELECT count(*) FROM '{tmp_path}/runs/*.parquet'") == [
         (await warehouse.fetchval("SELECT count(*) FROM runs"),)
@@ -136,7 +136,7 @@ async def test_only_months_that_were_touched_are_written_again(synced, warehouse
     assert names(await export_parquet(synced, "cortex", tmp_path)) == {f"{table}/all" for table in definitions}
 
 
-async def test_files_that_are_missing_or_cut_are_written_again(database_url, warehouse, tmp_path) -> None:
+async def test_missing_and_truncated_files_are_rewritten(database_url, warehouse, tmp_path) -> None:
     await add_run(warehouse, "r", datetime(2026, 3, 1, tzinfo=UTC))
     await export_parquet(database_url, "cortex", tmp_path)
     (tmp_path / "run_steps" / "2026-03.parquet").unlink()
@@ -147,7 +147,7 @@ async def test_files_that_are_missing_or_cut_are_written_again(database_url, war
     assert await export_parquet(database_url, "cortex", tmp_path) == {}
 
 
-async def test_a_new_column_makes_all_files_anew(database_url, warehouse, tmp_path) -> None:
+async def test_new_column_rewrites_all_files(database_url, warehouse, tmp_path) -> None:
     await add_run(warehouse, "r", datetime(2026, 3, 1, tzinfo=UTC))
     everything = await export_parquet(database_url, "cortex", tmp_path)
     await warehouse.execute("ALTER TABLE runs ADD COLUMN mood interval")
@@ -156,20 +156,20 @@ async def test_a_new_column_makes_all_files_anew(database_url, warehouse, tmp_pa
     assert ask(f"SELECT mood FROM '{tmp_path}/runs/*.parquet'") == [("03:00:00",)]
 
 
-async def test_since_leaves_older_months_alone(database_url, warehouse, tmp_path) -> None:
+async def test_since_skips_older_months(database_url, warehouse, tmp_path) -> None:
     for month in (1, 2, 3):
         await add_run(warehouse, str(month), datetime(2026, month, 15, tzinfo=UTC))
     await export_parquet(database_url, "cortex", tmp_path, since=date(2026, 2, 20))
     assert sorted(each.stem for each in (tmp_path / "runs").iterdir()) == ["2026-02", "2026-03"]
 
 
-async def test_the_last_month_of_all(database_url, warehouse, tmp_path) -> None:
+async def test_december_9999(database_url, warehouse, tmp_path) -> None:
     await add_run(warehouse, "r", datetime(9999, 12, 31, tzinfo=UTC))
     await export_parquet(database_url, "cortex", tmp_path)
     assert ask(f"SELECT count(*) FROM '{tmp_path}/runs/9999-12.parquet'") == [(1,)]
 
 
-async def test_many_rows_come_in_several_groups(database_url, warehouse, tmp_path) -> None:
+async def test_many_rows_are_split_into_row_groups(database_url, warehouse, tmp_path) -> None:
     await warehouse.execute(
         "INSERT INTO runs (id, created_at) SELECT n::text, '2026-03-01Z' FROM generate_series(1, 60000) AS n"
     )
@@ -178,14 +178,14 @@ async def test_many_rows_come_in_several_groups(database_url, warehouse, tmp_pat
     assert [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)] == [50_000, 10_000]
 
 
-async def test_an_empty_warehouse(database_url, tmp_path) -> None:
+async def test_empty_warehouse(database_url, tmp_path) -> None:
     await export_parquet(database_url, "cortex", tmp_path / "new" / "folder")
     assert sorted(each.name for each in (tmp_path / "new" / "folder").iterdir() if each.is_dir()) == [
         "apps", "workflow_step_links", "workflow_steps", "workflow_versions", "workflows",
     ]  # fmt: skip
 
 
-async def test_two_exports_keep_apart(database_url, tmp_path) -> None:
+async def test_directory_is_locked_during_an_export(database_url, tmp_path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(SettingsError, match="another export is writing to"):
@@ -193,12 +193,14 @@ async def test_two_exports_keep_apart(database_url, tmp_path) -> None:
     await export_parquet(database_url, "cortex", tmp_path)
 
 
-async def test_a_failure_leaves_the_old_files_and_no_rubbish(database_url, warehouse, tmp_path) -> None:
+async def test_failed_export_keeps_the_old_files_and_leaves_no_temporary_ones(
+    database_url, warehouse, tmp_path
+) -> None:
     await add_run(warehouse, "r", datetime(2026, 3, 1, tzinfo=UTC))
     await export_parquet(database_url, "cortex", tmp_path)
     before = (tmp_path / "runs" / "2026-03.parquet").read_bytes()
     await warehouse.execute("UPDATE runs SET last_synced_at = now()")
-    # A directory stands where the file of the steps would go.
+    # Put a directory in the place of the steps' file.
     (tmp_path / "run_steps" / "2026-03.parquet").unlink()
     (tmp_path / "run_steps" / "2026-03.parquet" / "in the way").mkdir(parents=True)
     with pytest.raises(SettingsError, match="cannot write to"):
@@ -212,7 +214,7 @@ async def test_a_failure_leaves_the_old_files_and_no_rubbish(database_url, wareh
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "layout": {}, "parts": {"x": {}}}'])
-async def test_a_manifest_of_something_else_is_refused(database_url, tmp_path, text) -> None:
+async def test_foreign_manifest_is_refused(database_url, tmp_path, text) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(SettingsError, match=r"manifest\.json is not a manifest of an export"):
         await export_parquet(database_url, "cortex", tmp_path)
@@ -224,8 +226,8 @@ async def test_without_a_warehouse(empty_database_url, tmp_path) -> None:
     assert "cortex-etl migrate" in failure.value.hint
 
 
-async def test_a_connection_that_is_cut_is_a_database_error(database_url, warehouse, tmp_path) -> None:
-    # Inside a transaction PostgreSQL would go on to show what it showed first, so another connection holds the lock.
+async def test_lost_connection_is_a_database_error(database_url, warehouse, tmp_path) -> None:
+    # Take the lock on another connection: inside a transaction, pg_stat_activity is a cached snapshot.
     holder = await connect(database_url, "cortex")
     await holder.execute("BEGIN; LOCK TABLE runs")
     exporting = asyncio.create_task(export_parquet(database_url, "cortex", tmp_path))
@@ -241,7 +243,7 @@ async def test_a_connection_that_is_cut_is_a_database_error(database_url, wareho
     await holder.close()
 
 
-async def test_the_command(command, database_url, warehouse) -> None:
+async def test_export_command(command, database_url, warehouse) -> None:
     await add_run(warehouse, "r", datetime(2026, 3, 1, tzinfo=UTC))
     command.configure(f"database: {{url: '{database_url}'}}\n")
     ended = await command("export", "--format", "parquet", "out")

@@ -1,4 +1,4 @@
-"""Logs, progress and the hiding of secrets."""
+"""Logs, progress bars and masking of secrets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lines(captured) -> list[dict]:
     return [json.loads(line) for line in captured.err.splitlines()]
 
 
-def test_every_event_has_its_line(capsys) -> None:
+def test_each_event_is_one_log_line(capsys) -> None:
     assert {type(each) for each in ONE_OF_EACH} == set(get_args(events.Event))
     logs = Logs("json", "debug", Mask())
     for each in ONE_OF_EACH:
@@ -63,25 +63,25 @@ def test_levels(capsys, level, names) -> None:
 
 
 @pytest.mark.parametrize(("outcome", "level"), [("failed", "error"), ("partial", "warning"), ("succeeded", "info")])
-def test_what_went_wrong_is_logged_louder(capsys, outcome, level) -> None:
+def test_failures_are_logged_at_a_higher_level(capsys, outcome, level) -> None:
     logs = Logs("json", "info", Mask())
     logs.listen(events.StreamFinished(STREAM, outcome))
     logs.listen(events.SyncFinished({"status": outcome}))
     assert [line["level"] for line in lines(capsys.readouterr())] == [level, level]
 
 
-def test_lines_for_people(capsys) -> None:
+def test_console_format(capsys) -> None:
     Logs("console", "info", Mask()).listen(events.StreamFinished(STREAM, "succeeded", 250, 250))
     assert "stream.finished" in (err := capsys.readouterr().err)
     assert "api_count=250" in err
 
 
-def test_lines_for_people_cannot_steer_the_terminal(capsys) -> None:
+def test_console_format_escapes_control_characters(capsys) -> None:
     Logs("console", "info", Mask()).write("error", "stream.failed", error="\x1b[2J\u202egone")
     assert "error=\\x1b[2J\\u202egone" in capsys.readouterr().err
 
 
-def test_secrets_are_hidden_wherever_they_stand(capsys) -> None:
+def test_secrets_are_masked_in_nested_values(capsys) -> None:
     mask = Mask()
     mask.add("sk-hunter2")
     mask.add("abc")  # too short: every line would be garbled
@@ -97,7 +97,7 @@ def test_secrets_are_hidden_wherever_they_stand(capsys) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_progress_view_shows_streams_and_the_budget(width) -> None:
+def test_progress_shows_streams_and_the_request_budget(width) -> None:
     out = io.StringIO()
     stream = events.StreamId("app_1", "wf_with_a_name_that_is_rather_long")
     with ProgressView(500, Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
@@ -116,7 +116,7 @@ def test_the_progress_view_shows_streams_and_the_budget(width) -> None:
     assert ("10,000 runs" in every, "170,000 rows" in one) == (width == 200,) * 2
 
 
-def test_the_progress_view_takes_every_event_in_any_order() -> None:
+def test_progress_accepts_events_in_any_order() -> None:
     with ProgressView(500, Console(file=io.StringIO(), force_terminal=True)) as view:
         for each in (*reversed(ONE_OF_EACH), *ONE_OF_EACH):
             view.listen(each)

@@ -1,7 +1,7 @@
--- name: told
--- What was last told under this name: good or bad, and since when it is so.
+-- name: last_sent
+-- The state sent last under this name (good or bad), and since when it holds.
 SELECT value ->> 'state' AS state, value ->> 'since' AS since FROM etl_settings WHERE name = $1
 
--- name: tell
+-- name: store
 INSERT INTO etl_settings (name, value) VALUES ($1, jsonb_build_object('state', $2::text, 'since', $3::text))
 ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()

@@ -1,13 +1,13 @@
 -- name: columns
--- The columns of table $1 and their types, in order.
+-- The columns of table $1 and their types, in order of definition.
 SELECT attname AS name, format_type(atttypid, NULL) AS type
 FROM pg_attribute
 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
 
 -- name: months
--- The months that runs were created in (null: no created_at), with a fingerprint that differs as soon as a run of the
--- month is new, changed, gone, back, or not there any more. A run and all that belongs to it change together.
+-- The months in which runs were created (null: no created_at), each with a fingerprint that changes whenever a run of
+-- the month is added, changed, removed, gone or listed again. A run and its child rows change together.
 SELECT
     date_trunc('month', created_at AT TIME ZONE 'UTC') AS month,
     sum(hash_record_extended(
@@ -20,7 +20,7 @@ GROUP BY month
 ORDER BY month
 
 -- name: month
--- The same fingerprint of the runs created from $1 on and before $2; of those without created_at where $1 is null.
+-- The same fingerprint for runs created at or after $1 and before $2; for runs without created_at if $1 is null.
 SELECT
     count(*) AS runs,
     sum(hash_record_extended(

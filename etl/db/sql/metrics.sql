@@ -8,5 +8,5 @@ FROM sync_health AS health
 ORDER BY health.app_id, health.workflow_id
 
 -- name: last_success
--- When an invocation last ended with all its streams complete.
+-- When an invocation last succeeded for all its streams.
 SELECT max(ended_at) FROM etl_syncs WHERE status = 'succeeded'

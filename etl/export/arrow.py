@@ -1,4 +1,4 @@
-"""The types of the exported columns, and values turned into them."""
+"""Arrow types of the exported columns, and conversion of rows to record batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 DECIMAL = pa.decimal128(38, 22)
-"""Of the widest decimal that DuckDB, Spark and Parquet share: room for all digits of a double from a millionth on."""
+"""The widest decimal that DuckDB, Spark and Parquet share; it holds every digit of a double from 10^-6 up."""
 
 _LAST_DIGIT = Decimal(1).scaleb(-DECIMAL.scale)
 _TOO_LARGE = Decimal(10) ** (DECIMAL.precision - DECIMAL.scale)
@@ -39,7 +39,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of one table: how to select them, and the schema of its files."""
+    """The columns of one table: its select list and the schema of its files."""
 
     table: str
     selection: str
@@ -47,15 +47,15 @@ class Columns:
 
     @property
     def layout(self) -> str:
-        """Names and types as text; two layouts that differ make files that do not fit together."""
+        """Names and types as text, to detect files of another schema."""
         return ", ".join(f"{each.name} {each.type}" for each in self.schema)
 
 
-async def columns(connection: asyncpg.Connection, table: str) -> Columns:
-    """Look a table's columns up; a type that is not known here is exported as PostgreSQL's text of it.
+async def read_columns(connection: asyncpg.Connection, table: str) -> Columns:
+    """Read the columns of a table; types without an Arrow counterpart are exported as text.
 
     Raises:
-        asyncpg.UndefinedTableError: there is no such table.
+        asyncpg.UndefinedTableError: the table does not exist.
     """
     found = await connection.fetch(statements("export")["columns"], table)
     selected = []
@@ -67,33 +67,33 @@ async def columns(connection: asyncpg.Connection, table: str) -> Columns:
     return Columns(table, ", ".join(selected), pa.schema(fields))
 
 
-def batch(rows: Sequence[Iterable[Any]], schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
-    """Turn rows into columns.
+def to_record_batch(rows: Sequence[Iterable[Any]], schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
+    """Convert rows to a record batch.
 
     Args:
-        rows: at least one, in the order of the schema.
+        rows: at least one row, with values in the order of the schema.
         schema: the columns.
 
     Returns:
-        The columns, and how many decimals did not fit and were rounded or left out.
+        The batch, and the number of decimals that were rounded or set to null.
     """
     arrays = []
-    misfits = 0
+    inexact = 0
     for values, field in zip(zip(*rows, strict=True), schema, strict=True):
         try:
             array = pa.array(values, field.type)
         except pa.ArrowInvalid:
             if field.type != DECIMAL:
                 raise
-            fitted = [_fitted(value) for value in values]
-            misfits += sum(one != other for one, other in zip(fitted, values, strict=True))
+            fitted = [_fit(value) for value in values]
+            inexact += sum(one != other for one, other in zip(fitted, values, strict=True))
             array = pa.array(fitted, field.type)
         arrays.append(array)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema), misfits
+    return pa.RecordBatch.from_arrays(arrays, schema=schema), inexact
 
 
-def _fitted(value: Decimal | None) -> Decimal | None:
-    """The nearest value that `DECIMAL` holds; None where it is too large for it."""
+def _fit(value: Decimal | None) -> Decimal | None:
+    """Return the nearest value that fits `DECIMAL`; None if it is too large."""
     if value is None or value.copy_abs() >= _TOO_LARGE:
         return None
     rounded = value.quantize(_LAST_DIGIT, context=_EXACT)
