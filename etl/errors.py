@@ -53,11 +53,7 @@ class SettingsError(EtlError):
 
 
 class TransientError(EtlError):
-    """The same request may succeed later. `retry_after_s` is what the server asked for, if it did."""
-
-    def __init__(self, message: str, *, hint: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after_s = retry_after_s
+    """The same request may succeed later."""
 
 
 class FatalError(EtlError):

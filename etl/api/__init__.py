@@ -1,1 +1,1 @@
-"""The source: a client of the Cortex workflow-runs API that keeps to the rate limit and tries again."""
+"""A client of the Cortex workflow-runs API that obeys the rate limit and retries."""

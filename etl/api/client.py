@@ -1,19 +1,17 @@
-"""What this project asks of the Cortex API: within the rate limit, and again where that helps."""
+"""The requests that cortex-etl sends to the Cortex API: within the rate limit, and retried where that helps."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
 from functools import lru_cache
+from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
 
-import stamina
-
 from etl.api.pages import Page, read_document, read_page
-from etl.api.refusals import refusal
-from etl.api.retry import Action, RetryPolicy, Tries, action_for, retry_after_s
+from etl.api.retry import Retries, RetryPolicy, refusal, retry_after_s
 from etl.api.transport import MAX_RESPONSE_BYTES, Answer, Sending, Transport
 from etl.errors import EtlError, FatalError
 from etl.events import Listener, RateLimited, RequestRetried, RequestSent, ignore
@@ -32,15 +30,15 @@ _DEFAULT_POLICY = RetryPolicy()
 
 
 class CortexClient:
-    """Reads workflows and runs; an async context manager around one HTTP session.
+    """Read workflows and runs; an async context manager around one HTTP session.
 
-    Every request, each retry too, passes the limiter first. Any number of tasks may use one client. All methods raise:
+    Every request, retries included, passes the limiter first. Tasks may share a client. All methods raise:
 
-        TransientError: the attempts are used up.
-        FatalError: asking again would not help.
-        NotFoundError: the API says that it does not exist.
+        TransientError: the retries are used up.
+        FatalError: another try would not help.
+        NotFoundError: the API answered 404.
         KeyRefusedError: the API refused the key.
-        DatabaseError: the limiter's ledger cannot be used.
+        DatabaseError: the shared request budget cannot be used.
     """
 
     def __init__(
@@ -87,14 +85,14 @@ class CortexClient:
         origin: str = "ALL",
         next_token: str | None = None,
     ) -> Page:
-        """Read one page of a workflow's runs; `page` counts from 1, `next_token` is the one of the page before."""
+        """Read one page of a workflow's runs; `page` counts from 1, `next_token` comes from the previous page."""
         query: dict[str, str | int] = {"page": page, "take": take, "status": status, "origin": origin}
         return await self._page(_path(app_id, "workflows", workflow_id, "runs"), self._verbose(query), next_token)
 
     async def probe_count(
         self, app_id: str, workflow_id: str, *, take: int = 1, status: str = "ALL", origin: str = "ALL"
     ) -> Page:
-        """Read the first `take` runs only: `count` of the page tells how many runs match."""
+        """Read the first `take` runs only; the `count` of the page says how many runs match."""
         return await self.list_runs(app_id, workflow_id, 1, take, status=status, origin=origin)
 
     async def get_run(self, app_id: str, workflow_id: str, run_id: str) -> bytes:
@@ -120,64 +118,63 @@ class CortexClient:
         return await self._get(path, query, lambda answer, url: read_page(answer, url, number, take))
 
     async def _get(self, path: str, query: dict[str, str | int], read: Callable[[Answer, str], _T]) -> _T:
-        """Ask until `read` takes the answer's body, the attempts are used up, or asking again would not help."""
+        """Send a request until `read` accepts the answer, its retries are used up, or another try would not help."""
         url = f"{self._settings.base_url}{path}{_query(query)}"
-        tries = Tries(self._policy, lambda n, reason, wait_s: self._listener(RequestRetried(path, n, reason, wait_s)))
-        async for attempt in stamina.retry_context(tries, attempts=None, timeout=None):
-            with attempt:
-                try:
-                    return read(await self._used(url, path, tries), url)
-                except EtlError as error:
-                    self._hide_key(error)
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _used(self, url: str, path: str, tries: Tries) -> Answer:
-        """Send until the answer is no 429; give it when its status is a success."""
+        retries = Retries(self._policy)
         while True:
             await self._limiter.acquire()
-            answer = await self._send(url, path)
-            action = action_for(answer.status)
-            if action is Action.USE:
-                return answer
-            asked_s = retry_after_s(answer.headers.get("Retry-After"), answer.headers.get("Date"), datetime.now(UTC))
-            if action is not Action.SLOW_DOWN:
-                if asked_s is not None:
-                    await self._pause_all(self._policy.obeyed_s(asked_s, 1, 0), path)
-                raise refusal(answer, action, path, asked_s)
-            pause_s = tries.rate_limited(asked_s)
-            if pause_s is None:
-                raise refusal(answer, Action.FAIL, path, asked_s)
-            await self._pause_all(pause_s, path)
-
-    async def _pause_all(self, seconds: float, path: str) -> None:
-        self._listener(RateLimited(seconds, path))
-        await self._limiter.pause(seconds)
+            answer = None
+            try:
+                answer = await self._send(url, path)
+                return read(_accepted(answer, path), url)
+            except EtlError as error:
+                self._hide_key(error)
+                asked_s = retry_after_s(answer, datetime.now(UTC)) if answer else None
+                pause = retries.after(error, asked_s)
+                if pause.everyone_s:
+                    self._listener(RateLimited(pause.everyone_s, path))
+                    await self._limiter.pause(pause.everyone_s)
+                if pause.own_s is None:
+                    raise
+                wait_s = max(pause.own_s, pause.everyone_s)
+                self._listener(RequestRetried(path, retries.count, error.message, wait_s))
+            await asyncio.sleep(pause.own_s)
 
     async def _send(self, url: str, path: str) -> Answer:
-        """Send one request and tell of it, unless it was given up before the API could receive it."""
+        """Send one request and report it, unless it was cancelled before the API could receive it."""
         if self._transport is None:
             raise RuntimeError("the client is not open: use it as an async context manager")
         sent_at = monotonic()
         status, size = None, 0
-        sending, given_up = Sending(), False
+        sending, cancelled = Sending(), False
         try:
             answer = await self._transport.get(url, sending)
             status, size = answer.status, len(answer.body)
         except asyncio.CancelledError:
-            given_up = True
+            cancelled = True
             raise
         finally:
-            if sending.sent or not given_up:
+            if sending.sent or not cancelled:
                 self._listener(RequestSent(path, status, monotonic() - sent_at, size))
         return answer
 
     def _hide_key(self, error: EtlError) -> None:
-        """Take the key out of an error that quotes an answer which quotes the key."""
+        """Remove the key from an error whose message quotes an answer that contains it."""
         key = self._key.get_secret_value()
         if key and key in error.message:
             error.message = error.message.replace(key, "***")
             error.args = (error.message,)
+
+
+def _accepted(answer: Answer, path: str) -> Answer:
+    """Return the answer if it is a success.
+
+    Raises:
+        EtlError: its status is not 200.
+    """
+    if answer.status != HTTPStatus.OK:
+        raise refusal(answer, path)
+    return answer
 
 
 def _query(query: dict[str, str | int]) -> str:
@@ -191,8 +188,12 @@ def _path(app_id: str, *parts: str) -> str:
 
 
 def _quoted(part: str) -> str:
-    """Quote one part of a path, so that an id with `/`, `?` or only dots stays one part."""
+    """Quote one part of a path, so that an id with `/`, `?` or only dots stays one part.
+
+    Raises:
+        FatalError: it is empty.
+    """
     if not part:
-        raise FatalError("an id is empty", hint="check the ids under apps in the settings")
+        raise FatalError("an id is empty", hint="Check the ids under apps in the settings.")
     text = quote(part, safe="", errors="surrogatepass")
     return text if text.strip(".") else text.replace(".", "%2E")

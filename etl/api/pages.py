@@ -1,4 +1,4 @@
-"""A page of a listing, as the answer to one request gave it."""
+"""A page of a listing, read from one answer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from etl.api.transport import Answer
 
-_http_date = lru_cache(maxsize=16)(http_date)  # many answers bear the same second
+_http_date = lru_cache(maxsize=16)(http_date)  # many answers carry the same second
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page.
 
-    `items` are the raw bytes of each element. `number`, `take` and `count` (how many items match in all) are what the
-    `pagination-*` headers say; where one is missing, `number` and `take` are what was asked for and `count` is None;
-    `tells_take` says whether `take` was told. `received_at` reads `time.monotonic`; `server_time` is the `Date` header.
-    `url` holds no secret.
+    `items` are the raw bytes of each element. `number`, `take` and `count` (how many items match in all) come from the
+    `pagination-*` headers; if one is missing, `number` and `take` are those of the request and `count` is None.
+    `tells_take` says whether the API sent `take`. `received_at` is a reading of `time.monotonic`; `server_time` is the
+    `Date` header. `url` contains no secret.
     """
 
     items: list[bytes]
@@ -40,18 +40,18 @@ class Page:
 
 
 def read_page(answer: Answer, url: str, number: int, take: int) -> Page:
-    """Read the page that `url` gave; `number` and `take` are what was asked for.
+    """Read a page from the answer for `url`; `number` and `take` are those of the request.
 
     Raises:
-        TransientError: the body is not a whole JSON array.
+        TransientError: the body is not a complete JSON array.
     """
     headers = answer.headers
-    used = _whole(headers.get("pagination-take"))
+    used = _integer(headers.get("pagination-take"))
     return Page(
         items=split_page(answer.body),
-        number=_whole(headers.get("pagination-page")) or number,
+        number=_integer(headers.get("pagination-page")) or number,
         take=used or take,
-        count=_whole(headers.get("pagination-count")),
+        count=_integer(headers.get("pagination-count")),
         url=url,
         received_at=answer.received_at,
         server_time=_http_date(headers.get("Date")),
@@ -61,10 +61,10 @@ def read_page(answer: Answer, url: str, number: int, take: int) -> Page:
 
 
 def read_document(answer: Answer) -> bytes:
-    """Read the one document of a body, without white space around it.
+    """Read the only document of a body, without white space around it.
 
     Raises:
-        TransientError: the body is not one whole JSON object.
+        TransientError: the body is not exactly one complete JSON object.
     """
     try:
         documents = split_page(b"[%b]" % answer.body)
@@ -76,6 +76,6 @@ def read_document(answer: Answer) -> bytes:
     return documents[0]
 
 
-def _whole(text: str | None) -> int | None:
-    """Read a header that counts; None where it is absent or no whole number from 0."""
+def _integer(text: str | None) -> int | None:
+    """Read a header as a number; None if it is absent or not an integer from 0."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -1,8 +1,8 @@
-"""How fast requests may leave: never more than the allowance in any rolling window, pauses obeyed by all tasks.
+"""The rate limit: never more than the allowed requests in any rolling window, and pauses that all tasks obey.
 
-`LocalLimiter` counts for one process. `SharedLimiter` leases from a ledger that all processes on a warehouse share,
-because the API counts per IP address. Neither is a token bucket: a full bucket that refills at the same rate lets
-nearly twice the allowance through in its first window.
+`LocalLimiter` counts for one process. `SharedLimiter` leases requests from a budget that all processes on a warehouse
+share, because the API counts per IP address. Neither is a token bucket: a full bucket that refills at the same rate
+lets nearly twice the limit through in its first window.
 """
 
 from __future__ import annotations
@@ -13,50 +13,50 @@ from time import monotonic
 from typing import Protocol
 
 WINDOW_S = 60.0  # the API counts requests in any 60 seconds
-GUARD_SHARE = 1 / 150  # of the window: how unevenly late requests may reach the API (0.4 s of 60 s)
+GUARD_SHARE = 1 / 150  # of the window: how much the delay of requests may vary (0.4 s of 60 s)
 VALID_SHARE = 1 / 200  # of the window: how long leased tokens may be used (0.3 s of 60 s)
-LONGEST_VALID_SHARE = 1 / 12  # of the window: validity grows up to this where the ledger answers slowly (5 s of 60 s)
-LONGEST_NAP_S = 5.0  # a waiting task looks again at least this often, so that a stepped clock cannot hold it
+LONGEST_VALID_SHARE = 1 / 12  # of the window: the validity grows up to this if the budget answers slowly (5 s)
+LONGEST_NAP_S = 5.0  # a waiting task checks again at least this often, in case the clock was set
 
 
 class Limiter(Protocol):
-    """What a client asks before each request."""
+    """Decides when a client may send its next request."""
 
     async def acquire(self) -> None:
-        """Return when one request may be sent, and count it as sent now."""
+        """Wait until one request may be sent, and count it as sent now."""
 
     async def pause(self, seconds: float) -> None:
-        """Let nobody send for that many seconds from now; a longer pause in force stays."""
+        """Stop all requests for that many seconds from now; a longer pause in force stays."""
 
 
 class Lease(Protocol):
-    """What a ledger granted."""
+    """Requests that a budget has granted."""
 
     @property
     def granted(self) -> int:
-        """How many requests may be sent; may be fewer than wanted."""
+        """How many requests may be sent, possibly fewer than wanted."""
 
     @property
     def wait_s(self) -> float:
-        """Seconds until asking again makes sense; only meaningful when nothing was granted."""
+        """If nothing was granted, the seconds to wait before the next try."""
 
     @property
     def valid_until(self) -> float:
-        """The reading of `time.monotonic` after which the granted requests may no longer be sent."""
+        """When the lease expires, as a reading of `time.monotonic`."""
 
 
-class Ledger(Protocol):
-    """The shared account of what was sent (`etl.db.budget` has the one in PostgreSQL)."""
+class SharedBudget(Protocol):
+    """The request budget that processes share (`etl.db.budget.Budget` keeps it in PostgreSQL)."""
 
     async def lease(self, want: int, valid_s: float) -> Lease:
-        """Grant up to `want` requests, each to be sent within `valid_s` seconds."""
+        """Lease up to `want` requests, each to be sent within `valid_s` seconds."""
 
     async def pause(self, seconds: float) -> None:
-        """Grant nothing to anybody for that many seconds."""
+        """Grant no lease to any process for that many seconds."""
 
 
 class LocalLimiter:
-    """The allowance of one process: `requests_per_minute` requests in any `window_s` seconds."""
+    """The rate limit of one process: `requests_per_minute` requests in any `window_s` seconds."""
 
     def __init__(self, requests_per_minute: int, *, window_s: float = WINDOW_S) -> None:
         self._sent: deque[float] = deque(maxlen=requests_per_minute)
@@ -65,17 +65,17 @@ class LocalLimiter:
         self._turn = asyncio.Lock()
 
     async def acquire(self) -> None:
-        """Return when one request may be sent, and count it as sent now."""
+        """Wait until one request may be sent, and count it as sent now."""
         if not self._turn.locked() and self._wait_s() <= 0:
             self._sent.append(monotonic())
             return
         async with self._turn:
-            while (wait_s := self._wait_s()) > 0:  # noqa: ASYNC110 - time frees a place, no event does
+            while (wait_s := self._wait_s()) > 0:  # noqa: ASYNC110 - no event ends the wait, only time
                 await asyncio.sleep(min(wait_s, LONGEST_NAP_S))
             self._sent.append(monotonic())
 
     async def pause(self, seconds: float) -> None:
-        """Let no task of this process send for that many seconds from now; a longer pause in force stays."""
+        """Stop the tasks of this process for that many seconds from now; a longer pause in force stays."""
         self._paused_until = max(self._paused_until, monotonic() + seconds)
 
     def _wait_s(self) -> float:
@@ -85,18 +85,18 @@ class LocalLimiter:
 
 
 class SharedLimiter:
-    """The allowance of all processes that share a ledger.
+    """The rate limit of all processes that share a budget.
 
-    One task at a time leases for all that wait, so a burst costs one round trip. Tokens are valid for a moment only
-    (0.3 s of a 60 s window) and the ledger counts each as sent at the end of its validity: that makes the rule hold in
-    any window, whatever becomes of the processes.
+    One task at a time leases tokens for all that wait, so a burst costs one round trip. Tokens expire soon (after 0.3 s
+    of a 60 s window), and the budget counts each as sent when it expires: so the limit holds in any window, even if a
+    process is killed.
 
-    `ahead` tokens more than needed are leased at a time. That spares round trips where the allowance is in the tens of
-    thousands; at 500 a minute it is 0, because what is leased and not sent is lost to all for a window.
+    Each lease asks for `ahead` tokens more than are needed now. That saves round trips if the limit is in the tens of
+    thousands. At 500 a minute it is 0, because a token that is leased and not used is lost to everyone for a window.
     """
 
-    def __init__(self, ledger: Ledger, *, ahead: int = 0, window_s: float = WINDOW_S) -> None:
-        self._ledger = ledger
+    def __init__(self, budget: SharedBudget, *, ahead: int = 0, window_s: float = WINDOW_S) -> None:
+        self._budget = budget
         self._ahead = ahead
         self._valid_s = self._shortest_valid_s = window_s * VALID_SHARE
         self._longest_valid_s = window_s * LONGEST_VALID_SHARE
@@ -107,10 +107,10 @@ class SharedLimiter:
         self._turn = asyncio.Lock()
 
     async def acquire(self) -> None:
-        """Return when one request may be sent; it must be sent at once.
+        """Wait until one request may be sent; it must be sent at once.
 
         Raises:
-            DatabaseError: the ledger cannot be reached or used.
+            DatabaseError: the budget cannot be reached or used.
         """
         if self._take():
             return
@@ -127,20 +127,19 @@ class SharedLimiter:
             self._waiting -= 1
 
     async def pause(self, seconds: float) -> None:
-        """Let no process send for that many seconds from now; a longer pause in force stays.
+        """Stop all processes for that many seconds from now; a longer pause in force stays.
 
-        Other processes learn of it with their next lease, within the validity of their tokens.
+        Other processes notice with their next lease, when their tokens have expired.
 
         Raises:
-            DatabaseError: the ledger cannot be reached or used.
+            DatabaseError: the budget cannot be reached or used.
         """
         until = monotonic() + seconds
         longer_by_s = until - self._paused_until
         self._paused_until = max(self._paused_until, until)
-        if (
-            longer_by_s > self._shortest_valid_s
-        ):  # the tasks of one process are told to pause all at about the same time
-            await self._ledger.pause(seconds)
+        # The tasks of a process are asked to pause at about the same time: the first of them tells the others.
+        if longer_by_s > self._shortest_valid_s:
+            await self._budget.pause(seconds)
 
     def _take(self) -> bool:
         now = monotonic()
@@ -150,8 +149,8 @@ class SharedLimiter:
         return True
 
     async def _lease(self) -> float:
-        """Lease for all that wait; return the seconds to wait before the next try (0: tokens are there)."""
-        lease = await self._ledger.lease(self._waiting + self._ahead, self._valid_s)
+        """Lease for all tasks that wait; return the seconds to wait before the next try (0: there are tokens)."""
+        lease = await self._budget.lease(self._waiting + self._ahead, self._valid_s)
         answered_at = monotonic()
         self._tokens = lease.granted
         self._valid_until = lease.valid_until

@@ -1,4 +1,4 @@
-"""What to do about an answer, and how long to wait before the next try."""
+"""Which answers are errors, and when a request is sent again."""
 
 from __future__ import annotations
 
@@ -6,66 +6,59 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import Enum
+from http import HTTPStatus
 from random import random
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from stamina.instrumentation import set_on_retry_hooks
+import msgspec
 
-from etl.errors import TransientError
+from etl.errors import EtlError, FatalError, KeyRefusedError, NotFoundError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from etl.api.transport import Answer
 
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
-
-set_on_retry_hooks(())  # tries are told through events; stamina would log each a second time
-
-
-class Action(Enum):
-    """What to do about an answer."""
-
-    USE = "read the body"
-    RETRY = "try again with growing pauses, a few times"
-    SLOW_DOWN = "let everybody pause, then try again"
-    REFUSED = "stop everything: the key is refused"
-    MISSING = "stop the stream: what was asked for does not exist"
-    FAIL = "stop the stream: asking again would not help"
+_LONGEST_MESSAGE = 500  # characters of the API's own words
+_RETRIED = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})  # besides 5xx
 
 
-ACTIONS: Mapping[int, Action] = MappingProxyType(
+class RateLimitedError(FatalError):
+    """The API answered 429 for longer than we wait."""
+
+
+_REFUSALS: Mapping[int, tuple[type[FatalError], str]] = MappingProxyType(
     {
-        200: Action.USE,
-        401: Action.REFUSED,
-        404: Action.MISSING,
-        408: Action.RETRY,
-        425: Action.RETRY,
-        429: Action.SLOW_DOWN,
+        HTTPStatus.UNAUTHORIZED: (
+            KeyRefusedError,
+            "Set a valid key: api.key, or CORTEX_API_KEY in the environment.",
+        ),
+        HTTPStatus.FORBIDDEN: (FatalError, "Give the key permission to read this app's runs."),
+        HTTPStatus.NOT_FOUND: (
+            NotFoundError,
+            "Check the ids under apps in the settings, and that the key is of that app.",
+        ),
+        HTTPStatus.TOO_MANY_REQUESTS: (
+            RateLimitedError,
+            "Lower api.requests_per_minute: something else at this IP address uses the rate limit.",
+        ),
     }
 )
-ACTIONS_BY_HUNDRED: Mapping[int, Action] = MappingProxyType(
-    {
-        2: Action.RETRY,  # the API always sends a body with 200
-        3: Action.FAIL,  # the key is not carried to where a redirect leads
-        4: Action.FAIL,
-        5: Action.RETRY,
-    }
-)
+"""The error and the hint for a status that a retry would not change (429: not any more)."""
 
-
-def action_for(status: int) -> Action:
-    """Tell what to do about an answer with that HTTP status."""
-    return ACTIONS.get(status) or ACTIONS_BY_HUNDRED.get(status // 100, Action.RETRY)
+_MOVED = (FatalError, "Check api.base_url: the address has moved.")
+_BAD_REQUEST = (FatalError, "Check the ids and the filters in the settings.")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently to try. All times are in seconds.
+    """How often and how long to retry. All times are in seconds.
 
-    `attempts` bounds the tries of one request that fail otherwise than by 429; `patience_s` bounds the time since its
-    first 429. Pauses double from `first_pause_s` to `longest_pause_s`, then up to `jitter` of them is added by chance.
+    `attempts` bounds the tries of one request, 429 not counted; `patience_s` bounds the time since its first 429.
+    Pauses double from `first_pause_s` to `longest_pause_s`, plus a random share of up to `jitter`.
     No pause that a server asks for is obeyed for longer than `longest_obeyed_s`.
     """
 
@@ -77,28 +70,76 @@ class RetryPolicy:
     longest_obeyed_s: float = 300.0
 
     def pause_s(self, failures: int, chance: float) -> float:
-        """Tell how long to pause after so many failures (from 1); `chance` is a random number from 0 to 1."""
+        """Return the pause after `failures` failures (from 1); `chance` is a random number from 0 to 1."""
         doublings = min(failures - 1, 32)  # far beyond any pause, yet no overflow
         return min(self.longest_pause_s, self.first_pause_s * 2.0**doublings) * (1 + self.jitter * chance)
 
-    def obeyed_s(self, asked_s: float | None, answers: int, chance: float) -> float:
-        """Tell how long all pause after a request got so many 429 (from 1); `asked_s` is what the server asked for."""
-        if asked_s is None:
-            return self.pause_s(answers + 1, chance)
-        return min(max(asked_s, self.first_pause_s), self.longest_obeyed_s)
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How long to wait after a failure: this request before its next try (None: give up), and everyone."""
+
+    own_s: float | None
+    everyone_s: float = 0.0
 
 
-def retry_after_s(value: str | None, date: str | None, now: datetime) -> float | None:
-    """Read a `Retry-After` header.
+class Retries:
+    """The failures of one request, which decide whether and when it is sent again."""
+
+    __slots__ = ("_failures", "_limited_since", "_limits", "_policy")
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._limits = 0
+        self._limited_since = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many tries have failed."""
+        return self._failures + self._limits
+
+    def after(self, error: EtlError, asked_s: float | None) -> Pause:
+        """Return the pause after a try that ended with `error`.
+
+        Args:
+            error: what went wrong.
+            asked_s: the `Retry-After` of the answer; None if there was none.
+        """
+        policy, asked = self._policy, 0.0
+        if asked_s is not None:
+            asked = min(max(asked_s, policy.first_pause_s), policy.longest_obeyed_s)
+        if isinstance(error, RateLimitedError):
+            now = monotonic()
+            if self._limits == 0:
+                self._limited_since = now
+            elif now - self._limited_since >= policy.patience_s:
+                return Pause(None, asked)
+            self._limits += 1
+            return Pause(0.0, asked or policy.pause_s(self._limits + 1, _chance()))
+        if not isinstance(error, TransientError):
+            return Pause(None, asked)
+        self._failures += 1
+        if self._failures >= policy.attempts:
+            return Pause(None, asked)
+        return Pause(policy.pause_s(self._failures, _chance()), asked)
+
+
+def _chance() -> float:
+    return random()  # noqa: S311 - spreads load, keeps no secret
+
+
+def retry_after_s(answer: Answer, now: datetime) -> float | None:
+    """Read the `Retry-After` header of an answer.
 
     Args:
-        value: the header: seconds, or an HTTP date.
-        date: the `Date` header of the same answer; a date in `value` is measured against it, whatever our clock says.
+        answer: a date in its `Retry-After` is compared with its `Date`, whatever our clock says.
         now: our clock, for an answer without `Date`.
 
     Returns:
-        Seconds from now, at least 0; None where there is no such header or it makes no sense.
+        Seconds from now, at least 0; None if there is no such header or it is malformed.
     """
+    value = answer.headers.get("Retry-After")
     if value is None:
         return None
     if _SECONDS.fullmatch(value.strip()):
@@ -106,11 +147,11 @@ def retry_after_s(value: str | None, date: str | None, now: datetime) -> float |
     until = http_date(value)
     if until is None:
         return None
-    return max(0.0, (until - (http_date(date) or now)).total_seconds())
+    return max(0.0, (until - (http_date(answer.headers.get("Date")) or now)).total_seconds())
 
 
 def http_date(value: str | None) -> datetime | None:
-    """Read an HTTP date; None where it is absent or makes no sense."""
+    """Read an HTTP date; None if it is absent or malformed."""
     if value is None:
         return None
     try:
@@ -120,42 +161,65 @@ def http_date(value: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-class Tries:
-    """The tries of one request: decides for stamina whether and when the next one comes, and tells of it.
+def refusal(answer: Answer, path: str) -> EtlError:
+    """Make the error for an answer other than 200, with the API's own words.
 
-    `on_retry` receives the number of tries that failed, the reason, and the seconds until the next.
+    The API always sends a body with 200, so another 2xx is worth a retry. A redirect is not followed: the key must not
+    travel to another host.
     """
+    status = answer.status
+    message = f"the API answered {_status(status)} for {path}: {api_message(answer.body) or _describe(answer.body)}"
+    if status == HTTPStatus.NOT_FOUND and not _is_document(answer.body):
+        # Only the API itself knows what exists. A proxy's 404 must not mark runs as gone.
+        return TransientError(message, hint="Check api.base_url.")
+    if status in _RETRIED or not 300 <= status < 500:
+        return TransientError(message)
+    kind, hint = _REFUSALS.get(status, _MOVED if status < 400 else _BAD_REQUEST)
+    return kind(message, hint=hint)
 
-    __slots__ = ("_failures", "_limited_since", "_limits", "_on_retry", "_policy")
 
-    def __init__(self, policy: RetryPolicy, on_retry: Callable[[int, str, float], None]) -> None:
-        self._policy = policy
-        self._on_retry = on_retry
-        self._failures = 0
-        self._limits = 0
-        self._limited_since = 0.0
+class _Issue(msgspec.Struct):
+    message: str = ""
+    path: list[str | int] = []
 
-    def __call__(self, error: Exception) -> bool | float:
-        """Return the seconds until the next try, or False to let the error out."""
-        if not isinstance(error, TransientError):
-            return False
-        self._failures += 1
-        if self._failures >= self._policy.attempts:
-            return False
-        pause_s = self._policy.pause_s(self._failures, random())  # noqa: S311 - spreads load, keeps no secret
-        if error.retry_after_s is not None:
-            pause_s = max(pause_s, min(error.retry_after_s, self._policy.longest_obeyed_s))
-        self._on_retry(self._failures + self._limits, error.message, pause_s)
-        return pause_s
 
-    def rate_limited(self, asked_s: float | None) -> float | None:
-        """Take note of a 429; return the seconds for which all pause, or None when the patience is used up."""
-        now = monotonic()
-        if self._limits == 0:
-            self._limited_since = now
-        elif now - self._limited_since >= self._policy.patience_s:
-            return None
-        self._limits += 1
-        pause_s = self._policy.obeyed_s(asked_s, self._limits, random())  # noqa: S311 - spreads load, keeps no secret
-        self._on_retry(self._failures + self._limits, "429 Too Many Requests", pause_s)
-        return pause_s
+class _ErrorBody(msgspec.Struct):
+    message: str
+    errors: list[_Issue] | None = None
+
+
+def api_message(body: bytes) -> str | None:
+    """Read the message of an error body and of its `errors`; None if it is not an error document of the API."""
+    try:
+        error = msgspec.json.decode(body, type=_ErrorBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    parts = [error.message]
+    parts += [f"{'.'.join(map(str, issue.path))}: {issue.message}".removeprefix(": ") for issue in error.errors or ()]
+    text = " ".join("; ".join(parts).split())
+    return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"
+
+
+def _is_document(body: bytes) -> bool:
+    """Return whether a body is a JSON object. Proxies answer HTML, text or nothing."""
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _status(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _describe(body: bytes) -> str:
+    body = body.lstrip()
+    if not body:
+        return "an empty body"
+    if body.startswith(b"<"):
+        return "an HTML page, so not from the API itself"
+    return "an error document without a message" if _is_document(body) else "not an error document of the API"

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer: a body of bounded size, and every way to get none as one of our errors."""
+"""One HTTP request and its answer, with a body of bounded size; every failure becomes an `EtlError`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientHandlerType
 
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
-"""The longest body that is taken, unpacked."""
+"""The largest body that is accepted, decompressed."""
 
 _BUFFER_BYTES = 256 * 1024  # pages are large; with aiohttp's 64 KiB the socket is paused more often
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response: status, headers (names in any case), the unpacked body, when it was there (`monotonic`)."""
+    """A complete response. `headers` ignores case, `body` is decompressed, `received_at` is a `monotonic` reading."""
 
     status: int
     headers: Mapping[str, str]
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Sending:
-    """How far a request has come; `sent` from the moment on at which the API may receive it."""
+    """The progress of a request: `sent` once the API may have received it."""
 
     sent: bool = False
 
@@ -50,7 +50,7 @@ class _ConnectionLostError(aiohttp.ClientError):
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a request again by itself when a connection breaks: that one would pass no limiter."""
+    """Keep aiohttp from resending a request when a connection breaks, which would bypass the limiter."""
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -68,9 +68,8 @@ class Transport:
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=300
-            ),  # who has a token must not wait for a connection
+            # limit=0: a request that has passed the limiter must not wait for a connection.
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "Authorization": authorization,
@@ -92,12 +91,12 @@ class Transport:
         """Send one request and read its answer, whatever its status.
 
         Args:
-            url: absolute, all of it quoted.
-            sending: is told how far the request comes.
+            url: absolute and fully quoted.
+            sending: updated as the request proceeds.
 
         Raises:
-            TransientError: no answer came, or not the whole of it.
-            FatalError: none can come this way: the certificate is refused, or the body is too large.
+            TransientError: no answer, or an incomplete one.
+            FatalError: the certificate was rejected, or the body is too large.
         """
         try:
             async with self._session.get(
@@ -107,14 +106,14 @@ class Transport:
                 return Answer(response.status, response.headers, body, monotonic())
         except TimeoutError:
             raise TransientError(
-                f"no whole answer within {self._timeout_s:g} s", hint="raise api.timeout_s or lower api.page_size"
+                f"no complete answer within {self._timeout_s:g} s", hint="Raise api.timeout_s or lower api.page_size."
             ) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise _tls_error(error) from None
         except aiohttp.ClientConnectorError as error:
             raise TransientError(
                 f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}",
-                hint="check api.base_url and this machine's network",
+                hint="Check api.base_url and this machine's network.",
             ) from None
         except aiohttp.ClientPayloadError as error:
             raise TransientError(f"cut body: {_first_line(error)}") from None
@@ -136,7 +135,7 @@ class Transport:
             else:
                 return b"".join(chunks) if len(chunks) != 1 else chunks[0]
         raise FatalError(
-            f"the answer is longer than {self._max_response_bytes // 2**20} MiB", hint="lower api.page_size"
+            f"the answer is longer than {self._max_response_bytes // 2**20} MiB", hint="Lower api.page_size."
         )
 
 
@@ -144,8 +143,8 @@ def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return FatalError(
-            f"the certificate of the API is refused: {cause.verify_message}",
-            hint="check api.base_url, this machine's clock and its certificates (SSL_CERT_FILE)",
+            f"the certificate of the API was rejected: {cause.verify_message}",
+            hint="Check api.base_url, this machine's clock and its CA certificates (SSL_CERT_FILE).",
         )
     return TransientError(f"TLS failed: {_first_line(cause)}")
 

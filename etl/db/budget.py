@@ -6,11 +6,12 @@ at a time and sends them at once. The clock is PostgreSQL's, so the processes' o
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from random import random
 from time import monotonic
 
 import asyncpg
-import stamina
 
 from etl.db.refusals import LOST, unusable
 from etl.db.statements import statements
@@ -20,7 +21,9 @@ WINDOW_S = 60.0  # the API counts requests in any 60 seconds
 _GUARD_SHARE = 1 / 150  # of the window: how unevenly late requests may reach the API (0.4 s of 60 s)
 _SLOT_SHARE = 1 / 300  # of the window: leases this close together share an entry (0.2 s of 60 s)
 
-_PASSING = (*LOST, asyncpg.InsufficientResourcesError)  # the server comes back, or others leave it
+_PASSING = (*LOST, asyncpg.InsufficientResourcesError)  # the server comes back, or has room again
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # before each retry
+_LONGEST_RETRY_S = 15.0  # no retry begins later
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +75,17 @@ class Budget:
     async def _query(self, name: str, *values: float) -> tuple[asyncpg.Record | None, float]:
         """Run a statement for this host; give its row and the monotonic time just before PostgreSQL got it."""
         sql = statements("budget")[name]
-        try:
-            async for attempt in stamina.retry_context(_PASSING, attempts=6, timeout=15, wait_max=3, wait_jitter=0.2):
-                with attempt:
-                    async with self._pool.acquire() as connection:
-                        asked_at = monotonic()
-                        return await connection.fetchrow(sql, self._host, *values), asked_at
-        except (*_PASSING, asyncpg.PostgresError) as error:
-            raise DatabaseError(
-                f"the request budget in the database cannot be used: {error or type(error).__name__}",
-                hint=unusable(error).hint,
-            ) from error
+        give_up_at = monotonic() + _LONGEST_RETRY_S
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                async with self._pool.acquire() as connection:
+                    asked_at = monotonic()
+                    return await connection.fetchrow(sql, self._host, *values), asked_at
+            except (*_PASSING, asyncpg.PostgresError) as error:
+                if pause_s is None or not isinstance(error, _PASSING) or monotonic() > give_up_at:
+                    raise DatabaseError(
+                        f"the request budget in the database cannot be used: {error or type(error).__name__}",
+                        hint=unusable(error).hint,
+                    ) from error
+                await asyncio.sleep(pause_s + random() / 5)  # noqa: S311 - spreads load, keeps no secret
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -81,7 +81,7 @@ async def test_a_list_where_a_run_belongs_is_no_run(sandbox, small_world):
         ("500", "500 Internal Server Error for /apps/.*: Something went wrong"),
         ("502 as HTML", "502 Bad Gateway .* an HTML page"),
         ("reset", "the connection broke"),
-        ("hang", "no whole answer within 0.2 s"),
+        ("hang", "no complete answer within 0.2 s"),
         ("cut by length", "cut body"),
         ("cut in a chunk", "cut body"),
         ("half the JSON", "cut body"),

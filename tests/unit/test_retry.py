@@ -1,38 +1,14 @@
-"""What is done about an answer, and when the next try comes."""
+"""Which answers are errors, and when a request is sent again."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from etl.api.refusals import api_message, refusal
-from etl.api.retry import Action, RetryPolicy, Tries, action_for, retry_after_s
+from etl.api.retry import Pause, RateLimitedError, Retries, RetryPolicy, api_message, refusal, retry_after_s
 from etl.api.transport import Answer
 from etl.errors import FatalError, KeyRefusedError, NotFoundError, TransientError
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("status", "action"),
-    [
-        (200, Action.USE),
-        (204, Action.RETRY),
-        (302, Action.FAIL),
-        (400, Action.FAIL),
-        (401, Action.REFUSED),
-        (403, Action.FAIL),
-        (404, Action.MISSING),
-        (408, Action.RETRY),
-        (422, Action.FAIL),
-        (429, Action.SLOW_DOWN),
-        (500, Action.RETRY),
-        (503, Action.RETRY),
-        (520, Action.RETRY),
-        (999, Action.RETRY),
-    ],
-)
-def test_each_status_has_its_action(status, action):
-    assert action_for(status) is action
 
 
 @pytest.mark.parametrize(
@@ -53,7 +29,9 @@ def test_each_status_has_its_action(status, action):
     ],
 )
 def test_retry_after_is_read_in_seconds_and_as_a_date(value, date, seconds):
-    assert retry_after_s(value, date, NOON) == seconds
+    headers = {"Retry-After": value, "Date": date}
+    answer = Answer(503, {name: text for name, text in headers.items() if text is not None}, b"", 0.0)
+    assert retry_after_s(answer, NOON) == seconds
 
 
 def test_pauses_grow_are_jittered_and_bounded():
@@ -62,39 +40,43 @@ def test_pauses_grow_are_jittered_and_bounded():
     assert [policy.pause_s(n, 1) for n in (1, 2, 5)] == [1.5, 3, 15]
 
 
-def test_what_the_server_asks_for_is_obeyed_within_bounds():
+def pauses(policy, *failures):
+    """The pauses after one failure after the other; each is an error, or an error and what the server asked for."""
+    retries = Retries(policy)
+    pairs = (each if isinstance(each, tuple) else (each, None) for each in failures)
+    return [retries.after(error, asked_s) for error, asked_s in pairs]
+
+
+DOWN, LIMITED = TransientError("down"), RateLimitedError("slow down")
+
+
+@pytest.mark.parametrize("error", [DOWN, LIMITED, FatalError("no")])
+def test_what_the_server_asks_for_is_obeyed_by_everyone_within_bounds(error):
     policy = RetryPolicy(first_pause_s=0.5, longest_obeyed_s=300)
-    assert policy.obeyed_s(7, 1, 0) == 7
-    assert policy.obeyed_s(0, 1, 0) == 0.5
-    assert policy.obeyed_s(86_400, 1, 0) == 300
-    assert policy.obeyed_s(None, 1, 0) < policy.obeyed_s(None, 4, 0)
+    assert [pauses(policy, (error, asked))[0].everyone_s for asked in (7, 0, 86_400)] == [7, 0.5, 300]
 
 
-def test_tries_end_after_the_attempts():
-    told = []
-    tries = Tries(RetryPolicy(attempts=4), lambda *each: told.append(each))
-    decisions = [tries(TransientError("down")) for _ in range(4)]
-    assert decisions[3] is False
-    assert [pause for _, _, pause in told] == decisions[:3]
-    assert [n for n, _, _ in told] == [1, 2, 3]
+def test_everyone_pauses_longer_after_each_429_without_a_time():
+    first, *_, last = pauses(RetryPolicy(), *[LIMITED] * 4)
+    assert 0 < first.everyone_s < last.everyone_s
+    assert first.own_s == last.own_s == 0
 
 
-@pytest.mark.parametrize("error", [FatalError("no"), NotFoundError("no"), KeyRefusedError("no"), ValueError("no")])
-def test_what_cannot_pass_is_not_tried_again(error):
-    assert Tries(RetryPolicy(), lambda *_: None)(error) is False
+def test_retries_end_after_the_attempts():
+    policy = RetryPolicy(attempts=4, first_pause_s=1, jitter=0)
+    assert pauses(policy, *[DOWN] * 4) == [Pause(1), Pause(2), Pause(4), Pause(None)]
 
 
-def test_a_pause_is_no_shorter_than_the_server_asks():
-    assert Tries(RetryPolicy(), lambda *_: None)(TransientError("down", retry_after_s=42)) == 42
+@pytest.mark.parametrize("error", [FatalError("no"), NotFoundError("no"), KeyRefusedError("no")])
+def test_what_cannot_succeed_is_not_retried(error):
+    assert pauses(RetryPolicy(), error) == [Pause(None)]
 
 
-def test_rate_limits_use_no_attempts_up_and_patience_ends():
-    tries = Tries(RetryPolicy(attempts=2, patience_s=1000), lambda *_: None)
-    assert all(tries.rate_limited(1) == 1 for _ in range(50))
-    assert tries(TransientError("down"))
-    impatient = Tries(RetryPolicy(patience_s=0), lambda *_: None)
-    assert impatient.rate_limited(1) == 1
-    assert impatient.rate_limited(1) is None
+def test_429_uses_no_attempts_and_patience_ends():
+    patient = pauses(RetryPolicy(attempts=2, patience_s=1000), *[(LIMITED, 1)] * 50, DOWN)
+    assert patient[:50] == [Pause(0.0, 1)] * 50
+    assert patient[50].own_s
+    assert [each.own_s for each in pauses(RetryPolicy(patience_s=0), LIMITED, LIMITED)] == [0, None]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +104,11 @@ def test_a_long_message_is_shortened():
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
+        (204, b"", TransientError),
+        (302, b"", FatalError),
         (400, b'{"message":"m"}', FatalError),
         (401, b"<html>", KeyRefusedError),
+        (403, b"", FatalError),
         (404, b'{"message":"m"}', NotFoundError),
         (404, b'{"error":{"code":"not_found"}}', NotFoundError),
         (404, b"{}", NotFoundError),
@@ -131,12 +116,19 @@ def test_a_long_message_is_shortened():
         (404, b"not found", TransientError),
         (404, b"<html>", TransientError),
         (404, b"", TransientError),
+        (408, b"", TransientError),
+        (422, b"", FatalError),
+        (425, b"", TransientError),
+        (429, b"", RateLimitedError),
         (500, b"", TransientError),
+        (503, b"", TransientError),
+        (520, b"", TransientError),
         (599, b"", TransientError),
+        (999, b"", TransientError),
     ],
 )
-def test_refusals_are_errors_of_the_right_family(status, body, kind):
-    error = refusal(Answer(status, {}, body, 0.0), action_for(status), "/apps/c", None)
+def test_each_status_is_an_error_of_the_right_family(status, body, kind):
+    error = refusal(Answer(status, {}, body, 0.0), "/apps/c")
     assert type(error) is kind
     assert str(status) in error.message
     assert "/apps/c" in error.message
