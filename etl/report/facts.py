@@ -1,4 +1,4 @@
-"""What the report asks of the warehouse: bounded questions, so that it is quick however much there is."""
+"""The data of the report, read with bounded queries so that it stays fast in large warehouses."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
-MOST_DETAILED_RUNS = 40_000
-"""Steps and models are looked at over as many of the last days as hold at most this many runs."""
+MAX_DETAILED_RUNS = 40_000
+"""Steps and models cover only the most recent days that hold at most this many runs."""
 
-_FRESH_DAYS = 7  # when the last run is older, the report ends with its day, not today
-_STRETCHES = ((31, 1), (100, 3), (10_000, 7))  # up to so many days: durations by stretches of so many
+_FRESH_DAYS = 7  # if the last run is older, the report ends with its day instead of today
+_PERIODS = ((31, 1), (100, 3), (10_000, 7))  # longest span, days of one point in its duration curves
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The UTC days `first` to `last` of the report; `detail_first` is where the days of steps and models begin.
+    """The UTC days `first` to `last` of the report; the data of steps and models starts at `detail_first`.
 
-    `stretch` is how many days one point of a duration curve stands for; `undated` counts runs without created_at.
+    `period_days` is the number of days per point of a duration curve; `undated` counts runs without `created_at`.
     """
 
     now: datetime
     first: date
     last: date
     detail_first: date
-    stretch: int
+    period_days: int
     undated: int
 
     @property
     def days(self) -> list[date]:
         """All days, oldest first."""
-        return [self.first + timedelta(days=place) for place in range((self.last - self.first).days + 1)]
+        return [self.first + timedelta(days=index) for index in range((self.last - self.first).days + 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class DailyRuns:
-    """Runs of one day, workflow and status."""
+    """Runs of one day, workflow and status, with their credits."""
 
     day: date
     workflow_id: str | None
@@ -58,17 +58,17 @@ class DailyRuns:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Median and 95th percentile in seconds of a workflow's runs in a stretch of days; in all where it is None."""
+    """Median and 95th percentile of a workflow's durations in one period, or in total if `period` is None."""
 
     workflow_id: str | None
-    stretch: int | None
+    period: int | None
     p50_s: float
     p95_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class VersionChange:
-    """A version of a workflow, by when it was published."""
+    """A version of a workflow and when it was published."""
 
     workflow_id: str
     version: int
@@ -77,7 +77,7 @@ class VersionChange:
 
 @dataclass(frozen=True, slots=True)
 class DailyModel:
-    """Calls of a model on one day."""
+    """Calls of one model on one day."""
 
     day: date
     provider: str | None
@@ -89,7 +89,7 @@ class DailyModel:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """How a step did over the detailed days; durations in seconds."""
+    """Runs, failures and durations of one step since `Span.detail_first`."""
 
     workflow_id: str | None
     step_key: str
@@ -118,7 +118,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that has not ended; `open_in_all` is the same in each: how many there are."""
+    """A run that has not ended; `open_in_all` is the number of all open runs."""
 
     run_id: str
     workflow_id: str | None
@@ -131,7 +131,7 @@ class OpenRun:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """How fresh and complete a workflow's runs are here."""
+    """Sync health of one stream."""
 
     app_id: str
     workflow_id: str
@@ -149,7 +149,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """One of the last syncs."""
+    """One of the latest syncs."""
 
     id: int
     mode: str
@@ -166,7 +166,7 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the report is made from. `names` maps a workflow's id to its name, where that is known."""
+    """All data of the report. `names` maps the ids of workflows to their names, if known."""
 
     span: Span
     names: dict[str, str]
@@ -181,23 +181,23 @@ class Facts:
     syncs: list[Sync]
 
 
-async def ask(connection: Connection, days: int) -> Facts:
-    """Ask the warehouse, on a connection whose search path is its schema.
+async def read_facts(connection: Connection, days: int) -> Facts:
+    """Read the data of the report.
 
     Args:
-        connection: best inside one read-only transaction.
-        days: how many UTC days to look back at most.
+        connection: a connection whose search path is the schema, preferably inside a read-only transaction.
+        days: maximum number of UTC days to cover.
     """
     await connection.execute(statements("report")["tune"])
     span = await _span(connection, days)
     daily = await _rows(connection, DailyRuns, "daily", span.first, span.last)
     detail_first = _detail_first(span, daily)
-    span = Span(span.now, span.first, span.last, detail_first, span.stretch, span.undated)
+    span = Span(span.now, span.first, span.last, detail_first, span.period_days, span.undated)
     return Facts(
         span=span,
         names={row["id"]: row["name"] for row in await connection.fetch(statements("report")["names"])},
         daily=daily,
-        durations=await _rows(connection, Durations, "durations", span.first, span.last, span.stretch),
+        durations=await _rows(connection, Durations, "durations", span.first, span.last, span.period_days),
         versions=await _rows(connection, VersionChange, "versions", span.first, span.last),
         models=await _rows(connection, DailyModel, "models", detail_first, span.last),
         steps=await _rows(connection, StepFacts, "steps", detail_first, span.last),
@@ -209,28 +209,28 @@ async def ask(connection: Connection, days: int) -> Facts:
 
 
 async def _rows(connection: Connection, kind: type[Row], statement: str, *values: Any) -> list[Row]:
-    """Ask a statement whose columns are the fields of `kind`."""
+    """Run a statement whose columns are the fields of `kind`."""
     return [kind(**row) for row in await connection.fetch(statements("report")[statement], *values)]
 
 
 async def _span(connection: Connection, days: int) -> Span:
     row = await connection.fetchrow(statements("report")["span"])
     if row is None:
-        raise AssertionError("a query without FROM gives one row")
+        raise AssertionError("a query without FROM returns one row")
     today = row["now"].date()
     last = today if row["last_day"] is None or (today - row["last_day"]).days <= _FRESH_DAYS else row["last_day"]
     first = max(last - timedelta(days=days - 1), row["first_day"] or last)
     length = (last - first).days + 1
-    stretch = next(each for longest, each in _STRETCHES if length <= longest)
-    return Span(row["now"], first, last, first, stretch, row["undated"])
+    period = next(each for longest, each in _PERIODS if length <= longest)
+    return Span(row["now"], first, last, first, period, row["undated"])
 
 
 def _detail_first(span: Span, daily: Sequence[DailyRuns]) -> date:
-    """The earliest day such that it and all after it hold `MOST_DETAILED_RUNS` runs; the last day in any case."""
+    """Return the earliest day from which on there are at most `MAX_DETAILED_RUNS` runs, or the last day."""
     by_day: dict[date, int] = {}
     for each in daily:
         by_day[each.day] = by_day.get(each.day, 0) + each.runs
-    left = MOST_DETAILED_RUNS
+    left = MAX_DETAILED_RUNS
     earliest = span.last
     for day in reversed(span.days):
         left -= by_day.get(day, 0)

@@ -1,4 +1,4 @@
-"""The plots, drawn to SVG. Colours are CSS variables of the page, so that one drawing serves light and dark."""
+"""Plots as SVG. Colours are CSS variables of the page, so that one drawing works in light and dark mode."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import vl_convert
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WIDE, NARROW = 980, 330  # units of a drawing; at full size a unit is a pixel
+WIDE, NARROW = 980, 330  # widths in drawing units; at full size a unit is a pixel
 
 _DAY_MS = 86_400_000
-_MOST_BARS = 100  # days; more are drawn as an area
+_MAX_BARS = 100  # days; longer spans are drawn as an area
 _SIZE = re.compile(r'^(<svg[^>]*?) width="[\d.]+" height="[\d.]+"')
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ROOM = 48  # for the labels of two panels, so that their days stand above each other
-_LARGEST = 1e200  # what a number is cut to, so that sums of it stay numbers
+_LABEL_WIDTH = 48  # of the value axes of both panels, so that their days line up
+_LARGEST = 1e200  # larger numbers are cut to this, so that their sums stay finite
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One colour of a stacked plot: its label, CSS colour, and a value for each day."""
+    """One series of a stacked plot: its label, its CSS colour, and a value for each day."""
 
     label: str
     colour: str
@@ -35,19 +35,19 @@ class Series:
 
 
 def stacked_days(days: Sequence[date], series: Sequence[Series], width: int, *, whole: bool = False) -> str:
-    """Draw values a day, stacked: bars, or steps of an area for very many days.
+    """Draw stacked values per day: as bars, or as an area if there are many days.
 
     Args:
-        days: consecutive.
+        days: consecutive days.
         series: bottom first.
-        width: of the plot itself, `WIDE` or `NARROW`.
-        whole: whether the values are counts, which an axis has no fractions of.
+        width: width of the plot, `WIDE` or `NARROW`.
+        whole: whether the values are counts, whose axis shows no fractions.
 
     Returns:
-        An SVG element that fills the width it is given.
+        An SVG element that fills its container's width.
     """
-    as_bars = len(days) <= _MOST_BARS
-    # A step lasts until the next point, so the last day needs one more.
+    as_bars = len(days) <= _MAX_BARS
+    # A step of the area lasts until the next point, so the last day needs one more.
     points = _stacked(days, series, as_bars=as_bars)
     x = alt.X("x:T", scale=_days_scale(days), axis=_days_axis(days, width))
     highest = max((abs(each["high"]) for each in points), default=0.0)
@@ -62,7 +62,7 @@ def stacked_days(days: Sequence[date], series: Sequence[Series], width: int, *, 
     if as_bars:
         drawn = chart.mark_bar().encode(x=x, x2="x2:T", y=y, y2="high:Q", color=colour)
     else:
-        # On a narrow screen a day is less than a pixel, and a step takes twice the room of a point.
+        # On a narrow screen a day is less than a pixel, and steps need two points per day.
         drawn = chart.mark_area(interpolate="step-after" if width == WIDE else "linear").encode(
             x=x, y=y, y2="high:Q", color=colour
         )
@@ -73,9 +73,9 @@ def _stacked(days: Sequence[date], series: Sequence[Series], *, as_bars: bool) -
     points = []
     heights = [0.0] * len(days)
     for each in series:
-        for place, day in enumerate(days):
-            low = heights[place]
-            heights[place] = high = min(_LARGEST, low + each.values[place])
+        for index, day in enumerate(days):
+            low = heights[index]
+            heights[index] = high = min(_LARGEST, low + each.values[index])
             if as_bars and high == low:
                 continue
             start, end = (0.07, 0.93) if as_bars else (0, 1)
@@ -89,8 +89,8 @@ def _stacked(days: Sequence[date], series: Sequence[Series], *, as_bars: bool) -
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """One point of a workflow's curves, over the days `first` to `last`; durations in seconds."""
+class Period:
+    """Failure rate and durations of a workflow over the days `first` to `last`."""
 
     first: date
     last: date
@@ -99,24 +99,22 @@ class Stretch:
     p95_s: float | None
 
 
-def workflow_curves(
-    days: Sequence[date], stretches: Sequence[Stretch], versions: Sequence[tuple[datetime, int]]
-) -> str:
-    """Draw how often runs of a workflow failed and how long they took, with a line where a version came out.
+def workflow_curves(days: Sequence[date], periods: Sequence[Period], versions: Sequence[tuple[datetime, int]]) -> str:
+    """Draw the failure rate and the durations of a workflow, with a line at each published version.
 
     Args:
         days: the days of the report.
-        stretches: oldest first; those without a run are left out.
-        versions: when each came out, and its number, oldest first.
+        periods: oldest first, without empty ones.
+        versions: publication time and number, oldest first.
 
     Returns:
-        An SVG element that fills the width it is given.
+        An SVG element that fills its container's width.
     """
     scale = _days_scale(days)
     published = _published(days, versions)
-    rates = _rates(stretches)
+    rates = _rates(periods)
     failed = _failure_bars(scale, max((each["rate"] for each in rates), default=0.0))
-    durations, unit = _durations(stretches)
+    durations, unit = _durations(periods)
     axis = _days_axis(days, NARROW)
     taken = _duration_lines(scale, axis, unit, max((abs(each["y"]) for each in durations), default=0.0))
     upper = alt.layer(failed, *(_version_rules(scale, None) if published else []))
@@ -127,7 +125,7 @@ def workflow_curves(
     return _draw(both, rates=rates, durations=durations, published=published)
 
 
-def _rates(stretches: Sequence[Stretch]) -> list[dict[str, Any]]:
+def _rates(periods: Sequence[Period]) -> list[dict[str, Any]]:
     return [
         {
             "x": _ms(each.first) + _DAY_MS * 0.07,
@@ -135,7 +133,7 @@ def _rates(stretches: Sequence[Stretch]) -> list[dict[str, Any]]:
             "rate": each.failure_rate,
             "base": 0,
         }
-        for each in stretches
+        for each in periods
         if each.failure_rate is not None
     ]
 
@@ -148,16 +146,16 @@ def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
         .encode(
             x=alt.X("x:T", scale=scale, axis=None),
             x2="x2:T",
-            y=alt.Y("rate:Q", scale=rates, axis=_value_axis("~%", 3, room=_ROOM), title=None),
+            y=alt.Y("rate:Q", scale=rates, axis=_value_axis("~%", 3, room=_LABEL_WIDTH), title=None),
             y2="base:Q",
         )
     )
     return bars_of_rates
 
 
-def _durations(stretches: Sequence[Stretch]) -> tuple[list[dict[str, Any]], str]:
-    """The points of both curves, and the unit that suits them."""
-    timed = [each for each in stretches if each.p95_s is not None and each.p50_s is not None]
+def _durations(periods: Sequence[Period]) -> tuple[list[dict[str, Any]], str]:
+    """Return the points of both curves and their unit."""
+    timed = [each for each in periods if each.p95_s is not None and each.p50_s is not None]
     longest = max((each.p95_s or 0.0 for each in timed), default=0.0)
     unit, name = next(((unit, name) for unit, name in ((3600, "h"), (60, "min")) if longest >= 3 * unit), (1, "s"))
     values = [
@@ -178,7 +176,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str, highest: f
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True))
         .encode(
             x=alt.X("x:T", scale=scale, axis=days_axis),
-            y=alt.Y("y:Q", axis=_value_axis(_number_form(highest), 3, label, room=_ROOM), title=None),
+            y=alt.Y("y:Q", axis=_value_axis(_number_form(highest), 3, label, room=_LABEL_WIDTH), title=None),
             color=colour,
         )
     )
@@ -186,7 +184,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str, highest: f
 
 
 def _published(days: Sequence[date], versions: Sequence[tuple[datetime, int]]) -> list[dict[str, Any]]:
-    """Where versions came out, and their numbers as far as there is room: the newer one has it."""
+    """Return the position and label of each version; where labels would overlap, only the newer one is kept."""
     length = len(days) * _DAY_MS
     values: list[dict[str, Any]] = []
     next_label = float("inf")
@@ -208,7 +206,7 @@ def _version_rules(scale: alt.Scale, axis: alt.Axis | None) -> list[alt.Chart]:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A horizontal bar with a text above: from 0 to `value`, or from `low` on."""
+    """A horizontal bar from `low` to `value`, with its label above."""
 
     label: str
     value: float
@@ -217,29 +215,29 @@ class Bar:
 
 
 def bars(values: Sequence[Bar], colour: str) -> str:
-    """Draw horizontal bars, each under its label, the amount written beside it.
+    """Draw horizontal bars, each below its label and amount.
 
     Args:
         values: top first.
         colour: a CSS colour.
 
     Returns:
-        An SVG element that fills the width it is given.
+        An SVG element that fills its container's width.
     """
     rows = [
-        {"place": place, "label": each.label, "low": each.low, "high": min(each.value, _LARGEST), "amount": each.amount}
-        for place, each in enumerate(values)
+        {"index": index, "label": each.label, "low": each.low, "high": min(each.value, _LARGEST), "amount": each.amount}
+        for index, each in enumerate(values)
     ]
     longest = max(min(each.value, _LARGEST) for each in values) or 1.0
     room = alt.Scale(domain=[0, longest], nice=False)
     chart = _chart("bars")
-    y = alt.Y("place:O", axis=None)
+    y = alt.Y("index:O", axis=None)
     x = alt.X("low:Q", scale=room, axis=None)
     track = chart.mark_bar(height=7, yOffset=9, color="var(--track)").encode(
         y=y, x=alt.datum(0, type="quantitative", scale=room, axis=None), x2=alt.datum(longest)
     )
     bar = chart.mark_bar(height=7, yOffset=9, color=colour).encode(y=y, x=x, x2="high:Q")
-    # What the amounts leave, and a reserve: a reader's font may be wider than the drawing engine's.
+    # Leave room for the amounts, plus a reserve: the reader's font may be wider than the drawing engine's.
     left = NARROW * 0.85 - 7 * max(len(each.amount) for each in values)
     label = chart.mark_text(align="left", dy=-7, color="var(--text)", limit=left).encode(
         y=y, x=alt.value(0), text="label:N"
@@ -260,16 +258,16 @@ def _days_scale(days: Sequence[date]) -> alt.Scale:
 
 
 def _days_axis(days: Sequence[date], width: int) -> alt.Axis:
-    """Label whole days, weeks or months: as many as there is room for."""
+    """Label days, weeks or months, as many as fit."""
     most = 12 if width == WIDE else 5
-    if len(days) <= _MOST_BARS:
+    if len(days) <= _MAX_BARS:
         step = next(step for step in (1, 2, 7, 14, 28) if len(days) <= step * most or step == 28)
         shown, form = [day for day in days if (days[-1] - day).days % step == 0], "%-d %b"
     else:
         step = -(-len(days) // (30 * most))
         shown = [day for day in days if day.day == 1 and (day.year * 12 + day.month) % step == 0]
         form = "%b %Y" if width == WIDE else "%b %y"
-    middle = _DAY_MS // 2 if len(days) <= _MOST_BARS else 0
+    middle = _DAY_MS // 2 if len(days) <= _MAX_BARS else 0
     return alt.Axis(
         title=None, values=[_ms(day) + middle for day in shown], format=form, grid=False, ticks=False, labelPadding=6
     )
@@ -285,7 +283,7 @@ def _value_axis(
 
 
 def _number_form(highest: float) -> str:
-    """How an axis up to this number is labelled: as it is, by thousands and millions, or by powers of ten."""
+    """Return the number format of an axis up to this value: plain, with SI prefixes, or with exponents."""
     if highest < 10_000:
         return ",~f"
     return "~s" if highest < 1e15 else ".1~e"
@@ -296,7 +294,7 @@ def _panel_title(text: str) -> alt.TitleParams:
 
 
 def _chart(name: str) -> alt.Chart:
-    """A chart of the data that `_draw` is given under `name`; passed through altair itself, they cost it seconds."""
+    """Return a chart of the data passed to `_draw` under `name`; passing data through altair would take seconds."""
     return alt.Chart(alt.NamedData(name))
 
 
@@ -310,13 +308,13 @@ def _draw(chart: alt.Chart | alt.LayerChart | alt.VConcatChart, **data: list[dic
     )
     specification = _drawable(themed.to_dict(validate=False) | {"datasets": data})
     svg = vl_convert.vegalite_to_svg(specification, allowed_base_urls=[])
-    # A tenth of a unit is as fine as a screen shows; the rest would be most of the page.
+    # Round to a tenth of a unit: more digits are invisible, and would be most of the page.
     svg = _PATH.sub(lambda path: _DIGITS.sub(r"\1", path.group()), svg)
     return _SIZE.sub(r"\1", svg, count=1)
 
 
 def _drawable(value: Any) -> Any:
-    """Replace what XML 1.0 does not allow in all texts: the drawing engine would end the process."""
+    """Replace characters that XML 1.0 does not allow: on them, the drawing engine would end the process."""
     if isinstance(value, str):
         return _NOT_XML.sub("\ufffd", value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The report, opened in a real browser: it shows what the warehouse holds, fits the screen, and trusts no data."""
+"""The report in a real browser: its numbers, its layout, and escaping of untrusted data."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def page(tmp_path):
 
 @pytest.fixture(scope="module")
 def synced(databases, migrated_template) -> Iterator[str]:
-    """The URL of a warehouse that holds a small world."""
+    """The URL of a warehouse synced from a small world."""
 
     async def fill(url: str) -> None:
         async with Sandbox(make_small_world()) as source:
@@ -111,7 +111,7 @@ async def assert_fits(page, width: int) -> None:
     assert await page.run(OVERLAPPING) == []
 
 
-async def test_it_shows_its_plots_and_fits(report, page) -> None:
+async def test_plots_are_drawn_and_fit_the_screen(report, page) -> None:
     for width, scheme in [(360, "light"), (360, "dark"), (760, "light"), (1400, "light"), (1400, "dark")]:
         await page.open(report, width=width, scheme=scheme)
         plots = await page.run(SHOWN_PLOTS)
@@ -125,7 +125,7 @@ async def test_it_shows_its_plots_and_fits(report, page) -> None:
     assert {url for url in page.requests if not url.startswith("data:")} == {report.as_uri()}
 
 
-async def test_it_says_what_the_warehouse_holds(report, page, warehouse_of_report) -> None:
+async def test_numbers_match_the_warehouse(report, page, warehouse_of_report) -> None:
     await page.open(report, width=1400)
     total, failed, spent = await warehouse_of_report.fetchrow(
         "SELECT sum(runs)::int, sum(failed)::int, sum(credits) FROM workflow_health_daily WHERE day IS NOT NULL"
@@ -136,7 +136,7 @@ async def test_it_says_what_the_warehouse_holds(report, page, warehouse_of_repor
     assert tiles[4] == "4 of 4"
     sections = await page.run("[...document.querySelectorAll('section .name')].map(each => each.textContent)")
     assert sections == [
-        "Runs a day, by status", "Credits a day, by workflow", "Credits a day, by model", "Workflows", "Steps",
+        "Runs per day, by status", "Credits per day, by workflow", "Credits per day, by model", "Workflows", "Steps",
         "Recent failures", "Open runs", "Sync health",
     ]  # fmt: skip
     titles = await page.run("[...document.querySelectorAll('section h2')].map(each => each.textContent)")
@@ -149,7 +149,7 @@ async def test_it_says_what_the_warehouse_holds(report, page, warehouse_of_repor
     ]
 
 
-async def test_versions_are_marked(report, page, warehouse_of_report) -> None:
+async def test_published_versions_are_marked(report, page, warehouse_of_report) -> None:
     published = await warehouse_of_report.fetch(
         "SELECT version FROM workflow_versions WHERE NOT is_draft AND created_at BETWEEN '2026-10-03Z' AND '2026-11-01Z'"
     )
@@ -160,7 +160,7 @@ async def test_versions_are_marked(report, page, warehouse_of_report) -> None:
     assert marked <= {f"v{each['version']}" for each in published}
 
 
-async def test_tables_are_sorted_by_a_click(report, page) -> None:
+async def test_clicking_a_heading_sorts_the_table(report, page) -> None:
     await page.open(report, width=1400)
     cells = "[...document.querySelectorAll('table')][1].tBodies[0].rows"
     heading = "[...document.querySelectorAll('table')][1].tHead.rows[0].cells[3]"
@@ -177,7 +177,7 @@ async def test_tables_are_sorted_by_a_click(report, page) -> None:
     assert await page.run(shown) == await page.run(f"{cells}.length")
 
 
-async def test_a_day_tells_its_runs_under_the_pointer(report, page, warehouse_of_report) -> None:
+async def test_tooltip_shows_the_runs_of_a_day(report, page, warehouse_of_report) -> None:
     await page.open(report, width=1400)
     area = await page.run(
         "(({left, right, top, bottom}) => ({left, right, top, bottom}))"
@@ -191,9 +191,7 @@ async def test_a_day_tells_its_runs_under_the_pointer(report, page, warehouse_of
     assert text.splitlines()[0] == f"{day:%a} {day.day} {day:%b}: {runs} run{'s' * (runs != 1)}"
 
 
-async def test_text_from_data_cannot_become_markup(
-    sandbox, small_world, database_url, tmp_path, page, warehouse
-) -> None:
+async def test_data_is_escaped(sandbox, small_world, database_url, tmp_path, page, warehouse) -> None:
     names = [HOSTILE, UNBROKEN, '"><img src=x onerror=alert(2)>', "</svg></style></script><h1>taken over</h1>"]
     for name, workflow in zip(names, small_world.workflows.values(), strict=True):
         workflow["name"] = name
@@ -229,8 +227,8 @@ async def test_text_from_data_cannot_become_markup(
     assert set(names) - {UNBROKEN} <= set(headings)
 
 
-async def test_characters_that_no_drawing_can_hold_are_replaced(command, database_url, page, warehouse) -> None:
-    """By the command: the drawing engine would end this process with its own."""
+async def test_characters_not_allowed_in_xml_are_replaced(command, database_url, page, warehouse) -> None:
+    # Run the command: on these characters the drawing engine would end the process.
     odd = "\x01\x0b\x1b\x1f\ufffe\uffff"
     await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('wf', $1)", f"Invoices{odd}")
     await warehouse.execute(
@@ -256,23 +254,23 @@ async def test_characters_that_no_drawing_can_hold_are_replaced(command, databas
     assert page.complaints == []
 
 
-async def test_an_empty_warehouse_says_so(database_url, tmp_path, page) -> None:
+async def test_empty_warehouse(database_url, tmp_path, page) -> None:
     await page.open(await written(database_url, tmp_path), width=390)
-    assert "The warehouse holds no runs" in await page.run("document.body.innerText")
+    assert "The warehouse contains no runs" in await page.run("document.body.innerText")
     assert await page.run("document.querySelectorAll('svg, table').length") == 0
     await assert_fits(page, 390)
     assert page.complaints == []
 
 
-async def test_runs_without_any_time_or_version_are_no_trouble(database_url, tmp_path, page, warehouse) -> None:
+async def test_runs_without_times_and_versions(database_url, tmp_path, page, warehouse) -> None:
     await warehouse.execute(
         """INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status)
         VALUES ('a', 'app', 'wf', 'app', 'FAILED'), ('b', 'app', NULL, 'app', NULL), ('c', 'app', 'wf', 'app', 'RUNNING')"""
     )
     await page.open(await written(database_url, tmp_path), width=390)
     text = await page.run("document.body.innerText")
-    assert "3 runs without a created_at" in text
-    assert "1 run is open" in text
+    assert "3 runs without created_at" in text
+    assert "1 open run" in text
     await warehouse.execute("INSERT INTO runs (id, app_id, workflow_id, created_at) VALUES ('d', 'app', NULL, now())")
     await page.open(await written(database_url, tmp_path), width=390)
     assert "(no workflow)" in await page.run("document.body.innerText")
@@ -280,7 +278,7 @@ async def test_runs_without_any_time_or_version_are_no_trouble(database_url, tmp
     assert page.complaints == []
 
 
-async def test_axes_are_labelled_as_people_write_numbers(database_url, tmp_path, page, warehouse) -> None:
+async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse) -> None:
     async def labels() -> list[str]:
         await page.open(await written(database_url, tmp_path), width=360)
         await assert_fits(page, 360)
@@ -305,7 +303,7 @@ async def test_axes_are_labelled_as_people_write_numbers(database_url, tmp_path,
     assert {"0", "50", "100", "0 h", "50 h", "100 h"} <= set(await labels())
 
 
-async def test_a_year_of_many_workflows_stays_small(database_url, tmp_path, page, warehouse) -> None:
+async def test_report_of_a_year_and_many_workflows_stays_small(database_url, tmp_path, page, warehouse) -> None:
     await warehouse.execute(
         """
         INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at, usage_total)
@@ -329,7 +327,7 @@ async def test_a_year_of_many_workflows_stays_small(database_url, tmp_path, page
     assert page.complaints == []
 
 
-async def test_an_old_warehouse_ends_with_its_last_run(database_url, tmp_path, warehouse) -> None:
+async def test_report_ends_with_the_last_run_of_an_old_warehouse(database_url, tmp_path, warehouse) -> None:
     last = datetime.now(UTC) - timedelta(days=40)
     await warehouse.execute(
         "INSERT INTO runs (id, app_id, workflow_id, created_at) VALUES ('a', 'app', 'wf', $1)", last
@@ -339,7 +337,7 @@ async def test_an_old_warehouse_ends_with_its_last_run(database_url, tmp_path, w
     assert "The last run is 40 days old." in html
 
 
-async def test_workflows_that_are_gone_are_not_waited_for(database_url, tmp_path, warehouse) -> None:
+async def test_gone_workflows_are_left_out_of_sync_health(database_url, tmp_path, warehouse) -> None:
     await warehouse.execute(
         """
         INSERT INTO workflows (id, gone_at) VALUES ('there', NULL), ('gone', now());
@@ -351,7 +349,7 @@ async def test_workflows_that_are_gone_are_not_waited_for(database_url, tmp_path
     assert "The workflow is complete" in (tmp_path / "report.html").read_text()
 
 
-async def test_the_command(command, database_url) -> None:
+async def test_report_command(command, database_url) -> None:
     command.configure(f"database: {{url: '{database_url}'}}\n")
     ended = await command("report", "--output", "page.html", "--days", "30")
     assert (ended.code, ended.out, ended.err) == (0, "Wrote page.html\n", "")
@@ -364,7 +362,7 @@ async def test_the_command(command, database_url) -> None:
     assert "hint: " in ended.err
 
 
-async def test_the_command_without_a_warehouse(command, empty_database_url) -> None:
+async def test_report_command_without_a_warehouse(command, empty_database_url) -> None:
     command.configure(f"database: {{url: '{empty_database_url}'}}\n")
     ended = await command("report")
     assert ended.code == 4

@@ -1,9 +1,9 @@
 -- name: tune
--- For this transaction: compiling costs more than these queries take, and their sorts fit into this much memory.
+-- For this transaction: JIT compilation takes longer than these queries, and their sorts fit into this work_mem.
 SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true)
 
 -- name: span
--- The first and the last UTC day with runs, leaving out times in the future; and how many runs have no created_at.
+-- The first and the last UTC day with runs, ignoring the future, and the number of runs without created_at.
 SELECT
     now() AS now,
     (SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM runs WHERE created_at < now() + interval '1 day') AS first_day,
@@ -11,7 +11,7 @@ SELECT
     (SELECT count(*) FROM runs WHERE created_at IS NULL) AS undated
 
 -- name: daily
--- Runs and credits of the days $1 to $2. By status too, which the daily views leave to columns: the API may add one.
+-- Runs and credits of the days $1 to $2. Grouped by status, unlike the daily views, because the API may add values.
 SELECT
     (created_at AT TIME ZONE 'UTC')::date AS day,
     workflow_id,
@@ -23,31 +23,31 @@ WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
 GROUP BY day, workflow_id, status
 
 -- name: durations
--- How long runs of the days $1 to $2 took, by stretches of $3 days (numbered backwards, the last is 0) and, with stretch null, in all.
+-- Durations of the runs of the days $1 to $2, per period of $3 days (numbered backwards from 0) and in total (null).
 SELECT
     workflow_id,
-    stretch,
+    period,
     spread[1] AS p50_s,
     spread[2] AS p95_s
 FROM (
     SELECT
         workflow_id,
-        stretch,
+        period,
         percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_s) AS spread
     FROM (
-        SELECT workflow_id, ($2::date - (created_at AT TIME ZONE 'UTC')::date) / $3::int AS stretch, duration_s
+        SELECT workflow_id, ($2::date - (created_at AT TIME ZONE 'UTC')::date) / $3::int AS period, duration_s
         FROM runs
         WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
     ) AS timed
     WHERE duration_s IS NOT NULL
-    GROUP BY GROUPING SETS ((workflow_id, stretch), (workflow_id))
+    GROUP BY GROUPING SETS ((workflow_id, period), (workflow_id))
 ) AS measured
 
 -- name: names
 SELECT id, name FROM workflows WHERE name IS NOT NULL
 
 -- name: versions
--- Published versions that any run used, by the day that they came out, of the days $1 to $2.
+-- Versions published on the days $1 to $2.
 SELECT workflow_id, version, created_at
 FROM workflow_versions
 WHERE NOT is_draft AND version IS NOT NULL AND workflow_id IS NOT NULL
@@ -61,7 +61,7 @@ FROM model_usage_daily
 WHERE day BETWEEN $1::date AND $2::date
 
 -- name: steps
--- As step_performance, of the days $1 to $2.
+-- Like step_performance, for the days $1 to $2.
 SELECT
     steps.workflow_id,
     steps.step_key,
@@ -100,14 +100,14 @@ ORDER BY failed_at DESC
 LIMIT 50
 
 -- name: open_runs
--- The runs that have been open longest, and how many there are in all.
+-- The runs that have been open longest, and the number of all open runs.
 SELECT run_id, workflow_id, status, created_at, age_s, last_synced_at, count(*) OVER () AS open_in_all
 FROM open_runs
 ORDER BY created_at NULLS FIRST, run_id
 LIMIT 100
 
 -- name: streams
--- Workflows that the API lists no longer are nobody's trouble.
+-- Sync health of the streams, except of workflows that are gone.
 SELECT app_id, workflow_id, lag_s, last_synced_at, last_reconciled_at, backfill_done, api_count, warehouse_count,
     quarantined, left(last_error, 600) AS last_error, last_error_at, accounted_for
 FROM sync_health

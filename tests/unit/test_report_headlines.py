@@ -1,4 +1,4 @@
-"""What the report's titles say, and how it writes numbers."""
+"""Headlines, aggregates and number formats of the report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from etl.report import findings, wording
+from etl.report import formatting, headlines
+from etl.report.aggregates import Change, Labels, Tally, last_week, split_into_periods, tally, workflows
 from etl.report.facts import DailyRuns, Durations, Facts, Failure, OpenRun, Span, StepFacts, Stream
 from etl.report.facts import _detail_first as detail_first
-from etl.report.summary import Change, Labels, Tally, last_week, stretch_days, tally, workflows
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TODAY = NOW.date()
@@ -18,7 +18,7 @@ NAMES = Labels({"a": "Invoices", "b": "Digest", "c": "Digest"})
 
 
 def said(text: str) -> str:
-    """With plain spaces, as one reads it."""
+    """Replace no-break spaces."""
     return text.replace("\u00a0", " ")
 
 
@@ -35,7 +35,7 @@ def said(text: str) -> str:
     ],
 )
 def test_percent(rate, text) -> None:
-    assert said(wording.percent(rate)) == text
+    assert said(formatting.percent(rate)) == text
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_percent(rate, text) -> None:
     ],
 )  # fmt: skip
 def test_seconds(length, text) -> None:
-    assert said(wording.seconds(length)) == text
+    assert said(formatting.seconds(length)) == text
 
 
 @pytest.mark.parametrize(
@@ -57,20 +57,20 @@ def test_seconds(length, text) -> None:
     ],
 )  # fmt: skip
 def test_credit(amount, text) -> None:
-    assert wording.credit(Decimal(amount)) == text
+    assert formatting.credit(Decimal(amount)) == text
 
 
 def test_ago() -> None:
     def before(**length: float) -> str:
-        return said(wording.ago(NOW - timedelta(**length), NOW))
+        return said(formatting.ago(NOW - timedelta(**length), NOW))
 
     assert [before(seconds=5), before(minutes=90), before(days=3), before(minutes=-9)] == [
         "just now", "1 h ago", "3 d ago", "in the future",
     ]  # fmt: skip
-    assert wording.ago(None, NOW) == "never"
+    assert formatting.ago(None, NOW) == "never"
 
 
-def test_names_that_two_workflows_share_are_told_apart() -> None:
+def test_shared_names_are_labelled_with_the_id() -> None:
     assert [NAMES("a"), NAMES("b"), NAMES("unknown"), NAMES(None)] == [
         "Invoices",
         "Digest (b)",
@@ -91,68 +91,68 @@ def change(before: tuple[int, int], since: tuple[int, int]) -> Change:
         ((10, 200), (40, 200), "up from 5.0 % to 20 %"),
         ((40, 200), (10, 200), "down from 20 % to 5.0 %"),
         ((10, 200), (11, 200), ""),  # nearly the same
-        ((1, 20), (4, 20), ""),  # chance may well make that of so few
-        ((0, 5), (5, 5), ""),  # too few to tell
-        ((1000, 100_000), (1900, 100_000), ""),  # certain, and not worth a word
+        ((1, 20), (4, 20), ""),  # may well be chance
+        ((0, 5), (5, 5), ""),  # too few runs
+        ((1000, 100_000), (1900, 100_000), ""),  # significant, but too small
     ],
 )
-def test_only_a_change_beyond_chance_is_worth_a_word(before, since, text) -> None:
-    assert said(findings.movement(change(before, since))) == text
+def test_only_significant_changes_are_mentioned(before, since, text) -> None:
+    assert said(headlines.rate_change(change(before, since))) == text
 
 
-def test_the_titles_of_runs() -> None:
-    assert findings.runs(Tally(), 30, None) == "No run in 30 days"
-    assert findings.runs(Tally(1, 1, 0), 1, None).startswith("1 run, 0")
-    assert said(findings.runs(Tally(10, 10, 1), 82, None)) == "10 runs in 82 days, 10 % of them failed"
-    assert said(findings.runs(Tally(200, 50, 10), 10, None)) == "20 runs a day, 20 % of those that ended failed"
+def test_runs_headline() -> None:
+    assert headlines.runs(Tally(), 30, None) == "No runs in 30 days"
+    assert headlines.runs(Tally(1, 1, 0), 1, None).startswith("1 run, 0")
+    assert said(headlines.runs(Tally(10, 10, 1), 82, None)) == "10 runs in 82 days, 10 % of them failed"
+    assert said(headlines.runs(Tally(200, 50, 10), 10, None)) == "20 runs per day, 20 % of those that ended failed"
     total = Tally(1500, 1500, 75)
-    assert said(findings.runs(total, 30, change((10, 200), (40, 200)))) == (
-        "50 runs a day, 5.0 % of them failed; up from 5.0 % to 20 % in the last week"
+    assert said(headlines.runs(total, 30, change((10, 200), (40, 200)))) == (
+        "50 runs per day, 5.0 % of them failed; up from 5.0 % to 20 % in the last week"
     )
 
 
-def test_the_titles_of_credits() -> None:
-    assert findings.spending({}, "all") == "No credits were used"
-    assert findings.spending({}, "the models'", nothing="No model step used credits") == "No model step used credits"
+def test_credits_headline() -> None:
+    assert headlines.spending({}) == "No credits were used"
+    assert headlines.spending({}, "model credits") == "No model credits were used"
     amounts = {"x": Decimal("1.5"), "y": Decimal("4.5")}
-    assert said(findings.spending(amounts, "the models'")) == "y took 75 % of the models' 6.00 credits"
+    assert said(headlines.spending(amounts, "model credits")) == "y used 75 % of 6.00 model credits"
 
 
 def step(key: str, *, runs: int = 100, failed: int = 0, p95_s: float | None = 1.0) -> StepFacts:
     return StepFacts("a", key, "code", runs, runs, failed, p95_s, p95_s, Decimal(0))
 
 
-def test_the_titles_of_steps() -> None:
+def test_steps_headlines() -> None:
     steps = [step("fast"), step("slow", p95_s=90), step("once", runs=1, p95_s=500), step("bad", failed=7, p95_s=None)]
-    assert said(findings.slowest(steps, NAMES)) == "slow of Invoices takes longest: 1 min 30 s at p95"
-    assert findings.most_failing(steps, NAMES) == "bad of Invoices fails most: 7 times"
-    assert findings.slowest([step("x", p95_s=None)], NAMES) == "No step has a duration"
-    assert findings.most_failing(steps[:3], NAMES) == "No step failed"
+    assert said(headlines.slowest(steps, NAMES)) == "slow of Invoices is slowest (p95 1 min 30 s)"
+    assert headlines.most_failing(steps, NAMES) == "bad of Invoices fails most often (7 times)"
+    assert headlines.slowest([step("x", p95_s=None)], NAMES) == "No step durations"
+    assert headlines.most_failing(steps[:3], NAMES) == "no steps failed"
 
 
-def test_the_titles_of_failures_and_open_runs() -> None:
+def test_failures_and_open_runs_headlines() -> None:
     span = Span(NOW, TODAY, TODAY, TODAY, 1, 0)
     failure = Failure("r", "a", NOW - timedelta(hours=3), "ocr", "code", "no", "TEST", 1)
-    assert said(findings.failures([failure], NAMES, span)) == "The last failure was 3 h ago: Invoices at ocr"
-    assert findings.failures([], NAMES, span) == "No run has failed"
+    assert said(headlines.failures([failure], NAMES, span)) == "The latest failure was 3 h ago: Invoices, step ocr"
+    assert headlines.failures([], NAMES, span) == "No runs have failed"
     waiting = [OpenRun(f"r{age}", "a", "RUNNING", None, age, NOW, 250) for age in (7200, None, 60)]
-    assert said(findings.open_runs(waiting)) == "250 runs are open, the oldest for 2 h"
-    assert findings.open_runs([]) == "No run is open"
+    assert said(headlines.open_runs(waiting)) == "250 open runs, the oldest for 2 h"
+    assert headlines.open_runs([]) == "No open runs"
 
 
 def stream(*, api: int | None = 10, here: int = 10, done: bool = True, error: str | None = None) -> Stream:
     return Stream("a", "w", 1.0, NOW - timedelta(minutes=5), None, done, api, here, 0, error, None, here)
 
 
-def test_the_titles_of_sync_health() -> None:
+def test_sync_health_headline() -> None:
     span = Span(NOW, TODAY, TODAY, TODAY, 1, 0)
     assert (
-        said(findings.streams([stream(), stream(api=None)], span))
+        said(headlines.streams([stream(), stream(api=None)], span))
         == "All 2 workflows are complete; last read 5 min ago"
     )
     behind = [stream(here=9), stream(done=False), stream(error="refused"), stream()]
-    assert said(findings.streams(behind, span)) == "3 of 4 workflows not complete; last read 5 min ago"
-    assert findings.streams([], span) == "Nothing has been synced yet"
+    assert said(headlines.streams(behind, span)) == "3 of 4 workflows incomplete; last read 5 min ago"
+    assert headlines.streams([], span) == "Nothing has been synced yet"
 
 
 def daily(days_ago: int, status: str = "COMPLETED", runs: int = 10, workflow: str = "a") -> DailyRuns:
@@ -174,27 +174,27 @@ def test_the_last_week_is_compared_with_the_one_before() -> None:
     assert (week.before.runs, week.since.runs) == (70, 70)
 
 
-def test_a_workflow_is_summed_up() -> None:
+def test_workflow_summary() -> None:
     rows = [daily(0), daily(1), daily(1, "FAILED", 5), daily(1, "RUNNING", 3), daily(0, workflow="b", runs=1)]
     durations = [Durations("a", 1, 2.0, 3.0), Durations("a", None, 4.0, 5.0), Durations("a", 0, 6.0, 7.0)]
     first, second = workflows(facts(5, rows, durations))
     assert (first.label, first.total.runs, first.total.failure_rate) == ("Invoices", 28, 5 / 25)
     assert first.total.credits == Decimal(7)
     assert (first.p50_s, first.p95_s) == (4.0, 5.0)
-    assert [each.stretch for each in first.stretches] == [0, 1]
+    assert [each.period for each in first.periods] == [0, 1]
     assert (second.label, second.p50_s) == ("b", None)
     assert tally(rows).runs == 29
 
 
 def test_stretches_end_with_the_last_day() -> None:
-    assert stretch_days(date(2026, 11, 1), date(2026, 11, 7), 3) == [
+    assert split_into_periods(date(2026, 11, 1), date(2026, 11, 7), 3) == [
         (date(2026, 11, 5), date(2026, 11, 7)),
         (date(2026, 11, 2), date(2026, 11, 4)),
         (date(2026, 11, 1), date(2026, 11, 1)),
     ]
 
 
-def test_details_reach_back_as_far_as_is_quick() -> None:
+def test_details_cover_a_bounded_number_of_runs() -> None:
     span = facts(30, []).span
     assert detail_first(span, [daily(each) for each in range(30)]) == span.first
     heavy = [daily(each, runs=15_000) for each in range(30)]

@@ -1,30 +1,30 @@
-"""The tables of the page: headings, and cells with what they are sorted by."""
+"""The tables of the page, with the values that they are sorted by."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etl.report import wording
-from etl.report.findings import is_complete
+from etl.report import formatting
+from etl.report.headlines import is_complete
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from etl.report.aggregates import Labels, WorkflowSummary
     from etl.report.facts import Facts, StepFacts, Stream
-    from etl.report.summary import Labels, WorkflowSummary
 
-MOST_WORKFLOWS = 300
-MOST_STEPS = 100
-_MOST_STREAMS = 500
+MAX_WORKFLOWS = 300
+MAX_STEPS = 100
+_MAX_STREAMS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: its text, the number or text that it is sorted by, and how it looks.
+    """One cell: its text, the value it is sorted by, and its CSS class.
 
-    `look` is a CSS class: `number`, `code` (an id), `long` (a message) or `bad` (wants attention), or ''.
+    `look` is `number`, `code` (an id), `long` (a message), `bad` (needs attention) or ''.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A sortable table. A heading that begins with `-` is left out on narrow screens (without its dash)."""
+    """A sortable table. Columns whose heading starts with `-` are hidden on narrow screens; the `-` is not shown."""
 
     caption: str
     headings: tuple[str, ...]
@@ -42,12 +42,12 @@ class Table:
 
     @property
     def has_messages(self) -> bool:
-        """Whether a column holds long texts, which want the whole width of a narrow screen."""
+        """Whether a column holds long texts, which need the full width of a narrow screen."""
         return any(cell.look == "long" for row in self.rows for cell in row)
 
 
 def workflows(found: Sequence[WorkflowSummary]) -> Table:
-    """One row a workflow that ran."""
+    """One row per workflow that has runs."""
     rows = [
         (
             _text(each.label),
@@ -58,16 +58,16 @@ def workflows(found: Sequence[WorkflowSummary]) -> Table:
             _credit(each.total.credits),
             _credit(each.total.credits / each.total.runs),
         )
-        for each in found[:MOST_WORKFLOWS]
+        for each in found[:MAX_WORKFLOWS]
     ]
-    headings = ("Workflow", "Runs", "Failed", "-Median", "-p95", "Credits", "-Credits a run")
+    headings = ("Workflow", "Runs", "Failed", "-Median", "-p95", "Credits", "-Credits per run")
     return Table("Workflows", headings, rows)
 
 
 def steps(found: Sequence[StepFacts], labels: Labels) -> Table:
-    """One row a step: those that take longest and those that fail most."""
-    by_time = sorted(found, key=lambda each: -(each.p95_s or 0.0))[: MOST_STEPS // 2]
-    by_failures = sorted((each for each in found if each.failed), key=lambda each: -each.failed)[: MOST_STEPS // 2]
+    """One row per step: the slowest ones and those with the most failures."""
+    by_time = sorted(found, key=lambda each: -(each.p95_s or 0.0))[: MAX_STEPS // 2]
+    by_failures = sorted((each for each in found if each.failed), key=lambda each: -each.failed)[: MAX_STEPS // 2]
     rows = [
         (
             _text(each.step_key, "code"),
@@ -85,7 +85,7 @@ def steps(found: Sequence[StepFacts], labels: Labels) -> Table:
 
 
 def failures(facts: Facts, labels: Labels) -> Table:
-    """One row a failed run, the last first."""
+    """One row per failed run, latest first."""
     rows = [
         (
             _time(each.failed_at),
@@ -102,7 +102,7 @@ def failures(facts: Facts, labels: Labels) -> Table:
 
 
 def open_runs(facts: Facts, labels: Labels) -> Table:
-    """One row an open run, the oldest first."""
+    """One row per open run, oldest first."""
     rows = [
         (
             _seconds(each.age_s),
@@ -114,11 +114,11 @@ def open_runs(facts: Facts, labels: Labels) -> Table:
         )
         for each in facts.open_runs
     ]
-    return Table("Open runs", ("Open for", "Workflow", "Status", "-Created", "-Last changed here", "-Run"), rows)
+    return Table("Open runs", ("Open for", "Workflow", "Status", "-Created", "-Last updated", "-Run"), rows)
 
 
 def streams(facts: Facts, labels: Labels) -> Table:
-    """One row a workflow that is synced; those that want attention first."""
+    """One row per stream, those that need attention first."""
     ranked = sorted(facts.streams, key=lambda each: (is_complete(each), labels(each.workflow_id)))
     rows = [
         (
@@ -127,26 +127,26 @@ def streams(facts: Facts, labels: Labels) -> Table:
             _count(each.api_count),
             _count(each.warehouse_count),
             _count(each.quarantined),
-            Cell(wording.ago(each.last_synced_at, facts.span.now), _stamp(each.last_synced_at)),
-            Cell(wording.ago(each.last_reconciled_at, facts.span.now), _stamp(each.last_reconciled_at)),
+            Cell(formatting.ago(each.last_synced_at, facts.span.now), _stamp(each.last_synced_at)),
+            Cell(formatting.ago(each.last_reconciled_at, facts.span.now), _stamp(each.last_reconciled_at)),
             _text(each.app_id, "code"),
         )
-        for each in ranked[:_MOST_STREAMS]
+        for each in ranked[:_MAX_STREAMS]
     ]
-    headings = ("Workflow", "State", "API counts", "Here", "-Quarantined", "Read", "-Compared", "-App")
+    headings = ("Workflow", "State", "API count", "Warehouse", "-Quarantined", "Last read", "-Reconciled", "-App")
     return Table("Sync health", headings, rows)
 
 
 def _state(stream: Stream) -> str:
     if stream.last_error is not None:
-        return f"failed: {wording.shortened(stream.last_error, 120)}"
+        return f"failing: {formatting.shortened(stream.last_error, 120)}"
     if not stream.backfill_done:
-        return "first read not finished"
-    return "complete" if is_complete(stream) else "counts differ"
+        return "loading"
+    return "complete" if is_complete(stream) else "incomplete"
 
 
 def syncs(facts: Facts) -> Table:
-    """One row a sync, the last first."""
+    """One row per sync, latest first."""
     rows = [
         (
             _time(each.started_at),
@@ -161,34 +161,34 @@ def syncs(facts: Facts) -> Table:
         )
         for each in facts.syncs
     ]
-    headings = ("Started", "Mode", "Status", "-Took", "-Requests", "New", "Changed", "-Gone", "-Quarantined")
-    return Table("Last syncs", headings, rows)
+    headings = ("Started", "Mode", "Status", "-Duration", "-Requests", "New", "Changed", "-Gone", "-Quarantined")
+    return Table("Recent syncs", headings, rows)
 
 
 def _text(value: str | None, look: str = "") -> Cell:
-    text = wording.NOTHING if value is None else value
+    text = formatting.NOTHING if value is None else value
     return Cell(text, (value or "").casefold()[:80], look)
 
 
 def _count(value: int | None) -> Cell:
-    return Cell(wording.count(value), _number(value), "number")
+    return Cell(formatting.count(value), _number(value), "number")
 
 
 def _rate(rate: float | None, number: int) -> Cell:
-    text = wording.percent(rate) + (f" ({number:,})" if number else "")
+    text = formatting.percent(rate) + (f" ({number:,})" if number else "")
     return Cell(text, _number(rate), "number")
 
 
 def _seconds(value: float | None) -> Cell:
-    return Cell(wording.seconds(value), _number(value), "number")
+    return Cell(formatting.seconds(value), _number(value), "number")
 
 
 def _credit(value: Any) -> Cell:
-    return Cell(wording.credit(value), _number(value), "number")
+    return Cell(formatting.credit(value), _number(value), "number")
 
 
 def _time(value: datetime | None) -> Cell:
-    return Cell(wording.minute(value), _stamp(value))
+    return Cell(formatting.minute(value), _stamp(value))
 
 
 def _stamp(value: datetime | None) -> float:
@@ -196,5 +196,5 @@ def _stamp(value: datetime | None) -> float:
 
 
 def _number(value: Any) -> float:
-    # JavaScript knows no `inf`.
+    # JavaScript cannot parse `inf`.
     return -1e300 if value is None else min(1e300, max(-1e300, float(value)))

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Formatting of numbers, durations and times for people."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))  # seconds in each, largest first
 NOTHING = "\u2013"
 _MINUS = "\u2212"
-_GAP = "\u00a0"  # a number and its unit stay on one line
+_GAP = "\u00a0"  # keeps a number and its unit on one line
 
 
 def count(number: int | None, noun: str = "", plural: str = "") -> str:
-    """Write a whole number, with a noun in the right number if one is given: `1,204 runs`, `1 run`."""
+    """Format an integer, optionally with a noun: `1,204 runs`, `1 run`."""
     if number is None:
         return NOTHING
     if not noun:
@@ -24,7 +24,7 @@ def count(number: int | None, noun: str = "", plural: str = "") -> str:
 
 
 def percent(rate: float | None) -> str:
-    """Write a rate of 0 to 1 as a percentage: two digits that count, and no 0 % where there is something."""
+    """Format a rate of 0 to 1 as a percentage with two significant digits; small rates are never shown as 0 %."""
     if rate is None:
         return NOTHING
     if 0 < rate < 0.0005:
@@ -35,7 +35,7 @@ def percent(rate: float | None) -> str:
 
 
 def credit(number: Decimal | float) -> str:
-    """Write an amount of credits with about three digits that count."""
+    """Format an amount of credits with about three significant digits."""
     amount = Decimal(number)
     size = amount.copy_abs()
     if size >= 10**15:
@@ -49,7 +49,7 @@ def credit(number: Decimal | float) -> str:
 
 
 def seconds(length: float | None) -> str:
-    """Write a length of time with its two largest units."""
+    """Format a duration with its two largest units."""
     if length is None:
         return NOTHING
     sign = _MINUS if length < 0 else ""
@@ -58,10 +58,10 @@ def seconds(length: float | None) -> str:
         return f"{sign}{length:.2g}{_GAP}s" if length >= 0.001 or length == 0 else f"{sign}<1{_GAP}ms"
     if length < 60:
         return f"{sign}{length:.0f}{_GAP}s"
-    for place, (unit, name) in enumerate(_UNITS):
+    for index, (unit, name) in enumerate(_UNITS):
         if length >= unit:
             whole, rest = divmod(round(length), unit)
-            smaller, smaller_name = _UNITS[place + 1] if place + 1 < len(_UNITS) else (1, "s")
+            smaller, smaller_name = _UNITS[index + 1] if index + 1 < len(_UNITS) else (1, "s")
             part = rest // smaller
             return f"{sign}{whole:,}{_GAP}{name}" + (
                 f"{_GAP}{part}{_GAP}{smaller_name}" if part and whole < 100 else ""
@@ -70,7 +70,7 @@ def seconds(length: float | None) -> str:
 
 
 def ago(moment: datetime | None, now: datetime) -> str:
-    """Write how long ago something was, in one unit; `never` for None."""
+    """Format how long ago something happened, in one unit; `never` for None."""
     if moment is None:
         return "never"
     length = (now - moment).total_seconds()
@@ -81,21 +81,21 @@ def ago(moment: datetime | None, now: datetime) -> str:
 
 
 def day(moment: date) -> str:
-    """Write a day: `3 Nov 2026`."""
+    """Format a day: `3 Nov 2026`."""
     return f"{moment.day} {moment:%b} {moment.year}"
 
 
 def short_day(moment: date) -> str:
-    """Write a day without its year: `Tue 3 Nov`."""
+    """Format a day without its year: `Tue 3 Nov`."""
     return f"{moment:%a} {moment.day} {moment:%b}"
 
 
 def minute(moment: datetime | None) -> str:
-    """Write a time to the minute, in UTC."""
+    """Format a UTC time to the minute."""
     return NOTHING if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def shortened(text: str, longest: int) -> str:
-    """Cut a text to one line of at most `longest` characters."""
+    """Truncate a text to one line of at most `longest` characters."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -1,12 +1,12 @@
 "use strict";
 
-// Tables: a click on a heading sorts by it, numbers the largest first; long ones show their first rows until asked.
+// Tables: clicking a heading sorts by it, numbers in descending order first. Long tables are collapsed at first.
 const SHORT = 10;
 for (const table of document.querySelectorAll("table")) {
   const headings = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
   let isShort = body.rows.length > SHORT + 3;
-  const fold = () => [...body.rows].forEach((row, place) => row.classList.toggle("beyond", isShort && place >= SHORT));
+  const fold = () => [...body.rows].forEach((row, index) => row.classList.toggle("beyond", isShort && index >= SHORT));
   if (isShort) {
     const more = document.createElement("button");
     more.type = "button";
@@ -20,10 +20,10 @@ for (const table of document.querySelectorAll("table")) {
     table.parentElement.after(more);
     fold();
   }
-  headings.forEach((heading, place) => {
+  headings.forEach((heading, index) => {
     heading.firstElementChild.addEventListener("click", () => {
       const rows = [...body.rows];
-      const key = (row) => row.cells[place].dataset.sort;
+      const key = (row) => row.cells[index].dataset.sort;
       const numeric = rows.every((row) => key(row) !== "" && Number.isFinite(Number(key(row))));
       const before = heading.getAttribute("aria-sort");
       const descending = before ? before === "ascending" : numeric;
@@ -37,16 +37,16 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
-// Plots over days: what the day under the pointer holds.
+// Plots over days: a tooltip for the day under the pointer.
 const tip = document.getElementById("tip");
 for (const figure of document.querySelectorAll("figure[data-tips]")) {
   const tips = JSON.parse(figure.dataset.tips);
   const show = (event) => {
     const area = event.target.closest("svg")?.querySelector("path.background")?.getBoundingClientRect();
-    const place = area ? Math.floor(((event.clientX - area.left) / area.width) * tips.length) : -1;
-    tip.hidden = !(place in tips);
+    const index = area ? Math.floor(((event.clientX - area.left) / area.width) * tips.length) : -1;
+    tip.hidden = !(index in tips);
     if (tip.hidden) return;
-    tip.textContent = tips[place];
+    tip.textContent = tips[index];
     const left = Math.min(event.clientX + 14, document.documentElement.clientWidth - tip.offsetWidth - 8);
     const above = event.clientY - tip.offsetHeight - 12;
     tip.style.left = `${Math.max(8, left)}px`;

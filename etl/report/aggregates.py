@@ -1,4 +1,4 @@
-"""What the facts come to: totals, and how each workflow did, one period against the one before."""
+"""Totals, and a summary of each workflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from etl.report.wording import shortened
+from etl.report.formatting import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _WEEK = timedelta(days=7)
 
 @dataclass(slots=True)
 class Tally:
-    """Runs counted together."""
+    """Totals of a group of runs."""
 
     runs: int = 0
     ended: int = 0
@@ -30,7 +30,7 @@ class Tally:
     credits: Decimal = Decimal(0)
 
     def add(self, row: DailyRuns) -> None:
-        """Count a row in."""
+        """Add a row."""
         self.runs += row.runs
         self.ended += row.runs if row.status in ENDED else 0
         self.failed += row.runs if row.status == "FAILED" else 0
@@ -38,12 +38,12 @@ class Tally:
 
     @property
     def failure_rate(self) -> float | None:
-        """Failed of those that ended, 0 to 1; None where none has ended."""
+        """Failed runs divided by ended runs; None if no run has ended."""
         return self.failed / self.ended if self.ended else None
 
 
 def tally(rows: Iterable[DailyRuns]) -> Tally:
-    """Count rows together."""
+    """Add up rows."""
     total = Tally()
     for row in rows:
         total.add(row)
@@ -52,7 +52,7 @@ def tally(rows: Iterable[DailyRuns]) -> Tally:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Two tallies to compare: what came before, and since."""
+    """Totals before and since a point in time."""
 
     before: Tally
     since: Tally
@@ -60,29 +60,29 @@ class Change:
 
 @dataclass(frozen=True)
 class WorkflowSummary:
-    """How one workflow did over the report's days; durations in seconds, None where no run has ended."""
+    """Totals, durations and versions of one workflow."""
 
     workflow_id: str | None
     label: str
     total: Tally
     by_day: dict[date, Tally] = field(repr=False)
     in_all: Durations | None
-    stretches: list[Durations] = field(repr=False)
+    periods: list[Durations] = field(repr=False)
     versions: list[VersionChange]
 
     @property
     def p50_s(self) -> float | None:
-        """Median of the runs' durations."""
+        """Median duration in seconds; None if no run has ended."""
         return self.in_all.p50_s if self.in_all else None
 
     @property
     def p95_s(self) -> float | None:
-        """95th percentile of the runs' durations."""
+        """95th percentile of the durations in seconds; None if no run has ended."""
         return self.in_all.p95_s if self.in_all else None
 
     @cached_property
     def since_last_version(self) -> Change | None:
-        """The days before the last version change against those since; None where there was none."""
+        """Totals before and since the latest version; None if no version was published."""
         if not self.versions:
             return None
         changed_on = self.versions[-1].created_at.date()
@@ -90,7 +90,7 @@ class WorkflowSummary:
 
 
 class Labels:
-    """What things are called on the page: a workflow's name; where two share one, or it has none, its id."""
+    """Labels of workflows: the name, with the id added if two share it, or else the id."""
 
     def __init__(self, names: dict[str, str]) -> None:
         taken: dict[str, int] = defaultdict(int)
@@ -101,14 +101,14 @@ class Labels:
         }
 
     def __call__(self, workflow_id: str | None) -> str:
-        """The label of a workflow, on one line of at most 80 characters."""
+        """Return the label of a workflow, on one line of at most 80 characters."""
         if workflow_id is None:
             return "(no workflow)"
         return shortened(self._names.get(workflow_id) or workflow_id, 80) or "(no name)"
 
 
 def split_by(by_day: dict[date, Tally], is_since: Callable[[date], bool]) -> Change:
-    """Count days together in two: those before and those since."""
+    """Add up the days before and since a point in time."""
     change = Change(Tally(), Tally())
     for each, counted in by_day.items():
         side = change.since if is_since(each) else change.before
@@ -120,7 +120,7 @@ def split_by(by_day: dict[date, Tally], is_since: Callable[[date], bool]) -> Cha
 
 
 def last_week(facts: Facts) -> Change | None:
-    """The last seven days against the seven before; None where the report has fewer than fourteen days."""
+    """Compare the last seven days with the seven before; None if the report covers fewer than fourteen."""
     span = facts.span
     if span.last - span.first < 2 * _WEEK - timedelta(days=1):
         return None
@@ -133,7 +133,7 @@ def last_week(facts: Facts) -> Change | None:
 
 
 def workflows(facts: Facts) -> list[WorkflowSummary]:
-    """Sum up each workflow that ran, those with most runs first."""
+    """Summarize each workflow that has runs, most runs first."""
     labels = Labels(facts.names)
     by_day: dict[str | None, dict[date, Tally]] = defaultdict(lambda: defaultdict(Tally))
     for row in facts.daily:
@@ -153,8 +153,8 @@ def workflows(facts: Facts) -> list[WorkflowSummary]:
                 labels(workflow_id),
                 split_by(days, lambda _: True).since,
                 dict(days),
-                next((each for each in measured if each.stretch is None), None),
-                sorted((each for each in measured if each.stretch is not None), key=lambda each: each.stretch or 0),
+                next((each for each in measured if each.period is None), None),
+                sorted((each for each in measured if each.period is not None), key=lambda each: each.period or 0),
                 versions[workflow_id],
             )
         )
@@ -162,16 +162,13 @@ def workflows(facts: Facts) -> list[WorkflowSummary]:
 
 
 def largest(amounts: dict[str, Decimal], most: int) -> list[str]:
-    """The names with the largest amounts, at most `most` of them, largest first; those of zero are left out."""
+    """Return up to `most` names with the largest nonzero amounts, largest first."""
     ranked = sorted((name for name, amount in amounts.items() if amount), key=lambda name: (-amounts[name], name))
     return ranked[:most]
 
 
-def stretch_days(first: date, last: date, length: int) -> list[tuple[date, date]]:
-    """The stretches of `length` days that end with `last`, newest first, each with its first and last day.
-
-    The oldest is cut off at `first`.
-    """
+def split_into_periods(first: date, last: date, length: int) -> list[tuple[date, date]]:
+    """Return the first and last day of each period of `length` days, newest first; the oldest starts at `first`."""
     found = []
     end = last
     while end >= first:
