@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from etl.api.client import CortexClient
 from etl.api.rate_limit import SharedLimiter
@@ -44,7 +43,7 @@ async def open_clients(
     Raises:
         SettingsError: an app has no key.
     """
-    budget = Budget(leases, urlsplit(settings.api.base_url).netloc, settings.api.requests_per_minute)
+    budget = Budget(leases, settings.api.host, settings.api.requests_per_minute)
     limiter = SharedLimiter(budget, ahead=settings.api.requests_per_minute // 2000)
     by_key: dict[str, CortexClient] = {}
     clients: dict[str, CortexClient] = {}

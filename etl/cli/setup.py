@@ -18,6 +18,7 @@ from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from etl.config import Settings
+    from etl.events import Event
 
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failed": ("FAIL", "red")}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -59,9 +60,14 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
     """Print each check as soon as it is known; the exit code is that of the first that failed."""
     from etl.cli.output import encode_json
     from etl.doctor import examine
+    from etl.events import RateLimited
+
+    def say_pauses(event: Event) -> None:
+        if isinstance(event, RateLimited):
+            call.say(f"(the API asked for a pause of {event.wait_s:.0f} s)")
 
     checks = []
-    async for check in examine(call.settings, call.settings.file):
+    async for check in examine(call.settings, call.settings.file, say_pauses):
         checks.append(check)
         if json:
             continue

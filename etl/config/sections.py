@@ -267,6 +267,11 @@ class ApiSettings(Section):
     status: Status = "ALL"
     verbose: bool = True
 
+    @property
+    def host(self) -> str:
+        """Host and port of the API, as in its URL: what a request budget is kept for."""
+        return urlsplit(self.base_url).netloc
+
 
 class DatabaseSettings(Section):
     """The warehouse. `url` None: the embedded PostgreSQL in `data_dir`."""

@@ -92,6 +92,11 @@ def start(data_dir: Path) -> str:
     return embedded_url(str(socket_dir), _USER, _DATABASE)
 
 
+def is_made(data_dir: Path) -> bool:
+    """Return whether `data_dir` has an embedded PostgreSQL, running or not."""
+    return (_cluster(data_dir) / "PG_VERSION").exists()
+
+
 def stop(data_dir: Path) -> bool:
     """Stop the server of `data_dir`, ending its connections; returns whether one ran.
 

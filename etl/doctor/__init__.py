@@ -1,4 +1,4 @@
-"""`cortex-etl doctor`: looks at everything that a sync needs, and says for each what to do where it lacks."""
+"""`cortex-etl doctor`: check everything that a sync needs, with a hint for each problem."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.source import examine_source
 from etl.doctor.warehouse import examine_warehouse
 from etl.errors import SettingsError
+from etl.events import ignore
 from etl.normalize import redactor_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from etl.config import Settings
+    from etl.events import Listener
 
 __all__ = ["Check", "examine"]
 
 
-async def examine(settings: Settings, settings_file: str) -> AsyncIterator[Check]:
-    """Yield one finding after the other, as soon as each is known.
+async def examine(settings: Settings, settings_file: str, listener: Listener = ignore) -> AsyncIterator[Check]:
+    """Yield each check as soon as its result is known.
 
     Args:
-        settings: what the sync would use.
+        settings: those that a sync would use.
         settings_file: where they came from, for the first line.
+        listener: receives the events of the requests.
     """
     yield _settings(settings, settings_file)
     if settings.telemetry:
         yield _traces()
-    async for check in examine_source(settings):
+    async for check in examine_source(settings, listener):
         yield check
     async for check in examine_warehouse(settings):
         yield check
@@ -44,11 +47,11 @@ def _settings(settings: Settings, settings_file: str) -> Check:
 
 
 def _traces() -> Check:
-    """Whether the spans that OpenTelemetry's variables ask for can be sent."""
+    """Check whether the spans that OpenTelemetry's variables ask for can be sent."""
     try:
-        there = find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec("opentelemetry.sdk.trace")
+        is_installed = find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec("opentelemetry.sdk.trace")
     except ModuleNotFoundError:
-        there = None
-    if there:
-        return ok("traces", "spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names")
+        is_installed = None
+    if is_installed:
+        return ok("traces", "spans are sent to the collector in OTEL_EXPORTER_OTLP_ENDPOINT")
     return warning("traces", "OpenTelemetry is not installed, so no span is sent", 'pip install "cortex-etl[otel]"')

@@ -1,4 +1,4 @@
-"""One finding of `cortex-etl doctor`."""
+"""One check of `cortex-etl doctor`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, how it is, what was found, and what to do about it; `exit_code` counts where it failed."""
+    """What was checked, the result, the details, and a hint. `exit_code` is that of a failed check."""
 
     name: str
     state: Literal["ok", "warning", "failed"]
@@ -18,15 +18,15 @@ class Check:
 
 
 def ok(name: str, found: str) -> Check:
-    """Make a finding that needs nothing done."""
+    """Make a check that passed."""
     return Check(name, "ok", found)
 
 
 def warning(name: str, found: str, hint: str) -> Check:
-    """Make a finding that should be looked at, though things work."""
+    """Make a check that passed but needs attention."""
     return Check(name, "warning", found, hint)
 
 
 def failed(name: str, found: str, hint: str, exit_code: int) -> Check:
-    """Make a finding without whose hint a sync cannot work."""
+    """Make a check whose failure keeps a sync from working."""
     return Check(name, "failed", found, hint, exit_code)

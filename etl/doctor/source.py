@@ -1,140 +1,147 @@
-"""Looks at the API: reach, key, apps, workflows, clock. Each request is sent once, so that the answer comes soon."""
+"""Check the API: address, key, apps, workflows, clock."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import ssl
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
-import aiohttp
-
+from etl.api.client import CortexClient
+from etl.api.rate_limit import LocalLimiter, SharedLimiter
+from etl.api.retry import RetryPolicy
+from etl.db import embedded
+from etl.db.budget import Budget
+from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
-from etl.errors import SettingsError
+from etl.errors import DatabaseError, EtlError, KeyRefusedError, NotFoundError, SettingsError
+from etl.events import RequestSent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from etl.api.pages import Page
+    from etl.api.rate_limit import Limiter
     from etl.config import AppSettings, Settings
+    from etl.events import Event, Listener
 
 _TIMEOUT_S = 10
-_SKEW_S = 60  # a clock that is off by more makes times hard to read, and lookback too short at some point
+_POLICY = RetryPolicy(attempts=3, patience_s=60)  # whoever runs it waits for the answer
+_MAX_SKEW_S = 60  # beyond it times are hard to read, and `sync.lookback` may be too short
 _PLACEHOLDER = "app_123"
 
 
-async def examine_source(settings: Settings) -> AsyncIterator[Check]:
-    """Yield the findings about the API, in the order in which one depends on the other."""
+async def examine_source(settings: Settings, listener: Listener) -> AsyncIterator[Check]:
+    """Yield the checks of the API, each after those that it depends on."""
     if not settings.apps:
         yield failed("apps", "none is set", "Name at least one under `apps:` in the settings.", 2)
         return
-    told_time = False
-    timeout = aiohttp.ClientTimeout(total=min(_TIMEOUT_S, settings.api.timeout_s))
-    async with aiohttp.ClientSession(settings.api.base_url, timeout=timeout) as session:
+    async with _open_limiter(settings) as limiter:
+        is_known = False  # to answer
         for app in settings.apps:
+            requests = _LastRequest(listener)
             try:
-                key = settings.require_key(app).get_secret_value()
-            except SettingsError as error:
-                yield failed("key", error.message, error.hint, 2)
-                continue
-            answer = await _ask(session, f"/apps/{quote(app.id, safe='')}/workflows?take=1", key)
-            if isinstance(answer, Check):
-                yield answer
-                return
-            if not told_time:
-                told_time = True
-                yield ok("api", f"{settings.api.base_url} answers in {answer.seconds * 1000:.0f} ms")
-                yield _clock(answer)
-            yield _app(app, answer)
-            if answer.status == 200:
-                async for check in _workflows(session, app, key):
-                    yield check
+                async with _client(settings, app, limiter, requests) as client:
+                    page = await client.list_workflows(app.id, 1, 1)
+                    if not is_known:
+                        is_known = True
+                        yield ok("api", f"{settings.api.base_url} answers in {requests.seconds * 1000:.0f} ms")
+                        yield _clock(page, requests.seconds)
+                    count = "some" if page.count is None else page.count
+                    yield ok("app", f"{app.id}: the key is accepted; {count} workflows are listed")
+                    async for check in _workflows(client, app):
+                        yield check
+            except EtlError as error:
+                yield _failure(app, error, requests.status)
+                if isinstance(error, DatabaseError) or (requests.is_sent and requests.status is None):
+                    return
 
 
-class _Answer:
-    """A response: its status, body, time taken, and the `Date` header as given."""
+class _LastRequest:
+    """A listener that remembers the last request: whether one was sent, its status (None: no answer), its duration."""
 
-    def __init__(self, status: int, headers: Any, body: bytes, seconds: float) -> None:
-        self.status = status
-        self.headers = headers
-        self.seconds = seconds
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.is_sent = False
+        self.status: int | None = None
+        self.seconds = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RequestSent):
+            self.is_sent, self.status, self.seconds = True, event.status, event.seconds
+        self._listener(event)
+
+
+def _client(settings: Settings, app: AppSettings, limiter: Limiter, listener: Listener) -> CortexClient:
+    api = settings.api.model_copy(update={"timeout_s": min(_TIMEOUT_S, settings.api.timeout_s)})
+    return CortexClient(api, settings.require_key(app), limiter, listener, policy=_POLICY)
+
+
+@asynccontextmanager
+async def _open_limiter(settings: Settings) -> AsyncIterator[Limiter]:
+    """Open the request budget that processes on the warehouse share; without a usable one, count for this process."""
+    api = settings.api
+    limiter: Limiter = LocalLimiter(api.requests_per_minute)
+    async with AsyncExitStack() as stack:
         try:
-            self.document = json.loads(body)
-        except ValueError:
-            self.document = None
-
-    @property
-    def message(self) -> str:
-        """What the API says is wrong."""
-        said = self.document.get("message") if isinstance(self.document, dict) else None
-        return f"{self.status} {said}" if said else f"status {self.status}"
-
-
-async def _ask(session: aiohttp.ClientSession, path: str, key: str) -> _Answer | Check:
-    began = datetime.now(UTC)
-    try:
-        async with session.get(path, headers={"Authorization": f"Bearer {key}"}) as response:
-            body = await response.content.read(10_000_000)
-            seconds = (datetime.now(UTC) - began).total_seconds()
-            return _Answer(response.status, response.headers, body, seconds)
-    except TimeoutError:
-        return failed("api", f"no answer in {_TIMEOUT_S} s", "Check the network, a proxy, and api.base_url.", 1)
-    except aiohttp.ClientConnectorDNSError as error:
-        return failed("api", f"there is no host {error.host}", "Fix api.base_url, or the name server.", 1)
-    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-        return failed("api", f"no TLS: {error}", "Check the clock of this machine and its CA certificates.", 1)
-    except (aiohttp.ClientError, OSError) as error:
-        found = f"cannot be reached: {error}"
-        return failed("api", found, "Check the network, a firewall or proxy, and api.base_url.", 1)
+            url = settings.database_url()
+            if url is None and embedded.is_made(settings.data_dir):
+                url = await asyncio.to_thread(embedded.start, settings.data_dir)
+            if url is not None:
+                schema = settings.database.schema_name
+                pool = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
+                stack.callback(pool.terminate)
+                budget = Budget(pool, api.host, api.requests_per_minute)
+                await budget.lease(0, 0.0)  # fails if the schema or a privilege is missing
+                limiter = SharedLimiter(budget)
+        except (SettingsError, DatabaseError):
+            pass  # the checks of the database report it
+        yield limiter
 
 
-def _clock(answer: _Answer) -> Check:
-    try:
-        theirs = parsedate_to_datetime(answer.headers.get("Date", ""))
-    except ValueError:
-        return warning("clock", "the API's answer carries no Date", "Nothing to do, if this machine's clock is right.")
-    skew = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds() - answer.seconds / 2
+def _clock(page: Page, seconds: float) -> Check:
+    if page.server_time is None:
+        return warning(
+            "clock", "the API's answer has no Date header", "Nothing to do if this machine's clock is right."
+        )
+    skew = (datetime.now(UTC) - page.server_time).total_seconds() - seconds / 2
     found = f"this machine is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the API"
-    if abs(skew) <= _SKEW_S:
+    if abs(skew) <= _MAX_SKEW_S:
         return ok("clock", found)
     return warning("clock", found, "Set the clock by NTP: timedatectl set-ntp true.")
 
 
-def _app(app: AppSettings, answer: _Answer) -> Check:
-    if answer.status == 200 and not isinstance(answer.document, list):
-        found = f"{app.id}: what answers gives no list of workflows"
-        return failed("api", found, "Check api.base_url: something else than the API answers there.", 1)
-    if answer.status == 200:
-        count = answer.headers.get("pagination-count")
-        return ok("app", f"{app.id}: the key is accepted; {count or 'some'} workflows are listed")
-    if answer.status == 401:
-        return failed("key", f"{app.id}: the API refuses the key: {answer.message}", "Set CORTEX_API_KEY anew.", 3)
-    if answer.status == 404:
-        hint = "Put your app's id in the place of the example's." if app.id == _PLACEHOLDER else "Fix the app's id."
-        return failed("app", f"{app.id}: the API knows no such app", hint, 2)
-    if answer.status == 429:
-        hint = "Wait a minute; lower api.requests_per_minute if other programs share this address."
-        return warning("app", f"{app.id}: the API asks to slow down: {answer.message}", hint)
-    return failed(
-        "app", f"{app.id}: the API answers {answer.message}", "Try again later; ask the vendor if it lasts.", 1
-    )
+def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
+    """Make the failed check for what keeps an app from being read; `status` is that of the last answer."""
+    if isinstance(error, SettingsError | DatabaseError):
+        name = "key" if isinstance(error, SettingsError) else "database"
+        return failed(name, error.message, error.hint, error.exit_code)
+    if isinstance(error, KeyRefusedError):
+        return failed("key", f"{app.id}: the API refuses the key: {error.message}", error.hint, error.exit_code)
+    if isinstance(error, NotFoundError):
+        hint = "Replace the example's id by that of your app." if app.id == _PLACEHOLDER else "Correct the app's id."
+        return failed("app", f"{app.id}: the API knows no such app", hint, SettingsError.exit_code)
+    if status is None:
+        return failed(
+            "api", error.message, error.hint or "Check the network, proxies and api.base_url.", error.exit_code
+        )
+    if status == 200:
+        found = f"{app.id}: the answer is not a list of workflows: {error.message}"
+        hint = "Check api.base_url: something other than the API answers there."
+        return failed("api", found, hint, error.exit_code)
+    hint = error.hint or "Try again later. If it lasts, ask the vendor."
+    return failed("app", f"{app.id}: {error.message}", hint, error.exit_code)
 
 
-async def _workflows(session: aiohttp.ClientSession, app: AppSettings, key: str) -> AsyncIterator[Check]:
-    """Look up each workflow that is named: whether it is there, and whether it is of this app."""
+async def _workflows(client: CortexClient, app: AppSettings) -> AsyncIterator[Check]:
+    """Look up each workflow that the settings name."""
     for workflow in app.workflows if isinstance(app.workflows, list) else []:
-        path = f"/apps/{quote(app.id, safe='')}/workflows/{quote(workflow, safe='')}"
-        answer = await _ask(session, path, key)
-        if isinstance(answer, Check):
-            yield answer
-            return
         name = f"{app.id}/{workflow}"
-        if answer.status == 404:
+        try:
+            document = json.loads(await client.get_workflow(app.id, workflow))
+        except NotFoundError:
             hint = f"Remove it from apps[id={app.id}].workflows, or move it to the app that it belongs to."
-            yield failed("workflow", f"{name}: the API knows no such workflow of this app", hint, 2)
-        elif answer.status != 200:
-            yield failed("workflow", f"{name}: the API answers {answer.message}", "Try again later.", 1)
+            yield failed("workflow", f"{name}: the app has no such workflow", hint, SettingsError.exit_code)
         else:
-            title = answer.document.get("name") if isinstance(answer.document, dict) else None
-            yield ok("workflow", f"{name}: {title or 'there'}")
+            yield ok("workflow", f"{name}: {document.get('name') or 'found'}")

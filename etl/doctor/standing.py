@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from etl.config import format_duration
 from etl.db.standing import is_retired, stream_state
@@ -90,7 +89,7 @@ async def _locks(connection: asyncpg.Connection) -> Check:
 async def _allowance(connection: asyncpg.Connection, settings: Settings) -> Check:
     """Tell whether the API took as many requests as are configured."""
     configured = settings.api.requests_per_minute
-    row = await connection.fetchrow(_SQL["paused"], urlsplit(settings.api.base_url).netloc)
+    row = await connection.fetchrow(_SQL["paused"], settings.api.host)
     if row is None or row["paused_at"] is None or row["paused_after"] >= configured:
         return ok("rate", f"the API has taken the {configured:,} requests a minute that are configured")
     found = (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 from datetime import UTC, datetime
+from time import monotonic
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,9 +17,11 @@ from postgres_fixtures import with_database
 from postgres_proxies import far_away
 
 from etl.config import AppSettings, DatabaseSettings, Settings
+from etl.db.budget import Budget
 from etl.db.standing import is_retired
 from etl.doctor.standing import _locks
 from etl.doctor.warehouse import examine_warehouse
+from etl.sandbox.faults import Headers, Status, anything
 
 
 async def findings(command) -> dict[str, list[dict[str, str]]]:
@@ -66,6 +70,62 @@ async def test_streams_that_stand_still(at_work, warehouse) -> None:
     assert "no answer" in found[failing]["found"]
     assert (await command("reconcile", "--quiet")).code == 0
     assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
+
+
+async def test_doctor_keeps_to_the_shared_request_budget(at_work, warehouse, database_url) -> None:
+    command, running = at_work
+    async with asyncpg.create_pool(
+        database_url, min_size=1, max_size=1, server_settings={"search_path": "cortex"}
+    ) as pool:
+        budget = Budget(pool, urlsplit(running.url).netloc, 500)
+        await budget.pause(3)
+        paused_at = monotonic()
+        assert (await command("doctor")).code == 0
+        assert running.requests
+        assert all(request.time_monotonic - paused_at > 2.9 for request in running.requests)
+        counted = await warehouse.fetchval("SELECT sum(n) FROM etl_rate_budgets, unnest(granted) AS n")
+        assert counted == len(running.requests) == 2  # one per app
+
+
+async def test_doctor_retries_and_obeys_the_pause_that_the_api_asks_for(at_work) -> None:
+    command, running = at_work
+    running.faults.queue(Status(503), Status(429, retry_after=1))
+    ended = await command("doctor")
+    assert ended.code == 0, ended.out
+    assert [request.status for request in running.requests[:3]] == [503, 429, 200]
+    _, limited, retried, *_ = (request.time_monotonic for request in running.requests)
+    assert retried - limited > 0.9
+    assert ended.err == "(the API asked for a pause of 1 s)\n"
+
+
+async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, small_world) -> None:
+    running = await sandbox()
+    app_id = next(iter(running.world.apps))
+    ids = [each for each, workflow in running.world.workflows.items() if workflow["app"]["id"] == app_id]
+    command.configure(
+        f"api: {{base_url: '{running.url}', requests_per_minute: 2}}\ndatabase: {{url: 'postgresql://127.0.0.1:9/d'}}\n"
+        f"apps: [{{id: {app_id}, workflows: {json.dumps(ids)}}}]\n"
+    )
+    command.environment["CORTEX_API_KEY"] = running.key
+    process = await command.start("doctor")
+    async with asyncio.timeout(30):
+        while len(running.requests) < 2:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    process.terminate()
+    await process.communicate()
+    assert len(running.requests) == 2  # the third has to wait for a minute
+
+
+async def test_doctor_sends_the_key_to_no_other_address(at_work, sandbox) -> None:
+    command, running = at_work
+    elsewhere = await sandbox()
+    running.faults.on(anything, Status(302), Headers({"location": f"{elsewhere.url}/apps"}))
+    ended = await command("doctor")
+    assert ended.code == 1
+    assert "302 Found" in ended.out
+    assert "the address has moved" in ended.out
+    assert elsewhere.requests == []
 
 
 async def test_a_lock_of_a_process_that_hangs(at_work, warehouse, database_url) -> None:

@@ -133,7 +133,7 @@ async def test_doctor_tells_of_unknown_apps_and_workflows(at_work) -> None:
     ended = await command("doctor")
     assert ended.code == 2
     assert "app_123: the API knows no such app" in ended.out
-    assert f"{one}/{foreign}: the API knows no such workflow of this app" in ended.out
+    assert f"{one}/{foreign}: the app has no such workflow" in ended.out
 
 
 async def test_doctor_tells_of_a_clock_that_is_off(at_work) -> None:
@@ -150,7 +150,7 @@ async def test_doctor_tells_of_something_else_that_answers(at_work) -> None:
     running.faults.on(anything, HTML_OK)
     ended = await command("doctor")
     assert ended.code == 1
-    assert "gives no list of workflows" in ended.out
+    assert "is not a list of workflows" in ended.out
 
 
 async def test_doctor_tells_what_cannot_be_reached(command) -> None:
