@@ -1,33 +1,31 @@
-"""Errors, grouped by what to do next.
+"""Errors by what to do next, and the exit code and hint of each.
 
-    EtlError
-    ├── SettingsError     stop; the user fixes the settings (exit 2)
-    ├── TransientError    try again; when the attempts are used up, the stream fails and the others go on
-    ├── FatalError        stop the stream (exit 1)
-    │   ├── KeyRefused    stop everything (exit 3)
-    │   └── LockLost      another process took the stream over; nothing more may be committed
-    ├── DatabaseError     the database cannot be reached or used (exit 4)
-    └── RecordError       quarantine the one item; the others of its page go on
-
-Each carries a `hint`: one sentence that says what to do, shown under the message.
+EtlError
+├── SettingsError     stop; the user fixes the settings (exit 2)
+├── TransientError    try again; when the attempts are used up, the stream fails and the others go on
+├── FatalError        stop the stream (exit 1)
+│   ├── KeyRefused    stop everything (exit 3)
+│   └── LockLost      another process took the stream over; nothing more may be committed
+├── DatabaseError     the database cannot be reached or used (exit 4)
+├── InterruptedSync   SIGINT or SIGTERM (exit 130)
+└── RecordError       quarantine the one item; the others of its page go on
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from etl.app import SyncSummary
+EXIT_OK = 0
+EXIT_INCOMPLETE = 1
+EXIT_SETTINGS = 2
+EXIT_KEY_REFUSED = 3
+EXIT_DATABASE = 4
+EXIT_HELD = 75
+EXIT_INTERRUPTED = 130
 
 
 class EtlError(Exception):
-    """Base of all errors that cortex-etl raises on purpose; `hint` says what to do about it ('' when nothing can).
+    """Base of the errors that cortex-etl raises on purpose; `hint` says what to do ('' where nothing helps)."""
 
-    `summary` is the `SyncSummary` of the sync that it ended, None where it ended none.
-    """
-
-    exit_code = 1
-    summary: SyncSummary | None = None
+    exit_code = EXIT_INCOMPLETE
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -49,7 +47,7 @@ def _rebuild(kind: type[EtlError], state: dict[str, object]) -> EtlError:
 class SettingsError(EtlError):
     """The settings or the command line cannot be used."""
 
-    exit_code = 2
+    exit_code = EXIT_SETTINGS
 
 
 class TransientError(EtlError):
@@ -67,7 +65,7 @@ class NotFoundError(FatalError):
 class KeyRefusedError(FatalError):
     """The API refused the key: nothing can go on."""
 
-    exit_code = 3
+    exit_code = EXIT_KEY_REFUSED
 
 
 class LockLostError(FatalError):
@@ -77,7 +75,16 @@ class LockLostError(FatalError):
 class DatabaseError(EtlError):
     """The database cannot be reached or used."""
 
-    exit_code = 4
+    exit_code = EXIT_DATABASE
+
+
+class InterruptedSyncError(EtlError):
+    """The command was interrupted by SIGINT or SIGTERM."""
+
+    exit_code = EXIT_INTERRUPTED
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; committed data is kept")
 
 
 class RecordError(EtlError):
@@ -87,3 +94,18 @@ class RecordError(EtlError):
         super().__init__(message)
         self.reason = reason
         self.run_id = run_id
+
+
+def explain(error: BaseException) -> EtlError:
+    """Return an error as one that has a hint and an exit code; the original is its `__cause__`."""
+    if isinstance(error, EtlError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        explained = EtlError(f"{place}{error.strerror}", hint="Check free disk space and file permissions.")
+    else:
+        explained = EtlError(
+            f"unexpected {type(error).__name__}: {error}", hint="Run the command again with -v to see the traceback."
+        )
+    explained.__cause__ = error
+    return explained

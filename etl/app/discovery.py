@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etl.db.workflows import name_workflows, save_workflows
 from etl.decode import peek_id
-from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
+from etl.errors import FatalError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
 from etl.sync.received import LONGEST_ID_BYTES
@@ -156,12 +156,10 @@ def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId
         if name not in known:
             raise SettingsError(
                 f"the workflow {name} is in none of the apps asked for",
-                hint="Add it under `workflows:` in config.yaml, or hint --workflow.",
+                hint="Add it under `workflows:` in config.yaml, or correct --workflow.",
             )
     return [stream for stream in streams if not workflows or stream.workflow_id in workflows]
 
 
 NOT_DISCOVERED = (FatalError, TransientError)
 """What keeps one app's workflows from being listed, and leaves the other apps alone; a refused key stops all."""
-
-__all__ = ["NOT_DISCOVERED", "KeyRefusedError", "chosen_apps", "find_streams", "only"]

@@ -28,7 +28,6 @@ from etl.app.warehouse import database_url
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import connect, quote_identifier
 from etl.db.statements import statements
-from etl.errors import EtlError
 from etl.sandbox import Sandbox, World
 from etl.sandbox.answers import encode
 from etl.sandbox.faults import CutBody, Drift, Reset, Status, anything
@@ -232,8 +231,4 @@ async def _ended(process: BaseProcess, within_s: float) -> bool:
 
 def _sync_here(settings: Settings, mode: Mode) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent sees to this process
-    try:
-        code = asyncio.run(run_sync(settings, mode, policy=_PATIENCE)).exit_code
-    except EtlError as error:
-        code = error.exit_code
-    sys.exit(code)
+    sys.exit(asyncio.run(run_sync(settings, mode, policy=_PATIENCE)).exit_code)

@@ -1,30 +1,27 @@
-"""What an invocation came to: the numbers of its ledger row, its streams, and the exit code."""
+"""The summary of one invocation: its row of `etl_syncs`, its streams, its exit code and the error that ended it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from datetime import datetime
 
+    from etl.errors import EtlError
     from etl.sync import Outcome
-
-EXIT_OK = 0
-EXIT_STREAMS_FAILED = 1
-EXIT_ALL_HELD = 75
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """One stream of an invocation; `outcome` is succeeded, partial, failed, interrupted or skipped."""
+    """One stream of an invocation; `status` is succeeded, partial, failed, interrupted or skipped."""
 
     app_id: str
     workflow_id: str
-    outcome: str
+    status: str
     api_count: int | None
     warehouse_count: int | None
     error: str
@@ -33,13 +30,17 @@ class StreamSummary:
 
 @dataclass(slots=True)
 class SyncSummary:
-    """An invocation; the counts are over all its streams, `seconds` by the wall clock."""
+    """The result of one invocation: the counts are over all its streams, `seconds` by the wall clock.
+
+    `id` and the times are those of its row of `etl_syncs`, None where none was written. `cause` is the error that
+    ended it early, None where it ran to its end.
+    """
 
     mode: str
-    dry_run: bool = False
-    sync_id: int | None = None
+    id: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
     status: str = "running"
-    exit_code: int = EXIT_OK
     requests: int = 0
     retries: int = 0
     pages: int = 0
@@ -49,51 +50,48 @@ class SyncSummary:
     runs_unchanged: int = 0
     runs_gone: int = 0
     rejects: int = 0
-    seconds: float = 0.0
     error: str = ""
+    exit_code: int = EXIT_OK
+    seconds: float = 0.0
     hint: str = ""
+    dry_run: bool = False
     streams: list[StreamSummary] = field(default_factory=list)
+    cause: EtlError | None = None
 
     def add(self, outcome: Outcome) -> None:
-        """Take in how a stream ended."""
-        self.streams.append(
-            StreamSummary(
-                outcome.stream.app_id,
-                outcome.stream.workflow_id,
-                outcome.status,
-                outcome.api_count,
-                outcome.warehouse_count,
-                outcome.error,
-                outcome.hint,
-            )
-        )
+        """Add the outcome of a stream."""
+        counts = (outcome.api_count, outcome.warehouse_count)
+        self.streams.append(StreamSummary(*outcome.stream, outcome.status, *counts, outcome.error, outcome.hint))
         for each in fields(Tally):
             setattr(self, each.name, getattr(self, each.name) + getattr(outcome.tally, each.name))
 
-    def count(self, outcomes: Iterable[str]) -> int:
-        """How many streams ended in one of these ways."""
-        wanted = set(outcomes)
-        return sum(stream.outcome in wanted for stream in self.streams)
+    def count(self, *statuses: str) -> int:
+        """Count the streams that ended in one of these ways."""
+        return sum(stream.status in statuses for stream in self.streams)
 
     def conclude(self) -> None:
-        """Set status, error and exit code from the streams' outcomes."""
-        bad = self.count(("failed", "partial"))
-        if self.streams and self.count(("skipped",)) == len(self.streams):
-            self.status, self.exit_code = "skipped", EXIT_ALL_HELD
-            self.error = self.error or "other invocations hold all the streams asked for"
-        elif self.count(("interrupted",)):
-            self.status, self.exit_code = "interrupted", EXIT_INTERRUPTED
-        elif bad:
-            self.exit_code = EXIT_STREAMS_FAILED
-            done = self.count(("succeeded", "partial"))
+        """Set status, error, hint and exit code from the streams."""
+        done, bad, skipped = self.count("succeeded", "partial"), self.count("partial", "failed"), self.count("skipped")
+        if skipped and skipped == len(self.streams):
+            self.status = "skipped"
+        elif bad or skipped:
             self.status = "partial" if done else "failed"
         else:
-            self.status, self.exit_code = "succeeded", EXIT_OK
-        first = next((stream for stream in self.streams if stream.outcome in ("failed", "partial")), None)
-        if first is not None and not self.error:
-            self.error = f"{first.app_id}/{first.workflow_id}: {first.error}"
-            self.hint = first.hint
+            self.status = "succeeded"
+        self.exit_code = EXIT_INCOMPLETE if bad else EXIT_HELD if skipped else EXIT_OK
+        if bad:
+            first = next(stream for stream in self.streams if stream.status in {"partial", "failed"})
+            self.error, self.hint = f"{first.app_id}/{first.workflow_id}: {first.error}", first.hint
+        elif skipped:
+            self.error = f"other invocations hold {skipped} of {len(self.streams)} streams"
+
+    def end_with(self, error: EtlError) -> None:
+        """Let an error be the end; the first one stays, unless an interruption follows it."""
+        if self.cause is None or isinstance(error, InterruptedSyncError):
+            self.status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
+            self.cause, self.error, self.hint, self.exit_code = error, error.message, error.hint, error.exit_code
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON and for the one line that ends a sync."""
-        return asdict(self)
+        """Return all of it but `cause` as plain values, for JSON and for the one line that ends a sync."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "cause"}
+        return values | {"streams": [asdict(stream) for stream in self.streams]}

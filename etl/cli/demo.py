@@ -108,7 +108,10 @@ async def _watched(call: Invocation, settings: Settings, mode: Mode) -> SyncSumm
     from etl.app import run_sync
 
     with call.listening(settings.api.requests_per_minute, level="error") as listener:
-        return await run_sync(settings, mode, listener=listener)
+        summary = await run_sync(settings, mode, listener=listener)
+    if summary.cause is not None:
+        raise summary.cause
+    return summary
 
 
 def _replay_one(world: World, changes: Changes) -> None:

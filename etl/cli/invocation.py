@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from etl import events
-from etl.errors import EtlError
+from etl.errors import EtlError, InterruptedSyncError, explain
 from etl.observe.secrets import Mask
 from etl.observe.terminal import visible
 
@@ -221,20 +221,17 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
         sys.stdout.flush()
     except EtlError as error:
         return _failed(call, error)
-    except (KeyboardInterrupt, typer.Abort):  # the latter at a question
-        _report(call, "interrupted; what was committed stays", "", 130)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):  # the latter at a prompt
+        return _failed(call, InterruptedSyncError())
     except BrokenPipeError:
         _drop_output()  # whoever read it has had enough, as `| head` does
         return 0
     except typer.Exit:
         raise
     except Exception as error:  # noqa: BLE001 -- the last resort: a message instead of a traceback
-        if (refusal := _database_error(error)) is not None:
-            return _failed(call, refusal)
-        _report(call, *_last_words(error), 1)
+        code = _failed(call, _database_error(error) or explain(error))
         _drop_output()
-        return _traced(call, 1)
+        return code
     finally:
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, signal.SIG_IGN)
@@ -261,14 +258,6 @@ def _database_error(error: Exception) -> EtlError | None:
     from etl.db.refusals import DRIVER_ERRORS, unusable
 
     return unusable(error) if isinstance(error, DRIVER_ERRORS) else None
-
-
-def _last_words(error: Exception) -> tuple[str, str]:
-    """What is said of an error that nobody foresaw, and what may fix it."""
-    if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}", "Fix what the message names (room, rights); -v shows where it happened."
-    return f"unexpected {type(error).__name__}: {error}", "Run it again with -v for the traceback."
 
 
 def _report(call: Invocation, message: str, hint: str, code: int) -> None:

@@ -1,11 +1,11 @@
-"""Commands that load: sync, backfill, reconcile; and those that say how it stands: status, plan."""
+"""Commands that load: sync, backfill, reconcile."""
 
 from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from etl.cli.invocation import Invocation, command
 from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.telemetry import run_watched
-from etl.errors import EtlError, SettingsError
+from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
 
 if TYPE_CHECKING:
     from etl.app import SyncSummary
@@ -28,8 +28,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary obje
 MetricsOption = Annotated[
     Path | None, typer.Option("--metrics-file", metavar="PATH", help="Write metrics for Prometheus there.")
 ]
-_HELD = 75  # the exit code where others hold all that was asked for; they do the work, so --quiet keeps quiet
-_MANY = 20  # streams; more than a screen takes are shown only where something is wrong with them
+_MANY = 20  # streams; of more, only those that did not succeed are shown
 
 
 def parse_moment(text: str) -> datetime:
@@ -133,40 +132,26 @@ def _run(
         "until": until,
         "dry_run": dry_run,
     }
-    try:
-        summary = run_watched(call, mode, options, metrics_file)
-    except EtlError as error:
-        if json:
-            typer.echo(call.mask(encode_json(_ended_by(error, mode, dry_run=dry_run))))
-        raise
+    summary = run_watched(call, mode, options, metrics_file)
     if json:
         typer.echo(call.mask(encode_json(summary.as_dict())))
-    elif not call.quiet:
+    elif not call.quiet and (summary.streams or summary.cause is None):
         _show_summary(call, summary)
-    if summary.exit_code not in (0, _HELD) and (call.quiet or json):
-        _say_what_is_wrong(call, summary)
+    if summary.cause is not None:
+        raise summary.cause
+    if summary.exit_code != EXIT_OK and (call.quiet or json):
+        _report_trouble(call, summary)
     return summary.exit_code
-
-
-def _ended_by(error: EtlError, mode: Mode, *, dry_run: bool) -> dict[str, Any]:
-    """The summary of an invocation that an error ended, before it began or in the middle."""
-    if error.summary is not None:
-        return error.summary.as_dict()
-    from etl.app import SyncSummary
-
-    summary = SyncSummary(mode, dry_run=dry_run, status="failed", exit_code=error.exit_code)
-    summary.error, summary.hint = error.message, error.hint
-    return summary.as_dict()
 
 
 def _show_summary(call: Invocation, summary: SyncSummary) -> None:
     rows = [
-        [each.app_id, each.workflow_id, each.outcome, each.api_count, each.warehouse_count]
+        [each.app_id, each.workflow_id, each.status, each.api_count, each.warehouse_count]
         for each in summary.streams
-        if len(summary.streams) <= _MANY or each.outcome != "succeeded"
+        if len(summary.streams) <= _MANY or each.status != "succeeded"
     ]
     if rows:
-        show_table(["app", "workflow", "outcome", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
+        show_table(["app", "workflow", "status", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
     for line in _troubles(summary):
         typer.echo(call.mask(line))
     typer.echo(call.mask(_in_one_line(summary)))
@@ -176,8 +161,8 @@ def _troubles(summary: SyncSummary) -> list[str]:
     """Name the streams that did not succeed, each with its error and hint."""
     lines = []
     for each in summary.streams:
-        if each.outcome != "succeeded":
-            lines.append(f"{each.app_id}/{each.workflow_id}: {each.outcome}: {each.error}")
+        if each.status != "succeeded":
+            lines.append(f"{each.app_id}/{each.workflow_id}: {each.status}: {each.error}")
             if each.hint:
                 lines.append(f"  hint: {each.hint}")
     return lines
@@ -196,15 +181,17 @@ def _in_one_line(summary: SyncSummary) -> str:
     what = f"{summary.mode}{' (dry run: nothing written)' if summary.dry_run else ''}"
     again = f" ({summary.retries:,} of them again)" if summary.retries else ""
     read = f"{summary.requests:,} requests{again} for {summary.pages:,} pages of {summary.runs_seen:,} runs"
-    line = f"{what} {summary.status}: {counts}; {read} in {summary.seconds:.1f} s"
-    return f"{line}; {summary.error}" if summary.error and not _troubles(summary) else line
+    return f"{what} {summary.status}: {counts}; {read} in {summary.seconds:.1f} s"
 
 
-def _say_what_is_wrong(call: Invocation, summary: SyncSummary) -> None:
-    """Tell stderr why the exit code is not 0, where the table that says so is not shown."""
+def _report_trouble(call: Invocation, summary: SyncSummary) -> None:
+    """Say on stderr why the exit code is not 0, where the table that shows it is not printed."""
     sys.stdout.flush()
     if call.log_format == "json":
         call.logs().write("error", "sync.troubled", status=summary.status, error=summary.error, hint=summary.hint)
+        return
+    if summary.exit_code == EXIT_HELD:  # the others do the work
+        typer.echo(call.mask(f"{summary.mode} {summary.status}: {summary.error}"), err=True)
         return
     for line in (_in_one_line(summary), *_troubles(summary)):
         typer.echo(call.mask(line), err=True)

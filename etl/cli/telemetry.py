@@ -1,4 +1,4 @@
-"""A sync as operations see it: with metrics written and others told when it ends, whatever the end."""
+"""Run a sync with traces, metrics and alerts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from etl.cli.invocation import Invocation, run_async
-from etl.errors import DatabaseError, EtlError
+from etl.errors import EXIT_DATABASE, EXIT_INTERRUPTED, DatabaseError, SettingsError
 from etl.events import Notice, StreamStarted, tee
 
 if TYPE_CHECKING:
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
     from etl.app import SyncSummary
     from etl.config import Settings
     from etl.events import Event, Listener
-    from etl.observe.alerts import Caller, Pings, SyncEnd
+    from etl.observe.alerts import Caller, Pings
     from etl.observe.metrics import StreamCounters
     from etl.observe.traces import Traces
     from etl.sync.stream import Mode
 
-_HELD = 75
-_INTERRUPTED = 130
-
 
 def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_file: Path | None) -> SyncSummary:
-    """Run a sync, backfill or reconcile; as of `run_sync`.
+    """Run a sync, backfill or reconcile, with traces, metrics and alerts; see `run_sync`.
 
     Args:
         call: the invocation.
@@ -36,7 +33,14 @@ def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_f
         options: passed on to `run_sync`.
         metrics_file: where metrics go; None takes that of the settings.
     """
-    settings = call.settings
+    try:
+        settings = call.settings
+    except SettingsError as error:
+        from etl.app import SyncSummary
+
+        summary = SyncSummary(mode, dry_run=options["dry_run"])
+        summary.end_with(error)
+        return summary
     with call.listening(settings.api.requests_per_minute) as quiet, traced(call, settings, mode, quiet) as listener:
         watch = Watch(call, settings, metrics_file or settings.metrics.file, listener)
         return run_async(watch.run(mode, options))
@@ -51,9 +55,6 @@ def traced(call: Invocation, settings: Settings, mode: Mode, listener: Listener)
         return
     try:
         yield tee(listener, traces.listen)
-    except BaseException as error:
-        traces.fail(error)
-        raise
     finally:
         traces.close()
 
@@ -92,28 +93,15 @@ class Watch:
         self._pings: Pings | None = None
 
     async def run(self, mode: Mode, options: dict[str, Any]) -> SyncSummary:
-        """Run it.
-
-        Raises:
-            EtlError: as of `run_sync`.
-        """
+        """Run it; see `run_sync`."""
         from etl.app import run_sync
 
         alerts = self._settings.alerts
         watched = self._file is not None or alerts.on_state_change is not None or alerts.ping_url is not None
         if not watched or options.get("dry_run"):
             return await run_sync(self._settings, mode, **options, listener=self._listener)
-        listener = self._subscribe()
-        scope = " ".join(sorted((*options["apps"], *options["workflows"])))
-        try:
-            summary = await run_sync(self._settings, mode, **options, listener=listener)
-        except Exception as error:
-            message = error.message if isinstance(error, EtlError) else f"{type(error).__name__}: {error}"
-            code, hint = (error.exit_code, error.hint) if isinstance(error, EtlError) else (1, "")
-            done = error.summary.as_dict() if isinstance(error, EtlError) and error.summary is not None else {}
-            await self._end(mode, scope, code, message, hint, done)
-            raise
-        await self._end(mode, scope, summary.exit_code, summary.error, summary.hint, summary.as_dict())
+        summary = await run_sync(self._settings, mode, **options, listener=self._subscribe())
+        await self._end(" ".join(sorted((*options["apps"], *options["workflows"]))), summary)
         return summary
 
     def _subscribe(self) -> Listener:
@@ -140,13 +128,14 @@ class Watch:
 
         return Caller(self._listener, self._call.mask)
 
-    async def _end(self, mode: Mode, scope: str, code: int, error: str, hint: str, summary: dict[str, Any]) -> None:
-        """Write the metrics and tell of the end; nothing of it fails the sync."""
-        connection = None if code in (_HELD, _INTERRUPTED, DatabaseError.exit_code) else await self._connection()
+    async def _end(self, scope: str, summary: SyncSummary) -> None:
+        """Write the metrics and send the alerts; a failure here does not fail the sync."""
+        says_nothing = summary.status == "skipped" or summary.exit_code in (EXIT_INTERRUPTED, EXIT_DATABASE)
+        connection = None if says_nothing else await self._connection()
         try:
-            if self._counters is not None and code != _HELD:
-                await self._write_metrics({"mode": mode, **summary, "exit_code": code}, connection)
-            await self._tell(mode, scope, code, error, hint, summary, connection)
+            if self._counters is not None and summary.status != "skipped":
+                await self._write_metrics(summary.as_dict(), connection)
+            await self._tell(scope, summary.as_dict(), connection)
         except Exception as failure:  # noqa: BLE001 -- whatever it is, the sync's own end is what counts
             fields = {"error": f"{type(failure).__name__}: {failure}"}
             self._listener(Notice("watch.failed", fields, level="warning"))
@@ -180,22 +169,13 @@ class Watch:
             fields = {"path": str(self._file), "error": error.strerror or str(error)}
             self._listener(Notice("metrics.failed", fields, level="warning"))
 
-    async def _tell(
-        self,
-        mode: Mode,
-        scope: str,
-        code: int,
-        error: str,
-        hint: str,
-        summary: dict[str, Any],
-        connection: asyncpg.Connection | None,
-    ) -> None:
+    async def _tell(self, scope: str, summary: dict[str, Any], connection: asyncpg.Connection | None) -> None:
         alerts = self._settings.alerts
         if alerts.on_state_change is None and self._pings is None:
             return
         from etl.observe.alerts import StateAlerts, SyncEnd
 
-        end: SyncEnd = SyncEnd(mode, scope, code, error, hint, summary)
+        end = SyncEnd(scope, summary)
         if self._pings is not None:
             await self._pings.finish(end)
         if alerts.on_state_change is not None:

@@ -115,26 +115,28 @@ class Session:
     def _sync_lock(self, sync_id: int) -> str:
         return "\n".join((self._schema, "sync", str(sync_id)))
 
-    async def start_sync(self, mode: str) -> int:
-        """Write the ledger row of this invocation, and fix the rows of processes that died."""
-        sync_id: int = await self._value("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
+    async def start_sync(self, mode: str) -> tuple[int, datetime]:
+        """Write the row of this invocation, and close the rows of processes that died; returns its id and start."""
+        (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
+        sync_id: int = row["id"]
         await self.adopt_sync(sync_id)
-        for row in await self._rows("running_syncs", sync_id):
-            name = self._sync_lock(row["id"])
+        for other in await self._rows("running_syncs", sync_id):
+            name = self._sync_lock(other["id"])
             if await self._value("lock_stream", name):
-                await self._value("interrupt_sync", row["id"])
+                await self._value("interrupt_sync", other["id"])
                 await self._value("unlock_stream", name)
-        return sync_id
+        return sync_id, row["started_at"]
 
     async def adopt_sync(self, sync_id: int) -> None:
         """Hold the liveness lock of a ledger row on this connection."""
         await self._value("lock_stream", self._sync_lock(sync_id))
 
-    async def finish_sync(self, sync_id: int, status: str, *counts: int, error: str | None) -> None:
-        """Close the ledger row, and let go of what is too old. `counts` in the order of the statement."""
-        await self._value("finish_sync", sync_id, status, *counts, error)
+    async def finish_sync(self, *values: object) -> datetime:
+        """Complete a row of `etl_syncs` (`values` in the order of the statement); returns when it ended."""
+        ended_at: datetime = await self._value("finish_sync", *values)
         await self._value("prune_syncs")
         await self._value("prune_rejects")
+        return ended_at
 
     async def fail_stream(self, stream: StreamId, fence: int, error: str) -> None:
         """Write down why a stream failed."""

@@ -17,6 +17,7 @@ import aiohttp
 
 from etl import __version__
 from etl.db.statements import statements
+from etl.errors import EXIT_HELD, EXIT_INTERRUPTED
 from etl.events import Notice
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ TIMEOUT_S = 5.0
 
 _TRIES = 2
 _PAUSE_S = 0.5
-_NEUTRAL = (75, 130)  # skipped because streams were locked, or interrupted: neither success nor failure
+_NEUTRAL = (EXIT_HELD, EXIT_INTERRUPTED)
 _MAX_STREAMS = 20  # listed in one message
 
 _SQL = statements("alerts")
@@ -43,20 +44,18 @@ class SyncEnd:
     """How a sync ended.
 
     Attributes:
-        mode: sync, backfill or reconcile.
         scope: the apps and workflows it was limited to; alerts are tracked per scope.
-        exit_code: exit code of the command.
-        error: what went wrong; '' if nothing did.
-        hint: what to do about it.
-        summary: `SyncSummary.as_dict()`; empty if there is no summary.
+        summary: `SyncSummary.as_dict()`.
     """
 
-    mode: str
     scope: str
-    exit_code: int
-    error: str
-    hint: str
     summary: Mapping[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        code: int = self.summary["exit_code"]
+        return code
 
     @property
     def state(self) -> str | None:
@@ -67,10 +66,11 @@ class SyncEnd:
 
     def text(self) -> str:
         """Describe the result in a sentence or two."""
+        begin = f"cortex-etl on {socket.gethostname()}: {self.summary['mode']}"
         if not self.exit_code:
-            return f"cortex-etl on {socket.gethostname()}: {self.mode} succeeded"
-        hint = f" (hint: {self.hint})" if self.hint else ""
-        return f"cortex-etl on {socket.gethostname()}: {self.mode} ended with {self.exit_code}: {self.error}{hint}"
+            return f"{begin} succeeded"
+        hint = f" (hint: {self.summary['hint']})" if self.summary["hint"] else ""
+        return f"{begin} ended with {self.exit_code}: {self.summary['error']}{hint}"
 
 
 class Caller:
@@ -190,8 +190,8 @@ class StateAlerts:
 
 def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
     """Return the webhook's JSON; `text` is the field that chat systems display."""
-    streams: Sequence[Mapping[str, Any]] = end.summary.get("streams") or ()
-    unhealthy = [each for each in streams if each["outcome"] in ("failed", "partial")]
+    streams: Sequence[Mapping[str, Any]] = end.summary["streams"]
+    unhealthy = [each for each in streams if each["status"] in ("failed", "partial")]
     text = end.text() if end.state == "bad" else f"{end.text()} (recovered)"
     return {
         "text": text,
@@ -199,12 +199,12 @@ def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
         "state": end.state,
         "was": was,
         "was_since": since,
-        "mode": end.mode,
+        "mode": end.summary["mode"],
         "scope": end.scope or "all",
         "exit_code": end.exit_code,
-        "error": end.error,
-        "hint": end.hint,
-        "sync_id": end.summary.get("sync_id"),
+        "error": end.summary["error"],
+        "hint": end.summary["hint"],
+        "sync_id": end.summary["id"],
         "streams": [dict(each) for each in unhealthy[:_MAX_STREAMS]],
         "unhealthy_streams": len(unhealthy),
         "host": socket.gethostname(),

@@ -99,12 +99,6 @@ class Traces:
             case events.SyncFinished():
                 self._summarize(event.summary)
 
-    def fail(self, error: BaseException) -> None:
-        """Record the error that ended the sync on its span."""
-        message = str(error) or type(error).__name__
-        self._sync.set_status(StatusCode.ERROR, self._mask(message))
-        self._set(self._sync, exit_code=getattr(error, "exit_code", 1))
-
     def close(self) -> None:
         """End all spans and flush them, within `FLUSH_TIMEOUT_S` seconds."""
         for span in (*self._streams.values(), self._sync):

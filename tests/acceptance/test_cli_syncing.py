@@ -150,7 +150,7 @@ async def test_json_tells_what_was_done_before_the_key_was_refused(at_work, ware
 async def is_in_the_ledger(summary, warehouse) -> None:
     """The summary's counts are those of its row, and some of them are not 0."""
     row = dict(await warehouse.fetchrow("SELECT * FROM etl_syncs ORDER BY id DESC LIMIT 1"))
-    assert summary["sync_id"] == row["id"]
+    assert summary["id"] == row["id"]
     names = ("requests", "retries", "pages", "runs_seen", "runs_inserted", "runs_updated", "runs_unchanged", "rejects")
     assert {name: summary[name] for name in names} == {name: row[name] for name in names}
     assert summary["runs_seen"] > 0
@@ -179,19 +179,21 @@ async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at
     ended = await command("sync", "--json")
     assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (4, 4, "failed")
     assert "read-only" in ended.json["error"]
-    assert ended.json["sync_id"] == await warehouse.fetchval("SELECT max(id) FROM etl_syncs")
+    assert ended.json["id"] == await warehouse.fetchval("SELECT max(id) FROM etl_syncs")
     assert ended.json["pages"] >= 3
 
 
 async def test_a_ledger_that_cannot_be_closed_hides_no_refused_key(at_work, warehouse) -> None:
     command, running = at_work
-    blocking = warehouse.transaction()
+    blocking, asked = warehouse.transaction(), []
 
     async def refuse(path: str, query: dict[str, str], number: int) -> None:
-        if lists_runs_of(path) and running.key != "sk-another":
-            running.key = "sk-another"
-            await blocking.start()
-            await warehouse.execute("LOCK TABLE etl_syncs")
+        if lists_runs_of(path):
+            asked.append(number)
+            if len(asked) == 1:
+                await blocking.start()
+                await warehouse.execute("LOCK TABLE etl_syncs")
+                running.key = "sk-another"  # last: the refusal closes this connection
 
     running.faults.before_response = refuse
     ended = await command("sync", "--json")

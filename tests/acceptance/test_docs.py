@@ -14,7 +14,6 @@ import pytest
 from typer.main import get_command
 
 from etl import errors
-from etl.app import summary
 from etl.cli.reference import commands, render
 from etl.cli.root import app
 from etl.config import Settings
@@ -116,7 +115,7 @@ def test_every_exit_code_is_in_the_table_and_every_one_in_it_can_happen() -> Non
     table = PAGES["docs/operations.md"].partition("## Exit codes")[2].partition("\n## ")[0]
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.EtlError)]
     real = {each.exit_code for each in kinds} | {
-        value for name, value in vars(summary).items() if name.startswith("EXIT_")
+        value for name, value in vars(errors).items() if name.startswith("EXIT_")
     }
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == real
 

@@ -70,7 +70,7 @@ async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database
         summary = await here.run("sync", policy=PATIENT)
         assert (summary.status, summary.exit_code) == ("partial", 1)
         ends = {stream.workflow_id: stream for stream in summary.streams}
-        assert (ends["wf_2"].outcome, ends[WORKFLOW].outcome) == ("succeeded", "failed")
+        assert (ends["wf_2"].status, ends[WORKFLOW].status) == ("succeeded", "failed")
         assert ends[WORKFLOW].error
         assert await here.connection.fetchval("SELECT count(*) FROM runs WHERE workflow_id = 'wf_2'") == 15
         error = await here.connection.fetchval("SELECT last_error FROM etl_streams WHERE workflow_id = $1", WORKFLOW)

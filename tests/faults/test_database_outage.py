@@ -99,10 +99,10 @@ async def test_a_database_that_stays_away_is_exit_4_and_loses_nothing(
                 await asyncio.to_thread(embedded.stop, data_dir)
 
         sandbox.faults.before_response = end
-        with pytest.raises(DatabaseError) as caught:
-            await run_sync(trial.settings, "sync")
-        assert caught.value.exit_code == 4
-        assert caught.value.hint
+        ended = await run_sync(trial.settings, "sync")
+        assert (ended.status, ended.exit_code) == ("failed", 4)
+        assert isinstance(ended.cause, DatabaseError)
+        assert ended.hint
         sandbox.faults.clear()
         embedded.start(data_dir)
         summary = await trial.run("sync")

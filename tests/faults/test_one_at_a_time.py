@@ -16,6 +16,7 @@ from etl.db.store import Store
 from etl.errors import LockLostError
 from etl.events import StreamId
 from etl.sandbox import World
+from etl.sandbox.faults import Status
 
 
 def hold_at(t, place):
@@ -57,8 +58,8 @@ async def test_the_streams_that_are_free_are_done(database_url):
         session = await Session.open(t.url, SCHEMA)
         assert await session.lock(StreamId("app_1", "wf_1")) is not None
         summary = await t.run()
-        assert (summary.status, summary.exit_code) == ("succeeded", 0)
-        assert {each.workflow_id: each.outcome for each in summary.streams} == {"wf_1": "skipped", "wf_2": "succeeded"}
+        assert (summary.status, summary.exit_code) == ("partial", 75)
+        assert {each.workflow_id: each.status for each in summary.streams} == {"wf_1": "skipped", "wf_2": "succeeded"}
         await session.close()
         await t.agrees()
 
@@ -166,3 +167,35 @@ async def test_whatever_else_a_stream_writes_needs_the_token_too(database_url):
             assert tuple(await t.connection.fetchrow(facts)) == expected
         await session.close()
         pool.terminate()
+
+
+async def test_a_held_stream_is_tried_once_more_after_all_others(database_url):
+    world = World(1)
+    for each in ("wf_1", "wf_2"):
+        world.add_workflow("app_1", each)
+        world.create_run(each)
+    async with trial(database_url, world) as t:
+        session = await Session.open(t.url, SCHEMA)
+        assert await session.lock(StreamId("app_1", "wf_1")) is not None
+
+        async def let_go(path, query, number):
+            await session.close()
+
+        t.sandbox.faults.before_response = let_go
+        assert {each.workflow_id: each.status for each in (await t.agrees()).streams} == {
+            "wf_1": "succeeded",
+            "wf_2": "succeeded",
+        }
+
+
+async def test_failed_streams_outrank_held_ones(database_url):
+    world = World(1)
+    for each in ("wf_1", "wf_2"):
+        world.add_workflow("app_1", each)
+    async with trial(database_url, world) as t:
+        session = await Session.open(t.url, SCHEMA)
+        assert await session.lock(StreamId("app_1", "wf_1")) is not None
+        t.sandbox.faults.on(lambda request: "wf_2" in request.path, Status(403))
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("failed", 1)
+        await session.close()

@@ -85,7 +85,7 @@ async def test_syncs_for_two_apps_see_what_came_and_what_left_while_the_count_st
         t.api, t.apps = {"page_size": 10}, BOTH
         for mode in ("sync", "sync", "reconcile"):
             summary = await t.agrees(mode)
-            assert [each.outcome for each in summary.streams] == ["succeeded", "succeeded"], summary
+            assert [each.status for each in summary.streams] == ["succeeded", "succeeded"], summary
             world.create_run(WORKFLOW)
             world.delete_run(world.listing(WORKFLOW)[5]["id"])
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from sync_trials import one_stream, trial
 
-from etl.app import syncing
+from etl.app import upkeep
 from etl.db.connect import connect
 from etl.db.migrate import migrations
 from etl.db.refusals import LOST
@@ -224,8 +224,8 @@ async def test_what_was_loaded_into_a_large_stream_is_counted_while_others_load(
     async def count_nothing(*_: Any, **__: Any) -> int:
         return 0
 
-    monkeypatch.setattr(syncing, "MANY_RUNS", 20)
-    monkeypatch.setattr(syncing, "roll_up", count_nothing)  # at the end
+    monkeypatch.setattr(upkeep, "MANY_RUNS", 20)
+    monkeypatch.setattr(upkeep, "roll_up", count_nothing)  # at the end
     world = one_stream(20)
     world.add_workflow("app_1", "wf_small")
     for _ in range(19):

@@ -143,20 +143,21 @@ WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
       WHERE seen.pass = ANY ($3::integer[]) AND seen.ident IN (held.run_id, encode(held.digest, 'hex')))
 
 -- name: start_sync
-INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4) RETURNING id
+INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4) RETURNING id, started_at
 
 -- name: finish_sync
 UPDATE etl_syncs
 SET status = $2, ended_at = now(), streams = $3, streams_failed = $4, requests = $5, retries = $6, pages = $7,
     runs_seen = $8, runs_inserted = $9, runs_updated = $10, runs_unchanged = $11, runs_gone = $12, rejects = $13, error = $14
 WHERE id = $1
+RETURNING ended_at
 
 -- name: running_syncs
 SELECT id FROM etl_syncs WHERE status = 'running' AND id <> $1
 
 -- name: interrupt_sync
 UPDATE etl_syncs
-SET status = 'interrupted', ended_at = now(), error = coalesce(error, 'the process ended without a word')
+SET status = 'interrupted', ended_at = now(), error = coalesce(error, 'the process exited without recording a result')
 WHERE id = $1 AND status = 'running'
 
 -- name: runs_between_ascending

@@ -1,0 +1,207 @@
+"""Run the streams of an invocation: lock each, sync it, and start again after PostgreSQL went away."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from etl.app.upkeep import roll_up_stream
+from etl.db.load import REFUSALS
+from etl.db.refusals import LOST, unusable
+from etl.db.store import Store
+from etl.engine.local import LocalEngine
+from etl.errors import DatabaseError, EtlError, KeyRefusedError
+from etl.events import Notice, StreamFinished
+from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
+from etl.sync import Outcome, StreamSync
+from etl.sync.intake import Intake, Tally
+from etl.sync.listing import Listing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from etl.api.client import CortexClient
+    from etl.app.warehouse import Warehouse
+    from etl.config import Settings
+    from etl.db.session import Session, StreamState
+    from etl.events import Listener, StreamId
+    from etl.sync import Task
+
+STREAMS_AT_ONCE = 4
+"""More gain nothing: the rate limit or PostgreSQL is busy with fewer, and each holds pages in memory."""
+
+LOCK_PATIENCE_S = 1.0
+"""How long to wait for locked streams: PostgreSQL takes a moment to notice that a process is dead."""
+
+RECONNECTS = 5
+"""How often a stream starts again after PostgreSQL went away."""
+
+
+class StreamRunner:
+    """Runs streams of one invocation to their outcomes.
+
+    Args:
+        settings: all of them.
+        task: what is wanted of each stream.
+        warehouse: where the runs go.
+        clients: of the API, by app id.
+        listener: receives events.
+        sync_id: the row of `etl_syncs`; None writes nothing to the warehouse (a dry run).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task,
+        warehouse: Warehouse,
+        clients: Mapping[str, CortexClient],
+        listener: Listener,
+        *,
+        sync_id: int | None,
+    ) -> None:
+        self.outcomes: dict[StreamId, Outcome] = {}
+        self._settings = settings
+        self._task = task
+        self._warehouse = warehouse
+        self._clients = clients
+        self._listener = listener
+        self._sync_id = sync_id
+        self._dry_run = sync_id is None
+        self._redactor = redactor_of(settings.payloads)
+        self._quarantine_redactor = quarantine_redactor_of(settings.payloads)
+        self._states: dict[StreamId, StreamState] = {}
+        self._tallies: dict[StreamId, Tally] = {}
+
+    async def lock_and_run(self, streams: Sequence[StreamId]) -> None:
+        """Run the streams; those that another invocation holds are tried once more after all others."""
+        held = await self._lock(streams, patience_s=LOCK_PATIENCE_S)
+        await self._run_all([stream for stream in streams if stream not in held])
+        if not held:
+            return
+        still_held = await self._lock(held)
+        await self._run_all([stream for stream in held if stream not in still_held])
+        for stream in still_held:
+            self._skip(stream, "another invocation holds the stream")
+
+    async def _lock(self, streams: Sequence[StreamId], *, patience_s: float = 0.0) -> list[StreamId]:
+        """Lock the streams; returns those that another invocation holds."""
+        give_up, held = monotonic() + patience_s, list(streams)
+        while True:
+            for stream in held:
+                state = await self._take(self._warehouse.session, stream)
+                if state is not None:
+                    self._states[stream] = state
+            held = [stream for stream in held if stream not in self._states]
+            if not held or monotonic() >= give_up:
+                return held
+            await asyncio.sleep(LOCK_PATIENCE_S / 10)
+
+    async def _take(self, session: Session, stream: StreamId) -> StreamState | None:
+        return await (session.read(stream) if self._dry_run else session.lock(stream))
+
+    async def _run_all(self, streams: Sequence[StreamId]) -> None:
+        """Run locked streams side by side; streams of one workflow in turn, as several apps may list the same runs."""
+        by_workflow: dict[str, list[StreamId]] = {}
+        for stream in streams:
+            by_workflow.setdefault(stream.workflow_id, []).append(stream)
+
+        async def run_in_turn(of_workflow: Sequence[StreamId]) -> None:
+            for stream in of_workflow:
+                await self._run(stream)
+
+        width = min(STREAMS_AT_ONCE, self._settings.api.concurrency)
+        await LocalEngine(width).run(list(by_workflow.values()), run_in_turn)
+
+    async def _run(self, stream: StreamId) -> None:
+        """Run a locked stream to its outcome and release it."""
+        await self._try_until_done(stream)
+        if self._dry_run:
+            return
+        with suppress(*LOST):
+            await self._warehouse.session.release(stream)
+        tally = self.outcomes[stream].tally
+        await roll_up_stream(self._warehouse, stream, tally.runs_inserted + tally.runs_updated, self._listener)
+
+    async def _try_until_done(self, stream: StreamId) -> None:
+        """Sync a stream, again each time that PostgreSQL goes away and comes back.
+
+        Raises:
+            KeyRefusedError, DatabaseError: no stream can go on.
+        """
+        for attempt in range(RECONNECTS + 1):
+            session = self._warehouse.session
+            try:
+                self.outcomes[stream] = await self._sync(stream)
+            except (KeyRefusedError, DatabaseError):
+                raise
+            except EtlError as error:
+                await self._fail(stream, error.message, error.hint)
+            except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock
+                self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
+                if attempt == RECONNECTS:
+                    raise unusable(error) from error
+                if not isinstance(error, LOST) or await self._lock_again(session, stream):
+                    continue
+                self._skip(stream, "another invocation took the stream over")
+            except REFUSALS as error:
+                await self._fail(stream, f"PostgreSQL refused: {error}", "Check PostgreSQL's log.")
+            return
+
+    async def _lock_again(self, broken: Session, stream: StreamId) -> bool:
+        """Lock a stream again over a new connection; returns False where another invocation has taken it."""
+        session = await self._warehouse.reconnect(broken, self._sync_id)
+        state = await self._take(session, stream)
+        if state is not None:
+            self._states[stream] = state
+        return state is not None
+
+    async def _sync(self, stream: StreamId) -> Outcome:
+        """Make one attempt at a stream."""
+        api, payloads, task = self._settings.api, self._settings.payloads, self._task
+        store = self._store(stream)
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
+        redactor = self._quarantine_redactor
+        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redactor=redactor)
+        intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
+        listing = Listing(
+            self._clients[stream.app_id],
+            stream,
+            take=api.page_size,
+            window=api.concurrency,
+            status=api.status,
+            origin=api.origin,
+        )
+        try:
+            return await StreamSync(task, listing, intake, store, self._listener).run()
+        finally:
+            self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally)
+
+    def _store(self, stream: StreamId) -> Store:
+        api = self._settings.api
+        return Store(
+            self._warehouse.pool,
+            self._warehouse.session,
+            stream,
+            self._states[stream],
+            sync_id=self._sync_id,
+            filters=(api.status, api.origin),
+            apps=[app.id for app in self._settings.apps],
+            keep_payloads=self._settings.payloads.retention == "keep",
+            dry_run=self._dry_run,
+        )
+
+    def _skip(self, stream: StreamId, error: str) -> None:
+        self.outcomes[stream] = Outcome(stream, "skipped", error=error, tally=self._tallies.get(stream, Tally()))
+        self._listener(StreamFinished(stream, "skipped", error=error))
+
+    async def _fail(self, stream: StreamId, error: str, hint: str) -> None:
+        self.outcomes[stream] = Outcome(stream, "failed", error=error, hint=hint, tally=self._tallies[stream])
+        self._listener(StreamFinished(stream, "failed", error=error, hint=hint))
+        if not self._dry_run:
+            fence = self._states[stream].fence
+            with suppress(*LOST):
+                await self._warehouse.session.fail_stream(stream, fence, f"{error} {hint}".strip())

@@ -1,0 +1,62 @@
+"""What an invocation does for the warehouse besides loading: retention and the daily rollups."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from etl.db.refusals import LOST
+from etl.db.retention import empty_due_rejects
+from etl.db.rollups import roll_up, roll_up_workflow
+from etl.db.store import Store
+from etl.events import Notice
+
+if TYPE_CHECKING:
+    from etl.app.warehouse import Warehouse
+    from etl.events import Listener, StreamId
+
+ROLL_UP_S = 10.0
+"""How long changed days are rolled up at a time; the next invocation does the rest."""
+
+MANY_RUNS = 1000
+"""A stream that loaded so many is rolled up at once, while others still load and leave PostgreSQL time."""
+
+CONNECTIONS = 2
+"""Connections that roll up side by side; none is opened for it."""
+
+
+async def remove_due_payloads(warehouse: Warehouse) -> None:
+    """Remove payloads whose retention is due, of all streams, those that no sync reads any more included."""
+    session = warehouse.session
+    for stream in await session.streams_with_due_payloads():
+        state = await session.lock(stream)
+        if state is not None:
+            store = Store(warehouse.pool, session, stream, state, sync_id=None, keep_payloads=False)
+            await store.remove_due_payloads()
+            await session.release(stream)
+    async with warehouse.pool.acquire() as connection:
+        await empty_due_rejects(connection)
+
+
+async def roll_up_stream(warehouse: Warehouse, stream: StreamId, changed_runs: int, listener: Listener) -> None:
+    """Roll up the days of a stream that loaded many runs; `roll_up_all` does what this leaves."""
+    if changed_runs < MANY_RUNS:
+        return
+    try:
+        async with warehouse.pool.acquire() as connection:
+            await roll_up_workflow(connection, stream.workflow_id, seconds=ROLL_UP_S)
+    except (*LOST, asyncpg.PostgresError) as error:
+        listener(Notice("rollup.failed", {"error": str(error)}, level="debug"))
+
+
+async def roll_up_all(warehouse: Warehouse, listener: Listener) -> None:
+    """Roll up all changed days. It fails no sync: the daily views are exact without it, and slower."""
+    try:
+        async with AsyncExitStack() as stack:
+            width = min(warehouse.pool.get_idle_size(), CONNECTIONS) or 1
+            connections = [await stack.enter_async_context(warehouse.pool.acquire()) for _ in range(width)]
+            await roll_up(*connections, seconds=ROLL_UP_S)
+    except (*LOST, asyncpg.PostgresError) as error:
+        listener(Notice("rollup.failed", {"error": str(error)}, level="warning"))
