@@ -123,7 +123,7 @@ SELECT
     CASE WHEN made.chance(n, 6) < 0.4 THEN 'rec' || floor(50000 * made.chance(n, 7)) END AS record_id,
     jsonb_build_object('customer', jsonb_build_object('name', 'Customer ' || n % 40, 'vip', n % 40 = 0), 'text', repeat('word ', 10)) AS input,
     CASE status WHEN 'COMPLETED' THEN jsonb_build_object('answer', repeat('said ', 20)) END AS result,
-    round((0.05 * pace)::numeric, 8) AS usage_total,
+    round((0.05 * pace)::numeric, 8) AS credits,
     CASE WHEN n % 5 = 0 THEN 7776000 END AS retention_max_age_s,
     CASE WHEN n % 5 = 0 THEN created_at + interval '90 days' END AS retention_due_at,
     CASE WHEN n % 200 = 0 THEN '{"region": "eu"}'::jsonb END AS extra,
@@ -149,7 +149,7 @@ SELECT
     CASE WHEN NOT step.loops THEN step.model END AS model,
     CASE WHEN step.type IN ('http_request', 'browser') THEN CASE WHEN base.n % 50 = 0 THEN 502 ELSE 200 END END AS http_status,
     CASE WHEN step.type = 'workflow' THEN children.child_run_id END AS child_run_id,
-    CASE WHEN step.nodes > 0 THEN round((0.01 * step.seconds * base.pace)::numeric, 9) END AS usage_total
+    CASE WHEN step.nodes > 0 THEN round((0.01 * step.seconds * base.pace)::numeric, 9) END AS credits
 FROM made.base
 JOIN made.steps AS step ON step.workflow = base.workflow
 LEFT JOIN made.children ON children.n = base.n;
@@ -175,7 +175,7 @@ SELECT
     NULL::text AS parent_path,
     1 AS depth,
     NULL::text AS call_id,
-    round((0.01 * step.seconds * base.pace)::numeric, 9) AS total
+    round((0.01 * step.seconds * base.pace)::numeric, 9) AS credits
 FROM made.base
 JOIN made.steps AS step ON step.workflow = base.workflow AND step.nodes > 0
 UNION ALL

@@ -32,7 +32,7 @@ CHANGE = """
     UPDATE {table} SET {change}, content_hash = sha256(content_hash), last_synced_at = now()
     WHERE hashtext(id) % 100 = {chosen}
 """
-LAST_30_DAYS = "SELECT count(usage_total) FROM {table} WHERE created_at >= now() - interval '30 days'"
+LAST_30_DAYS = "SELECT count(credits) FROM {table} WHERE created_at >= now() - interval '30 days'"
 
 
 def main() -> None:

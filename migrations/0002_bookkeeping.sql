@@ -1,4 +1,4 @@
--- What the syncs remember: who ran when, how far each stream is, what could not be loaded, and the shared request budget.
+-- Bookkeeping: invocations, the progress of each stream, the quarantine, the shared request budget and erased runs.
 
 CREATE TABLE etl_syncs (
     id             bigint GENERATED ALWAYS AS IDENTITY,
@@ -23,27 +23,27 @@ CREATE TABLE etl_syncs (
     version        text,
     CONSTRAINT etl_syncs_pkey PRIMARY KEY (id)
 );
-COMMENT ON TABLE etl_syncs IS 'One row an invocation of sync, backfill or reconcile.';
-COMMENT ON COLUMN etl_syncs.id IS 'Number of the invocation, rising.';
+COMMENT ON TABLE etl_syncs IS 'One row per invocation of sync, backfill or reconcile.';
+COMMENT ON COLUMN etl_syncs.id IS 'Number of the invocation, ascending.';
 COMMENT ON COLUMN etl_syncs.mode IS 'sync, backfill or reconcile.';
 COMMENT ON COLUMN etl_syncs.started_at IS 'When it started.';
 COMMENT ON COLUMN etl_syncs.ended_at IS 'When it ended; null while it runs.';
 COMMENT ON COLUMN etl_syncs.status IS
-    'running, succeeded, partial (some streams failed, or counts disagree), failed, interrupted, or skipped (others held all its streams).';
-COMMENT ON COLUMN etl_syncs.requests IS 'HTTP requests sent, retries among them.';
-COMMENT ON COLUMN etl_syncs.retries IS 'HTTP requests that were sent again.';
+    'running, succeeded, partial (some streams failed or are incomplete), failed, interrupted, or skipped (other invocations held all its streams).';
+COMMENT ON COLUMN etl_syncs.requests IS 'HTTP requests sent, including retries.';
+COMMENT ON COLUMN etl_syncs.retries IS 'HTTP requests that were retries.';
 COMMENT ON COLUMN etl_syncs.pages IS 'Pages of listings read.';
 COMMENT ON COLUMN etl_syncs.runs_seen IS 'Runs received.';
-COMMENT ON COLUMN etl_syncs.runs_inserted IS 'Runs that were new here.';
+COMMENT ON COLUMN etl_syncs.runs_inserted IS 'Runs that were new to the warehouse.';
 COMMENT ON COLUMN etl_syncs.runs_updated IS 'Runs whose content had changed.';
-COMMENT ON COLUMN etl_syncs.runs_unchanged IS 'Runs that were here already, as received.';
-COMMENT ON COLUMN etl_syncs.runs_gone IS 'Runs found to have left the API.';
+COMMENT ON COLUMN etl_syncs.runs_unchanged IS 'Runs that the warehouse already held as received.';
+COMMENT ON COLUMN etl_syncs.runs_gone IS 'Runs that the API no longer lists.';
 COMMENT ON COLUMN etl_syncs.rejects IS 'Runs put into quarantine (etl_rejects).';
-COMMENT ON COLUMN etl_syncs.streams IS 'Streams that it was asked for.';
+COMMENT ON COLUMN etl_syncs.streams IS 'Streams that the invocation was to read.';
 COMMENT ON COLUMN etl_syncs.streams_failed IS 'Streams that failed.';
-COMMENT ON COLUMN etl_syncs.error IS 'Message of what went wrong; null when nothing did.';
+COMMENT ON COLUMN etl_syncs.error IS 'Message of the error that ended it or of the first failure; null without one.';
 COMMENT ON COLUMN etl_syncs.host IS 'Host that it ran on.';
-COMMENT ON COLUMN etl_syncs.pid IS 'Its process id on that host.';
+COMMENT ON COLUMN etl_syncs.pid IS 'Process id on that host.';
 COMMENT ON COLUMN etl_syncs.version IS 'Version of cortex-etl.';
 
 CREATE TABLE etl_streams (
@@ -61,29 +61,33 @@ CREATE TABLE etl_streams (
     last_error_at      timestamptz,
     fence              bigint NOT NULL DEFAULT 0,
     listing_order      text,
-    listing_state      jsonb,
+    listing_status     text NOT NULL DEFAULT 'ALL',
+    listing_origin     text NOT NULL DEFAULT 'ALL',
     CONSTRAINT etl_streams_pkey PRIMARY KEY (app_id, workflow_id)
 );
-COMMENT ON TABLE etl_streams IS 'One row a stream: the runs of one workflow as one app lists them.';
-COMMENT ON COLUMN etl_streams.app_id IS 'App whose listing is read (apps.id).';
-COMMENT ON COLUMN etl_streams.workflow_id IS 'Workflow whose runs are read (workflows.id).';
+COMMENT ON TABLE etl_streams IS 'One row per stream: the run listing of one workflow as one app lists it.';
+COMMENT ON COLUMN etl_streams.app_id IS 'App whose listing is read.';
+COMMENT ON COLUMN etl_streams.workflow_id IS 'Workflow whose runs are read.';
 COMMENT ON COLUMN etl_streams.watermark IS
     'Largest updated_at such that every listed run at or below it is loaded or quarantined.';
 COMMENT ON COLUMN etl_streams.backfill_done IS 'Whether the whole history has been read once.';
-COMMENT ON COLUMN etl_streams.backfill_cursor IS 'Where an unfinished backfill resumes; null when there is none.';
-COMMENT ON COLUMN etl_streams.last_synced_at IS 'When a sync of the stream last read to its end.';
+COMMENT ON COLUMN etl_streams.backfill_cursor IS 'Where an interrupted backfill resumes; null when none is unfinished.';
+COMMENT ON COLUMN etl_streams.last_synced_at IS 'When a sync last read the stream to its end.';
 COMMENT ON COLUMN etl_streams.last_succeeded_at IS
-    'When a sync of the stream last ended with every run that the API counts accounted for.';
-COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all that the API lists was last compared with the warehouse.';
-COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs that the API last counted (pagination-count).';
+    'When a sync of the stream last ended with the counts of the API and the warehouse in agreement.';
+COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When everything that the API lists was last compared with the warehouse.';
+COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs in the listing, as the API last counted them (pagination-count).';
 COMMENT ON COLUMN etl_streams.counts_at IS 'When the API counted them.';
 COMMENT ON COLUMN etl_streams.last_error IS 'Message of the last failure; null after a success.';
-COMMENT ON COLUMN etl_streams.last_error_at IS 'When the last failure was.';
+COMMENT ON COLUMN etl_streams.last_error_at IS 'When the last failure occurred.';
 COMMENT ON COLUMN etl_streams.fence IS
-    'Fencing token: raised by each process that takes the stream over, checked in each commit.';
+    'Fencing token: incremented by each process that takes the stream over and checked in each commit.';
 COMMENT ON COLUMN etl_streams.listing_order IS
     'Order of the listing as observed: created_desc, created_asc, updated_desc or none; null while unknown.';
-COMMENT ON COLUMN etl_streams.listing_state IS 'What else was observed about the listing.';
+COMMENT ON COLUMN etl_streams.listing_status IS
+    'Filter by status with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
+COMMENT ON COLUMN etl_streams.listing_origin IS
+    'Filter by origin with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
 
 CREATE TABLE etl_rejects (
     id          bigint GENERATED ALWAYS AS IDENTITY,
@@ -104,29 +108,29 @@ CREATE TABLE etl_rejects (
 );
 COMMENT ON TABLE etl_rejects IS
     'The quarantine: items of a listing that could not be loaded, with their bytes, so that they can be loaded once the cause is fixed.';
-COMMENT ON COLUMN etl_rejects.id IS 'Number of the item, rising.';
-COMMENT ON COLUMN etl_rejects.sync_id IS 'Invocation that met it first (etl_syncs.id); null once that row is pruned.';
+COMMENT ON COLUMN etl_rejects.id IS 'Number of the item, ascending.';
+COMMENT ON COLUMN etl_rejects.sync_id IS 'Invocation that quarantined the item (etl_syncs.id); null once that row is pruned.';
 COMMENT ON COLUMN etl_rejects.app_id IS 'App of the stream (etl_streams.app_id).';
 COMMENT ON COLUMN etl_rejects.workflow_id IS 'Workflow of the stream (etl_streams.workflow_id).';
-COMMENT ON COLUMN etl_rejects.run_id IS 'Id of the run, where it can be told.';
-COMMENT ON COLUMN etl_rejects.url IS 'Where it came from, without secrets.';
-COMMENT ON COLUMN etl_rejects.page IS 'Page of the listing that held it, from 1.';
+COMMENT ON COLUMN etl_rejects.run_id IS 'Id of the run; null where it cannot be read.';
+COMMENT ON COLUMN etl_rejects.url IS 'URL that the item came from, without secrets.';
+COMMENT ON COLUMN etl_rejects.page IS 'Page of the listing, from 1; 0 for a run that was read by its id.';
 COMMENT ON COLUMN etl_rejects.reason IS 'Stable code of the reason.';
-COMMENT ON COLUMN etl_rejects.error IS 'What was expected and what was found.';
-COMMENT ON COLUMN etl_rejects.payload IS 'The item''s bytes, exactly as received.';
-COMMENT ON COLUMN etl_rejects.digest IS 'Hash of the payload, to recognise the same item again.';
-COMMENT ON COLUMN etl_rejects.created_at IS 'When it was met first.';
+COMMENT ON COLUMN etl_rejects.error IS 'Error message: what was expected and what was received.';
+COMMENT ON COLUMN etl_rejects.payload IS 'Bytes of the item, as received or redacted.';
+COMMENT ON COLUMN etl_rejects.digest IS 'Hash of the item, to recognise it when it is read again.';
+COMMENT ON COLUMN etl_rejects.created_at IS 'When the item was quarantined.';
 COMMENT ON COLUMN etl_rejects.resolved_at IS
-    'When it was loaded after all, or a later good version of the run was; null while it is in quarantine.';
+    'When the item or a later version of the run was loaded, or the item was no longer listed; null while it is in quarantine.';
 
 CREATE UNIQUE INDEX etl_rejects_open_idx ON etl_rejects (app_id, workflow_id, digest) WHERE resolved_at IS NULL;
 COMMENT ON INDEX etl_rejects_open_idx IS
-    'Keeps an item in quarantine once; finds what a stream has in quarantine (sync_health, rejects list).';
+    'Keeps each quarantined item once; finds the items of a stream (sync_health, rejects list).';
 CREATE INDEX etl_rejects_open_run_idx ON etl_rejects (run_id) WHERE resolved_at IS NULL;
 COMMENT ON INDEX etl_rejects_open_run_idx IS
-    'Finds the quarantined versions of runs that have just been loaded, to mark them resolved.';
+    'Finds the quarantined versions of runs that have just been loaded, to resolve them.';
 CREATE INDEX etl_rejects_sync_idx ON etl_rejects (sync_id);
-COMMENT ON INDEX etl_rejects_sync_idx IS 'Finds what one invocation rejected; serves the pruning of etl_syncs.';
+COMMENT ON INDEX etl_rejects_sync_idx IS 'Finds the items that one invocation quarantined; serves the pruning of etl_syncs.';
 
 CREATE TABLE etl_rate_budgets (
     host         text NOT NULL,
@@ -138,14 +142,14 @@ CREATE TABLE etl_rate_budgets (
     CONSTRAINT etl_rate_budgets_pkey PRIMARY KEY (host)
 );
 COMMENT ON TABLE etl_rate_budgets IS
-    'One row an API host: the request budget that all processes on this warehouse share.';
-COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name and port of the API; its limit counts per address, so all keys share it.';
-COMMENT ON COLUMN etl_rate_budgets.granted_at IS 'When each recent bundle of requests was granted.';
-COMMENT ON COLUMN etl_rate_budgets.granted IS 'How many requests each of those bundles holds.';
-COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when nobody may send, because the API asked for a pause.';
-COMMENT ON COLUMN etl_rate_budgets.paused_at IS 'When the API last asked for a pause; null while it never did.';
+    'One row per API host: the request budget that all processes on this warehouse share.';
+COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name and port of the API. Its rate limit counts per IP address, so all keys share the budget.';
+COMMENT ON COLUMN etl_rate_budgets.granted_at IS 'When each recent lease of requests was granted.';
+COMMENT ON COLUMN etl_rate_budgets.granted IS 'Number of requests in each of those leases.';
+COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when no process sends requests, because the API asked for a pause; null without one.';
+COMMENT ON COLUMN etl_rate_budgets.paused_at IS 'When the API last asked for a pause; null if it never did.';
 COMMENT ON COLUMN etl_rate_budgets.paused_after IS
-    'How many requests were granted in the minute before it did: fewer than configured means that the API allows fewer.';
+    'Number of requests granted in the minute before that. Fewer than configured means that the API allows fewer.';
 
 CREATE TABLE etl_settings (
     name       text        NOT NULL,
@@ -153,10 +157,10 @@ CREATE TABLE etl_settings (
     updated_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT etl_settings_pkey PRIMARY KEY (name)
 );
-COMMENT ON TABLE etl_settings IS 'What the warehouse remembers about itself from one invocation to the next.';
+COMMENT ON TABLE etl_settings IS 'Facts that the warehouse keeps from one invocation to the next.';
 COMMENT ON COLUMN etl_settings.name IS 'Name of the fact.';
 COMMENT ON COLUMN etl_settings.value IS 'Its value.';
-COMMENT ON COLUMN etl_settings.updated_at IS 'When it was written.';
+COMMENT ON COLUMN etl_settings.updated_at IS 'When the fact was last written.';
 
 CREATE TABLE etl_tombstones (
     kind        text        NOT NULL,
@@ -167,19 +171,22 @@ CREATE TABLE etl_tombstones (
     origin      text,
     gone_at     timestamptz,
     created_at  timestamptz NOT NULL DEFAULT now(),
+    also_listed_by text[],
     CONSTRAINT etl_tombstones_pkey PRIMARY KEY (kind, id)
 );
-COMMENT ON TABLE etl_tombstones IS 'What was erased for good (cortex-etl forget) and is not loaded again.';
-COMMENT ON COLUMN etl_tombstones.kind IS 'run, or record: all runs of the record, those to come as well.';
+COMMENT ON TABLE etl_tombstones IS 'Runs and records that were erased for good (cortex-etl forget) and are not loaded again.';
+COMMENT ON COLUMN etl_tombstones.kind IS 'run, or record: all runs of the record, future ones included.';
 COMMENT ON COLUMN etl_tombstones.id IS 'Id of the run or record.';
 COMMENT ON COLUMN etl_tombstones.app_id IS
-    'App of the stream that lists the run (etl_streams.app_id); null of a record, and of a run that was not met yet.';
+    'App of the stream that lists the run (etl_streams.app_id); null for a record, and for a run that was not listed yet.';
 COMMENT ON COLUMN etl_tombstones.workflow_id IS 'Workflow of that stream (etl_streams.workflow_id).';
-COMMENT ON COLUMN etl_tombstones.status IS 'Status of the run when last met, for counts of what a filter passes.';
-COMMENT ON COLUMN etl_tombstones.origin IS 'Origin of the run, for the same.';
-COMMENT ON COLUMN etl_tombstones.gone_at IS 'When the API was found not to list the run any more; null while it does.';
+COMMENT ON COLUMN etl_tombstones.status IS 'Status of the run when last listed, for counts with a filter.';
+COMMENT ON COLUMN etl_tombstones.origin IS 'Origin of the run, for counts with a filter.';
+COMMENT ON COLUMN etl_tombstones.gone_at IS 'When a sync found that the API no longer lists the run; null while it does.';
 COMMENT ON COLUMN etl_tombstones.created_at IS 'When it was erased.';
+COMMENT ON COLUMN etl_tombstones.also_listed_by IS
+    'Further apps whose listings of the workflow show the run; null where none does.';
 
-CREATE INDEX etl_tombstones_listed_idx ON etl_tombstones (app_id, workflow_id) WHERE kind = 'run' AND gone_at IS NULL;
+CREATE INDEX etl_tombstones_listed_idx ON etl_tombstones (workflow_id, app_id) WHERE kind = 'run' AND gone_at IS NULL;
 COMMENT ON INDEX etl_tombstones_listed_idx IS
-    'Counts the erased runs that the API still lists for a stream, to compare its count with the warehouse''s.';
+    'Counts the erased runs that the API still lists for a stream.';

@@ -57,6 +57,9 @@ def foreign_keys() -> tuple[ForeignKey, ...]:
     """Every foreign key of the warehouse, in the order in which they can be made."""
     version, runs = WORKFLOW_VERSIONS, RUNS.name
     return (
+        ForeignKey("workflows_app_fkey", WORKFLOWS.name, ("app_id",), APPS.name, APPS.key, on_delete=None),
+        ForeignKey("runs_app_fkey", runs, ("workflow_app_id",), APPS.name, APPS.key, on_delete=None),
+        ForeignKey("runs_workflow_fkey", runs, ("workflow_id",), WORKFLOWS.name, WORKFLOWS.key, on_delete=None),
         ForeignKey("runs_version_fkey", runs, ("workflow_version_id",), version.name, version.key, on_delete=None),
         ForeignKey("runs_draft_fkey", runs, ("workflow_draft_id",), version.name, version.key, on_delete=None),
         *(_to_parent(table) for table in ENTITIES if table.parent is not None),

@@ -1,9 +1,8 @@
-"""Sparing PostgreSQL checks of foreign keys that cannot fail.
+"""Foreign keys: rows that runs refer to are written first, and checks that cannot fail are skipped.
 
-A new run is written behind its version, and steps, calls and credits behind their run, in the same transaction: no
-other one can see what it wrote or, since it holds locks, take away a version or a run that was there before. PostgreSQL
-looks these up all the same for each row, which is a quarter of its work in a load. A role that may set
-`session_replication_role` spares it that; for any other all is checked as usual.
+A new run is written after its app, workflow and version, and its steps, calls and credits after the run, all in one
+transaction that locks the rows that existed before. PostgreSQL would look them up again for each row, a quarter of its
+work in a load. A role that may set `session_replication_role` skips these checks; for any other role they all run.
 """
 
 from __future__ import annotations
@@ -14,13 +13,33 @@ from typing import TYPE_CHECKING
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
+    from typing import Any
 
     import asyncpg
+
+    Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 _SQL = statements("foreign_keys")
 
 _GRANTABLE_SINCE = 15  # the version of PostgreSQL in which a superuser can grant the setting of a parameter
+
+
+async def hold_owners(connection: Connection, apps: Iterable[str | None], workflows: Iterable[str | None]) -> None:
+    """Make sure that apps and workflows have a row, and lock those rows until the transaction ends.
+
+    One that is known only by its id gets a row of nulls. Ids are inserted in sorted order, apps first, so that two
+    transactions never wait for each other.
+    """
+    missing = {("app", each) for each in apps if each is not None}
+    missing |= {("workflow", each) for each in workflows if each is not None}
+    for _ in range(2):  # those added by another transaction meanwhile are locked in the second round
+        ids = {kind: sorted(each for of, each in missing if of == kind) for kind in ("app", "workflow")}
+        missing -= {tuple(row) for row in await connection.fetch(_SQL["hold_owners"], *ids.values())}
+        if not missing:
+            break
+        for kind, name in (("app", "add_apps"), ("workflow", "add_workflows")):
+            await connection.execute(_SQL[name], sorted(each for of, each in missing if of == kind))
 
 
 class References:

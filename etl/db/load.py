@@ -16,7 +16,7 @@ from asyncpg import exceptions as pg
 from etl.db.batch import Loaded, Reject
 from etl.db.definitions import copy_rows, supersedes, write_definitions
 from etl.db.erasing import keep_erased
-from etl.db.foreign_keys import References
+from etl.db.foreign_keys import References, hold_owners
 from etl.db.statements import statements
 from etl.errors import LockLostError
 from etl.normalize import effective_updated_at
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _SQL = statements("load")
 _STAGED = (*RUNS.names, "emptied")
+_APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflow_id")
 
 REFUSED_BY_DATABASE = "refused_by_database"
 """Reject reason of a run whose rows PostgreSQL does not take."""
@@ -150,6 +151,7 @@ class Loader:
         staged = batch.changed if straight else [*batch.new, *batch.changed]
         async with connection.transaction():
             await self.begin(connection)
+            await _hold_owners(connection, [*new, *staged])
             rows = await write_definitions(connection, [*new, *staged])
             rows += await self._insert(connection, new)
             inserted, updated, merged = await self._merge(connection, staged)
@@ -248,6 +250,10 @@ class Loader:
             await connection.execute(_SQL["resolve_rejects"], *where, batch.settled)
 
 
+async def _hold_owners(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> None:
+    await hold_owners(connection, {rows.run[_APP] for rows in runs}, {rows.run[_WORKFLOW] for rows in runs})
+
+
 def _latest(staged: Sequence[RunRows]) -> list[RunRows]:
     """One copy a run: the newer by updated_at, the later received where they tie."""
     latest: dict[str, RunRows] = {}
@@ -280,7 +286,7 @@ async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]
 
 
 async def _refresh_kept(connection: asyncpg.Connection, rows: RunRows) -> int:
-    total = RUN_STEPS.names.index("usage_total")
+    total = RUN_STEPS.names.index("credits")
     step_key = RUN_STEPS.names.index("step_key")
     keys = [row[step_key] for row in rows.steps]
     await connection.execute(_SQL["clear_kept_usage"], rows.run_id, keys)

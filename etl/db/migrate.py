@@ -1,10 +1,10 @@
 """Applies the numbered SQL files of `migrations/` to a schema: in order, once, each in one transaction with its record.
 
-The ledger, `etl_migrations`, keeps each file's checksum, so that an edited file or a database that is newer than the
-program is refused instead of guessed at. An advisory lock keeps two programs from migrating one schema at a time.
+The ledger, `etl_migrations`, keeps each file's checksum, so that a schema created by another version of the program is
+refused. An advisory lock keeps two programs from migrating one schema at the same time.
 
-A file that has to wait for what a reader holds would make all later readers wait behind it. So it waits for a moment
-only, lets go of everything, and tries again.
+A file that has to wait for a reader's lock would make all later readers wait behind it. So it waits only for a moment,
+releases everything, and tries again.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
         The names of the files that were applied now, in order; empty when none was pending.
 
     Raises:
-        DatabaseError: a file failed, an applied one has changed, rights are missing, or the database is newer.
+        DatabaseError: a file failed, privileges are missing, or another version created the schema.
     """
     await conn.execute(_SQL["lock_migrations"], schema)
     try:
@@ -102,26 +102,24 @@ async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:
     """The names of the files that `migrate` would apply to `schema`, in order. Writes nothing.
 
     Raises:
-        DatabaseError: an applied file has changed, or the database is newer than the program.
+        DatabaseError: another version created the schema.
     """
     return [migration.name for migration in _compare(migrations(), await _applied(conn, schema), schema)]
 
 
 def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -> list[Migration]:
-    """Check what was applied (name → checksum) against what is known; returns what is left to apply."""
+    """Compare what was applied (name → checksum) with what is known; returns what is left to apply."""
     known = list(known)
-    unknown = sorted(applied.keys() - {migration.name for migration in known})
-    if unknown:
+    checksums = {migration.name: migration.checksum for migration in known}
+    foreign = sorted(name for name, checksum in applied.items() if checksums.get(name) != checksum)
+    if foreign:
         raise DatabaseError(
-            f'The schema "{schema}" is newer than this program: it has {", ".join(unknown)}.',
-            hint="Install the version of cortex-etl that made it, or a later one.",
+            f'Another version of cortex-etl created the schema "{schema}": this one does not have {", ".join(foreign)} '
+            "as applied.",
+            hint=f"Use the version that created it, or start over: DROP SCHEMA {quote_identifier(schema)} CASCADE "
+            "(with the embedded server, remove data_dir), then run cortex-etl backfill. Runs that the API no longer "
+            "lists are lost with it.",
         )
-    for migration in known:
-        if applied.get(migration.name, migration.checksum) != migration.checksum:
-            raise DatabaseError(
-                f'{migration.name} was applied to the schema "{schema}", but has changed since.',
-                hint="Put the file back as it was released and make a new migration for the change.",
-            )
     return [migration for migration in known if migration.name not in applied]
 
 

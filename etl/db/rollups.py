@@ -1,7 +1,7 @@
 """Counts anew the days whose runs changed, so that the daily views read few rows.
 
 Nothing depends on when this runs, or whether: a change to runs notes its days in its own transaction, and the views
-count those from the runs themselves (see `migrations/0005_rollups.sql`).
+count those from the runs themselves (see `migrations/0003_rollups.sql`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etl.db.foreign_keys import hold_owners
 from etl.db.load import REFUSALS
 from etl.db.statements import statements
 from etl.tables import APPS, WORKFLOWS
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 _SQL = statements("workflows")
+_APP = WORKFLOWS.names.index("app_id")
 
 
 async def save_workflows(
@@ -52,7 +54,7 @@ async def save_workflows(
                     await _write(connection, [row])
                 except REFUSALS as error:
                     refused[str(row[0][0])] = str(error)
-        await connection.execute(_SQL["name_workflows"], [*bare, *refused])
+        await hold_owners(connection, (), [*bare, *refused])
         listed = [*(row[0] for row, _ in rows), *bare]
         await connection.execute(_SQL["return_workflows"], listed)
         if whole:
@@ -63,13 +65,15 @@ async def save_workflows(
 async def _write(connection: Connection, rows: Sequence[tuple[Row, Row | None]]) -> None:
     apps = {row[0]: row for _, row in rows if row is not None}
     async with connection.transaction():
-        await connection.executemany(_upsert(APPS), sorted(apps.values()))
+        await hold_owners(connection, [row[_APP] for row, _ in rows], ())
+        await connection.executemany(_upsert(APPS), [apps[app_id] for app_id in sorted(apps)])
         await connection.executemany(_upsert(WORKFLOWS), [row for row, _ in sorted(rows, key=lambda pair: pair[0][0])])
 
 
 async def name_workflows(pool: asyncpg.Pool, ids: Sequence[str]) -> None:
     """Make sure that workflows known by their id alone have a row."""
-    await pool.execute(_SQL["name_workflows"], list(ids))
+    async with pool.acquire() as connection, connection.transaction():
+        await hold_owners(connection, (), ids)
 
 
 def _upsert(table: Table) -> str:

@@ -83,9 +83,9 @@ def _rows(run: RunShape, surplus: Surplus, digest: bytes, stream: Stream) -> Run
     run_id = run.id
     if not run_id or (run.workflow_id is not None and run.workflow_id != stream.workflow_id):
         raise SurpriseError
-    usage, usage_total = list[Row](), None
+    usage, total = list[Row](), None
     if run.usage is not None:
-        usage_total = CREDITS[b"" + run.usage.total]
+        total = CREDITS[b"" + run.usage.total]
         if run.usage.calls:
             _flatten(usage, run_id, "", run.usage.calls)
     steps, calls = _step_rows(run, usage, surplus, stream)
@@ -119,7 +119,7 @@ def _rows(run: RunShape, surplus: Surplus, digest: bytes, stream: Stream) -> Run
         run.record_id,
         given if keep else None,
         result if keep else None,
-        usage_total,
+        total,
         max_age,
         preserve_on_failure,
         retention_due_at,

@@ -8,6 +8,7 @@ import json
 import shutil
 
 import pytest
+from postgres_fixtures import add_owners
 
 
 @pytest.fixture
@@ -165,9 +166,10 @@ async def test_rows_in_a_row_and_documents_in_an_array(asking, warehouse) -> Non
 
 
 async def test_an_export_says_which_digits_it_had_no_room_for(asking, warehouse) -> None:
+    await add_owners(warehouse, "w")
     for run_id, used in (("a", "1"), ("b", "1e-30")):
         await warehouse.execute(
-            "INSERT INTO runs (id, app_id, workflow_id, status, usage_total, content_hash) "
+            "INSERT INTO runs (id, app_id, workflow_id, status, credits, content_hash) "
             "VALUES ($1, 'a', 'w', 'COMPLETED', $2::text::numeric, '')", run_id, used,
         )  # fmt: skip
     ended = await asking("export", "files")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import chromium, find_chromium
-from postgres_fixtures import in_thread
+from postgres_fixtures import add_owners, in_thread
 from sandbox_fixtures import make_small_world
 
 from etl.app import run_sync
@@ -239,7 +239,7 @@ async def test_characters_not_allowed_in_xml_are_replaced(command, database_url,
     )
     await warehouse.execute(
         """INSERT INTO run_steps (
-            run_id, step_key, ordinal, type, status, started_at, ended_at, provider, model, usage_total)
+            run_id, step_key, ordinal, type, status, started_at, ended_at, provider, model, credits)
         SELECT id, $1, 0, 'model', 'FAILED', now() - interval '1 s', now(), $2, $2, 2 FROM runs""",
         f"classify{odd}",
         f"large{odd}",
@@ -263,6 +263,7 @@ async def test_empty_warehouse(database_url, tmp_path, page) -> None:
 
 
 async def test_runs_without_times_and_versions(database_url, tmp_path, page, warehouse) -> None:
+    await add_owners(warehouse, "wf")
     await warehouse.execute(
         """INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status)
         VALUES ('a', 'app', 'wf', 'app', 'FAILED'), ('b', 'app', NULL, 'app', NULL), ('c', 'app', 'wf', 'app', 'RUNNING')"""
@@ -284,8 +285,9 @@ async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse)
         await assert_fits(page, 360)
         return await page.run("[...document.querySelectorAll('.role-axis-label text')].map(each => each.textContent)")
 
+    await add_owners(warehouse, "wf")
     insert = """
-        INSERT INTO runs (id, app_id, workflow_id, created_at, status, started_at, ended_at, usage_total)
+        INSERT INTO runs (id, app_id, workflow_id, created_at, status, started_at, ended_at, credits)
         SELECT $1 || i, 'app', 'wf', now() - i * interval '9 days', $1, now(), now() + interval '0.4 s', $2
         FROM generate_series(1, $3) AS i"""
     await warehouse.execute(insert, "PAUSED", 0, 3)
@@ -295,26 +297,27 @@ async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse)
     found = await labels()
     assert {"0", "1", "2", "0.00001", "0.2 s", "0.4 s"} <= set(found)
     assert not {"0.5", "1.5"} & set(found)
-    await warehouse.execute("UPDATE runs SET created_at = now(), usage_total = 25")
+    await warehouse.execute("UPDATE runs SET created_at = now(), credits = 25")
     await warehouse.execute(insert, "SKIPPED", 1, 1)
-    await warehouse.execute("UPDATE runs SET usage_total = 1e300 WHERE status = 'SKIPPED'")
+    await warehouse.execute("UPDATE runs SET credits = 1e300 WHERE status = 'SKIPPED'")
     assert "1e+200" in await labels()
-    await warehouse.execute("UPDATE runs SET usage_total = 25, ended_at = started_at + interval '100 h'")
+    await warehouse.execute("UPDATE runs SET credits = 25, ended_at = started_at + interval '100 h'")
     assert {"0", "50", "100", "0 h", "50 h", "100 h"} <= set(await labels())
 
 
 async def test_report_of_a_year_and_many_workflows_stays_small(database_url, tmp_path, page, warehouse) -> None:
     await warehouse.execute(
         """
-        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at, usage_total)
+        INSERT INTO workflows (id) SELECT 'workflow number ' || flow FROM generate_series(1, 60) AS flow;
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at, credits)
         SELECT 'run ' || day || ' ' || flow || ' ' || status, 'app', 'workflow number ' || flow, 'app', status, at, at,
             at + day % 11 * interval '7.3 s', (day * 37 % 101 + flow) / 7.0
         FROM generate_series(0, 364) AS day, generate_series(1, 60) AS flow,
             unnest(ARRAY['COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED', 'PAUSED']) AS status,
             LATERAL (SELECT now() - day * interval '1 day' AS at) AS moment
         WHERE flow < 15 OR day % 10 = 0;
-        INSERT INTO run_steps (run_id, step_key, ordinal, type, status, provider, model, usage_total, started_at, ended_at)
-        SELECT id, 'answer', 0, 'model', 'COMPLETED', 'maker', 'model-' || length(id) % 3 || right(workflow_id, 1), usage_total, started_at, ended_at
+        INSERT INTO run_steps (run_id, step_key, ordinal, type, status, provider, model, credits, started_at, ended_at)
+        SELECT id, 'answer', 0, 'model', 'COMPLETED', 'maker', 'model-' || length(id) % 3 || right(workflow_id, 1), credits, started_at, ended_at
         FROM runs;
         INSERT INTO etl_streams (app_id, workflow_id) SELECT 'app', 'workflow number ' || flow FROM generate_series(1, 60) AS flow
         """
@@ -329,6 +332,7 @@ async def test_report_of_a_year_and_many_workflows_stays_small(database_url, tmp
 
 async def test_report_ends_with_the_last_run_of_an_old_warehouse(database_url, tmp_path, warehouse) -> None:
     last = datetime.now(UTC) - timedelta(days=40)
+    await add_owners(warehouse, "wf")
     await warehouse.execute(
         "INSERT INTO runs (id, app_id, workflow_id, created_at) VALUES ('a', 'app', 'wf', $1)", last
     )

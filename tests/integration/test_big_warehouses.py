@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 
 import asyncpg
+from postgres_fixtures import add_owners
 
 from etl.db.rollups import roll_up
 
@@ -15,10 +16,11 @@ PAGE = (Path(__file__).parents[2] / "docs" / "big-warehouses.md").read_text(enco
 
 
 async def test_old_runs_that_have_left_the_api_can_go(warehouse: asyncpg.Connection) -> None:
+    await add_owners(warehouse, "w")
     for name, day, gone in (("old", 2024, True), ("listed", 2024, False), ("new", 2025, True)):
         at = datetime(day, 3, 1, tzinfo=UTC)
         await warehouse.execute(
-            "INSERT INTO runs (id, workflow_id, created_at, gone_at, usage_total) VALUES ($1, 'w', $2, $3, 1)",
+            "INSERT INTO runs (id, workflow_id, created_at, gone_at, credits) VALUES ($1, 'w', $2, $3, 1)",
             name, at, at if gone else None,
         )  # fmt: skip
         await warehouse.execute("INSERT INTO run_steps (run_id, step_key, ordinal) VALUES ($1, 's', 0)", name)

@@ -39,8 +39,8 @@ async def synced(sandbox, database_url) -> str:
 
 async def add_run(warehouse, run_id: str, created_at: datetime | None, **values: object) -> None:
     await warehouse.execute(
-        "INSERT INTO runs (id, created_at, usage_total, input) VALUES ($1, $2, $3, $4)",
-        run_id, created_at, values.get("usage_total"), values.get("input"),
+        "INSERT INTO runs (id, created_at, credits, input) VALUES ($1, $2, $3, $4)",
+        run_id, created_at, values.get("credits"), values.get("input"),
     )  # fmt: skip
 
 
@@ -61,10 +61,10 @@ async def test_duckdb_reads_the_rows_of_the_warehouse(synced, warehouse, tmp_pat
             (await warehouse.fetchval(f"SELECT count(*) FROM {table.name}"),)
         ]
     for query in (
-        "SELECT status, count(*), round(sum(usage_total), 15), max(duration_s) FROM {runs} GROUP BY 1 ORDER BY 1",
-        "SELECT provider, model, count(*), round(sum(usage_total), 15) FROM {run_steps} GROUP BY 1, 2 ORDER BY 1 NULLS LAST, 2 NULLS LAST",
-        "SELECT round(sum(total), 15), max(depth), count(DISTINCT path) FROM {run_usage_calls}",
-        "SELECT r.workflow_id, s.step_key, sum(s.duration_ms)::bigint FROM {runs} r JOIN {run_steps} s ON s.run_id = r.id GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT status, count(*), round(sum(credits), 15), max(duration_s) FROM {runs} GROUP BY 1 ORDER BY 1",
+        "SELECT provider, model, count(*), round(sum(credits), 15) FROM {run_steps} GROUP BY 1, 2 ORDER BY 1 NULLS LAST, 2 NULLS LAST",
+        "SELECT round(sum(credits), 15), max(depth), count(DISTINCT path) FROM {run_usage_calls}",
+        "SELECT r.workflow_id, s.step_key, round(sum(s.duration_s))::bigint FROM {runs} r JOIN {run_steps} s ON s.run_id = r.id GROUP BY 1, 2 ORDER BY 1, 2",
         "SELECT w.tags, count(*) FROM {runs} r JOIN {workflows} w ON w.id = r.workflow_id GROUP BY 1 ORDER BY 1",
     ):
         ours = await warehouse.fetch(query.format(**{each.name: each.name for each in ENTITIES}))
@@ -75,18 +75,16 @@ async def test_duckdb_reads_the_rows_of_the_warehouse(synced, warehouse, tmp_pat
 async def test_values_and_types_are_preserved(database_url, warehouse, tmp_path) -> None:
     document = '{"text": "NUL \\u2400 and emoji 🙂", "number": 12345678901234567890.000000000000000000001}'
     moment = datetime(2026, 3, 31, 23, 59, 59, 999_999, tzinfo=UTC)
-    await add_run(
-        warehouse, "r", moment, usage_total=Decimal("1234567890123456.1234567890123456789012"), input=document
-    )
+    await add_run(warehouse, "r", moment, credits=Decimal("1234567890123456.1234567890123456789012"), input=document)
     await export_parquet(database_url, "cortex", tmp_path)
     table = pq.read_table(tmp_path / "runs" / "2026-03.parquet")
     types = {field.name: str(field.type) for field in table.schema}
-    wanted = {"id": "string", "created_at": "timestamp[us, tz=UTC]", "usage_total": "decimal128(38, 22)", "input": "string",
+    wanted = {"id": "string", "created_at": "timestamp[us, tz=UTC]", "credits": "decimal128(38, 22)", "input": "string",
               "version": "int32", "retention_max_age_s": "int64", "duration_s": "double", "updated_on_day": "bool"}  # fmt: skip
     assert {name: types[name] for name in wanted} == wanted
     (row,) = table.to_pylist()
     assert row["created_at"] == moment
-    assert row["usage_total"] == Decimal("1234567890123456.1234567890123456789012")
+    assert row["credits"] == Decimal("1234567890123456.1234567890123456789012")
     assert row["input"] == await warehouse.fetchval("SELECT input::text FROM runs")
     assert row["status"] is None
     assert ask(f"SELECT tags FROM '{tmp_path}/workflows/all.parquet'") == []
@@ -95,9 +93,9 @@ async def test_values_and_types_are_preserved(database_url, warehouse, tmp_path)
 async def test_decimals_that_do_not_fit_are_rounded_or_null_and_counted(database_url, warehouse, tmp_path) -> None:
     values = ["0.12345678901234567890125", "-1e-30", "1e16", "9999999999999999.99999999999999999999999", "7"]
     for place, value in enumerate(values):
-        await add_run(warehouse, str(place), datetime(2026, 3, 1, tzinfo=UTC), usage_total=Decimal(value))
+        await add_run(warehouse, str(place), datetime(2026, 3, 1, tzinfo=UTC), credits=Decimal(value))
     assert (await export_parquet(database_url, "cortex", tmp_path))[tmp_path / "runs" / "2026-03.parquet"] == 4
-    found = ask(f"SELECT usage_total FROM '{tmp_path}/runs/2026-03.parquet' ORDER BY id")
+    found = ask(f"SELECT credits FROM '{tmp_path}/runs/2026-03.parquet' ORDER BY id")
     assert found == [(Decimal("0.1234567890123456789012"),), (Decimal(0),), (None,), (None,), (Decimal(7),)]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["parts"]["2026-03"]["files"]["runs/2026-03.parquet"]["decimals_not_exact"] == 4

@@ -15,16 +15,16 @@ from etl.errors import DatabaseError, SettingsError
 @pytest.fixture
 async def one_run(warehouse: asyncpg.Connection) -> asyncpg.Connection:
     await warehouse.execute(
-        "INSERT INTO runs (id, created_at, usage_total, input) VALUES ('r', '2026-01-02Z', 0.10, '{\"a\": 1.0}')"
+        "INSERT INTO runs (id, created_at, credits, input) VALUES ('r', '2026-01-02Z', 0.10, '{\"a\": 1.0}')"
     )
     return warehouse
 
 
 async def test_gives_columns_types_and_exact_values(one_run: asyncpg.Connection, database_url: str) -> None:
     result = await run_query(
-        database_url, "cortex", "SELECT id, id, created_at, usage_total, input, gone_at FROM runs", timeout_s=10
+        database_url, "cortex", "SELECT id, id, created_at, credits, input, gone_at FROM runs", timeout_s=10
     )
-    assert result.columns == ("id", "id", "created_at", "usage_total", "input", "gone_at")
+    assert result.columns == ("id", "id", "created_at", "credits", "input", "gone_at")
     assert result.types == ("text", "text", "timestamptz", "numeric", "jsonb", "timestamptz")
     assert result.rows == [("r", "r", datetime(2026, 1, 2, tzinfo=UTC), Decimal("0.10"), '{"a": 1.0}', None)]
     assert str(result.rows[0][3]) == "0.10"

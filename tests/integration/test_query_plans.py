@@ -40,10 +40,11 @@ QUESTIONS = {
 }
 
 FILL = """
+    INSERT INTO apps (id) VALUES ('a');
     INSERT INTO workflows (id, app_id, name) SELECT 'w' || i, 'a', 'Workflow ' || i FROM generate_series(0, 19) AS i;
     INSERT INTO etl_streams (app_id, workflow_id) SELECT 'a', id FROM workflows;
     INSERT INTO runs (id, app_id, stream_app_id, workflow_id, status, origin, created_at, started_at, ended_at,
-                      record_id, retention_due_at, input, usage_total)
+                      record_id, retention_due_at, input, credits)
     SELECT 'r' || i, 'a', 'a', 'w' || i % 20,
         CASE WHEN i < 20 THEN 'RUNNING' WHEN i % 25 = 0 THEN 'FAILED' ELSE 'COMPLETED' END, 'TRIGGER', t, t,
         CASE WHEN i >= 20 THEN t + interval '5 s' END, CASE WHEN i % 5 = 0 THEN 'rec ' || i % 500 END,
@@ -57,7 +58,7 @@ FILL = """
     INSERT INTO run_step_calls (run_id, step_key, ordinal, type, output)
     SELECT 'r' || i, 's2', k, 'code', jsonb_build_object('text', repeat('z', 200))
     FROM generate_series(0, 19998, 2) AS i, generate_series(0, 2) AS k;
-    INSERT INTO run_usage_calls (run_id, step_key, path, depth, total)
+    INSERT INTO run_usage_calls (run_id, step_key, path, depth, credits)
     SELECT 'r' || i, 's0', k::text, 1, 0.1 FROM generate_series(0, 19998) AS i, generate_series(0, 1) AS k;
 """
 

@@ -16,12 +16,16 @@ from etl.normalize.rows import VersionRows
 REFERRING = {
     "runs_pkey": "SELECT (SELECT count(*) FROM run_steps) + (SELECT count(*) FROM run_usage_calls)",
     "workflow_versions_pkey": "SELECT count(workflow_version_id) FROM runs",
+    "workflows_pkey": "SELECT count(workflow_id) FROM runs",
+    "apps_pkey": "SELECT count(workflow_app_id) FROM runs",
 }
 """How many rows refer to a table, by the index in which PostgreSQL looks up what they refer to."""
 
 LOOKED_UP = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelid = $1::text::regclass"
 ORPHANS = """
 SELECT (SELECT count(*) FROM run_steps WHERE run_id NOT IN (SELECT id FROM runs))
+    + (SELECT count(*) FROM runs WHERE workflow_id NOT IN (SELECT id FROM workflows))
+    + (SELECT count(*) FROM runs WHERE workflow_app_id NOT IN (SELECT id FROM apps))
     + (SELECT count(*) FROM runs WHERE workflow_version_id NOT IN (SELECT id FROM workflow_versions))
     + (SELECT count(*) FROM runs WHERE workflow_draft_id NOT IN (SELECT id FROM workflow_versions))
     + (SELECT count(*) FROM run_usage_calls WHERE run_id NOT IN (SELECT id FROM runs))
@@ -63,6 +67,8 @@ async def assert_sound(warehouse: asyncpg.Connection) -> None:
     assert await warehouse.fetchval(ORPHANS) == 0
     for table, values in (
         ("runs (id, workflow_version_id, content_hash)", "'alone', 'nobody', ''"),
+        ("runs (id, workflow_id)", "'alone', 'nobody'"),
+        ("runs (id, workflow_app_id)", "'alone', 'nobody'"),
         ("run_steps (run_id, step_key, ordinal)", "'nobody', 's', 0"),
         ("run_step_calls (run_id, step_key, ordinal)", "'nobody', 's', 0"),
         ("run_usage_calls (run_id, step_key, path, depth)", "'nobody', '', '0', 1"),

@@ -1,42 +1,34 @@
-"""The views over rollups say at every moment what plain queries say, whatever was written: those of `0004_views.sql`,
-and of a looped model step's untyped calls what `0007_untyped_calls.sql` says."""
+"""The views over rollups always say what plain queries say (`plain_views.sql`), whatever was written."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
 from datetime import UTC, datetime, timedelta
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from postgres_fixtures import add_owners
 from sync_trials import one_stream, trial
 
 from etl.app import upkeep
 from etl.db.connect import connect
-from etl.db.migrate import migrations
 from etl.db.refusals import LOST
 from etl.db.rollups import roll_up, roll_up_workflow
 
 ROLLED = ("workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily", "sync_health")
 NOW_DEPENDENT = {"lag_s"}
-TYPED = "calls.type = 'model' OR calls.model IS NOT NULL"
-UNTYPED = """calls.type IS NULL AND (calls.key = calls.step_key OR EXISTS (
-    SELECT FROM run_steps AS looped
-    WHERE looped.run_id = calls.run_id AND looped.step_key = calls.step_key AND jsonb_typeof(looped.output) = 'array'
-))"""
-PLAIN = next(each.sql for each in migrations() if each.name == "0004_views.sql").replace(TYPED, f"{TYPED} OR {UNTYPED}")
+PLAIN = (Path(__file__).parents[1] / "support" / "plain_views.sql").read_text(encoding="utf-8")
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
-async def make_plain_views(warehouse: asyncpg.Connection) -> None:
-    """The views as they were before there were rollups, as plain_NAME."""
-    for view in ROLLED:
-        definition = re.search(rf"^CREATE VIEW {view} AS\n.*?;$", PLAIN, re.MULTILINE | re.DOTALL)
-        assert definition
-        await warehouse.execute(definition[0].replace(f"VIEW {view}", f"VIEW plain_{view}", 1))
+async def make_plain_views(warehouse: asyncpg.Connection, *workflows: str) -> None:
+    """Create the views without rollups as plain_NAME, and the workflows that the test writes runs of."""
+    await warehouse.execute(PLAIN)
+    await add_owners(warehouse, *workflows)
 
 
 async def differences(warehouse: asyncpg.Connection) -> list[str]:
@@ -74,9 +66,7 @@ class Writer:
         many = [f"r{len(self.ids) + place}" for place in range(self.chance.randrange(1, 6))]
         self.ids += many
         async with self.warehouse.transaction():
-            columns = (
-                "id app_id stream_app_id workflow_id status origin created_at started_at ended_at usage_total gone_at"
-            )
+            columns = "id app_id stream_app_id workflow_id status origin created_at started_at ended_at credits gone_at"
             await self.warehouse.copy_records_to_table(
                 "runs", columns=columns.split(), records=[(ident, *self.row()) for ident in many], schema_name="cortex"
             )
@@ -89,7 +79,7 @@ class Writer:
         async with self.warehouse.transaction():
             await self.warehouse.execute(
                 "UPDATE runs SET (app_id, stream_app_id, workflow_id, status, origin, created_at, started_at, ended_at,"
-                " usage_total, gone_at) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) WHERE id = $1",
+                " credits, gone_at) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) WHERE id = $1",
                 ident, *self.row(),
             )  # fmt: skip
             await self.warehouse.execute("DELETE FROM run_steps WHERE run_id = $1", ident)
@@ -121,7 +111,7 @@ class Writer:
             model = None if loops else self.chance.choice(["large", "small", None])
             await self.warehouse.execute(
                 "INSERT INTO run_steps (run_id, step_key, ordinal, type, status, started_at, ended_at, provider, model,"
-                " output, usage_total) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                " output, credits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                 ident, f"s{place}", place, self.chance.choice(["model", "model", "code", None]),
                 self.chance.choice(["COMPLETED", "FAILED", None]), START,
                 self.chance.choice([None, START + timedelta(milliseconds=self.chance.randrange(9000))]),
@@ -139,7 +129,7 @@ class Writer:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_is_written_the_views_say_what_the_runs_say(warehouse: asyncpg.Connection, seed: int) -> None:
-    await make_plain_views(warehouse)
+    await make_plain_views(warehouse, *"uvw")
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) SELECT a, w FROM unnest('{a,b}'::text[]) a, "
                             "unnest('{u,v,w}'::text[]) w")  # fmt: skip
     writer = Writer(warehouse, seed)
@@ -157,12 +147,41 @@ async def test_whatever_is_written_the_views_say_what_the_runs_say(warehouse: as
     assert await warehouse.fetchval("SELECT coalesce(sum(runs), 0) FROM rollup_health") == dated
 
 
+async def test_the_views_stay_right_in_a_schema_that_was_renamed(warehouse: asyncpg.Connection) -> None:
+    await add_owners(warehouse, "w")
+    await warehouse.execute('ALTER SCHEMA cortex RENAME TO "Old ""cortex"""; SET search_path TO pg_catalog')
+    kept = '"Old ""cortex""".'
+    counted = f"SELECT sum(runs)::integer, sum(failed)::integer FROM {kept}workflow_health_daily"
+    insert = (
+        f"INSERT INTO {kept}runs (id, workflow_id, created_at) SELECT n::text, 'w', $1 FROM generate_series(1, 3) AS n"
+    )
+
+    async def roll_up_there() -> None:
+        await warehouse.execute("SELECT set_config('search_path', $1, false)", kept.rstrip("."))
+        assert await roll_up(warehouse, seconds=inf) == 1
+        await warehouse.execute("SET search_path TO pg_catalog")
+
+    await warehouse.execute(insert, START)
+    await roll_up_there()
+    for statement, expected in (
+        (f"UPDATE {kept}runs SET status = 'FAILED' WHERE id = '1'", (3, 1)),
+        (f"DELETE FROM {kept}runs WHERE id = '2'", (2, 1)),
+    ):
+        await warehouse.execute(statement)
+        assert tuple(await warehouse.fetchrow(counted)) == expected
+        await roll_up_there()
+        assert tuple(await warehouse.fetchrow(counted)) == expected
+    await warehouse.execute(f"TRUNCATE {kept}runs CASCADE")
+    assert tuple(await warehouse.fetchrow(counted)) == (None, None)
+    assert await warehouse.fetchval(f"SELECT count(*) FROM {kept}rollup_health") == 0
+
+
 async def test_what_is_committed_while_days_are_counted_is_counted_next_time(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
-    await make_plain_views(warehouse)
+    await make_plain_views(warehouse, "w")
     other = await connect(database_url, "cortex")
-    insert = "INSERT INTO runs (id, workflow_id, created_at, usage_total) VALUES ($1, 'w', $2, 1)"
+    insert = "INSERT INTO runs (id, workflow_id, created_at, credits) VALUES ($1, 'w', $2, 1)"
     await warehouse.execute(insert, "first", START)
     under_way = other.transaction()
     await under_way.start()
@@ -180,6 +199,7 @@ async def test_what_is_committed_while_days_are_counted_is_counted_next_time(
 async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
+    await add_owners(warehouse, "w")
     insert = "INSERT INTO runs (id, workflow_id, created_at) VALUES ($1, 'w', $2)"
     for place in range(3):
         await warehouse.execute(insert, f"r{place}", START + timedelta(days=place))
@@ -195,9 +215,9 @@ async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
 async def test_a_workflow_is_counted_beside_others_and_not_while_all_are(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
-    await make_plain_views(warehouse)
+    await make_plain_views(warehouse, "much", "little")
     insert = (
-        "INSERT INTO runs (id, workflow_id, created_at, usage_total)"
+        "INSERT INTO runs (id, workflow_id, created_at, credits)"
         " SELECT $1 || n, $1, $2::timestamptz + n % 5 * interval '1 day', 1 FROM generate_series(1, $3::integer) AS n"
     )
     await warehouse.execute(insert, "much", START, 12_000)
@@ -239,7 +259,7 @@ async def test_what_was_loaded_into_a_large_stream_is_counted_while_others_load(
 async def test_days_are_counted_over_several_connections_each_once(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
-    await make_plain_views(warehouse)
+    await make_plain_views(warehouse, "w")
     other, lost = await connect(database_url, "cortex"), await connect(database_url, "cortex")
     await warehouse.execute("SELECT pg_terminate_backend($1)", lost.get_server_pid())
     days = 12
@@ -247,7 +267,7 @@ async def test_days_are_counted_over_several_connections_each_once(
         await warehouse.execute("TRUNCATE runs CASCADE")
         for place in range(3 * days):
             await warehouse.execute(
-                "INSERT INTO runs (id, workflow_id, created_at, usage_total) VALUES ($1, 'w', $2, 1)",
+                "INSERT INTO runs (id, workflow_id, created_at, credits) VALUES ($1, 'w', $2, 1)",
                 f"r{place}", START + timedelta(days=place % days),
             )  # fmt: skip
         if lost in more:
@@ -261,10 +281,10 @@ async def test_days_are_counted_over_several_connections_each_once(
 
 
 async def test_a_day_of_many_runs_is_shared_among_connections(warehouse: asyncpg.Connection, database_url: str) -> None:
-    await make_plain_views(warehouse)
+    await make_plain_views(warehouse, "w0", "w1", "w2")
     other = await connect(database_url, "cortex")
     insert = (
-        "INSERT INTO runs (id, workflow_id, created_at, usage_total)"
+        "INSERT INTO runs (id, workflow_id, created_at, credits)"
         " SELECT $1 || n, 'w' || n % 3, $2::timestamptz, 1 FROM generate_series(1, $3::integer) AS n"
     )
     await warehouse.execute(insert, "many-", START, 6000)
@@ -282,6 +302,7 @@ async def test_counting_days_looks_their_runs_up(warehouse: asyncpg.Connection, 
     read = "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('runs', 'run_steps')"
     loading = await connect(database_url, "cortex")
     await loading.execute("""
+        INSERT INTO workflows (id) SELECT 'w' || n FROM generate_series(0, 3) AS n;
         INSERT INTO runs (id, app_id, stream_app_id, workflow_id, status, created_at)
         SELECT 'run' || n, 'app', 'app', 'w' || n % 4, 'COMPLETED', '2026-03-01Z' FROM generate_series(1, 4000) AS n;
         INSERT INTO run_steps (run_id, step_key, ordinal) SELECT id, 'a', 0 FROM runs;
@@ -299,9 +320,9 @@ async def test_counting_days_looks_their_runs_up(warehouse: asyncpg.Connection, 
 async def test_a_day_of_many_runs_waits_until_enough_has_changed_or_an_hour_has_passed(
     warehouse: asyncpg.Connection,
 ) -> None:
-    await make_plain_views(warehouse)
+    await make_plain_views(warehouse, "w")
     insert = (
-        "INSERT INTO runs (id, workflow_id, created_at, usage_total)"
+        "INSERT INTO runs (id, workflow_id, created_at, credits)"
         " SELECT $1 || n, 'w', $2::timestamptz, 1 FROM generate_series(1, $3::integer) AS n"
     )
     await warehouse.execute(insert, "first-", START, 6000)

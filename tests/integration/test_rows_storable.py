@@ -108,7 +108,7 @@ async def test_numbers_keep_their_value_to_the_last_digit(connection: asyncpg.Co
     raw = f'{{"id":"r","result":{number},"usage":{{"total":{number}}}}}'.encode()
     row = dict(zip(tables.RUNS.names, normalized(raw).run, strict=True))
     in_json, total = await connection.fetchrow(
-        "SELECT $1::jsonb::numeric::text, $2::numeric::text", row["result"], row["usage_total"]
+        "SELECT $1::jsonb::numeric::text, $2::numeric::text", row["result"], row["credits"]
     )
     assert Decimal(in_json) == Decimal(total) == Decimal(number)
 

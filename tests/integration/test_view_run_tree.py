@@ -16,7 +16,7 @@ TREE = """
 async def runs(warehouse: asyncpg.Connection, *idents: str) -> None:
     for ident in idents:
         await warehouse.execute(
-            "INSERT INTO runs (id, status, usage_total, created_at) VALUES ($1, 'COMPLETED', 0.5, '2026-03-01T23:00Z')",
+            "INSERT INTO runs (id, status, credits, created_at) VALUES ($1, 'COMPLETED', 0.5, '2026-03-01T23:00Z')",
             ident,
         )
 

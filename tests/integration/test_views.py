@@ -8,12 +8,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from postgres_fixtures import add_owners
 
 CONTRACT = {
     "workflow_health_daily": "day app_id workflow_id workflow_name runs completed failed cancelled skipped open "
     "failure_rate p50_duration_s p95_duration_s credits",
     "credits_daily": "day app_id workflow_id workflow_name origin runs credits",
-    "step_performance": "app_id workflow_id step_key type runs failed failure_rate p50_ms p95_ms credits",
+    "step_performance": "app_id workflow_id step_key type runs failed failure_rate p50_s p95_s credits",
     "model_usage_daily": "day provider model calls failed credits",
     "recent_failures": "run_id app_id workflow_id workflow_name failed_at step_key step_type error origin version",
     "open_runs": "run_id app_id workflow_id workflow_name status created_at age_s last_synced_at",
@@ -48,6 +49,7 @@ async def run(warehouse: asyncpg.Connection, ident: str, *, seconds: float | Non
     if seconds is not None:
         row["started_at"] = at("2026-03-01T12:00:00")
         row["ended_at"] = datetime.fromtimestamp(row["started_at"].timestamp() + seconds, UTC)
+    await add_owners(warehouse, row["workflow_id"], apps=[row["workflow_app_id"]])
     await insert(warehouse, "runs", id=ident, **row)
 
 
@@ -81,7 +83,7 @@ async def test_health_counts_by_status_and_rates_what_has_ended(warehouse: async
     for place, (status, seconds) in enumerate(
         [("COMPLETED", 10), ("COMPLETED", 20), ("FAILED", 30), ("CANCELLED", None), ("SKIPPED", 40)]
     ):
-        await run(warehouse, f"r{place}", status=status, seconds=seconds, usage_total=Decimal("0.1"))
+        await run(warehouse, f"r{place}", status=status, seconds=seconds, credits=Decimal("0.1"))
     await run(warehouse, "pending", status="PENDING")
     await run(warehouse, "running", status="RUNNING", started_at=at("2026-03-01T12:00:00"))
     await run(warehouse, "newer", status="TIMED_OUT")
@@ -132,10 +134,10 @@ async def test_health_of_runs_that_tell_nothing(warehouse: asyncpg.Connection) -
 async def test_credits_are_exact_and_split_by_origin(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     for place in range(10):
-        await run(warehouse, f"r{place}", usage_total=Decimal("0.1"))
-    await run(warehouse, "test", origin="TEST", usage_total=Decimal("12345678901234567890.000000000000000001"))
-    await run(warehouse, "none", origin="TEST", usage_total=None)
-    await run(warehouse, "zero", origin="WEBHOOK", usage_total=Decimal(0))
+        await run(warehouse, f"r{place}", credits=Decimal("0.1"))
+    await run(warehouse, "test", origin="TEST", credits=Decimal("12345678901234567890.000000000000000001"))
+    await run(warehouse, "none", origin="TEST", credits=None)
+    await run(warehouse, "zero", origin="WEBHOOK", credits=Decimal(0))
     assert await rows(warehouse, "SELECT * FROM credits_daily ORDER BY origin") == [
         (DAY, "a", "w", "Invoices", "TEST", 2, Decimal("12345678901234567890.000000000000000001")),
         (DAY, "a", "w", "Invoices", "TRIGGER", 10, Decimal("1.0")),
@@ -148,31 +150,29 @@ async def test_steps_are_rated_over_all_runs(warehouse: asyncpg.Connection) -> N
     for place, (status, ms) in enumerate([("COMPLETED", 100), ("FAILED", 300), ("RUNNING", None), ("SKIPPED", 0)]):
         await run(warehouse, f"r{place}")
         end = None if ms is None else begin.replace(microsecond=ms * 1000)
-        await step(
-            warehouse, f"r{place}", "s", status=status, started_at=begin, ended_at=end, usage_total=Decimal("0.25")
-        )
-    await step(warehouse, "r0", "only credits", 1, type=None, status=None, usage_total=Decimal("0.5"))
+        await step(warehouse, f"r{place}", "s", status=status, started_at=begin, ended_at=end, credits=Decimal("0.25"))
+    await step(warehouse, "r0", "only credits", 1, type=None, status=None, credits=Decimal("0.5"))
     found = await rows(
         warehouse,
-        "SELECT step_key, type, runs, failed, failure_rate, p50_ms, p95_ms, credits FROM step_performance ORDER BY 1",
+        "SELECT step_key, type, runs, failed, failure_rate, p50_s, p95_s, credits FROM step_performance ORDER BY 1",
     )
     assert found == [
         ("only credits", None, 1, 0, None, None, None, Decimal("0.5")),
-        ("s", "code", 4, 1, pytest.approx(1 / 3), 100.0, pytest.approx(280.0), Decimal("1.00")),
+        ("s", "code", 4, 1, pytest.approx(1 / 3), 0.1, pytest.approx(0.28), Decimal("1.00")),
     ]
 
 
 async def test_models_are_counted_by_step_and_by_call_where_a_step_looped(warehouse: asyncpg.Connection) -> None:
     plain = {"type": "model", "provider": "openai", "model": "small"}
     await run(warehouse, "r1")
-    await step(warehouse, "r1", "plain", usage_total=Decimal(1), **plain)
-    await step(warehouse, "r1", "failed", 1, status="FAILED", usage_total=Decimal(2), **plain)
+    await step(warehouse, "r1", "plain", credits=Decimal(1), **plain)
+    await step(warehouse, "r1", "failed", 1, status="FAILED", credits=Decimal(2), **plain)
     await call(warehouse, "r1", "plain", 0, type="http_request", status="FAILED")  # a tool call is no model call
-    await step(warehouse, "r1", "one model", 2, type="model", usage_total=Decimal(4))
+    await step(warehouse, "r1", "one model", 2, type="model", credits=Decimal(4))
     await call(warehouse, "r1", "one model", 0, status="COMPLETED", **plain)
     await call(warehouse, "r1", "one model", 1, status="FAILED", **plain)
     await run(warehouse, "r2", created_at=None, gone_at=at("2026-04-01T00:00:00"))
-    await step(warehouse, "r2", "two models", type="model", usage_total=Decimal(8))
+    await step(warehouse, "r2", "two models", type="model", credits=Decimal(8))
     await call(warehouse, "r2", "two models", 0, provider="openai", model="small", status="COMPLETED")
     await call(warehouse, "r2", "two models", 1, provider="anthropic", model="large", status="COMPLETED")
     await step(warehouse, "r2", "never called", 1, type="model", status="FAILED")

@@ -13,7 +13,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,8 +27,8 @@ import asyncpg
 import pytest
 
 from etl.db import embedded
-from etl.db import migrate as runner
 from etl.db.connect import connect, embedded_url
+from etl.db.foreign_keys import hold_owners
 from etl.db.migrate import migrate, migrations
 
 RUN_DIR = "CORTEX_TEST_RUN_DIR"  # set by the controlling process, inherited by the workers of xdist
@@ -232,8 +232,7 @@ async def empty_database(empty_database_url: str) -> AsyncIterator[asyncpg.Conne
     await connection.close()
 
 
-async def migrate_part(connection: asyncpg.Connection, files: int) -> None:
-    """Make the schema as of the first `files` migrations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "migrations", lambda: migrations()[:files])
-        await migrate(connection, SCHEMA)
+async def add_owners(connection: asyncpg.Connection, *workflows: str | None, apps: Sequence[str] = ()) -> None:
+    """Add the workflows and apps that runs refer to, as rows of nulls."""
+    async with connection.transaction():
+        await hold_owners(connection, apps, workflows)

@@ -39,7 +39,7 @@ def test_steps_are_the_union_of_output_and_usage_steps() -> None:
             )
         )
     )
-    assert [(row["step_key"], row["ordinal"], row["status"], row["usage_total"]) for row in rows] == [
+    assert [(row["step_key"], row["ordinal"], row["status"], row["credits"]) for row in rows] == [
         ("b", 0, "FAILED", None),
         ("a", 1, None, Decimal(2)),
         ("c", 2, None, Decimal(1)),
@@ -56,7 +56,7 @@ def test_in_the_array_form_a_second_item_of_a_key_gets_a_number() -> None:
         ("b", "3", None),
         ("a#4", "4", None),
     ]
-    assert [row["usage_total"] for row in rows.values()] == [Decimal(1), None, None, None, None]
+    assert [row["credits"] for row in rows.values()] == [Decimal(1), None, None, None, None]
 
 
 def test_keys_that_become_equal_by_the_cleaning_get_numbers_and_keep_their_credits() -> None:
@@ -65,7 +65,7 @@ def test_keys_that_become_equal_by_the_cleaning_get_numbers_and_keep_their_credi
         output={"a\0": {"status": "1"}, "a\ufffd": {"status": "2"}, half: {"status": "3", "key": half}},
         usage={"steps": {half: {"total": 3}, "a\0": {"total": 1}, other_half: {"total": 4}}},
     )
-    assert [(key, row["status"], row["usage_total"], row["extra"]) for key, row in rows.items()] == [
+    assert [(key, row["status"], row["credits"], row["extra"]) for key, row in rows.items()] == [
         ("a\ufffd", "1", Decimal(1), None),
         ("a\ufffd#2", "2", None, None),
         ("a\ufffd#3", "3", Decimal(3), None),
@@ -86,7 +86,7 @@ def test_the_credit_tree_is_flattened_at_any_depth() -> None:
     rows = usage_rows(
         normalized(run_bytes(usage={"calls": [{"id": "x", "total": 1, "calls": [{}, {"calls": [{"id": "y"}]}]}]}))
     )
-    assert [(row["path"], row["parent_path"], row["depth"], row["call_id"], row["total"]) for row in rows] == [
+    assert [(row["path"], row["parent_path"], row["depth"], row["call_id"], row["credits"]) for row in rows] == [
         ("0", None, 1, "x", Decimal(1)),
         ("0.0", "0", 2, None, None),
         ("0.1", "0", 2, None, None),
@@ -94,13 +94,13 @@ def test_the_credit_tree_is_flattened_at_any_depth() -> None:
     ]
     deep = b'{"id":"run","usage":' + b'{"total":1,"calls":[' * 3000 + b'{"total":0.10}' + b"]}" * 3000 + b"}"
     row = usage_rows(normalized(deep))[-1]
-    assert (row["depth"], row["call_id"], str(row["total"])) == (3000, None, "0.10")
+    assert (row["depth"], row["call_id"], str(row["credits"])) == (3000, None, "0.10")
 
 
 def test_credits_are_exact() -> None:
     raw = b'{"id":"run","usage":{"total":0.1000000000000000055511151231257827,"calls":[{"total":1e-7}]}}'
-    assert str(run_row(normalized(raw))["usage_total"]) == "0.1000000000000000055511151231257827"
-    assert str(usage_rows(normalized(raw))[0]["total"]) == "1E-7"
+    assert str(run_row(normalized(raw))["credits"]) == "0.1000000000000000055511151231257827"
+    assert str(usage_rows(normalized(raw))[0]["credits"]) == "1E-7"
 
 
 def test_what_a_step_made_has_columns_by_its_type() -> None:

@@ -183,7 +183,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
                 **model_of(step.get("type"), output),
                 "http_status": made.get("status") if step.get("type") in {"http_request", "browser"} else None,
                 "child_run_id": made.get("run_id") if step.get("type") == "workflow" else None,
-                "usage_total": credit.get("total"),
+                "credits": credit.get("total"),
                 "extra": rest(step, STEP_FIELDS) or None,
             }
         )
@@ -232,7 +232,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
         "workflow_version_id": draft_id if version is None else version["id"],
         "workflow_draft_id": draft_id,
         "updated_on_day": len(run.get("updated_at") or "") == 10,
-        "usage_total": usage.get("total"),
+        "credits": usage.get("total"),
         "retention_max_age_s": retention.get("max_age_in_seconds"),
         "retention_preserve_on_failure": retention.get("preserve_on_failure"),
         "extra": extra or None,

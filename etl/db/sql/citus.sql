@@ -7,5 +7,5 @@ DELETE FROM rollup_models;
 CREATE OR REPLACE VIEW etl_uncounted_runs AS
 SELECT
     id, workflow_id, (created_at AT TIME ZONE 'UTC')::date AS day, app_id, stream_app_id, origin, status, gone_at,
-    duration_s, usage_total
+    duration_s, credits
 FROM runs

@@ -17,11 +17,11 @@ SELECT w.name                               AS workflow_name,
        s.step_key,
        s.type,
        s.runs,
-       round((s.p50_ms / 1000)::numeric, 1) AS p50_s,
-       round((s.p95_ms / 1000)::numeric, 1) AS p95_s
+       round(s.p50_s::numeric, 1) AS p50_s,
+       round(s.p95_s::numeric, 1) AS p95_s
 FROM step_performance s
 JOIN workflows w ON w.id = s.workflow_id
-ORDER BY s.p95_ms DESC NULLS LAST
+ORDER BY s.p95_s DESC NULLS LAST
 LIMIT 5;
 
 -- name: failures

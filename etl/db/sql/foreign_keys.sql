@@ -1,3 +1,18 @@
+-- name: hold_owners
+-- Lock the apps $1 and workflows $2 that exist, so that nobody deletes one before the transaction ends.
+WITH held_apps AS (
+    SELECT id FROM apps WHERE id = ANY ($1::text[]) FOR KEY SHARE
+), held_workflows AS (
+    SELECT id FROM workflows WHERE id = ANY ($2::text[]) FOR KEY SHARE
+)
+SELECT 'app' AS kind, id FROM held_apps UNION ALL SELECT 'workflow', id FROM held_workflows
+
+-- name: add_apps
+INSERT INTO apps (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+
+-- name: add_workflows
+INSERT INTO workflows (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+
 -- name: may_spare
 -- On Citus the shards check for themselves.
 SELECT has_parameter_privilege('session_replication_role', 'SET')
@@ -30,8 +45,8 @@ WHERE current_setting('session_replication_role') = 'origin'
                 OR tgname NOT IN ('runs_inserted', 'runs_updated', 'runs_deleted', 'runs_truncated')
             WHEN tgtype & 4 <> 0 THEN
                 coalesce(conname, '') NOT IN (
-                    'runs_version_fkey', 'runs_draft_fkey', 'run_steps_run_fkey', 'run_step_calls_step_fkey',
-                    'run_usage_calls_run_fkey'
+                    'runs_app_fkey', 'runs_workflow_fkey', 'runs_version_fkey', 'runs_draft_fkey', 'run_steps_run_fkey',
+                    'run_step_calls_step_fkey', 'run_usage_calls_run_fkey'
                 )
             ELSE false
         END

@@ -27,12 +27,12 @@ DELETE FROM run_usage_calls WHERE run_id = ANY ($2::text[])
 
 -- name: merge_kept_step
 -- A kept run's steps stay as stored; what usage says of them is brought up to date.
-INSERT INTO run_steps (run_id, step_key, ordinal, usage_total)
+INSERT INTO run_steps (run_id, step_key, ordinal, credits)
 VALUES ($1, $2, (SELECT coalesce(max(ordinal) + 1, 0) FROM run_steps WHERE run_id = $1), $3)
-ON CONFLICT (run_id, step_key) DO UPDATE SET usage_total = excluded.usage_total
+ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits
 
 -- name: clear_kept_usage
-UPDATE run_steps SET usage_total = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
+UPDATE run_steps SET credits = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
 
 -- name: restore_runs
 -- Runs listed again as they were before they left.

@@ -17,7 +17,7 @@ SELECT
     workflow_id,
     status,
     count(*) AS runs,
-    coalesce(sum(usage_total), 0) AS credits
+    coalesce(sum(credits), 0) AS credits
 FROM runs
 WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
 GROUP BY day, workflow_id, status
@@ -69,8 +69,8 @@ SELECT
     steps.runs,
     steps.ended,
     steps.failed,
-    durations.spread[1] / 1000 AS p50_s,
-    durations.spread[2] / 1000 AS p95_s,
+    durations.spread[1] AS p50_s,
+    durations.spread[2] AS p95_s,
     steps.credits
 FROM (
     SELECT
@@ -80,16 +80,16 @@ FROM (
         sum(runs)::bigint AS runs,
         sum(ended)::bigint AS ended,
         sum(failed)::bigint AS failed,
-        array_agg(ROW(durations_ms)::duration_list) AS lists,
+        array_agg(ROW(durations_s)::duration_list) AS lists,
         coalesce(sum(credits), 0) AS credits
     FROM step_days
     WHERE day BETWEEN $1::date AND $2::date
     GROUP BY workflow_id, step_key
 ) AS steps
 LEFT JOIN LATERAL (
-    SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_ms) AS spread
-    FROM unnest(steps.lists) AS days (durations_ms)
-    CROSS JOIN LATERAL unnest(days.durations_ms) AS duration_ms
+    SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_s) AS spread
+    FROM unnest(steps.lists) AS days (durations_s)
+    CROSS JOIN LATERAL unnest(days.durations_s) AS duration_s
 ) AS durations ON true
 
 -- name: failures

@@ -91,8 +91,8 @@ WITH noted AS (
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), count_steps AS (
     INSERT INTO rollup_steps (
-        workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms)
-    SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_ms, p95_ms, credits, durations_ms
+        workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_s, p95_s, credits, durations_s)
+    SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_s, p95_s, credits, durations_s
     FROM counted_steps
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), count_models AS (

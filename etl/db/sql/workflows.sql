@@ -7,6 +7,3 @@ UPDATE workflows SET gone_at = now()
 WHERE gone_at IS NULL AND NOT id = ANY ($2::text[])
   AND (app_id = $1 OR EXISTS (SELECT FROM etl_streams WHERE app_id = $1 AND workflow_id = workflows.id))
 
--- name: name_workflows
--- Known by id alone where discovery is off.
-INSERT INTO workflows (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
