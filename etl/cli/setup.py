@@ -30,14 +30,14 @@ def init(call: Invocation) -> None:
 
     Example: `cortex-etl init && $EDITOR config.yaml && cortex-etl doctor`
     """
-    from etl.config.starter import SCHEMA, SCHEMA_NAME, STARTER
+    from etl.config.schema import SCHEMA_NAME, render, starter
 
     path = call.config or Path("config.yaml")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(STARTER)
+            file.write(starter())
         with suppress(FileExistsError), path.with_name(SCHEMA_NAME).open("x", encoding="utf-8") as file:
-            file.write(SCHEMA)
+            file.write(render())
     except FileExistsError:
         raise SettingsError(
             f"{path} is there already; nothing was changed", hint=f"Edit it, or remove it first: rm {path}"
@@ -105,9 +105,9 @@ def config_schema(_call: Invocation) -> None:
 
     Example: `cortex-etl config schema > config.schema.json`
     """
-    from etl.config.starter import SCHEMA
+    from etl.config.schema import render
 
-    typer.echo(SCHEMA, nl=False)
+    typer.echo(render(), nl=False)
 
 
 def _in_force(settings: Settings) -> list[tuple[str, str, str]]:

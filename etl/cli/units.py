@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from etl.config.duration import format_duration
+from etl.config import format_duration
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:

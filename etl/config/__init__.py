@@ -11,7 +11,6 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.document import Document, KeyPath, dotted, read_document
-from etl.config.duration import format_duration, parse_duration
 from etl.config.problems import settings_error
 from etl.config.sections import (
     AlertSettings,
@@ -23,6 +22,8 @@ from etl.config.sections import (
     PayloadSettings,
     SyncSettings,
     expand_home,
+    format_duration,
+    parse_duration,
 )
 from etl.errors import SettingsError
 

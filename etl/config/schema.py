@@ -1,7 +1,7 @@
-"""The JSON schema of `config.yaml`, from which editors complete keys, explain them and mark mistakes.
+"""The commented `config.yaml` that `init` writes, and its JSON schema, with which editors complete and check it.
 
-It is made from the settings' own models; what each key means is said by its comment in the starter file.
-`python -m etl.config.schema` prints it: docs/config.schema.json and etl/config/config.schema.json are its output.
+The file is the example at the top of the repository, which the wheel contains. The schema is generated from the models
+of the settings and the comments of the file: `python -m etl.config.schema > docs/config.schema.json`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from etl.config import Settings
-from etl.config.duration import format_duration
-from etl.config.starter import STARTER
+from etl.config import Settings, format_duration
 
+_SOURCE = Path(__file__).resolve().parents[2] / "config.yaml"  # where cortex-etl is not installed from a wheel
 _SECTION = re.compile(r"(?P<key>[a-z_]+):")
 _KEY = re.compile(r"\s+(?:- |# )?(?P<key>[a-z_]+):.*?\s#\s(?:<- )?(?P<meaning>.+)")
 _MORE = re.compile(r"\s{20,}#\s(?P<meaning>.+)")
@@ -24,11 +25,21 @@ _REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)
 _DURATION = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhdSMHD]?\s*$"}
 
 
+SCHEMA_NAME = "config.schema.json"
+
+
+def starter() -> str:
+    """Read the commented `config.yaml`, which names the schema beside it."""
+    installed = files("etl").joinpath("config.yaml")
+    text = (installed if installed.is_file() else _SOURCE).read_text(encoding="utf-8")
+    return text.replace(f"$schema=docs/{SCHEMA_NAME}", f"$schema={SCHEMA_NAME}", 1)
+
+
 def json_schema() -> dict[str, Any]:
-    """Make the schema; any value may also be a reference to the environment, `${NAME}`."""
+    """Generate the schema. Any value may also be a reference to the environment, `${NAME}`."""
     made = Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
     parts = made.pop("$defs")
-    meanings = _meanings(STARTER)
+    meanings = _meanings(starter())
     sections = {"": made} | {
         name: parts[(part.get("items") or part)["$ref"].rpartition("/")[2]]
         for name, part in made["properties"].items()
@@ -50,31 +61,31 @@ def json_schema() -> dict[str, Any]:
 
 
 def render() -> str:
-    """The schema as text."""
+    """Return the schema as text."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _explained(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:
-    """A key's schema with what it means, open to references, without what only noise comes from."""
-    told = {key: value[key] for key in ("default",) if key in value}
+    """Return a key's schema with its description and the reference form, without keywords that only add noise."""
+    kept = {key: value[key] for key in ("default",) if key in value}
     kinds = [
         {key: part for key, part in kind.items() if key not in {"default", "title", "format", "writeOnly"}}
         for kind in value.get("anyOf", [value])
     ]
     if value.get("format") == "duration":
-        told["default"] = format_duration(TypeAdapter(timedelta).validate_python(value["default"]))
+        kept["default"] = format_duration(TypeAdapter(timedelta).validate_python(value["default"]))
         kinds = [_DURATION, {"type": "number", "minimum": 0}]
     if {"type": "string"} not in kinds:
         kinds.append(_REFERENCE)
     kind = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-    return ({"description": meaning} if meaning else {}) | kind | told
+    return ({"description": meaning} if meaning else {}) | kind | kept
 
 
-def _meanings(starter: str) -> dict[tuple[str, str], str]:
-    """What the comments of the starter say of each key, by section ('' at the top) and key."""
+def _meanings(text: str) -> dict[tuple[str, str], str]:
+    """Read the comment of each key, by section ('' for the top level) and key."""
     found: dict[tuple[str, str], str] = {}
     section, last = "", None
-    for line in starter.splitlines():
+    for line in text.splitlines():
         if last and (more := _MORE.fullmatch(line)):
             found[last] += " " + more["meaning"]
             continue

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
 from pydantic_core import PydanticCustomError
-
-from etl.config.duration import Duration
 
 Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"]
 Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
@@ -21,6 +19,44 @@ _SHORTEST_SALT = 16  # characters
 _LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL cuts longer names silently
 _HOST = re.compile(r"[^\W_]([\w-]{0,61}[^\W_])?(\.[^\W_]([\w-]{0,61}[^\W_])?)*\.?")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_DURATION_S = 36500 * 86400  # a century: what is counted back by it must stay a date
+_DURATIONS = "a duration: 45s, 10m, 1h, 7d, or a number of seconds"
+
+
+def parse_duration(value: object) -> timedelta:
+    """Read a duration.
+
+    Args:
+        value: text such as `10m`, a number of seconds, or a timedelta already.
+
+    Returns:
+        The duration, never negative.
+
+    Raises:
+        ValueError: the value is no duration.
+    """
+    if isinstance(value, timedelta) and value >= timedelta(0):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(_DURATIONS)  # noqa: TRY004 -- pydantic reports ValueErrors only
+    match = _DURATION.fullmatch(str(value).strip().lower())
+    if match is None:
+        raise ValueError(_DURATIONS)
+    seconds = float(match["number"]) * _UNITS[match["unit"]]
+    if seconds > _LONGEST_DURATION_S:
+        raise ValueError(f"{_DURATIONS}, at most 36500d")
+    return timedelta(seconds=seconds)
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration in its largest whole unit: `1h`, `90s`, `0s`."""
+    seconds = value.total_seconds()
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{int(seconds // _UNITS[unit])}{unit}"
+    return f"{seconds:g}s"
 
 
 def not_bool(value: object) -> object:
@@ -239,6 +275,9 @@ def check_salt(value: object) -> object:
         raise ValueError(f"a secret text of at least {_SHORTEST_SALT} characters")
     return SecretStr(text)
 
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
+"""A timedelta that is read and written in the notation of `config.yaml`."""
 
 File = Annotated[Path, BeforeValidator(check_path), AfterValidator(expand_home)]
 Whole = Annotated[int, BeforeValidator(not_bool)]

@@ -10,7 +10,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from etl.config.starter import SCHEMA, STARTER
+from etl.config.schema import render, starter
 from etl.db.migrate import migrations
 from etl.sandbox.faults import HTML_OK, anything
 
@@ -20,9 +20,9 @@ NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
 async def test_init_writes_a_file_that_works_and_never_overwrites(command) -> None:
     first = await command("init")
     assert (first.code, first.err) == (0, "")
-    assert (command.folder / "config.yaml").read_text() == STARTER
-    assert (command.folder / "config.schema.json").read_text() == SCHEMA
-    assert (await command("config", "schema")).out == SCHEMA
+    assert (command.folder / "config.yaml").read_text() == starter()
+    assert (command.folder / "config.schema.json").read_text() == render()
+    assert (await command("config", "schema")).out == render()
     command.configure("# mine\n")
     second = await command("init")
     assert second.code == 2

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from etl.config.starter import STARTER
+from etl.config.schema import starter
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +27,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_what_is_in_the_wheel(wheel) -> None:
     names = set(ZipFile(wheel).namelist())
     assert {f"etl/migrations/{each.name}" for each in (ROOT / "migrations").glob("*.sql")} <= names
+    assert "etl/config.yaml" in names
     package = {str(each.relative_to(ROOT)) for each in (ROOT / "etl").rglob("*") if each.is_file()}
     assert {each for each in package if "__pycache__" not in each} <= names
     assert not [name for name in names if name.startswith("tests")]
@@ -47,4 +48,4 @@ async def test_the_demo_runs_from_the_wheel(wheel, tmp_path, command) -> None:
     assert where.startswith(str(target))
     assert (await command("demo", "--runs", "60", "--quiet")).code == 0
     assert (await command("init")).code == 0
-    assert (command.folder / "config.yaml").read_text() == STARTER
+    assert (command.folder / "config.yaml").read_text() == starter()
