@@ -154,7 +154,7 @@ def test_pods_that_are_stopped_end_as_their_syncs_do_however_soon_that_is(tmp_pa
     folders = [tmp_path / str(number) for number in range(60)]
     for folder in folders:
         folder.mkdir()
-    pods = [in_the_pod("trap 'exit 130' TERM; echo ready >&2; sleep 1 & wait", folder) for folder in folders]
+    pods = [in_the_pod("trap 'exit 130' TERM; echo ready >&2; sleep 5 & wait", folder) for folder in folders]
     assert {pod.stderr.readline() for pod in pods if pod.stderr is not None} == {"ready\n"}
     for pod in pods:
         pod.terminate()
