@@ -49,6 +49,8 @@ COMMENT ON COLUMN etl_syncs.version IS 'Version of cortex-etl.';
 CREATE TABLE etl_streams (
     app_id             text   NOT NULL,
     workflow_id        text   NOT NULL,
+    requested          boolean  NOT NULL DEFAULT true,
+    late_after         interval NOT NULL DEFAULT '1 day',
     watermark          timestamptz,
     backfill_done      boolean NOT NULL DEFAULT false,
     backfill_cursor    jsonb,
@@ -68,6 +70,10 @@ CREATE TABLE etl_streams (
 COMMENT ON TABLE etl_streams IS 'One row per stream: the run listing of one workflow as one app lists it.';
 COMMENT ON COLUMN etl_streams.app_id IS 'App whose listing is read.';
 COMMENT ON COLUMN etl_streams.workflow_id IS 'Workflow whose runs are read.';
+COMMENT ON COLUMN etl_streams.requested IS
+    'Whether the settings ask for the stream, as the last sync found; a stream that they no longer ask for is retired.';
+COMMENT ON COLUMN etl_streams.late_after IS
+    'How long the stream may go without a complete sync: the longer of 1 day and 2 × sync.reconcile_every.';
 COMMENT ON COLUMN etl_streams.watermark IS
     'Largest updated_at such that every listed run at or below it is loaded or quarantined.';
 COMMENT ON COLUMN etl_streams.backfill_done IS 'Whether the whole history has been read once.';

@@ -329,24 +329,13 @@ COMMENT ON COLUMN listed_runs.created_at IS 'When the run was created.';
 COMMENT ON COLUMN listed_runs.updated_at IS 'When the run last changed in the API.';
 COMMENT ON COLUMN listed_runs.updated_on_day IS 'True where the API gave updated_at without a time of day.';
 
-CREATE VIEW sync_health AS
+CREATE VIEW stream_counts AS
 SELECT
     streams.app_id,
     streams.workflow_id,
-    streams.watermark,
-    extract(epoch FROM now() - streams.watermark)::double precision AS lag_s,
-    streams.last_synced_at,
-    streams.last_reconciled_at,
-    streams.backfill_done,
-    streams.api_count,
     listed.runs AS warehouse_count,
     quarantine.runs AS quarantined,
-    streams.last_error,
-    streams.last_error_at,
-    workflows.name AS workflow_name,
-    streams.last_succeeded_at,
     erased.runs AS forgotten,
-    workflows.gone_at AS workflow_gone_at,
     listed.runs + quarantine.without_copy + erased.runs AS accounted_for
 FROM etl_streams AS streams
 LEFT JOIN (
@@ -392,15 +381,144 @@ CROSS JOIN LATERAL (
         AND tombstones.kind = 'run' AND tombstones.gone_at IS NULL
         AND streams.listing_status IN ('ALL', coalesce(tombstones.status, streams.listing_status))
         AND streams.listing_origin IN ('ALL', coalesce(tombstones.origin, streams.listing_origin))
-) AS erased
-LEFT JOIN workflows ON workflows.id = streams.workflow_id;
+) AS erased;
+COMMENT ON VIEW stream_counts IS 'One row per stream: what the warehouse holds of its listing. sync_health compares it with the API.';
+COMMENT ON COLUMN stream_counts.app_id IS 'App whose listing is read.';
+COMMENT ON COLUMN stream_counts.workflow_id IS 'Workflow whose runs are read.';
+COMMENT ON COLUMN stream_counts.warehouse_count IS
+    'Number of the stream''s runs in the warehouse that are not gone and pass the filters that the listing was read with.';
+COMMENT ON COLUMN stream_counts.quarantined IS 'Number of its runs in quarantine (open rows of etl_rejects).';
+COMMENT ON COLUMN stream_counts.forgotten IS 'Number of its runs that were erased for good and that the API still lists.';
+COMMENT ON COLUMN stream_counts.accounted_for IS
+    'warehouse_count, plus quarantined runs that the warehouse does not hold, plus erased runs: equals api_count when the stream is complete.';
+
+CREATE VIEW etl_locks AS
+SELECT (classid::bigint << 32) | objid::bigint AS key, pid AS backend_pid
+FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+COMMENT ON VIEW etl_locks IS 'One row per advisory lock in this database: running invocations and the streams they hold are known by theirs.';
+COMMENT ON COLUMN etl_locks.key IS
+    'hashtextextended(name, 0), where the name is the schema, sync and etl_syncs.id, or the schema, stream, app and workflow, joined by line feeds.';
+COMMENT ON COLUMN etl_locks.backend_pid IS 'Process id of the PostgreSQL session that holds the lock.';
+
+CREATE VIEW live_syncs AS
+SELECT syncs.id, syncs.mode, syncs.started_at, syncs.host, syncs.pid, locks.backend_pid
+FROM etl_syncs AS syncs
+JOIN etl_locks AS locks ON locks.key = hashtextextended(
+    (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_syncs'::regclass) || E'\nsync\n' || syncs.id, 0)
+WHERE syncs.status = 'running';
+COMMENT ON VIEW live_syncs IS 'One row per invocation that is running: a row of etl_syncs whose process still holds its lock.';
+COMMENT ON COLUMN live_syncs.id IS 'Number of the invocation (etl_syncs.id).';
+COMMENT ON COLUMN live_syncs.mode IS 'sync, backfill or reconcile.';
+COMMENT ON COLUMN live_syncs.started_at IS 'When it started.';
+COMMENT ON COLUMN live_syncs.host IS 'Host that it runs on.';
+COMMENT ON COLUMN live_syncs.pid IS 'Process id on that host.';
+COMMENT ON COLUMN live_syncs.backend_pid IS 'Process id of the PostgreSQL session that holds its locks.';
+
+CREATE VIEW sync_history AS
+SELECT
+    id, mode, started_at, ended_at,
+    CASE WHEN status = 'running' AND id NOT IN (SELECT live.id FROM live_syncs AS live) THEN 'interrupted' ELSE status END AS status,
+    requests, retries, pages, runs_seen, runs_inserted, runs_updated, runs_unchanged, runs_gone, rejects, error
+FROM etl_syncs;
+COMMENT ON VIEW sync_history IS 'The rows of etl_syncs; one that a dead process left running is shown as interrupted.';
+COMMENT ON COLUMN sync_history.id IS 'Number of the invocation, ascending.';
+COMMENT ON COLUMN sync_history.mode IS 'sync, backfill or reconcile.';
+COMMENT ON COLUMN sync_history.started_at IS 'When it started.';
+COMMENT ON COLUMN sync_history.ended_at IS 'When it ended; null while it runs, and where its process died.';
+COMMENT ON COLUMN sync_history.status IS 'Like etl_syncs.status; interrupted where the process died without recording a result.';
+COMMENT ON COLUMN sync_history.requests IS 'HTTP requests sent, including retries.';
+COMMENT ON COLUMN sync_history.retries IS 'HTTP requests that were retries.';
+COMMENT ON COLUMN sync_history.pages IS 'Pages of listings read.';
+COMMENT ON COLUMN sync_history.runs_seen IS 'Runs received.';
+COMMENT ON COLUMN sync_history.runs_inserted IS 'Runs that were new to the warehouse.';
+COMMENT ON COLUMN sync_history.runs_updated IS 'Runs whose content had changed.';
+COMMENT ON COLUMN sync_history.runs_unchanged IS 'Runs that the warehouse already held as received.';
+COMMENT ON COLUMN sync_history.runs_gone IS 'Runs that the API no longer lists.';
+COMMENT ON COLUMN sync_history.rejects IS 'Runs put into quarantine (etl_rejects).';
+COMMENT ON COLUMN sync_history.error IS 'Message of the error that ended it or of the first failure; null without one.';
+
+CREATE VIEW sync_health AS
+WITH holders AS MATERIALIZED (
+    SELECT
+        locks.key,
+        coalesce(max(format('%s %s (process %s on %s)', live.mode, live.id, live.pid, live.host)), 'another command') AS name
+    FROM etl_locks AS locks
+    LEFT JOIN live_syncs AS live ON live.backend_pid = locks.backend_pid
+    GROUP BY locks.key
+)
+SELECT
+    streams.app_id,
+    streams.workflow_id,
+    workflows.name AS workflow_name,
+    health.state,
+    CASE health.state
+        WHEN 'new' THEN 'Run: cortex-etl sync'
+        WHEN 'loading' THEN CASE WHEN holders.key IS NULL
+            THEN format('Run: cortex-etl backfill --workflow %s', streams.workflow_id)
+            ELSE 'Wait for the invocation that loads it.' END
+        WHEN 'incomplete' THEN format('Run: cortex-etl reconcile --workflow %s', streams.workflow_id)
+        WHEN 'failing' THEN format('Run: cortex-etl sync --workflow %s', streams.workflow_id)
+        WHEN 'late' THEN 'Run: cortex-etl sync, and schedule it: cortex-etl schedule cron'
+        WHEN 'complete' THEN CASE WHEN counts.quarantined > 0 THEN 'Run: cortex-etl rejects list' END
+    END AS hint,
+    streams.watermark,
+    extract(epoch FROM now() - streams.last_synced_at)::double precision AS lag_s,
+    streams.last_synced_at,
+    streams.last_reconciled_at,
+    streams.backfill_done,
+    streams.api_count,
+    counts.warehouse_count,
+    counts.quarantined,
+    streams.last_error,
+    streams.last_error_at,
+    CASE health.state
+        WHEN 'new' THEN 'no sync has read it yet'
+        WHEN 'loading' THEN format('its history is not loaded yet (%s runs so far)', counts.warehouse_count)
+        WHEN 'incomplete' THEN format('the API counts %s runs, the warehouse has %s', streams.api_count, counts.accounted_for)
+        WHEN 'failing' THEN streams.last_error
+        WHEN 'late' THEN coalesce(
+            'no complete sync since ' || to_char(streams.last_succeeded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'),
+            'no complete sync yet')
+    END AS blocker,
+    holders.name AS held_by,
+    streams.last_succeeded_at,
+    counts.accounted_for,
+    counts.forgotten,
+    (
+        SELECT count(*) FROM listed_runs AS runs
+        WHERE runs.listed_by = streams.app_id AND runs.workflow_id = streams.workflow_id
+            AND runs.status IN ('PENDING', 'RUNNING')
+    ) AS open_runs
+FROM etl_streams AS streams
+JOIN stream_counts AS counts ON counts.app_id = streams.app_id AND counts.workflow_id = streams.workflow_id
+LEFT JOIN workflows ON workflows.id = streams.workflow_id
+LEFT JOIN holders ON holders.key = hashtextextended(concat_ws(
+    E'\n', (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_streams'::regclass),
+    'stream', streams.app_id, streams.workflow_id), 0)
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN NOT streams.requested THEN 'retired'
+        WHEN NOT streams.backfill_done AND streams.backfill_cursor IS NULL AND counts.accounted_for = 0
+            AND holders.key IS NULL THEN 'new'
+        WHEN NOT streams.backfill_done THEN 'loading'
+        WHEN streams.api_count <> counts.accounted_for THEN 'incomplete'
+        WHEN streams.last_error IS NOT NULL THEN 'failing'
+        WHEN streams.last_succeeded_at >= now() - streams.late_after THEN 'complete'
+        ELSE 'late'
+    END AS state
+) AS health;
 COMMENT ON VIEW sync_health IS 'One row per stream: how up to date and how complete it is.';
 COMMENT ON COLUMN sync_health.app_id IS 'App whose listing is read.';
 COMMENT ON COLUMN sync_health.workflow_id IS 'Workflow whose runs are read.';
+COMMENT ON COLUMN sync_health.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN sync_health.state IS
+    'The first that applies: retired (the settings no longer ask for it), new (not read yet), loading (its history), incomplete (counts differ), failing (the last attempt failed), late (no complete sync within etl_streams.late_after), complete.';
+COMMENT ON COLUMN sync_health.hint IS 'What to do about it; null where there is nothing to do.';
 COMMENT ON COLUMN sync_health.watermark IS
     'Largest updated_at such that every listed run at or below it is loaded or quarantined.';
-COMMENT ON COLUMN sync_health.lag_s IS
-    'Seconds since the watermark. It grows while no run changes, too; last_synced_at says when the stream was last read.';
+COMMENT ON COLUMN sync_health.lag_s IS 'Seconds since a sync last read the stream to its end.';
 COMMENT ON COLUMN sync_health.last_synced_at IS 'When a sync last read the stream to its end.';
 COMMENT ON COLUMN sync_health.last_reconciled_at IS 'When everything that the API lists was last compared with the warehouse.';
 COMMENT ON COLUMN sync_health.backfill_done IS 'Whether the whole history has been read once.';
@@ -411,14 +529,14 @@ COMMENT ON COLUMN sync_health.warehouse_count IS
 COMMENT ON COLUMN sync_health.quarantined IS 'Number of its runs in quarantine (open rows of etl_rejects).';
 COMMENT ON COLUMN sync_health.last_error IS 'Message of the last failure; null after a success.';
 COMMENT ON COLUMN sync_health.last_error_at IS 'When the last failure occurred.';
-COMMENT ON COLUMN sync_health.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN sync_health.blocker IS 'What keeps the stream from being complete; null where it is complete or retired.';
+COMMENT ON COLUMN sync_health.held_by IS 'The invocation that holds the stream at this moment; null where none does.';
 COMMENT ON COLUMN sync_health.last_succeeded_at IS
     'When a sync of the stream last ended with the counts of the API and the warehouse in agreement.';
-COMMENT ON COLUMN sync_health.forgotten IS 'Number of its runs that were erased for good and that the API still lists.';
-COMMENT ON COLUMN sync_health.workflow_gone_at IS
-    'When discovery found that the API no longer lists the workflow; null while it does, or without discovery.';
 COMMENT ON COLUMN sync_health.accounted_for IS
     'warehouse_count, plus quarantined runs that the warehouse does not hold, plus erased runs: equals api_count when the stream is complete.';
+COMMENT ON COLUMN sync_health.forgotten IS 'Number of its runs that were erased for good and that the API still lists.';
+COMMENT ON COLUMN sync_health.open_runs IS 'Number of its runs that were pending or running when last read.';
 
 DO $$
 DECLARE

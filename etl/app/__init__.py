@@ -3,7 +3,7 @@
 from etl.app.estimate import Plan, StreamPlan, make_plan
 from etl.app.privacy import forget, reader_grants
 from etl.app.rejects import RetryReport, list_rejects, retry_rejects
-from etl.app.status import StatusReport, StreamStatus, status_report
+from etl.app.status import StatusReport, status_report
 from etl.app.summary import StreamSummary, SyncSummary
 from etl.app.syncing import run_sync
 
@@ -12,7 +12,6 @@ __all__ = [
     "RetryReport",
     "StatusReport",
     "StreamPlan",
-    "StreamStatus",
     "StreamSummary",
     "SyncSummary",
     "forget",

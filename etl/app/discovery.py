@@ -1,19 +1,20 @@
-"""Which streams an invocation works on: those configured, those discovered, those asked for."""
+"""Find the streams that the settings ask for, by their ids or by listing the workflows of each app."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.db.workflows import name_workflows, save_workflows
+from etl.db.health import record_requested
+from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode import peek_id
-from etl.errors import FatalError, RecordError, SettingsError, TransientError
+from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
 from etl.sync.received import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     import asyncpg
 
@@ -28,17 +29,17 @@ _PASSES = 4
 
 
 def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
-    """The configured apps, or those of them that are asked for.
+    """Return the configured apps, or those of them that are selected.
 
     Raises:
         SettingsError: none is configured, or one that is asked for is not.
     """
     if not settings.apps:
-        raise SettingsError("no app is configured", hint="Name one under `apps:` in config.yaml: `- id: app_123`.")
+        raise SettingsError("no app is configured", hint="Add one under `apps:` in config.yaml: `- id: app_123`.")
     configured = [app.id for app in settings.apps]
     for name in apps:
         if name not in configured:
-            raise SettingsError(f"the app {name} is not configured", hint=f"Configured are: {', '.join(configured)}.")
+            raise SettingsError(f"the app {name} is not configured", hint=f"Use one of: {', '.join(configured)}.")
     return [app for app in settings.apps if not apps or app.id in apps]
 
 
@@ -51,15 +52,15 @@ async def find_streams(
     take: int,
     redactor: Redactor | None = None,
 ) -> tuple[list[StreamId], str]:
-    """The streams of an app, from its settings or by discovery; what discovery finds is written to the warehouse.
+    """Return the streams of an app, from its settings or by discovery, which stores the workflows it finds.
 
     Args:
         app: its settings.
-        client: asks with the app's key.
-        pool: to the warehouse; None writes nothing.
-        listener: hears of workflows that cannot be read.
+        client: client with the app's key.
+        pool: connections to the warehouse; None writes nothing.
+        listener: receives an event for each workflow that cannot be read.
         take: page size.
-        redactor: applied to a workflow before anything is made of it.
+        redactor: applied to each workflow first.
 
     Returns:
         The streams, and why there may be more of them ("" where these are all).
@@ -75,7 +76,7 @@ async def find_streams(
     if pool is not None:
         rows = [row for row in found.workflows.values() if row is not None]
         bare = [workflow_id for workflow_id, row in found.workflows.items() if row is None]
-        refused = await save_workflows(pool, app.id, rows, bare=bare, whole=not found.trouble)
+        refused = await save_workflows(pool, rows, bare=bare)
         for workflow_id, error in refused.items():
             _tell(listener, app.id, f"PostgreSQL refused {workflow_id}: {error}")
     return [StreamId(app.id, workflow_id) for workflow_id in found.workflows], found.trouble
@@ -83,7 +84,7 @@ async def find_streams(
 
 @dataclass(slots=True)
 class _Discovered:
-    """What an app's listing showed: each workflow's rows, None where only its id can be read; and what is amiss."""
+    """The workflows that an app lists, by id: their rows, or None where only the id is readable; and what is wrong."""
 
     workflows: dict[str, tuple[Row, Row | None] | None] = field(default_factory=dict)
     trouble: str = ""
@@ -92,7 +93,7 @@ class _Discovered:
 async def _discover(
     app_id: str, client: CortexClient, listener: Listener, take: int, redactor: Redactor | None
 ) -> _Discovered:
-    """Read the listing until it stands still: one that leaves meanwhile lets another slide past the reader."""
+    """Read the listing until its count stays the same: while one is removed, the reader can miss another."""
     for _ in range(_PASSES):
         found, counts, listed = _Discovered(), set[int | None](), set[str | bytes]()
         async for page in _pages(app_id, client, take, listed):
@@ -104,12 +105,12 @@ async def _discover(
             if count is not None and len(listed) < count and not found.trouble:
                 found.trouble = f"the API counts {count} workflows and lists {len(listed)}"
             return found
-    found.trouble = "the listing of workflows kept moving while it was read"
+    found.trouble = "the list of workflows kept changing while it was read"
     return found
 
 
 async def _pages(app_id: str, client: CortexClient, take: int, listed: set[str | bytes]) -> AsyncIterator[Page]:
-    """The pages of one reading; what they list is added to `listed`."""
+    """Yield the pages of one pass and add the items to `listed`."""
     token: str | None = None
     for number in range(1, _MAX_PAGES):
         page = await client.list_workflows(app_id, number, take, next_token=token)
@@ -123,7 +124,7 @@ async def _pages(app_id: str, client: CortexClient, take: int, listed: set[str |
 
 
 def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener, redactor: Redactor | None) -> None:
-    """Take a workflow; one with an odd field is known by its id alone, for its runs are as good as any."""
+    """Add a workflow; one with an invalid field is kept by its id alone, as its runs can still be read."""
     workflow_id, rows, error = peek_id(raw), None, "it has no id"
     try:
         rows = normalize_workflow(raw, redactor)
@@ -134,7 +135,7 @@ def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener, redac
     if workflow_id is not None and len(workflow_id.encode()) > LONGEST_ID_BYTES:
         workflow_id, error = None, f"id: expected at most {LONGEST_ID_BYTES} bytes"
     if workflow_id is None:
-        found.trouble = f"a workflow of the listing cannot be read: {error}"
+        found.trouble = f"a listed workflow cannot be read: {error}"
     elif rows is not None:
         found.workflows[workflow_id] = rows
     else:
@@ -146,20 +147,88 @@ def _tell(listener: Listener, app_id: str, error: str) -> None:
 
 
 def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId]:
-    """The streams of the workflows asked for; all where none is named.
+    """Return the streams of the selected workflows, or all where none is selected.
 
     Raises:
-        SettingsError: a workflow that is asked for is in none of the apps.
+        SettingsError: a selected workflow is in none of the apps.
     """
     known = {stream.workflow_id for stream in streams}
     for name in workflows:
         if name not in known:
             raise SettingsError(
-                f"the workflow {name} is in none of the apps asked for",
+                f"the workflow {name} is in none of the selected apps",
                 hint="Add it under `workflows:` in config.yaml, or correct --workflow.",
             )
     return [stream for stream in streams if not workflows or stream.workflow_id in workflows]
 
 
-NOT_DISCOVERED = (FatalError, TransientError)
-"""What keeps one app's workflows from being listed, and leaves the other apps alone; a refused key stops all."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the workflows of an app could not be listed; `is_partial` where some of them could."""
+
+    error: str
+    hint: str
+    is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The streams that the settings ask for, and the problems of apps by their ids."""
+
+    streams: list[StreamId] = field(default_factory=list)
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+
+async def discover(
+    apps: Sequence[AppSettings],
+    clients: Mapping[str, CortexClient],
+    pool: asyncpg.Pool | None,
+    listener: Listener,
+    *,
+    take: int,
+    redactor: Redactor | None,
+) -> Discovery:
+    """Find the streams of several apps; see `find_streams`. An app that fails leaves the others alone.
+
+    Raises:
+        KeyRefusedError: the API refused a key.
+    """
+    found = Discovery()
+    for app in apps:
+        try:
+            streams, trouble = await find_streams(app, clients[app.id], pool, listener, take=take, redactor=redactor)
+        except KeyRefusedError:
+            raise
+        except (FatalError, TransientError) as error:
+            found.problems[app.id] = Problem(error.message, error.hint, is_partial=False)
+            continue
+        found.streams.extend(streams)
+        if trouble:
+            hint = "List the missing workflows under `workflows:` in config.yaml."
+            found.problems[app.id] = Problem(trouble, hint, is_partial=True)
+    return found
+
+
+async def record_discovery(
+    pool: asyncpg.Pool, settings: Settings, apps: Sequence[AppSettings], found: Discovery
+) -> None:
+    """Record which streams the settings ask for, and which workflows are gone.
+
+    Args:
+        pool: connections to the warehouse.
+        settings: all of them; streams of apps that they do not name are retired.
+        apps: the apps that were discovered; streams of the others stay as they were.
+        found: what discovery found.
+    """
+    whole = [app for app in apps if app.id not in found.problems]
+    await record_requested(
+        pool,
+        found.streams,
+        reconcile_every=settings.sync.reconcile_every,
+        kept_apps=[app.id for app in settings.apps if app not in whole],
+        errors={
+            app_id: f"the workflows of the app were not listed: {problem.error}"
+            for app_id, problem in found.problems.items()
+        },
+    )
+    await mark_workflows_gone(pool, [app.id for app in whole if app.workflows == "all"])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.events import Listener
 
-_SQL = statements("reporting")
+_SQL = statements("rejects")
 
 
 @dataclass(slots=True)

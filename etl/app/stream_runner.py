@@ -189,7 +189,6 @@ class StreamRunner:
             self._states[stream],
             sync_id=self._sync_id,
             filters=(api.status, api.origin),
-            apps=[app.id for app in self._settings.apps],
             keep_payloads=self._settings.payloads.retention == "keep",
             dry_run=self._dry_run,
         )

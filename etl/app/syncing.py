@@ -8,13 +8,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from etl.app.clients import open_clients
-from etl.app.discovery import NOT_DISCOVERED, chosen_apps, find_streams, only
+from etl.app.discovery import chosen_apps, discover, only, record_discovery
 from etl.app.stream_runner import STREAMS_AT_ONCE, StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.upkeep import remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_warehouse
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
-from etl.errors import EtlError, InterruptedSyncError, KeyRefusedError, SettingsError, explain
+from etl.errors import EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, ignore, tee
 from etl.normalize import redactor_of
 from etl.sync import Outcome, Task
@@ -147,24 +147,16 @@ class _Invocation:
         outcomes: dict[StreamId, Outcome],
     ) -> list[StreamId]:
         """Find the streams asked for; an app whose workflows cannot be listed gets an outcome of its own, `APP/*`."""
-        streams: list[StreamId] = []
-        pool, take = None if self._dry_run else warehouse.pool, self._settings.api.page_size
-        redactor = redactor_of(self._settings.payloads)
-        for app in apps:
-            whole_app, trouble, hint = StreamId(app.id, "*"), "", ""
-            try:
-                found, trouble = await find_streams(
-                    app, clients[app.id], pool, self._listener, take=take, redactor=redactor
-                )
-                streams += found
-            except KeyRefusedError:
-                raise
-            except NOT_DISCOVERED as error:
-                outcomes[whole_app] = Outcome(whole_app, "failed", error=error.message, hint=error.hint)
-            if trouble and not workflows:
-                hint = "Name the missing workflows under `workflows:` in config.yaml."
-                outcomes[whole_app] = Outcome(whole_app, "partial", error=trouble, hint=hint)
-        return only(streams, workflows) if streams or not outcomes else []
+        pool = None if self._dry_run else warehouse.pool
+        redactor, take = redactor_of(self._settings.payloads), self._settings.api.page_size
+        found = await discover(apps, clients, pool, self._listener, take=take, redactor=redactor)
+        if pool is not None:
+            await record_discovery(pool, self._settings, apps, found)
+        for app_id, problem in found.problems.items():
+            whole_app, status = StreamId(app_id, "*"), "partial" if problem.is_partial else "failed"
+            if not (problem.is_partial and workflows):
+                outcomes[whole_app] = Outcome(whole_app, status, error=problem.error, hint=problem.hint)
+        return only(found.streams, workflows) if found.streams or not outcomes else []
 
     async def _close_ledger(self, warehouse: Warehouse) -> None:
         """Complete the row of `etl_syncs`, over a new connection where the old one was lost unnoticed."""

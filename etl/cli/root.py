@@ -46,5 +46,5 @@ def common(
 
 
 # Each module adds its commands to `app` when imported; this order is that of the help.
-for _module in ("sandbox", "setup", "syncing", "standing", "query", "export", "rejects", "privacy", "schedule"):
+for _module in ("sandbox", "setup", "syncing", "status", "query", "export", "rejects", "privacy", "schedule"):
     import_module(f"etl.cli.{_module}")

@@ -130,8 +130,8 @@ class Watch:
 
     async def _end(self, scope: str, summary: SyncSummary) -> None:
         """Write the metrics and send the alerts; a failure here does not fail the sync."""
-        says_nothing = summary.status == "skipped" or summary.exit_code in (EXIT_INTERRUPTED, EXIT_DATABASE)
-        connection = None if says_nothing else await self._connection()
+        unavailable = summary.exit_code in {EXIT_INTERRUPTED, EXIT_DATABASE}
+        connection = None if unavailable else await self._connection()
         try:
             if self._counters is not None and summary.status != "skipped":
                 await self._write_metrics(summary.as_dict(), connection)
@@ -158,12 +158,12 @@ class Watch:
         return None
 
     async def _write_metrics(self, end: dict[str, Any], connection: asyncpg.Connection | None) -> None:
-        from etl.observe.metrics import read_health, write_metrics
+        from etl.observe.metrics import read_warehouse_health, write_metrics
 
         assert self._file is not None  # noqa: S101 -- there are counters only if there is a file
         assert self._counters is not None  # noqa: S101
         try:
-            health = await read_health(connection, self._settings.apps) if connection is not None else None
+            health = await read_warehouse_health(connection) if connection is not None else None
             write_metrics(self._file, end, self._counters, health)
         except OSError as error:
             fields = {"path": str(self._file), "error": error.strerror or str(error)}
@@ -173,9 +173,10 @@ class Watch:
         alerts = self._settings.alerts
         if alerts.on_state_change is None and self._pings is None:
             return
-        from etl.observe.alerts import StateAlerts, SyncEnd
+        from etl.observe.alerts import StateAlerts, SyncEnd, count_late_streams
 
-        end = SyncEnd(scope, summary)
+        late = await count_late_streams(connection) if connection is not None else 0
+        end = SyncEnd(scope, summary, late)
         if self._pings is not None:
             await self._pings.finish(end)
         if alerts.on_state_change is not None:

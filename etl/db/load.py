@@ -64,7 +64,6 @@ class Loader:
         stream: whose runs these are.
         fence: the token of the lock held; a commit without it is refused by `LockLostError`.
         sync_id: the ledger row that rejects point at.
-        apps: those that are synced; a run that one of them lists too stays when this stream lists it no more.
         keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
     """
 
@@ -74,13 +73,11 @@ class Loader:
         *,
         fence: int,
         sync_id: int | None,
-        apps: Sequence[str] = (),
         keep_payloads: bool = True,
     ) -> None:
         self._stream = stream
         self._fence = fence
         self._sync_id = sync_id
-        self._apps = list(apps)
         self._keep = keep_payloads
         self._references = References()
 
@@ -180,7 +177,7 @@ class Loader:
     async def _mark_gone(self, connection: asyncpg.Connection, runs: Sequence[str]) -> int:
         if not runs:
             return 0
-        rows = await connection.fetch(_SQL["mark_gone"], runs, *self._stream, self._apps)
+        rows = await connection.fetch(_SQL["mark_gone"], runs, *self._stream)
         return sum(row["gone_at"] is not None for row in rows)
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:

@@ -43,7 +43,6 @@ class Store:
         state: as found when the stream was locked; its fencing token guards each write.
         sync_id: the ledger row of this invocation.
         filters: (status, origin) of the listing; counts and comparisons keep to what passes them.
-        apps: see `Loader`.
         keep_payloads: see `Loader`.
         dry_run: read as usual, write nothing.
     """
@@ -57,7 +56,6 @@ class Store:
         *,
         sync_id: int | None,
         filters: tuple[str, str] = ("ALL", "ALL"),
-        apps: Sequence[str] = (),
         keep_payloads: bool = True,
         dry_run: bool = False,
     ) -> None:
@@ -67,7 +65,7 @@ class Store:
         self.state = state
         self.filters = filters
         self.is_dry_run = dry_run
-        self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, apps=apps, keep_payloads=keep_payloads)
+        self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, keep_payloads=keep_payloads)
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""

@@ -26,23 +26,19 @@ _APP = WORKFLOWS.names.index("app_id")
 
 async def save_workflows(
     pool: asyncpg.Pool,
-    app_id: str,
     rows: Sequence[tuple[Row, Row | None]],
     *,
     bare: Sequence[str] = (),
-    whole: bool = True,
 ) -> dict[str, str]:
-    """Upsert what one app's listing holds, and mark those that it holds no more.
+    """Upsert the workflows that an app lists.
 
     Args:
         pool: connections to the warehouse.
-        app_id: the app as configured.
         rows: (workflow row, app row or None) of each listed workflow.
-        bare: listed ones of which no more than the id is known; what is stored of them stays.
-        whole: whether these are all that the listing holds, so that others have gone.
+        bare: ids of listed workflows that could not be read; what is stored about them stays.
 
     Returns:
-        What PostgreSQL says of those that it does not take, by their ids; they are known by their ids alone.
+        The error of each workflow that PostgreSQL refused, by id; of these only the ids are stored.
     """
     refused: dict[str, str] = {}
     async with pool.acquire() as connection, connection.transaction():
@@ -57,9 +53,12 @@ async def save_workflows(
         await hold_owners(connection, (), [*bare, *refused])
         listed = [*(row[0] for row, _ in rows), *bare]
         await connection.execute(_SQL["return_workflows"], listed)
-        if whole:
-            await connection.execute(_SQL["mark_workflows_gone"], app_id, listed)
     return refused
+
+
+async def mark_workflows_gone(pool: asyncpg.Pool, apps: Sequence[str]) -> None:
+    """Mark workflows that these apps no longer list, after `record_requested`."""
+    await pool.execute(_SQL["mark_workflows_gone"], list(apps))
 
 
 async def _write(connection: Connection, rows: Sequence[tuple[Row, Row | None]]) -> None:

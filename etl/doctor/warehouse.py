@@ -11,8 +11,8 @@ from etl.db.connect import connect, quote_identifier, redact_url
 from etl.db.migrate import pending
 from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.db.statements import statements
+from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
-from etl.doctor.standing import examine_standing
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
     migrations = await _migrations(connection, server, settings)
     yield migrations
     if migrations is _UP_TO_DATE:
-        async for check in examine_standing(connection, settings):
+        async for check in examine_bookkeeping(connection, settings):
             yield check
 
 

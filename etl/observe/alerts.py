@@ -33,7 +33,6 @@ TIMEOUT_S = 5.0
 
 _TRIES = 2
 _PAUSE_S = 0.5
-_NEUTRAL = (EXIT_HELD, EXIT_INTERRUPTED)
 _MAX_STREAMS = 20  # listed in one message
 
 _SQL = statements("alerts")
@@ -46,10 +45,12 @@ class SyncEnd:
     Attributes:
         scope: the apps and workflows it was limited to; alerts are tracked per scope.
         summary: `SyncSummary.as_dict()`.
+        late_streams: how many streams are late.
     """
 
     scope: str
     summary: Mapping[str, Any]
+    late_streams: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -59,8 +60,8 @@ class SyncEnd:
 
     @property
     def state(self) -> str | None:
-        """`good`, `bad`, or None if the exit code is neutral."""
-        if self.exit_code in _NEUTRAL:
+        """`good`, `bad`, or None: interrupted, or streams were held by other invocations and none is late yet."""
+        if self.exit_code == EXIT_INTERRUPTED or (self.exit_code == EXIT_HELD and not self.late_streams):
             return None
         return "bad" if self.exit_code else "good"
 
@@ -70,7 +71,14 @@ class SyncEnd:
         if not self.exit_code:
             return f"{begin} succeeded"
         hint = f" (hint: {self.summary['hint']})" if self.summary["hint"] else ""
-        return f"{begin} ended with {self.exit_code}: {self.summary['error']}{hint}"
+        late = f"; {self.late_streams} streams are late" if self.late_streams else ""
+        return f"{begin} ended with {self.exit_code}: {self.summary['error']}{late}{hint}"
+
+
+async def count_late_streams(connection: asyncpg.Connection) -> int:
+    """Count the streams without a complete sync for too long."""
+    count: int = await connection.fetchval(_SQL["late_streams"])
+    return count
 
 
 class Caller:

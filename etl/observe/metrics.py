@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl import __version__, events
-from etl.db.standing import is_retired
+from etl.db.health import read_health
 from etl.db.statements import statements
 from etl.files import write_atomically
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.config import AppSettings
-
-_SQL = statements("metrics")
+_SQL = statements("health")
 _READABLE = 0o644  # the exporter runs as another user
 _STREAM = "cortex_etl_stream_"
 _LAST_SUCCESS = "cortex_etl_last_success_timestamp_seconds"
@@ -37,7 +35,7 @@ _STREAM_HEALTH = (
     ("last_success_timestamp_seconds", "last_succeeded_at", "When a sync of the stream last succeeded."),
     ("last_sync_timestamp_seconds", "last_synced_at", "When a sync last read the stream to its end."),
     ("last_reconcile_timestamp_seconds", "last_reconciled_at", "When the whole stream was last compared with the API."),
-    ("lag_seconds", "lag_s", "Seconds from the watermark to the end of the last sync."),
+    ("lag_seconds", "lag_s", "Seconds since a sync last read the stream to its end."),
     ("api_runs", "api_count", "Runs counted by the API."),
     ("warehouse_runs", "warehouse_count", "Runs in the warehouse that are not gone from the API."),
     ("quarantined_runs", "quarantined", "Runs in quarantine."),
@@ -85,10 +83,12 @@ class WarehouseHealth:
     last_success: float | None
 
 
-async def read_health(connection: asyncpg.Connection, apps: Sequence[AppSettings]) -> WarehouseHealth:
+async def read_warehouse_health(connection: asyncpg.Connection) -> WarehouseHealth:
     """Read the health of the streams; leave out retired ones, whose alarms would never end."""
     last = await connection.fetchval(_SQL["last_success"])
-    rows = [dict(row) for row in await connection.fetch(_SQL["streams"]) if not is_retired(row, apps)]
+    rows = [row for row in await read_health(connection) if row["state"] != "retired"]
+    for row in rows:
+        row["is_failing"] = row["state"] in {"incomplete", "failing"}
     return WarehouseHealth(rows, last.timestamp() if last is not None else None)
 
 
@@ -97,7 +97,7 @@ def write_metrics(path: Path, end: Mapping[str, Any], counters: StreamCounters, 
 
     Args:
         path: path of the file; it is made readable by all users.
-        end: how the sync ended: `mode`, `exit_code` and the fields of `SyncSummary.as_dict()`, if there is one.
+        end: `SyncSummary.as_dict()`.
         counters: what the sync did, per stream.
         health: health of the streams; None if the warehouse is unreachable.
 
@@ -125,11 +125,11 @@ def _sync_metrics(end: Mapping[str, Any]) -> Iterator[Metric]:
     values = (
         ("end_timestamp_seconds", "When the last sync ended.", time.time()),
         ("exit_code", "Exit code of the last sync; 0 means success.", end["exit_code"]),
-        ("duration_seconds", "Duration of the last sync.", end.get("seconds", 0.0)),
-        ("requests", "Requests sent by the last sync, including retries.", end.get("requests", 0)),
-        ("retries", "Requests retried by the last sync.", end.get("retries", 0)),
-        ("pages", "Pages read by the last sync.", end.get("pages", 0)),
-        ("rejects", "Runs quarantined by the last sync.", end.get("rejects", 0)),
+        ("duration_seconds", "Duration of the last sync.", end["seconds"]),
+        ("requests", "Requests sent by the last sync, including retries.", end["requests"]),
+        ("retries", "Requests retried by the last sync.", end["retries"]),
+        ("pages", "Pages read by the last sync.", end["pages"]),
+        ("rejects", "Runs quarantined by the last sync.", end["rejects"]),
     )
     for name, text, value in values:
         family = GaugeMetricFamily(f"cortex_etl_sync_{name}", text, labels=("mode",))
@@ -137,7 +137,7 @@ def _sync_metrics(end: Mapping[str, Any]) -> Iterator[Metric]:
         yield family
     runs = GaugeMetricFamily("cortex_etl_sync_runs", "Runs of the last sync.", labels=("mode", "change"))
     for change in ("inserted", "updated", "unchanged", "gone"):
-        runs.add_metric((mode, change), float(end.get(f"runs_{change}", 0)))
+        runs.add_metric((mode, change), float(end[f"runs_{change}"]))
     yield runs
     build = GaugeMetricFamily("cortex_etl_build_info", "Version of cortex-etl.", labels=("version",))
     build.add_metric((__version__,), 1.0)
@@ -158,6 +158,10 @@ def _stream_metrics(health: WarehouseHealth, counters: StreamCounters) -> Iterat
                 number = value.timestamp() if hasattr(value, "timestamp") else float(value)
                 family.add_metric((row["app_id"], row["workflow_id"]), number)
         yield family
+    states = GaugeMetricFamily(f"{_STREAM}state", "1 for the state of the stream.", labels=(*labels, "state"))
+    for row in health.streams:
+        states.add_metric((row["app_id"], row["workflow_id"], row["state"]), 1.0)
+    yield states
     for name, text in _STREAM_ACTIVITY:
         family = GaugeMetricFamily(f"{_STREAM}sync_{name}", text, labels=labels)
         for row in health.streams:

@@ -135,16 +135,13 @@ class Stream:
 
     app_id: str
     workflow_id: str
-    lag_s: float | None
+    state: str
     last_synced_at: datetime | None
     last_reconciled_at: datetime | None
-    backfill_done: bool
     api_count: int | None
     warehouse_count: int
     quarantined: int
     last_error: str | None
-    last_error_at: datetime | None
-    accounted_for: int
 
 
 @dataclass(frozen=True, slots=True)

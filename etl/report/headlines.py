@@ -125,23 +125,14 @@ def open_runs(found: Sequence[OpenRun]) -> str:
     return f"{formatting.count(number, 'open run')}{since}"
 
 
-def is_complete(stream: Stream) -> bool:
-    """Return whether the counts agree, the history is loaded and the last sync of the stream did not fail."""
-    return (
-        stream.backfill_done
-        and stream.last_error is None
-        and (stream.api_count is None or stream.api_count == stream.accounted_for)
-    )
-
-
 def streams(found: Sequence[Stream], span: Span) -> str:
     """State whether all streams are complete and when they were last read."""
     if not found:
         return "Nothing has been synced yet"
-    incomplete = sum(not is_complete(each) for each in found)
+    incomplete = sum(each.state != "complete" for each in found)
     read = [each.last_synced_at for each in found if each.last_synced_at]
     when = f"last read {formatting.ago(min(read), span.now)}" if len(read) == len(found) else "some never fully read"
     if incomplete:
-        return f"{incomplete} of {formatting.count(len(found), 'workflow')} incomplete; {when}"
+        return f"{incomplete} of {formatting.count(len(found), 'workflow')} not complete; {when}"
     everything = "The workflow is" if len(found) == 1 else f"All {formatting.count(len(found))} workflows are"
     return f"{everything} complete; {when}"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etl.report import formatting
-from etl.report.headlines import is_complete
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,11 +118,11 @@ def open_runs(facts: Facts, labels: Labels) -> Table:
 
 def streams(facts: Facts, labels: Labels) -> Table:
     """One row per stream, those that need attention first."""
-    ranked = sorted(facts.streams, key=lambda each: (is_complete(each), labels(each.workflow_id)))
+    ranked = sorted(facts.streams, key=lambda each: (each.state == "complete", labels(each.workflow_id)))
     rows = [
         (
             _text(labels(each.workflow_id)),
-            _text(_state(each), "" if is_complete(each) else "bad"),
+            _text(_state(each), "" if each.state == "complete" else "bad"),
             _count(each.api_count),
             _count(each.warehouse_count),
             _count(each.quarantined),
@@ -138,11 +137,9 @@ def streams(facts: Facts, labels: Labels) -> Table:
 
 
 def _state(stream: Stream) -> str:
-    if stream.last_error is not None:
+    if stream.state == "failing" and stream.last_error is not None:
         return f"failing: {formatting.shortened(stream.last_error, 120)}"
-    if not stream.backfill_done:
-        return "loading"
-    return "complete" if is_complete(stream) else "incomplete"
+    return stream.state
 
 
 def syncs(facts: Facts) -> Table:

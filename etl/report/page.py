@@ -119,7 +119,7 @@ def _tiles(facts: Facts) -> list[Tile]:
         credits_note = f"{formatting.credit(week.since.credits)} in the last 7 days, "
         credits_note += f"{formatting.credit(week.before.credits)} in the 7 before"
     number_open = facts.open_runs[0].open_in_all if facts.open_runs else 0
-    incomplete = sum(not headlines.is_complete(each) for each in facts.streams)
+    incomplete = sum(each.state != "complete" for each in facts.streams)
     return [
         Tile("Runs", f"{total.runs:,}", runs_note),
         Tile(

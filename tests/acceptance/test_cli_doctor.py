@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-from datetime import UTC, datetime
 from time import monotonic
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -16,10 +15,9 @@ import pytest
 from postgres_fixtures import with_database
 from postgres_proxies import far_away
 
-from etl.config import AppSettings, DatabaseSettings, Settings
+from etl.config import DatabaseSettings, Settings
 from etl.db.budget import Budget
-from etl.db.standing import is_retired
-from etl.doctor.standing import _locks
+from etl.doctor.bookkeeping import _locks
 from etl.doctor.warehouse import examine_warehouse
 from etl.sandbox.faults import Headers, Status, anything
 
@@ -42,34 +40,32 @@ async def role(warehouse):
     await warehouse.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 
 
-async def test_streams_that_stand_still(at_work, warehouse) -> None:
+async def test_streams_that_need_attention(at_work, warehouse) -> None:
     command, _ = at_work
     assert (await command("sync", "--quiet")).code == 0
-    assert (await findings(command))["watermark"][0]["state"] == "ok"
+    assert (await findings(command))["streams"][0]["state"] == "ok"
     ids = [row["workflow_id"] for row in await warehouse.fetch("SELECT workflow_id FROM etl_streams ORDER BY 1")]
-    away, behind, short, failing = ids
+    late, short, failing, _ = ids
     await warehouse.execute(
-        "UPDATE etl_streams SET last_synced_at = now() - interval '50 h' WHERE workflow_id = $1", away
-    )
-    await warehouse.execute(
-        "UPDATE etl_streams SET watermark = watermark - interval '9 d' WHERE workflow_id = $1", behind
+        "UPDATE etl_streams SET last_succeeded_at = now() - interval '50 h' WHERE workflow_id = $1", late
     )
     await warehouse.execute("UPDATE etl_streams SET api_count = api_count + 1 WHERE workflow_id = $1", short)
     await warehouse.execute(
         "UPDATE etl_streams SET last_error = 'no answer', last_error_at = now() WHERE workflow_id = $1", failing
     )
-    told = (await command("status")).out
-    assert f"{away}\n  late: no sync has read it to its end for 2d\n  hint: cortex-etl sync" in told
-    found = {each["found"].split("/")[1].split(":")[0]: each for each in (await findings(command))["watermark"]}
+    status = await command("status")
+    assert status.code == 1
+    assert f"{late}\n  late: no complete sync since 20" in status.out
+    found = {each["found"].split("/")[1].split()[0]: each for each in (await findings(command))["streams"]}
     assert {each["state"] for each in found.values()} == {"warning"}
-    assert all("the watermark stands still at 20" in each["found"] for each in found.values())
-    assert "no sync has read it for 50h" in found[away]["found"]
-    assert "schedule cron" in found[away]["hint"]
-    assert "are here" in found[behind]["found"]
+    assert all("its watermark is 20" in each["found"] for each in found.values())
+    assert "is late: no complete sync since 20" in found[late]["found"]
+    assert "schedule cron" in found[late]["hint"]
     assert found[short]["hint"] == f"Run: cortex-etl reconcile --workflow {short}"
-    assert "no answer" in found[failing]["found"]
+    assert "is failing: no answer" in found[failing]["found"]
     assert (await command("reconcile", "--quiet")).code == 0
-    assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
+    assert [each["state"] for each in (await findings(command))["streams"]] == ["ok"]
+    assert (await command("status")).code == 0
 
 
 async def test_doctor_keeps_to_the_shared_request_budget(at_work, warehouse, database_url) -> None:
@@ -136,13 +132,13 @@ async def test_a_lock_of_a_process_that_hangs(at_work, warehouse, database_url) 
     holder = await asyncpg.connect(database_url)
     await holder.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"cortex\nsync\n{number}")
     (held,) = (await findings(command))["locks"]
-    assert (held["state"], held["found"]) == ("ok", "1 other process at work")
+    assert (held["state"], held["found"]) == ("ok", "1 other invocation running")
     check = await _locks(Stale(warehouse))
     assert check.state == "warning"
     assert f"process 4711 on elsewhere, sync {number} holds streams" in check.found
     assert check.hint.endswith(f"SELECT pg_terminate_backend({holder.get_server_pid()});")
     await holder.close()
-    assert (await findings(command))["locks"][0]["found"] == "none is held"
+    assert (await findings(command))["locks"][0]["found"] == "no stream is locked"
 
 
 class Stale:
@@ -171,12 +167,12 @@ async def test_a_history_that_is_being_loaded_is_no_trouble(at_work, warehouse) 
     async with asyncio.timeout(30):
         while not await warehouse.fetchval("SELECT count(*) FROM etl_streams WHERE backfill_cursor IS NOT NULL"):
             await asyncio.sleep(0.05)
-    assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
+    assert [each["state"] for each in (await findings(command))["streams"]] == ["ok"]
     process.kill()
     await process.wait()
-    found = (await findings(command))["watermark"]
+    found = (await findings(command))["streams"]
     assert found[0]["state"] == "warning"
-    assert any("the watermark has not begun: loading" in each["found"] for each in found)
+    assert any("is loading: its history is not loaded yet" in each["found"] for each in found)
 
 
 async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_world, sandbox) -> None:
@@ -275,26 +271,10 @@ async def test_what_is_read_no_more_is_nobodys_trouble(at_work, warehouse) -> No
     assert (await command("sync", "--quiet", "--metrics-file", "cortex.prom")).code == 0
     assert '"wf_gone"' not in (command.folder / "cortex.prom").read_text()
     streams = (await command("status", "--json")).json["streams"]
-    retired = [each["app_id"] for each in streams if (each["state"], each["hint"]) == ("retired", "")]
+    retired = [each["app_id"] for each in streams if (each["state"], each["hint"]) == ("retired", None)]
     assert sorted(retired) == [app_id, "app_left"]
     assert {each["state"] for each in streams} == {"retired", "complete"}
-    assert [each["state"] for each in (await findings(command))["watermark"]] == ["ok"]
-
-
-@pytest.mark.parametrize(
-    ("workflows", "gone_at", "retired"),
-    [
-        ("all", None, False),
-        ("all", datetime.now(UTC), True),
-        (["wf"], datetime.now(UTC), False),  # the settings insist: whatever is wrong with it is to be told
-        (["other"], None, True),
-    ],
-)
-def test_what_is_read_no_more(workflows, gone_at, retired) -> None:
-    row = {"app_id": "a", "workflow_id": "wf", "workflow_gone_at": gone_at}
-    assert is_retired(row, [AppSettings(id="a", workflows=workflows)]) == retired
-    assert is_retired(row, [AppSettings(id="b")])
-    assert not is_retired(row, [])  # settings that name no app say nothing
+    assert [each["state"] for each in (await findings(command))["streams"]] == ["ok"]
 
 
 async def test_the_room_is_told_of_before_what_fails_for_lack_of_it(tmp_path, monkeypatch) -> None:

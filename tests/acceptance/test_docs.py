@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from etl import errors
+from etl.app import SyncSummary
 from etl.cli.reference import commands, render
 from etl.cli.root import app
 from etl.config import Settings
@@ -214,7 +215,7 @@ def test_every_metric_is_explained_and_no_other() -> None:
         for span in re.findall(r"`((?:cortex_etl|\.\.\.)_\w+)`", table)
     }
     health = WarehouseHealth([], None)
-    written = [*_sync_metrics({"mode": "sync", "exit_code": 0}), *_stream_metrics(health, StreamCounters())]
+    written = [*_sync_metrics(SyncSummary("sync").as_dict()), *_stream_metrics(health, StreamCounters())]
     assert {family.name for family in written} == explained
 
 

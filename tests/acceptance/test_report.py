@@ -341,12 +341,11 @@ async def test_report_ends_with_the_last_run_of_an_old_warehouse(database_url, t
     assert "The last run is 40 days old." in html
 
 
-async def test_gone_workflows_are_left_out_of_sync_health(database_url, tmp_path, warehouse) -> None:
+async def test_retired_streams_are_left_out_of_sync_health(database_url, tmp_path, warehouse) -> None:
     await warehouse.execute(
         """
-        INSERT INTO workflows (id, gone_at) VALUES ('there', NULL), ('gone', now());
-        INSERT INTO etl_streams (app_id, workflow_id, backfill_done, last_synced_at)
-        VALUES ('app', 'there', true, now()), ('app', 'gone', false, now() - interval '50 days')
+        INSERT INTO etl_streams (app_id, workflow_id, requested, backfill_done, last_synced_at, last_succeeded_at)
+        VALUES ('app', 'there', true, true, now(), now()), ('app', 'gone', false, false, now() - interval '50 days', NULL)
         """
     )
     await write_report(database_url, "cortex", tmp_path / "report.html")

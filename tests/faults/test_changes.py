@@ -365,7 +365,7 @@ async def test_with_a_filter_the_comparison_is_with_what_passes_it(database_url,
         assert reconciled.status == "succeeded"
         (stream,) = (await status_report(t.settings)).streams
         counts = (reconciled.streams[0].api_count, reconciled.streams[0].warehouse_count)
-        assert (stream.state, stream.api_count, stream.warehouse_count) == ("complete", *counts)
+        assert (stream["state"], stream["api_count"], stream["warehouse_count"]) == ("complete", *counts)
         (health,) = await t.connection.fetch("SELECT api_count, warehouse_count, accounted_for FROM sync_health")
         assert tuple(health) == (counts[0], counts[1], counts[0])
         t.api = {"page_size": 5}

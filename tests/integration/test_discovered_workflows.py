@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from etl.app import SyncSummary, run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, PayloadSettings, Settings
 from etl.db.connect import create_pool
-from etl.db.workflows import save_workflows
-from etl.events import Listener, ignore
+from etl.db.health import record_requested
+from etl.db.workflows import mark_workflows_gone, save_workflows
+from etl.events import Listener, StreamId, ignore
 from etl.normalize import normalize_workflow
 from etl.sandbox import Sandbox, World
 from etl.sandbox.faults import BadItem
@@ -26,20 +28,20 @@ def listing(*workflows: tuple[str, str | None]) -> list[Any]:
 async def test_a_workflow_is_gone_when_its_listing_shows_it_no_more(database_url: str) -> None:
     pool = await create_pool(database_url, "cortex", size=1)
 
-    async def gone() -> list[str]:
+    async def gone_after(app: str, *listed: tuple[str, str | None]) -> list[str]:
+        await save_workflows(pool, listing(*listed))
+        streams, others = [StreamId(app, name) for name, _ in listed], sorted({"a", "b"} - {app})
+        await record_requested(pool, streams, reconcile_every=timedelta(0), kept_apps=others, errors={})
+        await mark_workflows_gone(pool, [app])
         rows = await pool.fetch("SELECT id FROM workflows WHERE gone_at IS NOT NULL ORDER BY id")
         return [row["id"] for row in rows]
 
-    await save_workflows(pool, "b", listing(("b1", "b"), ("b2", "b")))
-    await save_workflows(pool, "a", listing(("a1", "a"), ("b1", "b"), ("nobody's", None)))
-    assert await gone() == []  # that b1 is shown here too does not make b2 gone
-    await pool.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'nobody''s')")
-    await save_workflows(pool, "a", listing(("b1", "b")))
-    assert await gone() == ["a1", "nobody's"]
-    await save_workflows(pool, "a", listing(("a1", "a"), ("b1", "b"), ("nobody's", None)))
-    assert await gone() == []
-    await save_workflows(pool, "b", listing(("b1", "b")))
-    assert await gone() == ["b2"]
+    assert await gone_after("b", ("b1", "b"), ("b2", "b")) == []
+    assert await gone_after("a", ("a1", "a"), ("b1", "b"), ("nobody's", None)) == []  # says nothing of b2
+    assert await gone_after("a", ("b1", "b")) == ["a1", "nobody's"]
+    assert await gone_after("a", ("a1", "a"), ("b1", "b"), ("nobody's", None)) == []
+    assert await gone_after("b", ("b1", "b")) == ["b2"]
+    assert await gone_after("b") == ["b2"]  # the other app lists b1
     await pool.close()
 
 

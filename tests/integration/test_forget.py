@@ -68,7 +68,7 @@ async def agrees(trial: Trial) -> bool:
     report = await status_report(trial.settings)
     rows = await trial.warehouse.fetch("SELECT * FROM sync_health")
     counted = all(row["api_count"] == row["warehouse_count"] + row["quarantined"] + row["forgotten"] for row in rows)
-    return counted and {each.state for each in report.streams} == {"complete"}
+    return counted and {each["state"] for each in report.streams} == {"complete"}
 
 
 async def test_a_run_is_gone_with_all_that_is_its_own_and_stays_away(trial: Trial) -> None:

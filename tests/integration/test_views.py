@@ -19,8 +19,8 @@ CONTRACT = {
     "recent_failures": "run_id app_id workflow_id workflow_name failed_at step_key step_type error origin version",
     "open_runs": "run_id app_id workflow_id workflow_name status created_at age_s last_synced_at",
     "run_tree": "root_run_id run_id parent_run_id parent_step_key depth status credits",
-    "sync_health": "app_id workflow_id watermark lag_s last_synced_at last_reconciled_at backfill_done api_count "
-    "warehouse_count quarantined last_error last_error_at",
+    "sync_health": "app_id workflow_id workflow_name state hint watermark lag_s last_synced_at last_reconciled_at "
+    "backfill_done api_count warehouse_count quarantined last_error last_error_at",
 }
 DAY = date(2026, 3, 1)
 
@@ -259,7 +259,7 @@ async def test_open_runs_are_those_that_wait_or_run_and_are_still_listed(warehou
 async def test_health_of_streams_agrees_with_the_tables(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     await insert(warehouse, "etl_streams", app_id="a", workflow_id="w", api_count=9, backfill_done=True)
-    await warehouse.execute("UPDATE etl_streams SET watermark = now() - interval '90 seconds'")
+    await warehouse.execute("UPDATE etl_streams SET last_synced_at = now() - interval '90 seconds'")
     await insert(warehouse, "etl_streams", app_id="c", workflow_id="w")
     await run(warehouse, "r1")
     await run(warehouse, "r2", app_id="b", workflow_app_id="b")  # triggered from another app, listed for a

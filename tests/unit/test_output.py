@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from etl.cli.output import encode_json, fitted, plain, table, write_csv, write_json, write_result
-from etl.cli.standing import span
+from etl.cli.status import span
 
 
 @pytest.mark.parametrize(

@@ -140,18 +140,15 @@ def test_failures_and_open_runs_headlines() -> None:
     assert headlines.open_runs([]) == "No open runs"
 
 
-def stream(*, api: int | None = 10, here: int = 10, done: bool = True, error: str | None = None) -> Stream:
-    return Stream("a", "w", 1.0, NOW - timedelta(minutes=5), None, done, api, here, 0, error, None, here)
+def stream(state: str = "complete") -> Stream:
+    return Stream("a", "w", state, NOW - timedelta(minutes=5), None, 10, 10, 0, None)
 
 
 def test_sync_health_headline() -> None:
     span = Span(NOW, TODAY, TODAY, TODAY, 1, 0)
-    assert (
-        said(headlines.streams([stream(), stream(api=None)], span))
-        == "All 2 workflows are complete; last read 5 min ago"
-    )
-    behind = [stream(here=9), stream(done=False), stream(error="refused"), stream()]
-    assert said(headlines.streams(behind, span)) == "3 of 4 workflows incomplete; last read 5 min ago"
+    assert said(headlines.streams([stream(), stream()], span)) == "All 2 workflows are complete; last read 5 min ago"
+    behind = [stream("incomplete"), stream("loading"), stream("failing"), stream()]
+    assert said(headlines.streams(behind, span)) == "3 of 4 workflows not complete; last read 5 min ago"
     assert headlines.streams([], span) == "Nothing has been synced yet"
 
 

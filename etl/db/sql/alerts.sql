@@ -5,3 +5,6 @@ SELECT value ->> 'state' AS state, value ->> 'since' AS since FROM etl_settings 
 -- name: store
 INSERT INTO etl_settings (name, value) VALUES ($1, jsonb_build_object('state', $2::text, 'since', $3::text))
 ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()
+
+-- name: late_streams
+SELECT count(*) FROM sync_health WHERE state = 'late'

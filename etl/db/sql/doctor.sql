@@ -27,29 +27,18 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v') AND NOT has_table_privileg
 GROUP BY c.relname
 ORDER BY c.relname;
 
--- name: newest
--- When the latest change of each stream's listed runs was.
-SELECT listed_by AS app_id, workflow_id, max(updated_at) AS newest
-FROM listed_runs
-GROUP BY 1, 2;
-
 -- name: locks
--- Sessions that hold the lock of a running invocation; stale: PostgreSQL has heard nothing of it for ten minutes.
+-- Running invocations; stale: PostgreSQL has heard nothing from them for ten minutes.
 SELECT
-    locks.pid,
-    syncs.id                                              AS sync_id,
-    syncs.host,
-    syncs.pid                                             AS process,
+    live.backend_pid                                      AS pid,
+    live.id                                               AS sync_id,
+    live.host,
+    live.pid                                              AS process,
     activity.state_change                                 AS silent_since,
     activity.state_change < now() - interval '10 minutes' AS is_stale
-FROM etl_syncs AS syncs
-JOIN pg_locks AS locks
-    ON locks.locktype = 'advisory' AND locks.granted
-    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND (locks.classid::bigint << 32) | locks.objid::bigint = hashtextextended(current_schema() || E'\nsync\n' || syncs.id, 0)
-JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
-WHERE syncs.status = 'running'
-ORDER BY is_stale DESC NULLS LAST, syncs.id;
+FROM live_syncs AS live
+JOIN pg_stat_activity AS activity ON activity.pid = live.backend_pid
+ORDER BY is_stale DESC NULLS LAST, live.id;
 
 -- name: paused
 -- When an API host asked for a pause last, within a day, and how many requests it had taken in the minute before.

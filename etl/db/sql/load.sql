@@ -46,13 +46,13 @@ WHERE id = ANY ($1::text[]) AND workflow_id = $3 AND gone_at IS NULL
     AND stream_app_id <> $2 AND NOT $2 = ANY (coalesce(also_listed_by, '{}'))
 
 -- name: mark_gone
--- Runs that app $2 lists no more, in workflow $3. One that another of the apps $4 lists stays, as its; but not where that
--- app was not synced since a day before this stream was last compared with the API: it may never say what has gone.
+-- Mark runs of workflow $3 that app $2 no longer lists. A run that another requested stream lists stays, as its own;
+-- but not where that stream was not synced since a day before this one was last compared with the API.
 WITH others AS (
     SELECT other.app_id
     FROM etl_streams AS other
     LEFT JOIN etl_streams AS this ON this.app_id = $2 AND this.workflow_id = $3
-    WHERE other.workflow_id = $3 AND other.app_id <> $2 AND other.app_id = ANY ($4::text[])
+    WHERE other.workflow_id = $3 AND other.app_id <> $2 AND other.requested
         AND other.last_synced_at > coalesce(this.last_reconciled_at, '-infinity') - interval '1 day'
 )
 UPDATE runs

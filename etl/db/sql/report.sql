@@ -107,16 +107,16 @@ ORDER BY created_at NULLS FIRST, run_id
 LIMIT 100
 
 -- name: streams
--- Sync health of the streams, except of workflows that are gone.
-SELECT app_id, workflow_id, lag_s, last_synced_at, last_reconciled_at, backfill_done, api_count, warehouse_count,
-    quarantined, left(last_error, 600) AS last_error, last_error_at, accounted_for
+-- Sync health of the streams, except retired ones.
+SELECT app_id, workflow_id, state, last_synced_at, last_reconciled_at, api_count, warehouse_count, quarantined,
+    left(last_error, 600) AS last_error
 FROM sync_health
-WHERE workflow_gone_at IS NULL
+WHERE state <> 'retired'
 ORDER BY app_id, workflow_id
 
 -- name: syncs
 SELECT id, mode, status, started_at, ended_at, requests, runs_inserted, runs_updated, runs_gone, rejects,
     left(error, 600) AS error
-FROM etl_syncs
+FROM sync_history
 ORDER BY id DESC
 LIMIT 10

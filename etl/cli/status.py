@@ -1,4 +1,4 @@
-"""Commands that say how it stands and what is ahead: status, plan."""
+"""Commands about the streams: status, plan."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.syncing import AppOption, WorkflowOption
 from etl.cli.warehouse import DemoOption, readable_settings
+from etl.errors import EXIT_INCOMPLETE, EXIT_OK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from etl.app import Plan, StatusReport, StreamStatus
+    from etl.app import Plan, StatusReport
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -26,11 +27,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def status(
     call: Invocation,
     *,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what holds each watermark back.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what blocks each watermark.")] = False,
     json: JsonOption = False,
     demo: DemoOption = False,
-) -> None:
-    """Show the streams: watermark, lag, last sync, quarantine, the API's count against ours, and what to do.
+) -> int:
+    """Show the streams with state, watermark, lag, last sync, counts, quarantine, lock holder and hint.
+
+    Exits with 1 unless every stream is complete, retired or being loaded.
 
     Example: `cortex-etl status --explain`
     """
@@ -39,30 +42,31 @@ def status(
     report = run_async(status_report(readable_settings(call, demo=demo), explain=explain))
     if json:
         typer.echo(call.mask(encode_json(report.as_dict())))
-        return
-    _show_status(call, report, explain=explain)
+    else:
+        _show_status(call, report, explain=explain)
+    return EXIT_OK if report.is_healthy else EXIT_INCOMPLETE
 
 
 def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> None:
     if not report.streams:
-        typer.echo("no stream has been read yet; begin with: cortex-etl sync")
+        typer.echo("no stream has been read yet; run: cortex-etl sync")
         return
     rows = [
         [
             call.mask(name),
-            each.state,
-            span(each.lag_s),
-            age(each.last_synced_at),
-            age(each.last_reconciled_at),
-            each.api_count,
-            each.warehouse_count,
-            each.quarantined,
-            each.open_runs,
+            each["state"],
+            span(each["lag_s"]),
+            age(each["watermark"]),
+            age(each["last_reconciled_at"]),
+            each["api_count"],
+            each["warehouse_count"],
+            each["quarantined"],
+            each["open_runs"],
         ]
         for each, name in zip(report.streams, _names(report.streams), strict=True)
     ]
     counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
-    headings = ["workflow", "state", "lag", "synced", "recon\u00adciled", *counts]
+    headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     show_table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
     for each in report.streams:
         for line in _remarks(each, explain=explain):
@@ -74,29 +78,32 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
         typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
 
 
-def _names(streams: Sequence[StreamStatus]) -> list[str]:
-    """What to call each stream: its workflow, and the app before it where workflows have the same name."""
-    names = [each.workflow_name or each.workflow_id for each in streams]
+def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a name for each stream: its workflow, after its app where two workflows have the same name."""
+    names = [each["workflow_name"] or each["workflow_id"] for each in streams]
     times = Counter(names)
-    return [f"{each.app_id}/{name}" if times[name] > 1 else name for each, name in zip(streams, names, strict=True)]
+    return [f"{each['app_id']}/{name}" if times[name] > 1 else name for each, name in zip(streams, names, strict=True)]
 
 
-def _remarks(stream: StreamStatus, *, explain: bool) -> list[str]:
+def _remarks(stream: Mapping[str, Any], *, explain: bool) -> list[str]:
+    """Return the lines below the table about a stream that needs attention, is held, or is to be explained."""
     lines = []
-    if stream.last_error:
-        lines.append(f"  last error, {age(stream.last_error_at)} ago: {stream.last_error}")
-    if stream.state == "late":
-        lines.append(f"  late: no sync has read it to its end for {age(stream.last_synced_at)}")
+    if stream["held_by"]:
+        lines.append(f"  held by {stream['held_by']}")
     if explain:
-        moment = stream.watermark.isoformat(sep=" ") if stream.watermark else "none yet"
+        moment = stream["watermark"].isoformat(sep=" ") if stream["watermark"] else "none yet"
         lines.append(f"  watermark: {moment}")
-        lines += [f"  held back by {hold}" for hold in stream.holds]
-    if stream.hint:
-        lines.append(f"  hint: {stream.hint}")
-    return [f"{stream.app_id}/{stream.workflow_id}", *lines] if lines else []
+        lines += [f"  blocked by: {each}" for each in stream["explanation"]]
+    elif stream["blocker"]:
+        lines.append(f"  {stream['state']}: {stream['blocker']}")
+    if stream["last_error"] and stream["state"] not in {"failing", "retired"}:
+        lines.append(f"  last error, {age(stream['last_error_at'])} ago: {stream['last_error']}")
+    if stream["hint"]:
+        lines.append(f"  hint: {stream['hint']}")
+    return [f"{stream['app_id']}/{stream['workflow_id']}", *lines] if lines else []
 
 
-def _last_sync(row: dict[str, Any]) -> str:
+def _last_sync(row: Mapping[str, Any]) -> str:
     took = (row["ended_at"] - row["started_at"]).total_seconds() if row["ended_at"] else None
     line = f"last: {row['mode']} {row['status']} {age(row['started_at'])} ago"
     if took is not None:

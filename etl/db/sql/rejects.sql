@@ -1,0 +1,26 @@
+-- name: rejects
+-- The quarantine, newest first; the bytes themselves only on demand.
+SELECT id, app_id, workflow_id, run_id, page, reason, error, created_at, resolved_at, NULL::bigint AS bytes, url
+FROM etl_rejects
+WHERE $1 OR resolved_at IS NULL
+ORDER BY id DESC
+
+-- name: may_read_payloads
+-- Readers may not (see grants.sql), and PostgreSQL tells them no length either.
+SELECT has_column_privilege('etl_rejects', 'payload', 'SELECT')
+
+-- name: reject_sizes
+SELECT id, length(payload) AS bytes FROM etl_rejects WHERE id = ANY ($1::bigint[])
+
+-- name: open_payloads
+SELECT id, app_id, workflow_id, run_id, url, payload FROM etl_rejects
+WHERE resolved_at IS NULL AND ($1::bigint[] IS NULL OR id = ANY ($1::bigint[]))
+ORDER BY app_id, workflow_id, id
+
+-- name: resolve_reject
+UPDATE etl_rejects SET resolved_at = now() WHERE id = $1 AND resolved_at IS NULL
+
+-- name: still_open
+-- The item itself, or what the API's copy of its run has put in its place.
+SELECT id, reason, error FROM etl_rejects
+WHERE (id = $1 OR (app_id = $2 AND workflow_id = $3 AND run_id = $4)) AND resolved_at IS NULL

@@ -1,0 +1,75 @@
+"""Check what past syncs left: streams that need attention, locks of processes that hang, pauses the API asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl.db.health import is_healthy, read_health
+from etl.db.statements import statements
+from etl.doctor.checks import Check, ok, warning
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+    from etl.config import Settings
+
+_MAX_STREAMS = 5  # named; `status` shows all
+_MARGIN = 0.9  # of the requests that the API took before it asked for a pause
+
+_SQL = statements("doctor")
+
+
+async def examine_bookkeeping(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
+    """Yield the findings about streams, locks and the request budget of a migrated warehouse."""
+    async for check in _streams(connection):
+        yield check
+    yield await _locks(connection)
+    yield await _request_budget(connection, settings)
+
+
+async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
+    """Name the streams that are neither complete nor being loaded."""
+    rows = [row for row in await read_health(connection) if row["state"] != "retired"]
+    unhealthy = [row for row in rows if not is_healthy(row)]
+    for row in unhealthy[:_MAX_STREAMS]:
+        found = f"{row['app_id']}/{row['workflow_id']} is {row['state']}: {row['blocker']}"
+        if row["watermark"] is not None:
+            found += f"; its watermark is {row['watermark']:%Y-%m-%d %H:%M} UTC"
+        yield warning("streams", found, row["hint"] or "")
+    if len(unhealthy) > _MAX_STREAMS:
+        yield warning("streams", f"{len(unhealthy) - _MAX_STREAMS} more need attention", "Run: cortex-etl status")
+    if not unhealthy:
+        yield ok("streams", f"{len(rows)} stream{'' if len(rows) == 1 else 's'}, none needs attention")
+
+
+async def _locks(connection: asyncpg.Connection) -> Check:
+    """Find an invocation that holds streams and does nothing."""
+    held = await connection.fetch(_SQL["locks"])
+    idle = next((row for row in held if row["is_stale"]), None)
+    if idle is None:
+        busy = len({row["pid"] for row in held})
+        return ok(
+            "locks", f"{busy} other invocation{'' if busy == 1 else 's'} running" if busy else "no stream is locked"
+        )
+    place = f"process {idle['process']} on {idle['host']}, " if idle["process"] is not None else ""
+    since = f"{idle['silent_since']:%Y-%m-%d %H:%M} UTC"
+    found = f"a stale lock: {place}sync {idle['sync_id']} holds streams, silent since {since}"
+    return warning("locks", found, f"End that process, or run this SQL: SELECT pg_terminate_backend({idle['pid']});")
+
+
+async def _request_budget(connection: asyncpg.Connection, settings: Settings) -> Check:
+    """Check whether the API takes as many requests as are configured."""
+    configured = settings.api.requests_per_minute
+    row = await connection.fetchrow(_SQL["paused"], settings.api.host)
+    if row is None or row["paused_at"] is None or row["paused_after"] >= configured:
+        return ok("rate", f"the API accepts the configured {configured:,} requests per minute")
+    found = (
+        f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after {row['paused_after']:,} requests "
+        f"in one minute; {configured:,} are configured"
+    )
+    fewer = max(1, int(row["paused_after"] * _MARGIN))
+    return warning(
+        "rate", found, f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."
+    )

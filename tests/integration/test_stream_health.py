@@ -1,0 +1,203 @@
+"""The states of a stream (`sync_health`), and who is asked for, failing, retired or held."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from sync_trials import SCHEMA
+
+from etl.app import run_sync, status_report
+from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
+from etl.db.connect import create_pool
+from etl.db.health import record_requested
+from etl.db.session import Session
+from etl.events import StreamId
+from etl.sandbox import World
+from etl.sandbox.faults import Status
+
+COMPLETE = {
+    "backfill_done": "true",
+    "api_count": "2",
+    "last_synced_at": "now() - interval '90 seconds'",
+    "last_succeeded_at": "now() - interval '90 seconds'",
+}
+LONG_AGO = "now() - interval '25 hours'"
+
+
+@pytest.mark.parametrize(
+    ("state", "changes"),
+    [
+        ("complete", {}),
+        ("complete", {"last_succeeded_at": LONG_AGO, "late_after": "interval '48 hours'"}),
+        ("late", {"last_succeeded_at": LONG_AGO}),
+        ("failing", {"last_error": "'no answer'", "last_succeeded_at": LONG_AGO}),
+        ("incomplete", {"api_count": "3", "last_error": "'no answer'"}),
+        ("incomplete", {"api_count": "1"}),
+        ("loading", {"backfill_done": "false", "last_error": "'no answer'", "api_count": "3"}),
+        ("retired", {"requested": "false", "backfill_done": "false"}),
+    ],
+)
+async def test_first_state_that_applies(warehouse: asyncpg.Connection, state: str, changes: dict[str, str]) -> None:
+    values = COMPLETE | changes
+    await warehouse.execute(
+        f"INSERT INTO etl_streams (app_id, workflow_id, {', '.join(values)}) VALUES ('a', 'w', {', '.join(values.values())})"
+    )
+    await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('w', 'Invoices')")
+    for run_id in ("r1", "r2"):
+        await warehouse.execute(
+            "INSERT INTO runs (id, stream_app_id, workflow_id, status) VALUES ($1, 'a', 'w', 'COMPLETED')", run_id
+        )
+    row = await warehouse.fetchrow("SELECT * FROM sync_health")
+    assert (row["state"], row["workflow_name"], row["warehouse_count"]) == (state, "Invoices", 2)
+    assert row["lag_s"] == pytest.approx(90, abs=1)
+    assert (row["blocker"] is None) == (state in {"complete", "retired"})
+    assert (row["hint"] is None) == (state in {"complete", "retired"})
+
+
+async def test_new_until_something_is_read(warehouse: asyncpg.Connection, database_url: str) -> None:
+    await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w')")
+    assert await warehouse.fetchval("SELECT state FROM sync_health") == "new"
+    await warehouse.execute("""UPDATE etl_streams SET backfill_cursor = '{}'""")
+    row = await warehouse.fetchrow("SELECT state, hint, held_by FROM sync_health")
+    assert tuple(row) == ("loading", "Run: cortex-etl backfill --workflow w", None)
+
+
+async def test_stream_is_loading_while_an_invocation_holds_it(warehouse: asyncpg.Connection, database_url: str) -> None:
+    session = await Session.open(database_url, SCHEMA)
+    sync_id, _ = await session.start_sync("backfill")
+    await session.lock(StreamId("a", "w"))
+    row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
+    assert row["state"] == "loading"
+    assert row["held_by"].startswith(f"backfill {sync_id} (process ")
+    assert await warehouse.fetchval("SELECT status FROM sync_history") == "running"
+    await session.close()
+    row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
+    assert tuple(row) == ("new", None)
+    assert await warehouse.fetchval("SELECT status FROM etl_syncs") == "running"
+    assert await warehouse.fetchval("SELECT status FROM sync_history") == "interrupted"
+
+
+async def test_row_that_a_commit_holds_is_left_to_the_next_sync(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w1'), ('a', 'w2')")
+    async with await create_pool(database_url, SCHEMA, size=1) as pool:
+        for seen in ({"w1"}, {"w1", "w2"}):
+            blocking = warehouse.transaction()
+            await blocking.start()
+            if "w2" not in seen:
+                await warehouse.execute("SELECT FROM etl_streams WHERE workflow_id = 'w2' FOR UPDATE")
+            await record_requested(pool, [], reconcile_every=timedelta(hours=24), kept_apps=[], errors={})
+            await blocking.rollback()
+            retired = await warehouse.fetch("SELECT workflow_id FROM etl_streams WHERE NOT requested")
+            assert {row["workflow_id"] for row in retired} == seen
+
+
+def world_of(**apps: list[str]) -> World:
+    world = World(1)
+    for app_id, workflows in apps.items():
+        for workflow_id in workflows:
+            world.add_workflow(app_id, workflow_id)
+            world.create_run(workflow_id)
+    return world
+
+
+class Settled:
+    """A sandbox and a warehouse; `apps` are the settings' apps and their workflows."""
+
+    def __init__(self, source: Any, url: str, warehouse: asyncpg.Connection) -> None:
+        self.source, self.url, self.warehouse = source, url, warehouse
+        self.reconcile_every = timedelta(hours=24)
+
+    def settings(self, apps: dict[str, Any]) -> Settings:
+        return Settings(
+            api=ApiSettings(base_url=self.source.url, key=self.source.key, requests_per_minute=10_000),
+            database=DatabaseSettings(url=self.url),
+            apps=[AppSettings(id=app_id, workflows=workflows) for app_id, workflows in apps.items()],
+            sync=SyncSettings(reconcile_every=self.reconcile_every),
+        )
+
+    async def sync(self, mode: Any = "sync", *, workflows: Any = (), **apps: Any) -> str:
+        return (await run_sync(self.settings(apps), mode, workflows=workflows)).status
+
+    async def states(self) -> dict[str, str]:
+        rows = await self.warehouse.fetch("SELECT app_id || '/' || workflow_id AS name, state FROM sync_health")
+        return {row["name"]: row["state"] for row in rows}
+
+
+@asynccontextmanager
+async def settled(sandbox: Any, url: str, warehouse: asyncpg.Connection, **apps: list[str]) -> AsyncIterator[Settled]:
+    yield Settled(await sandbox(world_of(**apps)), url, warehouse)
+
+
+async def test_streams_that_the_settings_no_longer_ask_for_are_retired(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "w2"], b=["w3"]) as t:
+        assert await t.sync(a="all", b="all") == "succeeded"
+        assert await t.states() == {"a/w1": "complete", "a/w2": "complete", "b/w3": "complete"}
+        assert await t.sync(a=["w1"]) == "succeeded"
+        assert await t.states() == {"a/w1": "complete", "a/w2": "retired", "b/w3": "retired"}
+        assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NOT NULL") == 0
+        assert (await status_report(t.settings({"a": ["w1"]}))).is_healthy
+        assert await t.sync(a="all", b="all") == "succeeded"
+        assert set((await t.states()).values()) == {"complete"}
+
+
+async def test_sync_of_one_workflow_retires_no_other(sandbox: Any, warehouse: Any, database_url: str) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "w2"], b=["w3"]) as t:
+        assert await t.sync(a="all", b="all", workflows=["w1"]) == "succeeded"
+        assert await t.states() == {"a/w1": "complete", "a/w2": "new", "b/w3": "new"}
+        summary = await run_sync(t.settings({"a": "all", "b": "all"}), "sync", apps=["a"])
+        assert summary.status == "succeeded"
+        assert await t.states() == {"a/w1": "complete", "a/w2": "complete", "b/w3": "new"}
+        assert not (await status_report(t.settings({"a": "all"}))).is_healthy
+
+
+async def test_failed_discovery_keeps_the_streams_and_marks_them_as_failing(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1"], b=["w2"]) as t:
+        assert await t.sync(a="all", b="all") == "succeeded"
+        t.source.faults.on(lambda request: request.path.startswith("/apps/a/workflows"), Status(403, message="no"))
+        assert await t.sync(a="all", b="all") == "partial"
+        assert await t.states() == {"a/w1": "failing", "b/w2": "complete"}
+        error = await warehouse.fetchval("SELECT last_error FROM sync_health WHERE app_id = 'a'")
+        assert "the workflows of the app were not listed" in error
+        t.source.faults.clear()
+        assert await t.sync(a="all", b="all") == "succeeded"
+        assert await t.states() == {"a/w1": "complete", "b/w2": "complete"}
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+async def test_workflow_that_moves_to_another_app(
+    sandbox: Any, warehouse: Any, database_url: str, order: tuple[str, str]
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "stays"], b=["w2"]) as t:
+        apps = dict.fromkeys(order, "all")
+        assert await t.sync(**apps) == "succeeded"
+        world = t.source.world
+        world.workflows["w1"]["app"] = world.workflows["w2"]["app"]
+        moved = world.create_run("w1")["id"]
+        assert await t.sync(**apps) == "succeeded"
+        assert await t.states() == {"a/stays": "complete", "a/w1": "retired", "b/w1": "complete", "b/w2": "complete"}
+        row = await warehouse.fetchrow("SELECT * FROM sync_health WHERE app_id = 'b' AND workflow_id = 'w1'")
+        assert (row["api_count"], row["warehouse_count"]) == (2, 2)
+        assert await warehouse.fetchval("SELECT gone_at FROM workflows WHERE id = 'w1'") is None
+        world.delete_run(next(run_id for run_id in world.runs["w1"] if run_id != moved))
+        assert await t.sync("reconcile", **apps) == "succeeded"
+        assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 1
+        assert (await t.states())["b/w1"] == "complete"
+
+
+async def test_late_after_follows_the_setting(sandbox: Any, warehouse: Any, database_url: str) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1"]) as t:
+        for hours, late_after in ((0, 24), (6, 24), (36, 72)):
+            t.reconcile_every = timedelta(hours=hours)
+            assert await t.sync(a="all") == "succeeded"
+            assert await warehouse.fetchval("SELECT late_after FROM etl_streams") == timedelta(hours=late_after)
