@@ -168,31 +168,13 @@ COMMENT ON COLUMN etl_settings.name IS 'Name of the fact.';
 COMMENT ON COLUMN etl_settings.value IS 'Its value.';
 COMMENT ON COLUMN etl_settings.updated_at IS 'When the fact was last written.';
 
-CREATE TABLE etl_tombstones (
-    kind        text        NOT NULL,
-    id          text        NOT NULL,
-    app_id      text,
-    workflow_id text,
-    status      text,
-    origin      text,
-    gone_at     timestamptz,
-    created_at  timestamptz NOT NULL DEFAULT now(),
-    also_listed_by text[],
-    CONSTRAINT etl_tombstones_pkey PRIMARY KEY (kind, id)
+CREATE TABLE etl_erased (
+    hash      bytea       NOT NULL,
+    kind      text        NOT NULL,
+    erased_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT etl_erased_pkey PRIMARY KEY (hash)
 );
-COMMENT ON TABLE etl_tombstones IS 'Runs and records that were erased for good (cortex-etl forget) and are not loaded again.';
-COMMENT ON COLUMN etl_tombstones.kind IS 'run, or record: all runs of the record, future ones included.';
-COMMENT ON COLUMN etl_tombstones.id IS 'Id of the run or record.';
-COMMENT ON COLUMN etl_tombstones.app_id IS
-    'App of the stream that lists the run (etl_streams.app_id); null for a record, and for a run that was not listed yet.';
-COMMENT ON COLUMN etl_tombstones.workflow_id IS 'Workflow of that stream (etl_streams.workflow_id).';
-COMMENT ON COLUMN etl_tombstones.status IS 'Status of the run when last listed, for counts with a filter.';
-COMMENT ON COLUMN etl_tombstones.origin IS 'Origin of the run, for counts with a filter.';
-COMMENT ON COLUMN etl_tombstones.gone_at IS 'When a sync found that the API no longer lists the run; null while it does.';
-COMMENT ON COLUMN etl_tombstones.created_at IS 'When it was erased.';
-COMMENT ON COLUMN etl_tombstones.also_listed_by IS
-    'Further apps whose listings of the workflow show the run; null where none does.';
-
-CREATE INDEX etl_tombstones_listed_idx ON etl_tombstones (workflow_id, app_id) WHERE kind = 'run' AND gone_at IS NULL;
-COMMENT ON INDEX etl_tombstones_listed_idx IS
-    'Counts the erased runs that the API still lists for a stream.';
+COMMENT ON TABLE etl_erased IS 'One row per run or record that was erased for good (cortex-etl forget), so that it does not return.';
+COMMENT ON COLUMN etl_erased.hash IS 'Salted hash of the id.';
+COMMENT ON COLUMN etl_erased.kind IS 'run, or record: all runs of the record, future ones included.';
+COMMENT ON COLUMN etl_erased.erased_at IS 'When it was erased.';

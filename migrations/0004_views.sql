@@ -182,9 +182,9 @@ LEFT JOIN LATERAL (
     ORDER BY steps.started_at NULLS LAST, steps.ordinal
     LIMIT 1
 ) AS first_failed ON true
-WHERE runs.status = 'FAILED';
+WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL;
 COMMENT ON VIEW recent_failures IS
-    'One row per failed run, with the step that failed first. Latest failures: ORDER BY failed_at DESC LIMIT 20.';
+    'One row per failed run, erased ones left out, with the step that failed first. Latest failures: ORDER BY failed_at DESC LIMIT 20.';
 COMMENT ON COLUMN recent_failures.run_id IS 'The failed run.';
 COMMENT ON COLUMN recent_failures.app_id IS 'App that the run was triggered from.';
 COMMENT ON COLUMN recent_failures.workflow_id IS 'Workflow that ran.';
@@ -208,8 +208,8 @@ SELECT
     runs.last_synced_at
 FROM runs
 LEFT JOIN workflows ON workflows.id = runs.workflow_id
-WHERE runs.status IN ('PENDING', 'RUNNING') AND runs.gone_at IS NULL;
-COMMENT ON VIEW open_runs IS 'One row per open run: PENDING or RUNNING when last read, and still listed by the API.';
+WHERE runs.status IN ('PENDING', 'RUNNING') AND runs.gone_at IS NULL AND runs.erased_at IS NULL;
+COMMENT ON VIEW open_runs IS 'One row per open run: PENDING or RUNNING when last read, still listed by the API and not erased.';
 COMMENT ON COLUMN open_runs.run_id IS 'The open run.';
 COMMENT ON COLUMN open_runs.app_id IS 'App that the run was triggered from.';
 COMMENT ON COLUMN open_runs.workflow_id IS 'Workflow of the run.';
@@ -335,8 +335,7 @@ SELECT
     streams.workflow_id,
     listed.runs AS warehouse_count,
     quarantine.runs AS quarantined,
-    erased.runs AS forgotten,
-    listed.runs + quarantine.without_copy + erased.runs AS accounted_for
+    listed.runs + quarantine.without_copy AS accounted_for
 FROM etl_streams AS streams
 LEFT JOIN (
     SELECT workflow_id, stream_app_id, sum(listed)::bigint AS runs
@@ -372,25 +371,15 @@ CROSS JOIN LATERAL (
     FROM etl_rejects AS rejects
     WHERE rejects.app_id = streams.app_id AND rejects.workflow_id = streams.workflow_id
         AND rejects.resolved_at IS NULL
-) AS quarantine
-CROSS JOIN LATERAL (
-    SELECT count(*) AS runs
-    FROM etl_tombstones AS tombstones
-    WHERE tombstones.workflow_id = streams.workflow_id
-        AND streams.app_id = ANY (tombstones.app_id || tombstones.also_listed_by)
-        AND tombstones.kind = 'run' AND tombstones.gone_at IS NULL
-        AND streams.listing_status IN ('ALL', coalesce(tombstones.status, streams.listing_status))
-        AND streams.listing_origin IN ('ALL', coalesce(tombstones.origin, streams.listing_origin))
-) AS erased;
+) AS quarantine;
 COMMENT ON VIEW stream_counts IS 'One row per stream: what the warehouse holds of its listing. sync_health compares it with the API.';
 COMMENT ON COLUMN stream_counts.app_id IS 'App whose listing is read.';
 COMMENT ON COLUMN stream_counts.workflow_id IS 'Workflow whose runs are read.';
 COMMENT ON COLUMN stream_counts.warehouse_count IS
     'Number of the stream''s runs in the warehouse that are not gone and pass the filters that the listing was read with.';
 COMMENT ON COLUMN stream_counts.quarantined IS 'Number of its runs in quarantine (open rows of etl_rejects).';
-COMMENT ON COLUMN stream_counts.forgotten IS 'Number of its runs that were erased for good and that the API still lists.';
 COMMENT ON COLUMN stream_counts.accounted_for IS
-    'warehouse_count, plus quarantined runs that the warehouse does not hold, plus erased runs: equals api_count when the stream is complete.';
+    'warehouse_count plus the quarantined runs that the warehouse does not hold; equals api_count when the stream is complete.';
 
 CREATE VIEW etl_locks AS
 SELECT (classid::bigint << 32) | objid::bigint AS key, pid AS backend_pid
@@ -485,7 +474,6 @@ SELECT
     holders.name AS held_by,
     streams.last_succeeded_at,
     counts.accounted_for,
-    counts.forgotten,
     (
         SELECT count(*) FROM listed_runs AS runs
         WHERE runs.listed_by = streams.app_id AND runs.workflow_id = streams.workflow_id
@@ -534,8 +522,7 @@ COMMENT ON COLUMN sync_health.held_by IS 'The invocation that holds the stream a
 COMMENT ON COLUMN sync_health.last_succeeded_at IS
     'When a sync of the stream last ended with the counts of the API and the warehouse in agreement.';
 COMMENT ON COLUMN sync_health.accounted_for IS
-    'warehouse_count, plus quarantined runs that the warehouse does not hold, plus erased runs: equals api_count when the stream is complete.';
-COMMENT ON COLUMN sync_health.forgotten IS 'Number of its runs that were erased for good and that the API still lists.';
+    'warehouse_count plus the quarantined runs that the warehouse does not hold; equals api_count when the stream is complete.';
 COMMENT ON COLUMN sync_health.open_runs IS 'Number of its runs that were pending or running when last read.';
 
 DO $$

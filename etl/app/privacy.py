@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from etl.db.erasing import Forgotten
 
 _SQL = statements("grants")
-_NOT_FOR_READERS = ("etl_tombstones", "etl_settings")
+_NOT_FOR_READERS = ("etl_erased", "etl_settings")
 _BYTES_OF_REJECTS = "payload"
 
 
 async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Sequence[str] = ()) -> Forgotten:
-    """Erase runs, or all runs of records, for good; they do not come back.
+    """Erase the content of runs, or of all runs of records, for good; it does not come back.
 
     Args:
         settings: where the warehouse is.
@@ -53,7 +53,7 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
 async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -> list[str]:
     """What lets a role read the warehouse and nothing else: SQL, one statement each.
 
-    All tables and views, but for the bytes in quarantine and for what says who was forgotten.
+    All tables and views except the bytes in quarantine and the hashes of what was erased.
 
     Args:
         settings: where the warehouse is.

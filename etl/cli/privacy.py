@@ -27,7 +27,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Erase a run, or all runs of a record, for good: rows, and bytes in quarantine; a tombstone keeps them away.
+    """Erase the content of a run, or of all runs of a record, for good: rows, and bytes in quarantine.
 
     Example: `cortex-etl forget --record rec_1 --yes`
     """

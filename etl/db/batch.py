@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.db.erasing import Erased
     from etl.normalize import RunRows
 
 Provenance: TypeAlias = "Callable[[str], tuple[bytes, str, int | None]]"
@@ -34,7 +33,7 @@ class Batch:
 
     `new` runs are not in the warehouse as far as is known, `changed` ones may be. `shared` ones were found in another
     app's listing first. `gone` ones are listed no more, for this app. `settled` are runs of which a good copy, or none
-    at all, is listed now: their rejects are done with. `erased` ones are listed, and not to be loaded.
+    at all, is listed now: their rejects are done with.
     """
 
     new: list[RunRows] = field(default_factory=list)
@@ -44,13 +43,12 @@ class Batch:
     gone: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
-    erased: list[Erased] = field(default_factory=list)
     cursor: str | None = None
     moves_cursor: bool = False
 
     def __bool__(self) -> bool:
         runs = self.new or self.changed or self.restored or self.shared or self.gone
-        return bool(runs or self.rejects or self.settled or self.erased) or self.moves_cursor
+        return bool(runs or self.rejects or self.settled) or self.moves_cursor
 
     def halves(self) -> tuple[Batch, Batch]:
         """Its new and changed runs in two halves, each with what it settles; all else goes with the second."""

@@ -25,7 +25,7 @@ _BOOKKEEPING = (
     "etl_rejects",
     "etl_rate_budgets",
     "etl_settings",
-    "etl_tombstones",
+    "etl_erased",
     "etl_changed_days",
     "rollup_health",
     "rollup_credits",

@@ -1,38 +1,53 @@
-"""Erasing for good: a run or all of a record goes, and a tombstone keeps it from coming back.
+"""Erasing for good: a run keeps the columns that counts and sums need, everything else goes and does not return.
 
-A tombstone of a run also says which stream lists it, so that the warehouse's count of a stream still agrees with the
-API's. The tombstones are committed first, behind every commit under way; each later commit looks at them once more
-before it ends (`erase_landed`), so that no process can bring a run back that it had in hand meanwhile.
+`forget` first commits the salted hashes of the ids, behind every load under way, and then empties what is stored. Each
+later load looks its runs up in the same transaction and blanks those that were erased, so no process can bring back
+what it had in hand meanwhile.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from asyncpg import ForeignKeyViolationError
+from msgspec.structs import replace
 
 from etl.db.statements import statements
 from etl.decode import spelled_plainly
+from etl.tables import RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import asyncpg
 
-    from etl.events import StreamId
+    from etl.db.batch import Reject
+    from etl.normalize import RunRows
 
 _SQL = statements("erasing")
 
-_PAYLOADS_AT_ONCE = 20  # of the quarantine; each may take megabytes
+FORGOTTEN: Final = b'"[forgotten]"'
+"""What the quarantine keeps of an erased item."""
 
+KEPT: Final = (
+    "id", "app_id", "workflow_app_id", "workflow_id", "workflow_version_id", "version", "status", "origin",
+    "started_at", "ended_at", "created_at", "updated_at", "updated_on_day", "credits", "stream_app_id",
+)  # fmt: skip
+"""The columns of an erased run that stay."""
 
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """An erased run as it stands in a listing; None where that cannot be told."""
+OF_VERSION: Final = ("workflow_version_id", "version")
+"""Those of them that go where the run used a draft."""
 
-    run_id: str
-    status: str | None
-    origin: str | None
+_RECORD: Final = RUNS.names.index("record_id")
+_PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
+_TEXT: Final = re.compile(rb'((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPED: Final = re.compile(rb'\\(["\\])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +58,88 @@ class Forgotten:
     rejects: int
 
 
-class Quotations:
-    """Tells which JSON texts name one of some records, wherever and however it stands in them.
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What of a batch was erased: ids of runs, and digests of rejects."""
 
-    Args:
-        record_ids: of the records, as in the tables.
+    runs: frozenset[str] = frozenset()
+    rejects: frozenset[bytes] = frozenset()
+
+
+class _Hashes:
+    """Salted hashes of what was erased, or may have been."""
+
+    def __init__(self, salt: str) -> None:
+        self._salt = bytes.fromhex(salt)
+
+    def run(self, run_id: str) -> bytes:
+        return self._of("run", run_id.encode())
+
+    def record(self, record_id: str) -> bytes:
+        return self._of("record", record_id.encode())
+
+    def texts(self, raw: bytes) -> Iterator[bytes]:
+        """The hashes of all strings of a JSON text, valid or not, as ids of records."""
+        for text in _TEXT.findall(spelled_plainly(raw)):
+            yield self._of("record", _ESCAPED.sub(rb"\1", text))
+
+    def _of(self, kind: str, name: bytes) -> bytes:
+        return sha256(b"%b%b\n%b" % (self._salt, kind.encode(), name)).digest()
+
+
+def blank(rows: RunRows) -> RunRows:
+    """The rows of an erased run: no content, no children, no draft."""
+    values = dict(zip(RUNS.names, rows.run, strict=True))
+    used_draft = (
+        values["workflow_draft_id"] is not None and values["workflow_version_id"] == values["workflow_draft_id"]
+    )
+    kept = {name for name in KEPT if not (used_draft and name in OF_VERSION)}
+    values["updated_on_day"] = values["updated_on_day"] or None
+    return replace(
+        rows,
+        run=tuple(value if name in kept else None for name, value in values.items()),
+        steps=[],
+        calls=[],
+        usage=[],
+        versions=tuple(
+            each for each in rows.versions if "workflow_version_id" in kept and each.id == values["workflow_version_id"]
+        ),
+        emptied=False,
+        retention_due_at=None,
+    )
+
+
+async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], rejects: Sequence[Reject]) -> Erased:
+    """Find what of a batch was erased, in the transaction that loads it.
+
+    A run of an erased record is from now on known by its own id as well, and what is stored of it is erased.
     """
-
-    def __init__(self, record_ids: Iterable[str]) -> None:
-        self._needles = [spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in record_ids]
-
-    def are_in(self, raw: bytes) -> bool:
-        """Whether a JSON text, valid or not, holds one of the ids as a string."""
-        if not self._needles:
-            return False
-        plain = spelled_plainly(raw)
-        return any(needle in plain for needle in self._needles)
+    salt = await connection.fetchval(_SQL["salt"])
+    if salt is None:  # nothing ever was
+        return Erased()
+    hashes = _Hashes(salt)
+    by_id = {rows.run_id: hashes.run(rows.run_id) for rows in runs}
+    by_record = {rows.run_id: hashes.record(rows.run[_RECORD]) for rows in runs if rows.run[_RECORD] is not None}
+    in_rejects = {
+        each.digest: {*hashes.texts(each.payload), *([hashes.run(each.run_id)] if each.run_id else [])}
+        for each in rejects
+    }
+    asked = {*by_id.values(), *by_record.values()}.union(*in_rejects.values())
+    known = {row["hash"] for row in await connection.fetch(_SQL["known"], list(asked))}
+    met_first = [each for each, of_record in by_record.items() if of_record in known and by_id[each] not in known]
+    await _remember(connection, "run", [by_id[each] for each in met_first])
+    for run_id in sorted(met_first):
+        await _erase_run(connection, run_id)
+    return Erased(
+        frozenset(each for each, of_run in by_id.items() if of_run in known).union(met_first),
+        frozenset(each for each, found in in_rejects.items() if not known.isdisjoint(found)),
+    )
 
 
 async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> Forgotten:
-    """Erase runs, and all runs of records: rows, children, and bytes in quarantine.
+    """Erase runs, and all runs of records: content, children, and bytes in quarantine.
 
-    Run again after an interruption, it goes on. Ids that the warehouse does not hold get their tombstone as well.
+    Run again after an interruption, it goes on. Ids that the warehouse does not hold are remembered as well.
 
     Args:
         connection: to the warehouse, outside of a transaction.
@@ -72,39 +147,71 @@ async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: S
         records: ids of records.
     """
     async with connection.transaction():
-        await connection.execute(_SQL["wait_for_commits"])
-        await connection.execute(_SQL["entomb"], "run", list(runs))
-        await connection.execute(_SQL["entomb"], "record", list(records))
-    doomed = [row["id"] for row in await connection.fetch(_SQL["doomed_runs"], list(runs), list(records))]
-    for run_id in doomed:
-        await connection.execute(_SQL["erase_run"], run_id)
-    rejects = [row["id"] for row in await connection.fetch(_SQL["rejects_of"], [*runs, *doomed])]
-    if records:
-        quotations = Quotations(records)
+        await connection.execute(_SQL["wait_for_loads"])
+        await connection.execute(_SQL["create_salt"], secrets.token_hex(32))
+        hashes = _Hashes(await connection.fetchval(_SQL["salt"]))
+        named = [row["id"] for row in await connection.fetch(_SQL["runs_to_erase"], list(runs), list(records))]
+        await _remember(connection, "run", [hashes.run(each) for each in {*runs, *named}])
+        await _remember(connection, "record", [hashes.record(each) for each in records])
+    for run_id in named:
         async with connection.transaction():
-            found = connection.cursor(_SQL["payloads_of_rejects"], prefetch=_PAYLOADS_AT_ONCE)
-            rejects += [row["id"] async for row in found if quotations.are_in(row["payload"])]
-    for number in set(rejects):
-        await connection.execute(_SQL["erase_reject"], number)
-    return Forgotten(len(doomed), len(set(rejects)))
+            await _erase_run(connection, run_id)
+    return Forgotten(len(named), await _empty_rejects(connection, [*runs, *named], records))
 
 
-async def keep_erased(
-    connection: asyncpg.Connection, stream: StreamId, erased: Sequence[Erased], landed: Sequence[str]
-) -> None:
-    """End a commit, after its check of the fencing token: nothing that was forgotten may land.
+async def _remember(connection: asyncpg.Connection, kind: str, hashes: Sequence[bytes]) -> None:
+    if hashes:
+        await connection.execute(_SQL["remember"], kind, sorted(hashes))
 
-    Args:
-        connection: in the transaction.
-        stream: whose commit it is.
-        erased: erased runs that its listing shows; what is stored of them, from before they came to an erased record,
-            goes.
-        landed: ids of the runs that the transaction wrote, rows or rejects.
-    """
-    if erased:
-        await connection.execute(_SQL["erase_met"], [each.run_id for each in erased])
-    for each in erased:
-        await connection.execute(_SQL["bury_met"], each.run_id, *stream, each.status, each.origin)
-    if landed and await connection.fetchval(_SQL["anything_erased"]):
-        await connection.execute(_SQL["erase_landed"], list(landed))
-        await connection.execute(_SQL["erase_landed_rejects"], list(landed))
+
+async def _erase_run(connection: asyncpg.Connection, run_id: str) -> None:
+    """Erase what is stored of a run, and the draft that it alone used."""
+    draft = await connection.fetchval(_ERASE_RUN, run_id)
+    if draft is not None:
+        with suppress(ForeignKeyViolationError):  # another run came meanwhile
+            async with connection.transaction():
+                await connection.execute(_SQL["delete_draft"], draft)
+
+
+async def _empty_rejects(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> int:
+    found = {row["id"] for row in await connection.fetch(_SQL["rejects_of"], runs, FORGOTTEN)}
+    if records:
+        quoted = _quoting(records)
+        async with connection.transaction():
+            payloads = connection.cursor(_SQL["payloads_of_rejects"], FORGOTTEN, prefetch=_PAYLOADS_AT_ONCE)
+            found |= {
+                row["id"] async for row in payloads if any(each in spelled_plainly(row["payload"]) for each in quoted)
+            }
+    for number in sorted(found):
+        await connection.execute(_SQL["empty_reject"], number, FORGOTTEN)
+    return len(found)
+
+
+def _quoting(records: Iterable[str]) -> list[bytes]:
+    """How JSON spells the ids of records, escapes apart."""
+    return [spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in records]
+
+
+def _blanked() -> Iterator[str]:
+    """What erasing assigns to a stored run, as `blank` does to one that is loaded."""
+    for name in RUNS.names:
+        if name not in KEPT:
+            yield f'"{name}" = NULL'
+    for name in OF_VERSION:
+        yield f"{name} = CASE WHEN runs.workflow_version_id = runs.workflow_draft_id THEN NULL ELSE runs.{name} END"
+    yield "updated_on_day = nullif(updated_on_day, false)"
+
+
+_ERASE_RUN: Final = f"""
+WITH erased AS (
+    SELECT id, workflow_draft_id FROM runs WHERE id = $1 AND erased_at IS NULL FOR UPDATE
+), steps AS (
+    DELETE FROM run_steps USING erased WHERE run_id = erased.id
+), credit_tree AS (
+    DELETE FROM run_usage_calls USING erased WHERE run_id = erased.id
+)
+UPDATE runs
+SET {", ".join(_blanked())}, payload_removed_at = NULL, erased_at = now(), last_synced_at = now()
+FROM erased WHERE runs.id = erased.id
+RETURNING erased.workflow_draft_id
+"""  # noqa: S608 - made from the descriptors alone

@@ -7,6 +7,7 @@ exist after all (another stream listed it at the same moment), the whole batch t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from asyncpg import exceptions as pg
 
 from etl.db.batch import Loaded, Reject
 from etl.db.definitions import copy_rows, supersedes, write_definitions
-from etl.db.erasing import keep_erased
+from etl.db.erasing import FORGOTTEN, KEPT, blank, find_erased
 from etl.db.foreign_keys import References, hold_owners
 from etl.db.statements import statements
 from etl.errors import LockLostError
@@ -28,7 +29,7 @@ from etl.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     import asyncpg
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from etl.tables import Table
 
 _SQL = statements("load")
-_STAGED = (*RUNS.names, "emptied")
+_STAGED = (*RUNS.names, "emptied", "erased")
 _APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflow_id")
 
 REFUSED_BY_DATABASE = "refused_by_database"
@@ -148,10 +149,15 @@ class Loader:
         staged = batch.changed if straight else [*batch.new, *batch.changed]
         async with connection.transaction():
             await self.begin(connection)
+            erased = await find_erased(connection, [*new, *staged], batch.rejects)
+            if erased.runs:
+                blanked = [blank(rows) for rows in (*staged, *new) if rows.run_id in erased.runs]
+                new = [rows for rows in new if rows.run_id not in erased.runs]
+                staged = [*(rows for rows in staged if rows.run_id not in erased.runs), *blanked]
             await _hold_owners(connection, [*new, *staged])
             rows = await write_definitions(connection, [*new, *staged])
             rows += await self._insert(connection, new)
-            inserted, updated, merged = await self._merge(connection, staged)
+            inserted, updated, merged = await self._merge(connection, staged, erased.runs)
             restored = 0
             if batch.restored:
                 status = await connection.execute(_SQL["restore_runs"], batch.restored, self._stream.app_id)
@@ -160,11 +166,8 @@ class Loader:
             if shared := batch.shared if straight else [*batch.shared, *(rows.run_id for rows in staged)]:
                 await connection.execute(_SQL["share_runs"], shared, *self._stream)
             gone = await self._mark_gone(connection, batch.gone)
-            await self._rejects(connection, batch)
+            await self._rejects(connection, batch, erased.rejects)
             await self._check_fence(connection, batch)
-            landed = [rows.run_id for rows in (*new, *staged)]
-            landed += [_storable(each.run_id) or "" for each in batch.rejects]
-            await keep_erased(connection, self._stream, batch.erased, landed)
         unchanged = len(staged) - inserted - updated
         return {
             "inserted": len(new) + inserted,
@@ -199,7 +202,9 @@ class Loader:
             await copy_rows(connection, RUNS, [rows.run for rows in new])
             return len(new) + await _copy_children(connection, new)
 
-    async def _merge(self, connection: asyncpg.Connection, staged: Sequence[RunRows]) -> tuple[int, int, int]:
+    async def _merge(
+        self, connection: asyncpg.Connection, staged: Sequence[RunRows], erased: Container[str]
+    ) -> tuple[int, int, int]:
         if not staged:
             return 0, 0, 0
         latest = _latest(staged)
@@ -208,7 +213,7 @@ class Loader:
             "staged_runs",
             schema_name="pg_temp",
             columns=_STAGED,
-            records=[(*rows.run, rows.emptied) for rows in latest],
+            records=[(*rows.run, rows.emptied, rows.run_id in erased) for rows in latest],
         )
         kept: set[str] = set()
         if self._keep and any(rows.emptied for rows in latest):
@@ -230,9 +235,10 @@ class Loader:
                 count += await _refresh_kept(connection, rows)
         return inserted, len(outcome) - inserted, count
 
-    async def _rejects(self, connection: asyncpg.Connection, batch: Batch) -> None:
+    async def _rejects(self, connection: asyncpg.Connection, batch: Batch, erased: Container[bytes]) -> None:
         where = (self._stream.app_id, self._stream.workflow_id)
-        for reject in batch.rejects:
+        for item in batch.rejects:
+            reject = replace(item, payload=FORGOTTEN, error="erased") if item.digest in erased else item
             if reject.run_id is not None:
                 await connection.execute(_SQL["supersede_rejects"], *where, _storable(reject.run_id), reject.digest)
             text = (
@@ -305,7 +311,7 @@ def _assignments(table: Table, *, but: Iterable[str]) -> str:
 _STAGE = (
     "CREATE TEMPORARY TABLE staged_runs ("
     + ", ".join(f'"{name}" {kind}' for name, kind in RUNS.columns.items())
-    + ", emptied boolean, kept boolean NOT NULL DEFAULT false) ON COMMIT DROP"
+    + ", emptied boolean, erased boolean, kept boolean NOT NULL DEFAULT false) ON COMMIT DROP"
 )
 
 
@@ -315,19 +321,29 @@ def _older(staged: str) -> str:
     return f"coalesce({key.format('runs')} > {key.format(staged)}, false)"
 
 
+def _same(staged: str) -> str:
+    """SQL: the copy in `staged` says nothing new. An erased run has no hash; what is kept of it is compared."""
+    names = [name for name in KEPT if name not in ("id", "stream_app_id")]
+    stored, incoming = (", ".join(f'{table}."{name}"' for name in names) for table in ("runs", staged))
+    return (
+        f"(runs.content_hash = {staged}.content_hash OR runs.erased_at IS NOT NULL AND {staged}.erased"
+        f" AND ({stored}) IS NOT DISTINCT FROM ({incoming}))"
+    )
+
+
 # Unchanged runs and older copies are left out before the upsert (a conflict would cost a row version even where nothing
 # is assigned); the guard on the update is for a copy that another stream commits in between.
 _UPSERT = f"""
-INSERT INTO runs ({_columns(RUNS.names)})
-SELECT {_columns(RUNS.names)} FROM pg_temp.staged_runs AS staged
+INSERT INTO runs ({_columns(RUNS.names)}, erased_at)
+SELECT {_columns(RUNS.names)}, CASE WHEN staged.erased THEN now() END FROM pg_temp.staged_runs AS staged
 WHERE NOT EXISTS (
     SELECT FROM runs
-    WHERE runs.id = staged.id
-      AND ((runs.content_hash = staged.content_hash AND runs.gone_at IS NULL) OR {_older("staged")})
+    WHERE runs.id = staged.id AND (({_same("staged")} AND runs.gone_at IS NULL) OR {_older("staged")})
 )
 ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id"])},
     stream_app_id = CASE WHEN runs.gone_at IS NULL THEN runs.stream_app_id ELSE excluded.stream_app_id END,
-    gone_at = NULL, payload_removed_at = NULL, last_synced_at = now()
-WHERE NOT {_older("excluded")}
+    gone_at = NULL, payload_removed_at = NULL, last_synced_at = now(),
+    erased_at = coalesce(runs.erased_at, excluded.erased_at)
+WHERE NOT {_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased_at IS NOT NULL)
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone

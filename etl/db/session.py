@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-_SQL = statements("state") | {"lose_unseen": statements("erasing")["lose_unseen"]}
+_SQL = statements("state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +180,6 @@ class Session:
     ) -> list[str]:
         """Ids of listed runs (that pass the filters, and were created in the window) which none of the passes met."""
         return [row["id"] for row in await self._rows("unseen_runs", *stream, passes, *filters, *window)]
-
-    async def lose_unseen_erased(self, stream: StreamId, passes: Sequence[int], filters: tuple[str, str]) -> None:
-        """Let erased runs (that pass the filters) which the passes did not meet count no more."""
-        await self._value("lose_unseen", stream.app_id, stream.workflow_id, passes, *filters)
 
     async def unseen_rejects(self, stream: StreamId, passes: Sequence[int]) -> list[bytes]:
         """Digests of quarantined items which the passes did not meet."""

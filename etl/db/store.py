@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _LOAD = statements("load")
 _STATE = statements("state")
-_ERASING = statements("erasing")
 
 
 class Held(NamedTuple):
@@ -76,20 +75,6 @@ class Store:
         """The quarantine of this stream, by digest."""
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
         return {row["digest"]: Held(row["run_id"], fresh=row["fresh"]) for row in rows}
-
-    async def erased_records(self) -> list[str] | None:
-        """The records that were erased for good; None where nothing ever was, no run either."""
-        if not await self._pool.fetchval(_ERASING["anything_erased"]):
-            return None
-        return [row["id"] for row in await self._pool.fetch(_ERASING["erased_records"])]
-
-    async def erased_runs(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
-        """Tombstones of those of the runs that were erased, by id."""
-        return {row["id"]: row for row in await self._pool.fetch(_ERASING["erased_runs"], ids, *self.stream)}
-
-    async def counts_erased(self) -> bool:
-        """Whether the count of this stream includes erased runs."""
-        return bool(await self._pool.fetchval(_ERASING["counts_erased"], *self.stream))
 
     async def load(self, batch: Batch, provenance: Provenance) -> tuple[Loaded, list[Reject]]:
         """Commit a batch in one transaction; what PostgreSQL refuses is quarantined alone.

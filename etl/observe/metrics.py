@@ -39,7 +39,6 @@ _STREAM_HEALTH = (
     ("api_runs", "api_count", "Runs counted by the API."),
     ("warehouse_runs", "warehouse_count", "Runs in the warehouse that are not gone from the API."),
     ("quarantined_runs", "quarantined", "Runs in quarantine."),
-    ("forgotten_runs", "forgotten", "Erased runs that the API still lists."),
     ("open_runs", "open_runs", "Runs that were pending or running when last read."),
     ("backfill_done", "backfill_done", "1 once the whole history has been read."),
     ("failing", "is_failing", "1 if the last sync of the stream failed or its counts differed."),

@@ -297,8 +297,6 @@ class Crawl:
             # Without a picture or a repetition, it is all passes together that met everything.
             marks = self._marks[-1:] if proof is _Proof.PICTURE or repeated else self._marks
             await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, marks))
-            if not self._store.is_dry_run:
-                await session.lose_unseen_erased(self._store.stream, marks, self._store.filters)
 
     def _checkpoint(self, sorted_: Sorted, result: Pass, ends: _Ends, page: Page, order: Order | None) -> None:
         """Let the batch carry how far the listing is committed with it."""

@@ -113,7 +113,7 @@ class GoneHunt:
         count = self._listing.count
         if not self._order.by_creation or count is None or self._store.filters != ("ALL", "ALL"):
             return False
-        if self._listing.by_token or await self._store.open_rejects() or await self._store.counts_erased():
+        if self._listing.by_token or await self._store.open_rejects():
             return False
         take, ours = self._listing.extent.take, await self._store.count()
         search = GoneSearch(count=count, take=take, warehouse_count=ours)

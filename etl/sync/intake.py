@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
 from etl.plan import Listed, in_window
-from etl.sync.erased import FORGOTTEN, ErasedRuns
 from etl.sync.received import LONGEST_ID_BYTES, key_of_copy, read_id, receive
 
 if TYPE_CHECKING:
@@ -106,7 +104,6 @@ class Intake:
         self._redactor = redactor
         self._held: dict[bytes, Held] | None = None
         self._retry = retry
-        self._erased = ErasedRuns(store)
         self._counted: set[bytes] = set()
         self._held_copies: set[bytes] = set()
         self._met_copies: set[bytes] = set()
@@ -145,8 +142,6 @@ class Intake:
             alike = Counter(item.digest for item in items if item.ident is None)
             self._sure_copies.update(key_of_copy(each, n) for each, times in alike.items() for n in range(2, times + 1))
             self._met_copies.update(item.key for item in items if item.ident is None and item.key != item.digest)
-        ids = [item.ident for items in told for item in items if item.ident is not None]
-        await self._erased.look_up(ids)
         new: dict[str, RunRows] = {}
         changed: dict[str, RunRows] = {}
         for page, items in zip(pages, told, strict=True):
@@ -168,8 +163,6 @@ class Intake:
         """Take one item: unchanged, known to be bad, or made into rows (which join `group`)."""
         held = self._held
         assert held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
-        if self._erased.covers(item.ident):
-            return self._pass_over(item, None, result)
         if stored is not None and self._is_unchanged(item, stored, result):
             times = (stored["created_at"], stored["updated_at"])
             return Listed(stored["id"], *times, known=True, fresh=stored["fresh"])
@@ -185,14 +178,14 @@ class Intake:
             return self._reject(item, error, result)
         if item.guessed and rows.run_id != item.ident:
             raise _MisreadError
-        if self._erased.covers_record_of(rows):
-            return self._pass_over(item, rows, result)
         self._note_time(rows.updated_at)
         wanted = in_window(rows.created_at, since=self._since, until=self._until)
         if wanted and not _is_older(rows, group.get(rows.run_id)):
             group[rows.run_id] = rows
             result.good.add(rows.run_id)
             result.taken[rows.run_id] = item
+        if stored is not None and _is_erased_and_the_same(rows, stored):
+            return Listed(rows.run_id, rows.created_at, rows.updated_at, known=True, fresh=stored["fresh"])
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
 
     def _is_unchanged(self, item: Received, stored: asyncpg.Record, result: Sorted) -> bool:
@@ -207,19 +200,6 @@ class Intake:
         result.good.add(stored["id"])
         self._note_time(stored["updated_at"])
         return True
-
-    def _pass_over(self, item: Received, rows: RunRows | None, result: Sorted) -> Listed:
-        """Leave an erased run out, of which nothing is known but its tombstone; that is brought up to date."""
-        if rows is None:
-            with suppress(RecordError):
-                rows = self._normalizer.normalize(item.raw, item.digest)
-        if item.guessed and (read_id(item.raw) if rows is None else rows.run_id) != item.ident:
-            raise _MisreadError
-        run_id = rows.run_id if rows is not None else item.ident or item.key.hex()
-        result.batch.erased += self._erased.tombstone(run_id, rows)
-        self._note_time(rows.updated_at if rows is not None else None)
-        created_at, updated_at = (rows.created_at, rows.updated_at) if rows is not None else (None, None)
-        return Listed(run_id, created_at, updated_at, known=True, fresh=True)
 
     def _reject(self, item: Received, error: RecordError, result: Sorted) -> Listed:
         if item.guessed and read_id(item.raw) != item.ident:
@@ -238,8 +218,6 @@ class Intake:
             self.newest = updated_at
 
     def _stored_bytes(self, raw: bytes) -> bytes:
-        if self._erased.quoted_in(raw):
-            return FORGOTTEN
         return bytes(raw) if self._redactor is None else self._redactor.redact_bytes(raw)
 
     def _count_reject(self, key: bytes) -> None:
@@ -359,6 +337,11 @@ async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
 def _check_id(run_id: str) -> None:
     if len(run_id) > LONGEST_ID_BYTES / 4 and len(run_id.encode()) > LONGEST_ID_BYTES:
         raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, found {len(run_id)}")
+
+
+def _is_erased_and_the_same(rows: RunRows, stored: asyncpg.Record) -> bool:
+    """Whether a run was erased, so that no hash of it is stored, and has not changed since as far as that tells."""
+    return stored["erased"] and (rows.status, rows.updated_at) == (stored["status"], stored["updated_at"])
 
 
 def _is_older(rows: RunRows, at_hand: RunRows | None) -> bool:

@@ -264,7 +264,7 @@ async def the_memory_is_bounded(year: Year) -> None:
     """What the syncs remember does not grow with the years."""
     count = {
         table: await year.warehouse.fetchval(f"SELECT count(*) FROM {table}")
-        for table in ("etl_syncs", "etl_streams", "etl_rejects", "etl_rate_budgets", "etl_tombstones", "etl_settings")
+        for table in ("etl_syncs", "etl_streams", "etl_rejects", "etl_rate_budgets", "etl_erased", "etl_settings")
     }
     assert count["etl_syncs"] <= LEDGER_ROWS
     assert await year.warehouse.fetchval("SELECT count(*) FROM etl_syncs WHERE status = 'running'") == 0
@@ -272,6 +272,6 @@ async def the_memory_is_bounded(year: Year) -> None:
     assert await year.warehouse.fetchval(recent) > 2 * 80, "recent rows stay"
     assert count["etl_streams"] == 2
     assert count["etl_rejects"] == 0, "what was settled long ago needs no bytes any more"
-    assert (count["etl_rate_budgets"], count["etl_tombstones"]) == (1, 0)
+    assert (count["etl_rate_budgets"], count["etl_erased"]) == (1, 0)
     assert count["etl_settings"] <= 10
     assert await year.warehouse.fetchval("SELECT cardinality(granted_at) FROM etl_rate_budgets") < 10_000

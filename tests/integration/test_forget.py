@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,13 +18,20 @@ from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, Syn
 from etl.db import erasing
 from etl.db.batch import Batch
 from etl.db.connect import connect
+from etl.db.erasing import FORGOTTEN
 from etl.db.load import Loader
 from etl.decode import digest
 from etl.errors import DatabaseError, SettingsError
 from etl.events import StreamId, ignore
-from etl.normalize import Normalizer
+from etl.normalize import Normalizer, RunRows
 
 CHILDREN = ("run_steps", "run_step_calls", "run_usage_calls")
+MAY_STAY = {
+    "id", "app_id", "workflow_app_id", "workflow_id", "stream_app_id", "also_listed_by", "workflow_version_id", "version",
+    "status", "origin", "started_at", "ended_at", "duration_s", "created_at", "updated_at", "updated_on_day", "credits",
+    "own_credits", "first_synced_at", "last_synced_at", "gone_at", "erased_at",
+}  # fmt: skip
+"""The columns of an erased run that need not be null. `updated_on_day` is null, or true for a bare day."""
 
 
 class Trial:
@@ -48,6 +58,26 @@ class Trial:
             rows += await self.warehouse.fetchval(f"SELECT count(*) FROM {table} WHERE run_id = $1", run_id)
         return rows
 
+    @asynccontextmanager
+    async def loading(self, workflow_id: str) -> AsyncIterator[tuple[Loader, Callable[[Any], RunRows], Any]]:
+        """Hold a stream: gives what loads its runs, what makes rows of one, and the connections."""
+        app_id = await self.warehouse.fetchval("SELECT app_id FROM etl_streams WHERE workflow_id = $1", workflow_id)
+        stream = StreamId(app_id, workflow_id)
+        normalizer = Normalizer(*stream)
+
+        def rows_of(run: dict[str, Any]) -> RunRows:
+            raw = json.dumps(run).encode()
+            return normalizer.normalize(raw, digest(raw))
+
+        async with open_warehouse(self.settings, ignore) as warehouse:
+            state = await warehouse.session.lock(stream)
+            yield Loader(stream, fence=state.fence, sync_id=None), rows_of, warehouse.pool
+
+    async def load(self, workflow_id: str, *, changed: list[dict[str, Any]]) -> None:
+        """Load runs as a sync that holds them in hand does."""
+        async with self.loading(workflow_id) as (loader, rows_of, pool), pool.acquire() as connection:
+            await loader.load(connection, Batch(changed=[rows_of(run) for run in changed]))
+
     def some(self) -> tuple[str, dict[str, Any]]:
         """A workflow and one of its finished runs."""
         return next(
@@ -67,89 +97,174 @@ async def agrees(trial: Trial) -> bool:
     """Whether status finds each stream complete, with every run of the API accounted for."""
     report = await status_report(trial.settings)
     rows = await trial.warehouse.fetch("SELECT * FROM sync_health")
-    counted = all(row["api_count"] == row["warehouse_count"] + row["quarantined"] + row["forgotten"] for row in rows)
+    counted = all(row["api_count"] == row["accounted_for"] for row in rows)
     return counted and {each["state"] for each in report.streams} == {"complete"}
 
 
-async def test_a_run_is_gone_with_all_that_is_its_own_and_stays_away(trial: Trial) -> None:
+async def assert_blank(trial: Trial, run: dict[str, Any]) -> None:
+    """What is stored of a run of the API is what the contract leaves of an erased one, and is current."""
+    row = dict(await trial.warehouse.fetchrow("SELECT * FROM runs WHERE id = $1", run["id"]))
+    assert row["erased_at"] is not None
+    assert {name for name, value in row.items() if value is not None} - MAY_STAY == set()
+    assert row["status"] == run["status"]
+    assert row["updated_at"] == datetime.fromisoformat(run["updated_at"])
+    assert row["workflow_id"] is not None
+    for table in CHILDREN:
+        assert await trial.warehouse.fetchval(f"SELECT count(*) FROM {table} WHERE run_id = $1", run["id"]) == 0
+
+
+async def test_a_run_is_emptied_and_stays_so(trial: Trial) -> None:
     await trial.sync()
-    workflow_id, run = trial.some()
+    _, run = trial.some()
     assert await trial.holds(run["id"]) > 2
-    others = await trial.warehouse.fetchval("SELECT count(*) FROM runs")
+    before = dict(await trial.warehouse.fetchrow("SELECT * FROM runs WHERE id = $1", run["id"]))
+    totals = "SELECT sum(runs), sum(completed), sum(credits) FROM workflow_health_daily"
+    counted = await trial.warehouse.fetchrow(totals)
     done = await forget(trial.settings, runs=[run["id"]])
     assert (done.runs, done.rejects) == (1, 0)
-    assert await trial.holds(run["id"]) == 0
-    assert await trial.warehouse.fetchval("SELECT count(*) FROM runs") == others - 1
+    await assert_blank(trial, run)
+    after = dict(await trial.warehouse.fetchrow("SELECT * FROM runs WHERE id = $1", run["id"]))
+    kept = MAY_STAY - {"last_synced_at", "erased_at", "updated_on_day"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert await trial.warehouse.fetchrow(totals) == counted
     assert await agrees(trial)
     for mode in ("sync", "reconcile", "backfill"):
-        await trial.sync(mode)
-        assert await trial.holds(run["id"]) == 0
+        written = await trial.warehouse.fetchval("SELECT xmin::text FROM runs WHERE id = $1", run["id"])
+        summary = await trial.sync(mode)
+        assert summary.runs_updated == 0
+        assert await trial.warehouse.fetchval("SELECT xmin::text FROM runs WHERE id = $1", run["id"]) == written
+        await assert_blank(trial, run)
         assert await agrees(trial)
     trial.world.replay_run(run["id"])
     await trial.sync()
     await trial.sync("reconcile")
-    assert await trial.holds(run["id"]) == 0
+    await assert_blank(trial, run)
     assert await agrees(trial)
-    again = await forget(trial.settings, runs=[run["id"]])
-    assert again.runs == 0
+    assert (await forget(trial.settings, runs=[run["id"]])).runs == 0
     trial.world.delete_run(run["id"])
-    await trial.sync()
+    await trial.sync("reconcile")
     assert await agrees(trial)
-    row = await trial.warehouse.fetchrow("SELECT * FROM etl_tombstones")
-    assert (row["kind"], row["id"], row["workflow_id"]) == ("run", run["id"], workflow_id)
-    assert row["gone_at"] is not None
+    assert await trial.warehouse.fetchval("SELECT gone_at IS NOT NULL FROM runs WHERE id = $1", run["id"])
+
+
+async def test_only_salted_hashes_tell_who_was_erased(trial: Trial) -> None:
+    await trial.sync()
+    _, run = trial.some()
+    await forget(trial.settings, runs=[run["id"]], records=["rec_1"])
+    kept = await trial.warehouse.fetch("SELECT kind, hash FROM etl_erased ORDER BY kind DESC")
+    assert [row["kind"] for row in kept] == ["run", "record"]
+    for row in kept:
+        assert len(row["hash"]) == 32
+        assert row["hash"] not in {hashlib.sha256(each.encode()).digest() for each in (run["id"], "rec_1")}
+    (salt,) = [
+        row["value"] for row in await trial.warehouse.fetch("SELECT value FROM etl_settings WHERE name = 'erased_salt'")
+    ]
+    await forget(trial.settings, runs=["another"])
+    assert await trial.warehouse.fetchval("SELECT value FROM etl_settings WHERE name = 'erased_salt'") == salt
+
+
+async def test_a_draft_goes_with_the_last_run_that_used_it(trial: Trial) -> None:
+    workflow_id, _ = trial.some()
+    first, second, third = list(trial.world.runs[workflow_id].values())[:3]
+    version, note = {"id": "v7", "version": 7, "steps": []}, {"key": "n", "type": "note", "note": "Zoë"}
+    for run in (first, second, third):
+        run |= {"workflow_version": None, "version": 7, "workflow_version_draft": {"steps": [note]}}
+    third["workflow_version"] = version
+    await trial.sync()
+    draft = "SELECT count(*) FROM workflow_steps WHERE note = 'Zoë'"
+    used = "SELECT workflow_version_id, workflow_draft_id, version FROM runs WHERE id = $1"
+    await forget(trial.settings, runs=[first["id"]])
+    assert tuple(await trial.warehouse.fetchrow(used, first["id"])) == (None, None, None)
+    await forget(trial.settings, runs=[third["id"]])
+    assert tuple(await trial.warehouse.fetchrow(used, third["id"])) == ("v7", None, 7)
+    assert await trial.warehouse.fetchval(draft) == 1
+    await forget(trial.settings, runs=[second["id"]])
+    assert await trial.warehouse.fetchval(draft) == 0
+    for run in (first, second, third):
+        trial.world.replay_run(run["id"])
+    await trial.sync("reconcile")
+    assert await trial.warehouse.fetchval(draft) == 0
+    assert tuple(await trial.warehouse.fetchrow(used, first["id"])) == (None, None, None)
+    assert tuple(await trial.warehouse.fetchrow(used, third["id"])) == ("v7", None, 7)
+
+
+async def test_an_erased_run_shows_in_no_list_of_failures_or_open_runs(trial: Trial) -> None:
+    workflow_id, _ = trial.some()
+    failed, open_ = list(trial.world.runs[workflow_id].values())[:2]
+    failed["status"], open_["status"], open_["ended_at"] = "FAILED", "RUNNING", None
+    await trial.sync()
+    for view, run in (("recent_failures", failed), ("open_runs", open_)):
+        question = f"SELECT count(*) FROM {view} WHERE run_id = $1"
+        assert await trial.warehouse.fetchval(question, run["id"]) == 1
+        await forget(trial.settings, runs=[run["id"]])
+        assert await trial.warehouse.fetchval(question, run["id"]) == 0
+    open_ |= {"status": "COMPLETED", "updated_at": "2027-11-01T12:30:00.000Z", "result": "Zoë"}
+    await trial.sync()  # open runs are read again, erased ones too
+    await assert_blank(trial, open_)
 
 
 async def test_a_sync_that_finds_nothing_new_stays_cheap(trial: Trial) -> None:
     await trial.sync()
     await trial.sync()
     before = (await trial.sync()).requests
-    _, run = trial.some()
-    await forget(trial.settings, runs=[run["id"]])
-    assert (await trial.sync()).requests <= before + 2
+    newest = [max(runs.values(), key=lambda run: run["created_at"])["id"] for runs in trial.world.runs.values()]
+    await forget(trial.settings, runs=newest)
+    assert (await trial.sync()).requests <= before
 
 
-async def test_all_of_a_record_goes_and_what_comes_later_is_not_loaded(trial: Trial) -> None:
+async def test_all_of_a_record_goes_and_what_comes_later_is_blanked(trial: Trial) -> None:
     record = 'rec "ü" 1'
     workflow_id, _ = trial.some()
-    mine = list(trial.world.runs[workflow_id])[:3]
-    for run_id in mine:
-        trial.world.runs[workflow_id][run_id] |= {"record_id": record, "input": "Zoë"}
+    mine = list(trial.world.runs[workflow_id].values())[:3]
+    for run in mine:
+        run |= {"record_id": record, "input": "Zoë"}
     await trial.sync()
     assert await trial.warehouse.fetchval("SELECT count(*) FROM runs WHERE record_id = $1", record) == 3
     assert (await forget(trial.settings, records=[record])).runs == 3
-    assert [await trial.holds(run_id) for run_id in mine] == [0, 0, 0]
+    for run in mine:
+        await assert_blank(trial, run)
     assert await agrees(trial)
     fresh = trial.world.create_run(workflow_id, record_id=record, input="Zoë")
     other = trial.world.create_run(workflow_id)
-    summary = await trial.sync()
-    assert summary.runs_inserted == 1
-    assert await trial.holds(fresh["id"]) == 0
+    assert (await trial.sync()).runs_inserted == 2
+    await assert_blank(trial, fresh)
     assert await trial.holds(other["id"]) > 0
     assert await agrees(trial)
-    kept = await trial.warehouse.fetch("SELECT kind, count(*) FROM etl_tombstones GROUP BY 1 ORDER BY 1")
-    assert [tuple(row) for row in kept] == [("record", 1), ("run", 4)]
-    text = await trial.warehouse.fetchval("SELECT string_agg(t::text, '') FROM etl_tombstones AS t")
-    assert "Zoë" not in text
+    # Known by its own id from then on, whatever record it comes under.
+    fresh |= {"record_id": "rec_other", "updated_at": "2027-11-01T12:30:00.000Z"}
+    await trial.sync("reconcile")
+    await assert_blank(trial, fresh)
+    for table in ("runs", *CHILDREN, "workflow_versions", "etl_erased", "etl_rejects", "etl_settings"):
+        text = await trial.warehouse.fetchval(f"SELECT string_agg(t::text, '') FROM {table} AS t")
+        assert "Zoë" not in (text or ""), table
+        assert '"ü" 1' not in (text or "").replace("\\", ""), table
 
 
 @pytest.mark.parametrize("before", [None, "rec_other"])
-async def test_a_run_that_comes_under_an_erased_record_later_goes_with_it(trial: Trial, before: str | None) -> None:
+async def test_a_run_that_comes_under_an_erased_record_later_is_emptied(trial: Trial, before: str | None) -> None:
     workflow_id, run = trial.some()
     run["record_id"] = before
     trial.world.raw[run["id"]] = b'{"id": "%b", "status": 7}' % run["id"].encode()
     await trial.sync()  # as a reject, and then as a run
     del trial.world.raw[run["id"]]
     await trial.sync("reconcile")
-    assert await trial.holds(run["id"]) > 0
+    assert await trial.holds(run["id"]) > 1
     assert (await forget(trial.settings, records=["rec_z"])).runs == 0
     trial.world.runs[workflow_id][run["id"]] |= {"record_id": "rec_z", "updated_at": "2027-11-01T12:30:00.000Z"}
     await trial.sync("reconcile")
-    assert await trial.holds(run["id"]) == 0
-    assert await list_rejects(trial.settings, resolved=True) == []
+    await assert_blank(trial, trial.world.runs[workflow_id][run["id"]])
     assert await agrees(trial)
     await trial.sync()
     assert await agrees(trial)
+
+
+async def test_a_copy_that_is_older_than_the_stored_one_empties_it_all_the_same(trial: Trial) -> None:
+    await trial.sync()
+    workflow_id, run = trial.some()
+    await forget(trial.settings, records=["rec_z"])
+    stale = {**run, "record_id": "rec_z", "updated_at": "2001-01-01T00:00:00.000Z", "status": "RUNNING"}
+    await trial.load(workflow_id, changed=[stale])
+    await assert_blank(trial, run)
 
 
 async def test_a_run_that_seems_to_have_an_erased_one_s_id_stays(trial: Trial) -> None:
@@ -162,8 +277,8 @@ async def test_a_run_that_seems_to_have_an_erased_one_s_id_stays(trial: Trial) -
     trial.world.raw[mine] = f'{{"id":"{erased["id"]}",{body[1:]}'.encode()
     for mode in ("reconcile", "sync"):
         await trial.sync(mode)
-        assert await trial.holds(mine) > 0
-        assert await trial.holds(erased["id"]) == 0
+        assert await trial.holds(mine) > 1
+        await assert_blank(trial, erased)
         assert await agrees(trial)
 
 
@@ -193,7 +308,7 @@ async def test_the_quarantine_forgets_a_record_however_it_is_spelled(trial: Tria
     trial.world.raw[second] = bad % second.encode()
     await trial.sync("reconcile")
     kept = await trial.warehouse.fetch("SELECT run_id, payload = $1 AS emptied FROM etl_rejects", b'"[forgotten]"')
-    assert {row["run_id"]: row["emptied"] for row in kept} == {second: True, third: False}
+    assert {row["run_id"]: row["emptied"] for row in kept} == {first: True, second: True, third: False}
 
 
 async def test_the_quarantine_forgets_as_well(trial: Trial) -> None:
@@ -205,11 +320,21 @@ async def test_the_quarantine_forgets_as_well(trial: Trial) -> None:
     assert len(await list_rejects(trial.settings)) == 2
     done = await forget(trial.settings, runs=[named], records=["rec_z"])
     assert done.rejects == 2
-    assert await list_rejects(trial.settings, resolved=True) == []
+    emptied = [(None, FORGOTTEN, "erased"), (named, FORGOTTEN, "erased")]
+    kept = "SELECT run_id, payload, error FROM etl_rejects WHERE resolved_at IS NULL ORDER BY run_id NULLS FIRST"
+    assert [tuple(row) for row in await trial.warehouse.fetch(kept)] == emptied
+    assert (await forget(trial.settings, runs=[named], records=["rec_z"])).rejects == 0
+    for mode in ("sync", "reconcile"):
+        await trial.sync(mode)
+        assert await agrees(trial)
+        assert [tuple(row) for row in await trial.warehouse.fetch(kept)] == emptied
+    trial.world.raw[named] = json.dumps({"id": named, "status": 8, "input": "Zoë"}).encode()
     await trial.sync("reconcile")
+    assert [tuple(row) for row in await trial.warehouse.fetch(kept)] == emptied
+    del trial.world.raw[named]
+    await trial.sync("reconcile")
+    await assert_blank(trial, trial.world.runs[workflow_id][named])
     assert await agrees(trial)
-    kept = await trial.warehouse.fetch("SELECT run_id, payload FROM etl_rejects")
-    assert [tuple(row) for row in kept] == [(None, b'"[forgotten]"')]
 
 
 async def test_counts_agree_behind_a_filter(sandbox, database_url, warehouse) -> None:
@@ -220,56 +345,74 @@ async def test_counts_agree_behind_a_filter(sandbox, database_url, warehouse) ->
     await trial.sync()
     assert await agrees(trial)
     trial.world.runs[workflow_id][run["id"]] |= {"status": "FAILED", "updated_at": "2026-11-01T12:30:00.000Z"}
-    await trial.sync()  # now the filter leaves it out
+    await trial.sync("reconcile")  # now the filter leaves it out
     assert await agrees(trial)
 
 
-async def test_a_run_that_was_never_met_is_kept_out_from_the_start(trial: Trial) -> None:
+async def test_a_run_that_was_never_met_is_blank_from_the_start(trial: Trial) -> None:
     _, run = trial.some()
     assert (await forget(trial.settings, runs=[run["id"]])).runs == 0
     await trial.sync()
-    assert await trial.holds(run["id"]) == 0
+    await assert_blank(trial, run)
     assert await agrees(trial)
+
+
+async def test_a_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
+    workflow_id, run = trial.some()
+    run["updated_at"] = "2027-11-01"
+    await trial.sync()
+    await forget(trial.settings, runs=[run["id"]])
+    assert await trial.warehouse.fetchval("SELECT updated_on_day FROM runs WHERE id = $1", run["id"])
+    await trial.load(workflow_id, changed=[{**run, "updated_at": "2027-11-01T23:00:00.000Z", "status": "RUNNING"}])
+    assert await trial.warehouse.fetchval("SELECT status FROM runs WHERE id = $1", run["id"]) == "COMPLETED"
 
 
 async def test_what_a_process_has_in_hand_cannot_bring_it_back(trial: Trial) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
-    (app_id,) = {
-        row["app_id"]
-        for row in await trial.warehouse.fetch("SELECT app_id FROM etl_streams WHERE workflow_id = $1", workflow_id)
-    }
-    stream = StreamId(app_id, workflow_id)
-    raw = json.dumps(run).encode()
-    rows = Normalizer(*stream).normalize(raw, digest(raw))
-    async with open_warehouse(trial.settings, ignore) as warehouse:
-        state = await warehouse.session.lock(stream)
-        loader = Loader(stream, fence=state.fence, sync_id=None)
+    async with trial.loading(workflow_id) as (loader, rows_of, pool):
         await forget(trial.settings, runs=[run["id"]])
-        async with warehouse.pool.acquire() as connection:
-            await loader.load(connection, Batch(new=[rows]))
-        assert await trial.holds(run["id"]) == 0
-        # A commit that holds its stream's row already is waited for.
-        other = Normalizer(*stream).normalize(raw.replace(run["id"].encode(), b"run_other"), b"x" * 16)
-        async with warehouse.pool.acquire() as connection, connection.transaction():
-            await loader.load(connection, Batch(new=[other]))
-            waiting = asyncio.create_task(forget(trial.settings, runs=["run_other"]))
+        async with pool.acquire() as connection:
+            await loader.load(connection, Batch(new=[rows_of(run)]))
+            await loader.load(connection, Batch(changed=[rows_of({**run, "input": "Zoë"})]))
+        await assert_blank(trial, run)
+        # A load that is under way is waited for.
+        other = {**run, "id": "run_other", "record_id": "rec_z"}
+        async with pool.acquire() as connection, connection.transaction():
+            await loader.load(connection, Batch(new=[rows_of(other)]))
+            waiting = asyncio.create_task(forget(trial.settings, records=["rec_z"]))
             await asyncio.sleep(0.2)
             assert not waiting.done()
         assert (await waiting).runs == 1
-        assert await trial.holds("run_other") == 0
+        await assert_blank(trial, other)
 
 
-async def test_an_interrupted_forget_goes_on(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_content_never_replaces_an_erased_row(trial: Trial) -> None:
+    """As where two loads hold one run under two records, of which one is erased."""
     await trial.sync()
-    _, run = trial.some()
-    with monkeypatch.context() as broken:
-        broken.setitem(erasing._SQL, "erase_run", "SELECT 1/0 WHERE $1::text IS NOT NULL")
-        with pytest.raises(Exception, match="division by zero"):
-            await forget(trial.settings, runs=[run["id"]])
-    assert await trial.holds(run["id"]) > 0
+    workflow_id, run = trial.some()
     await forget(trial.settings, runs=[run["id"]])
-    assert await trial.holds(run["id"]) == 0
+    await trial.warehouse.execute("DELETE FROM etl_erased")
+    await trial.load(workflow_id, changed=[{**run, "input": "Zoë", "updated_at": "2027-11-01T12:30:00.000Z"}])
+    await assert_blank(trial, run)
+
+
+@pytest.mark.parametrize("broken", ["_ERASE_RUN", "empty_reject"])
+async def test_an_interrupted_forget_goes_on(trial: Trial, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    workflow_id, run = trial.some()
+    bad = next(run_id for run_id in trial.world.runs[workflow_id] if run_id != run["id"])
+    trial.world.raw[bad] = b'{"id": "%b", "status": 7, "input": "rec_z"}' % bad.encode()
+    await trial.sync()
+    with monkeypatch.context() as patch:
+        if broken == "_ERASE_RUN":
+            patch.setattr(erasing, broken, "SELECT 1/0 WHERE $1::text IS NOT NULL")
+        else:
+            patch.setitem(erasing._SQL, broken, "SELECT 1/0 WHERE $1::bigint IS NOT NULL AND $2::bytea IS NOT NULL")
+        with pytest.raises(Exception, match="division by zero"):
+            await forget(trial.settings, runs=[run["id"]], records=["rec_z"])
+    await forget(trial.settings, runs=[run["id"]], records=["rec_z"])
+    await assert_blank(trial, run)
+    assert await trial.warehouse.fetchval("SELECT payload FROM etl_rejects") == FORGOTTEN
     assert await agrees(trial)
 
 
@@ -327,7 +470,7 @@ async def test_a_reader_reads_and_does_nothing_else(trial: Trial, database_url) 
             await reader.fetch(f"SELECT * FROM {name} LIMIT 1")
         await reader.fetch("SELECT id, reason, error FROM etl_rejects")
         for wrong in (
-            "SELECT payload FROM etl_rejects", "SELECT * FROM etl_tombstones", "SELECT * FROM etl_settings",
+            "SELECT payload FROM etl_rejects", "SELECT * FROM etl_erased", "SELECT * FROM etl_settings",
             "DELETE FROM runs", "INSERT INTO workflows (id) VALUES ('x')", "CREATE TABLE cortex.mine (a int)",
         ):  # fmt: skip
             with pytest.raises(Exception, match="permission denied"):

@@ -1,14 +1,16 @@
 -- name: known_runs
 -- What the warehouse holds of the runs with these ids, to tell unchanged ones without reading them further.
 -- $2: when a sync of the stream last came to its end; what was loaded since is `fresh`. $3: the stream's app.
-SELECT id, content_hash, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone, workflow_id,
+SELECT id, content_hash, status, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone,
+    erased_at IS NOT NULL AS erased, workflow_id,
     stream_app_id = $3 OR $3 = ANY (coalesce(also_listed_by, '{}')) AS is_ours, coalesce(last_synced_at > $2, false) AS fresh
 FROM runs
 WHERE id = ANY ($1::text[])
 
 -- name: begin_commit
--- Marks the transaction as one of this stream.
-SELECT pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0))
+-- Marks the transaction as one of this stream, and as one that forget waits for.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0)),
+    pg_advisory_xact_lock_shared(hashtextextended(current_schema() || E'\nerased', 0))
 
 -- name: keep_payloads
 -- A run re-read after its due date with emptied payloads keeps the stored ones, also where the date was put off since.

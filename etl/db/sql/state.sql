@@ -35,8 +35,8 @@ FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
 
 -- name: count_listed
--- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it,
--- plus those that were erased for good. `sync_health.accounted_for` is the same by the filters of the last reading.
+-- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it.
+-- `sync_health.accounted_for` is the same by the filters of the last reading.
 SELECT
     (SELECT count(*) FROM listed_runs
      WHERE listed_by = $1 AND workflow_id = $2
@@ -48,12 +48,6 @@ SELECT
            SELECT FROM listed_runs AS listed
            WHERE listed.id = held.run_id AND listed.listed_by = $1 AND listed.workflow_id = $2
              AND ($3 = 'ALL' OR listed.status = $3) AND ($4 = 'ALL' OR listed.origin = $4)))
-    +
-    (SELECT count(*) FROM etl_tombstones AS erased
-     WHERE erased.kind = 'run' AND erased.workflow_id = $2 AND erased.gone_at IS NULL
-       AND $1 = ANY (erased.app_id || erased.also_listed_by)
-       AND ($3 = 'ALL' OR erased.status IS NULL OR erased.status = $3)
-       AND ($4 = 'ALL' OR erased.origin IS NULL OR erased.origin = $4))
 
 -- name: open_runs
 SELECT id, status FROM listed_runs
