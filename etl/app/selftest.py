@@ -29,8 +29,8 @@ from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, Syn
 from etl.db.connect import connect, quote_identifier
 from etl.db.statements import statements
 from etl.sandbox import Sandbox, World
-from etl.sandbox.answers import encode
-from etl.sandbox.faults import CutBody, Drift, Reset, Status, anything
+from etl.sandbox.faults import CutBody, Drift, Reset, Status, any_request
+from etl.sandbox.responses import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -169,7 +169,7 @@ class _History:
             world.delete_run(run_id)
         listed = [run_id for runs in world.runs.values() for run_id in runs if run_id not in world.raw]
         if listed and random.random() < 0.4:
-            world.spoil(random.choice(listed), random.choice(_BAD_RUNS))
+            world.corrupt(random.choice(listed), random.choice(_BAD_RUNS))
 
     def _trouble(self, sandbox: Sandbox) -> None:
         """Let the API misbehave during the next sync."""
@@ -181,7 +181,7 @@ class _History:
             )
         for fault in (Status(429, retry_after=0), Status(503), CutBody("half_json"), CutBody("length"), Reset()):
             if random.random() < 0.3:
-                faults.on(anything, fault, every=random.randint(2, 9), times=random.randint(1, 3))
+                faults.on(any_request, fault, every=random.randint(2, 9), times=random.randint(1, 3))
 
     async def _sync(self, settings: Settings, mode: Mode, patience: float | None) -> int | None:
         """Sync in a process of its own, killed after `patience` seconds; its exit code, None where it was killed."""

@@ -1,4 +1,4 @@
-"""What the simulated customers automate: a dozen workflows as plans, from which definitions and runs are made."""
+"""Blueprints of a dozen realistic workflows, from which definitions and runs are generated."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Json = Any
 class StepPlan:
     """One step of a workflow.
 
-    `seconds` is the median time it takes, `fails` the chance that it fails, `config` the fields that its type adds to
-    a definition, `loop` the expression that it loops over. `tools` are the tools that a model step may call.
+    `seconds` is its median duration, `fails` its failure probability, `config` the fields that its type adds to a
+    definition, `loop` the expression that it loops over. `tools` are the tools that a model step may call.
     """
 
     key: str
@@ -27,11 +27,11 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """One workflow: its names, its inputs, its steps in order, and how it is used.
+    """One workflow: its name, inputs, steps in order, and usage.
 
     `share` is its weight among the workflows of a world; `origins` maps each origin of runs to a weight;
-    `retention_days` is None where runs are kept for good; `calls` are the keys of the blueprints that its workflow
-    steps prefer to start.
+    `retention_days` is None if runs are kept forever; `calls` are the keys of the blueprints that its workflow steps
+    preferably start.
     """
 
     key: str
@@ -82,8 +82,8 @@ def _browser(key: str, url: str, **more: Any) -> StepPlan:
 
 def _branch(key: str, conditions: dict[str, tuple[str, ...]], otherwise: tuple[str, ...]) -> StepPlan:
     made = {
-        name: {"condition": f"{{{{{key}.label}}}} == '{name}'", "destinations": list(to), "order": place}
-        for place, (name, to) in enumerate(conditions.items())
+        name: {"condition": f"{{{{{key}.label}}}} == '{name}'", "destinations": list(to), "order": index}
+        for index, (name, to) in enumerate(conditions.items())
     }
     return StepPlan(key, "branch", 0.005, 0.0, {"conditions": made, "else": list(otherwise)})
 

@@ -1,4 +1,4 @@
-"""The API's endpoints: a request and a world in, an answer out. No I/O."""
+"""The endpoints of the simulated API: from a request and a world to a response. No I/O."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.sandbox.answers import Answer, Request, document, encode, error
-from etl.sandbox.runs import ORIGINS, STATUSES
+from etl.sandbox.responses import Request, Response, document, encode, error
+from etl.sandbox.run_documents import ORIGINS, STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +22,11 @@ _JSON: Final = {"content-type": "application/json; charset=utf-8"}
 
 
 class BadRequestError(Exception):
-    """A request that the API refuses; carries the answer."""
+    """A refused request, with its response."""
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Endpoints:
     """The API over a world.
 
     Attributes:
-        world: what is served.
-        max_take: the largest page that is given, whatever `take` asks for.
-        verbose_required: whether runs are given whole only with `verbose=all`.
-        next_tokens: whether lists hand out a `pagination-next` token for the page that follows.
+        world: the data to serve.
+        max_take: the largest page size, whatever `take` asks for.
+        verbose_required: whether runs are complete only with `verbose=all`.
+        next_tokens: whether lists send a `pagination-next` token for the next page.
     """
 
     world: World
@@ -45,19 +45,19 @@ class Endpoints:
     verbose_required: bool = True
     next_tokens: bool = False
 
-    def answer(self, request: Request, own_app: str) -> Answer:
-        """The answer to a request.
+    def respond(self, request: Request, own_app: str) -> Response:
+        """Return the response to a request.
 
         Args:
-            request: what was asked.
+            request: the request.
             own_app: the app that the id `c` stands for.
         """
         try:
             return self._route(request, own_app)
         except BadRequestError as refused:
-            return refused.answer
+            return refused.response
 
-    def _route(self, request: Request, own_app: str) -> Answer:
+    def _route(self, request: Request, own_app: str) -> Response:
         match request.parts:
             case ("apps", app, "workflows"):
                 self._expect(request, "GET")
@@ -67,7 +67,7 @@ class Endpoints:
                 return self._in_workflow(request, workflow, rest)
         return error(404, "Not found")
 
-    def _in_workflow(self, request: Request, workflow: dict[str, Json], rest: Sequence[str]) -> Answer:
+    def _in_workflow(self, request: Request, workflow: dict[str, Json], rest: Sequence[str]) -> Response:
         workflow_id = workflow["id"]
         match rest:
             case []:
@@ -84,7 +84,7 @@ class Endpoints:
                 return self._version(workflow_id, wanted)
         return error(404, "Not found")
 
-    def _in_runs(self, request: Request, workflow_id: str, rest: Sequence[str]) -> Answer:
+    def _in_runs(self, request: Request, workflow_id: str, rest: Sequence[str]) -> Response:
         self._expect(request, {"replay": "POST", "retention": "PATCH"}.get("".join(rest[1:]), "GET"))
         if rest and rest[0] not in self.world.runs[workflow_id]:
             return error(404, "Run not found")
@@ -92,14 +92,14 @@ class Endpoints:
             case []:
                 return self._runs(request, workflow_id)
             case [run_id]:
-                return Answer(200, dict(_JSON), self._item(request, workflow_id, run_id))
+                return Response(200, dict(_JSON), self._item(request, workflow_id, run_id))
             case [run_id, "replay"]:
                 return document(self.world.replay_run(run_id, finish=False))
             case [run_id, "retention"]:
                 return document(self.world.set_retention(run_id, _max_age(request)))
         return error(404, "Not found")
 
-    def _workflows(self, request: Request, app_id: str) -> Answer:
+    def _workflows(self, request: Request, app_id: str) -> Response:
         search = request.query.get("search", "").casefold()
         tags = {tag for tag in request.query.get("tags", "").split(",") if tag}
         found = [
@@ -111,7 +111,7 @@ class Endpoints:
         ]
         return self._page(request, found, encode)
 
-    def _runs(self, request: Request, workflow_id: str) -> Answer:
+    def _runs(self, request: Request, workflow_id: str) -> Response:
         origin = _choice(request, "origin", ORIGINS)
         status = _choice(request, "status", STATUSES)
         found = self.world.listing(workflow_id, origin, status)
@@ -129,13 +129,13 @@ class Endpoints:
             run = {key: value for key, value in run.items() if key not in _TERSE_WITHOUT}
         return encode(run)
 
-    def _version(self, workflow_id: str, wanted: str) -> Answer:
+    def _version(self, workflow_id: str, wanted: str) -> Response:
         for version in self.world.versions[workflow_id]:
             if wanted in {version["id"], str(version["version"])}:
                 return document(version)
         return error(404, "Version not found")
 
-    def _page(self, request: Request, found: Sequence[Json], item: Any) -> Answer:
+    def _page(self, request: Request, found: Sequence[Json], item: Any) -> Response:
         page = _number(request, "page", 1)
         if "next" in request.query:
             page = _page_of(request.query["next"])
@@ -148,7 +148,7 @@ class Endpoints:
         }
         if self.next_tokens and first + take < len(found):
             headers["pagination-next"] = base64.urlsafe_b64encode(b"page:%d" % (page + 1)).decode()
-        return Answer(200, headers, items=[item(one) for one in found[first : first + take]])
+        return Response(200, headers, items=[item(one) for one in found[first : first + take]])
 
     def _app(self, app_id: str, own_app: str) -> str:
         found = own_app if app_id == "c" else app_id

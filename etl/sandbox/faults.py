@@ -1,4 +1,4 @@
-"""Faults that the simulated API can be told to make: countable, deterministic, and off unless switched on."""
+"""Faults of the simulated API: deterministic, counted, and off by default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from random import Random
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from etl.sandbox.answers import Answer, Request, error
+from etl.sandbox.responses import Request, Response, error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,59 +22,59 @@ _HTML: Final = (
 
 
 class Fault(Protocol):
-    """Something that goes wrong with one answer."""
+    """A fault of one response."""
 
-    def spoil(self, answer: Answer) -> None:
-        """Change the answer in place."""
+    def apply(self, response: Response) -> None:
+        """Change the response in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The API answers with an error status. `retry_after` is in seconds, or a moment that is sent as an HTTP date."""
+    """An error status. `retry_after` is in seconds, or a datetime, which is sent as an HTTP date."""
 
     status: int
     retry_after: float | datetime | None = None
     html: bool = False
     message: str = "Something went wrong"
 
-    def spoil(self, answer: Answer) -> None:
-        """Replace the answer."""
-        made = error(self.status, self.message)
-        answer.status, answer.headers = made.status, made.headers
-        answer.replace_body(made.body)
+    def apply(self, response: Response) -> None:
+        """Replace the response."""
+        replacement = error(self.status, self.message)
+        response.status, response.headers = replacement.status, replacement.headers
+        response.replace_body(replacement.body)
         if self.html:
-            answer.replace_body(_HTML, "text/html")
+            response.replace_body(_HTML, "text/html")
         if isinstance(self.retry_after, datetime):
-            answer.headers["retry-after"] = format_datetime(self.retry_after.astimezone(UTC), usegmt=True)
+            response.headers["retry-after"] = format_datetime(self.retry_after.astimezone(UTC), usegmt=True)
         elif self.retry_after is not None:
-            answer.headers["retry-after"] = f"{self.retry_after:g}"
+            response.headers["retry-after"] = f"{self.retry_after:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class CutBody:
-    """The body breaks off: the connection closes early, or (`half_json`) half of it arrives as if it were all."""
+    """A truncated body: the connection closes early, or (`half_json`) half of it is sent as if it were complete."""
 
     how: Literal["length", "chunked", "half_json"] = "length"
 
-    def spoil(self, answer: Answer) -> None:
-        """Cut the body in its middle."""
-        body = answer.payload()
+    def apply(self, response: Response) -> None:
+        """Cut the body in the middle."""
+        body = response.payload()
         if self.how == "half_json":
-            answer.replace_body(body[: len(body) // 2])
+            response.replace_body(body[: len(body) // 2])
         else:
-            answer.cut_at, answer.chunked = len(body) // 2, self.how == "chunked"
+            response.cut_at, response.chunked = len(body) // 2, self.how == "chunked"
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Status 200 with another body than expected: empty, HTML, an object where a list belongs."""
+    """Status 200 with an unexpected body: empty, HTML, or an object instead of a list."""
 
     body: bytes
     content_type: str = "application/json; charset=utf-8"
 
-    def spoil(self, answer: Answer) -> None:
+    def apply(self, response: Response) -> None:
         """Replace the body."""
-        answer.replace_body(self.body, self.content_type)
+        response.replace_body(self.body, self.content_type)
 
 
 EMPTY_BODY: Final = Body(b"")
@@ -84,22 +84,22 @@ OBJECT_BODY: Final = Body(b'{"data":[],"message":"ok"}')
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection is reset before any byte of the answer."""
+    """A connection reset before the first byte of the response."""
 
-    def spoil(self, answer: Answer) -> None:
-        """Let the server reset the connection."""
-        answer.reset = True
+    def apply(self, response: Response) -> None:
+        """Reset the connection."""
+        response.reset = True
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The answer comes after `seconds`; an hour or so stands for a server that hangs."""
+    """A response delayed by `seconds`; an hour simulates a server that hangs."""
 
     seconds: float
 
-    def spoil(self, answer: Answer) -> None:
-        """Let the server wait."""
-        answer.delay_s += self.seconds
+    def apply(self, response: Response) -> None:
+        """Delay the response."""
+        response.delay_s += self.seconds
 
 
 HANG: Final = Delay(3600.0)
@@ -107,30 +107,30 @@ HANG: Final = Delay(3600.0)
 
 @dataclass(frozen=True, slots=True)
 class BadItem:
-    """Raw bytes among the items of a list: before the one at place `at`, or in its stead. Other answers stay."""
+    """Raw bytes inserted into a list before the item at index `at`, or replacing it; other responses are unchanged."""
 
     raw: bytes
     at: int = 0
     replace: bool = False
 
-    def spoil(self, answer: Answer) -> None:
-        """Splice the bytes in."""
-        if answer.items is not None:
-            answer.items[self.at : self.at + self.replace] = [self.raw]
+    def apply(self, response: Response) -> None:
+        """Insert the bytes."""
+        if response.items is not None:
+            response.items[self.at : self.at + self.replace] = [self.raw]
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Response headers that are set, or left out where the value is None."""
+    """Response headers that are set, or removed if the value is None."""
 
     headers: dict[str, str | None]
 
-    def spoil(self, answer: Answer) -> None:
+    def apply(self, response: Response) -> None:
         """Set and remove headers."""
         for name, value in self.headers.items():
-            answer.headers.pop(name, None)
+            response.headers.pop(name, None)
             if value is not None:
-                answer.headers[name] = value
+                response.headers[name] = value
 
 
 NO_PAGING_HEADERS: Final = Headers({"pagination-page": None, "pagination-take": None, "pagination-count": None})
@@ -138,7 +138,7 @@ NO_PAGING_HEADERS: Final = Headers({"pagination-page": None, "pagination-take": 
 
 @dataclass(slots=True)
 class Rule:
-    """Faults for the requests that `where` matches: each `every`th of them, `times` times in all (None: for ever)."""
+    """Faults for every `every`th request that `where` matches, at most `times` times (None: no limit)."""
 
     where: Callable[[Request], bool]
     faults: tuple[Fault, ...]
@@ -147,7 +147,7 @@ class Rule:
     matched: int = 0
 
     def due(self, request: Request) -> tuple[Fault, ...]:
-        """The faults for this request; counts it."""
+        """Count a request and return the faults that are due."""
         if self.times == 0 or not self.where(request):
             return ()
         self.matched += 1
@@ -160,7 +160,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Drift:
-    """The listing moves while it is read: before a page is given, with `chance`, runs come and go in its workflow."""
+    """Drift: before a page is served, with probability `chance`, runs are created and deleted in its workflow."""
 
     chance: float = 1.0
     creates: int = 1
@@ -173,8 +173,8 @@ class Drift:
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
 
-    def stir(self, world: World, request: Request) -> None:
-        """Create and delete runs, if this request lists runs and chance has it."""
+    def change(self, world: World, request: Request) -> None:
+        """Create and delete runs, if this request lists runs and is chosen."""
         if not lists_runs(request) or request.parts[3] not in world.runs or self._random.random() >= self.chance:
             return
         workflow_id = request.parts[3]
@@ -187,48 +187,48 @@ class Drift:
 
 
 def lists_runs(request: Request) -> bool:
-    """Whether a request asks for a list of runs."""
+    """Match requests for a list of runs."""
     return len(request.parts) == 5 and request.parts[4] == "runs"
 
 
 def gets_run(request: Request) -> bool:
-    """Whether a request asks for one run."""
+    """Match requests for one run."""
     return len(request.parts) == 6 and request.parts[4] == "runs"
 
 
 def page(number: int) -> Callable[[Request], bool]:
-    """A condition for rules: the request lists runs and asks for that page."""
+    """Match requests for a page of runs."""
     return lambda request: lists_runs(request) and request.query.get("page", "1") == str(number)
 
 
-def anything(_request: Request) -> bool:
-    """A condition for rules: every request."""
+def any_request(_request: Request) -> bool:
+    """Match every request."""
     return True
 
 
 @dataclass(slots=True)
 class Faults:
-    """The switches of a sandbox.
+    """The faults of a sandbox.
 
     Attributes:
-        next_responses: each request takes the next of these; None lets one pass unharmed.
+        next_responses: faults for the next requests, one each; None is no fault.
         rules: see `on`.
-        drift: runs that come and go between pages.
-        first_page_forever: lists give page 1 whatever page is asked for, and say that it is the one asked for.
-        take_cap: lists give at most that many items and say so in `pagination-take`.
-        count_delta: `pagination-count` of lists is off by that many.
-        no_paging_headers: lists come without the `pagination-*` headers.
-        clock_offset: the `Date` header is off by that much.
-        latency_s: each answer takes that long.
-        before_response: called with (path, query, request number) before the answer is made; may be a coroutine.
-        after_response: the same, called after the answer was sent.
-        made: how many faults were made, by class name.
+        drift: runs created and deleted between pages.
+        repeat_first_page: lists serve page 1 for every page, labelled as the requested one.
+        take_cap: maximum page size of lists, as stated in `pagination-take`.
+        count_delta: error of the `pagination-count` of lists.
+        no_paging_headers: whether lists lack the `pagination-*` headers.
+        clock_offset: error of the `Date` header.
+        latency_s: latency of each response.
+        before_response: called with (path, query, request number) before a response is made; may be a coroutine.
+        after_response: called with the same arguments after the response was sent.
+        applied: number of faults applied, by class name.
     """
 
     next_responses: deque[Fault | None] = field(default_factory=deque)
     rules: list[Rule] = field(default_factory=list)
     drift: Drift | None = None
-    first_page_forever: bool = False
+    repeat_first_page: bool = False
     take_cap: int | None = None
     count_delta: int = 0
     no_paging_headers: bool = False
@@ -236,28 +236,28 @@ class Faults:
     latency_s: float = 0.0
     before_response: Callable[[str, dict[str, str], int], Awaitable[None] | None] | None = None
     after_response: Callable[[str, dict[str, str], int], Awaitable[None] | None] | None = None
-    made: Counter[str] = field(default_factory=Counter)
+    applied: Counter[str] = field(default_factory=Counter)
 
     def queue(self, *faults: Fault | None) -> None:
-        """Let the next requests meet these faults, one each."""
+        """Add faults for the next requests, one each."""
         self.next_responses.extend(faults)
 
     def on(self, where: Callable[[Request], bool], *faults: Fault, every: int = 1, times: int | None = None) -> Rule:
-        """Let each `every`th request that `where` matches meet all these faults, `times` times (None: for ever)."""
+        """Apply faults to every `every`th request that `where` matches, at most `times` times (None: no limit)."""
         rule = Rule(where, faults, every, times)
         self.rules.append(rule)
         return rule
 
     def clear(self) -> None:
-        """Switch everything off; what was counted stays."""
-        blank = Faults(made=self.made)
+        """Remove all faults; keep the counts."""
+        blank = Faults(applied=self.applied)
         for name in self.__slots__:
             setattr(self, name, getattr(blank, name))
 
-    def asked(self, request: Request) -> Request:
-        """The request as the faulty API understands it."""
+    def rewrite(self, request: Request) -> Request:
+        """Return the request as the faulty API understands it."""
         changed = dict(request.query)
-        if self.first_page_forever:
+        if self.repeat_first_page:
             changed["page"] = "1"
         if self.take_cap is not None:
             take = changed.get("take", "100")
@@ -268,25 +268,27 @@ class Faults:
             else Request(request.number, request.method, request.path, request.parts, changed, request.body)
         )
 
-    def spoil(self, request: Request, answer: Answer) -> None:
-        """Let everything go wrong with the answer that should."""
-        answer.delay_s += self.latency_s
-        if answer.items is not None:
-            self._bend_paging(request, answer)
+    def apply(self, request: Request, response: Response) -> None:
+        """Apply the faults that are due."""
+        response.delay_s += self.latency_s
+        if response.items is not None:
+            self._distort_paging(request, response)
         if self.clock_offset:
-            answer.headers["date"] = format_datetime(datetime.now(UTC) + self.clock_offset, usegmt=True)
+            response.headers["date"] = format_datetime(datetime.now(UTC) + self.clock_offset, usegmt=True)
         due = [fault for rule in self.rules for fault in rule.due(request)]
         if self.next_responses:
             scripted = self.next_responses.popleft()
             due += [scripted] if scripted is not None else []
         for fault in due:
-            fault.spoil(answer)
-            self.made[type(fault).__name__] += 1
+            fault.apply(response)
+            self.applied[type(fault).__name__] += 1
 
-    def _bend_paging(self, request: Request, answer: Answer) -> None:
-        if self.first_page_forever:
-            answer.headers["pagination-page"] = request.query.get("page", "1")
+    def _distort_paging(self, request: Request, response: Response) -> None:
+        if self.repeat_first_page:
+            response.headers["pagination-page"] = request.query.get("page", "1")
         if self.count_delta:
-            answer.headers["pagination-count"] = str(max(0, int(answer.headers["pagination-count"]) + self.count_delta))
+            response.headers["pagination-count"] = str(
+                max(0, int(response.headers["pagination-count"]) + self.count_delta)
+            )
         if self.no_paging_headers:
-            NO_PAGING_HEADERS.spoil(answer)
+            NO_PAGING_HEADERS.apply(response)

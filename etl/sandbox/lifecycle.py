@@ -1,38 +1,38 @@
-"""What happens to one run document after it was asked for: it is open, ends, is emptied, is due. In place."""
+"""Changes of a run document over its lifetime, in place: reopening, ending, retention."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
 
-from etl.sandbox.listing import instant
-from etl.sandbox.runs import iso
+from etl.sandbox.list_order import epoch_seconds
+from etl.sandbox.run_documents import iso
 
 Json = Any
-STORY_FIELDS: Final = ("output", "status", "usage", "result", "error", "started_at", "ended_at")
-"""The fields of a run that one execution decides on."""
+EXECUTION_FIELDS: Final = ("output", "status", "usage", "result", "error", "started_at", "ended_at")
+"""The fields of a run that are set by one execution."""
 
 
 @dataclass(slots=True)
-class Ending:
-    """How an open run will end: the fields that it gets then, and when that is due (epoch ms)."""
+class PlannedEnd:
+    """How an open run will end: the fields that it will get, and when (epoch ms)."""
 
     fields: dict[str, Json]
     due_ms: int
 
 
-def open_up(run: dict[str, Json], due_ms: int, *, steps: int | None) -> Ending:
-    """Turn an ended run into an open one that will end just so.
+def reopen(run: dict[str, Json], due_ms: int, *, steps: int | None) -> PlannedEnd:
+    """Turn an ended run into an open one that will end the same way.
 
     Args:
         run: the document, whose `output` is an object.
         due_ms: when it will end, epoch ms.
-        steps: how many of its steps have begun, the last of them unfinished; None where the run has not started.
+        steps: number of steps that have started, the last one unfinished; None if the run is pending.
 
     Returns:
-        The ending, for `end`.
+        The planned end, for `end`.
     """
-    ending = Ending({key: run[key] for key in STORY_FIELDS if key in run}, due_ms)
+    ending = PlannedEnd({key: run[key] for key in EXECUTION_FIELDS if key in run}, due_ms)
     run.pop("result", None)
     run.pop("error", None)
     run["ended_at"] = None
@@ -54,8 +54,8 @@ def open_up(run: dict[str, Json], due_ms: int, *, steps: int | None) -> Ending:
     return ending
 
 
-def end(run: dict[str, Json], ending: Ending | None, at_ms: int) -> None:
-    """End an open run at a moment (epoch ms), as its ending says, or else well."""
+def end(run: dict[str, Json], ending: PlannedEnd | None, at_ms: int) -> None:
+    """End an open run at a moment (epoch ms), as planned, or as COMPLETED if nothing is planned."""
     run |= ending.fields if ending else {"status": "COMPLETED"}
     if run.get("started_at") is None and run["status"] != "SKIPPED":
         run["started_at"] = run["created_at"]
@@ -69,20 +69,20 @@ def end(run: dict[str, Json], ending: Ending | None, at_ms: int) -> None:
 
 
 def retention_due(run: dict[str, Json]) -> str | None:
-    """When a run is due for removal by its `retention`, as the API's timestamp; None where it is kept for good."""
+    """Return the API's timestamp at which `retention` removes the run; None if it is kept forever."""
     age = run["retention"]["max_age_in_seconds"]
     keeps = run["retention"].get("preserve_on_failure", False) and run["status"] == "FAILED"
-    created_s = instant(run["created_at"])
+    created_s = epoch_seconds(run["created_at"])
     return None if keeps or age < 0 or created_s == float("inf") else iso(1000 * (created_s + age))
 
 
 def is_due(run: dict[str, Json], now_ms: int) -> bool:
-    """Whether retention removes the run by now."""
+    """Return whether the run is due for removal."""
     due = run.get("retention_due_at")
-    return isinstance(due, str) and instant(due) * 1000 <= now_ms
+    return isinstance(due, str) and epoch_seconds(due) * 1000 <= now_ms
 
 
-def empty(run: dict[str, Json], at_ms: int) -> None:
-    """Remove the payloads of a run, as an API may do that keeps the bare run after its due date."""
+def remove_payloads(run: dict[str, Json], at_ms: int) -> None:
+    """Remove the payloads of a run, as an API does that keeps the bare run after its due date."""
     run.pop("result", None)
     run |= {"input": None, "output": None, "updated_at": iso(at_ms)}

@@ -1,4 +1,4 @@
-"""The steps of a run: what each did, when, at what cost, until one fails."""
+"""Execution of the steps of a run: outputs, times and usage, until one fails."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.sandbox import outputs
-from etl.sandbox.catalogue import FAILURES, LOG_LINES
-from etl.sandbox.definitions import model_of
+from etl.sandbox import step_outputs
+from etl.sandbox.samples import FAILURES, LOG_LINES
 from etl.sandbox.usage import step_usage
+from etl.sandbox.versions import model_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
     from etl.sandbox.blueprints import StepPlan
-    from etl.sandbox.outputs import Scene
+    from etl.sandbox.step_outputs import Topic
 
 Json = Any
 
 
 def new_id(random: Random) -> str:
-    """A random id in the style of nanoid, 20 URL-safe characters."""
+    """Generate a random id in the style of nanoid, 20 URL-safe characters."""
     return base64.urlsafe_b64encode(random.getrandbits(120).to_bytes(15, "big")).decode()
 
 
-def lasting(random: Random, median_s: float) -> int:
-    """A duration in ms around `median_s` seconds, with a long tail."""
+def random_duration_ms(random: Random, median_s: float) -> int:
+    """Draw a duration in ms around `median_s` seconds, with a long tail."""
     tail = 12.0 if random.random() < 0.015 else 1.0
     return max(1, int(1000 * median_s * tail * math.exp(random.gauss(0.0, 0.55))))
 
 
 @dataclass(frozen=True, slots=True)
-class ToldRun:
-    """The document of an ended run, and when it was created and ended in epoch ms."""
+class GeneratedRun:
+    """The document of an ended run, and when it was created and ended (epoch ms)."""
 
     document: dict[str, Json]
     created_ms: int
@@ -43,17 +43,17 @@ class ToldRun:
 
 
 @dataclass(slots=True)
-class Story:
-    """The steps of one run, told one after the other.
+class Execution:
+    """The execution of one run, step by step.
 
-    `spawn` starts the child run of a workflow step at a moment (epoch ms); it gives None where there is no room for
-    another run. `now_ms` is where the story stands, `output` and `usage` are the documents so far, by step key,
-    `call_ids` names each step's call in the run's usage tree.
+    `spawn` starts the child run of a workflow step at a moment (epoch ms); it returns None if the limit is
+    reached. `now_ms` is the current time of the execution, `output` and `usage` are the documents so far, by step key,
+    `call_ids` are the ids of the steps' calls in the run's usage tree.
     """
 
     random: Random
-    scene: Scene
-    spawn: Callable[[int], ToldRun | None]
+    topic: Topic
+    spawn: Callable[[int], GeneratedRun | None]
     now_ms: int
     status: str = "COMPLETED"
     error: str | None = None
@@ -61,15 +61,15 @@ class Story:
     usage: dict[str, dict[str, Json]] = field(default_factory=dict)
     call_ids: dict[str, str] = field(default_factory=dict)
 
-    def tell(self, plans: tuple[StepPlan, ...], stop_after: int | None) -> None:
-        """Go through the steps; cancel before the one at place `stop_after`, where that is given."""
+    def run_steps(self, plans: tuple[StepPlan, ...], stop_after: int | None) -> None:
+        """Execute the steps; cancel before the one at index `stop_after`, if given."""
         skipped: set[str] = set()
-        for place, plan in enumerate(plans):
+        for index, plan in enumerate(plans):
             if plan.type == "note":
                 if self.random.random() < 0.3:
                     self.output[plan.key] = self._idle(plan, "COMPLETED") | {"end": self.now_ms}
                 continue
-            if place == stop_after:
+            if index == stop_after:
                 self.status = "CANCELLED"
                 return
             if plan.key in skipped:
@@ -93,11 +93,11 @@ class Story:
         elif plan.type == "workflow":
             step["output"] = self._child()
         else:
-            self.now_ms += lasting(random, plan.seconds)
+            self.now_ms += random_duration_ms(random, plan.seconds)
             if random.random() < plan.fails:
                 self._fail(plan, step)
             else:
-                step["output"] = outputs.output(random, plan, self.scene)
+                step["output"] = step_outputs.output(random, plan, self.topic)
         if plan.tools and self.status != "FAILED":
             executions += self._tool_calls(plan, step)
         self._log(step)
@@ -106,12 +106,12 @@ class Story:
         self._charge(plan, step, executions)
 
     def _log(self, step: dict[str, Json]) -> None:
-        luck = self.random.random()
-        if luck < 0.25:
+        chance = self.random.random()
+        if chance < 0.25:
             step["logs"] = [{"level": "info", "message": self.random.choice(LOG_LINES), "at": step["start"]}]
-        elif luck < 0.45 and step["type"] == "code":
+        elif chance < 0.45 and step["type"] == "code":
             step["logs"] = self.random.choices(LOG_LINES, k=3)
-        elif luck < 0.7:
+        elif chance < 0.7:
             step["logs"] = []
 
     def _fail(self, plan: StepPlan, step: dict[str, Json]) -> None:
@@ -134,8 +134,8 @@ class Story:
             if plan.type == "workflow":
                 call["output"] = self._child()
             else:
-                self.now_ms += lasting(random, plan.seconds)
-                call["output"] = outputs.output(random, plan, self.scene)
+                self.now_ms += random_duration_ms(random, plan.seconds)
+                call["output"] = step_outputs.output(random, plan, self.topic)
             call["end"] = self.now_ms
             calls.append(call)
             made.append(call["output"])
@@ -152,7 +152,7 @@ class Story:
         calls: list[Json] = []
         for index in range(random.choice((0, 1, 1, 2, 3, 5))):
             call = self._idle(plan, "COMPLETED") | {"id": f"call_{random.getrandbits(64):016x}", "index": index}
-            self.now_ms += lasting(random, 0.6)
+            self.now_ms += random_duration_ms(random, 0.6)
             found = {"order": random.randrange(10**6), "state": random.choice(("shipped", "lost", "returned"))}
             call |= {
                 "key": random.choice(plan.tools),
@@ -162,7 +162,7 @@ class Story:
             }
             calls.append(call)
         if calls:
-            asked = f'{{"customer": "{self.scene.customer}"}}'
+            asked = f'{{"customer": "{self.topic.customer}"}}'
             step["calls"] = calls
             step["output"] |= {
                 "tool_calls": [{"id": call["id"], "name": call["key"], "arguments": asked} for call in calls],
@@ -173,7 +173,7 @@ class Story:
     def _child(self) -> Json:
         child = self.spawn(self.now_ms)
         if child is None:
-            self.now_ms += lasting(self.random, 1.0)
+            self.now_ms += random_duration_ms(self.random, 1.0)
             return None
         run = child.document
         self.now_ms = child.ended_ms
@@ -190,7 +190,7 @@ class Story:
             calls = [{"id": run["run_id"], "total": run["usage"]["total"]} for run in ran if run is not None]
             usage = {"total": sum(call["total"] for call in calls), "calls": calls}
         elif plan.type == "model":
-            usage = step_usage(self.random, call_id, model_of(plan.key, self.scene.revision)[2], executions)
+            usage = step_usage(self.random, call_id, model_of(plan.key, self.topic.revision)[2], executions)
         elif plan.type in {"browser", "service"}:
             usage = step_usage(self.random, call_id, 0.0012, executions)
         elif self.random.random() < 0.5:

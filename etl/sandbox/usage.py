@@ -1,4 +1,4 @@
-"""Credits: usage trees of steps and runs, with one to three levels."""
+"""Usage trees (credits) of steps and runs, one to three levels deep."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Json = Any
 
 
 def price(random: Random, median: float) -> float:
-    """Credits of one call around `median`, with a long tail and fractional digits."""
+    """Draw the credits of one call around `median`, with a long tail and fractional digits."""
     return round(median * math.exp(random.gauss(0.0, 0.6)), random.choice((5, 6, 8)))
 
 
 def step_usage(random: Random, call_id: str, median: float, calls: int) -> dict[str, Json]:
-    """The Usage of a step: a call for each execution, and under most of them the parts that it was charged for."""
+    """Generate the Usage of a step: one call per execution, most of them with their parts."""
     made: list[Json] = []
-    for place in range(calls):
+    for index in range(calls):
         parts = [price(random, median), price(random, median / 3)]
-        call: dict[str, Json] = {"id": f"{call_id}-{place}", "total": sum(parts)}
+        call: dict[str, Json] = {"id": f"{call_id}-{index}", "total": sum(parts)}
         if random.random() < 0.6:
             call["calls"] = [{"total": part} for part in parts]
         made.append(call)
@@ -30,7 +30,7 @@ def step_usage(random: Random, call_id: str, median: float, calls: int) -> dict[
 
 
 def run_usage(steps: dict[str, dict[str, Json]], ids: dict[str, str]) -> dict[str, Json]:
-    """The RunUsage over the usages of its steps; `ids` names the call of each step in the run's own tree."""
+    """Combine the usages of steps to a RunUsage; `ids` are the ids of the steps' calls in the run's own tree."""
     made: dict[str, Json] = {"total": sum(step["total"] for step in steps.values())}
     charged = [key for key, step in steps.items() if step["total"]]
     if charged:

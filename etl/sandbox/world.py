@@ -1,48 +1,69 @@
-"""The simulated world behind the API: apps, workflows, versions and runs, deterministic from a seed."""
+"""The data behind the simulated API: apps, workflows, versions and runs, deterministic for a seed."""
 
 from __future__ import annotations
 
 import gc
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.sandbox import genesis, hostile, passage
+from etl.sandbox import odd_runs
+from etl.sandbox.activity import DAY_MS, HOUR_MS, from_ms, poisson, to_ms
 from etl.sandbox.blueprints import BLUEPRINTS
-from etl.sandbox.history import Past, family
-from etl.sandbox.lifecycle import STORY_FIELDS, Ending, end, open_up, retention_due
-from etl.sandbox.listing import Listing
-from etl.sandbox.rhythm import DAY_MS, HOUR_MS, from_ms, to_ms
-from etl.sandbox.runs import OPEN, iso
+from etl.sandbox.history import History, generate_with_children
+from etl.sandbox.lifecycle import (
+    EXECUTION_FIELDS,
+    PlannedEnd,
+    end,
+    is_due,
+    remove_payloads,
+    reopen,
+    retention_due,
+)
+from etl.sandbox.list_order import SortedRuns
+from etl.sandbox.run_documents import OPEN, iso
+from etl.sandbox.simulation import WorkflowSimulation, make_apps, make_simulation, make_simulations, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from etl.sandbox.passage import Changes
-
 Json = Any
 DEFAULT_NOW: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
+_REPLAYS_PER_RUN: Final = 0.03
+_MAX_CHILDREN: Final = 1000
+
+
+@dataclass(slots=True)
+class Changes:
+    """Ids of the runs that changed while time passed, each list in chronological order."""
+
+    created: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    replayed: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    emptied: list[str] = field(default_factory=list)
 
 
 class World:
-    """Apps, workflows and runs as plain JSON documents, which tests may change at will.
+    """Apps, workflows and runs as plain JSON documents, which tests may change freely.
 
-    Documents of versions and drafts are shared by the runs that point at them. Each change through a method is
-    stamped with the world's own clock, which then moves on by a millisecond, so that times do not tie by accident.
+    Runs share the documents of the versions and drafts that they refer to. Each method that changes a run stamps it
+    with the world's clock and advances the clock by a millisecond, so that timestamps do not tie by accident.
 
     Attributes:
         now: the world's clock.
         apps: App documents by id.
         workflows: Workflow documents by id.
-        versions: Version documents by workflow id, the oldest first.
-        runs: Run documents by workflow id and run id, the first created first.
-        raw: bytes that are served verbatim in place of the run with that id.
-        order: the order of listings, one of `listing.ORDERS`.
-        on_retention: what happens to a run once it is due: `delete` it, or `empty` its payloads.
-        lives: how each workflow lives on, by workflow id.
-        endings: how each open run is bound to end, by run id.
-        random: the source of all chance.
+        versions: Version documents by workflow id, oldest first.
+        runs: Run documents by workflow id and run id, in order of creation.
+        raw: bytes to serve verbatim instead of the run with that id.
+        order: the order of listings, one of `list_order.ORDERS`.
+        on_retention: what happens to a run that is due: `delete` the run, or `empty` its payloads.
+        simulations: the simulation of each workflow, by workflow id.
+        endings: the planned end of each open run, by run id.
+        random: the source of randomness.
     """
 
     def __init__(self, seed: int = 1, *, now: datetime = DEFAULT_NOW) -> None:
@@ -56,9 +77,9 @@ class World:
         self.on_retention = "delete"
         self.random = Random(seed)
         self._shuffling = Random(seed + 1)
-        self._listings: dict[str, Listing] = {}
-        self.lives: dict[str, genesis.Life] = {}
-        self.endings: dict[str, Ending] = {}
+        self._listings: dict[str, SortedRuns] = {}
+        self.simulations: dict[str, WorkflowSimulation] = {}
+        self.endings: dict[str, PlannedEnd] = {}
 
     @classmethod
     def generate(
@@ -74,47 +95,47 @@ class World:
         rough_edges: bool = True,
         distinct: int | None = None,
     ) -> World:
-        """A world with a history; the same arguments give the same world.
+        """Generate a world with a history; the same arguments always generate the same world.
 
         Args:
-            seed: chooses among worlds of the same sizes.
-            apps: how many apps.
-            workflows_per_app: how many workflows each of them has.
-            runs: how many runs in all, child runs among them.
-            days: over how many days before `now` they are spread.
-            now: where the world's clock stands, 2026-11-01T12:00:00Z by default.
-            open_runs: how many of the runs have not ended.
+            seed: random seed.
+            apps: number of apps.
+            workflows_per_app: number of workflows per app.
+            runs: number of runs, including child runs.
+            days: number of days before `now` over which the runs are spread.
+            now: the world's clock, 2026-11-01T12:00:00Z by default.
+            open_runs: number of runs that have not ended.
             rough_edges: whether some runs have odd but legal shapes (null or day-only times, NULs, unknown fields).
-            distinct: for big worlds: the runs past that many are copies of earlier ones with ids and times of their
-                own, which share inner documents with them.
+            distinct: for large worlds: number of runs to generate; the rest are copies with their own ids and times
+                that share inner documents.
         """
         world = cls(seed, now=now or DEFAULT_NOW)
         now_ms = to_ms(world.now)
         start_ms = now_ms - days * DAY_MS
-        world.apps = genesis.make_apps(apps)
+        world.apps = make_apps(apps)
         span = (start_ms - 20 * DAY_MS, now_ms)
-        for life in genesis.make_lives(world.random, world.apps, workflows_per_app, span):
-            world._settle(life)
-        shares = sum(life.plan.share for life in world.lives.values())
-        for life in world.lives.values():
-            life.per_day = runs / days * life.plan.share / shares
-        past = Past(runs, start_ms, now_ms, rough_edges, distinct)
-        with _garbage_kept():
-            for run in past.runs(world.random, world.lives) if world.lives else ():
+        for simulation in make_simulations(world.random, world.apps, workflows_per_app, span):
+            world._add(simulation)
+        shares = sum(simulation.plan.share for simulation in world.simulations.values())
+        for simulation in world.simulations.values():
+            simulation.per_day = runs / days * simulation.plan.share / shares
+        history = History(runs, start_ms, now_ms, rough_edges, distinct)
+        with _gc_paused():
+            for run in history.runs(world.random, world.simulations) if world.simulations else ():
                 world.runs[run["workflow_id"]][run["id"]] = run
-        world._reopen(open_runs)
+        world._reopen_runs(open_runs)
         for workflow_id in world.workflows:
             world.recount(workflow_id)
         return world
 
     def listing(self, workflow_id: str, origin: str = "ALL", status: str = "ALL") -> list[dict[str, Json]]:
-        """The runs of a workflow that pass the filters (`ALL` passes all), in the world's `order`.
+        """List the runs of a workflow that match the filters (`ALL` matches everything), in the world's `order`.
 
         Raises:
             KeyError: no such workflow.
         """
         found = self.runs[workflow_id].values()
-        listing = self._listings.setdefault(workflow_id, Listing(self._shuffling))
+        listing = self._listings.setdefault(workflow_id, SortedRuns(self._shuffling))
         runs = listing.ordered(found, self.order)
         if (origin, status) == ("ALL", "ALL"):
             return list(runs)
@@ -125,71 +146,71 @@ class World:
         ]
 
     def find(self, run_id: str) -> dict[str, Json]:
-        """The document of a run.
+        """Return the document of a run.
 
         Raises:
             KeyError: no such run.
         """
-        return self.runs[self._home(run_id)][run_id]
+        return self.runs[self._workflow_of(run_id)][run_id]
 
-    def spoil(self, run_id: str, kind: str) -> bytes:
-        """Serve a run as one of `hostile.KINDS` from now on; returns the bytes, which also stand in `raw`.
+    def corrupt(self, run_id: str, kind: str) -> bytes:
+        """Serve a run as one of `odd_runs.KINDS` from now on; return the bytes, which are also added to `raw`.
 
         Raises:
             KeyError: no such run, or no such kind.
         """
-        self.raw[run_id] = hostile.KINDS[kind](self.find(run_id))
+        self.raw[run_id] = odd_runs.KINDS[kind](self.find(run_id))
         return self.raw[run_id]
 
     def add_workflow(self, app_id: str, workflow_id: str, *, per_day: float = 20.0) -> dict[str, Json]:
-        """Add a workflow without runs to an app (made where unknown); returns its document."""
+        """Add a workflow without runs to an app, creating the app if it is new; return the workflow's document."""
         app = self.apps.setdefault(app_id, {"id": app_id, "name": app_id, "verified": False})
-        plan = BLUEPRINTS[len(self.lives) % len(BLUEPRINTS)]
+        plan = BLUEPRINTS[len(self.simulations) % len(BLUEPRINTS)]
         now_ms = to_ms(self.now)
         span = (now_ms - 30 * DAY_MS, now_ms)
-        life = genesis.make_life(self.random, app, plan, workflow_id=workflow_id, child_id=None, span=span)
-        life.per_day = per_day
-        self._settle(life)
-        return life.document
+        simulation = make_simulation(self.random, app, plan, workflow_id=workflow_id, child_id=None, span=span)
+        simulation.per_day = per_day
+        self._add(simulation)
+        return simulation.document
 
     def publish(self, workflow_id: str) -> dict[str, Json]:
-        """Let a workflow have its next version from now on; returns the Version document.
+        """Publish the next version of a workflow; return the Version document.
 
         Raises:
             KeyError: no such workflow.
         """
-        published = genesis.publish(self.random, self.lives[workflow_id], self._tick())
+        published = publish(self.random, self.simulations[workflow_id], self._tick())
         self.versions[workflow_id].append(published)
         return published
 
     def create_run(self, workflow_id: str, **overrides: Json) -> dict[str, Json]:
-        """Create a run now and give its document: an ended one, unless `status` is PENDING or RUNNING.
+        """Create a run now and return its document; it has ended unless `status` is PENDING or RUNNING.
 
         Args:
-            workflow_id: the workflow that runs.
-            **overrides: fields of the document, set last of all.
+            workflow_id: the workflow of the run.
+            **overrides: fields of the document.
 
         Raises:
             KeyError: no such workflow.
         """
-        life = self.lives[workflow_id]
+        simulation = self.simulations[workflow_id]
         now_ms = self._tick()
-        told = family(self.random, self.lives, life.occasion(self.random, now_ms), 1)[0]
-        run = told.document
+        generated = generate_with_children(self.random, self.simulations, simulation.context(self.random, now_ms), 1)[0]
+        run = generated.document
         if overrides.get("status") in OPEN:
             steps = None if overrides["status"] == "PENDING" else self.random.randint(1, 3)
-            ending = open_up(run, max(told.ended_ms, now_ms + 60_000), steps=steps)
+            ending = reopen(run, max(generated.ended_ms, now_ms + 60_000), steps=steps)
             self.endings[str(overrides.get("id", run["id"]))] = ending
             self.now = max(self.now, datetime.fromisoformat(str(run["updated_at"])))
         else:
-            self.now = max(self.now, from_ms(told.ended_ms + 1000))
+            self.now = max(self.now, from_ms(generated.ended_ms + 1000))
         run |= overrides
         self.runs[workflow_id][run["id"]] = run
         self.recount(workflow_id)
         return run
 
     def finish_run(self, run_id: str, **overrides: Json) -> dict[str, Json]:
-        """End an open run now, as it was bound to end; `overrides` are fields of the document, set last of all.
+        """End an open run now, as planned; `overrides` are fields of the document.
 
         Raises:
             KeyError: no such run.
@@ -200,24 +221,24 @@ class World:
         return run
 
     def replay_run(self, run_id: str, *, finish: bool = True, **overrides: Json) -> dict[str, Json]:
-        """Run an ended run again now: new outputs, new usage, perhaps another end, and a later `updated_at`.
+        """Replay an ended run now: it gets new outputs and usage, possibly another status, and a later `updated_at`.
 
         Args:
             run_id: the run.
-            finish: whether it ends at once; else it is RUNNING until it is finished or time passes.
-            **overrides: fields of the document, set last of all.
+            finish: whether it ends immediately; otherwise it is RUNNING until it is finished or time passes.
+            **overrides: fields of the document.
 
         Raises:
             KeyError: no such run.
         """
         run = self.find(run_id)
-        life = self.lives[self._home(run_id)]
+        simulation = self.simulations[self._workflow_of(run_id)]
         now_ms = self._tick()
-        told = family(self.random, self.lives, life.occasion(self.random, now_ms), 1)[0]
-        for key in STORY_FIELDS:
+        generated = generate_with_children(self.random, self.simulations, simulation.context(self.random, now_ms), 1)[0]
+        for key in EXECUTION_FIELDS:
             run.pop(key, None)
-        run |= {key: told.document[key] for key in STORY_FIELDS if key in told.document}
-        ending = open_up(run, told.ended_ms, steps=1)
+        run |= {key: generated.document[key] for key in EXECUTION_FIELDS if key in generated.document}
+        ending = reopen(run, generated.ended_ms, steps=1)
         run["updated_at"] = iso(now_ms)
         if finish:
             end(run, ending, now_ms)
@@ -227,7 +248,7 @@ class World:
         return run
 
     def set_retention(self, run_id: str, max_age: int) -> dict[str, Json]:
-        """Let a run be kept for `max_age` seconds from its creation (-1: for good); moves its `updated_at`.
+        """Keep a run for `max_age` seconds from its creation (-1: forever); this changes its `updated_at`.
 
         Raises:
             KeyError: no such run.
@@ -238,42 +259,93 @@ class World:
         return run
 
     def delete_run(self, run_id: str) -> None:
-        """Remove a run for good.
+        """Delete a run.
 
         Raises:
             KeyError: no such run.
         """
-        workflow_id = self._home(run_id)
+        workflow_id = self._workflow_of(run_id)
         del self.runs[workflow_id][run_id]
         self.raw.pop(run_id, None)
         self.endings.pop(run_id, None)
         self.recount(workflow_id)
 
     def advance(self, delta: timedelta) -> Changes:
-        """Let time pass: runs are created at their natural rhythm, open ones end, some are replayed, due ones go.
+        """Let time pass: create runs, end open ones, replay some, and apply retention.
 
         Returns:
             The ids of the runs that changed.
         """
-        return passage.advance(self, delta)
+        start_ms, until_ms = to_ms(self.now), to_ms(self.now + delta)
+        changes = Changes(finished=self._finish_due(start_ms, until_ms), created=self._create(start_ms, until_ms))
+        replays = poisson(self.random, _REPLAYS_PER_RUN * len(changes.created))
+        for at_ms in sorted(self.random.randrange(start_ms, until_ms) for _ in range(replays)):
+            run_id = self._choose_ended()
+            if run_id is not None:
+                self.now = from_ms(at_ms)
+                self.replay_run(run_id)
+                changes.replayed.append(run_id)
+        self.now = from_ms(until_ms)
+        self._apply_retention(changes)
+        for workflow_id in self.workflows:
+            self.recount(workflow_id)
+        return changes
 
-    def _reopen(self, count: int) -> None:
-        """Turn ended runs into open ones: recent ones, and one in six that has been stuck for days."""
+    def _finish_due(self, start_ms: int, until_ms: int) -> list[str]:
+        due = [(ending.due_ms, run_id) for run_id, ending in self.endings.items() if ending.due_ms <= until_ms]
+        for due_ms, run_id in sorted(due):
+            end(self.find(run_id), self.endings.pop(run_id), max(start_ms, due_ms))
+        return [run_id for _, run_id in sorted(due)]
+
+    def _create(self, start_ms: int, until_ms: int) -> list[str]:
+        random, found = self.random, []
+        for simulation in self.simulations.values():
+            for at_ms in simulation.activity.moments(random, start_ms, until_ms, simulation.per_day):
+                context = simulation.context(random, at_ms)
+                found += generate_with_children(random, self.simulations, context, _MAX_CHILDREN)
+        # Leave out children that start later: their parent is still open then.
+        found = sorted((each for each in found if each.created_ms < until_ms), key=lambda each: each.created_ms)
+        for each in found:
+            run = each.document
+            self.runs[run["workflow_id"]][run["id"]] = run
+            if each.ended_ms > until_ms:
+                begun = sum(step["start"] <= until_ms for step in run["output"].values())
+                self.endings[run["id"]] = reopen(run, each.ended_ms, steps=begun)
+        return [each.document["id"] for each in found]
+
+    def _choose_ended(self) -> str | None:
+        """Choose a random ended run that has `created_at`."""
+        runs = self.random.choice([runs for runs in self.runs.values() if runs] or [{}])
+        ended = [run_id for run_id, run in runs.items() if run["status"] not in OPEN and run["created_at"]]
+        return self.random.choice(ended) if ended else None
+
+    def _apply_retention(self, changes: Changes) -> None:
+        now_ms = to_ms(self.now)
+        for run in [run for run in self._all() if is_due(run, now_ms)]:
+            if self.on_retention == "delete":
+                self.delete_run(run["id"])
+                changes.deleted.append(run["id"])
+            elif any(run.get(key) is not None for key in ("input", "output", "result")):
+                remove_payloads(run, now_ms)
+                changes.emptied.append(run["id"])
+
+    def _reopen_runs(self, count: int) -> None:
+        """Turn ended runs into open ones: recent runs, and one in six that has been stuck for days."""
         random, now_ms = self.random, to_ms(self.now)
-        able = [
+        candidates = [
             run
             for run in self._all()
             if run["origin"] != "WORKFLOW" and isinstance(run["output"], dict) and run["usage"] and run["created_at"]
         ]
-        able.sort(key=lambda run: run["created_at"])
-        stuck = [able[-50 - 40 * place] for place in range(count // 6) if len(able) > 50 + 40 * place]
-        for run in [*stuck, *able[len(able) - count + len(stuck) :]]:
+        candidates.sort(key=lambda run: run["created_at"])
+        stuck = [candidates[-50 - 40 * index] for index in range(count // 6) if len(candidates) > 50 + 40 * index]
+        for run in [*stuck, *candidates[len(candidates) - count + len(stuck) :]]:
             due_ms = now_ms + random.randrange(60_000, 8 * HOUR_MS) + (5 * DAY_MS if run in stuck else 0)
             steps = random.choice((None, 1, 2, 3))
-            self.endings[run["id"]] = open_up(run, due_ms, steps=steps)
+            self.endings[run["id"]] = reopen(run, due_ms, steps=steps)
 
-    def _home(self, run_id: str) -> str:
-        """The id of the workflow in whose listing a run stands."""
+    def _workflow_of(self, run_id: str) -> str:
+        """Return the id of the workflow that lists a run."""
         for workflow_id, runs in self.runs.items():
             if run_id in runs:
                 return workflow_id
@@ -282,15 +354,15 @@ class World:
     def _all(self) -> list[dict[str, Json]]:
         return [run for runs in self.runs.values() for run in runs.values()]
 
-    def _settle(self, life: genesis.Life) -> None:
-        workflow_id = life.document["id"]
-        self.lives[workflow_id] = life
-        self.workflows[workflow_id] = life.document
-        self.versions[workflow_id] = [document for _, document in life.published]
+    def _add(self, simulation: WorkflowSimulation) -> None:
+        workflow_id = simulation.document["id"]
+        self.simulations[workflow_id] = simulation
+        self.workflows[workflow_id] = simulation.document
+        self.versions[workflow_id] = [document for _, document in simulation.published]
         self.runs[workflow_id] = {}
 
     def recount(self, workflow_id: str) -> None:
-        """Bring the `runs_count` of a workflow up to date, after its `runs` were changed by hand."""
+        """Update the `runs_count` of a workflow after changing its `runs` directly."""
         self.workflows[workflow_id]["runs_count"] = len(self.runs[workflow_id])
 
     def _tick(self) -> int:
@@ -299,8 +371,8 @@ class World:
 
 
 @contextmanager
-def _garbage_kept() -> Iterator[None]:
-    """Keep the garbage collector from going over a growing world again and again: documents have no cycles."""
+def _gc_paused() -> Iterator[None]:
+    """Pause the garbage collector: documents have no cycles, and scanning a growing world repeatedly is slow."""
     was_on = gc.isenabled()
     gc.disable()
     try:

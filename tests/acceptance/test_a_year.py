@@ -22,7 +22,7 @@ from etl.app import run_sync, status_report
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.errors import KeyRefusedError
 from etl.sandbox import Sandbox, World
-from etl.sandbox.faults import CutBody, Reset, Status, anything, lists_runs
+from etl.sandbox.faults import CutBody, Reset, Status, any_request, lists_runs
 from etl.sandbox.lifecycle import retention_due
 
 DAYS = 365
@@ -105,7 +105,7 @@ class Year:
         if KEY_LOST <= day < KEY_RENEWED:
             assert isinstance((await self.sync()).cause, KeyRefusedError)
         elif day in OUTAGES:
-            rule = faults.on(anything if day % 2 else lists_runs, OUTAGES[day])
+            rule = faults.on(any_request if day % 2 else lists_runs, OUTAGES[day])
             assert (await self.sync()).exit_code == 1
             faults.rules.remove(rule)
         elif day in POWER_CUTS:
@@ -151,7 +151,7 @@ class Year:
         elif day == SPOILT:
             self.spoilt = list(self.world.runs["wf_ticket_triage"])[-2:]
             for run_id in self.spoilt:
-                self.world.spoil(run_id, "bad_date")
+                self.world.corrupt(run_id, "bad_date")
             one_that_goes = self.world.runs["wf_ticket_triage"][self.spoilt[1]]
             one_that_goes["retention"] |= {"preserve_on_failure": False}  # a failure, too
             one_that_goes["retention_due_at"] = retention_due(one_that_goes)
@@ -166,7 +166,7 @@ async def year(sandbox: Any, database_url: str, warehouse: Any) -> Year:
         seed=5, apps=1, workflows_per_app=2, runs=60, days=30, now=begin, open_runs=3, rough_edges=False
     )
     world.workflows["wf_ticket_triage"]["retention"] = {"max_age_in_seconds": 30 * 86_400, "preserve_on_failure": True}
-    world.lives["wf_ticket_triage"].per_day, world.lives["wf_account_digest"].per_day = 0.8, 0.15
+    world.simulations["wf_ticket_triage"].per_day, world.simulations["wf_account_digest"].per_day = 0.8, 0.15
     return Year(await sandbox(world), database_url, warehouse)
 
 
@@ -180,7 +180,7 @@ async def test_a_year_left_alone(year: Year, command: Any) -> None:
             if day not in MACHINE_OFF:
                 await year.follow(day)
 
-    faults = year.sandbox.faults.made
+    faults = year.sandbox.faults.applied
     assert faults.keys() == {"Status", "CutBody", "Reset"}
     assert year.ended["interrupted"] == 2 * len(POWER_CUTS)
     assert year.ended["failed"] == 2 * (len(OUTAGES) + KEY_RENEWED - KEY_LOST)

@@ -12,7 +12,7 @@ import pytest
 
 from etl.config.schema import render, starter
 from etl.db.migrate import migrations
-from etl.sandbox.faults import HTML_OK, anything
+from etl.sandbox.faults import HTML_OK, any_request
 
 NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -147,7 +147,7 @@ async def test_doctor_tells_of_a_clock_that_is_off(at_work) -> None:
 
 async def test_doctor_tells_of_something_else_that_answers(at_work) -> None:
     command, running = at_work
-    running.faults.on(anything, HTML_OK)
+    running.faults.on(any_request, HTML_OK)
     ended = await command("doctor")
     assert ended.code == 1
     assert "is not a list of workflows" in ended.out

@@ -16,7 +16,7 @@ from aiohttp import web
 from loopback import serving
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from etl.sandbox.faults import Status, anything, lists_runs
+from etl.sandbox.faults import Status, any_request, lists_runs
 
 HEADERS = "Authorization=Bearer%20collector-hunter2"
 
@@ -127,7 +127,7 @@ async def test_errors_are_recorded_on_spans(at_work, collector) -> None:
     bad = {span.name for span in collector.spans if span.status.code == 2}
     assert bad == {"cortex-etl sync", "stream", "GET"}
     collector.bodies.clear()
-    running.faults.on(anything, Status(401))
+    running.faults.on(any_request, Status(401))
     assert (await command("sync", "--quiet")).code == 3
     (root,) = [span for span in collector.spans if not span.parent_span_id]
     assert (root.status.code, values(root.attributes)["cortex_etl.exit_code"]) == (2, 3)

@@ -13,7 +13,7 @@ from aiohttp import web
 from loopback import serving
 from prometheus_client.parser import text_string_to_metric_families
 
-from etl.sandbox.faults import Status, anything, lists_runs, page
+from etl.sandbox.faults import Status, any_request, lists_runs, page
 
 
 @dataclass
@@ -169,7 +169,7 @@ async def test_failed_alert_is_sent_again_and_does_not_fail_the_sync(at_work, re
         file.write(
             f"alerts: {{on_state_change: '{receiver.url}/T0-secret', ping_url: 'http://127.0.0.1:9/T1-secret'}}\n"
         )
-    running.faults.on(anything, Status(401, message="no such key"))
+    running.faults.on(any_request, Status(401, message="no such key"))
     receiver.status = 500
     ended = await command("sync")
     assert ended.code == 3
@@ -206,7 +206,7 @@ async def test_dead_mans_switch_is_pinged(at_work, receiver, database_url) -> No
     assert [path for path, _ in receiver.taken()] == ["/ping/uuid/start", "/ping/uuid"]
     assert (await command("sync", "--quiet", "--dry-run")).code == 0
     assert receiver.taken() == []
-    running.faults.on(anything, Status(401, message="no such key"))
+    running.faults.on(any_request, Status(401, message="no such key"))
     assert (await command("sync", "--quiet")).code == 3
     ((path, body),) = receiver.taken()
     assert path == "/ping/uuid/fail"

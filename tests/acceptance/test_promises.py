@@ -12,7 +12,7 @@ from sync_trials import APP, SCHEMA, WORKFLOW, one_stream, trial
 from etl.db.connect import connect
 from etl.db.session import Session
 from etl.events import StreamId
-from etl.sandbox.answers import encode
+from etl.sandbox.responses import encode
 
 STREAM = StreamId(APP, WORKFLOW)
 
@@ -80,7 +80,7 @@ async def test_6_and_7_kill_it_anywhere(database_url: str, command: Any, page: i
 async def test_8_one_bad_run_hurts_nobody(database_url: str) -> None:
     async with trial(database_url, one_stream(5)) as t:
         run_id = list(t.world.runs[WORKFLOW])[2]
-        bad = t.world.spoil(run_id, "status_number")
+        bad = t.world.corrupt(run_id, "status_number")
         summary = await t.agrees()
         assert (summary.runs_inserted, summary.rejects) == (4, 1)
         kept = await t.connection.fetchrow("SELECT run_id, reason, payload FROM etl_rejects WHERE resolved_at IS NULL")

@@ -11,7 +11,7 @@ import pytest
 from sync_trials import WORKFLOW, one_stream, trial
 
 from etl.api.retry import RetryPolicy
-from etl.sandbox import hostile
+from etl.sandbox import odd_runs
 from etl.sandbox.faults import EMPTY_BODY, HTML_OK, OBJECT_BODY, BadItem, Body, CutBody, Reset, Status, lists_runs, page
 
 PATIENT = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.02)
@@ -37,7 +37,7 @@ async def test_what_passes_is_asked_again(database_url: str, fault: Any) -> None
         here.sandbox.faults.on(lists_runs, fault, every=2, times=3)
         summary = await here.agrees("backfill", policy=PATIENT)
         assert summary.runs_inserted == 45
-        assert here.sandbox.faults.made.total() == 3
+        assert here.sandbox.faults.applied.total() == 3
 
 
 @pytest.mark.parametrize("fault", [OBJECT_BODY, Body(b'{"id": "another"}')], ids=["no run", "another run"])
@@ -54,7 +54,7 @@ async def test_a_run_asked_for_alone_is_asked_for_again_where_the_answer_is_not_
         world.finish_run(opened)
         here.sandbox.faults.on(lambda request: request.path.endswith(opened), fault, times=1)
         await here.agrees("sync", policy=PATIENT)
-        assert here.sandbox.faults.made.total() == 1
+        assert here.sandbox.faults.applied.total() == 1
         assert await here.connection.fetchval("SELECT count(*) FROM etl_rejects") == 0
 
 
@@ -82,7 +82,7 @@ async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database
 async def test_page_1_for_every_page_ends_in_an_error_and_keeps_its_runs(database_url: str) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
-        here.sandbox.faults.first_page_forever = True
+        here.sandbox.faults.repeat_first_page = True
         summary = await asyncio.wait_for(here.run("sync", policy=PATIENT), 60)
         assert (summary.status, summary.exit_code) == ("failed", 1)
         assert "an earlier page" in summary.error
@@ -112,7 +112,7 @@ async def test_a_bad_item_is_kept_with_its_bytes_and_settled_by_a_good_copy(data
     async with trial(database_url, one_stream(25)) as here:
         here.api = SMALL
         run_id = list(here.world.runs[WORKFLOW])[12]
-        raw = here.world.spoil(run_id, kind)
+        raw = here.world.corrupt(run_id, kind)
         summary = await here.agrees("sync")
         assert (summary.runs_inserted, summary.rejects) == (24, 1)
         row = await here.connection.fetchrow("SELECT * FROM etl_rejects")
@@ -127,10 +127,10 @@ async def test_a_bad_item_is_kept_with_its_bytes_and_settled_by_a_good_copy(data
 
 
 async def test_every_hostile_value_is_stored_or_quarantined(database_url: str) -> None:
-    async with trial(database_url, one_stream(len(hostile.KINDS) + 30)) as here:
+    async with trial(database_url, one_stream(len(odd_runs.KINDS) + 30)) as here:
         here.api = {"page_size": 20}
-        for run_id, kind in zip(list(here.world.runs[WORKFLOW])[5:], hostile.KINDS, strict=False):
-            here.world.spoil(run_id, kind)
+        for run_id, kind in zip(list(here.world.runs[WORKFLOW])[5:], odd_runs.KINDS, strict=False):
+            here.world.corrupt(run_id, kind)
         await here.agrees("backfill")
         await here.agrees("reconcile")
 

@@ -9,8 +9,8 @@ from sync_trials import WORKFLOW, one_stream, trial
 from etl.app import list_rejects, retry_rejects
 from etl.events import PageRead
 from etl.sandbox import World
-from etl.sandbox.answers import encode
-from etl.sandbox.hostile import KINDS
+from etl.sandbox.odd_runs import KINDS
+from etl.sandbox.responses import encode
 
 ACCEPTED = (
     "nul", "lone_surrogate", "huge_version", "huge_retention", "deep", "megabytes", "duplicate_keys",
@@ -39,7 +39,7 @@ async def test_every_kind_of_damage_among_good_runs(database_url):
     runs = list(world.runs[WORKFLOW])
     spoilt = dict(zip([kind for kind in KINDS if kind not in OTHER_KINDS], runs, strict=False))
     for kind, run_id in spoilt.items():
-        world.spoil(run_id, kind)
+        world.corrupt(run_id, kind)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 9}
         summary = await t.agrees()
@@ -61,7 +61,7 @@ async def test_every_kind_of_damage_among_good_runs(database_url):
 async def test_equal_bad_items_are_counted_where_they_stand(database_url):
     world = one_stream(30)
     for run_id in list(world.runs[WORKFLOW])[::4]:
-        world.spoil(run_id, "null")
+        world.corrupt(run_id, "null")
     async with trial(database_url, world) as t:
         t.api = {"page_size": 4}
         await t.agrees()
@@ -79,14 +79,14 @@ async def test_good_then_bad_then_good_again(database_url, kind):
     async with trial(database_url, world) as t:
         await t.agrees()
         good = dict(await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id))
-        raw = world.spoil(run_id, kind)
+        raw = world.corrupt(run_id, kind)
         await t.agrees("reconcile")
         assert [bytes(row["payload"]) for row in await held(t)] == [raw]
         assert dict(await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)) == good
         del world.raw[run_id]  # the very bytes that are here
         await t.agrees("sync")
         assert await held(t) == []
-        world.spoil(run_id, kind)
+        world.corrupt(run_id, kind)
         await t.agrees("reconcile")
         del world.raw[run_id]
         world.replay_run(run_id)  # a newer version
@@ -98,7 +98,7 @@ async def test_a_bad_run_that_vanishes_leaves_the_quarantine(database_url):
     world = one_stream(20)
     some = list(world.runs[WORKFLOW])[3:6]
     for run_id, kind in zip(some, ("nan", "null", "missing_id"), strict=True):
-        world.spoil(run_id, kind)
+        world.corrupt(run_id, kind)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
         await t.agrees()
@@ -118,7 +118,7 @@ async def test_a_run_that_left_comes_back_bad_and_then_good(database_url):
         await t.agrees()
         assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run_id)
         world.runs[WORKFLOW][run_id] = document
-        world.spoil(run_id, "nan")
+        world.corrupt(run_id, "nan")
         await t.agrees("reconcile")
         assert len(await held(t)) == 1
         await t.agrees("reconcile")
@@ -198,7 +198,7 @@ async def test_a_retry_loads_what_has_become_good(database_url):
     world = one_stream(10)
     fixed, still_bad, left = list(world.runs[WORKFLOW])[2:5]
     for run_id in (fixed, still_bad, left):
-        world.spoil(run_id, "nan")
+        world.corrupt(run_id, "nan")
     async with trial(database_url, world) as t:
         await t.agrees()
         del world.raw[fixed]
@@ -212,10 +212,10 @@ async def test_a_retry_loads_what_has_become_good(database_url):
 async def test_a_retry_says_what_is_bad_in_another_way_now(database_url):
     world = one_stream(5)
     run_id = list(world.runs[WORKFLOW])[2]
-    world.spoil(run_id, "nan")
+    world.corrupt(run_id, "nan")
     async with trial(database_url, world) as t:
         await t.agrees()
-        world.spoil(run_id, "status_number")
+        world.corrupt(run_id, "status_number")
         report = await retry_rejects(t.settings)
         (reject,) = await held(t)
         assert [(number, reason) for number, reason, _ in report.still_bad] == [(reject["id"], "invalid_field")]
@@ -225,7 +225,7 @@ async def test_a_retry_says_what_is_bad_in_another_way_now(database_url):
 async def test_a_run_whose_id_was_cleaned_is_not_taken_for_gone(database_url):
     world = one_stream(5)
     run_id = list(world.runs[WORKFLOW])[2]
-    world.raw[run_id] = world.spoil(run_id, "status_number").replace(run_id.encode(), run_id.encode() + b"\\u0000", 1)
+    world.raw[run_id] = world.corrupt(run_id, "status_number").replace(run_id.encode(), run_id.encode() + b"\\u0000", 1)
     async with trial(database_url, world) as t:
         await t.agrees()
         report = await retry_rejects(t.settings)
@@ -268,7 +268,7 @@ async def test_redacted_fields_are_redacted_in_the_quarantine_too(database_url):
 async def test_items_that_are_no_runs_stop_no_redaction(database_url):
     world = one_stream(9)
     for run_id, kind in zip(world.runs[WORKFLOW], ("string", "null", "number", "list", "nan"), strict=False):
-        world.spoil(run_id, kind)
+        world.corrupt(run_id, kind)
     async with trial(database_url, world) as t:
         t.payloads = {"redact": ["$..mail"]}
         await t.agrees()

@@ -7,8 +7,8 @@ from sync_trials import SCHEMA, WORKFLOW, one_stream, trial
 
 from etl.app import status_report
 from etl.db.connect import connect
-from etl.sandbox.answers import encode
 from etl.sandbox.faults import Body, Status
+from etl.sandbox.responses import encode
 
 
 async def status_of(t, run_id):

@@ -204,7 +204,7 @@ async def test_runs_that_a_shuffled_listing_shows_without_their_ids_are_counted_
         t.api = {"page_size": page_size}
         await t.agrees()
         for run_id, kind in zip(list(world.runs[WORKFLOW]), kinds, strict=False):
-            world.spoil(run_id, kind)
+            world.corrupt(run_id, kind)
         await t.agrees("reconcile")
 
 
@@ -212,7 +212,7 @@ async def test_runs_that_a_shuffled_listing_shows_without_their_ids_are_counted_
 async def test_an_item_without_an_id_that_comes_again_and_again_stands_for_no_other_run(database_url, seed):
     world = one_stream(20, seed=seed)
     world.order = "shuffled"
-    world.spoil(next(iter(world.runs[WORKFLOW])), "empty_object")
+    world.corrupt(next(iter(world.runs[WORKFLOW])), "empty_object")
     async with trial(database_url, world) as t:
         t.api = {"page_size": 6}
         await t.agrees("reconcile")
@@ -222,7 +222,7 @@ async def test_an_item_without_an_id_that_comes_again_and_again_stands_for_no_ot
 async def test_nor_where_an_earlier_reading_took_it_for_several(database_url, seed):
     world = one_stream(24, seed=seed)
     world.order = "shuffled"
-    world.spoil(next(iter(world.runs[WORKFLOW])), "empty_object")
+    world.corrupt(next(iter(world.runs[WORKFLOW])), "empty_object")
     async with trial(database_url, world) as t:
         t.api = {"page_size": 10}
         for _ in range(3):
@@ -234,8 +234,8 @@ async def test_what_a_shuffled_listing_shows_no_more_leaves_the_quarantine(datab
     world = one_stream(20)
     world.order = "shuffled"
     nameless, named, erased = list(world.runs[WORKFLOW])[:3]
-    world.spoil(nameless, "list")
-    world.spoil(named, "bad_date")
+    world.corrupt(nameless, "list")
+    world.corrupt(named, "bad_date")
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
         await t.agrees()

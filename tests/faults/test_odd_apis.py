@@ -11,7 +11,6 @@ from sync_trials import APP, WORKFLOW, one_stream, trial
 from etl.app import run_sync, status_report
 from etl.config import AppSettings
 from etl.sandbox import World
-from etl.sandbox.answers import encode
 from etl.sandbox.faults import (
     BadItem,
     Body,
@@ -20,6 +19,7 @@ from etl.sandbox.faults import (
     lists_runs,
     page,
 )
+from etl.sandbox.responses import encode
 
 
 @dataclass

@@ -148,7 +148,7 @@ async def test_whatever_else_a_stream_writes_needs_the_token_too(database_url):
     world = one_stream(3)
     due, bad = list(world.runs[WORKFLOW])[:2]
     world.runs[WORKFLOW][due] |= {"status": "COMPLETED", "input": {"a": 1}, "retention_due_at": "2026-01-01T00:00:00Z"}
-    world.spoil(bad, "status_number")
+    world.corrupt(bad, "status_number")
     async with trial(database_url, world) as t:
         await t.agrees()
         stream = StreamId("app_1", WORKFLOW)

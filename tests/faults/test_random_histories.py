@@ -18,7 +18,7 @@ from etl.sandbox.faults import (
     Reset,
     Status,
 )
-from etl.sandbox.hostile import KINDS
+from etl.sandbox.odd_runs import KINDS
 
 ORDERS = ("created_desc", "updated_desc", "created_asc", "none", "shuffled")
 PASSING = (
@@ -113,7 +113,7 @@ class Histories(RuleBasedStateMachine):
     )
     def spoil(self, number, kind):
         if run_id := self._pick(number):
-            self.world.spoil(run_id, kind)
+            self.world.corrupt(run_id, kind)
 
     @rule(number=st.integers(0, 99))
     def hint(self, number):

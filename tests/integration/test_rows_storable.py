@@ -16,7 +16,7 @@ from etl.db.connect import connect
 from etl.decode import parse
 from etl.errors import RecordError
 from etl.sandbox import World
-from etl.sandbox.hostile import KINDS
+from etl.sandbox.odd_runs import KINDS
 from etl.wire import JSONB, numeric
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The simulated API over HTTP: the documented surface."""
+"""The documented endpoints of the simulated API over HTTP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(http):
     return ask
 
 
-async def test_pages_hold_the_listing_and_say_where_they_stand(sandbox, small_world, ask):
+async def test_pages_and_paging_headers(sandbox, small_world, ask):
     api = await sandbox()
     found, page = [], 1
     while True:
@@ -49,14 +49,14 @@ async def test_pages_hold_the_listing_and_say_where_they_stand(sandbox, small_wo
     assert {request.status for request in api.requests} == {200}
 
 
-async def test_the_page_size_is_capped(sandbox, ask):
+async def test_page_size_is_capped(sandbox, ask):
     api = await sandbox(max_take=20)
     _, items, headers = await ask(api.url + RUNS, take=5000)
     assert len(items) == 20
     assert headers["pagination-take"] == "20"
 
 
-async def test_filters_narrow_the_list_and_the_count(sandbox, small_world, ask):
+async def test_filters_apply_to_the_list_and_the_count(sandbox, small_world, ask):
     api = await sandbox()
     for _ in range(3):
         small_world.create_run("wf_ticket_triage", status="RUNNING", origin="TEST")
@@ -65,7 +65,7 @@ async def test_filters_narrow_the_list_and_the_count(sandbox, small_world, ask):
     assert int(headers["pagination-count"]) == len(small_world.listing("wf_ticket_triage", "TEST", "RUNNING"))
 
 
-async def test_runs_are_whole_only_when_asked_for(sandbox, small_world, ask):
+async def test_runs_are_complete_only_with_verbose(sandbox, small_world, ask):
     run = small_world.listing("wf_ticket_triage")[0]
     api = await sandbox()
     _, whole, _ = await ask(f"{api.url}{RUNS}/{run['id']}", verbose="all")
@@ -78,7 +78,7 @@ async def test_runs_are_whole_only_when_asked_for(sandbox, small_world, ask):
 
 
 @pytest.mark.parametrize("name", ["a/b", "ä ö?#%2F", "日本 🎌"])
-async def test_ids_of_any_characters_are_found_when_quoted(sandbox, small_world, ask, name):
+async def test_quoted_ids_are_found(sandbox, small_world, ask, name):
     small_world.add_workflow("app_001", name)
     small_world.create_run(name, id=name)
     api = await sandbox()
@@ -87,7 +87,7 @@ async def test_ids_of_any_characters_are_found_when_quoted(sandbox, small_world,
     assert (status, run["id"]) == (200, name)
 
 
-async def test_raw_bytes_are_served_verbatim_in_lists_and_alone(sandbox, small_world, http):
+async def test_raw_bytes_are_served_verbatim(sandbox, small_world, http):
     runs = small_world.listing("wf_ticket_triage")
     small_world.raw[runs[1]["id"]] = b'{"id": "x", "result": NaN }'
     api = await sandbox()
@@ -97,7 +97,7 @@ async def test_raw_bytes_are_served_verbatim_in_lists_and_alone(sandbox, small_w
         assert await response.read() == small_world.raw[runs[1]["id"]]
 
 
-async def test_workflows_are_listed_searched_and_tagged(sandbox, small_world, ask):
+async def test_workflows_can_be_searched_and_filtered_by_tag(sandbox, small_world, ask):
     api = await sandbox()
     _, items, headers = await ask(api.url + "/apps/app_001/workflows")
     assert [each["id"] for each in items] == ["wf_ticket_triage", "wf_account_digest"]
@@ -123,7 +123,7 @@ async def test_versions_are_found_by_id_and_by_number(sandbox, small_world, ask)
     assert (await ask(f"{base}/99"))[0] == 404
 
 
-async def test_a_run_can_be_replayed_and_its_retention_changed(sandbox, small_world, ask):
+async def test_replay_and_retention_endpoints(sandbox, small_world, ask):
     api = await sandbox()
     run = small_world.listing("wf_ticket_triage")[-1]
     before = run["updated_at"]
@@ -156,7 +156,7 @@ async def test_a_run_can_be_replayed_and_its_retention_changed(sandbox, small_wo
         (RUNS + "?next=nonsense", 400),
     ],
 )
-async def test_what_cannot_be_answered_gets_the_documented_error_body(sandbox, ask, path, status):
+async def test_invalid_requests_get_the_documented_error_body(sandbox, ask, path, status):
     api = await sandbox()
     method = "POST" if path.endswith("replay") else "GET"
     got, body, _ = await ask(api.url + path, method)
@@ -174,7 +174,7 @@ async def test_other_methods_are_refused(sandbox, ask):
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "sk-sandbox", "Basic sk-sandbox", "Bearer "])
-async def test_a_wrong_key_is_refused(sandbox, header):
+async def test_wrong_key_is_refused(sandbox, header):
     api = await sandbox()
     headers = {} if header is None else {"Authorization": header}
     async with aiohttp.ClientSession(headers=headers) as session, session.get(api.url + RUNS) as response:
@@ -191,7 +191,7 @@ async def test_each_app_can_have_its_own_key(sandbox, ask):
     assert (await ask(api.url + "/apps/app_002/workflows"))[0] == 200, "the main key opens every app"
 
 
-async def test_the_rate_limit_holds_in_any_window(sandbox, ask):
+async def test_rate_limit_applies_to_any_window(sandbox, ask):
     api = await sandbox(requests_per_minute=3, rate_window_s=1.0)
     answers = [await ask(api.url + RUNS, take=1) for _ in range(4)]
     assert [status for status, _, _ in answers] == [200, 200, 200, 429]
@@ -201,7 +201,7 @@ async def test_the_rate_limit_holds_in_any_window(sandbox, ask):
     assert (await ask(api.url + RUNS, take=1))[0] == 200
 
 
-async def test_big_bodies_are_compressed_for_those_who_accept_it(sandbox, small_world):
+async def test_large_bodies_are_compressed_if_accepted(sandbox, small_world):
     api = await sandbox()
     async with aiohttp.ClientSession(headers=KEY, auto_decompress=False) as session:
         async with session.get(api.url + RUNS, params={"verbose": "all"}, headers={"Accept-Encoding": "gzip"}) as one:
@@ -213,7 +213,7 @@ async def test_big_bodies_are_compressed_for_those_who_accept_it(sandbox, small_
             assert b": " not in (await other.read())[:200], "compact"
 
 
-async def test_a_next_token_leads_to_the_page_that_follows(sandbox, small_world, ask):
+async def test_next_token_returns_the_next_page(sandbox, small_world, ask):
     api = await sandbox(next_tokens=True)
     found, query = [], {}
     while True:

@@ -1,4 +1,4 @@
-"""The faults of the simulated API, as a client meets them."""
+"""The faults of the simulated API as seen by a client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from etl.sandbox import World, faults, serve
-from etl.sandbox.hostile import KINDS
+from etl.sandbox.odd_runs import KINDS
 
 KEY = {"Authorization": "Bearer sk-sandbox"}
 RUNS = "/apps/c/workflows/wf_ticket_triage/runs"
@@ -30,17 +30,17 @@ async def get():
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 502, 503])
-async def test_a_status_can_be_queued_for_the_next_request_only(sandbox, get, status):
+async def test_status_can_be_queued_for_the_next_request(sandbox, get, status):
     api = await sandbox()
     api.faults.queue(None, faults.Status(status))
     answers = [await get(api.url + RUNS) for _ in range(3)]
     assert [each[0] for each in answers] == [200, status, 200]
     assert json.loads(answers[1][1])["status"] == status
-    assert api.faults.made == {"Status": 1}
+    assert api.faults.applied == {"Status": 1}
     assert [request.status for request in api.requests] == [200, status, 200]
 
 
-async def test_a_status_may_say_when_to_come_back(sandbox, get):
+async def test_status_can_have_retry_after(sandbox, get):
     api = await sandbox()
     moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=7)
     api.faults.queue(faults.Status(429, retry_after=2), faults.Status(503, retry_after=moment, html=True))
@@ -52,7 +52,7 @@ async def test_a_status_may_say_when_to_come_back(sandbox, get):
 
 
 @pytest.mark.parametrize("how", ["length", "chunked"])
-async def test_a_body_can_break_off(sandbox, get, how):
+async def test_body_can_be_truncated(sandbox, get, how):
     api = await sandbox()
     api.faults.queue(faults.CutBody(how))
     with pytest.raises(aiohttp.ClientPayloadError):
@@ -60,7 +60,7 @@ async def test_a_body_can_break_off(sandbox, get, how):
     assert json.loads((await get(api.url + RUNS))[1])
 
 
-async def test_a_body_can_be_half_and_look_whole(sandbox, get):
+async def test_half_a_body_can_look_complete(sandbox, get):
     api = await sandbox()
     api.faults.queue(faults.CutBody("half_json"))
     status, body, _ = await get(api.url + RUNS, verbose="all")
@@ -73,7 +73,7 @@ async def test_a_body_can_be_half_and_look_whole(sandbox, get):
     ("fault", "expected"),
     [(faults.EMPTY_BODY, b""), (faults.HTML_OK, b"<!DOCTYPE"), (faults.OBJECT_BODY, b'{"data":[]')],
 )
-async def test_a_body_can_be_something_else(sandbox, get, fault, expected):
+async def test_body_can_be_unexpected(sandbox, get, fault, expected):
     api = await sandbox()
     api.faults.queue(fault)
     status, body, _ = await get(api.url + RUNS)
@@ -82,10 +82,10 @@ async def test_a_body_can_be_something_else(sandbox, get, fault, expected):
     assert bool(body) == bool(expected)
 
 
-async def test_a_connection_can_be_reset(sandbox, get):
+async def test_connection_can_be_reset(sandbox, get):
     api = await sandbox()
     api.faults.queue(faults.Reset(), faults.Reset())
-    # Not a GET: the client by itself repeats one of those after a reset.
+    # Not a GET, which the client retries by itself after a reset.
     with pytest.raises((aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
         await get(f"{api.url}{RUNS}/any/replay", "POST")
     assert [request.status for request in api.requests] == [0]
@@ -94,7 +94,7 @@ async def test_a_connection_can_be_reset(sandbox, get):
     assert (await get(api.url + RUNS))[0] == 200
 
 
-async def test_a_server_can_hang_and_be_left_waiting(sandbox, get):
+async def test_server_can_hang(sandbox, get):
     api = await sandbox()
     api.faults.queue(faults.HANG)
     with pytest.raises(TimeoutError):
@@ -102,7 +102,7 @@ async def test_a_server_can_hang_and_be_left_waiting(sandbox, get):
     assert (await get(api.url + RUNS))[0] == 200
 
 
-async def test_answers_can_be_slow(sandbox, get):
+async def test_responses_can_be_slow(sandbox, get):
     api = await sandbox()
     api.faults.latency_s = 0.1
     api.faults.queue(faults.Delay(0.1))
@@ -111,7 +111,7 @@ async def test_answers_can_be_slow(sandbox, get):
     assert time.monotonic() - began >= 0.2
 
 
-async def test_rules_meet_chosen_requests_so_often_and_so_many_times(sandbox, get):
+async def test_rules_apply_to_matching_requests(sandbox, get):
     api = await sandbox()
     rule = api.faults.on(faults.page(2), faults.Status(500), every=2, times=1)
     wanted = [await get(api.url + RUNS, page=page) for page in (1, 2, 1, 2, 2, 2)]
@@ -124,15 +124,15 @@ async def test_rules_meet_chosen_requests_so_often_and_so_many_times(sandbox, ge
     assert (await get(f"{api.url}{RUNS}/any"))[0] == 404
 
 
-async def test_page_one_can_come_for_every_page(sandbox, get):
+async def test_first_page_can_be_repeated(sandbox, get):
     api = await sandbox()
-    api.faults.first_page_forever = True
+    api.faults.repeat_first_page = True
     first, third = [await get(api.url + RUNS, page=page, take=10) for page in (1, 3)]
     assert first[1] == third[1]
     assert third[2]["pagination-page"] == "3"
 
 
-async def test_paging_headers_can_lie_or_be_missing(sandbox, get, small_world):
+async def test_paging_headers_can_be_wrong_or_missing(sandbox, get, small_world):
     api = await sandbox()
     count = len(small_world.runs["wf_ticket_triage"])
     api.faults.count_delta = -5
@@ -141,21 +141,21 @@ async def test_paging_headers_can_lie_or_be_missing(sandbox, get, small_world):
     assert not [name for name in (await get(api.url + RUNS))[2] if name.lower().startswith("pagination")]
 
 
-async def test_the_page_size_can_be_capped_while_pages_are_read(sandbox, get):
+async def test_page_size_can_be_capped_between_pages(sandbox, get):
     api = await sandbox()
     api.faults.take_cap = 7
     _, body, headers = await get(api.url + RUNS, take=50)
     assert (len(json.loads(body)), headers["pagination-take"]) == (7, "7")
 
 
-async def test_the_clock_can_be_wrong(sandbox, get):
+async def test_clock_can_be_wrong(sandbox, get):
     api = await sandbox()
     api.faults.clock_offset = timedelta(days=-20_000)
     moment = parsedate_to_datetime((await get(api.url + RUNS))[2]["date"])
     assert abs(datetime.now(UTC) - timedelta(days=20_000) - moment) < timedelta(minutes=1)
 
 
-async def test_bad_items_can_be_spliced_into_a_page(sandbox, get, small_world):
+async def test_bad_items_can_be_inserted_into_a_page(sandbox, get, small_world):
     api = await sandbox()
     run = small_world.listing("wf_ticket_triage")[0]
     foreign = KINDS["foreign_workflow"](run)
@@ -165,7 +165,7 @@ async def test_bad_items_can_be_spliced_into_a_page(sandbox, get, small_world):
     assert headers["pagination-count"] == str(len(small_world.runs["wf_ticket_triage"]))
 
 
-async def test_hooks_run_before_and_after_each_answer(sandbox, get, small_world):
+async def test_hooks_run_before_and_after_each_response(sandbox, get, small_world):
     api = await sandbox()
     seen = []
 
@@ -187,7 +187,7 @@ async def test_hooks_run_before_and_after_each_answer(sandbox, get, small_world)
     ]
 
 
-async def test_the_listing_can_drift_between_pages(sandbox, get):
+async def test_listing_can_drift_between_pages(sandbox, get):
     outcomes = []
     for _ in range(2):
         world = World.generate(runs=240, workflows_per_app=2, open_runs=0, rough_edges=False)
@@ -203,7 +203,7 @@ async def test_the_listing_can_drift_between_pages(sandbox, get):
     assert outcomes[0] == outcomes[1], "the same seed drifts the same way"
 
 
-async def test_the_service_serves_a_living_world(get):
+async def test_serve_advances_the_world(get):
     async with serve("127.0.0.1", 0, runs=600, key="sk-sandbox", speed=7 * 86_400) as api:
         url = api.url
         count = int((await get(url + RUNS))[2]["pagination-count"])

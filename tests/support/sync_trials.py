@@ -22,7 +22,7 @@ from etl.app import SyncSummary, run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import connect
 from etl.sandbox import Sandbox, World
-from etl.sandbox.answers import encode
+from etl.sandbox.responses import encode
 
 SCHEMA = "cortex"
 _TABLES = """SELECT string_agg(format('%I', table_name), ', ') FROM information_schema.tables

@@ -1,4 +1,4 @@
-"""The simulated world: deterministic, believable, and alive."""
+"""The simulated world: determinism, realistic data, and changes over time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from statistics import mean, median
 import pytest
 
 from etl.sandbox import World
-from etl.sandbox.answers import encode
-from etl.sandbox.hostile import KINDS
-from etl.sandbox.listing import ORDERS, instant
+from etl.sandbox.list_order import ORDERS, epoch_seconds
+from etl.sandbox.odd_runs import KINDS
+from etl.sandbox.responses import encode
 
 STEP_TYPES = {"note", "branch", "code", "model", "http_request", "browser", "workflow", "service", "input"}
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """A world as it comes; the tests of this module that use it do not change it."""
+    """A default world; tests must not change it."""
     return World.generate()
 
 
@@ -37,7 +37,7 @@ def steps_of(run: dict) -> list[dict]:
     return list(output.values()) if isinstance(output, dict) else output or []
 
 
-def test_the_same_seed_gives_the_same_world_and_another_seed_another():
+def test_seed_determines_the_world():
     one, same, other = (World.generate(seed, runs=60) for seed in (7, 7, 8))
     assert (one.runs, one.workflows, one.versions) == (same.runs, same.workflows, same.versions)
     assert one.runs != other.runs
@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another():
     assert one.runs == same.runs
 
 
-def test_it_has_the_sizes_that_were_asked_for():
+def test_world_has_the_requested_sizes():
     world = World.generate(apps=3, workflows_per_app=5, runs=500, days=10, open_runs=7, rough_edges=False)
     assert len(world.apps) == 3
     assert Counter(each["app"]["id"] for each in world.workflows.values()) == dict.fromkeys(world.apps, 5)
@@ -59,18 +59,18 @@ def test_it_has_the_sizes_that_were_asked_for():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_its_past_is_over(seed):
+def test_history_has_ended(seed):
     world = World.generate(seed, runs=300, days=1, open_runs=0, rough_edges=False)
-    assert all(instant(run["ended_at"]) <= world.now.timestamp() for run in all_runs(world))
+    assert all(epoch_seconds(run["ended_at"]) <= world.now.timestamp() for run in all_runs(world))
 
 
-def test_runs_are_about_as_heavy_as_real_ones(world):
+def test_runs_have_realistic_sizes(world):
     sizes = [len(encode(run)) for run in all_runs(world)]
     assert 5_000 < mean(sizes) < 10_000
     assert max(sizes) > 20 * median(sizes), "some payloads are big"
 
 
-def test_every_step_type_every_status_and_every_origin_occurs(world):
+def test_all_step_types_statuses_and_origins_occur(world):
     runs = all_runs(world)
     assert {run["status"] for run in runs} >= {"PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"}
     assert {run["origin"] for run in runs} >= {"WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"}
@@ -83,17 +83,17 @@ def test_every_step_type_every_status_and_every_origin_occurs(world):
     "key",
     ["result", "error", "collection_id", "record_id", "version", "retention", "retention_due_at", "usage"],
 )
-def test_optional_fields_of_a_run_are_there_sometimes(world, key):
+def test_optional_run_fields_occur(world, key):
     assert 0 < sum(run.get(key) is not None for run in all_runs(world)) < 3000
 
 
 @pytest.mark.parametrize("key", ["logs", "calls", "end", "error", "output"])
-def test_optional_fields_of_a_step_are_there_sometimes(world, key):
+def test_optional_step_fields_occur(world, key):
     steps = [step for run in all_runs(world) for step in steps_of(run)]
     assert 0 < sum(step.get(key) is not None for step in steps) < len(steps)
 
 
-def test_failures_have_messages_and_a_failed_step(world):
+def test_failed_runs_have_an_error_and_a_failed_step(world):
     failed = [run for run in all_runs(world) if run["status"] == "FAILED" and run["output"]]
     assert len(failed) > 50
     for run in failed:
@@ -101,7 +101,7 @@ def test_failures_have_messages_and_a_failed_step(world):
         assert [step["error"] for step in steps_of(run) if step["status"] == "FAILED"]
 
 
-def test_loops_put_out_a_list_and_have_a_call_for_each_round(world):
+def test_loops_output_a_list_with_one_call_per_iteration(world):
     loops = [step for run in all_runs(world) for step in steps_of(run) if isinstance(step.get("output"), list)]
     assert len({len(step["output"]) for step in loops}) > 4
     for step in loops:
@@ -119,7 +119,7 @@ def test_agents_call_tools(world):
     assert len({call["key"] for call in calls}) > 1
 
 
-def test_workflow_steps_point_at_runs_that_exist():
+def test_workflow_steps_refer_to_existing_runs():
     world = World.generate(rough_edges=False)
     runs = {run["id"]: run for run in all_runs(world)}
     children, depth = [], {}
@@ -139,7 +139,7 @@ def test_workflow_steps_point_at_runs_that_exist():
     assert any(child["app_id"] != child["workflow_app_id"] for child in children)
 
 
-def test_usage_trees_add_up_and_recurse():
+def test_usage_trees_add_up():
     world = World.generate(runs=400, rough_edges=False)
     for run in all_runs(world):
         if run["usage"]:
@@ -152,7 +152,7 @@ def test_usage_trees_add_up_and_recurse():
     assert any(text.count("0000000000") for text in texts), "sums have the digits of a float, as JavaScript sends them"
 
 
-def test_the_rhythm_of_the_week_shows(world):
+def test_activity_follows_the_week(world):
     times = [
         datetime.fromisoformat(run["created_at"])
         for run in all_runs(world)
@@ -166,14 +166,14 @@ def test_the_rhythm_of_the_week_shows(world):
 
 def test_durations_have_a_long_tail(world):
     lasted = sorted(
-        instant(run["ended_at"]) - instant(run["started_at"])
+        epoch_seconds(run["ended_at"]) - epoch_seconds(run["started_at"])
         for run in all_runs(world)
         if run["ended_at"] and run["started_at"]
     )
     assert lasted[int(len(lasted) * 0.99)] > 4 * median(lasted)
 
 
-def test_versions_follow_one_another_and_runs_point_at_the_one_of_their_day():
+def test_runs_refer_to_the_version_of_their_day():
     world = World.generate(runs=400, rough_edges=False)
     assert any(len(versions) > 2 for versions in world.versions.values())
     drafts = 0
@@ -191,7 +191,7 @@ def test_versions_follow_one_another_and_runs_point_at_the_one_of_their_day():
     assert drafts > 5
 
 
-def test_rough_edges_occur_and_can_be_left_out(world):
+def test_rough_edges_can_be_disabled(world):
     text = "\n".join(json.dumps(run) for run in all_runs(world))
     for edge in ('"trace_id"', '"PAUSED"', '"EMAIL"', "\\u0000", '\\ud83d"', '"created_at": null', '"output": ['):
         assert edge in text
@@ -202,13 +202,15 @@ def test_rough_edges_occur_and_can_be_left_out(world):
     assert all(isinstance(run["output"], dict) for run in runs)
 
 
-def test_big_worlds_share_documents_and_still_list_distinct_runs():
+def test_large_worlds_share_documents_between_distinct_runs():
     world = World.generate(runs=3000, distinct=100, rough_edges=False)
     runs = all_runs(world)
     assert len({run["id"] for run in runs}) == 3000
     assert len({id(run["input"]) for run in runs if run["input"]}) <= 100
-    assert all(instant(run["ended_at"]) <= world.now.timestamp() for run in runs if run["ended_at"])
-    assert all(instant(run["retention_due_at"]) > world.now.timestamp() for run in runs if run.get("retention_due_at"))
+    assert all(epoch_seconds(run["ended_at"]) <= world.now.timestamp() for run in runs if run["ended_at"])
+    assert all(
+        epoch_seconds(run["retention_due_at"]) > world.now.timestamp() for run in runs if run.get("retention_due_at")
+    )
     before = snapshot(world)
     changed = world.advance(timedelta(hours=12))
     touched = {*changed.created, *changed.finished, *changed.replayed, *changed.deleted}
@@ -216,7 +218,7 @@ def test_big_worlds_share_documents_and_still_list_distinct_runs():
     assert {run_id for run_id in before if after.get(run_id) != before[run_id]} <= touched
 
 
-def test_a_finished_run_keeps_what_it_had_begun(small_world):
+def test_finished_run_keeps_the_steps_it_had_started(small_world):
     open_runs = [run for run in all_runs(small_world) if run["status"] == "RUNNING"]
     run = open_runs[0]
     begun = list(run["output"])
@@ -227,7 +229,7 @@ def test_a_finished_run_keeps_what_it_had_begun(small_world):
     assert run["usage"]["steps"].keys() <= set(begun[:-1]), "what has not ended is not charged"
     before = run["updated_at"]
     assert small_world.finish_run(run["id"], result={"n": 1}) is run
-    assert list(run["output"].values())[-1]["end"] == instant(run["ended_at"]) * 1000
+    assert list(run["output"].values())[-1]["end"] == epoch_seconds(run["ended_at"]) * 1000
     assert run["status"] not in {"RUNNING", "PENDING"}
     assert list(run["output"])[: len(begun)] == begun
     assert all("end" in step for step in run["output"].values() if step["status"] != "SKIPPED")
@@ -235,12 +237,12 @@ def test_a_finished_run_keeps_what_it_had_begun(small_world):
     assert (run["created_at"], run["result"]) == (created_at, {"n": 1})
 
 
-def test_a_created_run_is_as_asked_for(small_world):
+def test_created_run_has_the_overrides(small_world):
     workflow_id = next(iter(small_world.runs))
     count = len(small_world.runs[workflow_id])
     ended = small_world.create_run(workflow_id)
     assert ended["status"] not in {"RUNNING", "PENDING"}
-    assert instant(ended["updated_at"]) <= small_world.now.timestamp()
+    assert epoch_seconds(ended["updated_at"]) <= small_world.now.timestamp()
     pending = small_world.create_run(workflow_id, status="PENDING", id="my run/1")
     assert (pending["id"], pending["started_at"], pending["ended_at"], pending["usage"]) == (
         "my run/1",
@@ -257,7 +259,7 @@ def test_a_created_run_is_as_asked_for(small_world):
         small_world.create_run("wf_unknown")
 
 
-def test_a_replay_changes_an_old_run(small_world):
+def test_replay_changes_a_run(small_world):
     workflow_id = "wf_ticket_triage"
     run = small_world.listing(workflow_id)[-1]
     before = copy.deepcopy(run)
@@ -274,7 +276,7 @@ def test_a_replay_changes_an_old_run(small_world):
     assert small_world.listing(workflow_id)[-1] is run
 
 
-def test_retention_sets_the_due_date_and_time_does_the_rest(small_world):
+def test_retention_deletes_runs_when_due(small_world):
     workflow_id = "wf_ticket_triage"
     due, kept = small_world.listing(workflow_id)[:2]
     assert small_world.set_retention(due["id"], 30 * 86_400)["retention_due_at"] is not None
@@ -285,7 +287,7 @@ def test_retention_sets_the_due_date_and_time_does_the_rest(small_world):
     assert kept["id"] in small_world.runs[workflow_id]
 
 
-def test_retention_may_empty_instead_of_delete(small_world):
+def test_retention_can_remove_payloads_instead(small_world):
     run = small_world.listing("wf_ticket_triage")[0]
     small_world.on_retention = "empty"
     small_world.set_retention(run["id"], 0)
@@ -297,7 +299,7 @@ def test_retention_may_empty_instead_of_delete(small_world):
     assert run["id"] not in small_world.advance(timedelta(hours=1)).emptied
 
 
-def test_time_creates_finishes_replays_and_deletes():
+def test_advance_creates_finishes_replays_and_deletes_runs():
     world = World.generate(runs=1000, days=30)
     before = snapshot(world)
     open_before = {run["id"] for run in all_runs(world) if run["status"] in {"PENDING", "RUNNING"}}
@@ -313,11 +315,11 @@ def test_time_creates_finishes_replays_and_deletes():
     assert changes.deleted
     touched = {*changes.finished, *changes.replayed, *changes.deleted}
     assert {run_id for run_id in before if after.get(run_id) != before[run_id]} == touched & before.keys()
-    times = [instant(run["updated_at"]) for run in all_runs(world) if run["updated_at"]]
+    times = [epoch_seconds(run["updated_at"]) for run in all_runs(world) if run["updated_at"]]
     assert max(times) <= world.now.timestamp() + 1
 
 
-def test_a_standing_clock_changes_nothing(small_world):
+def test_advance_by_zero_changes_nothing(small_world):
     before = snapshot(small_world)
     changes = small_world.advance(timedelta(0))
     assert not changes.created
@@ -325,7 +327,7 @@ def test_a_standing_clock_changes_nothing(small_world):
     assert snapshot(small_world) == before
 
 
-def test_a_workflow_can_be_added(small_world):
+def test_workflow_can_be_added(small_world):
     small_world.add_workflow("app_new", "wf/with space")
     run = small_world.create_run("wf/with space")
     assert (run["workflow_id"], run["app_id"], run["workflow_app_id"]) == ("wf/with space", "app_new", "app_new")
@@ -333,10 +335,10 @@ def test_a_workflow_can_be_added(small_world):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_listings_hold_each_run_once_in_any_order(small_world, order):
+def test_listings_contain_each_run_once_in_any_order(small_world, order):
     small_world.order = order
     for workflow_id, runs in small_world.runs.items():
-        # An old run that was replayed tells the order by updates from the order by creation.
+        # A replay of an old run makes the orders by update and by creation differ.
         small_world.replay_run(next(iter(runs)))
         listed = small_world.listing(workflow_id)
         assert sorted(run["id"] for run in listed) == sorted(runs)
@@ -347,7 +349,7 @@ def test_listings_hold_each_run_once_in_any_order(small_world, order):
         assert (small_world.listing(workflow_id) == listed) == (order != "shuffled")
 
 
-def test_a_listing_follows_changes_that_are_made_by_hand(small_world):
+def test_listing_follows_direct_changes(small_world):
     workflow_id = "wf_ticket_triage"
     oldest = small_world.listing(workflow_id)[-1]
     oldest["created_at"] = "2027-01-01"
@@ -373,21 +375,21 @@ def test_listings_are_filtered(small_world):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_spoilt_run_is_served_as_bytes(small_world, kind):
+def test_corrupted_run_is_served_as_bytes(small_world, kind):
     run = small_world.listing("wf_ticket_triage")[0]
-    raw = small_world.spoil(run["id"], kind)
+    raw = small_world.corrupt(run["id"], kind)
     assert small_world.raw == {run["id"]: raw}
     assert raw != encode(run)
 
 
-def test_documents_that_json_can_hardly_hold_are_sent_as_they_are():
+def test_surrogates_and_huge_integers_are_encoded_exactly():
     assert encode({"a": "\ud83d", "é": 1}) == b'{"a":"\\ud83d","\\u00e9":1}'
     assert encode([2**80, 0.1]) == b"[1208925819614629174706176,0.1]"
 
 
-def test_a_published_version_is_what_stood_in_the_editor_and_new_runs_have_it(small_world):
+def test_publish_turns_the_draft_into_the_next_version(small_world):
     workflow_id = "wf_ticket_triage"
-    before, draft = len(small_world.versions[workflow_id]), small_world.lives[workflow_id].drafts[-1]
+    before, draft = len(small_world.versions[workflow_id]), small_world.simulations[workflow_id].drafts[-1]
     published = small_world.publish(workflow_id)
     assert published["version"] == before + 1
     assert published["steps"] == draft["steps"]
@@ -398,7 +400,7 @@ def test_a_published_version_is_what_stood_in_the_editor_and_new_runs_have_it(sm
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_changed_later_is_changed_at_a_later_time(seed: int) -> None:
+def test_later_changes_have_later_timestamps(seed: int) -> None:
     world = World.generate(seed=seed, apps=1, workflows_per_app=1, runs=0, open_runs=0)
     run = world.create_run(next(iter(world.runs)), status="RUNNING")
     before = run["updated_at"]

@@ -1,16 +1,16 @@
-"""How a world begins: its apps, workflows, versions, and the history of runs."""
+"""Simulated apps and workflows: their versions over time, and the circumstances of their runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from etl.sandbox.activity import DAY_MS, ActivityPattern
 from etl.sandbox.blueprints import BLUEPRINTS, Blueprint
-from etl.sandbox.catalogue import APP_NAMES, TAG_NAMES
-from etl.sandbox.definitions import body, version
-from etl.sandbox.rhythm import DAY_MS, Rhythm
-from etl.sandbox.runs import Occasion, iso
+from etl.sandbox.run_documents import RunContext, iso
+from etl.sandbox.samples import APP_NAMES, TAG_NAMES
 from etl.sandbox.steps import new_id
+from etl.sandbox.versions import body, version
 
 if TYPE_CHECKING:
     from random import Random
@@ -19,28 +19,28 @@ Json = Any
 
 
 @dataclass(slots=True)
-class Life:
-    """How a workflow lives: its plan, which workflow its steps start, how often it runs, its versions over time.
+class WorkflowSimulation:
+    """The state of a workflow: its blueprint, the workflow that its steps start, its activity, and its versions.
 
-    `published` holds (epoch ms, Version document) in time order; `drafts` the draft that was in the editor while
-    each of these was the current one; `per_day` how many runs it has on an average day.
+    `published` holds (epoch ms, Version document) in chronological order, `drafts` the draft in the editor while each
+    of them was current. `per_day` is the average number of runs per day.
     """
 
     document: dict[str, Json]
     plan: Blueprint
     child_id: str | None
-    rhythm: Rhythm
+    activity: ActivityPattern
     published: list[tuple[int, dict[str, Json]]]
     drafts: list[dict[str, Json]]
     per_day: float = 0.0
 
-    def occasion(self, random: Random, at_ms: int, *, parent: Occasion | None = None) -> Occasion:
-        """An occasion for a run at a moment; started by a run of `parent`, where that is given."""
-        revision = max((place for place, (since, _) in enumerate(self.published) if since <= at_ms), default=0)
+    def context(self, random: Random, at_ms: int, *, parent: RunContext | None = None) -> RunContext:
+        """Choose the circumstances of a run created at `at_ms`, optionally started by a run of `parent`."""
+        revision = max((index for index, (since, _) in enumerate(self.published) if since <= at_ms), default=0)
         origins = self.plan.origins
         origin = "WORKFLOW" if parent else random.choices(tuple(origins), tuple(origins.values()))[0]
         in_editor = origin == "TEST"
-        return Occasion(
+        return RunContext(
             app_id=parent.app_id if parent else self.document["app"]["id"],
             workflow=self.document,
             plan=self.plan,
@@ -53,35 +53,39 @@ class Life:
 
 
 def make_apps(count: int) -> dict[str, dict[str, Json]]:
-    """That many apps by id."""
+    """Generate apps, by id."""
     made = {}
-    for place in range(count):
-        name = APP_NAMES[place % len(APP_NAMES)] + (
-            f" {place // len(APP_NAMES) + 1}" if place >= len(APP_NAMES) else ""
+    for index in range(count):
+        name = APP_NAMES[index % len(APP_NAMES)] + (
+            f" {index // len(APP_NAMES) + 1}" if index >= len(APP_NAMES) else ""
         )
-        app_id = f"app_{place + 1:03d}"
-        made[app_id] = {"id": app_id, "name": name, "verified": place % 2 == 0}
+        app_id = f"app_{index + 1:03d}"
+        made[app_id] = {"id": app_id, "name": name, "verified": index % 2 == 0}
     return made
 
 
-def make_lives(random: Random, apps: dict[str, dict[str, Json]], per_app: int, span: tuple[int, int]) -> list[Life]:
-    """The workflows of a world, with versions published within `span` (epoch ms)."""
+def make_simulations(
+    random: Random, apps: dict[str, dict[str, Json]], per_app: int, span: tuple[int, int]
+) -> list[WorkflowSimulation]:
+    """Generate the workflows of a world, with versions published within `span` (epoch ms)."""
     plans: dict[str, tuple[dict[str, Json], Blueprint]] = {}
-    for place in range(len(apps) * per_app):
-        blueprint = BLUEPRINTS[place % len(BLUEPRINTS)]
-        copy = place // len(BLUEPRINTS)
+    for index in range(len(apps) * per_app):
+        blueprint = BLUEPRINTS[index % len(BLUEPRINTS)]
+        copy = index // len(BLUEPRINTS)
         if copy:
             blueprint = replace(blueprint, name=f"{blueprint.name} ({copy + 1})")
-        app = list(apps.values())[place // per_app]
+        app = list(apps.values())[index // per_app]
         plans[f"wf_{blueprint.key}" + (f"_{copy + 1}" if copy else "")] = (app, blueprint)
     return [
-        make_life(random, app, blueprint, workflow_id=workflow_id, child_id=_child_of(workflow_id, plans), span=span)
+        make_simulation(
+            random, app, blueprint, workflow_id=workflow_id, child_id=_child_of(workflow_id, plans), span=span
+        )
         for workflow_id, (app, blueprint) in plans.items()
     ]
 
 
 def _child_of(workflow_id: str, plans: dict[str, tuple[dict[str, Json], Blueprint]]) -> str | None:
-    """The workflow that the steps of another start: a preferred one, of the same app if possible, or any simple one."""
+    """Choose the workflow that another's steps start: a preferred one, of the same app if possible, or a simple one."""
     app, blueprint = plans[workflow_id]
     if all(step.type != "workflow" for step in blueprint.steps):
         return None
@@ -94,7 +98,7 @@ def _child_of(workflow_id: str, plans: dict[str, tuple[dict[str, Json], Blueprin
     return next(simple, None)
 
 
-def make_life(
+def make_simulation(
     random: Random,
     app: dict[str, Json],
     blueprint: Blueprint,
@@ -102,8 +106,8 @@ def make_life(
     workflow_id: str,
     child_id: str | None,
     span: tuple[int, int],
-) -> Life:
-    """One workflow with one to six versions published within `span` (epoch ms); `child_id` is what its steps start."""
+) -> WorkflowSimulation:
+    """Generate one workflow with one to six versions published within `span` (epoch ms); its steps start `child_id`."""
     start_ms, now_ms = span
     plan = blueprint
     if child_id is None:
@@ -117,17 +121,21 @@ def make_life(
         drafts.append(body(random, plan, revision + 1, child_id))
     workflow = _workflow(random, plan, app, published[-1]) | drafts[-1]
     nightly = max(plan.origins, key=plan.origins.__getitem__) == "TRIGGER"
-    return Life(workflow, plan, child_id, Rhythm(nightly=nightly), published, drafts)
+    return WorkflowSimulation(workflow, plan, child_id, ActivityPattern(nightly=nightly), published, drafts)
 
 
-def publish(random: Random, life: Life, at_ms: int) -> dict[str, Json]:
-    """Make what stands in a workflow's editor its next version, at a moment (epoch ms), and return it."""
-    revision = len(life.published)
-    ids = {"id": "ver_" + new_id(random), "app_id": life.document["app"]["id"], "workflow_id": life.document["id"]}
-    published = version(random, ids | life.drafts[-1], revision + 1, iso(at_ms))
-    life.published.append((at_ms, published))
-    life.drafts.append(body(random, life.plan, revision + 1, life.child_id))
-    life.document |= life.drafts[-1] | {"version": published, "updated_at": iso(at_ms)}
+def publish(random: Random, simulation: WorkflowSimulation, at_ms: int) -> dict[str, Json]:
+    """Publish a workflow's draft as its next version at a moment (epoch ms); return the Version document."""
+    revision = len(simulation.published)
+    ids = {
+        "id": "ver_" + new_id(random),
+        "app_id": simulation.document["app"]["id"],
+        "workflow_id": simulation.document["id"],
+    }
+    published = version(random, ids | simulation.drafts[-1], revision + 1, iso(at_ms))
+    simulation.published.append((at_ms, published))
+    simulation.drafts.append(body(random, simulation.plan, revision + 1, simulation.child_id))
+    simulation.document |= simulation.drafts[-1] | {"version": published, "updated_at": iso(at_ms)}
     return published
 
 
@@ -147,7 +155,7 @@ def _workflow(
         "description": plan.description,
         "app": dict(app),
         "version": published,
-        "tags": [_tag(place, app["id"], at_ms) for place in plan.tags],
+        "tags": [_tag(index, app["id"], at_ms) for index in plan.tags],
         "tests_stats": {"passed": random.randrange(9), "failed": random.randrange(2)},
         "template_id": f"tpl_{plan.key}" if random.random() < 0.2 else None,
         "runs_count": 0,
@@ -159,7 +167,7 @@ def _workflow(
     }
 
 
-def _tag(place: int, app_id: str, at_ms: int) -> dict[str, Json]:
-    name, color = TAG_NAMES[place]
+def _tag(index: int, app_id: str, at_ms: int) -> dict[str, Json]:
+    name, color = TAG_NAMES[index]
     at = iso(at_ms - 100 * DAY_MS)
-    return {"id": f"tag_{place}", "name": name, "color": color, "app_id": app_id, "created_at": at, "updated_at": at}
+    return {"id": f"tag_{index}", "name": name, "color": color, "app_id": app_id, "created_at": at, "updated_at": at}

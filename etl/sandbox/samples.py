@@ -1,6 +1,6 @@
-"""The words of the simulated world: apps, people, models, messages, failures. Data only."""
+"""Sample names, models, messages and errors. Data only."""
 
-# ruff: noqa: RUF001 - look-alike characters are what real text holds
+# ruff: noqa: RUF001 - real text contains look-alike characters
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ FAILURES: Final = {
         "google_sheets: Quota exceeded for quota metric 'Write requests'",
     ),
 }
-"""Error messages by the type of the step that fails."""
+"""Error messages by type of the failing step."""
 
 LANGUAGES: Final = (
     ("de", "Robuster Wanderstiefel, wasserdicht, 620 g"),

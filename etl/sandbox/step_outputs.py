@@ -1,12 +1,12 @@
-"""What steps put out, by type: believable payloads of very different sizes."""
+"""Outputs of steps by type: realistic payloads of very different sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.sandbox.catalogue import CUSTOMERS, LANGUAGES, SENTENCES, SUBJECTS, URLS
-from etl.sandbox.definitions import model_of
+from etl.sandbox.samples import CUSTOMERS, LANGUAGES, SENTENCES, SUBJECTS, URLS
+from etl.sandbox.versions import model_of
 
 if TYPE_CHECKING:
     from random import Random
@@ -35,47 +35,47 @@ _HUGE_CHANCE: Final = 0.0004
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What one run is about: it makes the steps of a run tell the same story. `revision` is the workflow's."""
+class Topic:
+    """The topic that the payloads of one run share. `revision` is the workflow's."""
 
     customer: str
     subject: str
     revision: int
 
 
-def scene(random: Random, revision: int) -> Scene:
-    """A new story."""
-    return Scene(random.choice(CUSTOMERS), random.choice(SUBJECTS), revision)
+def choose_topic(random: Random, revision: int) -> Topic:
+    """Choose a topic."""
+    return Topic(random.choice(CUSTOMERS), random.choice(SUBJECTS), revision)
 
 
 def prose(random: Random, sentences: int) -> str:
-    """Text of that many sentences."""
+    """Generate text."""
     return " ".join(random.choices(SENTENCES, k=sentences))
 
 
-def run_input(random: Random, names: tuple[str, ...], story: Scene) -> dict[str, Json]:
-    """The input object of a run, by the names of its workflow's inputs."""
+def run_input(random: Random, names: tuple[str, ...], topic: Topic) -> dict[str, Json]:
+    """Generate the input object of a run from the names of its workflow's inputs."""
     made: dict[str, Json] = {}
     for name in names:
         if name == "text":
-            made[name] = f"{story.subject}\n\n{prose(random, 2)}"
+            made[name] = f"{topic.subject}\n\n{prose(random, 2)}"
         elif name == "customer":
-            made[name] = {"name": story.customer, "id": random.randrange(10_000, 99_999), "vip": random.random() < 0.1}
+            made[name] = {"name": topic.customer, "id": random.randrange(10_000, 99_999), "vip": random.random() < 0.1}
         elif name.endswith("s"):
             made[name] = [f"{name[:-1]}-{random.randrange(1000)}" for _ in range(random.randint(1, 4))]
         else:
-            made[name] = f"{name} of {story.customer}"
+            made[name] = f"{name} of {topic.customer}"
     return made
 
 
-def output(random: Random, plan: StepPlan, story: Scene) -> Json:
-    """What one execution of a step puts out (not for workflow steps: those carry the run that they started)."""
+def output(random: Random, plan: StepPlan, topic: Topic) -> Json:
+    """Generate the output of one execution of a step (workflow steps output the run that they started instead)."""
     make = _MAKERS.get(plan.type)
-    return None if make is None else make(random, plan, story)
+    return None if make is None else make(random, plan, topic)
 
 
-def _model(random: Random, plan: StepPlan, story: Scene) -> Json:
-    provider, model, _ = model_of(plan.key, story.revision)
+def _model(random: Random, plan: StepPlan, topic: Topic) -> Json:
+    provider, model, _ = model_of(plan.key, topic.revision)
     made: dict[str, Json] = {"provider": provider, "model": model, "connection_type": "managed"}
     if random.random() < 0.15:
         made |= {"connection_id": "con_7Hs2", "connection_type": "own"}
@@ -92,10 +92,10 @@ def _model(random: Random, plan: StepPlan, story: Scene) -> Json:
     return made
 
 
-def _http(random: Random, plan: StepPlan, story: Scene) -> Json:
+def _http(random: Random, plan: StepPlan, topic: Topic) -> Json:
     body: Json = {
         "id": random.randrange(10**6, 10**7),
-        "customer": story.customer,
+        "customer": topic.customer,
         "url": random.choice(URLS),
         "events": [
             {"at": "2026-10-12T09:00:00Z", "kind": random.choice(("order", "refund", "visit")), "amount": amount / 100}
@@ -112,12 +112,12 @@ def _http(random: Random, plan: StepPlan, story: Scene) -> Json:
     }
 
 
-def _browser(random: Random, _plan: StepPlan, story: Scene) -> Json:
-    text = f"{story.customer} · €{random.randrange(100, 1999)}.99 · " + prose(random, _size(random, 8))
+def _browser(random: Random, _plan: StepPlan, topic: Topic) -> Json:
+    text = f"{topic.customer} · €{random.randrange(100, 1999)}.99 · " + prose(random, _size(random, 8))
     return {"ok": True, "status": 200, "headers": {"content-type": "text/html"}, "body": f"<main>{text}</main>"}
 
 
-def _code(random: Random, _plan: StepPlan, story: Scene) -> Json:
+def _code(random: Random, _plan: StepPlan, topic: Topic) -> Json:
     kind = random.random()
     if kind < 0.12:
         return random.randrange(10**5) / 100
@@ -126,33 +126,33 @@ def _code(random: Random, _plan: StepPlan, story: Scene) -> Json:
     if kind < 0.24:
         return None
     rows = [
-        {"n": place, "sku": f"SKU-{random.randrange(10**4):04d}", "amount": random.randrange(10**6) / 1000, "ok": True}
-        for place in range(_size(random, 6))
+        {"n": index, "sku": f"SKU-{random.randrange(10**4):04d}", "amount": random.randrange(10**6) / 1000, "ok": True}
+        for index in range(_size(random, 6))
     ]
-    return {"customer": story.customer, "rows": rows, "ratio": random.random(), "empty": {}, "none": None}
+    return {"customer": topic.customer, "rows": rows, "ratio": random.random(), "empty": {}, "none": None}
 
 
-def _branch(random: Random, plan: StepPlan, _story: Scene) -> Json:
+def _branch(random: Random, plan: StepPlan, _topic: Topic) -> Json:
     taken = random.choice([*plan.config["conditions"], None])
     return {name: name == taken for name in plan.config["conditions"]} | {"else": taken is None}
 
 
-def _service(_random: Random, plan: StepPlan, _story: Scene) -> Json:
+def _service(_random: Random, plan: StepPlan, _topic: Topic) -> Json:
     return _SERVICE_OUTPUTS[plan.config["service"]["type"]]
 
 
-def _intake(_random: Random, _plan: StepPlan, story: Scene) -> Json:
-    return {"text": story.subject, "received_at": "2026-10-12T09:00:00Z"}
+def _intake(_random: Random, _plan: StepPlan, topic: Topic) -> Json:
+    return {"text": topic.subject, "received_at": "2026-10-12T09:00:00Z"}
 
 
 def _size(random: Random, usual: int) -> int:
-    """How many parts a payload has: about `usual`, now and then hundreds, very rarely thousands."""
-    luck = random.random()
-    if luck < _HUGE_CHANCE:
+    """Choose the number of parts of a payload: about `usual`, sometimes hundreds, rarely thousands."""
+    chance = random.random()
+    if chance < _HUGE_CHANCE:
         return usual * 700
-    if luck < _BIG_CHANCE:
+    if chance < _BIG_CHANCE:
         return usual * 60
-    return 1 + int(luck * usual * 2)
+    return 1 + int(chance * usual * 2)
 
 
 _MAKERS: Final = {

@@ -1,4 +1,4 @@
-"""The orders in which a listing may stand, and the times that it is ordered by. Pure."""
+"""Sort orders of run listings."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _seconds(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def instant(text: Json) -> float:
-    """The epoch seconds of a timestamp text; infinity where there is none: nulls sort last, as in PostgreSQL."""
+def epoch_seconds(text: Json) -> float:
+    """Convert a timestamp to epoch seconds; infinity if there is none, because nulls sort last, as in PostgreSQL."""
     return _seconds(text) if isinstance(text, str) else _NEVER
 
 
-class Listing:
-    """Keeps a workflow's runs in order, and sorts only when runs or their times have changed since the last call."""
+class SortedRuns:
+    """The runs of a workflow in order, sorted again only if runs or their times have changed since the last call."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -41,14 +41,14 @@ class Listing:
         self._sorted: list[dict[str, Json]] = []
 
     def ordered(self, runs: Iterable[dict[str, Json]], order: str) -> list[dict[str, Json]]:
-        """The runs in one of ORDERS; the list must not be changed.
+        """Return the runs in one of ORDERS; callers must not change the list.
 
         Args:
-            runs: run documents, the first created first: where times tie, that order decides.
-            order: `none` is arbitrary but the same at each call, `shuffled` is anew at each call.
+            runs: run documents in order of creation, which breaks ties.
+            order: `none` is arbitrary but stable, `shuffled` differs on each call.
 
         Raises:
-            ValueError: `order` is none of ORDERS.
+            ValueError: `order` is not one of ORDERS.
         """
         found = list(runs)
         if order == "shuffled":
@@ -68,10 +68,10 @@ def _sorted(found: list[dict[str, Json]], values: list[Json], order: str) -> lis
     if order == "none":
         ranks = [float(zlib.crc32(repr(value).encode())) for value in values]
     else:
-        ranks = [instant(value) for value in values]
+        ranks = [epoch_seconds(value) for value in values]
     places = range(len(found))
     if order.endswith("_desc"):
-        # Negated rather than sorted in reverse, so that of equal times the last created comes first.
+        # Negate instead of sorting in reverse, so that for equal times the run created last comes first.
         ranks = [-rank for rank in ranks]
         places = places[::-1]
-    return [found[place] for place in sorted(places, key=ranks.__getitem__)]
+    return [found[index] for index in sorted(places, key=ranks.__getitem__)]

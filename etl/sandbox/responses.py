@@ -1,4 +1,4 @@
-"""What the API answers to one request, before it goes out: pure data that faults can still spoil."""
+"""Requests and responses of the simulated API as plain data, which faults can modify before delivery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as the API sees it: `parts` is the path without its quoting, `number` counts all requests from 1."""
+    """A request: `parts` is the unquoted path, `number` counts all requests from 1."""
 
     number: int
     method: str
@@ -25,12 +25,12 @@ class Request:
 
 
 @dataclass(slots=True)
-class Answer:
-    """A response in the making.
+class Response:
+    """A response and how it is delivered.
 
-    `items` are the elements of a list, already JSON; else `body` holds it whole. The rest says how it is delivered:
-    after `delay_s` seconds, cut after `cut_at` bytes (of a `chunked` body or one of known length), or not at all:
-    `reset` closes the connection with a TCP reset.
+    `items` are the elements of a list, encoded as JSON; otherwise `body` is the whole body. The response is sent after
+    `delay_s` seconds and cut after `cut_at` bytes (of a `chunked` body or one of known length); `reset` resets the
+    connection instead.
     """
 
     status: int = 200
@@ -43,19 +43,19 @@ class Answer:
     reset: bool = False
 
     def payload(self) -> bytes:
-        """The bytes of the body."""
+        """Return the bytes of the body."""
         return self.body if self.items is None else b"[" + b",".join(self.items) + b"]"
 
     def replace_body(self, body: bytes, content_type: str = "application/json; charset=utf-8") -> None:
-        """Let the answer carry other bytes than those it was made with."""
+        """Replace the body."""
         self.items, self.body = None, body
         self.headers["content-type"] = content_type
 
 
 def encode(document: Json) -> bytes:
-    """Compact JSON. Lone surrogates and integers beyond 64 bits stay what they are, as escapes and digits.
+    """Encode as compact JSON, preserving lone surrogates (as escapes) and integers beyond 64 bits.
 
-    NaN and infinity become null, since a JSON API cannot send them; serve them through `World.raw`.
+    NaN and infinity become null; to serve them, use `World.raw`.
     """
     try:
         return _encode(document)
@@ -63,13 +63,13 @@ def encode(document: Json) -> bytes:
         return json.dumps(document, separators=(",", ":")).encode()
 
 
-def document(body: Json, status: int = 200) -> Answer:
-    """An answer that carries one document."""
-    return Answer(status, {"content-type": "application/json; charset=utf-8"}, encode(body))
+def document(body: Json, status: int = 200) -> Response:
+    """Return a response with one document."""
+    return Response(status, {"content-type": "application/json; charset=utf-8"}, encode(body))
 
 
-def error(status: int, message: str, *, path: str | None = None, code: str = "invalid") -> Answer:
-    """An answer with the API's error body; `path` names the parameter that is at fault, where one is."""
+def error(status: int, message: str, *, path: str | None = None, code: str = "invalid") -> Response:
+    """Return a response with the API's error body; `path` is the invalid parameter, if any."""
     body: dict[str, Json] = {"status": status, "message": message}
     if path is not None:
         body["errors"] = [{"validation": "query", "code": code, "message": message, "path": [path]}]

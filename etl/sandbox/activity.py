@@ -1,4 +1,4 @@
-"""When runs happen: the rhythm of days and weeks. Times are epoch milliseconds, UTC."""
+"""When runs are created: activity by hour and weekday. Times are epoch milliseconds, UTC."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _WEEKDAYS: Final = (1.1, 1.15, 1.1, 1.05, 0.95, 0.4, 0.3)
 
 
 def to_ms(moment: datetime) -> int:
-    """The epoch milliseconds of an aware datetime."""
+    """Convert an aware datetime to epoch milliseconds."""
     return round(moment.timestamp() * 1000)
 
 
 def from_ms(moment_ms: int) -> datetime:
-    """The UTC datetime of epoch milliseconds."""
+    """Convert epoch milliseconds to a UTC datetime."""
     return datetime.fromtimestamp(moment_ms / 1000, UTC)
 
 
-class Rhythm:
-    """How busy each hour of the week is, relative to the average hour (mean 1)."""
+class ActivityPattern:
+    """Relative activity of each hour of the week, with a mean of 1."""
 
     def __init__(self, *, nightly: bool) -> None:
         hours = _NIGHT if nightly else _OFFICE
@@ -38,19 +38,19 @@ class Rhythm:
         self._peak = max(self._week)
 
     def at(self, moment_ms: int) -> float:
-        """The relative busyness of the hour that holds `moment_ms`."""
+        """Return the relative activity in the hour of `moment_ms`."""
         # 1970-01-01 was a Thursday: day 3 of a week that begins on Monday.
         return self._week[(moment_ms // HOUR_MS + 3 * 24) % len(self._week)]
 
     def moment(self, random: Random, start_ms: int, end_ms: int) -> int:
-        """One moment in [start_ms, end_ms), likelier in busy hours."""
+        """Choose a moment in [start_ms, end_ms), weighted by activity."""
         while True:
             moment_ms = start_ms + int(random.random() * (end_ms - start_ms))
             if random.random() * self._peak <= self.at(moment_ms):
                 return moment_ms
 
     def moments(self, random: Random, start_ms: int, end_ms: int, per_day: float) -> list[int]:
-        """The moments of a Poisson process with `per_day` events a day on average, in time order."""
+        """Return the moments of a Poisson process with `per_day` events per day on average, in chronological order."""
         found: list[int] = []
         cell = start_ms
         while cell < end_ms:
@@ -62,7 +62,7 @@ class Rhythm:
 
 
 def poisson(random: Random, mean: float) -> int:
-    """A Poisson-distributed count (a rounded normal one where the mean is large)."""
+    """Draw from a Poisson distribution (approximated by a normal distribution if the mean is large)."""
     if mean > 30:
         return max(0, round(random.gauss(mean, math.sqrt(mean))))
     limit, count, product = math.exp(-mean), 0, random.random()

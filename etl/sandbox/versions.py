@@ -1,10 +1,10 @@
-"""Version documents: the definitions that runs point at, and how they change from one version to the next."""
+"""Version documents: the definitions that runs refer to, and their changes from version to version."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.sandbox.catalogue import MODELS, PEOPLE
+from etl.sandbox.samples import MODELS, PEOPLE
 
 if TYPE_CHECKING:
     from random import Random
@@ -25,15 +25,15 @@ _DISPLAYS: Final = ("expanded", "collapsed", "minimal")
 
 
 def body(random: Random, plan: Blueprint, revision: int, child: str | None) -> dict[str, Json]:
-    """The VersionBody document of a workflow.
+    """Generate the VersionBody document of a workflow.
 
     Args:
-        random: source of chance.
+        random: source of randomness.
         plan: the workflow's blueprint.
-        revision: how often the workflow was changed before; later revisions differ in model and prompt.
+        revision: number of earlier changes; later revisions differ in model and prompt.
         child: id of the workflow that the plan's workflow steps call.
     """
-    steps = [step(random, plan, place, revision, child) for place in range(len(plan.steps))]
+    steps = [step(random, plan, index, revision, child) for index in range(len(plan.steps))]
     container = random.choice(("grid", "full", "center"))
     return {
         "key": plan.key,
@@ -52,9 +52,9 @@ def _input_definition(name: str) -> dict[str, Json]:
     return {"type": kind, "label": name.replace("_", " ").capitalize(), "required": name == "text"}
 
 
-def step(random: Random, plan: Blueprint, place: int, revision: int, child: str | None) -> dict[str, Json]:
-    """The definition of the step at `place` of a blueprint."""
-    this = plan.steps[place]
+def step(random: Random, plan: Blueprint, index: int, revision: int, child: str | None) -> dict[str, Json]:
+    """Generate the definition of a step of a blueprint."""
+    this = plan.steps[index]
     made: dict[str, Json] = {"type": this.type, "key": this.key}
     if random.random() < 0.6:
         made["display"] = random.choice(_DISPLAYS)
@@ -64,22 +64,22 @@ def step(random: Random, plan: Blueprint, place: int, revision: int, child: str 
         made["throw_on_error"] = random.random() < 0.7
     if this.type == "service":
         made["conditional"] = "{{route.label}} != 'spam'"
-    if place == 1:
+    if index == 1:
         made["input_connected"] = True
-    after = _next_key(plan, place)
+    after = _next_key(plan, index)
     if after is not None and this.type != "branch":
         made["destinations"] = [after]
-    made["position"] = [240 * place, 120 + 40 * (place % 2)] if place else [0.5]
+    made["position"] = [240 * index, 120 + 40 * (index % 2)] if index else [0.5]
     if this.type == "note":
         made["size"] = [320, 180]
     made |= _by_type(this, revision, child)
     return made
 
 
-def _next_key(plan: Blueprint, place: int) -> str | None:
-    if plan.steps[place].type == "note" or place + 1 == len(plan.steps):
+def _next_key(plan: Blueprint, index: int) -> str | None:
+    if plan.steps[index].type == "note" or index + 1 == len(plan.steps):
         return None
-    return plan.steps[place + 1].key
+    return plan.steps[index + 1].key
 
 
 def _by_type(this: StepPlan, revision: int, child: str | None) -> dict[str, Json]:
@@ -111,18 +111,18 @@ def _revised(message: dict[str, Json], revision: int) -> dict[str, Json]:
 
 
 def model_of(step_key: str, revision: int) -> tuple[str, str, float]:
-    """Provider, model and median credits of a call, for a model step at a revision of its workflow."""
+    """Return the provider, model and median credits per call of a model step, at a revision of its workflow."""
     return MODELS[(sum(map(ord, step_key)) + revision // 2) % len(MODELS)]
 
 
 def version(random: Random, document: dict[str, Json], number: int, created_at: str) -> dict[str, Json]:
-    """A Version document around a VersionBody.
+    """Generate a Version document for a VersionBody.
 
     Args:
-        random: source of chance.
-        document: the body, with the `id`, `app_id` and `workflow_id` of the version already in it.
-        number: the version's number, from 1.
-        created_at: when it was published.
+        random: source of randomness.
+        document: the body, including the `id`, `app_id` and `workflow_id` of the version.
+        number: version number, from 1.
+        created_at: publication time.
     """
     person, name = random.choice(PEOPLE)
     notes = random.choice(_NOTES)
