@@ -1,6 +1,6 @@
-"""Everything measured in one run, on servers of its own: `python -m benchmarks [--smoke | --quick]`.
+"""Run the benchmarks on temporary servers: `python -m benchmarks [--smoke | --quick]`.
 
-`python -m benchmarks queries` instead measures what the warehouse answers how fast (see `benchmarks/queries.py`).
+`python -m benchmarks queries` measures the speed of queries instead (see `benchmarks/queries.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import measures, queries
 from benchmarks.postgres import Cluster
-from benchmarks.table import show
+from benchmarks.results_table import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +32,15 @@ LARGE, TOTAL = 300_000, 1_000_000
 
 
 def main() -> None:
-    """Measure and print; exits with 1 where `--strict` is given and a goal is missed."""
+    """Run and print; with `--strict`, exit with 1 if a goal is missed."""
     if sys.argv[1:2] == ["queries"]:
         queries.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--smoke", action="store_true", help=f"{SMOKE:,} runs, some seconds: only that it works")
+    size.add_argument("--smoke", action="store_true", help=f"{SMOKE:,} runs, a few seconds: only checks that it works")
     size.add_argument("--quick", action="store_true", help=f"{QUICK:,} runs, under 2 minutes")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where a goal is missed")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a goal is missed")
     chosen = parser.parse_args()
     runs = SMOKE if chosen.smoke else QUICK if chosen.quick else WHOLE
     started = monotonic()
@@ -56,7 +56,7 @@ def main() -> None:
                     print(f"  {monotonic() - started:6.1f} s  {line.what}", file=sys.stderr, flush=True)
                     lines.append(line)
             version = cluster.version()
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, PostgreSQL {version} at its defaults"
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, PostgreSQL {version} with default settings"
     show(f"{runs:,} runs of 20 workflows · {datetime.now(UTC):%Y-%m-%d} · {machine}", lines)
     if chosen.strict and any(line.met is False for line in lines):
         sys.exit(1)
@@ -76,9 +76,9 @@ def _chosen(bench: measures.Bench, *, smoke: bool, quick: bool) -> Iterator[Iter
 
 @contextmanager
 def _pages() -> Iterator[int]:
-    """The page server, in a process of its own; its port."""
+    """Start the page server in a separate process; yield its port."""
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.page_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""cortex-etl as its users run it: the real command, in a process of its own, with a settings file."""
+"""The real command, run in a separate process with a settings file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ sync:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """The command on one warehouse and one app.
-
-    Args:
-        settings: where to write the settings file.
-    """
+    """The command for one warehouse and one app; its settings file is written to `directory`."""
 
     directory: Path
     port: int
@@ -52,12 +48,12 @@ class Command:
             )
         )
         usage = measure(["-m", "etl", mode, "--config", str(file), "--json", "--quiet"])
-        return Done(usage, json.loads(usage.said))
+        return Done(usage, json.loads(usage.output))
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a command took, and the summary that it printed."""
+    """The resource usage of a command, and the summary that it printed."""
 
     usage: Usage
     summary: dict[str, Any]

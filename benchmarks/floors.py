@@ -1,4 +1,4 @@
-"""What the machine can do at best: `python -m benchmarks.floors fetch|decode|copy ...` prints one JSON object."""
+"""Lower bounds of this machine: `python -m benchmarks.floors fetch|decode|copy ...` prints one JSON object."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHILDREN = (("steps", RUN_STEPS), ("calls", RUN_STEP_CALLS), ("usage", RUN_USAGE
 
 
 def fetch(port: int, name: str, pages: int) -> float:
-    """Read every page of every workflow over 8 connections, and drop it; returns the seconds."""
+    """Read every page over 8 connections and discard it; return the seconds."""
     app = App(name, int(name.rpartition("-")[2]))
     wanted = [(each, number) for each in app.workflows for number in range(1, pages + 1)]
 
@@ -69,7 +69,7 @@ def fetch(port: int, name: str, pages: int) -> float:
 
 
 def decode(runs: int) -> float:
-    """Decode pages into typed items, payloads left as they are; returns the seconds."""
+    """Decode pages into typed items without decoding payloads; return the seconds."""
     app = App("floor", runs)
     bodies = [
         app.page(each, number, 100) for each in app.workflows for number in range(1, -(-app.runs_each // 100) + 1)
@@ -83,7 +83,7 @@ def decode(runs: int) -> float:
 
 
 class Rows:
-    """The rows of an app's runs, made before anything is measured, in batches of 1,000 runs."""
+    """The rows of an app's runs in batches of 1,000 runs, generated before anything is measured."""
 
     def __init__(self, runs: int) -> None:
         app = App("floor", runs)
@@ -92,8 +92,8 @@ class Rows:
         normalizers = {each: Normalizer(app.name, each) for each in app.workflows}
         self.rows = 0
         batch: dict[str, list[Any]] = {}
-        for place, (workflow_id, raw) in enumerate(app.all_runs()):
-            if place % BATCH == 0:
+        for index, (workflow_id, raw) in enumerate(app.all_runs()):
+            if index % BATCH == 0:
                 batch = {"runs": [], "steps": [], "calls": [], "usage": []}
                 self.batches.append(batch)
             made = normalizers[workflow_id].normalize(raw, digest(raw))
@@ -105,7 +105,7 @@ class Rows:
 
 
 async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
-    """COPY the rows of some runs into temporary tables and INSERT ON CONFLICT from there, batch by batch."""
+    """COPY rows into temporary tables and upsert them from there, batch by batch."""
     rows = Rows(runs)
     pool = [await connect(url, SCHEMA) for _ in range(connections)]
     for each in pool:
@@ -147,7 +147,7 @@ def _upsert(name: str, table: Table) -> str:
 
 
 def main(what: str, *arguments: str) -> None:
-    """Run one of them."""
+    """Run one of the measurements and print its result."""
     if what == "fetch":
         print(json.dumps({"seconds": fetch(int(arguments[0]), arguments[1], int(arguments[2]))}))
     elif what == "decode":

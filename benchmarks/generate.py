@@ -1,4 +1,4 @@
-"""Fills a warehouse with made-up runs, by COPY straight into its tables. The rows are made by `generated.sql`."""
+"""Fill a warehouse with synthetic runs, using COPY. `generated.sql` generates the rows."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ WHERE made.attrelid = ('made.' || $1::text)::regclass AND made.attnum > 0
 ORDER BY made.attnum
 """
 
-# With triggers off, the load left no notes.
-_NOTE_ALL = """
+# Triggers were disabled during the load, so the changed days were not recorded.
+_MARK_ALL_DAYS = """
 INSERT INTO etl_changed_days (workflow_id, day, runs)
 SELECT workflow_id, (created_at AT TIME ZONE 'UTC')::date, count(*) FROM runs GROUP BY 1, 2
 """
 
 
 async def fill(url: str, runs: int) -> dict[str, float]:
-    """Load about as many runs; returns the seconds that each table, and the rollups, took.
+    """Load about `runs` runs; return the seconds per table and for the rollups.
 
-    Foreign keys and other triggers rest meanwhile, since the rows are known to be right; indexes are as in use.
+    Foreign keys and other triggers are disabled, because the rows are known to be valid; indexes are not.
     """
     reader, writer = await connect(url, SCHEMA), await connect(url, SCHEMA)
     try:
         await reader.execute(ROWS.read_text(encoding="utf-8").replace("$RUNS", str(runs)))
-        await reader.execute("SET max_parallel_workers_per_gather = 0")  # rows in the order that they were made
+        await reader.execute("SET max_parallel_workers_per_gather = 0")  # keep the order of the rows
         await writer.execute("SET session_replication_role = replica")
         seconds = {}
         for table in TABLES:
@@ -52,10 +52,10 @@ async def fill(url: str, runs: int) -> dict[str, float]:
             await _copy(reader, writer, table)
             seconds[table] = perf_counter() - started
         await reader.execute("DROP SCHEMA made CASCADE")
-        # What autovacuum does within minutes of such a load.
+        # As autovacuum does within minutes of such a load.
         await writer.execute("VACUUM (ANALYZE)")
         started = perf_counter()
-        await writer.execute(_NOTE_ALL)
+        await writer.execute(_MARK_ALL_DAYS)
         await roll_up(writer, seconds=inf)
         seconds["rollups"] = perf_counter() - started
         await writer.execute(

@@ -1,12 +1,12 @@
--- A made-up year of 20 workflows: schema `made` has, for each table of the warehouse, a view with the rows to load.
--- $RUNS stands for how many runs. They stand stream by stream, newest first, as a backfill loads them.
+-- A synthetic year of 20 workflows: schema `made` has a view with the rows to load for each table of the warehouse.
+-- $RUNS is the number of runs. They are ordered by stream, newest first, as a backfill loads them.
 CREATE SCHEMA made;
 
--- 0 to 1, the same for the same arguments.
+-- A pseudo-random number from 0 to 1, determined by the arguments.
 CREATE FUNCTION made.chance(n bigint, salt bigint) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT (hashint8extended(n, salt) & 1048575) / 1048576.0::double precision $$;
 
--- Around 1, with a long tail.
+-- A factor around 1 with a long tail.
 CREATE FUNCTION made.spread(n bigint, salt bigint) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT exp(2 * (made.chance(n, salt) + made.chance(n, salt + 1) + made.chance(n, salt + 2) - 1.5)) $$;
 
@@ -62,7 +62,7 @@ SELECT
 FROM timed;
 CREATE INDEX ON made.base (n);
 
--- Which run of the last workflow each of those started: the nearest in time.
+-- The run of the last workflow that each of those started: the nearest in time.
 CREATE TABLE made.children AS
 SELECT parent.n, child.id AS child_run_id
 FROM (SELECT n, row_number() OVER (ORDER BY created_at DESC) AS place FROM made.base WHERE starts_another) AS parent
@@ -166,7 +166,7 @@ FROM made.base
 JOIN made.steps AS step ON step.workflow = base.workflow AND step.loops
 CROSS JOIN LATERAL generate_series(0, floor(8 * made.chance(base.n, 8) ^ 1.3)::integer) AS place;
 
--- The run's tree has a node a step with credits; a step's own tree is up to two levels deep.
+-- The run's tree has one node per step with credits; the tree of a step is up to two levels deep.
 CREATE VIEW made.run_usage_calls AS
 SELECT
     base.id AS run_id,

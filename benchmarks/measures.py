@@ -1,4 +1,4 @@
-"""The measurements, one function each, run in processes of their own and told as lines of the table."""
+"""The measurements, one function each, run in separate processes and reported as lines of the table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.command import Command, Done
+from benchmarks.page_server import RATE_LIMIT, WINDOW_S
 from benchmarks.postgres import database_of
 from benchmarks.processes import FailedError, measure
-from benchmarks.server import ALLOWANCE, WINDOW_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from benchmarks.postgres import Cluster
 
 DLT_PYTHON = "CORTEX_BENCH_DLT_PYTHON"
-"""Environment: the Python that has `dlt[postgres]`; by default the one that runs the benchmarks."""
+"""Environment variable: a Python with `dlt[postgres]`; by default the one that runs the benchmarks."""
 
 
 DAYS_OF_LARGE = 4
-"""Days that the larger history covers, rounded up; copies of it go before it."""
+"""Days covered by the large history, rounded up; its copies are shifted by as many days."""
 
-PATIENCE_S = 300
-"""How long a peer may take."""
+PEER_TIMEOUT_S = 300
+"""Timeout of the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table. `goal` says what was wanted and `met` whether it was; both empty where nothing is."""
+    """One line of the table. `goal` describes the goal, if there is one, and `met` is whether it was met."""
 
     what: str
     rate: float | None = None
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass
 class Bench:
-    """What the measurements share: the page server, the database server, and the rates that ratios are made from."""
+    """The servers that the measurements share, and the rates that ratios are computed from."""
 
     cluster: Cluster
     port: int
@@ -61,25 +61,25 @@ class Bench:
     databases: int = 0
 
     def fresh(self, *, migrated: bool = True) -> str:
-        """The URL of a database that nobody has used."""
+        """Create a database and return its URL."""
         self.databases += 1
         return self.cluster.fresh(f"bench{self.databases}", migrated=migrated)
 
     def control(self, what: str, app: str, *rest: object) -> Any:
-        """Tell the page server something; its answer."""
+        """Send a control request to the page server and return the response."""
         path = "/".join(("-", what, app, *map(str, rest)))
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}") as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}") as response:
+            return json.load(response)
 
     def floor(self, *arguments: object) -> tuple[dict[str, float], float]:
-        """Run one of the floors; what it says, and the database server's CPU seconds."""
+        """Run one of the floors; return its result and the CPU seconds of the database server."""
         before = self.cluster.cpu_s()
         usage = measure(["-m", "benchmarks.floors", *map(str, arguments)])
-        said: dict[str, float] = json.loads(usage.said)
-        return said, self.cluster.cpu_s() - before
+        result: dict[str, float] = json.loads(usage.output)
+        return result, self.cluster.cpu_s() - before
 
     def line(self, what: str, done: Done, runs: int, server_cpu_s: float, **more: Any) -> Line:
-        """The line of a command that went over some runs."""
+        """Return the line of a command that processed `runs` runs."""
         rate = runs / done.summary["seconds"]
         self.rates[what] = rate
         usage = done.usage
@@ -96,27 +96,27 @@ class Bench:
 
 
 def floors(bench: Bench) -> Iterator[Line]:
-    """Fetching, decoding and loading alone."""
+    """Measure fetching, decoding and loading on their own."""
     app, runs = f"app-{bench.runs}", bench.runs
-    bench.control("requests", app)  # its pages are ready from now on
+    bench.control("requests", app)  # makes the server prepare its pages
     pages = runs // 20 // 100
-    said, _ = bench.floor("fetch", bench.port, app, pages)
-    yield Line("floor: fetch and discard, 8 connections", runs / said["seconds"], said["seconds"])
-    said, _ = bench.floor("decode", runs)
-    yield Line("floor: typed decode, payloads left raw", runs / said["seconds"], said["seconds"])
+    result, _ = bench.floor("fetch", bench.port, app, pages)
+    yield Line("floor: fetch and discard, 8 connections", runs / result["seconds"], result["seconds"])
+    result, _ = bench.floor("decode", runs)
+    yield Line("floor: typed decode, payloads left raw", runs / result["seconds"], result["seconds"])
     for connections in (1, 2):
         url = bench.fresh()
-        said, server = bench.floor("copy", url, runs, connections)
+        result, server = bench.floor("copy", url, runs, connections)
         bench.cluster.drop(url)
-        rate = runs / said["seconds"]
+        rate = runs / result["seconds"]
         bench.rates["floor"] = max(rate, bench.rates.get("floor", 0))
-        note = f"{said['rows'] / runs:.1f} rows a run"
+        note = f"{result['rows'] / runs:.1f} rows per run"
         what = f"floor: COPY + INSERT ON CONFLICT, {connections} connection{'s' if connections > 1 else ''}"
-        yield Line(what, rate, said["seconds"], said["cpu_s"], server, note=note)
+        yield Line(what, rate, result["seconds"], result["cpu_s"], server, note=note)
 
 
 def lifecycle(bench: Bench) -> Iterator[Line]:
-    """One warehouse from empty on: backfill, nothing new, reconcile, 1 % changed."""
+    """Measure one warehouse, starting empty: backfill, reconcile, idle sync, 1 % changed."""
     runs, app = bench.runs, f"app-{bench.runs}"
     command = Command(bench.directory, bench.port, bench.fresh(), app)
     done, server = _timed(bench, command, "backfill")
@@ -138,7 +138,7 @@ def lifecycle(bench: Bench) -> Iterator[Line]:
     met = seconds < 1 and asked <= 21
     yield Line(
         "sync, nothing new (with start-up)", None, seconds, done.usage.cpu_s, server, done.usage.peak_mb, asked,
-        note=note, goal="1 request a workflow (+1), < 1 s", met=met,
+        note=note, goal="1 request per workflow (+1), < 1 s", met=met,
     )  # fmt: skip
     yield Line("sync, nothing new: memory", peak_mb=done.usage.peak_mb, goal="< 120 MB", met=done.usage.peak_mb < 120)
     arrivals = bench.control("requests", app)["arrivals"]
@@ -156,60 +156,60 @@ def lifecycle(bench: Bench) -> Iterator[Line]:
 
 
 def checked(bench: Bench) -> Iterator[Line]:
-    """The backfill by a role that may not leave out look-ups of what rows refer to."""
+    """Measure the backfill by a role that cannot skip foreign key checks."""
     runs, url = bench.runs, bench.fresh()
     command = Command(bench.directory, bench.port, bench.cluster.loader(url), f"app-{runs}")
     done, server = _timed(bench, command, "backfill")
     _expect(done, "runs_inserted", runs)
     share = bench.rates["backfill"] * done.summary["seconds"] / runs
-    note = f"without that it is {share:.2f} times as fast"
-    yield bench.line("backfill, every reference looked up", done, runs, server, note=note)
+    note = f"{share:.2f} times as fast without these checks"
+    yield bench.line("backfill, all foreign keys checked", done, runs, server, note=note)
     bench.cluster.drop(url)
 
 
 def peer(bench: Bench) -> Iterator[Line]:
-    """dlt, tuned by hand."""
+    """Measure dlt, tuned by hand."""
     python = os.environ.get(DLT_PYTHON, sys.executable)
     if subprocess.run([python, "-c", "import dlt, psycopg2"], capture_output=True, check=False).returncode:
         yield Line(
             "dlt, tuned by hand",
-            note="skipped: dlt is not installed; for it: make bench-peer",
+            note="skipped: dlt is not installed; run make bench-peer",
         )
         return
     url = bench.fresh(migrated=False)
     before = bench.cluster.cpu_s()
-    place = bench.directory / "dlt"
+    directory = bench.directory / "dlt"
     app = f"app-{bench.runs}"
-    arguments = ["-m", "benchmarks.peer_dlt", str(bench.port), app, url, str(place)]
+    arguments = ["-m", "benchmarks.peer_dlt", str(bench.port), app, url, str(directory)]
     try:
-        usage = measure(arguments, python=python, longest_s=PATIENCE_S)
+        usage = measure(arguments, python=python, timeout_s=PEER_TIMEOUT_S)
     except FailedError as error:
-        yield Line("dlt, tuned by hand", note=f"failed, or took more than {PATIENCE_S} s: {str(error)[-100:]}")
+        yield Line("dlt, tuned by hand", note=f"failed or took more than {PEER_TIMEOUT_S} s: {str(error)[-100:]}")
         return
     finally:
-        shutil.rmtree(place, ignore_errors=True)
-    said = json.loads(usage.said.splitlines()[-1])
-    rate = bench.runs / said["seconds"]
+        shutil.rmtree(directory, ignore_errors=True)
+    result = json.loads(usage.output.splitlines()[-1])
+    rate = bench.runs / result["seconds"]
     ratio = bench.rates["backfill"] / rate
-    note = f"dlt {said['version']}; cortex-etl is {ratio:.1f} times as fast"
+    note = f"dlt {result['version']}; cortex-etl is {ratio:.1f} times as fast"
     server = bench.cluster.cpu_s() - before
     yield Line(
-        "dlt, tuned by hand", rate, said["seconds"], usage.cpu_s, server, usage.peak_mb,
+        "dlt, tuned by hand", rate, result["seconds"], usage.cpu_s, server, usage.peak_mb,
         note=note, goal="≥ 10 times", met=ratio >= 10,
     )  # fmt: skip
 
 
 def real_api(bench: Bench, windows: int) -> Iterator[Line]:
-    """A history that takes longer than the rate limit allows in some minutes: 500 a minute, 100 ms latency."""
-    needed = windows * ALLOWANCE + 1
+    """Measure a backfill that is bound by the rate limit of 500 requests a minute, with 100 ms latency."""
+    needed = windows * RATE_LIMIT + 1
     app = f"slow-{(needed // 20 + 1) * 20 * 100}"
-    command = Command(bench.directory, bench.port, bench.fresh(), app, requests_per_minute=ALLOWANCE)
+    command = Command(bench.directory, bench.port, bench.fresh(), app, requests_per_minute=RATE_LIMIT)
     done, server = _timed(bench, command, "backfill")
     told = bench.control("requests", app)
     arrivals, refused = told["arrivals"], told["refused"]
-    share = windows * WINDOW_S / (arrivals[windows * ALLOWANCE] - arrivals[0])
+    share = windows * WINDOW_S / (arrivals[windows * RATE_LIMIT] - arrivals[0])
     core = done.usage.cpu_s / done.usage.seconds
-    note = f"{share:.1%} of the allowance used, {refused} refused (429), {core:.1%} of one core"
+    note = f"{share:.1%} of the rate limit used, {refused} refused (429), {core:.1%} of one core"
     yield Line(
         f"backfill at 500 requests a minute, {windows} min", None, done.usage.seconds, done.usage.cpu_s, server,
         done.usage.peak_mb, len(arrivals), note=note, goal="≥ 98 %, no 429, < 10 %",
@@ -218,7 +218,7 @@ def real_api(bench: Bench, windows: int) -> Iterator[Line]:
 
 
 def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
-    """Memory over `runs`, ten times the usual, then the time a run in a warehouse of `total`."""
+    """Measure the memory of a history of `runs`, and the time per run in a warehouse of `total` runs."""
     small = Command(bench.directory, bench.port, bench.fresh(), "app-10000")
     small.run("backfill")
     first, first_server = _timed(bench, Command(bench.directory, bench.port, small.url, "next-10000"), "backfill")
@@ -238,7 +238,7 @@ def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
     _expect(done, "runs_inserted", 10_000)
     growth = done.summary["seconds"] / first.summary["seconds"]
     cpu = (done.usage.cpu_s + server) / (first.usage.cpu_s + first_server)
-    note = f"{growth:.2f} times the time a run as at 10,000, {cpu:.2f} times the CPU"
+    note = f"{growth:.2f} times the time per run at 10,000, {cpu:.2f} times the CPU"
     yield bench.line(f"10,000 more at {held:,}", done, 10_000, server, note=note, goal="≤ 1.3 times", met=growth <= 1.3)
 
 
@@ -251,4 +251,4 @@ def _timed(bench: Bench, command: Command, mode: str) -> tuple[Done, float]:
 def _expect(done: Done, name: str, number: int) -> None:
     found = done.summary[name]
     if found != number or done.summary["status"] != "succeeded":
-        raise AssertionError(f"{name} is {found}, not {number}: {done.summary}")
+        raise AssertionError(f"expected {name} to be {number}, got {found}: {done.summary}")

@@ -1,8 +1,8 @@
-"""What monthly partitions would gain and cost: the same runs and steps in the plain layout and in a partitioned one.
+"""Benefits and costs of monthly partitions: the same runs and steps in a plain and in a partitioned layout.
 
-`python -m benchmarks.partitions` fills both with runs of some years on a PostgreSQL of its own, loads a further batch
-into each as a sync does, and asks what depends on the layout. CPU seconds of the server are given beside those of the
-clock, since other work on a machine moves only the latter.
+`python -m benchmarks.partitions` fills both with several years of runs on a temporary PostgreSQL, loads more batches as
+a sync does, and runs queries that depend on the layout. It reports CPU seconds of the server beside wall-clock time,
+because other load on the machine affects only the latter.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BATCH = 1000
 BATCHES = 30
 PAGE = 100
 
-# A partitioned table's keys must hold the month, and so must whatever points at it. The month is set when a run is
-# first seen: created_at may be null, and a key that moved would move the row.
+# The keys of a partitioned table must include the month, and so must references to it. The month is set when a run is
+# first seen: created_at may be null, and changing the key would move the row.
 LAYOUTS = {
     "plain": (
         """
@@ -57,7 +57,7 @@ LAYOUTS = {
         """
     ),
 }
-# The second oldest month: the oldest is not whole.
+# Remove the second oldest month: the oldest is incomplete.
 REMOVALS = {
     "plain": (
         "DELETE FROM runs WHERE month = (SELECT (min(month) + interval '1 month')::date FROM runs)",
@@ -97,10 +97,10 @@ KNOWN = "SELECT id, created_at FROM runs WHERE id = ANY ($1)"
 
 
 def main() -> None:
-    """Fill both, measure, print."""
+    """Fill both layouts, measure, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.partitions", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1_000_000, help="how many each layout holds [%(default)s]")
-    parser.add_argument("--months", type=int, default=36, help="over how many months [%(default)s]")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="number of runs in each layout [%(default)s]")
+    parser.add_argument("--months", type=int, default=36, help="number of months covered [%(default)s]")
     options = parser.parse_args()
     with scratch_cluster() as cluster:
         found = {}
@@ -136,7 +136,7 @@ async def _measure(url: str, tables: str, removal: Sequence[str], runs: int, mon
     found[f"loading {BATCH * BATCHES:,} new runs"] = f"{perf_counter() - started:.1f} s, {cpu:.1f} s of CPU"
     ids = [row["id"] for row in await connection.fetch(SOME_IDS, runs, 50 * PAGE)]
     pages = [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
-    found[f"{PAGE} runs by id, as for each page"] = await _asked(connection, KNOWN, [[page] for page in pages])
+    found[f"{PAGE} runs by id, as for one page"] = await _asked(connection, KNOWN, [[page] for page in pages])
     found["one run by its id"] = await _asked(connection, KNOWN, [[page[:1]] for page in pages])
     found["runs and steps of 30 days"] = await _asked(connection, LAST_30_DAYS, [[]] * 5)
     held = await connection.fetchval("SELECT count(*) FROM runs")
@@ -145,7 +145,7 @@ async def _measure(url: str, tables: str, removal: Sequence[str], runs: int, mon
         await connection.execute(statement)
     seconds = perf_counter() - started
     removed = held - await connection.fetchval("SELECT count(*) FROM runs")
-    found["removing a month for good"] = f"{removed:,} runs in {seconds:.1f} s"
+    found["deleting one month"] = f"{removed:,} runs in {seconds:.1f} s"
     await connection.close()
     return found
 
@@ -160,7 +160,7 @@ async def _asked(connection: asyncpg.Connection, question: str, arguments: Seque
 
 
 def server_cpu_s(connection: asyncpg.Connection) -> float:
-    """CPU seconds of the server process behind a connection."""
+    """Return the CPU seconds used by a connection's server process."""
     fields = Path(f"/proc/{connection.get_server_pid()}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 

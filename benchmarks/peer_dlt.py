@@ -1,9 +1,9 @@
-"""dlt, tuned by hand, on the same pages: `python -m benchmarks.peer_dlt PORT APP URL DIRECTORY`.
+"""Load the same pages with dlt, tuned by hand: `python -m benchmarks.peer_dlt PORT APP URL DIRECTORY`.
 
-What is tuned: pages are read over 8 threads and decoded by orjson; the maps of a run are turned into lists, of which
-dlt makes child tables down to the second level; free-form JSON is declared as such, and so is all that is no text;
-files are CSV, which dlt loads by COPY; two normalizing processes, four loading threads; merging is by `delete-insert`,
-since the MERGE of `upsert` was seen to run for ten minutes over tables that PostgreSQL had not analysed yet.
+Tuning: 8 threads read pages and orjson decodes them; the maps of a run become lists, from which dlt creates child
+tables up to the second level; columns that are free-form JSON or not text are declared; files are CSV, which dlt loads
+with COPY; two normalizing processes and four loading threads; merging uses `delete-insert`, because the MERGE of
+`upsert` was seen to take ten minutes on tables that PostgreSQL had not analyzed yet.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FLOAT = {"data_type": "double"}
 
 
 def pages(port: int, app: str) -> Iterator[list[Any]]:
-    """Every page of every workflow, read over 8 connections, decoded."""
+    """Read and decode every page of every workflow over 8 connections."""
     first = http.client.HTTPConnection("127.0.0.1", port)
     first.request("GET", f"/apps/{app}/workflows?take=100")
     workflows = [each["id"] for each in json.loads(first.getresponse().read())]
@@ -54,7 +54,7 @@ def pages(port: int, app: str) -> Iterator[list[Any]]:
     decode = _decoder()
     wanted = [(workflow, number) for workflow in workflows for number in range(1, last + 1)]
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        readers = [read(wanted[place::CONNECTIONS]) for place in range(CONNECTIONS)]
+        readers = [read(wanted[position::CONNECTIONS]) for position in range(CONNECTIONS)]
         while readers:
             for reader, page in zip(list(readers), threads.map(lambda each: next(each, None), readers), strict=True):
                 if page is None:
@@ -65,14 +65,14 @@ def pages(port: int, app: str) -> Iterator[list[Any]]:
 
 def _decoder() -> Any:
     try:
-        import orjson  # noqa: PLC0415 - comes with dlt, if at all
+        import orjson  # noqa: PLC0415 - optional, installed with dlt
     except ImportError:
         return json.loads
     return orjson.loads
 
 
 def reshape(run: dict[str, Any]) -> dict[str, Any]:
-    """A run as dlt can take it apart: steps and their credits as one list, the version as JSON."""
+    """Reshape a run for dlt: steps and their credits as one list, the version as JSON."""
     usage = run.get("usage") or {}
     credit = usage.get("steps") or {}
     steps = run.get("output") or {}
@@ -83,8 +83,8 @@ def reshape(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs_of(port: int, app: str) -> Any:
-    """The resource of which dlt makes the child tables itself, down to the second level."""
-    import dlt  # noqa: PLC0415 - reads its settings from the environment when it is imported
+    """Return the resource from which dlt creates the child tables."""
+    import dlt  # noqa: PLC0415 - reads its settings from the environment on import
 
     def named(columns: dict[str, Any]) -> dict[str, Any]:
         return {"columns": {name: {"name": name, **kind} for name, kind in columns.items()}}
@@ -104,17 +104,17 @@ def runs_of(port: int, app: str) -> Any:
 
 
 def main(port: int, app: str, url: str, directory: str) -> None:
-    """Load everything once; prints one JSON object."""
+    """Load everything once and print one JSON object."""
     os.environ.update(SETTINGS)
-    import dlt  # noqa: PLC0415 - reads its settings from the environment when it is imported
+    import dlt  # noqa: PLC0415 - reads its settings from the environment on import
 
-    place = urlsplit(url)
+    parts = urlsplit(url)
     credentials = {
-        "host": "localhost",  # asked for by dlt; libpq goes by the query: a Unix socket, as for all
-        "database": place.path[1:],
-        "username": place.username,
+        "host": "localhost",  # required by dlt; libpq uses the Unix socket given in the query
+        "database": parts.path[1:],
+        "username": parts.username,
         "password": "none",
-        "query": {"host": parse_qs(place.query)["host"][0]},
+        "query": {"host": parse_qs(parts.query)["host"][0]},
     }
     destination = dlt.destinations.postgres(credentials)
     pipeline = dlt.pipeline("bench", pipelines_dir=directory, destination=destination, dataset_name="bench")

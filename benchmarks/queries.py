@@ -1,7 +1,7 @@
-"""How fast the warehouse answers: every view bounded to 30 days, every question of the cookbook, and the report.
+"""Speed of queries: every view for the last 30 days, every query of the cookbook, and the report.
 
-`python -m benchmarks queries` (or `make bench ARGS=queries`) fills a warehouse of 1,000,000 runs on a PostgreSQL of its
-own at default settings, asks, and prints one table: median and worst, from sending the question to having its last row.
+`python -m benchmarks queries` (or `make bench ARGS=queries`) fills a warehouse with 1,000,000 runs on a temporary
+PostgreSQL with default settings and prints a table of median and maximum times, from sending a query to its last row.
 """
 
 from __future__ import annotations
@@ -41,37 +41,35 @@ VIEWS = {
     "run_tree": "SELECT * FROM run_tree WHERE day > current_date - 30",
     "sync_health": "SELECT * FROM sync_health",
 }
-VIEW_GOAL_S, QUESTION_GOAL_S, REPORT_GOAL_S = 0.1, 1.0, 10.0
+VIEW_GOAL_S, COOKBOOK_GOAL_S, REPORT_GOAL_S = 0.1, 1.0, 10.0
 
-_QUESTION = re.compile(r"^### (.+?)\n.*?^```sql\n(.*?);\n```", re.MULTILINE | re.DOTALL)
+_COOKBOOK_QUERY = re.compile(r"^### (.+?)\n.*?^```sql\n(.*?);\n```", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one question took, each time that it was asked."""
+    """The times of one query."""
 
     kind: str
-    question: str
+    query: str
     seconds: list[float]
     goal_s: float
     rows: int | None = None
 
     def line(self) -> str:
-        """A row of the table."""
+        """Return a row of the table."""
         middle, worst = median(self.seconds), max(self.seconds)
         verdict = "" if middle < self.goal_s else "over"
         rows = "" if self.rows is None else f"{self.rows:,}"
-        return (
-            f"| {self.kind} | {self.question} | {rows} | {middle * 1000:,.0f} ms | {worst * 1000:,.0f} ms | {verdict} |"
-        )
+        return f"| {self.kind} | {self.query} | {rows} | {middle * 1000:,.0f} ms | {worst * 1000:,.0f} ms | {verdict} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fill, ask, print."""
+    """Fill a warehouse, run the queries, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks queries", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1_000_000, help="size of the warehouse [%(default)s]")
-    parser.add_argument("--times", type=int, default=7, help="how often each question is asked [%(default)s]")
-    parser.add_argument("--url", help="a warehouse that is filled already, instead of one of its own")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="number of runs in the warehouse [%(default)s]")
+    parser.add_argument("--times", type=int, default=7, help="executions of each query [%(default)s]")
+    parser.add_argument("--url", help="use an existing warehouse instead of a temporary one")
     options = parser.parse_args(arguments)
     with ExitStack() as stack:
         url = options.url
@@ -80,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             url = cluster.fresh("queries")
             seconds = asyncio.run(fill(url, options.runs))
             rollups = seconds.pop("rollups")
-            print(f"PostgreSQL {cluster.version()} at default settings, {os.cpu_count()} cores")
-            print(f"Filled in {sum(seconds.values()):.0f} s, days counted in {rollups:.0f} s")
+            print(f"PostgreSQL {cluster.version()} with default settings, {os.cpu_count()} cores")
+            print(f"Filled in {sum(seconds.values()):.0f} s, rolled up in {rollups:.0f} s")
         asyncio.run(_measure(url, options.times))
 
 
@@ -90,11 +88,11 @@ async def _measure(url: str, times: int) -> None:
     try:
         await connection.execute("SET timezone = 'UTC'")
         print(await _size(connection))
-        print("\n| | question | rows | median | worst | |\n| --- | --- | ---: | ---: | ---: | --- |")
+        print("\n| | query | rows | median | maximum | |\n| --- | --- | ---: | ---: | ---: | --- |")
         for view, sql in VIEWS.items():
             print((await _time(connection, "view", f"`{view}`", sql, VIEW_GOAL_S, times)).line(), flush=True)
-        for title, sql in _QUESTION.findall(COOKBOOK.read_text(encoding="utf-8")):
-            print((await _time(connection, "cookbook", title, sql, QUESTION_GOAL_S, times)).line(), flush=True)
+        for title, sql in _COOKBOOK_QUERY.findall(COOKBOOK.read_text(encoding="utf-8")):
+            print((await _time(connection, "cookbook", title, sql, COOKBOOK_GOAL_S, times)).line(), flush=True)
     finally:
         await connection.close()
     print((await _time_report(url, min(times, 3))).line())

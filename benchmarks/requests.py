@@ -1,6 +1,6 @@
-"""Counts the requests of the usual syncs: `python -m benchmarks.requests [--runs 100000]`.
+"""Count the requests of typical syncs: `python -m benchmarks.requests [--runs 100000]`.
 
-One workflow, pages of 100, against the simulated API; nothing here is timed or computed.
+One workflow, pages of 100, against the simulated API. Only requests are measured, not time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def count(runs: int, data_dir: Path) -> list[tuple[str, int, str]]:
 
         random = Random(1)
         await case(f"history of {len(listed):,} runs", "sync")
-        await case("idle", "sync")
+        await case("nothing new", "sync")
         for _ in range(runs // 100):
             world.create_run(workflow_id)
         await case("1 % new", "sync")
@@ -72,7 +72,7 @@ def main() -> None:
             found = asyncio.run(count(wanted.runs, Path(directory)))
         finally:
             embedded.stop(Path(directory))
-    print("| sync | requests | what it did |\n| --- | ---: | --- |")
+    print("| sync | requests | result |\n| --- | ---: | --- |")
     for name, requests, did in found:
         print(f"| {name} | {requests:,} | {did} |")
 

@@ -1,7 +1,7 @@
-"""What the ways to store the tables gain: fillfactor and HOT updates, lz4, and BRIN instead of a B-tree.
+"""Effects of storage options: fillfactor and HOT updates, lz4, and BRIN instead of a B-tree.
 
-`python -m benchmarks.storage` fills a warehouse on a PostgreSQL of its own and writes `runs` again in each way. What is
-compared are sizes, WAL, shares of HOT updates and CPU seconds of the server: other work on a machine moves them little.
+`python -m benchmarks.storage` fills a warehouse on a temporary PostgreSQL and rewrites `runs` with each option. It
+compares sizes, WAL, shares of HOT updates and CPU seconds of the server, which hardly depend on other load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPRESSIONS = ("pglz", "lz4")
 DOCUMENT_ROUNDS = 5
 
 COLUMNS = ", ".join(f'"{name}"' for name in RUNS.names)
-# What a sync changes: a run that was open has ended; an old one has another retention.
+# Typical changes: an open run ends; the retention of an old run changes.
 CHANGES = {
     "run ended": "status = 'COMPLETED', ended_at = now(), updated_at = now()",
     "retention changed": "retention_max_age_s = 5, updated_at = now()",
@@ -36,9 +36,9 @@ LAST_30_DAYS = "SELECT count(credits) FROM {table} WHERE created_at >= now() - i
 
 
 def main() -> None:
-    """Fill, measure, print."""
+    """Fill a warehouse, measure, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=__doc__)
-    parser.add_argument("--runs", type=int, default=200_000, help="how many the warehouse holds [%(default)s]")
+    parser.add_argument("--runs", type=int, default=200_000, help="number of runs in the warehouse [%(default)s]")
     options = parser.parse_args()
     with scratch_cluster() as cluster:
         url = cluster.fresh("storage")
@@ -78,7 +78,7 @@ async def _with_fillfactor(connection: asyncpg.Connection, fillfactor: int) -> s
                 table,
             )
         wal = await connection.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", before)
-        cells.append(f"{100 * hot / changed:.0f} %, {float(wal) / changed / 1000:.1f} kB a run")
+        cells.append(f"{100 * hot / changed:.0f} %, {float(wal) / changed / 1000:.1f} kB per run")
     await connection.execute(f"DROP TABLE {table}")
     return "| " + " | ".join(cells) + " |"
 
@@ -90,7 +90,7 @@ async def _with_compression(connection: asyncpg.Connection, compression: str) ->
     try:
         await connection.execute(f"CREATE TABLE documents (document jsonb COMPRESSION {compression})")
     except asyncpg.FeatureNotSupportedError:
-        return f"| {compression} | this server was built without it | | |"
+        return f"| {compression} | not supported by this server | | |"
     started = server_cpu_s(connection)
     for _ in range(DOCUMENT_ROUNDS):
         await connection.executemany("INSERT INTO documents VALUES ($1)", [(each,) for each in documents])

@@ -1,8 +1,8 @@
-"""The loopback server of the benchmarks: ready-made pages, next to no work a request; a process of its own.
+"""A loopback server for benchmarks, run in a separate process: prepared pages, with almost no work per request.
 
-An app's id says what it is: `app-30000` has 30,000 runs; `slow-30000` answers after 100 ms and refuses more than 500
-requests in any 60 s. `/-/change/APP/EVERY` gives every so manieth run a new `updated_at`; `/-/requests/APP` tells when
-requests for an app came and how many were refused.
+The id of an app defines it: `app-30000` has 30,000 runs; `slow-30000` also responds after 100 ms and refuses more than
+500 requests in any 60 s. `/-/change/APP/N` gives every Nth run a new `updated_at`; `/-/requests/APP` returns when
+requests for an app arrived and how many were refused.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import uvloop
 from benchmarks.data import App, library
 
 LATENCY_S = 0.1
-ALLOWANCE = 500
+RATE_LIMIT = 500
 WINDOW_S = 60.0
-MOST_CACHED_BYTES = 400 * 2**20
-READY_RUNS = 40_000
-"""Apps of at most so many runs have their pages made before the first of them is asked for."""
+MAX_CACHED_BYTES = 400 * 2**20
+PREPARED_RUNS = 40_000
+"""Pages of apps with at most this many runs are prepared before the first request."""
 
 _RUNS = re.compile(r"/apps/([^/]+)/workflows/([^/]+)/runs")
 _WORKFLOWS = re.compile(r"/apps/([^/]+)/workflows")
@@ -32,7 +32,7 @@ _CONTROL = re.compile(r"/-/(\w+)/([^/]+)(?:/(\d+))?")
 
 
 class World:
-    """All apps that were asked for, and what they were asked."""
+    """The apps requested so far, and their requests."""
 
     def __init__(self) -> None:
         self.apps: dict[str, App] = {}
@@ -45,16 +45,16 @@ class World:
         if name not in self.apps:
             app = self.apps[name] = App(name, int(name.rpartition("-")[2]))
             self.arrivals[name], self.granted[name] = [], []
-            if app.runs_each * len(app.workflows) <= READY_RUNS:
-                self.make_ready(app)
+            if app.runs_each * len(app.workflows) <= PREPARED_RUNS:
+                self.prepare(app)
         return self.apps[name]
 
-    def make_ready(self, app: App) -> None:
+    def prepare(self, app: App) -> None:
         for workflow_id in app.workflows:
             for number in range(1, -(-app.runs_each // 100) + 1):
-                self.answer(f"/apps/{app.name}/workflows/{workflow_id}/runs?page={number}&take=100&status=ALL")
+                self.respond(f"/apps/{app.name}/workflows/{workflow_id}/runs?page={number}&take=100&status=ALL")
 
-    def answer(self, target: str) -> bytes:
+    def respond(self, target: str) -> bytes:
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if control := _CONTROL.fullmatch(parts.path):
@@ -67,7 +67,7 @@ class World:
             key = f"{app.name}/{workflow_id}/{number}/{take}"
             if key not in self.cache:
                 made = _response(app.page(workflow_id, number, take), number, take, app.runs_each)
-                if self.cached_bytes + len(made) > MOST_CACHED_BYTES:
+                if self.cached_bytes + len(made) > MAX_CACHED_BYTES:
                     return made
                 self.cache[key] = made
                 self.cached_bytes += len(made)
@@ -84,18 +84,18 @@ class World:
             app.changed_every = every
             self.cache.clear()
             self.cached_bytes = 0
-            self.make_ready(app)
+            self.prepare(app)
         times = self.arrivals[name]
         told = {"arrivals": times, "refused": len(times) - len(self.granted[name])}
         return _response(json.dumps(told).encode(), 1, 1, 1)
 
-    def admits(self, name: str) -> bool:
-        """Count a request for an app; whether its rate limit lets it pass."""
+    def allow(self, name: str) -> bool:
+        """Count a request for an app; return whether the rate limit allows it."""
         now = monotonic()
         self.app(name)
         self.arrivals[name].append(now)
         granted = self.granted[name]
-        if name.startswith("slow") and len(granted) >= ALLOWANCE and now - granted[-ALLOWANCE] < WINDOW_S:
+        if name.startswith("slow") and len(granted) >= RATE_LIMIT and now - granted[-RATE_LIMIT] < WINDOW_S:
             return False
         granted.append(now)
         return True
@@ -114,7 +114,7 @@ _REFUSED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: GET requests, one after another."""
+    """A client connection: GET requests, one after another."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -132,19 +132,19 @@ class Connection(asyncio.Protocol):
 
     def serve(self, target: str) -> None:
         name = target.split("/", 3)[2] if target.startswith("/apps/") else ""
-        answer = self.world.answer(target) if not name or self.world.admits(name) else _REFUSED
+        response = self.world.respond(target) if not name or self.world.allow(name) else _REFUSED
         if name.startswith("slow"):
-            asyncio.get_running_loop().call_later(LATENCY_S, self.send, answer)
+            asyncio.get_running_loop().call_later(LATENCY_S, self.send, response)
         else:
-            self.send(answer)
+            self.send(response)
 
-    def send(self, answer: bytes) -> None:
+    def send(self, response: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(answer)
+            self.transport.write(response)
 
 
 async def serve() -> None:
-    """Serve on a free port, which is printed, until standard input ends."""
+    """Serve on a free port until standard input ends; print the port."""
     world = World()
     library()
     loop = asyncio.get_running_loop()

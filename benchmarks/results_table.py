@@ -1,4 +1,4 @@
-"""The table that the benchmarks print."""
+"""The table of results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS = {True: "met", False: "MISSED", None: ""}
 
 
 def show(title: str, lines: Sequence[Line]) -> None:
-    """Print the lines as one table, wide enough for a log."""
+    """Print the lines as a table, at least 200 characters wide."""
     table = Table(title=title, title_justify="left")
     table.add_column("what")
     for name in ("runs/s", "s", "CPU s", "server CPU s", "peak MB", "requests"):
