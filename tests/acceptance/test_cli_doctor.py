@@ -19,7 +19,7 @@ from etl.config import DatabaseSettings, Settings
 from etl.db.budget import Budget
 from etl.doctor.bookkeeping import _locks
 from etl.doctor.warehouse import examine_warehouse
-from etl.sandbox.faults import Headers, Status, anything
+from etl.sandbox.faults import Headers, Status, any_request
 
 
 async def findings(command) -> dict[str, list[dict[str, str]]]:
@@ -116,7 +116,7 @@ async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, 
 async def test_doctor_sends_the_key_to_no_other_address(at_work, sandbox) -> None:
     command, running = at_work
     elsewhere = await sandbox()
-    running.faults.on(anything, Status(302), Headers({"location": f"{elsewhere.url}/apps"}))
+    running.faults.on(any_request, Status(302), Headers({"location": f"{elsewhere.url}/apps"}))
     ended = await command("doctor")
     assert ended.code == 1
     assert "302 Found" in ended.out
