@@ -1,4 +1,4 @@
-"""Clients for the tests of the source, quick to try again."""
+"""API clients with short retry pauses."""
 
 from pydantic import SecretStr
 
@@ -12,7 +12,7 @@ KEY = "sk-sandbox"
 
 
 def client_of(url, listener=lambda event: None, *, key=KEY, limiter=None, policy=QUICK, limit=None, **settings):
-    """A client of the API at `url`, not yet open."""
+    """Return a client of the API at `url`, not yet open."""
     return CortexClient(
         ApiSettings(base_url=url, **settings),
         SecretStr(key),
@@ -24,6 +24,6 @@ def client_of(url, listener=lambda event: None, *, key=KEY, limiter=None, policy
 
 
 def busiest(world):
-    """The app and workflow with the most runs."""
+    """Return the app id and workflow id with the most runs."""
     workflow_id = max(world.runs, key=lambda each: len(world.runs[each]))
     return world.workflows[workflow_id]["app"]["id"], workflow_id

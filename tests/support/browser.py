@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over its DevTools protocol."""
+"""A headless Chromium, controlled over the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_chromium() -> str | None:
 
 @dataclass
 class Page:
-    """A tab. `complaints` is what reached the console, or a dialog; `requests` are the URLs that were asked for."""
+    """A tab. `complaints` are console messages, exceptions and dialogs; `requests` are the requested URLs."""
 
     socket: aiohttp.ClientWebSocketResponse
     complaints: list[dict[str, Any]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Page:
         return message
 
     async def open(self, path: Path, *, width: int, scheme: str = "light") -> None:
-        """Load a file in a window of this width; narrow ones are phones."""
+        """Load a file in a window of this width; narrow windows emulate a phone."""
         for domain in ("Page", "Log", "Runtime", "Network"):
             await self.call(f"{domain}.enable")
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -70,7 +70,7 @@ class Page:
             await self._receive()
 
     async def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         found = await self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
@@ -81,7 +81,7 @@ class Page:
 
 @asynccontextmanager
 async def chromium(program: str, profile: Path) -> AsyncIterator[Page]:
-    """Start a browser with a profile of its own, and stop it at the end."""
+    """Run a browser with a new profile."""
     process = subprocess.Popen(
         [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -89,8 +89,8 @@ async def chromium(program: str, profile: Path) -> AsyncIterator[Page]:
     try:
         port = await _port(process, profile / "DevToolsActivePort")
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                tabs = await answer.json()
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
+                tabs = await response.json()
             address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
             async with session.ws_connect(address, max_msg_size=0) as socket:
                 yield Page(socket)
@@ -102,6 +102,6 @@ async def chromium(program: str, profile: Path) -> AsyncIterator[Page]:
 async def _port(process: subprocess.Popen[bytes], file: Path) -> int:
     async with asyncio.timeout(60):
         while not (file.exists() and len(file.read_text().split()) == 2):
-            assert process.poll() is None, "the browser has ended"
+            assert process.poll() is None, "the browser has exited"
             await asyncio.sleep(0.05)
     return int(file.read_text().split()[0])

@@ -1,4 +1,4 @@
-"""The command as users run it: a process of its own, in a folder of its own, with nothing of ours in its environment."""
+"""The command as users run it: a separate process in an empty folder, with a clean environment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ended:
 
 
 class Running:
-    """A command that a `WarmStarts` has started, with its output in files of `folder`."""
+    """A command started by `WarmStarts`, with its output in files of `folder`."""
 
     def __init__(self, folder: tempfile.TemporaryDirectory[str]) -> None:
         self.folder = folder
@@ -50,34 +50,34 @@ class Running:
         return Path(self.folder.name) / stream
 
     async def end(self) -> Ended:
-        """Wait for the end and read what it said."""
+        """Wait for the end and read the output."""
         code = await asyncio.wrap_future(self.code)
-        said = Ended(code, self.path("stdout").read_text(), self.path("stderr").read_text())
+        ended = Ended(code, self.path("stdout").read_text(), self.path("stderr").read_text())
         self.folder.cleanup()
-        return said
+        return ended
 
 
 class WarmStarts:
-    """Commands started by a `command_server.py`, which begins with the first of them."""
+    """Starts commands with `command_server.py`, which starts with the first command."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._listener: Thread | None = None
         self._running: dict[int, Running] = {}
-        self._places = count()
+        self._numbers = count()
 
     def start(self, *arguments: str, folder: Path, environment: dict[str, str], stdin: str = "") -> Running:
-        """Start a command in a folder, with this environment and nothing else in it."""
+        """Start a command in a folder with exactly this environment."""
         if self._server is None:
             self._server = subprocess.Popen(
                 [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
             self._listener = Thread(target=self._listen, args=(self._server,))
             self._listener.start()
-        place, running = next(self._places), Running(tempfile.TemporaryDirectory())
-        self._running[place] = running
+        number, running = next(self._numbers), Running(tempfile.TemporaryDirectory())
+        self._running[number] = running
         running.path("stdin").write_text(stdin)
-        request = {"place": place, "arguments": arguments, "folder": str(folder), "environment": environment}
+        request = {"number": number, "arguments": arguments, "folder": str(folder), "environment": environment}
         request |= {each: str(running.path(each)) for each in ("stdin", "stdout", "stderr")}
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
@@ -87,14 +87,14 @@ class WarmStarts:
     def _listen(self, server: subprocess.Popen[bytes]) -> None:
         assert server.stdout is not None
         for line in server.stdout:
-            told = json.loads(line)
-            if "pid" in told:
-                self._running[told["place"]].pid.set_result(told["pid"])
+            event = json.loads(line)
+            if "pid" in event:
+                self._running[event["number"]].pid.set_result(event["pid"])
             else:
-                self._running.pop(told["place"]).code.set_result(told["code"])
+                self._running.pop(event["number"]).code.set_result(event["code"])
 
     def stop(self) -> None:
-        """End the server, and commands that hang."""
+        """Kill the server and its commands."""
         if self._server is None or self._listener is None:
             return
         os.killpg(self._server.pid, signal.SIGKILL)
@@ -107,7 +107,7 @@ WARM = WarmStarts()
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of the tests without what would steer a command."""
+    """Return the environment of the tests without variables that affect the command."""
     return {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
 
 
@@ -117,7 +117,7 @@ def pytest_unconfigure() -> None:
 
 @dataclass
 class Command:
-    """Runs `cortex-etl` in `folder`; `environment` is added to the scrubbed one."""
+    """Runs `cortex-etl` in `folder`; `environment` is added to the clean one."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Command:
         return clean_environment() | self.environment
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        """Start it in a Python of its own."""
+        """Start the command in a new Python process."""
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "etl", *arguments,
             cwd=self.folder, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
@@ -135,7 +135,7 @@ class Command:
         )  # fmt: skip
 
     async def __call__(self, *arguments: str, stdin: str | None = None) -> Ended:
-        """Run it to its end."""
+        """Run the command to its end."""
         if any(name.startswith("PYTHON") for name in self.environment):
             assert stdin is None
             return await ended(await self.start(*arguments))
@@ -152,13 +152,13 @@ class Command:
         return path
 
     def read_in_small_steps(self) -> None:
-        """Let it read one small page after another."""
+        """Configure small pages, read one after another."""
         path = self.folder / "config.yaml"
         path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
 
 
 async def ended(process: asyncio.subprocess.Process) -> Ended:
-    """Wait for the end; a command that hangs is killed and fails the test."""
+    """Wait for the end; kill a command that hangs and fail the test."""
     try:
         out, err = await asyncio.wait_for(process.communicate(), 90)
     except TimeoutError:
@@ -174,7 +174,7 @@ def _checked(end: Ended) -> Ended:
 
 @pytest.fixture
 async def command(tmp_path: Path) -> AsyncIterator[Command]:
-    """The command in an empty folder; an embedded PostgreSQL that it starts there is stopped afterwards."""
+    """The command in an empty folder; stops an embedded PostgreSQL that it started."""
     yield Command(tmp_path)
     for data_dir in (tmp_path / ".cortex-etl", tmp_path / ".cortex-etl" / "demo"):
         await asyncio.to_thread(embedded.stop, data_dir)
@@ -182,7 +182,7 @@ async def command(tmp_path: Path) -> AsyncIterator[Command]:
 
 @pytest.fixture
 async def at_work(command: Command, sandbox: Any, database_url: str) -> Any:
-    """The command set up for a small sandbox and a fresh database: (command, the running sandbox)."""
+    """The command configured for a small sandbox and a new database: (command, sandbox)."""
     running = await sandbox()
     apps = "".join(f"  - id: {app_id}\n" for app_id in running.world.apps)
     command.configure(f"api:\n  base_url: {running.url}\ndatabase:\n  url: {database_url}\napps:\n{apps}")

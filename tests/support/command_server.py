@@ -1,10 +1,10 @@
-"""Starts commands warm: this process has imported the program, and each command runs in a fork of it.
+"""A server that forks commands: it has imported the program already, so that they start faster.
 
-Four fifths of what a short command takes is importing, and the tests run some hundreds. A fork is a process of its own
-with its own folder, environment and files, so that nothing else differs from `python -m etl`.
+A short command spends four fifths of its time on imports, and the tests run hundreds. A fork is a separate process with
+its own folder, environment and files; nothing else differs from `python -m etl`.
 
-Requests come in on standard input, one JSON object a line; `{"place": …, "pid": …}` goes out when a command has begun, and
-`{"place": …, "code": …}` when it has ended.
+Requests are read from standard input, one JSON object per line. The server prints `{"number": …, "pid": …}` when a
+command has started and `{"number": …, "code": …}` when it has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRELOADED = ("etl.cli.root", "etl.app", "etl.doctor", "etl.cli.telemetry", "etl.
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork for each request; returns it in the fork, and None in the server when there will be no more."""
+    """Fork for each request; return it in the fork, and None in the server at the end of the input."""
     requests = sys.stdin.buffer.raw
     waker, wakes = socket.socketpair()
     wakes.setblocking(False)
@@ -49,24 +49,24 @@ def serve() -> dict[str, Any] | None:
                         signal.set_wakeup_fd(-1)
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                         return request
-                    running[pid] = request["place"]
-                    _tell(request["place"], pid=pid)
+                    running[pid] = request["number"]
+                    _report(request["number"], pid=pid)
 
 
 def _report_ended(running: dict[int, int]) -> None:
-    for pid, place in list(running.items()):
+    for pid, number in list(running.items()):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             del running[pid]
-            _tell(place, code=os.waitstatus_to_exitcode(status))
+            _report(number, code=os.waitstatus_to_exitcode(status))
 
 
-def _tell(place: int, **what: int) -> None:
-    print(json.dumps({"place": place} | what), flush=True)
+def _report(number: int, **event: int) -> None:
+    print(json.dumps({"number": number} | event), flush=True)
 
 
-def become(request: dict[str, Any]) -> None:
-    """Be the process that was asked for."""
+def prepare(request: dict[str, Any]) -> None:
+    """Set up the files, folder, environment and arguments of the requested command."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         path = request[name]
         file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -82,5 +82,5 @@ if __name__ == "__main__":
     for module in PRELOADED:
         import_module(module)
     if (wanted := serve()) is not None:
-        become(wanted)
+        prepare(wanted)
         runpy.run_module("etl", run_name="__main__")

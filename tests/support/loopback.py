@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback, for what a command calls."""
+"""A small HTTP server on loopback."""
 
 from contextlib import asynccontextmanager
 
@@ -7,7 +7,7 @@ from aiohttp import web
 
 @asynccontextmanager
 async def serving(method, path, handler):
-    """Serve one route until the end of the block; yields the server's URL."""
+    """Serve one route; yield the server's URL."""
     application = web.Application()
     application.router.add_route(method, path, handler)
     runner = web.AppRunner(application, shutdown_timeout=0.1)

@@ -1,7 +1,7 @@
-"""PostgreSQL for the tests: one server a test run, one database a test, made from a migrated template.
+"""PostgreSQL for the tests: one server per test run, one database per test, created from a migrated template.
 
-`CORTEX_TEST_PG` (a URL) makes the tests use that server; `CORTEX_TEST_PG_BIN` (a directory with initdb and pg_ctl)
-makes them start one from there; otherwise they start the embedded one.
+`CORTEX_TEST_PG` (a URL) selects an existing server; `CORTEX_TEST_PG_BIN` (a directory with initdb and pg_ctl) selects
+the PostgreSQL to start; by default, the embedded one is started.
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ from etl.db.connect import connect, embedded_url
 from etl.db.foreign_keys import hold_owners
 from etl.db.migrate import migrate, migrations
 
-RUN_DIR = "CORTEX_TEST_RUN_DIR"  # set by the controlling process, inherited by the workers of xdist
+RUN_DIR = "CORTEX_TEST_RUN_DIR"  # set by the controlling process, inherited by the xdist workers
 SCHEMA = "cortex"
 FAST = ("fsync = off", "full_page_writes = off", "wal_level = minimal", "max_wal_senders = 0", "autovacuum = off")
-ROOM_BYTES = 4 << 30
+MIN_FREE_BYTES = 4 << 30
 
 T = TypeVar("T")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        directory = tempfile.mkdtemp(prefix="cx-", dir=_quickest())  # short: a socket's path has little room
+        directory = tempfile.mkdtemp(
+            prefix="cx-", dir=_fastest_directory()
+        )  # short: the length of socket paths is limited
         Path(directory).chmod(0o755)
         os.environ[RUN_DIR] = directory
 
 
-def _quickest() -> str | None:
-    """Where files cost least: in memory, if there is enough of it. A disk takes ten times as long to copy a database."""
-    memory = Path("/dev/shm")  # noqa: S108 - a folder is made in it that no one else can have made
-    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM_BYTES
-    return str(memory) if roomy else None
+def _fastest_directory() -> str | None:
+    """Return /dev/shm if it has enough space: copying a database takes ten times as long on disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - only used as the parent of a new private directory
+    usable = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= MIN_FREE_BYTES
+    return str(memory) if usable else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -66,7 +68,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @dataclass(frozen=True)
 class _Installed:
-    """A server of an installed PostgreSQL, in `directory`."""
+    """A server in `directory`, started from an installed PostgreSQL."""
 
     directory: Path
 
@@ -104,7 +106,7 @@ class _Installed:
 
 
 def in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from code that may stand inside an event loop."""
+    """Run a coroutine from code that may be inside an event loop."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(asyncio.run, coroutine).result()
 
@@ -123,7 +125,7 @@ async def _at(url: str, do: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
 
 @pytest.fixture(scope="session")
 def pg_server() -> str:
-    """The URL of a server on which databases may be made."""
+    """The URL of a server on which databases can be created."""
     if url := os.environ.get("CORTEX_TEST_PG"):
         return url
     directory = Path(os.environ[RUN_DIR])
@@ -139,7 +141,7 @@ def pg_server() -> str:
 
 
 async def trade_safety_for_speed(connection: asyncpg.Connection) -> None:
-    """Let a server that nobody needs after a crash copy databases quickly; takes its restart."""
+    """Disable durability, so that databases are copied quickly; requires a restart."""
     for setting in FAST:
         await connection.execute(f"ALTER SYSTEM SET {setting}")
 
@@ -154,7 +156,7 @@ def migrated_template(pg_server: str) -> str:
         await connection.execute("SELECT pg_advisory_lock(hashtext($1))", name)
         if await connection.fetchval("SELECT datistemplate FROM pg_database WHERE datname = $1", name):
             return
-        await connection.execute(f"DROP DATABASE IF EXISTS {name}")  # half made by a run that was killed
+        await connection.execute(f"DROP DATABASE IF EXISTS {name}")  # left incomplete by a killed test run
         await connection.execute(f"CREATE DATABASE {name}")
         inside = await connect(with_database(pg_server, name), SCHEMA)
         await migrate(inside, SCHEMA)
@@ -166,9 +168,9 @@ def migrated_template(pg_server: str) -> str:
 
 
 class Databases:
-    """Makes databases and drops them, over one connection that stays: a new one takes as long as a small database.
+    """Creates and drops databases over one lasting connection: connecting takes as long as copying a small database.
 
-    It lives in a loop and a thread of its own, since those of a test end with it.
+    The connection has its own event loop and thread, because the loop of a test ends with the test.
     """
 
     def __init__(self, server: str) -> None:
@@ -182,10 +184,10 @@ class Databases:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def fresh(self, options: str = "") -> Iterator[str]:
-        """Yields the URL of a new database, and drops it afterwards."""
+        """Yield the URL of a new database, and drop it afterwards."""
         name = f"cortex_test_{uuid4().hex[:12]}"
-        quickest = "STRATEGY file_copy" if self._connection.get_server_version().major >= 15 else ""
-        self._wait_for(self._connection.execute(f"CREATE DATABASE {name} {options} {quickest}"))
+        strategy = "STRATEGY file_copy" if self._connection.get_server_version().major >= 15 else ""
+        self._wait_for(self._connection.execute(f"CREATE DATABASE {name} {options} {strategy}"))
         yield with_database(self._server, name)
         self._wait_for(self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)"))
 
@@ -198,7 +200,7 @@ class Databases:
 
 @pytest.fixture(scope="session")
 def databases(pg_server: str) -> Iterator[Databases]:
-    """Where databases are made."""
+    """Creates databases."""
     databases = Databases(pg_server)
     yield databases
     databases.close()
@@ -206,13 +208,13 @@ def databases(pg_server: str) -> Iterator[Databases]:
 
 @pytest.fixture
 def database_url(databases: Databases, migrated_template: str) -> Iterator[str]:
-    """The URL of a fresh database with an empty warehouse in the schema `cortex`."""
+    """The URL of a new database with an empty warehouse in the schema `cortex`."""
     yield from databases.fresh(f"TEMPLATE {migrated_template}")
 
 
 @pytest.fixture
 def empty_database_url(databases: Databases) -> Iterator[str]:
-    """The URL of a fresh database in which nothing was done yet."""
+    """The URL of a new, empty database."""
     yield from databases.fresh()
 
 

@@ -1,4 +1,4 @@
-"""What stands between a client and PostgreSQL: TLS where the server has none, and a distance."""
+"""Proxies between a client and PostgreSQL: one adds TLS, one adds latency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 
 @asynccontextmanager
 async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
-    """Answer as a server with `ssl = on`, and pass the rest on; yields the URL, at `localhost`."""
+    """Behave like a server with `ssl = on`; yield the URL, at `localhost`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
@@ -35,7 +35,7 @@ async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def far_away(server_url: str, seconds: float) -> AsyncIterator[str]:
-    """Let all that a client says arrive so much later; yields the URL, at `localhost`."""
+    """Delay everything that a client sends; yield the URL, at `localhost`."""
     async with _between(server_url, seconds=seconds) as url:
         yield url
 

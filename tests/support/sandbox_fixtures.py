@@ -1,4 +1,4 @@
-"""Fixtures around the simulated API."""
+"""Fixtures for the simulated API."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _small_world() -> bytes:
 
 
 def make_small_world() -> World:
-    """A world of 240 runs in two apps with two workflows each, without rough edges: a copy, which is made sooner."""
+    """Return a world of 240 runs in two apps with two workflows each, without rough edges (a copy, which is faster)."""
     world: World = pickle.loads(_small_world())  # noqa: S301 - our own bytes
     return world
 
 
 @pytest.fixture
 def small_world() -> World:
-    """A small world of the test's own."""
+    """A small world that the test may change."""
     return make_small_world()
 
 

@@ -1,4 +1,4 @@
-"""A sandbox and a warehouse side by side: sync, then say in what they differ."""
+"""Sync a sandbox to a warehouse and compare them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ APP, WORKFLOW = "app_1", "wf_1"
 
 
 def one_stream(runs: int = 0, *, seed: int = 1, **fields: Any) -> World:
-    """A world with one workflow and as many runs."""
+    """Return a world with one workflow and `runs` runs."""
     world = World(seed)
     world.add_workflow(APP, WORKFLOW)
     for _ in range(runs):
@@ -40,7 +40,7 @@ def one_stream(runs: int = 0, *, seed: int = 1, **fields: Any) -> World:
 
 
 class Stir:
-    """Changes the world before each list request, `times` times at most; nothing else says that it did."""
+    """Changes the world before each list request, at most `times` times."""
 
     def __init__(self, world, how, *, times=12, seed=1):
         self.world, self.how, self.left, self.random, self.made = world, how, times, Random(seed), []
@@ -79,9 +79,9 @@ class Stir:
 
 @dataclass
 class Trial:
-    """One API and one warehouse; `settings` are what the next sync runs with.
+    """One API and one warehouse, with the `settings` of the next sync.
 
-    `apps`: whose listings of all workflows are read; by default each workflow's own app.
+    `apps` are the apps whose listings of all workflows are read; by default, each workflow's own app.
     """
 
     sandbox: Sandbox
@@ -115,7 +115,7 @@ class Trial:
         return await run_sync(self.settings, mode, **{"policy": QUICK} | options)
 
     async def requests_of(self, mode: str = "sync", **options: Any) -> int:
-        """How many requests one more successful invocation sends."""
+        """Run a sync that must succeed; return the number of its requests."""
         before = len(self.sandbox.requests)
         summary = await self.run(mode, **options)
         assert summary.status == "succeeded", summary
@@ -124,7 +124,7 @@ class Trial:
         return sent
 
     async def agrees(self, mode: str = "sync", **options: Any) -> SyncSummary:
-        """Run once more; it must say green and be right."""
+        """Run a sync that must succeed and leave no differences."""
         summary = await self.run(mode, **options)
         assert (summary.status, summary.exit_code) == ("succeeded", 0), (summary.error, await self.differences())
         found = await self.differences()
@@ -140,7 +140,7 @@ async def trial(url: str, world: World, **options: Any):
     sandbox = Sandbox(world, **{"max_take": 10_000} | options)
     connection = await connect(url, SCHEMA)
     try:
-        # Tests that try many cases share one database: making one takes longer than most syncs.
+        # Tests with many cases share one database: creating one takes longer than most syncs.
         tables = await connection.fetchval(_TABLES, SCHEMA)
         await connection.execute(f"TRUNCATE {tables}")
         async with sandbox:
@@ -150,7 +150,7 @@ async def trial(url: str, world: World, **options: Any):
 
 
 async def differences(connection: asyncpg.Connection, world: World) -> list[str]:
-    """In what the warehouse differs from what the API lists; empty when it is equal."""
+    """Return the differences between the warehouse and the API's listings; empty if they are equal."""
     rows = {row["id"]: row for row in await connection.fetch("SELECT * FROM runs")}
     held = Counter(
         row["digest"] for row in await connection.fetch("SELECT * FROM etl_rejects WHERE resolved_at IS NULL")
@@ -179,7 +179,7 @@ async def differences(connection: asyncpg.Connection, world: World) -> list[str]
 
 
 def _steps(run: dict[str, Any]) -> int:
-    """How many steps a run has: those of its output (in the older form a list, in which keys repeat), and of its usage."""
+    """Count the steps of a run: those of its output (in the older form a list, with repeated keys) and of its usage."""
     output, usage = run.get("output") or {}, (run.get("usage") or {}).get("steps") or {}
     keys = set(output) if isinstance(output, dict) else {item.get("key") for item in output}
     return len(output) + len(set(usage) - keys)
@@ -187,7 +187,7 @@ def _steps(run: dict[str, Any]) -> int:
 
 @dataclass
 class Process:
-    """`cortex-etl` as a process of its own, with the settings of a trial."""
+    """`cortex-etl` as a separate process, with the settings of a trial."""
 
     running: Running
     pid: int
@@ -208,7 +208,7 @@ class Process:
 
 
 async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
-    """Start the command on a trial's API and warehouse."""
+    """Start the command with the API and the warehouse of a trial."""
     settings = trial.settings
     config = {
         "api": {"base_url": trial.sandbox.url, "requests_per_minute": 100_000} | trial.api,

@@ -1,7 +1,7 @@
-"""A pooler as PgBouncer is: in transaction mode each transaction may run on another server connection.
+"""A pooler like PgBouncer: in transaction mode, each transaction may run on another server connection.
 
-It speaks just enough of PostgreSQL's protocol: it greets clients itself, with a process id of its own making, and hands
-what they send to a server connection until that says that no transaction is open (in session mode: until they leave).
+It implements just enough of PostgreSQL's protocol: it greets clients itself, with a fake process id, and forwards their
+messages to a server connection until no transaction is open (in session mode: until they disconnect).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 @dataclass
 class Server:
-    """A server connection that has been greeted; `greeting` is what it told of its parameters."""
+    """A ready server connection; `greeting` holds the parameters that the server reported."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -46,12 +46,12 @@ class Server:
 
 @dataclass
 class Pooler:
-    """Listens at `url`.
+    """A pooler that listens at `url`.
 
     Args:
-        server_url: the PostgreSQL behind it, on a Unix socket that trusts everybody.
+        server_url: a PostgreSQL server on a Unix socket with trust authentication.
         mode: `transaction` or `session`.
-        ignored: startup parameters that are dropped silently; others that are not tracked are refused.
+        ignored: startup parameters to ignore; other parameters that are not tracked are refused.
     """
 
     server_url: str
@@ -137,7 +137,7 @@ class Pooler:
                 server.writer.close()
 
     async def _reply(self, server: Server, writer: asyncio.StreamWriter) -> None:
-        """Pass answers on until no transaction is open; then others may have the server."""
+        """Forward responses until no transaction is open, then release the server connection."""
         while True:
             kind, body = await read_message(server.reader)
             writer.write(message(kind, body))
