@@ -1,6 +1,6 @@
-"""Writes the answers into `cookbook.md`: `python docs/answer_cookbook.py URL`, the URL being the demo warehouse's.
+"""Update the results in `cookbook.md`: `python docs/answer_cookbook.py URL`, with the URL of the demo warehouse.
 
-`cortex-etl sql --demo --url --show-password` prints it.
+`cortex-etl sql --demo --url --show-password` prints this URL.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _QUESTION = re.compile(
 
 
 def questions(page: str) -> list[re.Match[str]]:
-    """The questions of the page, each with the groups title, note, sql and answer."""
+    """Return the questions of the page, with the groups title, note, sql and answer."""
     return list(_QUESTION.finditer(page))
 
 
 async def answer(page: str, url: str) -> str:
-    """The page with every answer written anew."""
+    """Return the page with updated answers."""
     parts = []
     end = 0
     for question in questions(page):
@@ -43,10 +43,10 @@ async def answer(page: str, url: str) -> str:
 
 
 def table(result: QueryResult) -> str:
-    """A result as a Markdown table, numbers to the right."""
+    """Format a result as a Markdown table, with numbers aligned to the right."""
     if not result.rows:
         return "None."
-    numbers = [_is_number([row[place] for row in result.rows]) for place in range(len(result.columns))]
+    numbers = [_is_number([row[index] for row in result.rows]) for index in range(len(result.columns))]
     lines = [result.columns, ["---:" if number else "---" for number in numbers]]
     lines += [[cell(value) for value in row] for row in result.rows[:SHOWN_ROWS]]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -55,12 +55,12 @@ def table(result: QueryResult) -> str:
 
 
 def _is_number(values: list[Any]) -> bool:
-    told = [value for value in values if value is not None]
-    return bool(told) and all(isinstance(value, int | float | Decimal) for value in told)
+    present = [value for value in values if value is not None]
+    return bool(present) and all(isinstance(value, int | float | Decimal) for value in present)
 
 
 def cell(value: Any) -> str:
-    """A value as a cell shows it."""
+    """Format a value for a cell."""
     if value is None:
         return ""
     if isinstance(value, datetime):

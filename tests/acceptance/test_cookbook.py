@@ -1,4 +1,4 @@
-"""Every query of `docs/cookbook.md` runs, and answers on data as the API serves it."""
+"""Every query of `docs/cookbook.md` runs and returns rows for realistic data."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from etl.sandbox import World
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cookbook.md").read_text(encoding="utf-8")
 
-# What a well-run warehouse has no answer to.
+# Queries that may return no rows.
 MAY_BE_EMPTY = {
     "Which runs are stuck?",
-    "Which runs were replayed or changed long after they began?",
+    "Which runs were replayed or changed long after they started?",
     "Which steps of a workflow never run?",
     "What will the API remove in the next 7 days?",
-    "Which runs has only the warehouse left?",
+    "Which runs exist only in the warehouse?",
     "What is in quarantine, and why?",
-    "Which fields does the API send that have no column yet?",
+    "Which fields of the API have no column yet?",
 }
 
 
@@ -40,7 +40,7 @@ def writer() -> ModuleType:
     return module
 
 
-def test_there_is_enough_to_cook_and_all_of_it_is_answered(writer: ModuleType) -> None:
+def test_cookbook_has_a_result_for_each_query(writer: ModuleType) -> None:
     questions = writer.questions(PAGE)
     assert len(questions) >= 30
     assert len(questions) == PAGE.count("```sql") == PAGE.count("\n### ")
@@ -49,7 +49,7 @@ def test_there_is_enough_to_cook_and_all_of_it_is_answered(writer: ModuleType) -
         assert answer.startswith("| ") or (answer == "None." and question["title"] in MAY_BE_EMPTY), question["title"]
 
 
-async def test_every_query_answers(writer: ModuleType, database_url: str, warehouse: asyncpg.Connection) -> None:
+async def test_cookbook_queries_return_rows(writer: ModuleType, database_url: str, warehouse: asyncpg.Connection) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     wrong = []
     async with trial(database_url, World.generate(runs=900, days=45, now=now - timedelta(hours=1))) as api:
