@@ -49,7 +49,9 @@ def test_cookbook_has_a_result_for_each_query(writer: ModuleType) -> None:
         assert answer.startswith("| ") or (answer == "None." and question["title"] in MAY_BE_EMPTY), question["title"]
 
 
-async def test_cookbook_queries_return_rows(writer: ModuleType, database_url: str, warehouse: asyncpg.Connection) -> None:
+async def test_cookbook_queries_return_rows(
+    writer: ModuleType, database_url: str, warehouse: asyncpg.Connection
+) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     wrong = []
     async with trial(database_url, World.generate(runs=900, days=45, now=now - timedelta(hours=1))) as api:

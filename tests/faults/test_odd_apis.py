@@ -28,8 +28,8 @@ class Hide:
 
     hidden: set[str]
 
-    def spoil(self, answer):
-        answer.items[:] = [item for item in answer.items if not any(run.encode() in item for run in self.hidden)]
+    def apply(self, response):
+        response.items[:] = [item for item in response.items if not any(run.encode() in item for run in self.hidden)]
 
 
 def two_streams():
