@@ -171,7 +171,7 @@ async def year(sandbox: Any, database_url: str, warehouse: Any) -> Year:
 
 
 @pytest.mark.timeout(600)  # 45 s on two idle cores
-async def test_a_year_left_alone(year: Year, command: Any) -> None:
+async def test_unattended_year(year: Year, command: Any) -> None:
     await year.warehouse.execute(AN_OLDER_LEDGER)
     for day in range(DAYS):
         year.befall(day)

@@ -1,4 +1,4 @@
-"""sql and psql: answers as people and programs want them, and nothing written."""
+"""`sql` and `psql`: output formats, and read-only queries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY = """SELECT 12345678901234567890.1234567890 AS exact, NULL AS nothing, '' 
     '{"n": 1.50}'::jsonb AS document, timestamptz '2026-11-01 12:00Z' AS moment, 1.5::float8 AS half, 1 AS half"""
 
 
-async def test_csv_is_what_a_pipe_gets(asking) -> None:
+async def test_pipes_get_csv(asking) -> None:
     ended = await asking("sql", QUERY)
     assert (ended.code, ended.err) == (0, "")
     head, row = ended.out.splitlines()
@@ -50,18 +50,18 @@ async def test_json_is_a_list_of_row_objects(asking) -> None:
 @pytest.mark.parametrize(
     "query", ["-- How many?\nSELECT 8 AS eight", "--\tHow many?\nSELECT 8 AS eight", "--how\nSELECT 8 AS eight"]
 )
-async def test_a_query_may_begin_with_a_comment(asking, query) -> None:
+async def test_query_may_start_with_a_comment(asking, query) -> None:
     assert (await asking("sql", query, "--format", "csv")).out == "eight\n8\n"
     assert (await asking("sql", "SELECT 8 AS eight", "--how-many")).code == 2
 
 
-async def test_no_rows(asking) -> None:
+async def test_query_without_rows(asking) -> None:
     assert (await asking("sql", "SELECT id FROM runs")).out == "id\n"
     assert (await asking("sql", "SELECT id FROM runs", "--format", "json")).json == []
     assert "(0 rows)" in (await asking("sql", "SELECT id FROM runs", "--format", "table")).out
 
 
-async def test_tables_are_aligned_and_one_line_a_row(asking) -> None:
+async def test_tables_are_aligned_with_one_line_per_row(asking) -> None:
     ended = await asking(
         "sql", "VALUES ('a', 5), (E'two\\nlines', 1000), (repeat('x', 500), NULL)", "--format", "table"
     )
@@ -74,7 +74,7 @@ async def test_tables_are_aligned_and_one_line_a_row(asking) -> None:
     assert lines[5] == "(3 rows)"
 
 
-async def test_a_query_from_a_file_or_stdin(asking) -> None:
+async def test_query_from_a_file_or_stdin(asking) -> None:
     (asking.folder / "q.sql").write_text("-- how many\nSELECT 7 AS seven;\n")
     assert (await asking("sql", "-f", "q.sql")).out == "seven\n7\n"
     assert (await asking("sql", "-", stdin="SELECT 8 AS eight")).out == "eight\n8\n"
@@ -94,20 +94,20 @@ async def test_a_query_from_a_file_or_stdin(asking) -> None:
         (("SELECT 1", "--url"), "--url"),
     ],
 )
-async def test_what_is_no_question_is_refused(asking, arguments, says) -> None:
+async def test_statements_that_are_not_queries_are_refused(asking, arguments, says) -> None:
     ended = await asking("sql", *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert says in ended.err
     assert ended.err.startswith("error: ")
 
 
-async def test_the_url_shows_its_password_only_when_told_to(command) -> None:
+async def test_url_masks_the_password_by_default(command) -> None:
     command.configure("database: {url: 'postgresql://u:hunter2@127.0.0.1:9/d'}\n")
     assert (await command("sql", "--url")).out == "postgresql://u:***@127.0.0.1:9/d\n"
     assert (await command("sql", "--url", "--show-password")).out == "postgresql://u:hunter2@127.0.0.1:9/d\n"
 
 
-async def test_a_reader_who_has_had_enough_is_no_error(asking) -> None:
+async def test_closed_pipe_is_not_an_error(asking) -> None:
     process = await asking.start("sql", "SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
     assert await process.stdout.readline()
     process._transport.get_pipe_transport(1).close()
@@ -117,7 +117,7 @@ async def test_a_reader_who_has_had_enough_is_no_error(asking) -> None:
 
 
 @pytest.mark.parametrize("psql", [shutil.which("psql")])
-async def test_psql_opens_on_the_warehouse_where_it_is_installed(asking, psql) -> None:
+async def test_psql_opens_the_warehouse(asking, psql) -> None:
     ended = await asking("psql", "--", "-At", "-c", "SELECT count(*) FROM runs")
     if psql is None:
         assert ended.code == 2
@@ -126,7 +126,7 @@ async def test_psql_opens_on_the_warehouse_where_it_is_installed(asking, psql) -
         assert (ended.code, ended.out) == (0, "0\n")
 
 
-async def test_values_that_python_has_not_are_shown_as_postgresql_writes_them(asking) -> None:
+async def test_values_without_a_python_type_are_shown_as_text(asking) -> None:
     values = {
         "interval '1 mon 2 days'": "1 mon 2 days",
         "'infinity'::timestamptz": "infinity",
@@ -155,7 +155,7 @@ async def test_values_that_python_has_not_are_shown_as_postgresql_writes_them(as
     assert ended.json[0]["c5"] == 0.1
 
 
-async def test_rows_in_a_row_and_documents_in_an_array(asking, warehouse) -> None:
+async def test_nested_records_and_arrays_are_shown(asking, warehouse) -> None:
     await warehouse.execute("INSERT INTO apps (id, verified) VALUES ('a \"b\"', true)")
     question = "SELECT a, ARRAY['{\"n\": 1}'::jsonb, NULL] AS documents FROM apps AS a"
     (found,) = (await asking("sql", question, "--format", "json")).json
@@ -165,7 +165,7 @@ async def test_rows_in_a_row_and_documents_in_an_array(asking, warehouse) -> Non
     assert row == ['("a \\"b\\"",,true)', '{"{\\"n\\": 1}",NULL}']
 
 
-async def test_an_export_says_which_digits_it_had_no_room_for(asking, warehouse) -> None:
+async def test_export_reports_rounded_decimals(asking, warehouse) -> None:
     await add_owners(warehouse, "w")
     for run_id, used in (("a", "1"), ("b", "1e-30")):
         await warehouse.execute(

@@ -1,4 +1,4 @@
-"""The demo from an empty folder, and what stays of it; the help of every command."""
+"""The demo, and the help of every command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.main import get_command
 from etl.cli.root import app
 
 
-async def test_the_demo_does_the_main_job_and_its_data_stays_apart(command) -> None:
+async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> None:
     command.environment["DATABASE_URL"] = "postgresql://u:p@127.0.0.1:9/must_not_be_touched"
     ended = await command("demo", "--runs", "300")
     assert ended.code == 0, ended.err
@@ -49,18 +49,18 @@ PROMISED = {
 }  # fmt: skip
 
 
-def test_every_promised_command_is_there() -> None:
+def test_all_documented_commands_exist() -> None:
     assert {" ".join(path) for path in ALL} >= PROMISED
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
-def test_every_command_takes_the_common_options_and_shows_an_example(path) -> None:
+def test_all_commands_take_common_options_and_show_an_example(path) -> None:
     options = {option for parameter in ALL[path].params for option in parameter.opts}
     assert {"--config", "--log-format", "--verbose", "--quiet"} <= options
     assert f"Example: `cortex-etl {' '.join(path)}" in ALL[path].help
 
 
-async def test_help_and_version_and_completion(command) -> None:
+async def test_help_version_and_completion(command) -> None:
     shown = await command("sync", "--help")
     assert (shown.code, "Example: cortex-etl sync" in shown.out) == (0, True)
     assert (await command("--version")).out.startswith("cortex-etl ")

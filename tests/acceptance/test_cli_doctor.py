@@ -1,4 +1,4 @@
-"""`doctor` on what past syncs left behind, and on databases that cannot serve."""
+"""`doctor`: remains of earlier syncs, and unsuitable databases."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_streams_that_need_attention(at_work, warehouse) -> None:
     assert (await command("status")).code == 0
 
 
-async def test_doctor_keeps_to_the_shared_request_budget(at_work, warehouse, database_url) -> None:
+async def test_doctor_uses_the_shared_request_budget(at_work, warehouse, database_url) -> None:
     command, running = at_work
     async with asyncpg.create_pool(
         database_url, min_size=1, max_size=1, server_settings={"search_path": "cortex"}
@@ -83,7 +83,7 @@ async def test_doctor_keeps_to_the_shared_request_budget(at_work, warehouse, dat
         assert counted == len(running.requests) == 2  # one per app
 
 
-async def test_doctor_retries_and_obeys_the_pause_that_the_api_asks_for(at_work) -> None:
+async def test_doctor_retries_and_obeys_retry_after(at_work) -> None:
     command, running = at_work
     running.faults.queue(Status(503), Status(429, retry_after=1))
     ended = await command("doctor")
@@ -113,7 +113,7 @@ async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, 
     assert len(running.requests) == 2  # the third has to wait for a minute
 
 
-async def test_doctor_sends_the_key_to_no_other_address(at_work, sandbox) -> None:
+async def test_doctor_does_not_send_the_key_after_a_redirect(at_work, sandbox) -> None:
     command, running = at_work
     elsewhere = await sandbox()
     running.faults.on(any_request, Status(302), Headers({"location": f"{elsewhere.url}/apps"}))
@@ -124,7 +124,7 @@ async def test_doctor_sends_the_key_to_no_other_address(at_work, sandbox) -> Non
     assert elsewhere.requests == []
 
 
-async def test_a_lock_of_a_process_that_hangs(at_work, warehouse, database_url) -> None:
+async def test_doctor_reports_a_lock_held_by_a_hanging_process(at_work, warehouse, database_url) -> None:
     command, _ = at_work
     number = await warehouse.fetchval(
         "INSERT INTO etl_syncs (mode, host, pid) VALUES ('sync', 'elsewhere', 4711) RETURNING id"
@@ -151,7 +151,7 @@ class Stale:
         return await self._connection.fetch(sql.replace("10 minutes", "0 minutes"))
 
 
-async def test_a_history_that_is_being_loaded_is_no_trouble(at_work, warehouse) -> None:
+async def test_doctor_accepts_a_running_backfill(at_work, warehouse) -> None:
     command, running = at_work
     command.read_in_small_steps()
     asked = 0
@@ -175,7 +175,7 @@ async def test_a_history_that_is_being_loaded_is_no_trouble(at_work, warehouse) 
     assert any("is loading: its history is not loaded yet" in each["found"] for each in found)
 
 
-async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_world, sandbox) -> None:
+async def test_doctor_reports_a_lower_rate_limit(at_work, small_world, sandbox) -> None:
     command, _ = at_work
     running = await sandbox(small_world, requests_per_minute=6)
     path = command.folder / "config.yaml"
@@ -206,7 +206,7 @@ async def test_an_api_that_takes_fewer_requests_than_configured(at_work, small_w
         ("idle_in_transaction_session_timeout = '1ms'", "PostgreSQL went away|idle_in_transaction_session_timeout = 0"),
     ],
 )
-async def test_a_role_that_is_held_short(at_work, warehouse, role, database_url, setting, says) -> None:
+async def test_restrictive_role_settings_exit_with_4(at_work, warehouse, role, database_url, setting, says) -> None:
     command, _ = at_work
     await warehouse.execute(f"ALTER ROLE {role} SET {setting}")
     path = command.folder / "config.yaml"
@@ -220,7 +220,7 @@ async def test_a_role_that_is_held_short(at_work, warehouse, role, database_url,
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-async def test_a_database_in_another_encoding(at_work, warehouse, database_url, encoding) -> None:
+async def test_doctor_reports_another_encoding(at_work, warehouse, database_url, encoding) -> None:
     command, _ = at_work
     name = f"other_{uuid4().hex[:8]}"
     await warehouse.execute(
@@ -239,7 +239,7 @@ async def test_a_database_in_another_encoding(at_work, warehouse, database_url, 
         await warehouse.execute(f"DROP DATABASE {name}")
 
 
-async def test_a_view_that_may_not_be_read(command, warehouse, role, database_url) -> None:
+async def test_doctor_reports_an_unreadable_view(command, warehouse, role, database_url) -> None:
     await warehouse.execute(
         f"GRANT USAGE ON SCHEMA cortex TO {role}; "
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA cortex TO {role}; "
@@ -250,7 +250,7 @@ async def test_a_view_that_may_not_be_read(command, warehouse, role, database_ur
     assert (found["state"], found["found"]) == ("failed", f"{role} may not read and write sync_health")
 
 
-async def test_a_role_that_may_not_migrate(command, warehouse, role, database_url) -> None:
+async def test_doctor_reports_a_role_that_cannot_migrate(command, warehouse, role, database_url) -> None:
     await warehouse.execute(f"CREATE SCHEMA theirs; GRANT USAGE ON SCHEMA theirs TO {role}")
     command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}', schema: theirs}}\n")
     (found,) = (await findings(command))["migrations"]
@@ -258,7 +258,7 @@ async def test_a_role_that_may_not_migrate(command, warehouse, role, database_ur
     assert f'GRANT CREATE ON SCHEMA "theirs" TO "{role}";' in found["hint"]
 
 
-async def test_what_is_read_no_more_is_nobodys_trouble(at_work, warehouse) -> None:
+async def test_retired_streams_raise_no_alarm(at_work, warehouse) -> None:
     """A workflow that the API lists no longer, and an app that the settings name no longer."""
     command, running = at_work
     app_id = next(iter(running.world.apps))
@@ -277,7 +277,7 @@ async def test_what_is_read_no_more_is_nobodys_trouble(at_work, warehouse) -> No
     assert [each["state"] for each in (await findings(command))["streams"]] == ["ok"]
 
 
-async def test_the_room_is_told_of_before_what_fails_for_lack_of_it(tmp_path, monkeypatch) -> None:
+async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 << 20))
     (tmp_path / "blocked").touch()
@@ -286,7 +286,7 @@ async def test_the_room_is_told_of_before_what_fails_for_lack_of_it(tmp_path, mo
     assert found[0].hint == "Make room, or set data_dir to a larger disk."
 
 
-async def test_a_server_that_is_too_old(database_url, monkeypatch) -> None:
+async def test_doctor_reports_an_old_server(database_url, monkeypatch) -> None:
     monkeypatch.setattr("etl.db.connect._OLDEST", 99)
     found = [check async for check in examine_warehouse(Settings(database=DatabaseSettings(url=database_url)))]
     assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]

@@ -1,4 +1,4 @@
-"""Loading with as few rights as can be, and a database that is ahead of the program."""
+"""Loading with minimal privileges, and a database newer than the program."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ async def refused(command, says: str) -> None:
     assert says in ended.err
 
 
-async def test_a_role_that_owns_nothing_but_the_schema(as_loader, loader, owner) -> None:
+async def test_role_that_owns_only_the_schema_can_sync(as_loader, loader, owner) -> None:
     role, _ = loader
     await owner.execute(f'CREATE SCHEMA cortex AUTHORIZATION "{role}"')
     await works(*as_loader, owner)
 
 
-async def test_a_role_that_may_only_write_what_another_one_owns(as_loader, loader, owner) -> None:
+async def test_role_with_write_privileges_can_sync(as_loader, loader, owner) -> None:
     command, running = as_loader
     role, _ = loader
     await migrate(owner, "cortex")
@@ -87,7 +87,7 @@ async def test_a_role_that_may_only_write_what_another_one_owns(as_loader, loade
     await works(command, running, owner)
 
 
-async def test_without_a_right_to_make_the_schema_the_hint_is_told(as_loader, loader) -> None:
+async def test_missing_create_privilege_has_a_hint(as_loader, loader) -> None:
     command, _ = as_loader
     ended = await command("sync")
     assert ended.code == 4

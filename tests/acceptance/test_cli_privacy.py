@@ -1,4 +1,4 @@
-"""forget, grant, and values that are hashed instead of stored."""
+"""`forget`, `grant`, and hashed values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 
-async def test_forget_erases_and_says_what(at_work, warehouse) -> None:
+async def test_forget_erases_and_reports(at_work, warehouse) -> None:
     command, running = at_work
     assert (await command("sync", "--quiet")).code == 0
     workflow_id, runs = next(iter(running.world.runs.items()))
@@ -29,7 +29,7 @@ async def test_forget_erases_and_says_what(at_work, warehouse) -> None:
     assert (ended.code, "--run ID" in ended.err) == (2, True)
 
 
-async def test_grant_prints_what_psql_takes_or_applies_it(at_work, warehouse, database_url) -> None:
+async def test_grant_prints_or_applies_statements(at_work, warehouse, database_url) -> None:
     command, _ = at_work
     role = urlsplit(database_url).path[1:]  # as unlikely to be there already as the database's name
     printed = await command("grant", role)
@@ -47,7 +47,7 @@ async def test_grant_prints_what_psql_takes_or_applies_it(at_work, warehouse, da
         await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
-async def test_who_was_granted_reading_can_use_the_commands_that_read(at_work, warehouse, database_url) -> None:
+async def test_granted_role_can_use_the_reading_commands(at_work, warehouse, database_url) -> None:
     command, running = at_work
     spoilt = next(iter(next(iter(running.world.runs.values()))))
     running.world.raw[spoilt] = b'{"id": "%b", "status": 7}' % spoilt.encode()
@@ -72,7 +72,7 @@ async def test_who_was_granted_reading_can_use_the_commands_that_read(at_work, w
         await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
-async def test_hashed_values_can_be_compared_and_not_be_read(at_work, warehouse) -> None:
+async def test_hashed_values_can_be_compared_but_not_read(at_work, warehouse) -> None:
     command, running = at_work
     workflow_id, runs = next(iter(running.world.runs.items()))
     one, two, other = list(runs)[:3]
@@ -119,9 +119,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @pytest.mark.parametrize(("keys", "code", "left"), [("\x03", 130, 1), ("\x04", 130, 1), ("n\n", 1, 1), ("y\n", 0, 0)])
-async def test_forget_asks_and_takes_any_other_answer_for_no(
-    at_work, warehouse, keys: str, code: int, left: int
-) -> None:
+async def test_forget_asks_for_confirmation(at_work, warehouse, keys: str, code: int, left: int) -> None:
     command, running = at_work
     assert (await command("sync", "--quiet")).code == 0
     run_id = next(iter(next(iter(running.world.runs.values()))))

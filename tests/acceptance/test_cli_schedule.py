@@ -1,4 +1,4 @@
-"""schedule: what it prints works, on this machine, with nothing but what a scheduler gives."""
+"""`schedule`: its output works with only a scheduler's environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 
-async def test_the_cron_line_loads_runs_and_says_nothing(at_work, warehouse, tmp_path) -> None:
+async def test_cron_line_syncs_silently(at_work, warehouse, tmp_path) -> None:
     command, running = at_work
     command.environment.pop("CORTEX_API_KEY")
     (command.folder / ".env").write_text(f"CORTEX_API_KEY={running.key}\n")
@@ -29,7 +29,7 @@ async def test_the_cron_line_loads_runs_and_says_nothing(at_work, warehouse, tmp
     assert (command.folder / "sync%.log").read_text() == ""
 
 
-async def test_what_only_this_shell_knows_is_told(at_work) -> None:
+async def test_variables_set_only_in_the_shell_are_reported(at_work) -> None:
     command, running = at_work
     ended = await command("schedule", "cron")
     assert ended.code == 0
@@ -44,7 +44,7 @@ async def test_what_only_this_shell_knows_is_told(at_work) -> None:
     assert "LOOKBACK is not set" in ended.err
 
 
-async def test_systemd_units_are_written_for_this_installation(at_work, tmp_path) -> None:
+async def test_systemd_units_refer_to_this_installation(at_work, tmp_path) -> None:
     command, _ = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write("metrics: {file: textfile/cortex.prom}\n")
@@ -67,7 +67,7 @@ async def test_systemd_units_are_written_for_this_installation(at_work, tmp_path
     assert (nowhere.code, "cannot write" in nowhere.err) == (2, True)
 
 
-async def test_kubernetes_needs_a_database_of_its_own(command, at_work) -> None:
+async def test_kubernetes_requires_a_database_url(command, at_work) -> None:
     command, _ = at_work
     ended = await command("schedule", "k8s", "--image", "registry.example/cortex-etl:1")
     assert ended.code == 0
@@ -77,7 +77,7 @@ async def test_kubernetes_needs_a_database_of_its_own(command, at_work) -> None:
     assert (ended.code, "database.url" in ended.err) == (2, True)
 
 
-async def test_without_settings_there_is_nothing_to_schedule(command) -> None:
+async def test_schedule_requires_settings(command) -> None:
     ended = await command("schedule", "cron")
     assert (ended.code, "cortex-etl init" in ended.err) == (2, True)
     command.configure("apps: [{id: app_1}]\n")

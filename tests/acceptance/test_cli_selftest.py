@@ -1,4 +1,4 @@
-"""`selftest` on somebody's own PostgreSQL: it leaves nothing behind, however it ends."""
+"""`selftest` on an existing PostgreSQL leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'cortex_selftest%
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-async def test_an_interrupted_selftest_leaves_nothing_behind(at_work, warehouse, sign) -> None:
+async def test_interrupted_selftest_leaves_nothing_behind(at_work, warehouse, sign) -> None:
     command, _ = at_work
     process = await command.start("selftest", "--rounds", "50")
     for _ in range(600):

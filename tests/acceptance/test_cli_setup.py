@@ -1,4 +1,4 @@
-"""init, doctor, config show, migrate, stop; and how every command ends when it cannot work."""
+"""`init`, `doctor`, `config show`, `migrate`, `stop`, and errors of all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etl.sandbox.faults import HTML_OK, any_request
 NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
 
-async def test_init_writes_a_file_that_works_and_never_overwrites(command) -> None:
+async def test_init_writes_a_valid_file_and_never_overwrites(command) -> None:
     first = await command("init")
     assert (first.code, first.err) == (0, "")
     assert (command.folder / "config.yaml").read_text() == starter()
@@ -31,7 +31,7 @@ async def test_init_writes_a_file_that_works_and_never_overwrites(command) -> No
     assert (command.folder / "config.yaml").read_text() == "# mine\n"
 
 
-async def test_init_where_nothing_can_be_written(command) -> None:
+async def test_init_in_a_read_only_directory(command) -> None:
     ended = await command("init", "--config", "no/such/folder/config.yaml")
     assert ended.code == 2
     assert "cannot write" in ended.err
@@ -52,7 +52,7 @@ CANNOT_WORK = [
 @pytest.mark.parametrize(
     ("arguments", "settings", "code", "says"), [e[1:] for e in CANNOT_WORK], ids=[e[0] for e in CANNOT_WORK]
 )
-async def test_what_cannot_work_ends_with_one_clear_message(command, arguments, settings, code, says) -> None:
+async def test_errors_end_with_one_message_and_a_hint(command, arguments, settings, code, says) -> None:
     if settings is not None:
         command.configure(settings)
     ended = await command(*arguments)
@@ -63,7 +63,7 @@ async def test_what_cannot_work_ends_with_one_clear_message(command, arguments, 
     assert "hunter2" not in ended.err
 
 
-async def test_json_logs_carry_the_error_as_a_line_of_their_own(command) -> None:
+async def test_json_logs_contain_the_error(command) -> None:
     command.configure("api: 3\n")
     ended = await command("sync", "--log-format", "json")
     assert ended.code == 2
@@ -80,14 +80,14 @@ async def test_json_logs_carry_the_error_as_a_line_of_their_own(command) -> None
     assert json.loads(stopped.err)["text"] == "no embedded PostgreSQL is running"
 
 
-async def test_options_may_stand_before_the_command(command) -> None:
+async def test_common_options_are_accepted_before_the_command(command) -> None:
     command.configure("api: 3\n")
     (command.folder / "good.yaml").write_text("api: {page_size: 7}\n")
     ended = await command("--config", "good.yaml", "config", "show", "--json")
     assert {"key": "api.page_size", "value": "7", "from": "good.yaml:1"} in ended.json
 
 
-async def test_config_show_says_where_each_value_comes_from_and_hides_secrets(command) -> None:
+async def test_config_show_names_sources_and_masks_secrets(command) -> None:
     command.configure(
         "api:\n  key: sk-hunter2\n  page_size: 7\ndatabase:\n  url: postgresql://u:hunter2@h/d\napps:\n  - id: a\n"
     )
@@ -103,7 +103,7 @@ async def test_config_show_says_where_each_value_comes_from_and_hides_secrets(co
     assert "hunter2" not in ended.out + ended.err
 
 
-async def test_doctor_finds_all_well(at_work) -> None:
+async def test_doctor_succeeds(at_work) -> None:
     command, running = at_work
     ended = await command("doctor")
     assert ended.code == 0, ended.out
@@ -113,7 +113,7 @@ async def test_doctor_finds_all_well(at_work) -> None:
     assert running.key not in ended.out + ended.err
 
 
-async def test_doctor_tells_of_a_refused_key(at_work) -> None:
+async def test_doctor_reports_a_refused_key(at_work) -> None:
     command, _ = at_work
     command.environment["CORTEX_API_KEY"] = "sk-expired"
     ended = await command("doctor")
@@ -122,7 +122,7 @@ async def test_doctor_tells_of_a_refused_key(at_work) -> None:
     assert "sk-expired" not in ended.out + ended.err
 
 
-async def test_doctor_tells_of_unknown_apps_and_workflows(at_work) -> None:
+async def test_doctor_reports_unknown_apps_and_workflows(at_work) -> None:
     command, running = at_work
     one, other = running.world.apps
     foreign = next(key for key, each in running.world.workflows.items() if each["app"]["id"] == other)
@@ -136,7 +136,7 @@ async def test_doctor_tells_of_unknown_apps_and_workflows(at_work) -> None:
     assert f"{one}/{foreign}: the app has no such workflow" in ended.out
 
 
-async def test_doctor_tells_of_a_clock_that_is_off(at_work) -> None:
+async def test_doctor_reports_clock_skew(at_work) -> None:
     command, running = at_work
     running.faults.clock_offset = timedelta(hours=-2)
     ended = await command("doctor")
@@ -145,7 +145,7 @@ async def test_doctor_tells_of_a_clock_that_is_off(at_work) -> None:
     assert "7200 s ahead" in ended.out.replace("7199", "7200").replace("7201", "7200")
 
 
-async def test_doctor_tells_of_something_else_that_answers(at_work) -> None:
+async def test_doctor_reports_another_server(at_work) -> None:
     command, running = at_work
     running.faults.on(any_request, HTML_OK)
     ended = await command("doctor")
@@ -153,7 +153,7 @@ async def test_doctor_tells_of_something_else_that_answers(at_work) -> None:
     assert "is not a list of workflows" in ended.out
 
 
-async def test_doctor_tells_what_cannot_be_reached(command) -> None:
+async def test_doctor_reports_what_is_unreachable(command) -> None:
     command.configure(
         f"api: {{base_url: '{NO_SUCH_PORT}', key: sk-1}}\napps: [{{id: a}}]\ndatabase: {{url: 'postgresql://u:hunter2@127.0.0.1:9/d'}}\n"
     )
@@ -165,7 +165,7 @@ async def test_doctor_tells_what_cannot_be_reached(command) -> None:
     assert "hunter2" not in ended.out + ended.err
 
 
-async def test_doctor_tells_of_settings_that_lack(command, database_url) -> None:
+async def test_doctor_reports_missing_settings(command, database_url) -> None:
     command.configure(f"database: {{url: '{database_url}'}}\n")
     ended = await command("doctor", "--json")
     assert ended.code == 2
@@ -176,7 +176,7 @@ async def test_doctor_tells_of_settings_that_lack(command, database_url) -> None
     assert [each["state"] for each in ended.json if each["name"] == "key"] == ["failed"]
 
 
-async def test_doctor_names_the_grant_that_lacks(command, warehouse, database_url) -> None:
+async def test_doctor_names_the_missing_grant(command, warehouse, database_url) -> None:
     role = f"reader_{warehouse.get_server_pid()}"
     await warehouse.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
     try:
@@ -199,7 +199,7 @@ async def test_doctor_names_the_grant_that_lacks(command, warehouse, database_ur
         await warehouse.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_migrate_applies_what_is_pending_once(command, empty_database_url) -> None:
+async def test_migrate_applies_pending_migrations_once(command, empty_database_url) -> None:
     command.configure(f"database: {{url: '{empty_database_url}', schema: other}}\n")
     names = [each.name for each in migrations()]
     check = await command("migrate", "--check")
@@ -214,12 +214,12 @@ async def test_migrate_applies_what_is_pending_once(command, empty_database_url)
     await connection.close()
 
 
-async def test_a_check_makes_no_embedded_warehouse(command) -> None:
+async def test_migrate_check_creates_no_embedded_server(command) -> None:
     assert (await command("migrate", "--check")).code == 1
     assert not (command.folder / ".cortex-etl").exists()
 
 
-async def test_stop_ends_the_embedded_server_and_keeps_its_data(command) -> None:
+async def test_stop_stops_the_embedded_server_and_keeps_its_data(command) -> None:
     assert (await command("stop")).err.strip() == "no embedded PostgreSQL is running"
     migrated = await command("migrate", "--quiet")
     assert (migrated.code, migrated.out, migrated.err) == (0, "", "")
@@ -229,7 +229,7 @@ async def test_stop_ends_the_embedded_server_and_keeps_its_data(command) -> None
     assert counted.out == "count\n0\n"
 
 
-async def test_secrets_that_are_elsewhere_keep_from_work_only_who_needs_them(command, database_url) -> None:
+async def test_missing_secrets_fail_only_commands_that_need_them(command, database_url) -> None:
     command.configure(f"api: {{key_file: /run/secrets/key}}\ndatabase: {{url: '{database_url}'}}\napps: [{{id: a}}]\n")
     for line in (["status"], ["sql", "SELECT 1"], ["config", "show"], ["migrate"], ["stop"], ["rejects", "list"]):
         ended = await command(*line)
@@ -248,7 +248,7 @@ async def test_secrets_that_are_elsewhere_keep_from_work_only_who_needs_them(com
     assert not (command.folder / ".cortex-etl").exists()
 
 
-async def test_the_sandbox_says_how_it_is_used_and_serves_until_it_is_told_to_stop(command) -> None:
+async def test_sandbox_prints_its_usage_and_serves_until_stopped(command) -> None:
     process = await command.start("sandbox", "--port", "0", "--runs", "20")
     url = (await process.stdout.readline()).decode().strip()
     said = (await process.stderr.readline()).decode().partition("export ")[2]

@@ -1,4 +1,4 @@
-"""Closed, full and abandoned standard streams: none of them ends a sync, or any command, by accident."""
+"""Closed, full and abandoned standard streams do not end a command by accident."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def run(command, script: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "stderr", ["2> /dev/full", "-v 2> /dev/full", "2>&-", "-v 2>&1 > /dev/null | head -n 1", "<&- >&- 2>&-"]
 )
-async def test_a_sync_is_done_whatever_becomes_of_its_log(at_work, warehouse, stderr: str) -> None:
+async def test_sync_succeeds_whatever_happens_to_its_log(at_work, warehouse, stderr: str) -> None:
     command, _ = at_work
     code, out = await run(command, f"$etl sync {stderr}")
     assert code == 0, out
@@ -40,14 +40,14 @@ async def test_a_sync_is_done_whatever_becomes_of_its_log(at_work, warehouse, st
         ("$etl sql - <&-", 2),
     ],
 )
-async def test_a_closed_stream_is_an_empty_one(at_work, line: str, code: int) -> None:
+async def test_closed_standard_streams_are_empty(at_work, line: str, code: int) -> None:
     command, _ = at_work
     ended, out = await run(command, line)
     assert ended == code, out
     assert "unexpected" not in out
 
 
-async def test_a_result_that_does_not_fit_is_told(at_work) -> None:
+async def test_full_device_is_reported(at_work) -> None:
     command, _ = at_work
     code, out = await run(command, "$etl sql 'SELECT 1' > /dev/full")
     assert code == 1
@@ -55,7 +55,7 @@ async def test_a_result_that_does_not_fit_is_told(at_work) -> None:
     assert out.count("\n") == 2
 
 
-async def test_a_terminal_without_a_character_gets_its_escape(at_work, warehouse) -> None:
+async def test_characters_missing_from_the_encoding_are_escaped(at_work, warehouse) -> None:
     command, _ = at_work
     command.environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('w', 'Zoë 🌍')")
@@ -68,7 +68,7 @@ async def test_a_terminal_without_a_character_gets_its_escape(at_work, warehouse
     assert (await run(command, "$etl status"))[0] == 0
 
 
-async def test_a_report_may_go_to_stdout(at_work) -> None:
+async def test_report_can_be_written_to_stdout(at_work) -> None:
     command, _ = at_work
     assert (await command("migrate", "--quiet")).code == 0
     code, out = await run(
@@ -88,7 +88,7 @@ async def test_a_report_may_go_to_stdout(at_work) -> None:
     "line", ["doctor", "status", "sql 'TABLE runs'", "sandbox --port 0", "config show", "rejects list"]
 )
 @pytest.mark.parametrize("lines", [0, 3])
-async def test_a_reader_that_leaves_is_no_error(at_work, line: str, lines: int) -> None:
+async def test_reader_that_closes_the_pipe_is_not_an_error(at_work, line: str, lines: int) -> None:
     command, _ = at_work
     if lines:
         line = line.replace("TABLE runs", "SELECT * FROM generate_series(1, 100000)")

@@ -1,4 +1,4 @@
-"""sync, backfill, reconcile, status, plan, rejects: what they print, and their exit codes."""
+"""Output and exit codes of `sync`, `backfill`, `reconcile`, `status`, `plan` and `rejects`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def listed(world) -> int:
     return sum(len(runs) for runs in world.runs.values())
 
 
-async def test_sync_loads_all_and_then_only_what_is_new(at_work) -> None:
+async def test_sync_loads_everything_then_only_new_runs(at_work) -> None:
     command, running = at_work
     first = await command("sync", "--json")
     assert first.code == 0, first.err
@@ -37,7 +37,7 @@ async def test_sync_loads_all_and_then_only_what_is_new(at_work) -> None:
     assert (second.json["runs_inserted"], second.json["runs_updated"]) == (1, 0)
 
 
-async def test_a_table_for_people(at_work) -> None:
+async def test_summary_table_on_a_terminal(at_work) -> None:
     command, running = at_work
     ended = await command("sync")
     for workflow_id in running.world.workflows:
@@ -49,14 +49,14 @@ async def test_a_table_for_people(at_work) -> None:
     assert ended.out.splitlines()[-1].startswith(line)
 
 
-async def test_quiet_says_nothing_when_all_is_well(at_work) -> None:
+async def test_quiet_sync_is_silent(at_work) -> None:
     command, _ = at_work
     for arguments in (("sync",), ("sync",), ("reconcile",), ("migrate",)):
         ended = await command(*arguments, "--quiet")
         assert (ended.code, ended.out, ended.err) == (0, "", ""), arguments
 
 
-async def test_quiet_tells_of_trouble(at_work) -> None:
+async def test_quiet_sync_reports_problems(at_work) -> None:
     command, running = at_work
     workflow_id = next(iter(running.world.workflows))
     running.faults.on(
@@ -71,7 +71,7 @@ async def test_quiet_tells_of_trouble(at_work) -> None:
     assert workflow_id in ended.err
 
 
-async def test_a_dry_run_writes_nothing(at_work) -> None:
+async def test_dry_run_writes_nothing(at_work) -> None:
     command, running = at_work
     ended = await command("sync", "--dry-run", "--json")
     assert (ended.code, ended.json["dry_run"]) == (0, True)
@@ -79,7 +79,7 @@ async def test_a_dry_run_writes_nothing(at_work) -> None:
     assert await count(command, "SELECT count(*) FROM runs") == 0
 
 
-async def test_one_app_or_workflow(at_work) -> None:
+async def test_sync_of_one_app_or_workflow(at_work) -> None:
     command, running = at_work
     workflow_id = next(iter(running.world.workflows))
     assert (await command("sync", "--workflow", workflow_id, "--quiet")).code == 0
@@ -89,7 +89,7 @@ async def test_one_app_or_workflow(at_work) -> None:
     assert "nobody" in wrong.err
 
 
-async def test_a_backfill_between_two_dates(at_work) -> None:
+async def test_backfill_between_two_dates(at_work) -> None:
     command, running = at_work
     ended = await command("backfill", "--since", "2026-10-10", "--until", "2026-10-20T00:00:00Z", "--json")
     assert ended.code == 0, ended.err
@@ -103,14 +103,14 @@ async def test_a_backfill_between_two_dates(at_work) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--since", "yesterday"), ("--since", "2026-11-02", "--until", "2026-11-01")])
-async def test_dates_that_make_no_sense(at_work, arguments) -> None:
+async def test_invalid_dates_are_refused(at_work, arguments) -> None:
     command, running = at_work
     ended = await command("backfill", *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert not running.requests
 
 
-async def test_a_refused_key_ends_with_3(at_work) -> None:
+async def test_refused_key_exits_with_3(at_work) -> None:
     command, _ = at_work
     command.environment["CORTEX_API_KEY"] = "sk-expired"
     ended = await command("sync")
@@ -119,7 +119,7 @@ async def test_a_refused_key_ends_with_3(at_work) -> None:
     assert "sk-expired" not in ended.err
 
 
-async def test_json_gives_one_object_where_nothing_could_be_done(at_work) -> None:
+async def test_json_prints_one_object_if_nothing_could_be_done(at_work) -> None:
     command, _ = at_work
     command.environment["CORTEX_API_KEY"] = "sk-expired"
     ended = await command("sync", "--json", "--log-format", "json")
@@ -133,7 +133,7 @@ async def test_json_gives_one_object_where_nothing_could_be_done(at_work) -> Non
     assert (ended.code, ended.json["exit_code"], ended.json["mode"]) == (2, 2, "reconcile")
 
 
-async def test_json_tells_what_was_done_before_the_key_was_refused(at_work, warehouse) -> None:
+async def test_json_reports_the_work_done_before_the_key_was_refused(at_work, warehouse) -> None:
     command, running = at_work
     command.read_in_small_steps()
     running.faults.on(page(4), Status(401, message="expired"))
@@ -157,7 +157,7 @@ async def is_in_the_ledger(summary, warehouse) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "backfill", "reconcile"])
-async def test_json_gives_one_object_where_the_database_takes_no_writes(at_work, warehouse, mode) -> None:
+async def test_json_prints_one_object_if_the_database_is_read_only(at_work, warehouse, mode) -> None:
     command, _ = at_work
     await take_no_writes(warehouse)
     ended = await command(mode, "--json")
@@ -167,7 +167,7 @@ async def test_json_gives_one_object_where_the_database_takes_no_writes(at_work,
     assert "default_transaction_read_only" in ended.json["hint"]
 
 
-async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at_work, warehouse) -> None:
+async def test_json_prints_one_object_if_the_database_becomes_read_only(at_work, warehouse) -> None:
     command, running = at_work
     command.read_in_small_steps()
 
@@ -183,7 +183,7 @@ async def test_json_gives_one_object_where_the_database_ceases_to_take_writes(at
     assert ended.json["pages"] >= 3
 
 
-async def test_a_ledger_that_cannot_be_closed_hides_no_refused_key(at_work, warehouse) -> None:
+async def test_refused_key_is_reported_even_if_the_summary_cannot_be_stored(at_work, warehouse) -> None:
     command, running = at_work
     blocking, asked = warehouse.transaction(), []
 
@@ -210,7 +210,7 @@ async def take_no_writes(warehouse) -> None:
     )
 
 
-async def test_troubles_are_lines_of_json_too(at_work) -> None:
+async def test_problems_are_json_log_lines(at_work) -> None:
     command, running = at_work
     running.faults.on(lists_runs, Status(403, message="not yours"))
     ended = await command("sync", "--quiet", "--log-format", "json")
@@ -218,7 +218,7 @@ async def test_troubles_are_lines_of_json_too(at_work) -> None:
     assert "not yours" in [json.loads(line) for line in ended.err.splitlines()][-1]["error"]
 
 
-async def test_a_key_that_runs_hold_is_shown_by_no_page(at_work, warehouse) -> None:
+async def test_key_in_stored_runs_is_masked_in_all_output(at_work, warehouse) -> None:
     command, running = at_work
     assert (await command("sync", "--quiet")).code == 0
     await warehouse.execute("UPDATE workflows SET name = name || $1", running.key)
@@ -232,7 +232,7 @@ async def test_a_key_that_runs_hold_is_shown_by_no_page(at_work, warehouse) -> N
     assert running.key not in page
 
 
-async def test_several_accounts(command, sandbox, database_url) -> None:
+async def test_apps_of_several_accounts(command, sandbox, database_url) -> None:
     """Each app is asked for with its own key; with another one the API knows no such app."""
     running = await sandbox(app_keys={"app_001": "sk-one", "app_002": "sk-two"})
     (command.folder / "two").write_text("sk-two\n")
@@ -247,7 +247,7 @@ async def test_several_accounts(command, sandbox, database_url) -> None:
     assert budgets.out == f"host\n{urlsplit(running.url).netloc}\n"
 
 
-async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
+async def test_unreachable_api_exits_with_1(at_work) -> None:
     command, _ = at_work
     path = command.folder / "config.yaml"
     database = path.read_text().partition("database:")[2].partition("apps:")[0]
@@ -265,7 +265,7 @@ async def test_an_api_that_cannot_be_reached_ends_with_1(at_work) -> None:
         pytest.param(signal.SIGTERM, signal.SIG_IGN, id="SIGTERM to what a script started in the background"),
     ],
 )
-async def test_a_signal_ends_it_in_order(at_work, sign, ctrl_c) -> None:
+async def test_signal_ends_the_sync_gracefully(at_work, sign, ctrl_c) -> None:
     command, running = at_work
     running.faults.latency_s = 0.3
     command.read_in_small_steps()
@@ -308,7 +308,7 @@ async def test_status_and_plan(at_work) -> None:
     assert "last: sync succeeded" in shown.out
 
 
-async def test_the_quarantine(at_work) -> None:
+async def test_rejects_commands(at_work) -> None:
     command, running = at_work
     workflow_id, runs = next((key, runs) for key, runs in running.world.runs.items() if runs)
     run_id = next(iter(runs))

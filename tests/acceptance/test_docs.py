@@ -1,4 +1,4 @@
-"""The documentation is tested: what it names exists, and what exists is in it."""
+"""The documentation matches the code: names in it exist, and it is complete."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_shown_is_one_that_the_command_takes(page) -> None:
+def test_commands_in_the_docs_are_valid(page) -> None:
     for words in shown_commands(page):
         try:
             parse(words)
@@ -90,29 +90,29 @@ def test_every_command_shown_is_one_that_the_command_takes(page) -> None:
             raise AssertionError(f"{page}: cortex-etl {shlex.join(words)}: {error}") from error
 
 
-def test_the_examples_of_the_commands_themselves_are_taken() -> None:
+def test_every_command_has_an_example() -> None:
     assert len(shown_commands("docs/commands.md")) > len(dict(commands()))
 
 
-def test_the_check_of_commands_can_fail() -> None:
+def test_invalid_commands_are_detected() -> None:
     parse(["sync", "--app", "a", "--quiet"])
     for wrong in (["synk"], ["sync", "--ap", "a"], ["rejects", "lost"], ["backfill", "--since", "soon"]):
         with pytest.raises(Exception, match=r".+"):
             parse(wrong)
 
 
-def test_the_reference_of_commands_is_current() -> None:
+def test_command_reference_is_up_to_date() -> None:
     assert render() == PAGES["docs/commands.md"], "run: python -m etl.cli.reference > docs/commands.md"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_option_named_in_prose_exists(page) -> None:
+def test_options_in_the_docs_exist(page) -> None:
     known = {option for _, each in commands() for parameter in each.params for option in parameter.opts} | ROOT_OPTIONS
     named = {span.split()[0].partition("=")[0] for span in spans(page) if re.match(r"--?[a-z]", span)}
     assert named <= known
 
 
-def test_every_exit_code_is_in_the_table_and_every_one_in_it_can_happen() -> None:
+def test_exit_codes_in_the_docs_match_the_code() -> None:
     table = PAGES["docs/operations.md"].partition("## Exit codes")[2].partition("\n## ")[0]
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.EtlError)]
     real = {each.exit_code for each in kinds} | {
@@ -121,7 +121,7 @@ def test_every_exit_code_is_in_the_table_and_every_one_in_it_can_happen() -> Non
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == real
 
 
-def test_every_reason_of_the_quarantine_is_explained_and_no_other() -> None:
+def test_reject_reasons_in_the_docs_match_the_code() -> None:
     table = PAGES["docs/delivery.md"].partition("## Quarantine")[2].partition("\n## ")[0]
     explained = re.findall(r"^\| `(\w+)` \| \S", table, re.MULTILINE)
     assert explained == [*REASONS, REFUSED_BY_DATABASE]
@@ -136,7 +136,7 @@ def test_every_reason_of_the_quarantine_is_explained_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page) -> None:
+def test_links_in_the_docs_are_valid(page) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", target):
             continue
@@ -149,7 +149,7 @@ def test_every_link_leads_somewhere(page) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_make_target_exists(page) -> None:
+def test_make_targets_in_the_docs_exist(page) -> None:
     makefile = (ROOT / "Makefile").read_text()
     text = "\n".join([*spans(page), *blocks(page, "sh")])
     for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
@@ -157,12 +157,12 @@ def test_every_make_target_exists(page) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_of_the_code_that_is_named_exists(page) -> None:
+def test_files_named_in_the_docs_exist(page) -> None:
     for name in re.findall(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|sql))\b", PAGES[page]):
         assert any((base / name).exists() for base in (ROOT, ROOT / "etl")), f"{page}: {name}"
 
 
-async def test_every_dotted_name_means_something(warehouse: asyncpg.Connection) -> None:
+async def test_dotted_names_in_the_docs_exist(warehouse: asyncpg.Connection) -> None:
     """`runs.gone_at` is a column, `sync.lookback` a setting, `sync.finished` a line of the log."""
     relations = await read_relations(warehouse, "cortex")
     known = {f"{relation.name}.{column.name}" for relation in relations for column in relation.columns}
@@ -175,7 +175,7 @@ async def test_every_dotted_name_means_something(warehouse: asyncpg.Connection) 
                 assert span in known, f"{page}: {span}"
 
 
-async def test_the_questions_of_the_readme_are_answered(warehouse: asyncpg.Connection) -> None:
+async def test_queries_of_the_readme_run(warehouse: asyncpg.Connection) -> None:
     asked = [
         question
         for text in blocks("README.md", "sql")
@@ -188,7 +188,7 @@ async def test_the_questions_of_the_readme_are_answered(warehouse: asyncpg.Conne
         await warehouse.fetch(question)
 
 
-def test_every_promise_names_tests_and_every_test_named_exists() -> None:
+def test_promises_name_existing_tests() -> None:
     """The promises of docs/delivery.md are those of the README, each proven by a test that is there."""
     promises = re.split(
         r"^### ", PAGES["docs/delivery.md"].partition("## The promises")[2].partition("\n## ")[0], flags=re.MULTILINE
@@ -206,7 +206,7 @@ def test_every_promise_names_tests_and_every_test_named_exists() -> None:
             assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{test}"
 
 
-def test_every_metric_is_explained_and_no_other() -> None:
+def test_metrics_in_the_docs_match_the_code() -> None:
     text = PAGES["docs/operations.md"].partition("## Metrics")[2].partition("\n## ")[0]
     of_streams, of_the_sync = re.split(r"\n\| metric, label", text)[1:]
     explained = {
@@ -219,7 +219,7 @@ def test_every_metric_is_explained_and_no_other() -> None:
     assert {family.name for family in written} == explained
 
 
-async def test_every_table_that_is_named_exists(warehouse: asyncpg.Connection) -> None:
+async def test_tables_in_the_docs_exist(warehouse: asyncpg.Connection) -> None:
     known = {relation.name for relation in await read_relations(warehouse, "cortex")}
     for page in PAGES:
         named = {span for span in spans(page) if re.fullmatch(r"(etl|rollup)_[a-z_]+(?<!_idx)", span)}

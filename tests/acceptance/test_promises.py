@@ -1,4 +1,4 @@
-"""What a sync promises, each promise tried once from outside; docs/delivery.md names these tests."""
+"""The promises, each tested once from outside; docs/delivery.md refers to these tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def at_request(number: int, act: Any) -> Any:
     return hook
 
 
-async def test_3_nothing_new_costs_one_request_a_workflow(database_url: str) -> None:
+async def test_3_nothing_new_costs_one_request_per_workflow(database_url: str) -> None:
     async with trial(database_url, one_stream(350)) as t:
         t.api = {"page_size": 100}
         await t.agrees()
@@ -124,7 +124,7 @@ async def test_12_pages_wait_for_the_database(database_url: str) -> None:
         assert await t.differences() == []
 
 
-async def test_13_a_sync_takes_its_requests_from_the_budget_of_all(database_url: str) -> None:
+async def test_13_sync_uses_the_shared_request_budget(database_url: str) -> None:
     async with trial(database_url, one_stream(40)) as t:
         t.api = {"page_size": 5}
         summary = await t.agrees()
@@ -169,7 +169,7 @@ async def test_15_a_zombie_writes_nothing(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("retention", ["keep", "honour"])
-async def test_16_what_the_api_empties_is_kept_or_removed_too(database_url: str, retention: str) -> None:
+async def test_16_emptied_payloads_are_kept_or_removed(database_url: str, retention: str) -> None:
     async with trial(database_url, one_stream(3)) as t:
         t.payloads = {"retention": retention}
         t.world.on_retention = "empty"

@@ -1,4 +1,4 @@
-"""The built wheel, not the source tree: everything that the program needs at run time is in it."""
+"""The built wheel contains everything needed at run time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_what_is_in_the_wheel(wheel) -> None:
+def test_wheel_contents(wheel) -> None:
     names = set(ZipFile(wheel).namelist())
     assert {f"etl/migrations/{each.name}" for each in (ROOT / "migrations").glob("*.sql")} <= names
     assert "etl/config.yaml" in names
@@ -33,7 +33,7 @@ def test_what_is_in_the_wheel(wheel) -> None:
     assert not [name for name in names if name.startswith("tests")]
 
 
-async def test_the_demo_runs_from_the_wheel(wheel, tmp_path, command) -> None:
+async def test_demo_runs_from_the_wheel(wheel, tmp_path, command) -> None:
     target = tmp_path / "installed"
     ZipFile(wheel).extractall(target)
     command.environment["PYTHONPATH"] = str(target)

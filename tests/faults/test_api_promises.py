@@ -1,4 +1,4 @@
-"""Promises 10, 11 and 13 where they are kept: at the API's door. The server counts, not the client."""
+"""Promises 10, 11 and 13, as measured by the server."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def start_reader(server, database_url, small_world, seconds):
 
 
 @pytest.mark.timeout(120)  # two windows
-async def test_10_and_13_all_processes_and_their_retries_stay_within_one_budget(sandbox, small_world, database_url):
+async def test_10_and_13_processes_and_retries_share_one_request_budget(sandbox, small_world, database_url):
     server = await sandbox(requests_per_minute=LIMIT, rate_window_s=WINDOW_S)
     server.faults.on(lambda request: True, Reset(), every=7)
     server.faults.on(lambda request: True, Status(503), every=5)
@@ -53,7 +53,7 @@ async def test_10_and_13_all_processes_and_their_retries_stay_within_one_budget(
     assert len(server.requests) > 1.9 * LIMIT  # and they were no slower than they had to be
 
 
-async def test_10_a_pause_that_the_api_asks_for_stops_all_processes(sandbox, small_world, database_url):
+async def test_10_retry_after_pauses_all_processes(sandbox, small_world, database_url):
     server = await sandbox()
     readers = [start_reader(server, database_url, small_world, seconds=5) for _ in range(2)]
     while len(server.requests) < 20:
@@ -78,7 +78,7 @@ async def test_10_a_pause_that_the_api_asks_for_stops_all_processes(sandbox, sma
         Reset(),
     ],
 )  # fmt: skip
-async def test_11_the_key_is_in_no_error_no_event_no_log_and_no_traceback(sandbox, small_world, fault, caplog):
+async def test_11_key_appears_in_no_error_event_log_or_traceback(sandbox, small_world, fault, caplog):
     caplog.set_level(logging.DEBUG)
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
@@ -97,7 +97,7 @@ async def test_11_the_key_is_in_no_error_no_event_no_log_and_no_traceback(sandbo
     assert "sk-sandbox" not in "\n".join(shown)
 
 
-async def test_10_nothing_wrong_is_ever_taken_for_a_page(sandbox, small_world):
+async def test_10_invalid_responses_are_never_accepted_as_pages(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     faults = [

@@ -1,4 +1,4 @@
-"""An API that answers nonsense: each ends in a retry, in quarantine or in a clear error on that stream."""
+"""Invalid responses end in a retry, in the quarantine or in a clear error of the stream."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSING = [
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=lambda fault: repr(fault)[:24])
-async def test_what_passes_is_asked_again(database_url: str, fault: Any) -> None:
+async def test_temporary_failures_are_retried(database_url: str, fault: Any) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         here.sandbox.faults.on(lists_runs, fault, every=2, times=3)
@@ -41,9 +41,7 @@ async def test_what_passes_is_asked_again(database_url: str, fault: Any) -> None
 
 
 @pytest.mark.parametrize("fault", [OBJECT_BODY, Body(b'{"id": "another"}')], ids=["no run", "another run"])
-async def test_a_run_asked_for_alone_is_asked_for_again_where_the_answer_is_not_that_run(
-    database_url: str, fault: Any
-) -> None:
+async def test_lookup_is_retried_if_the_response_is_another_run(database_url: str, fault: Any) -> None:
     world = one_stream(45)
     opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
     for _ in range(30):
@@ -59,7 +57,7 @@ async def test_a_run_asked_for_alone_is_asked_for_again_where_the_answer_is_not_
 
 
 @pytest.mark.parametrize("fault", [*PASSING[:7], Status(404, message="none")], ids=lambda fault: repr(fault)[:24])
-async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database_url: str, fault: Any) -> None:
+async def test_permanent_failure_fails_only_its_stream(database_url: str, fault: Any) -> None:
     world = one_stream(45)
     world.add_workflow("app_1", "wf_2")
     for _ in range(15):
@@ -79,7 +77,7 @@ async def test_what_does_not_pass_fails_its_stream_and_the_others_go_on(database
         await here.agrees("sync")
 
 
-async def test_page_1_for_every_page_ends_in_an_error_and_keeps_its_runs(database_url: str) -> None:
+async def test_repeated_first_page_is_an_error_and_keeps_its_runs(database_url: str) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         here.sandbox.faults.repeat_first_page = True
@@ -93,7 +91,7 @@ async def test_page_1_for_every_page_ends_in_an_error_and_keeps_its_runs(databas
 
 
 @pytest.mark.parametrize("delta", [-30, -3, 3, 30, 500])
-async def test_a_count_that_lies_is_never_green_and_loses_no_run(database_url: str, delta: int) -> None:
+async def test_wrong_count_is_never_green_and_loses_no_run(database_url: str, delta: int) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         here.sandbox.faults.count_delta = delta
@@ -108,7 +106,7 @@ async def test_a_count_that_lies_is_never_green_and_loses_no_run(database_url: s
 @pytest.mark.parametrize(
     "kind", ["foreign_workflow", "nan", "bad_utf8", "number", "null", "missing_id", "bad_date", "cut"]
 )
-async def test_a_bad_item_is_kept_with_its_bytes_and_settled_by_a_good_copy(database_url: str, kind: str) -> None:
+async def test_bad_item_is_quarantined_and_resolved_by_a_good_copy(database_url: str, kind: str) -> None:
     async with trial(database_url, one_stream(25)) as here:
         here.api = SMALL
         run_id = list(here.world.runs[WORKFLOW])[12]
@@ -126,7 +124,7 @@ async def test_a_bad_item_is_kept_with_its_bytes_and_settled_by_a_good_copy(data
         assert await here.connection.fetchval("SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL") == 0
 
 
-async def test_every_hostile_value_is_stored_or_quarantined(database_url: str) -> None:
+async def test_hostile_values_are_stored_or_quarantined(database_url: str) -> None:
     async with trial(database_url, one_stream(len(odd_runs.KINDS) + 30)) as here:
         here.api = {"page_size": 20}
         for run_id, kind in zip(list(here.world.runs[WORKFLOW])[5:], odd_runs.KINDS, strict=False):
@@ -135,7 +133,7 @@ async def test_every_hostile_value_is_stored_or_quarantined(database_url: str) -
         await here.agrees("reconcile")
 
 
-async def test_a_bad_item_that_comes_again_and_again_does_not_pile_up(database_url: str) -> None:
+async def test_repeated_bad_item_is_quarantined_once(database_url: str) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         here.sandbox.faults.on(page(2), BadItem(b'{"id": NaN}'))
@@ -148,7 +146,7 @@ async def test_a_bad_item_that_comes_again_and_again_does_not_pile_up(database_u
         await here.agrees("reconcile")
 
 
-async def test_a_clock_from_1970_changes_nothing(database_url: str) -> None:
+async def test_wrong_api_clock_changes_nothing(database_url: str) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         here.sandbox.faults.clock_offset = -timedelta(days=365 * 56)
@@ -161,7 +159,7 @@ async def test_a_clock_from_1970_changes_nothing(database_url: str) -> None:
         assert summary.runs_inserted == 5
 
 
-async def test_a_run_listed_twice_on_a_page_is_one_run(database_url: str) -> None:
+async def test_run_listed_twice_on_a_page_is_stored_once(database_url: str) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL
         run = next(iter(here.world.runs[WORKFLOW].values()))

@@ -1,4 +1,4 @@
-"""Promise 8: one bad run hurts nobody; it waits in quarantine with its bytes, and leaves it when it is good again."""
+"""Promise 8: a bad run is quarantined with its bytes, and resolved when it is valid again."""
 
 import json
 from datetime import datetime
@@ -34,7 +34,7 @@ async def held(t):
     return await t.connection.fetch("SELECT * FROM etl_rejects WHERE resolved_at IS NULL ORDER BY id")
 
 
-async def test_every_kind_of_damage_among_good_runs(database_url):
+async def test_damaged_runs_do_not_affect_good_runs(database_url):
     world = one_stream(len(KINDS) + 30)
     runs = list(world.runs[WORKFLOW])
     spoilt = dict(zip([kind for kind in KINDS if kind not in OTHER_KINDS], runs, strict=False))
@@ -58,7 +58,7 @@ async def test_every_kind_of_damage_among_good_runs(database_url):
         assert [row["id"] for row in await held(t)] == [row["id"] for row in rejects]
 
 
-async def test_equal_bad_items_are_counted_where_they_stand(database_url):
+async def test_identical_bad_items_are_counted_separately(database_url):
     world = one_stream(30)
     for run_id in list(world.runs[WORKFLOW])[::4]:
         world.corrupt(run_id, "null")
@@ -73,7 +73,7 @@ async def test_equal_bad_items_are_counted_where_they_stand(database_url):
 
 
 @pytest.mark.parametrize("kind", ["nan", "bad_utf8", "status_number", "foreign_workflow", "output_text"])
-async def test_good_then_bad_then_good_again(database_url, kind):
+async def test_run_that_turns_bad_and_good_again(database_url, kind):
     world = one_stream(12)
     run_id = list(world.runs[WORKFLOW])[-2]
     async with trial(database_url, world) as t:
@@ -94,7 +94,7 @@ async def test_good_then_bad_then_good_again(database_url, kind):
         assert await held(t) == []
 
 
-async def test_a_bad_run_that_vanishes_leaves_the_quarantine(database_url):
+async def test_bad_run_that_is_removed_leaves_the_quarantine(database_url):
     world = one_stream(20)
     some = list(world.runs[WORKFLOW])[3:6]
     for run_id, kind in zip(some, ("nan", "null", "missing_id"), strict=True):
@@ -109,7 +109,7 @@ async def test_a_bad_run_that_vanishes_leaves_the_quarantine(database_url):
         assert await held(t) == []
 
 
-async def test_a_run_that_left_comes_back_bad_and_then_good(database_url):
+async def test_gone_run_that_returns_bad_and_then_good(database_url):
     world = one_stream(15)
     run_id = list(world.runs[WORKFLOW])[7]
     async with trial(database_url, world) as t:
@@ -128,7 +128,7 @@ async def test_a_run_that_left_comes_back_bad_and_then_good(database_url):
         assert await held(t) == []
 
 
-async def test_a_run_of_another_workflow_is_set_aside_where_it_does_not_belong(database_url):
+async def test_run_of_another_workflow_is_quarantined(database_url):
     world = World(1)
     for each in ("wf_1", "wf_2"):
         world.add_workflow("app_1", each)
@@ -145,7 +145,7 @@ async def test_a_run_of_another_workflow_is_set_aside_where_it_does_not_belong(d
 
 
 @pytest.mark.parametrize("place", [6, 4], ids=["above", "below"])
-async def test_an_older_copy_of_a_run_among_the_others_is_passed_over(database_url, place):
+async def test_older_copy_on_the_same_page_is_ignored(database_url, place):
     world = one_stream(12)
     first, second = (list(world.runs[WORKFLOW])[each] for each in (5, place))
     async with trial(database_url, world) as t:
@@ -163,7 +163,7 @@ async def test_an_older_copy_of_a_run_among_the_others_is_passed_over(database_u
 
 
 @pytest.mark.parametrize("run_id", ["a/b?c#d", "..", "weiß ☃", "x\x00y", "y" * 3000, "'; DROP TABLE runs; --", " "])
-async def test_ids_of_all_kinds(database_url, run_id):
+async def test_unusual_ids(database_url, run_id):
     world = one_stream(6)
     world.create_run(WORKFLOW, id=run_id, status="RUNNING")
     for _ in range(6):
@@ -176,7 +176,7 @@ async def test_ids_of_all_kinds(database_url, run_id):
         assert await t.connection.fetchval("SELECT count(*) FROM runs") + len(await held(t)) == 13
 
 
-async def test_what_postgresql_refuses_stands_alone(database_url):
+async def test_run_refused_by_postgresql_is_isolated(database_url):
     world = one_stream(40)
     bad = list(world.runs[WORKFLOW])[7::11]
     for run_id in bad:
@@ -194,7 +194,7 @@ async def test_what_postgresql_refuses_stands_alone(database_url):
         assert await held(t) == []
 
 
-async def test_a_retry_loads_what_has_become_good(database_url):
+async def test_retry_loads_fixed_runs(database_url):
     world = one_stream(10)
     fixed, still_bad, left = list(world.runs[WORKFLOW])[2:5]
     for run_id in (fixed, still_bad, left):
@@ -209,7 +209,7 @@ async def test_a_retry_loads_what_has_become_good(database_url):
         await t.agrees()
 
 
-async def test_a_retry_says_what_is_bad_in_another_way_now(database_url):
+async def test_retry_updates_the_reason(database_url):
     world = one_stream(5)
     run_id = list(world.runs[WORKFLOW])[2]
     world.corrupt(run_id, "nan")
@@ -222,7 +222,7 @@ async def test_a_retry_says_what_is_bad_in_another_way_now(database_url):
         assert bytes(reject["payload"]) == world.raw[run_id]
 
 
-async def test_a_run_whose_id_was_cleaned_is_not_taken_for_gone(database_url):
+async def test_run_with_a_cleaned_id_is_not_marked_gone(database_url):
     world = one_stream(5)
     run_id = list(world.runs[WORKFLOW])[2]
     world.raw[run_id] = world.corrupt(run_id, "status_number").replace(run_id.encode(), run_id.encode() + b"\\u0000", 1)
@@ -234,7 +234,7 @@ async def test_a_run_whose_id_was_cleaned_is_not_taken_for_gone(database_url):
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
-async def test_a_run_that_seems_to_have_another_s_id_is_not_taken_for_it(database_url, spoilt):
+async def test_run_with_a_misleading_id_is_not_confused_with_another(database_url, spoilt):
     """JSON allows a key twice; the last one counts."""
     world = one_stream(12)
     mine, other = list(world.runs[WORKFLOW])[3:5]
@@ -252,7 +252,7 @@ async def test_a_run_that_seems_to_have_another_s_id_is_not_taken_for_it(databas
             assert [row["run_id"] for row in await held(t)] == ([mine] if spoilt else [])
 
 
-async def test_redacted_fields_are_redacted_in_the_quarantine_too(database_url):
+async def test_quarantine_is_redacted(database_url):
     world = one_stream(4)
     run_id = next(iter(world.runs[WORKFLOW]))
     world.runs[WORKFLOW][run_id]["input"] = {"mail": "anna@example.org"}
@@ -265,7 +265,7 @@ async def test_redacted_fields_are_redacted_in_the_quarantine_too(database_url):
         assert json.loads(bytes(reject["payload"]))["id"] == run_id
 
 
-async def test_items_that_are_no_runs_stop_no_redaction(database_url):
+async def test_items_that_are_not_runs_do_not_prevent_redaction(database_url):
     world = one_stream(9)
     for run_id, kind in zip(world.runs[WORKFLOW], ("string", "null", "number", "list", "nan"), strict=False):
         world.corrupt(run_id, kind)
@@ -277,7 +277,7 @@ async def test_items_that_are_no_runs_stop_no_redaction(database_url):
 
 
 @pytest.mark.parametrize("form", [dict, list])
-async def test_the_quarantine_holds_no_payloads_where_none_are_stored(database_url, form):
+async def test_quarantine_has_no_payloads_if_none_are_stored(database_url, form):
     world = one_stream(4)
     run_id, refused = list(world.runs[WORKFLOW])[:2]
     secret = {"secret": "hunter2"}

@@ -1,4 +1,4 @@
-"""Promises 1, 2 and 5: what changed is seen when it is promised, and newer stays over older."""
+"""Promises 1, 2 and 5: changes are found when promised, and newer copies win."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ async def status_of(t, run_id):
 
 
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc", "created_asc", "none"])
-async def test_a_sync_sees_what_is_new_and_what_was_open(database_url, order):
+async def test_sync_loads_new_runs_and_open_runs(database_url, order):
     world = one_stream(30)
     stuck = [world.create_run(WORKFLOW, status="RUNNING")["id"] for _ in range(3)]
     for _ in range(40):
@@ -34,7 +34,7 @@ async def test_a_sync_sees_what_is_new_and_what_was_open(database_url, order):
         assert await status_of(t, stuck[2]) == "RUNNING"
 
 
-async def test_many_open_runs_are_found_through_the_filter(database_url):
+async def test_many_open_runs_are_found_with_the_status_filter(database_url):
     world = one_stream(10)
     opened = [world.create_run(WORKFLOW, status=("PENDING", "RUNNING")[n % 2])["id"] for n in range(24)]
     for _ in range(30):
@@ -47,7 +47,7 @@ async def test_many_open_runs_are_found_through_the_filter(database_url):
         assert await t.differences() == []
 
 
-async def test_a_few_that_left_are_found_without_reading_everything(database_url):
+async def test_few_gone_runs_are_found_without_reading_everything(database_url):
     world = one_stream(200)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
@@ -58,7 +58,7 @@ async def test_a_few_that_left_are_found_without_reading_everything(database_url
         assert await t.differences() == []
 
 
-async def test_a_change_behind_the_ties_of_the_first_page_is_seen(database_url):
+async def test_change_behind_equal_times_is_found(database_url):
     world = one_stream(12)
     world.order = "updated_desc"
     runs = list(world.runs[WORKFLOW].values())
@@ -72,7 +72,7 @@ async def test_a_change_behind_the_ties_of_the_first_page_is_seen(database_url):
         await t.agrees()
 
 
-async def test_a_change_of_this_day_is_seen_among_exact_times(database_url):
+async def test_change_with_a_bare_day_is_found_among_exact_times(database_url):
     """A change that says no more than its day is listed below all that say when on that day."""
     world = one_stream(12)
     world.order = "updated_desc"
@@ -87,7 +87,7 @@ async def test_a_change_of_this_day_is_seen_among_exact_times(database_url):
         await t.agrees()
 
 
-async def test_an_order_that_the_listing_no_longer_keeps_is_not_relied_on(database_url):
+async def test_changed_listing_order_is_detected(database_url):
     world = one_stream(12)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
@@ -101,7 +101,7 @@ async def test_an_order_that_the_listing_no_longer_keeps_is_not_relied_on(databa
 
 
 @pytest.mark.parametrize("filters", [{}, {"origin": "TRIGGER"}], ids=["all", "filtered"])
-async def test_an_open_run_whose_id_was_cleaned_is_followed_through_the_listing(database_url, filters):
+async def test_open_run_with_a_cleaned_id_is_found_in_the_listing(database_url, filters):
     """The API does not know it by the id that the warehouse has for it."""
     world = one_stream(3)
     run = world.create_run(WORKFLOW, id="run\0of old", status="RUNNING", origin="TRIGGER")
@@ -119,7 +119,7 @@ async def test_an_open_run_whose_id_was_cleaned_is_followed_through_the_listing(
         assert (await t.run()).runs_gone == 1
 
 
-async def test_changes_deep_in_the_listing_follow_with_the_reconcile_that_sync_does_when_due(database_url):
+async def test_late_changes_of_old_runs_are_found_by_the_due_reconcile(database_url):
     world = one_stream(40)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
@@ -134,7 +134,7 @@ async def test_changes_deep_in_the_listing_follow_with_the_reconcile_that_sync_d
 
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc"])
 @pytest.mark.parametrize("ahead", [False, True])
-async def test_a_clock_far_ahead_does_not_end_the_lookback(database_url, order, ahead):
+async def test_future_timestamps_do_not_disable_the_lookback(database_url, order, ahead):
     world = one_stream(24)
     world.order = order
     if ahead:
@@ -148,7 +148,7 @@ async def test_a_clock_far_ahead_does_not_end_the_lookback(database_url, order, 
         await t.agrees()
 
 
-async def test_a_listing_by_change_shows_late_changes_to_each_sync(database_url):
+async def test_sync_finds_late_updates_in_a_listing_by_update(database_url):
     world = one_stream(40)
     world.order = "updated_desc"
     async with trial(database_url, world) as t:
@@ -161,7 +161,7 @@ async def test_a_listing_by_change_shows_late_changes_to_each_sync(database_url)
 
 @pytest.mark.parametrize("times", ["day", "null", "tie", "mixed"])
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc", "created_asc"])
-async def test_ties_days_and_nulls_lose_nothing(database_url, order, times):
+async def test_equal_day_only_and_missing_times_lose_nothing(database_url, order, times):
     stamps = {"day": "2026-10-31", "null": None, "tie": "2026-10-31T12:00:00Z"}
     world = one_stream()
 
@@ -209,7 +209,7 @@ async def test_naive_times_are_utc(database_url):
         ("2026-10-31T12:00:00Z", "2026-10-31T13:00:00+02:00", False),
     ],
 )
-async def test_which_copy_is_newer(database_url, stored, arrives, wins):
+async def test_newer_copy_wins(database_url, stored, arrives, wins):
     world = one_stream(1, updated_at=stored, status="FAILED")
     (run_id,) = world.runs[WORKFLOW]
     async with trial(database_url, world) as t:
@@ -222,7 +222,7 @@ async def test_which_copy_is_newer(database_url, stored, arrives, wins):
         assert await t.connection.fetchval("SELECT count(*) FROM run_steps") == steps
 
 
-async def test_an_older_copy_on_a_later_page_of_the_same_reading_loses(database_url):
+async def test_older_copy_on_a_later_page_is_ignored(database_url):
     world = one_stream(20)
     newest, oldest = list(world.runs[WORKFLOW])[-1], next(iter(world.runs[WORKFLOW]))
     async with trial(database_url, world) as t:
@@ -233,7 +233,7 @@ async def test_an_older_copy_on_a_later_page_of_the_same_reading_loses(database_
         assert await status_of(t, newest) == world.find(newest)["status"]
 
 
-async def test_an_older_copy_of_a_definition_loses(database_url):
+async def test_older_copy_of_a_definition_is_ignored(database_url):
     world = one_stream(9)
     newest, oldest = list(world.runs[WORKFLOW])[-1], next(iter(world.runs[WORKFLOW]))
     version = {
@@ -256,7 +256,7 @@ async def test_an_older_copy_of_a_definition_loses(database_url):
             await t.connection.execute("TRUNCATE runs, workflow_versions, etl_streams CASCADE")
 
 
-async def test_a_run_that_leaves_and_comes_back(database_url):
+async def test_run_that_is_gone_and_listed_again(database_url):
     world = one_stream(12)
     run_id = list(world.runs[WORKFLOW])[4]
     async with trial(database_url, world) as t:
@@ -273,7 +273,7 @@ async def test_a_run_that_leaves_and_comes_back(database_url):
 
 
 @pytest.mark.parametrize("answer", [Status(500), Body(b"null"), Body(b"[]"), "another run"])
-async def test_an_open_run_that_cannot_be_asked_for_is_found_in_the_listing(database_url, answer):
+async def test_open_run_that_cannot_be_looked_up_is_found_in_the_listing(database_url, answer):
     world = one_stream()
     open_run = world.create_run(WORKFLOW, status="RUNNING")["id"]
     others = [world.create_run(WORKFLOW)["id"] for _ in range(29)]
@@ -288,7 +288,7 @@ async def test_an_open_run_that_cannot_be_asked_for_is_found_in_the_listing(data
         assert await status_of(t, open_run) not in {"RUNNING", "PENDING"}
 
 
-async def test_an_open_run_that_nothing_tells_of_is_not_green(database_url):
+async def test_open_run_that_cannot_be_found_is_not_green(database_url):
     world = one_stream(5)
     open_run = world.create_run(WORKFLOW, status="RUNNING")["id"]
     async with trial(database_url, world) as t:
@@ -304,7 +304,7 @@ async def test_an_open_run_that_nothing_tells_of_is_not_green(database_url):
         assert await status_of(t, open_run) not in {"RUNNING", "PENDING"}
 
 
-async def test_a_window_loads_what_was_created_in_it(database_url):
+async def test_window_loads_the_runs_created_in_it(database_url):
     for order in ("created_desc", "created_asc", "updated_desc", "none"):
         world = one_stream()
         start = world.now
@@ -320,7 +320,7 @@ async def test_a_window_loads_what_was_created_in_it(database_url):
             await t.agrees("backfill")
 
 
-async def test_the_pages_above_a_window_are_not_read(database_url):
+async def test_pages_above_a_window_are_not_read(database_url):
     world = one_stream()
     start = world.now
     for number in range(200):
@@ -332,7 +332,7 @@ async def test_the_pages_above_a_window_are_not_read(database_url):
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 10
 
 
-async def test_a_dry_run_writes_nothing(database_url):
+async def test_dry_run_writes_nothing(database_url):
     world = one_stream(20)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
@@ -348,7 +348,7 @@ async def test_a_dry_run_writes_nothing(database_url):
 
 
 @pytest.mark.parametrize("filters", [{"status": "COMPLETED"}, {"status": "RUNNING"}, {"origin": "TEST"}])
-async def test_with_a_filter_the_comparison_is_with_what_passes_it(database_url, filters):
+async def test_counts_are_compared_within_the_filter(database_url, filters):
     world = one_stream(20)
     for status in ("FAILED", "RUNNING", "COMPLETED"):
         for origin in ("TEST", "WEBHOOK"):
@@ -373,7 +373,7 @@ async def test_with_a_filter_the_comparison_is_with_what_passes_it(database_url,
         assert await t.connection.fetchval("SELECT warehouse_count FROM sync_health") == len(world.runs[WORKFLOW])
 
 
-async def test_a_run_stays_readable_while_it_is_replaced(database_url):
+async def test_run_stays_readable_while_it_is_replaced(database_url):
     """Another connection sees the old state of a run or the new one, with the steps of that state."""
     world = one_stream(8)
     async with trial(database_url, world) as t:

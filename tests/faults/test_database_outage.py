@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of a sync: the sync goes on when it is back, or ends with the hint."""
+"""Database outages during a sync: it continues afterwards, or ends with a hint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("mode", ["backfill", "reconcile"])
-async def test_a_sync_goes_on_when_the_database_is_back(data_dir: Path, mode: str) -> None:
+async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str) -> None:
     url = embedded.start(data_dir)
     world = one_stream(200)
     async with Sandbox(world, max_take=10) as sandbox:
@@ -61,7 +61,7 @@ async def test_a_sync_goes_on_when_the_database_is_back(data_dir: Path, mode: st
             await connection.close()
 
 
-async def test_a_command_tells_of_an_outage_in_its_own_lines_only(data_dir: Path, tmp_path: Path) -> None:
+async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: Path) -> None:
     """The driver complains too, over many lines, when it tries to open a connection while there is no server."""
     url = embedded.start(data_dir)
     async with Sandbox(one_stream(200), max_take=10) as sandbox:
@@ -84,7 +84,7 @@ async def test_a_command_tells_of_an_outage_in_its_own_lines_only(data_dir: Path
 
 
 @pytest.mark.parametrize("patience_s", [syncing.LEDGER_PATIENCE_S, 0.5])  # longer and shorter than reconnecting takes
-async def test_a_database_that_stays_away_is_exit_4_and_loses_nothing(
+async def test_lasting_outage_exits_with_4_and_loses_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
     monkeypatch.setattr(opening, "RECONNECT_S", 1.0)

@@ -1,4 +1,4 @@
-"""Promise 4: runs that come and go while pages are read are neither lost nor doubled, in whatever order they stand."""
+"""Promise 4: runs created or removed while pages are read are neither lost nor duplicated."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +24,7 @@ def lose_unnoticed(trial, run_id, *, at, count):
 
 @pytest.mark.parametrize("how", ["create", "delete", "swap", "flicker", "replay", "mixture"])
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_a_history_is_complete_although_the_listing_moves(database_url, how, concurrency):
+async def test_backfill_is_complete_despite_drift(database_url, how, concurrency):
     for order in ORDERS:
         world = one_stream(41)
         world.order = order
@@ -38,7 +38,7 @@ async def test_a_history_is_complete_although_the_listing_moves(database_url, ho
 
 
 @pytest.mark.parametrize("how", ["create", "delete", "swap", "flicker"])
-async def test_a_sync_misses_nothing_although_the_listing_moves(database_url, how):
+async def test_sync_misses_nothing_despite_drift(database_url, how):
     for order in ORDERS:
         world = one_stream(40)
         world.order = order
@@ -55,7 +55,7 @@ async def test_a_sync_misses_nothing_although_the_listing_moves(database_url, ho
 
 
 @pytest.mark.parametrize("order", ORDERS)
-async def test_what_was_here_all_along_is_loaded_from_a_listing_that_never_rests(database_url, order):
+async def test_permanent_runs_are_loaded_from_a_constantly_changing_listing(database_url, order):
     world = one_stream(60)
     world.order = order
     async with trial(database_url, world) as t:
@@ -71,7 +71,7 @@ async def test_what_was_here_all_along_is_loaded_from_a_listing_that_never_rests
 
 
 @pytest.mark.parametrize("order", ORDERS)
-async def test_one_run_slips_up_past_the_reader_and_the_count_says_nothing(database_url, order):
+async def test_run_that_moves_up_unnoticed_by_the_count_is_found(database_url, order):
     for place in range(1, 9):
         world = one_stream(30)
         world.order = order
@@ -89,7 +89,7 @@ async def test_one_run_slips_up_past_the_reader_and_the_count_says_nothing(datab
 
 @pytest.mark.parametrize("count", ["0", "7", "900"])
 @pytest.mark.parametrize("order", ORDERS[:3])
-async def test_a_count_that_says_nothing_does_not_have_what_slipped_past_marked_as_gone(database_url, order, count):
+async def test_unchanged_count_never_marks_a_listed_run_gone(database_url, order, count):
     for place in range(2, 8):
         world = one_stream(30)
         world.order = order
@@ -105,7 +105,7 @@ async def test_a_count_that_says_nothing_does_not_have_what_slipped_past_marked_
 
 
 @pytest.mark.parametrize("count", ["0", "7"])
-async def test_a_window_is_read_again_where_the_count_cannot_tell_that_something_slipped_past(database_url, count):
+async def test_window_is_read_again_after_unnoticed_drift(database_url, count):
     for place in range(2, 8):
         world = one_stream(30)
         async with trial(database_url, world) as t:
@@ -117,7 +117,7 @@ async def test_a_window_is_read_again_where_the_count_cannot_tell_that_something
             assert set(world.runs[WORKFLOW]) <= here
 
 
-async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(database_url):
+async def test_listing_without_counts_is_read_until_stable(database_url):
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5, "concurrency": 1}
@@ -133,7 +133,7 @@ async def test_a_listing_without_counts_is_read_until_it_looks_the_same_twice(da
 
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "no counts"])
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc"])
-async def test_a_new_run_that_slides_up_between_two_pages_is_not_missed(database_url, order, counted):
+async def test_new_run_that_moves_up_between_pages_is_found(database_url, order, counted):
     """The run that left was loaded, so the counts agree although another was missed."""
     world = one_stream(30)
     world.order = order
@@ -156,7 +156,7 @@ async def test_a_new_run_that_slides_up_between_two_pages_is_not_missed(database
 
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc"])
-async def test_runs_of_one_day_may_come_anywhere_among_their_like(database_url, order):
+async def test_runs_of_one_day_in_any_order(database_url, order):
     """Where all runs of a page tie on their day, a new one need not show at the end of the listing."""
     world = one_stream(30, created_at="2026-11-01", updated_at="2026-11-01")
     world.order = order
@@ -181,7 +181,7 @@ async def test_runs_of_one_day_may_come_anywhere_among_their_like(database_url, 
             await t.agrees("reconcile")
 
 
-async def test_what_a_shuffled_listing_shows_no_more_is_asked_for_one_by_one(database_url):
+async def test_runs_missing_from_a_shuffled_listing_are_looked_up(database_url):
     world = one_stream(20)
     world.order = "shuffled"
     async with trial(database_url, world) as t:
@@ -195,9 +195,7 @@ async def test_what_a_shuffled_listing_shows_no_more_is_asked_for_one_by_one(dat
 @pytest.mark.parametrize(
     ("kinds", "page_size"), [(["null_id"], 5), (["string"], 5), (["list"], 5), (["null"], 5), (["null", "null"], 11)]
 )
-async def test_runs_that_a_shuffled_listing_shows_without_their_ids_are_counted_once_each(
-    database_url, kinds, page_size
-):
+async def test_items_without_ids_in_a_shuffled_listing_are_counted_once(database_url, kinds, page_size):
     world = one_stream(20)
     world.order = "shuffled"
     async with trial(database_url, world) as t:
@@ -209,7 +207,7 @@ async def test_runs_that_a_shuffled_listing_shows_without_their_ids_are_counted_
 
 
 @pytest.mark.parametrize("seed", [7, 13, 19, 26, 36, 39])
-async def test_an_item_without_an_id_that_comes_again_and_again_stands_for_no_other_run(database_url, seed):
+async def test_repeated_item_without_an_id_counts_once(database_url, seed):
     world = one_stream(20, seed=seed)
     world.order = "shuffled"
     world.corrupt(next(iter(world.runs[WORKFLOW])), "empty_object")
@@ -219,7 +217,7 @@ async def test_an_item_without_an_id_that_comes_again_and_again_stands_for_no_ot
 
 
 @pytest.mark.parametrize("seed", [4, 8, 13, 17, 21, 32])
-async def test_nor_where_an_earlier_reading_took_it_for_several(database_url, seed):
+async def test_repeated_item_without_an_id_counts_once_after_an_earlier_pass(database_url, seed):
     world = one_stream(24, seed=seed)
     world.order = "shuffled"
     world.corrupt(next(iter(world.runs[WORKFLOW])), "empty_object")
@@ -230,7 +228,7 @@ async def test_nor_where_an_earlier_reading_took_it_for_several(database_url, se
         await t.agrees("reconcile")
 
 
-async def test_what_a_shuffled_listing_shows_no_more_leaves_the_quarantine(database_url):
+async def test_items_missing_from_a_shuffled_listing_leave_the_quarantine(database_url):
     world = one_stream(20)
     world.order = "shuffled"
     nameless, named, erased = list(world.runs[WORKFLOW])[:3]
@@ -253,7 +251,7 @@ async def test_what_a_shuffled_listing_shows_no_more_leaves_the_quarantine(datab
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_what_vanishes_while_it_is_read_is_marked_gone(database_url, concurrency):
+async def test_run_removed_while_reading_is_marked_gone(database_url, concurrency):
     world = one_stream(40)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5, "concurrency": concurrency}

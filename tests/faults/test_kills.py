@@ -1,4 +1,4 @@
-"""Promises 6 and 7: killed anywhere, the next command repairs and goes on; told to stop, it stops."""
+"""Promises 6 and 7: after a kill at any point, the next command recovers; stop signals are obeyed."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def both(world):
 
 
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc", "created_asc"])
-async def test_a_history_goes_on_where_it_was_killed(database_url, tmp_path, order):
+async def test_killed_backfill_resumes(database_url, tmp_path, order):
     for place, meanwhile in ((9, None), (14, new_runs), (22, both)):
         world = one_stream(PAGES * SIZE)
         world.order = order
@@ -71,7 +71,7 @@ async def test_a_history_goes_on_where_it_was_killed(database_url, tmp_path, ord
 
 
 @pytest.mark.parametrize("mode", ["sync", "backfill"])
-async def test_what_was_open_above_the_point_where_a_history_goes_on_is_looked_at_again(database_url, tmp_path, mode):
+async def test_open_runs_above_the_checkpoint_are_read_again(database_url, tmp_path, mode):
     world = one_stream(PAGES * SIZE)
     opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
     for _ in range(3 * SIZE):  # so that it is on none of the pages that going on reads first
@@ -84,7 +84,7 @@ async def test_what_was_open_above_the_point_where_a_history_goes_on_is_looked_a
         await t.agrees(mode)
 
 
-async def test_a_history_of_unknown_order_is_complete_after_kills(database_url, tmp_path):
+async def test_killed_backfill_of_an_unsorted_listing_is_complete(database_url, tmp_path):
     for order in ("none", "shuffled"):
         world = one_stream(40)
         world.order = order
@@ -96,7 +96,7 @@ async def test_a_history_of_unknown_order_is_complete_after_kills(database_url, 
             await t.agrees("sync")
 
 
-async def test_what_a_killed_sync_had_read_hides_nothing_below(database_url, tmp_path):
+async def test_runs_loaded_by_a_killed_sync_hide_nothing(database_url, tmp_path):
     """The first page was loaded, as many runs left as came: neither the page nor the count shows what is missing."""
     for order in ("created_desc", "updated_desc", "created_asc"):
         world = one_stream(40)
@@ -116,7 +116,7 @@ async def test_what_a_killed_sync_had_read_hides_nothing_below(database_url, tmp
             assert set(world.runs[WORKFLOW]) - here == set(), order
 
 
-async def test_the_ledger_says_that_a_process_was_killed(database_url, tmp_path):
+async def test_killed_sync_is_marked_interrupted(database_url, tmp_path):
     async with trial(database_url, one_stream(30)) as t:
         t.api = {"page_size": 5}
         await killed(t, tmp_path, 3, "sync")
@@ -129,7 +129,7 @@ async def test_the_ledger_says_that_a_process_was_killed(database_url, tmp_path)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["page", "answer", "pause"])
-async def test_told_to_stop_it_stops_soon_and_says_so(database_url, tmp_path, number, moment):
+async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, moment):
     async with trial(database_url, one_stream(60)) as t:
         t.api = {"page_size": 5, "concurrency": 2}
         pids = kill_at(t, 3, number=number)
@@ -151,7 +151,7 @@ async def test_told_to_stop_it_stops_soon_and_says_so(database_url, tmp_path, nu
         await t.agrees()
 
 
-async def test_a_run_is_here_with_all_its_parts_or_not_at_all(database_url, tmp_path):
+async def test_run_is_stored_completely_or_not_at_all(database_url, tmp_path):
     """Killed in the middle of commits: no run without its steps, and no watermark above what is missing."""
     world = one_stream(60)
     async with trial(database_url, world) as t:

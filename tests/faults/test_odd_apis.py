@@ -1,4 +1,4 @@
-"""An API of another build than expected, or one that stays broken for one stream."""
+"""APIs that deviate from the documented behaviour, or that fail permanently for one stream."""
 
 import asyncio
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ async def test_paging_headers_may_be_missing_or_nonsense(database_url):
             await t.agrees()
 
 
-async def test_the_server_may_cap_the_page_size(database_url):
+async def test_server_may_cap_the_page_size(database_url):
     for silent in (False, True):
         world = one_stream(64)
         async with trial(database_url, world, max_take=7) as t:
@@ -69,7 +69,7 @@ async def test_the_server_may_cap_the_page_size(database_url):
 
 
 @pytest.mark.parametrize("runs", [31, 27], ids=["more than a page holds", "just as many"])
-async def test_a_silent_cap_is_not_taken_for_the_end_of_a_listing(database_url, runs):
+async def test_silent_page_cap_does_not_end_the_listing(database_url, runs):
     world = one_stream(runs)
     world.order = "created_asc"
     async with trial(database_url, world, max_take=7) as t:
@@ -81,7 +81,7 @@ async def test_a_silent_cap_is_not_taken_for_the_end_of_a_listing(database_url, 
         await t.agrees()
 
 
-async def test_a_silent_cap_hides_no_workflow(database_url):
+async def test_silent_page_cap_hides_no_workflow(database_url):
     for headers in ({"pagination-take": None}, dict.fromkeys(("pagination-take", "pagination-count"))):
         world = World(1)
         for number in range(11):
@@ -94,7 +94,7 @@ async def test_a_silent_cap_hides_no_workflow(database_url):
 
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc", "none"])
-async def test_pages_that_are_filtered_after_they_were_cut_lose_nothing(database_url, order):
+async def test_pages_filtered_by_the_server_lose_nothing(database_url, order):
     world = one_stream(67)
     world.order = order
     hidden = {world.listing(WORKFLOW)[place]["id"] for place in (15, 16, 25, 26, 35, 36, 45, 46, 55)}
@@ -108,7 +108,7 @@ async def test_pages_that_are_filtered_after_they_were_cut_lose_nothing(database
 
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc", "updated_desc"])
-async def test_a_count_of_one_page_has_nothing_marked_as_gone(database_url, order):
+async def test_count_limited_to_one_page_marks_nothing_gone(database_url, order):
     world = one_stream(43)
     world.order = order
     async with trial(database_url, world) as t:
@@ -122,7 +122,7 @@ async def test_a_count_of_one_page_has_nothing_marked_as_gone(database_url, orde
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc"])
 @pytest.mark.parametrize("told", [None, "day"])
-async def test_a_run_that_does_not_tell_its_place_is_not_taken_for_the_one_that_left(database_url, order, told):
+async def test_run_without_a_time_is_not_confused_with_a_gone_run(database_url, order, told):
     world = one_stream(67)
     world.order = order
     undated = world.listing(WORKFLOW)[30]
@@ -137,7 +137,7 @@ async def test_a_run_that_does_not_tell_its_place_is_not_taken_for_the_one_that_
         await t.agrees()
 
 
-async def test_a_long_pause_shows_in_the_status_and_ends_with_the_sync_that_is_called_off(database_url):
+async def test_long_pause_is_shown_in_status_and_can_be_interrupted(database_url):
     async with trial(database_url, one_stream(12)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.on(page(2), Status(429, retry_after=300))
@@ -151,7 +151,7 @@ async def test_a_long_pause_shows_in_the_status_and_ends_with_the_sync_that_is_c
         assert sent == len(t.sandbox.requests)
 
 
-async def test_tokens_for_the_next_page_are_followed(database_url):
+async def test_next_page_tokens_are_followed(database_url):
     world = one_stream(31)
     async with trial(database_url, world, next_tokens=True) as t:
         t.api = {"page_size": 5}
@@ -165,14 +165,14 @@ async def test_tokens_for_the_next_page_are_followed(database_url):
         await t.agrees("reconcile")
 
 
-async def test_an_empty_page_among_full_ones_loses_nothing(database_url):
+async def test_empty_page_between_full_ones_loses_nothing(database_url):
     async with trial(database_url, one_stream(40)) as t:
         t.api = {"page_size": 5}
         t.sandbox.faults.on(page(3), Body(b"[]"), times=1)
         await t.agrees()
 
 
-async def test_an_item_spliced_into_a_page_leaves_the_others(database_url):
+async def test_inserted_item_does_not_affect_others(database_url):
     async with trial(database_url, one_stream(25)) as t:
         t.api = {"page_size": 5}
         t.sandbox.faults.on(page(2), BadItem(b"NaN", at=2, replace=True))

@@ -1,4 +1,4 @@
-"""Promises 9 and 15: one process a stream, and one that lost its lock writes nothing."""
+"""Promises 9 and 15: one process per stream, and a process that lost its lock writes nothing."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def hold_at(t, place):
     return waits, go_on
 
 
-async def test_the_second_of_two_does_nothing_and_says_so(database_url, tmp_path):
+async def test_second_invocation_skips_locked_streams(database_url, tmp_path):
     async with trial(database_url, one_stream(30)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         waits, go_on = hold_at(t, 3)
@@ -49,7 +49,7 @@ async def test_the_second_of_two_does_nothing_and_says_so(database_url, tmp_path
         assert await t.differences() == []
 
 
-async def test_the_streams_that_are_free_are_done(database_url):
+async def test_unlocked_streams_are_synced(database_url):
     world = World(1)
     for each in ("wf_1", "wf_2"):
         world.add_workflow("app_1", each)
@@ -64,7 +64,7 @@ async def test_the_streams_that_are_free_are_done(database_url):
         await t.agrees()
 
 
-async def test_a_lock_ends_with_the_process_that_held_it(database_url, tmp_path):
+async def test_lock_ends_with_its_process(database_url, tmp_path):
     async with trial(database_url, one_stream(20)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         waits, go_on = hold_at(t, 2)
@@ -76,7 +76,7 @@ async def test_a_lock_ends_with_the_process_that_held_it(database_url, tmp_path)
         await first.end()
 
 
-async def test_a_zombie_writes_nothing(database_url, tmp_path):
+async def test_zombie_writes_nothing(database_url, tmp_path):
     """A process sleeps, loses its lock, and wakes when another one owns the stream and knows better."""
     world = one_stream(30)
     async with trial(database_url, world) as t:
@@ -103,7 +103,7 @@ async def test_a_zombie_writes_nothing(database_url, tmp_path):
         assert await t.differences() == []
 
 
-async def test_what_a_zombie_has_open_does_not_hold_the_new_owner_up(database_url, tmp_path):
+async def test_open_transaction_of_a_zombie_is_ended(database_url, tmp_path):
     """A process that sleeps in the middle of a transaction keeps rows locked: its successor ends that transaction."""
     world = one_stream(3)
     async with trial(database_url, world) as t:
@@ -128,7 +128,7 @@ async def test_what_a_zombie_has_open_does_not_hold_the_new_owner_up(database_ur
         assert done, "it waited for the sleeper"
 
 
-async def test_a_commit_without_the_fencing_token_is_refused(database_url):
+async def test_commit_without_the_fencing_token_is_refused(database_url):
     async with trial(database_url, one_stream(3)) as t:
         await t.agrees()
         stream = StreamId("app_1", WORKFLOW)
@@ -144,7 +144,7 @@ async def test_a_commit_without_the_fencing_token_is_refused(database_url):
         await session.close()
 
 
-async def test_whatever_else_a_stream_writes_needs_the_token_too(database_url):
+async def test_all_writes_of_a_stream_check_the_fencing_token(database_url):
     world = one_stream(3)
     due, bad = list(world.runs[WORKFLOW])[:2]
     world.runs[WORKFLOW][due] |= {"status": "COMPLETED", "input": {"a": 1}, "retention_due_at": "2026-01-01T00:00:00Z"}
@@ -169,7 +169,7 @@ async def test_whatever_else_a_stream_writes_needs_the_token_too(database_url):
         pool.terminate()
 
 
-async def test_a_held_stream_is_tried_once_more_after_all_others(database_url):
+async def test_locked_stream_is_tried_again_at_the_end(database_url):
     world = World(1)
     for each in ("wf_1", "wf_2"):
         world.add_workflow("app_1", each)
@@ -188,7 +188,7 @@ async def test_a_held_stream_is_tried_once_more_after_all_others(database_url):
         }
 
 
-async def test_failed_streams_outrank_held_ones(database_url):
+async def test_failed_streams_take_precedence_over_locked_ones(database_url):
     world = World(1)
     for each in ("wf_1", "wf_2"):
         world.add_workflow("app_1", each)

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: a sync never lies, and a reconcile ends equal to the API."""
+"""Random histories: a sync never reports success wrongly, and a reconcile ends equal to the API."""
 
 import asyncio
 import os

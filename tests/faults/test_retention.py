@@ -1,4 +1,4 @@
-"""Promise 16: what leaves soonest is fetched first, what expired is kept or, where that is asked for, removed."""
+"""Promise 16: runs that expire soonest are fetched first; expired payloads are kept or removed."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ async def test_emptied_payloads_of_due_runs_are_kept(database_url, due):
         await t.agrees("reconcile")
 
 
-async def test_what_leaves_the_api_soonest_is_fetched_first(database_url):
+async def test_runs_that_expire_soonest_are_fetched_first(database_url):
     world = one_stream(40)
     for place, run in enumerate(world.runs[WORKFLOW].values()):
         due = datetime.now(UTC) + timedelta(hours=1 + 12 * place)
@@ -66,7 +66,7 @@ async def test_what_leaves_the_api_soonest_is_fetched_first(database_url):
         assert pages[:8] == [1, 8, 7, 2, 3, 4, 5, 6]
 
 
-async def test_payloads_are_removed_here_too_where_retention_is_honoured(database_url):
+async def test_due_payloads_are_removed_if_retention_is_honoured(database_url):
     world = one_stream(6)
     due, kept, gone, failed = list(world.runs[WORKFLOW])[1:5]
     for run_id in (due, gone, failed):
@@ -91,7 +91,7 @@ async def test_payloads_are_removed_here_too_where_retention_is_honoured(databas
 
 
 @pytest.mark.parametrize("read", ["in part", "no more", "in vain"])
-async def test_due_payloads_are_removed_whatever_is_read(database_url, read):
+async def test_due_payloads_of_other_streams_are_removed(database_url, read):
     world = one_stream(6)
     for run in world.runs[WORKFLOW].values():
         run.update(DUE, status="COMPLETED", input={"a": 1})
@@ -118,7 +118,7 @@ async def payloads_in_quarantine(t):
     return {row["run_id"]: row["payload"] for row in rows}
 
 
-async def test_what_is_due_leaves_the_quarantine_too(database_url):
+async def test_due_payloads_are_removed_from_the_quarantine(database_url):
     world = one_stream(8)
     due, spared, later, cut = ids = list(world.runs[WORKFLOW])[:4]
     for run_id in ids:
@@ -138,7 +138,7 @@ async def test_what_is_due_leaves_the_quarantine_too(database_url):
         }  # fmt: skip
 
 
-async def test_a_due_run_that_is_nowhere_but_in_quarantine_leaves_it(database_url):
+async def test_due_run_only_in_quarantine_is_removed(database_url):
     world = one_stream(4)
     due, later, nameless = list(world.runs[WORKFLOW])[:3]
     for run_id, more in ((due, DUE), (later, NOT_DUE), (nameless, DUE)):

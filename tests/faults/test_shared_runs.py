@@ -1,4 +1,4 @@
-"""Promises 1, 3, 4 and 14 where several apps list the same runs: here the sandbox's app under its own id, and as `c`."""
+"""Promises 1, 3, 4 and 14 for runs listed by several apps: an app under its own id, and as `c`."""
 
 import pytest
 from sync_trials import APP, WORKFLOW, one_stream, start, trial
@@ -40,7 +40,7 @@ async def first_lister(t, run_id):
 
 
 @pytest.mark.parametrize("hidden", [0, 25])
-async def test_runs_that_two_apps_list_are_stored_once_and_cost_no_more_than_others(database_url, hidden):
+async def test_runs_listed_by_two_apps_are_stored_once_at_no_extra_cost(database_url, hidden):
     world = one_stream(40)
     partly = Partly(world, "c")
     partly.hidden = set(list(world.runs[WORKFLOW])[:hidden])
@@ -60,7 +60,7 @@ async def test_runs_that_two_apps_list_are_stored_once_and_cost_no_more_than_oth
         assert await t.differences() == []
 
 
-async def test_new_changed_and_gone_runs_of_two_apps_are_counted_for_both(database_url):
+async def test_new_changed_and_gone_runs_count_for_both_apps(database_url):
     world = one_stream(20)
     opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
     async with trial(database_url, world) as t:
@@ -78,7 +78,7 @@ async def test_new_changed_and_gone_runs_of_two_apps_are_counted_for_both(databa
         assert await standing(t) == {APP: (39, 39), "c": (39, 39)}
 
 
-async def test_syncs_for_two_apps_see_what_came_and_what_left_while_the_count_stays(database_url):
+async def test_syncs_of_two_apps_find_changes_with_equal_counts(database_url):
     world = one_stream(32)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 10}, BOTH
@@ -90,7 +90,7 @@ async def test_syncs_for_two_apps_see_what_came_and_what_left_while_the_count_st
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["found there first", "found elsewhere first"])
-async def test_a_run_that_one_of_two_apps_lists_no_more_has_not_gone(database_url, own):
+async def test_run_still_listed_by_another_app_is_not_gone(database_url, own):
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 5}, BOTH
@@ -117,7 +117,7 @@ async def test_a_run_that_one_of_two_apps_lists_no_more_has_not_gone(database_ur
         assert await t.requests_of() == 2
 
 
-async def test_runs_of_an_app_that_is_configured_no_more_go_when_the_other_loses_them(database_url):
+async def test_removed_app_does_not_keep_runs(database_url):
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 5}, (APP,)
@@ -130,7 +130,7 @@ async def test_runs_of_an_app_that_is_configured_no_more_go_when_the_other_loses
         assert (await t.agrees("sync")).runs_gone == 1
 
 
-async def test_runs_of_an_app_that_cannot_be_read_for_long_go_when_the_other_loses_them(database_url):
+async def test_app_that_has_not_been_read_for_long_does_not_keep_runs(database_url):
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 5}, BOTH
@@ -149,7 +149,7 @@ async def test_runs_of_an_app_that_cannot_be_read_for_long_go_when_the_other_los
         assert await gone(t) == {runs[4]}
 
 
-async def test_an_app_that_loses_the_workflow_takes_no_run_with_it(database_url):
+async def test_app_that_loses_the_workflow_does_not_remove_runs(database_url):
     world = one_stream(12)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 5}, BOTH
@@ -161,7 +161,7 @@ async def test_an_app_that_loses_the_workflow_takes_no_run_with_it(database_url)
         assert (await standing(t))[APP] == (12, 12)
 
 
-async def test_status_tells_the_streams_of_one_workflow_apart(database_url, tmp_path):
+async def test_status_shows_each_stream_of_a_workflow(database_url, tmp_path):
     async with trial(database_url, one_stream(3)) as t:
         t.apps = BOTH
         await t.agrees("backfill")
@@ -171,7 +171,7 @@ async def test_status_tells_the_streams_of_one_workflow_apart(database_url, tmp_
         assert [name.partition("/")[0] for name in names] == sorted(BOTH)
 
 
-async def test_an_erased_run_counts_for_each_app_that_lists_it(database_url):
+async def test_erased_run_counts_for_each_app_that_lists_it(database_url):
     world = one_stream(4)
     of_record = [world.create_run(WORKFLOW, record_id="rec_1")["id"] for _ in range(2)]
     for _ in range(24):

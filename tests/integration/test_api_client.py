@@ -1,4 +1,4 @@
-"""The client against the simulated API: what it asks, what it makes of the answers."""
+"""The API client against the simulated API."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from etl.errors import FatalError, KeyRefusedError, NotFoundError
 from etl.events import RateLimited, RequestRetried, RequestSent
 
 
-async def test_a_page_has_the_items_as_sent_and_what_the_headers_say(sandbox, small_world):
+async def test_page_has_raw_items_and_paging_headers(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
@@ -28,7 +28,7 @@ async def test_a_page_has_the_items_as_sent_and_what_the_headers_say(sandbox, sm
     assert abs(page.server_time - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-async def test_the_filters_are_sent(sandbox, small_world):
+async def test_filters_are_sent(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
@@ -41,7 +41,7 @@ async def test_the_filters_are_sent(sandbox, small_world):
 
 
 @pytest.mark.parametrize("verbose", [True, False])
-async def test_verbose_is_asked_for_when_set(sandbox, small_world, verbose):
+async def test_verbose_is_sent_if_set(sandbox, small_world, verbose):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     run_id = next(iter(small_world.runs[workflow_id]))
@@ -51,7 +51,7 @@ async def test_verbose_is_asked_for_when_set(sandbox, small_world, verbose):
     assert [request.query.get("verbose") for request in server.requests] == ["all" if verbose else None] * 2
 
 
-async def test_one_run_and_one_workflow_come_as_their_documents(sandbox, small_world):
+async def test_run_and_workflow_documents(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     run_id, run = next(iter(small_world.runs[workflow_id].items()))
@@ -60,7 +60,7 @@ async def test_one_run_and_one_workflow_come_as_their_documents(sandbox, small_w
         assert json.loads(await client.get_workflow(app_id, workflow_id))["id"] == workflow_id
 
 
-async def test_workflows_are_listed_by_page(sandbox, small_world):
+async def test_workflows_are_listed_in_pages(sandbox, small_world):
     server = await sandbox()
     app_id, _ = busiest(small_world)
     async with client_of(server.url) as client:
@@ -70,7 +70,7 @@ async def test_workflows_are_listed_by_page(sandbox, small_world):
     assert pages[0].count == 2
 
 
-async def test_a_next_token_leads_through_a_listing(sandbox, small_world):
+async def test_next_token_is_followed(sandbox, small_world):
     server = await sandbox(next_tokens=True)
     app_id, workflow_id = busiest(small_world)
     seen: list[str] = []
@@ -83,7 +83,7 @@ async def test_a_next_token_leads_through_a_listing(sandbox, small_world):
     assert seen == [run["id"] for run in small_world.listing(workflow_id)]
 
 
-async def test_a_server_that_caps_the_page_size_is_believed(sandbox, small_world):
+async def test_capped_page_size_is_accepted(sandbox, small_world):
     server = await sandbox(max_take=20)
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
@@ -91,7 +91,7 @@ async def test_a_server_that_caps_the_page_size_is_believed(sandbox, small_world
     assert (len(page.items), page.take) == (20, 20)
 
 
-async def test_without_paging_headers_what_was_asked_for_stands(sandbox, small_world):
+async def test_missing_paging_headers_default_to_the_request(sandbox, small_world):
     server = await sandbox()
     server.faults.no_paging_headers = True
     app_id, workflow_id = busiest(small_world)
@@ -100,7 +100,7 @@ async def test_without_paging_headers_what_was_asked_for_stands(sandbox, small_w
     assert (page.number, page.take, page.count, len(page.items)) == (2, 10, None, 10)
 
 
-async def test_a_clock_from_1970_is_told_as_it_is(sandbox, small_world):
+async def test_server_date_is_reported_unchanged(sandbox, small_world):
     server = await sandbox()
     server.faults.clock_offset = datetime(1970, 1, 1, tzinfo=UTC) - datetime.now(UTC)
     app_id, workflow_id = busiest(small_world)
@@ -118,7 +118,7 @@ async def test_ids_are_quoted(sandbox, small_world, run_id):
         assert json.loads(await client.get_run(app_id, workflow_id, run_id))["id"] == run_id
 
 
-async def test_an_empty_id_asks_nothing(sandbox, small_world):
+async def test_empty_id_sends_no_request(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
@@ -127,7 +127,7 @@ async def test_an_empty_id_asks_nothing(sandbox, small_world):
     assert server.requests == []
 
 
-async def test_big_bodies_come_whole_and_packed(sandbox, small_world):
+async def test_large_bodies_are_compressed(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     raw = b'{"id":"big","input":{"text":"%b"}}' % (b"long text \\u0000 " * 500_000)
@@ -141,7 +141,7 @@ async def test_big_bodies_come_whole_and_packed(sandbox, small_world):
     assert [event.size > len(raw) for event in events] == [True, False]
 
 
-async def test_a_body_beyond_the_limit_is_not_taken(sandbox, small_world):
+async def test_body_over_the_limit_is_refused(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url, limit=10_000) as client:
@@ -152,7 +152,7 @@ async def test_a_body_beyond_the_limit_is_not_taken(sandbox, small_world):
     assert len(server.requests) == 2
 
 
-async def test_a_refused_key_stops_at_once_and_stays_secret(sandbox, small_world):
+async def test_refused_key_fails_immediately_and_stays_secret(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     events = []
@@ -165,7 +165,7 @@ async def test_a_refused_key_stops_at_once_and_stays_secret(sandbox, small_world
         assert "very-secret" not in repr(shown)
 
 
-async def test_what_does_not_exist_is_told_in_the_words_of_the_api(sandbox, small_world):
+async def test_not_found_error_quotes_the_api(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
@@ -176,7 +176,7 @@ async def test_what_does_not_exist_is_told_in_the_words_of_the_api(sandbox, smal
     assert len(server.requests) == 2
 
 
-async def test_bad_parameters_are_told_in_the_words_of_the_api(sandbox, small_world):
+async def test_bad_request_error_quotes_the_api(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
@@ -185,7 +185,7 @@ async def test_bad_parameters_are_told_in_the_words_of_the_api(sandbox, small_wo
     assert len(server.requests) == 1
 
 
-async def test_every_request_is_told(sandbox, small_world):
+async def test_every_request_emits_an_event(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     events = []
@@ -199,7 +199,7 @@ async def test_every_request_is_told(sandbox, small_world):
     assert not isinstance(event, RequestRetried | RateLimited)
 
 
-async def test_a_client_that_is_not_open_says_so(sandbox):
+async def test_unopened_client_raises(sandbox):
     client = client_of((await sandbox()).url)
     with pytest.raises(RuntimeError, match="context manager"):
         await client.list_workflows("c", 1, 1)

@@ -1,4 +1,4 @@
-"""The client against an API that fails: what is tried again, how often, and what is told in the end."""
+"""The API client against a failing API: retries and errors."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-async def test_what_passes_is_tried_again_until_it_is_right(sandbox, small_world, name):
+async def test_temporary_failures_are_retried_until_success(sandbox, small_world, name):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.queue(PASSING[name], PASSING[name])
@@ -55,7 +55,7 @@ async def test_what_passes_is_tried_again_until_it_is_right(sandbox, small_world
 
 
 @pytest.mark.parametrize("name", sorted(set(PASSING) - {"object for a list"}))
-async def test_a_run_is_asked_for_again_as_well(sandbox, small_world, name):
+async def test_lookup_of_a_run_is_retried(sandbox, small_world, name):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     run_id, run = next(iter(small_world.runs[workflow_id].items()))
@@ -65,7 +65,7 @@ async def test_a_run_is_asked_for_again_as_well(sandbox, small_world, name):
     assert len(server.requests) == 2
 
 
-async def test_a_list_where_a_run_belongs_is_no_run(sandbox, small_world):
+async def test_list_instead_of_a_run_is_refused(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     run_id = next(iter(small_world.runs[workflow_id]))
@@ -91,7 +91,7 @@ async def test_a_list_where_a_run_belongs_is_no_run(sandbox, small_world):
         ("no content", "204 No Content .* an empty body"),
     ],
 )
-async def test_what_does_not_pass_ends_after_six_tries(sandbox, small_world, name, words):
+async def test_lasting_failure_ends_after_six_attempts(sandbox, small_world, name, words):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, PASSING[name])
@@ -104,7 +104,7 @@ async def test_what_does_not_pass_ends_after_six_tries(sandbox, small_world, nam
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, FatalError), (403, FatalError), (401, KeyRefusedError)])
-async def test_what_will_not_pass_is_asked_once(sandbox, small_world, status, kind):
+async def test_permanent_error_is_not_retried(sandbox, small_world, status, kind):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, Status(status, message="Because so"))
@@ -116,7 +116,7 @@ async def test_what_will_not_pass_is_asked_once(sandbox, small_world, status, ki
     assert len(server.requests) == 1
 
 
-async def test_a_404_by_a_proxy_never_says_that_a_run_is_gone(sandbox, small_world):
+async def test_404_from_a_proxy_does_not_mean_gone(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, Status(404, html=True))
@@ -126,7 +126,7 @@ async def test_a_404_by_a_proxy_never_says_that_a_run_is_gone(sandbox, small_wor
     assert type(caught.value) is not NotFoundError
 
 
-async def test_rate_limits_use_no_attempts_up(sandbox, small_world):
+async def test_rate_limits_use_no_attempts(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, Status(429, retry_after=0), times=12)
@@ -135,7 +135,7 @@ async def test_rate_limits_use_no_attempts_up(sandbox, small_world):
     assert len(server.requests) == 13
 
 
-async def test_a_rate_limit_that_never_ends_ends_the_stream(sandbox, small_world):
+async def test_endless_rate_limit_fails_the_stream(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, Status(429, message="Slow down"))
@@ -150,7 +150,7 @@ async def test_a_rate_limit_that_never_ends_ends_the_stream(sandbox, small_world
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("asked", ["seconds", "a date by a clock that is wrong"])
-async def test_a_time_to_wait_holds_for_all_tasks(sandbox, small_world, status, asked):
+async def test_retry_after_pauses_all_tasks(sandbox, small_world, status, asked):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     faults = [Status(status, retry_after=1)]
@@ -177,7 +177,7 @@ async def late(client, app_id, workflow_id):
     await asyncio.gather(*(client.probe_count(app_id, workflow_id) for _ in range(3)))
 
 
-async def test_an_answer_that_quotes_the_key_does_not_give_it_away(sandbox, small_world):
+async def test_key_quoted_in_a_response_is_masked(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.queue(
@@ -192,7 +192,7 @@ async def test_an_answer_that_quotes_the_key_does_not_give_it_away(sandbox, smal
     assert "sk-sandbox" not in repr([caught.value, caught.value.args, events])
 
 
-async def test_a_request_given_up_is_counted_and_harms_no_other(sandbox, small_world):
+async def test_cancelled_request_is_counted_and_affects_no_other(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.queue(HANG)
@@ -207,7 +207,7 @@ async def test_a_request_given_up_is_counted_and_harms_no_other(sandbox, small_w
     assert [event.status for event in events] == [None, 200]
 
 
-async def test_a_request_given_up_before_it_was_sent_is_not_counted():
+async def test_request_cancelled_before_sending_is_not_counted():
     """The connection is made, but nobody answers its TLS."""
     events = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -222,7 +222,7 @@ async def test_a_request_given_up_before_it_was_sent_is_not_counted():
     assert events == []
 
 
-async def test_no_request_is_sent_behind_the_limiters_back(sandbox, small_world):
+async def test_every_request_passes_the_rate_limiter(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     events = []
@@ -234,14 +234,14 @@ async def test_no_request_is_sent_behind_the_limiters_back(sandbox, small_world)
     assert sum(isinstance(event, RequestSent) for event in events) == 5
 
 
-async def test_an_api_that_is_not_there(unused_tcp_port):
+async def test_unreachable_api(unused_tcp_port):
     async with client_of(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(TransientError, match=f"cannot connect to 127.0.0.1:{unused_tcp_port}") as caught:
             await client.list_workflows("c", 1, 1)
     assert "base_url" in caught.value.hint
 
 
-def test_the_policy_of_production_is_patient_and_bounded():
+def test_production_retry_policy_is_bounded():
     policy = RetryPolicy()
     longest = [policy.pause_s(failure, 1) for failure in range(1, policy.attempts)]
     assert policy.attempts == 6

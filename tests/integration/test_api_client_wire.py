@@ -1,4 +1,4 @@
-"""The client against servers that are no API at all: each says its own bytes on a real socket."""
+"""The API client against raw bytes on a socket."""
 
 import asyncio
 import gzip
@@ -72,20 +72,20 @@ PACKED = gzip.compress(PAGE)
     ],
     ids=["gzip cut", "gzip broken", "length", "chunk", "ssh", "blank", "no reason", "binary"],
 )  # fmt: skip
-async def test_broken_answers_are_tried_again(bad):
+async def test_broken_responses_are_retried(bad):
     async with serving(bad, GOOD) as (address, requests):
         assert await items(address) == [b'{"id":"a"}', b'{"id":"b"}']
     assert len(requests) == 2
 
 
-async def test_broken_answers_are_not_tried_for_ever():
+async def test_broken_responses_are_retried_a_limited_number_of_times():
     async with serving(http(PACKED[:-9], "Content-Encoding: gzip", "Connection: close")) as (address, requests):
         with pytest.raises(TransientError, match=r"cut body|not a JSON list"):
             await items(address)
     assert len(requests) == 6
 
 
-async def test_a_gzip_bomb_is_defused():
+async def test_gzip_bomb_is_refused():
     bomb = http(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip", "Connection: close")
     async with serving(bomb) as (address, requests):
         with pytest.raises(FatalError, match="longer than 1 MiB"):
@@ -93,14 +93,14 @@ async def test_a_gzip_bomb_is_defused():
     assert len(requests) == 1
 
 
-async def test_a_body_announced_too_long_is_not_read():
+async def test_body_with_excessive_content_length_is_not_read():
     async with serving(http(b"[", length=10**12)) as (address, requests):
         with pytest.raises(FatalError, match="longer"):
             await items(address)
     assert len(requests) == 1
 
 
-async def test_the_key_does_not_follow_a_redirect():
+async def test_key_is_not_sent_after_a_redirect():
     async with serving(GOOD) as (elsewhere, misled):
         moved = http(b"", f"Location: http://{elsewhere}/", status="302 Found")
         async with serving(moved) as (address, requests):
@@ -119,7 +119,7 @@ async def test_cookies_are_not_kept():
     assert b"ookie" not in b"".join(requests)
 
 
-async def test_what_is_sent():
+async def test_request_headers():
     async with serving(GOOD) as (address, requests):
         await items(address)
     head, *headers = requests[0].decode().split("\r\n")
@@ -127,21 +127,21 @@ async def test_what_is_sent():
     assert {"Authorization: Bearer sk-sandbox", "Accept-Encoding: gzip", "Accept: application/json"} <= set(headers)
 
 
-async def test_odd_paging_headers_are_as_good_as_none():
+async def test_invalid_paging_headers_are_ignored():
     odd = http(PAGE, "pagination-page: one", "pagination-take: -5", "pagination-count: 1e3", "Date: yesterday")
     async with serving(odd) as (address, _), client_of(f"http://{address}") as client:
         page = await client.list_workflows("c", 3, 10)
     assert (page.number, page.take, page.count, page.server_time) == (3, 10, None, None)
 
 
-async def test_a_page_longer_than_asked_for_is_taken_whole():
+async def test_page_longer_than_requested_is_accepted():
     long = http(PAGE, "pagination-take: 2", "pagination-count: 2")
     async with serving(long) as (address, _), client_of(f"http://{address}") as client:
         page = await client.list_workflows("c", 1, 1)
     assert (len(page.items), page.take, page.count) == (2, 2, 2)
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused_at_once():
+async def test_untrusted_certificate_is_refused_immediately():
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
     async with serving(GOOD, tls=tls) as (address, requests):
@@ -151,7 +151,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_at_once():
     assert requests == []
 
 
-async def test_no_tls_where_tls_is_asked_for(sandbox):
+async def test_plain_http_server_behind_https_url(sandbox):
     server = await sandbox()
     async with client_of(server.url.replace("http:", "https:")) as client:
         with pytest.raises(TransientError, match=r"TLS failed|the connection broke"):

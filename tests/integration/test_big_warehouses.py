@@ -1,4 +1,4 @@
-"""What `docs/big-warehouses.md` tells people to type does what it says."""
+"""The statements in `docs/big-warehouses.md` work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etl.db.rollups import roll_up
 PAGE = (Path(__file__).parents[2] / "docs" / "big-warehouses.md").read_text(encoding="utf-8")
 
 
-async def test_old_runs_that_have_left_the_api_can_go(warehouse: asyncpg.Connection) -> None:
+async def test_old_gone_runs_can_be_deleted(warehouse: asyncpg.Connection) -> None:
     await add_owners(warehouse, "w")
     for name, day, gone in (("old", 2024, True), ("listed", 2024, False), ("new", 2025, True)):
         at = datetime(day, 3, 1, tzinfo=UTC)

@@ -35,7 +35,7 @@ STAND_INS = """
 KEYS = "SELECT conname, pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE contype = 'f' AND connamespace = 'cortex'::regnamespace"
 
 
-def test_the_text() -> None:
+def test_citus_script_text() -> None:
     script = citus_script('my "warehouse"')
     assert 'SET LOCAL search_path TO "my ""warehouse""", public;' in script
     assert "SELECT create_distributed_table('runs', 'id');" in script
@@ -52,7 +52,7 @@ def test_the_text() -> None:
     assert script.endswith("COMMIT;\n")
 
 
-async def test_its_names_are_the_catalogues(warehouse: asyncpg.Connection) -> None:
+async def test_citus_script_names_match_the_catalog(warehouse: asyncpg.Connection) -> None:
     found = {row["conname"]: row["text"] for row in await warehouse.fetch(KEYS)}
     assert {key.name: key.definition.replace(" (", "(") for key in foreign_keys()} == {
         name: text.replace(" (", "(") for name, text in found.items()
@@ -66,7 +66,7 @@ async def test_its_names_are_the_catalogues(warehouse: asyncpg.Connection) -> No
     assert {table.name for table in ENTITIES} <= spread
 
 
-async def test_it_runs_and_keeps_what_was_there(warehouse: asyncpg.Connection) -> None:
+async def test_citus_script_runs_and_keeps_constraints(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute(STAND_INS)
     await add_owners(warehouse, "w")
     insert = "INSERT INTO runs (id, workflow_id, created_at, credits) VALUES ($1, 'w', $2, 1)"

@@ -1,4 +1,4 @@
-"""Connections: where names resolve, how jsonb travels, and what is said when there is none."""
+"""Connections: name resolution, codecs, and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etl.db.connect import connect, create_pool, quote_identifier, redact_url
 from etl.errors import DatabaseError
 
 
-async def test_names_mean_the_schemas(database_url: str) -> None:
+async def test_names_resolve_to_the_schema(database_url: str) -> None:
     connection = await connect(database_url, "cortex", application_name="who asks")
     assert await connection.fetchval("SELECT count(*) FROM runs") == 0
     assert await connection.fetchval("SHOW application_name") == "who asks"
@@ -23,7 +23,7 @@ async def test_names_mean_the_schemas(database_url: str) -> None:
     await connection.close()
 
 
-async def test_jsonb_travels_as_text_in_both_directions(warehouse: asyncpg.Connection) -> None:
+async def test_jsonb_is_transferred_as_text(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute("CREATE TEMPORARY TABLE sent (place integer, value jsonb)")
     values: list[bytes | str | None] = [b'{"a": 1.10}', '"\u00e9 \U0001f600"', None]
     await warehouse.copy_records_to_table("sent", records=list(enumerate(values)))
@@ -32,7 +32,7 @@ async def test_jsonb_travels_as_text_in_both_directions(warehouse: asyncpg.Conne
     assert await warehouse.fetchval("SELECT $1::jsonb -> 'a'", b'{"a": [1]}') == "[1]"
 
 
-async def test_times_travel_unharmed_from_the_first_to_the_last_of_the_calendar(warehouse: asyncpg.Connection) -> None:
+async def test_all_calendar_times_are_transferred_exactly(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute("CREATE TEMPORARY TABLE sent (place integer, time timestamptz)")
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     elsewhere = datetime(2026, 9, 2, 1, 2, 3, 4, tzinfo=timezone(timedelta(hours=-9)))
@@ -48,7 +48,7 @@ async def test_times_travel_unharmed_from_the_first_to_the_last_of_the_calendar(
     ]
 
 
-async def test_pools_are_prepared_alike(database_url: str) -> None:
+async def test_pool_connections_are_configured(database_url: str) -> None:
     pool = await create_pool(database_url, "cortex", size=2)
     async with pool.acquire() as one, pool.acquire() as two:
         for connection in (one, two):
@@ -57,7 +57,7 @@ async def test_pools_are_prepared_alike(database_url: str) -> None:
     await pool.close()
 
 
-async def test_a_connection_comes_back_without_a_statement_and_out_of_its_transaction(database_url: str) -> None:
+async def test_released_connection_is_reset_without_a_statement(database_url: str) -> None:
     pool = await create_pool(database_url, "cortex", size=1)
     said: list[str] = []
     async with pool.acquire() as connection:
@@ -74,7 +74,7 @@ async def test_a_connection_comes_back_without_a_statement_and_out_of_its_transa
     await pool.close()
 
 
-async def test_limits(database_url: str) -> None:
+async def test_statement_timeout_and_read_only(database_url: str) -> None:
     connection = await connect(database_url, "cortex", statement_timeout=0.1, read_only=True)
     with pytest.raises(asyncpg.QueryCanceledError):
         await connection.execute("SELECT pg_sleep(30)")
@@ -124,7 +124,7 @@ async def refusal(url: str) -> DatabaseError:
     return error
 
 
-async def test_nobody_there() -> None:
+async def test_unreachable_server() -> None:
     port = _closed_port()
     error = await refusal(f"postgresql://u:s3cret@127.0.0.1:{port}/d")
     assert f'PostgreSQL cannot be reached at 127.0.0.1:{port}, database "d"' in error.message
@@ -144,7 +144,7 @@ async def test_no_such_database_or_role(pg_server: str) -> None:
         await connect(pg_server.replace("//postgres@", "//nobody_here@"), "cortex")
 
 
-async def test_parameters_that_libpq_keeps_to_itself(database_url: str) -> None:
+async def test_libpq_only_parameters_are_ignored(database_url: str) -> None:
     """As providers write them into the URLs that they hand out."""
     mark = "&" if "?" in database_url else "?"
     own = "connect_timeout=10&channel_binding=prefer&keepalives_idle=30&gssencmode=disable&client_encoding=utf8"
@@ -158,7 +158,7 @@ async def test_parameters_that_libpq_keeps_to_itself(database_url: str) -> None:
     assert "Take that parameter out" in caught.value.hint
 
 
-async def test_a_database_that_is_closed_to_the_role(warehouse: asyncpg.Connection, database_url: str) -> None:
+async def test_database_without_connect_privilege(warehouse: asyncpg.Connection, database_url: str) -> None:
     role = f"stranger_{warehouse.get_server_pid()}"
     database = await warehouse.fetchval("SELECT current_database()")
     await warehouse.execute(f"CREATE ROLE {role} LOGIN; REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
@@ -178,7 +178,7 @@ async def test_unusable_urls(url: str) -> None:
     await refusal(url)
 
 
-async def test_a_server_without_tls_is_refused_where_tls_is_asked_for() -> None:
+async def test_server_without_tls_is_refused_if_required() -> None:
     answering = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What discovery finds is written, and what a listing no longer shows is marked gone."""
+"""Workflow discovery: storing workflows, and marking them as gone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def listing(*workflows: tuple[str, str | None]) -> list[Any]:
     return [normalize_workflow(json.dumps(document).encode()) for document in documents]
 
 
-async def test_a_workflow_is_gone_when_its_listing_shows_it_no_more(database_url: str) -> None:
+async def test_unlisted_workflow_is_marked_gone(database_url: str) -> None:
     pool = await create_pool(database_url, "cortex", size=1)
 
     async def gone_after(app: str, *listed: tuple[str, str | None]) -> list[str]:
@@ -71,7 +71,7 @@ async def sync(
 
 
 @pytest.mark.parametrize("odd", [{"tags": ["blue"]}, {"description": 5}, {"deleted": "no"}, {"retention": []}])
-async def test_a_workflow_with_an_odd_field_is_read_as_well(
+async def test_workflow_with_an_odd_field_is_synced(
     sandbox: Any, warehouse: Any, database_url: str, odd: dict[str, Any]
 ) -> None:
     world = two_workflows()
@@ -87,7 +87,7 @@ async def test_a_workflow_with_an_odd_field_is_read_as_well(
         )
 
 
-async def test_a_workflow_without_a_readable_id_is_not_green(sandbox: Any, warehouse: Any, database_url: str) -> None:
+async def test_workflow_without_a_valid_id_is_not_green(sandbox: Any, warehouse: Any, database_url: str) -> None:
     world = two_workflows()
     source = await sandbox(world)
     assert (await sync(source, database_url)).status == "succeeded"
@@ -99,9 +99,7 @@ async def test_a_workflow_without_a_readable_id_is_not_green(sandbox: Any, wareh
     assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NOT NULL") == 0
 
 
-async def test_a_workflow_that_postgresql_refuses_is_known_by_its_id(
-    sandbox: Any, warehouse: Any, database_url: str
-) -> None:
+async def test_workflow_refused_by_postgresql_keeps_its_id(sandbox: Any, warehouse: Any, database_url: str) -> None:
     world = two_workflows()
     source = await sandbox(world)
     deep = b'{"id": "w2", "name": "deep", "x": %b%b}' % (b"[" * 20_000, b"]" * 20_000)
@@ -115,7 +113,7 @@ async def test_a_workflow_that_postgresql_refuses_is_known_by_its_id(
     assert notice.fields["error"].startswith("PostgreSQL refused w2: ")
 
 
-async def test_a_workflow_whose_id_no_index_holds_is_not_green(sandbox: Any, warehouse: Any, database_url: str) -> None:
+async def test_workflow_with_an_oversized_id_is_not_green(sandbox: Any, warehouse: Any, database_url: str) -> None:
     world = two_workflows()
     world.workflows["w2"]["id"] = "w" * 10_000
     summary = await sync(await sandbox(world), database_url)
@@ -123,9 +121,7 @@ async def test_a_workflow_whose_id_no_index_holds_is_not_green(sandbox: Any, war
     assert "expected at most 1000 bytes" in summary.error
 
 
-async def test_what_must_not_be_stored_of_runs_is_not_stored_of_workflows(
-    sandbox: Any, warehouse: Any, database_url: str
-) -> None:
+async def test_workflows_are_redacted_like_runs(sandbox: Any, warehouse: Any, database_url: str) -> None:
     world = two_workflows()
     secret = {"password": "hunter2", "kept": "here"}
     for document in world.workflows.values():
@@ -146,9 +142,7 @@ async def test_what_must_not_be_stored_of_runs_is_not_stored_of_workflows(
         assert "hunter3" not in row["extra"]
 
 
-async def test_a_workflow_that_slides_past_the_reader_is_not_missed(
-    sandbox: Any, warehouse: Any, database_url: str
-) -> None:
+async def test_workflow_that_moves_between_pages_is_found(sandbox: Any, warehouse: Any, database_url: str) -> None:
     world = World(1)
     for number in range(6):
         world.add_workflow("a", f"w{number}")
@@ -169,7 +163,7 @@ async def test_a_workflow_that_slides_past_the_reader_is_not_missed(
     assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NULL") >= len(world.workflows)
 
 
-async def test_fewer_workflows_than_counted_are_not_green(sandbox: Any, database_url: str) -> None:
+async def test_missing_workflows_are_not_green(sandbox: Any, database_url: str) -> None:
     source = await sandbox(two_workflows())
     source.faults.count_delta = 1
     summary = await sync(source, database_url)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: starts once, stays, survives a kill, and says why when it cannot start."""
+"""The embedded PostgreSQL: start, stop, recovery, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def one(url: str, sql: str) -> object:
         await connection.close()
 
 
-async def test_starts_once_stays_and_stops(data_dir: Path) -> None:
+async def test_server_starts_once_stays_and_stops(data_dir: Path) -> None:
     # Started by a process that ends: the server does not end with it.
     program = f"from pathlib import Path; from etl.db import embedded; print(embedded.start(Path({str(data_dir)!r})))"
     starters = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -59,7 +59,7 @@ async def test_starts_once_stays_and_stops(data_dir: Path) -> None:
     assert not embedded.stop(data_dir)
 
 
-async def test_recovers_from_a_kill(data_dir: Path) -> None:
+async def test_server_recovers_from_a_kill(data_dir: Path) -> None:
     url = embedded.start(data_dir)
     await one(url, "CREATE TABLE kept AS SELECT 1 AS one")
     os.kill(pid := postmaster(data_dir), signal.SIGKILL)
@@ -69,7 +69,7 @@ async def test_recovers_from_a_kill(data_dir: Path) -> None:
     assert await one(url, "SELECT one FROM kept") == 1
 
 
-async def test_a_path_too_long_for_a_socket_moves_the_socket(data_dir: Path) -> None:
+async def test_long_path_moves_the_socket(data_dir: Path) -> None:
     long = data_dir / ("x" * 100)
     url = embedded.start(long)
     try:
@@ -83,12 +83,12 @@ async def test_a_path_too_long_for_a_socket_moves_the_socket(data_dir: Path) -> 
     assert not socket_dir.exists()
 
 
-async def test_a_start_that_was_killed_half_way_is_begun_again(data_dir: Path) -> None:
+async def test_killed_start_is_repeated(data_dir: Path) -> None:
     (data_dir / "postgres.building" / "base").mkdir(parents=True)
     assert await one(embedded.start(data_dir), "SELECT 1") == 1
 
 
-def test_a_data_dir_that_cannot_be_made(data_dir: Path) -> None:
+def test_data_dir_that_cannot_be_created(data_dir: Path) -> None:
     data_dir.write_text("a file in the way")
     with pytest.raises(DatabaseError, match=r"cannot use .*/data: File exists") as caught:
         embedded.start(data_dir)
@@ -96,7 +96,7 @@ def test_a_data_dir_that_cannot_be_made(data_dir: Path) -> None:
     data_dir.unlink()
 
 
-def test_a_broken_cluster_says_what_the_server_said(data_dir: Path) -> None:
+def test_broken_cluster_reports_the_server_log(data_dir: Path) -> None:
     embedded.start(data_dir)
     embedded.stop(data_dir)
     with (data_dir / "postgres" / "postgresql.conf").open("a") as settings:
@@ -106,19 +106,19 @@ def test_a_broken_cluster_says_what_the_server_said(data_dir: Path) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_stopping_what_was_never_started(data_dir: Path) -> None:
+def test_stop_without_a_server(data_dir: Path) -> None:
     assert not embedded.stop(data_dir)
     assert not data_dir.exists()
 
 
-async def test_only_the_socket_is_open(data_dir: Path) -> None:
+async def test_server_listens_only_on_its_socket(data_dir: Path) -> None:
     url = embedded.start(data_dir)
     assert await one(url, "SHOW listen_addresses") == ""
     with pytest.raises((OSError, asyncpg.PostgresError)):
         await asyncpg.connect("postgresql://postgres@127.0.0.1:5432/cortex?sslmode=disable", timeout=2)
 
 
-async def test_a_folder_removed_under_a_running_server_is_made_anew(data_dir) -> None:
+async def test_removed_data_dir_is_created_again(data_dir) -> None:
     embedded.start(data_dir)
     orphan = postmaster(data_dir)
     while (data_dir / "postgres").exists():  # the server may still be writing files into it
@@ -127,7 +127,7 @@ async def test_a_folder_removed_under_a_running_server_is_made_anew(data_dir) ->
     assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_the_environment_is_not_the_server_s(data_dir, monkeypatch) -> None:
+async def test_server_does_not_inherit_the_environment(data_dir, monkeypatch) -> None:
     secrets = {"CORTEX_API_KEY": "sk-never-there", "PGPORT": "6543", "PGDATA": "/nowhere", "PGUSER": "someone"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
@@ -141,7 +141,7 @@ async def test_the_environment_is_not_the_server_s(data_dir, monkeypatch) -> Non
     assert embedded.stop(data_dir)
 
 
-async def test_a_folder_moved_under_a_running_server_is_found_again(data_dir) -> None:
+async def test_moved_data_dir_is_found_again(data_dir) -> None:
     embedded.start(data_dir)
     pid = postmaster(data_dir)
     moved = data_dir.with_name("moved")
@@ -154,7 +154,7 @@ async def test_a_folder_moved_under_a_running_server_is_found_again(data_dir) ->
 
 
 @pytest.mark.parametrize("name", ["a, b", "it's", "a b", "né"])
-async def test_any_name_of_a_folder_that_the_server_takes(data_dir, name) -> None:
+async def test_unusual_directory_names(data_dir, name) -> None:
     odd = data_dir / name
     url = embedded.start(odd)
     try:
@@ -167,7 +167,7 @@ async def test_any_name_of_a_folder_that_the_server_takes(data_dir, name) -> Non
 
 
 @pytest.mark.parametrize("name", ["$HOME", "`id`", 'a"b', "a\\b", "a\nb"])
-def test_a_name_of_a_folder_that_the_shell_would_change(data_dir, name) -> None:
+def test_directory_name_with_shell_characters(data_dir, name) -> None:
     with pytest.raises(DatabaseError, match="data_dir") as caught:
         embedded.start(data_dir / name)
     assert "data_dir" in caught.value.hint

@@ -1,4 +1,4 @@
-"""Erasing for good: what goes, what keeps it away, and that the counts still agree."""
+"""Erasing runs and records: they are never loaded again, and the counts still agree."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ async def test_an_erased_run_shows_in_no_list_of_failures_or_open_runs(trial: Tr
     await assert_blank(trial, open_)
 
 
-async def test_a_sync_that_finds_nothing_new_stays_cheap(trial: Trial) -> None:
+async def test_idle_sync_stays_cheap_after_forget(trial: Trial) -> None:
     await trial.sync()
     await trial.sync()
     before = (await trial.sync()).requests
@@ -297,7 +297,7 @@ SPELLED = [
 
 
 @pytest.mark.parametrize(("record", "spelled"), SPELLED, ids=[repr(spelled) for _, spelled in SPELLED])
-async def test_the_quarantine_forgets_a_record_however_it_is_spelled(trial: Trial, record: str, spelled: bytes) -> None:
+async def test_forget_record_finds_escaped_ids_in_the_quarantine(trial: Trial, record: str, spelled: bytes) -> None:
     workflow_id, _ = trial.some()
     first, second, third = list(trial.world.runs[workflow_id])[:3]
     bad = b'{"id": "%%b", "status": 7, "record_id": "%b", "input": "Zoe"}' % spelled
@@ -311,7 +311,7 @@ async def test_the_quarantine_forgets_a_record_however_it_is_spelled(trial: Tria
     assert {row["run_id"]: row["emptied"] for row in kept} == {first: True, second: True, third: False}
 
 
-async def test_the_quarantine_forgets_as_well(trial: Trial) -> None:
+async def test_forget_erases_from_the_quarantine(trial: Trial) -> None:
     workflow_id, _ = trial.some()
     named, quoting = list(trial.world.runs[workflow_id])[:2]
     trial.world.raw[named] = json.dumps({"id": named, "status": 7, "input": "Zoë"}).encode()
@@ -337,7 +337,7 @@ async def test_the_quarantine_forgets_as_well(trial: Trial) -> None:
     assert await agrees(trial)
 
 
-async def test_counts_agree_behind_a_filter(sandbox, database_url, warehouse) -> None:
+async def test_counts_agree_with_a_filter(sandbox, database_url, warehouse) -> None:
     trial = Trial(await sandbox(), database_url, warehouse, status="COMPLETED")
     workflow_id, run = trial.some()
     await trial.sync()
@@ -416,13 +416,13 @@ async def test_an_interrupted_forget_goes_on(trial: Trial, monkeypatch: pytest.M
     assert await agrees(trial)
 
 
-async def test_naming_nothing_is_refused(trial: Trial) -> None:
+async def test_forget_without_ids_is_refused(trial: Trial) -> None:
     for wrong in ({}, {"runs": [" "]}, {"records": [""]}):
         with pytest.raises(SettingsError):
             await forget(trial.settings, **wrong)
 
 
-async def test_old_ledger_rows_and_settled_rejects_are_let_go(trial: Trial) -> None:
+async def test_old_syncs_and_resolved_rejects_are_deleted(trial: Trial) -> None:
     await trial.warehouse.execute(
         """
         INSERT INTO etl_syncs (mode, status, started_at, ended_at)
@@ -453,7 +453,7 @@ async def test_old_ledger_rows_and_settled_rejects_are_let_go(trial: Trial) -> N
     assert await trial.warehouse.fetchval("SELECT count(*) FROM etl_syncs") == 1201  # younger than 90 days: kept
 
 
-async def test_a_reader_reads_and_does_nothing_else(trial: Trial, database_url) -> None:
+async def test_reader_role_can_only_read(trial: Trial, database_url) -> None:
     await trial.sync()
     role = f"reader {datetime.now(UTC).timestamp()}"
     with pytest.raises(DatabaseError) as refused:
@@ -480,7 +480,7 @@ async def test_a_reader_reads_and_does_nothing_else(trial: Trial, database_url) 
         await trial.warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
-async def test_what_cannot_be_granted_is_not_called_granted(empty_database, empty_database_url) -> None:
+async def test_missing_grant_option_is_reported(empty_database, empty_database_url) -> None:
     """PostgreSQL only warns where a role grants what it may not pass on."""
     owner, reader = f"owner_{empty_database.get_server_pid()}", f"reader_{empty_database.get_server_pid()}"
     database = await empty_database.fetchval("SELECT current_database()")

@@ -1,4 +1,4 @@
-"""`migrations/` and the runner: what is applied, once, in order, and what is refused."""
+"""Migrations: what is applied, in which order, and what is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOT_COPIED = {
 }
 
 
-async def test_applies_each_file_once_and_in_order(empty_database: asyncpg.Connection) -> None:
+async def test_migrations_are_applied_once_in_order(empty_database: asyncpg.Connection) -> None:
     names = [migration.name for migration in migrations()]
     assert await pending(empty_database, "cortex") == names
     assert await empty_database.fetchval("SELECT to_regnamespace('cortex')") is None  # pending() wrote nothing
@@ -40,7 +40,7 @@ async def test_applies_each_file_once_and_in_order(empty_database: asyncpg.Conne
     assert [row["name"] for row in ledger] == names
 
 
-async def test_names_need_quoting_and_schemas_stand_side_by_side(empty_database: asyncpg.Connection) -> None:
+async def test_quoted_schemas_are_independent(empty_database: asyncpg.Connection) -> None:
     await migrate(empty_database, 'Odd "schema" name')
     await empty_database.execute("""INSERT INTO "Odd ""schema"" name".runs (id, status) VALUES ('r', 'RUNNING')""")
     await migrate(empty_database, "plain")
@@ -48,7 +48,7 @@ async def test_names_need_quoting_and_schemas_stand_side_by_side(empty_database:
     assert await empty_database.fetchval('SELECT count(*) FROM "Odd ""schema"" name".runs') == 1
 
 
-async def test_the_columns_are_those_of_the_descriptors(warehouse: asyncpg.Connection) -> None:
+async def test_columns_match_the_table_descriptions(warehouse: asyncpg.Connection) -> None:
     for table in tables.ENTITIES:
         rows = await warehouse.fetch(
             """
@@ -75,7 +75,7 @@ async def test_the_columns_are_those_of_the_descriptors(warehouse: asyncpg.Conne
         assert tuple(key) == table.key
 
 
-async def test_everything_carries_a_comment(warehouse: asyncpg.Connection) -> None:
+async def test_everything_has_a_comment(warehouse: asyncpg.Connection) -> None:
     bare = await warehouse.fetch(
         """
         SELECT c.relname, a.attname
@@ -94,7 +94,7 @@ async def test_everything_carries_a_comment(warehouse: asyncpg.Connection) -> No
     assert [row["proname"] for row in functions] == []
 
 
-async def test_names_are_chosen_not_given_by_the_server(warehouse: asyncpg.Connection) -> None:
+async def test_constraints_have_explicit_names(warehouse: asyncpg.Connection) -> None:
     rows = await warehouse.fetch(
         "SELECT conname, conrelid::regclass::text AS table FROM pg_constraint "
         "WHERE connamespace = 'cortex'::regnamespace AND contype IN ('p', 'f', 'u', 'c')"
@@ -109,7 +109,7 @@ async def test_names_are_chosen_not_given_by_the_server(warehouse: asyncpg.Conne
     assert {"workflow_steps_version_fkey", "workflow_step_links_version_fkey"} <= foreign
 
 
-async def test_a_run_takes_what_belongs_to_it_along(warehouse: asyncpg.Connection) -> None:
+async def test_deleting_a_run_deletes_its_children(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute(
         """
         INSERT INTO runs (id, started_at, ended_at) VALUES ('r', '2026-01-01 00:00:00.5Z', '2026-01-01 00:00:02Z');
@@ -126,7 +126,7 @@ async def test_a_run_takes_what_belongs_to_it_along(warehouse: asyncpg.Connectio
         assert await warehouse.fetchval(f"SELECT count(*) FROM {table}") == 0
 
 
-async def test_a_file_that_fails_leaves_nothing(
+async def test_failed_migration_is_rolled_back(
     empty_database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [Migration("0001_good.sql", "CREATE TABLE good ()", "1")]
@@ -139,7 +139,7 @@ async def test_a_file_that_fails_leaves_nothing(
     assert await pending(empty_database, "s") == ["0002_bad.sql"]
 
 
-async def test_an_edited_file_is_refused(empty_database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_edited_migration_is_refused(empty_database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [Migration("0001_good.sql", "CREATE TABLE good ()", "1")]
     monkeypatch.setattr(runner, "migrations", lambda: files)
     await migrate(empty_database, "s")
@@ -149,7 +149,7 @@ async def test_an_edited_file_is_refused(empty_database: asyncpg.Connection, mon
             await command(empty_database, "s")
 
 
-async def test_a_newer_database_is_refused(empty_database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_newer_schema_is_refused(empty_database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     await migrate(empty_database, "s")
     monkeypatch.setattr(runner, "migrations", lambda: migrations()[:1])
     with pytest.raises(DatabaseError, match=r"Another version .* 0002_bookkeeping\.sql, 0003_rollups\.sql") as caught:
@@ -159,7 +159,7 @@ async def test_a_newer_database_is_refused(empty_database: asyncpg.Connection, m
         assert step in caught.value.hint
 
 
-async def test_two_programs_at_once_apply_everything_once(empty_database_url: str) -> None:
+async def test_concurrent_migrations_are_applied_once(empty_database_url: str) -> None:
     connections = [await connect(empty_database_url, "cortex") for _ in range(3)]
     done = await asyncio.gather(*(migrate(connection, "cortex") for connection in connections))
     assert sorted(map(len, done)) == [0, 0, len(migrations())]
@@ -169,7 +169,7 @@ async def test_two_programs_at_once_apply_everything_once(empty_database_url: st
         await connection.close()
 
 
-async def test_a_missing_right_is_named_with_the_grant(empty_database_url: str) -> None:
+async def test_missing_privilege_names_the_grant(empty_database_url: str) -> None:
     owner = await asyncpg.connect(empty_database_url)
     role = "poor_" + empty_database_url.partition("cortex_test_")[2][:12]
     await owner.execute(f"CREATE ROLE {role} LOGIN")

@@ -1,4 +1,4 @@
-"""Between the program and PostgreSQL: poolers that lose a session are refused, those that keep it work."""
+"""Poolers: those that lose sessions are refused, others work."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from etl.errors import DatabaseError
 SEARCH_PATH = frozenset({"search_path"})
 
 
-async def test_a_connection_to_the_server_itself_is_no_pooler(database_url) -> None:
+async def test_direct_connection_is_not_a_pooler(database_url) -> None:
     connection = await connect(database_url, "cortex")
     assert connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()")
     await connection.close()
 
 
-async def test_a_pooler_that_refuses_the_search_path_is_told_from_a_server_that_is_away(database_url) -> None:
+async def test_pooler_that_refuses_search_path_has_its_own_hint(database_url) -> None:
     async with pooling(database_url, "transaction") as pooler:
         for opening in (connect(pooler.url, "cortex"), create_pool(pooler.url, "cortex", size=2)):
             with pytest.raises(DatabaseError, match="does not pass search_path on") as refused:
@@ -39,7 +39,7 @@ async def test_transaction_mode_is_refused(database_url) -> None:
             assert refused.value.exit_code == 4
 
 
-async def test_session_mode_works_where_the_role_has_the_search_path(database_url, warehouse) -> None:
+async def test_session_mode_works_with_a_role_search_path(database_url, warehouse) -> None:
     name = urlsplit(database_url).path[1:]
     async with pooling(database_url, "session", SEARCH_PATH) as pooler:
         assert await _keeps_its_server(pooler.url)
@@ -51,7 +51,7 @@ async def test_session_mode_works_where_the_role_has_the_search_path(database_ur
         await connection.close()
 
 
-async def test_the_pooler_of_these_tests_loses_a_session(database_url) -> None:
+async def test_test_pooler_loses_sessions(database_url) -> None:
     """Or else the tests above would show nothing."""
     async with pooling(database_url, "transaction", SEARCH_PATH) as pooler:
         assert not await _keeps_its_server(pooler.url)

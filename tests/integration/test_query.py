@@ -1,4 +1,4 @@
-"""`run_query`: answers as they are, and no way to write."""
+"""`run_query`: exact results, and no way to write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def one_run(warehouse: asyncpg.Connection) -> asyncpg.Connection:
     return warehouse
 
 
-async def test_gives_columns_types_and_exact_values(one_run: asyncpg.Connection, database_url: str) -> None:
+async def test_query_returns_columns_types_and_exact_values(one_run: asyncpg.Connection, database_url: str) -> None:
     result = await run_query(
         database_url, "cortex", "SELECT id, id, created_at, credits, input, gone_at FROM runs", timeout_s=10
     )
@@ -40,7 +40,7 @@ async def test_gives_columns_types_and_exact_values(one_run: asyncpg.Connection,
         "values (1)",
     ],
 )
-async def test_takes_questions_of_every_form(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+async def test_all_forms_of_queries_are_allowed(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
     assert (await run_query(database_url, "cortex", sql, timeout_s=10)).rows == [(1,)]
     assert (await run_query(database_url, "cortex", "EXPLAIN SELECT 1", timeout_s=10)).columns == ("QUERY PLAN",)
 
@@ -67,14 +67,14 @@ async def test_takes_questions_of_every_form(one_run: asyncpg.Connection, databa
         "-- nothing",
     ],
 )
-async def test_nothing_writes(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+async def test_writing_statements_are_refused(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
     with pytest.raises(SettingsError):
         await run_query(database_url, "cortex", sql, timeout_s=10)
     assert await one_run.fetchval("SELECT count(*) FROM runs") == 1
     assert await one_run.fetchval("SELECT to_regclass('copied')") is None
 
 
-async def test_a_mistake_is_shown_with_its_place(one_run: asyncpg.Connection, database_url: str) -> None:
+async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, database_url: str) -> None:
     with pytest.raises(SettingsError) as caught:
         await run_query(database_url, "cortex", "SELECT id,\n  stats FROM runs", timeout_s=10)
     assert 'column "stats" does not exist (line 2, column 3)' in caught.value.message
@@ -85,17 +85,17 @@ async def test_a_mistake_is_shown_with_its_place(one_run: asyncpg.Connection, da
         await run_query(database_url, "cortex", "SELECT 1 / 0", timeout_s=10)
 
 
-async def test_a_long_question_is_cut_off(database_url: str) -> None:
+async def test_long_query_times_out(database_url: str) -> None:
     with pytest.raises(SettingsError, match=r"longer than its time limit of 0\.2 s"):
         await run_query(database_url, "cortex", "SELECT pg_sleep(30)", timeout_s=0.2)
 
 
-async def test_a_lost_connection_is_the_databases_fault(database_url: str) -> None:
+async def test_lost_connection_during_a_query_is_a_database_error(database_url: str) -> None:
     with pytest.raises(DatabaseError, match="went away"):
         await run_query(database_url, "cortex", "SELECT pg_terminate_backend(pg_backend_pid())", timeout_s=10)
 
 
 @pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
-async def test_what_python_has_no_value_for_is_said(database_url: str, time: str) -> None:
+async def test_values_without_a_python_type_are_reported(database_url: str, time: str) -> None:
     with pytest.raises(SettingsError, match="cannot be shown"):
         await run_query(database_url, "cortex", f"SELECT row('{time}'::timestamptz)", timeout_s=10)

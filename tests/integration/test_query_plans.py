@@ -1,4 +1,4 @@
-"""Bounded questions read what they ask for: no sequential scan of the big tables, and the index that is there for it."""
+"""Bounded queries use their indexes and do not scan large tables."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-async def test_bounded_questions_use_their_indexes(warehouse: asyncpg.Connection) -> None:
+async def test_bounded_queries_use_indexes(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute(FILL)
     await roll_up(warehouse, seconds=inf)
     await warehouse.execute("INSERT INTO etl_changed_days (workflow_id, day) SELECT id, current_date FROM workflows")
@@ -86,7 +86,7 @@ async def test_bounded_questions_use_their_indexes(warehouse: asyncpg.Connection
     assert wrong == []
 
 
-async def test_every_index_is_there_for_a_question(warehouse: asyncpg.Connection) -> None:
+async def test_every_index_is_used(warehouse: asyncpg.Connection) -> None:
     indexes = await warehouse.fetch(
         """
         SELECT index.relname

@@ -1,4 +1,4 @@
-"""One budget for all processes on a warehouse, in PostgreSQL, with a window of seconds instead of a minute."""
+"""The request budget shared by all processes of a warehouse, with a window of seconds."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def budget_of(url, limit, *, host=HOST, window_s=60.0, schema="cortex"):
         await pool.close()
 
 
-async def test_three_processes_never_send_more_in_any_window_and_use_98_percent(database_url):
+async def test_three_processes_stay_within_the_limit_and_use_98_percent(database_url):
     limit, window_s, seconds = 120, 8.0, 18.5
     command = [sys.executable, str(SENDER), database_url, str(limit), str(window_s), str(seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
@@ -44,7 +44,7 @@ async def test_three_processes_never_send_more_in_any_window_and_use_98_percent(
     assert sent[limit - 1] - sent[0] < 3  # the allowance of the first window is there at once
 
 
-async def test_the_budget_is_kept_whoever_asks(database_url):
+async def test_concurrent_leases_stay_within_the_budget(database_url):
     async with budget_of(database_url, 5) as one, budget_of(database_url, 5) as other:
         leases = [await budget.lease(2, 0.3) for budget in (one, other, one, other)]
     assert [lease.granted for lease in leases] == [2, 2, 1, 0]
@@ -52,7 +52,7 @@ async def test_the_budget_is_kept_whoever_asks(database_url):
     assert 60 <= leases[3].wait_s <= 61
 
 
-async def test_leases_at_the_same_moment_add_up(database_url):
+async def test_simultaneous_leases_add_up(database_url):
     pool = await create_pool(database_url, "cortex", size=8)
     budget = Budget(pool, HOST, 100)
     leases = await asyncio.gather(*(budget.lease(3, 0.3) for _ in range(60)))
@@ -67,7 +67,7 @@ async def test_each_host_has_its_own_budget(database_url):
         assert (await one.lease(1, 0.3)).granted == 0
 
 
-async def test_the_row_stays_short(database_url, warehouse):
+async def test_budget_row_stays_small(database_url, warehouse):
     async with budget_of(database_url, 100_000, window_s=0.5) as budget:
         for _ in range(300):
             assert (await budget.lease(1, 0.0025)).granted == 1
@@ -78,7 +78,7 @@ async def test_the_row_stays_short(database_url, warehouse):
     assert entries <= sent <= 300
 
 
-async def test_a_clock_that_was_set_back_does_not_stop_everybody(database_url, warehouse):
+async def test_clock_set_back_does_not_block_requests(database_url, warehouse):
     async with budget_of(database_url, 2, window_s=1.0) as budget:
         await budget.lease(2, 0.005)
         await warehouse.execute("UPDATE etl_rate_budgets SET granted_at = ARRAY[now() + interval '1 day']")
@@ -87,7 +87,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_everybody(database_url, w
         assert (await budget.lease(1, 0.005)).granted == 1
 
 
-async def test_a_pause_of_one_stops_the_others(database_url):
+async def test_pause_applies_to_all_processes(database_url):
     async with budget_of(database_url, 100) as one, budget_of(database_url, 100) as other:
         pausing, waiting = SharedLimiter(one), SharedLimiter(other)
         await waiting.acquire()
@@ -99,7 +99,7 @@ async def test_a_pause_of_one_stops_the_others(database_url):
         assert (await one.lease(1, 0.3)).granted == 1
 
 
-async def test_no_pause_is_for_ever(database_url, warehouse):
+async def test_pauses_are_bounded(database_url, warehouse):
     async with budget_of(database_url, 100) as budget:
         await budget.pause(86_400)
         assert (await budget.lease(1, 0.3)).wait_s > 80_000
@@ -108,7 +108,7 @@ async def test_no_pause_is_for_ever(database_url, warehouse):
         assert (await budget.lease(1, 0.3)).granted == 1
 
 
-async def test_one_round_trip_serves_all_that_wait(database_url):
+async def test_one_lease_serves_all_waiting_tasks(database_url):
     async with budget_of(database_url, 1000) as budget:
         counted = Counted(budget)
         limiter = SharedLimiter(counted)
@@ -117,7 +117,7 @@ async def test_one_round_trip_serves_all_that_wait(database_url):
     assert len(counted.granted) <= 2
 
 
-async def test_a_large_allowance_can_be_leased_ahead(database_url):
+async def test_large_budget_can_be_leased_ahead(database_url):
     async with budget_of(database_url, 100_000) as budget:
         counted = Counted(budget)
         limiter = SharedLimiter(counted, ahead=20)
@@ -126,7 +126,7 @@ async def test_a_large_allowance_can_be_leased_ahead(database_url):
     assert counted.granted == [21]
 
 
-async def test_a_token_that_came_too_late_is_not_used(database_url):
+async def test_expired_lease_is_not_used(database_url):
     async with budget_of(database_url, 1000, window_s=2.0) as budget:
         slow = Counted(budget, delay_s=0.05)
         limiter = SharedLimiter(slow, window_s=2.0)  # tokens are valid for 0.01 s at first
@@ -136,7 +136,7 @@ async def test_a_token_that_came_too_late_is_not_used(database_url):
     assert slow.valid_s == sorted(slow.valid_s)
 
 
-async def test_one_who_gives_up_does_not_hold_the_others(database_url):
+async def test_cancelled_waiter_does_not_block_others(database_url):
     async with budget_of(database_url, 1, window_s=1.0) as budget:
         limiter = SharedLimiter(budget, window_s=1.0)
         await limiter.acquire()
@@ -147,7 +147,7 @@ async def test_one_who_gives_up_does_not_hold_the_others(database_url):
             await patient
 
 
-async def test_a_connection_that_was_cut_is_made_again(database_url, warehouse):
+async def test_lost_connection_is_reopened(database_url, warehouse):
     async with budget_of(database_url, 100) as budget:
         await budget.lease(1, 0.3)
         await warehouse.execute(
@@ -157,14 +157,14 @@ async def test_a_connection_that_was_cut_is_made_again(database_url, warehouse):
         assert (await budget.lease(1, 0.3)).granted == 1
 
 
-async def test_a_warehouse_without_the_table_says_so(empty_database_url):
+async def test_missing_budget_table_is_reported(empty_database_url):
     async with budget_of(empty_database_url, 100) as budget:
         with pytest.raises(DatabaseError, match="etl_rate_budgets") as caught:
             await SharedLimiter(budget).acquire()
     assert caught.value.hint
 
 
-async def test_an_api_that_counts_as_well_never_refuses(sandbox, small_world, database_url):
+async def test_api_with_the_same_limit_never_refuses(sandbox, small_world, database_url):
     api_window_s, limit = 2.0, 40
     window_s = api_window_s + 0.4  # what the guard of a whole minute leaves for requests that are late on their way
     server = await sandbox(requests_per_minute=limit, rate_window_s=api_window_s)

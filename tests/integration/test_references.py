@@ -1,4 +1,4 @@
-"""Foreign keys hold whether or not the role that loads may leave their checks out, and no trigger is lost."""
+"""Foreign keys hold whether or not the loading role may skip their checks, and triggers fire."""
 
 from __future__ import annotations
 
@@ -85,20 +85,20 @@ async def looked_up(warehouse: asyncpg.Connection, index: str) -> float:
 
 
 @pytest.mark.parametrize("index", REFERRING)
-async def test_a_role_with_the_right_looks_nothing_up_for_what_refers_to_it(sync, warehouse, index) -> None:
+async def test_privileged_role_skips_foreign_key_checks(sync, warehouse, index) -> None:
     assert (await sync())[0] == 0
     assert await looked_up(warehouse, index) < 0.5
     await assert_sound(warehouse)
 
 
 @pytest.mark.parametrize("index", REFERRING)
-async def test_a_role_without_it_has_all_checked(sync, warehouse, loader, index) -> None:
+async def test_unprivileged_role_checks_all_foreign_keys(sync, warehouse, loader, index) -> None:
     assert (await sync(url=loader[1]))[0] == 0
     assert await looked_up(warehouse, index) >= 1
     await assert_sound(warehouse)
 
 
-async def test_a_role_can_be_granted_it(sync, warehouse, loader) -> None:
+async def test_privilege_can_be_granted(sync, warehouse, loader) -> None:
     if warehouse.get_server_version().major < 15:
         pytest.skip("PostgreSQL 14 has it for superusers alone")
     role, url = loader
@@ -108,7 +108,7 @@ async def test_a_role_can_be_granted_it(sync, warehouse, loader) -> None:
     await assert_sound(warehouse)
 
 
-async def test_a_changed_run_replaces_its_children_and_a_deleted_one_takes_them_along(sync, at_work, warehouse) -> None:
+async def test_children_are_replaced_and_deleted_with_their_run(sync, at_work, warehouse) -> None:
     assert (await sync())[0] == 0
     run_id = await warehouse.fetchval("SELECT run_id FROM run_step_calls LIMIT 1")
     at_work[1].world.replay_run(run_id)
@@ -118,7 +118,7 @@ async def test_a_changed_run_replaces_its_children_and_a_deleted_one_takes_them_
     assert await warehouse.fetchval("SELECT count(*) FROM run_steps WHERE run_id = $1", run_id) == 0
 
 
-async def test_triggers_of_others_fire(sync, warehouse) -> None:
+async def test_foreign_triggers_fire(sync, warehouse) -> None:
     await warehouse.execute("""
         CREATE TABLE copied (run_id text);
         CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS
@@ -132,7 +132,7 @@ async def test_triggers_of_others_fire(sync, warehouse) -> None:
     )
 
 
-async def test_no_child_is_left_without_a_run_that_a_trigger_keeps_out(sync, warehouse) -> None:
+async def test_children_of_a_run_rejected_by_a_trigger_are_not_stored(sync, warehouse) -> None:
     await warehouse.execute("""
         CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN IF NEW.status = 'FAILED' THEN RETURN NULL; END IF; RETURN NEW; END $$;
@@ -144,14 +144,14 @@ async def test_no_child_is_left_without_a_run_that_a_trigger_keeps_out(sync, war
     await assert_sound(warehouse)
 
 
-async def test_days_are_noted_also_where_their_triggers_were_off_and_on_again(sync, warehouse) -> None:
+async def test_changed_days_are_recorded_after_triggers_are_reenabled(sync, warehouse) -> None:
     await warehouse.execute("ALTER TABLE runs DISABLE TRIGGER USER; ALTER TABLE runs ENABLE TRIGGER USER")
     assert (await sync())[0] == 0
     counted = await warehouse.fetchval("SELECT sum(runs) FROM workflow_health_daily")
     assert counted == await warehouse.fetchval("SELECT count(*) FROM runs") > 0
 
 
-async def test_a_definition_that_is_referred_to_cannot_be_deleted_meanwhile(sync, warehouse, database_url) -> None:
+async def test_referenced_definition_cannot_be_deleted_concurrently(sync, warehouse, database_url) -> None:
     assert (await sync())[0] == 0
     await warehouse.execute("DELETE FROM runs")
     stored = await warehouse.fetchrow("SELECT id, content_hash FROM workflow_versions")
@@ -167,7 +167,7 @@ async def test_a_definition_that_is_referred_to_cannot_be_deleted_meanwhile(sync
     await other.close()
 
 
-async def test_foreign_keys_of_others_hold_for_runs(sync, warehouse) -> None:
+async def test_additional_foreign_keys_of_runs_are_checked(sync, warehouse) -> None:
     await warehouse.execute("""
         CREATE TABLE known_statuses (status text PRIMARY KEY);
         INSERT INTO known_statuses VALUES ('COMPLETED');
@@ -179,7 +179,7 @@ async def test_foreign_keys_of_others_hold_for_runs(sync, warehouse) -> None:
     assert await warehouse.fetchval("SELECT array_agg(DISTINCT status) FROM runs") == ["COMPLETED"]
 
 
-async def test_foreign_keys_of_others_hold(sync, warehouse) -> None:
+async def test_additional_foreign_keys_are_checked(sync, warehouse) -> None:
     await warehouse.execute("""
         CREATE TABLE known_models (model text PRIMARY KEY);
         ALTER TABLE run_steps ADD CONSTRAINT known FOREIGN KEY (model) REFERENCES known_models
@@ -192,7 +192,7 @@ async def test_foreign_keys_of_others_hold(sync, warehouse) -> None:
     assert [row["reason"] for row in reasons] == ["refused_by_database"]
 
 
-async def test_constraints_that_are_checked_late_hold(sync, warehouse) -> None:
+async def test_deferred_constraints_are_checked(sync, warehouse) -> None:
     await warehouse.execute("""
         ALTER TABLE run_steps ADD CONSTRAINT one_a_model EXCLUDE (model WITH =) DEFERRABLE INITIALLY IMMEDIATE
     """)

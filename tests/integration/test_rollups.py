@@ -1,4 +1,4 @@
-"""The views over rollups always say what plain queries say (`plain_views.sql`), whatever was written."""
+"""Views over rollups always match plain queries (`plain_views.sql`)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Writer:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_is_written_the_views_say_what_the_runs_say(warehouse: asyncpg.Connection, seed: int) -> None:
+async def test_views_match_the_runs_after_any_write(warehouse: asyncpg.Connection, seed: int) -> None:
     await make_plain_views(warehouse, *"uvw")
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) SELECT a, w FROM unnest('{a,b}'::text[]) a, "
                             "unnest('{u,v,w}'::text[]) w")  # fmt: skip
@@ -147,7 +147,7 @@ async def test_whatever_is_written_the_views_say_what_the_runs_say(warehouse: as
     assert await warehouse.fetchval("SELECT coalesce(sum(runs), 0) FROM rollup_health") == dated
 
 
-async def test_the_views_stay_right_in_a_schema_that_was_renamed(warehouse: asyncpg.Connection) -> None:
+async def test_views_work_in_a_renamed_schema(warehouse: asyncpg.Connection) -> None:
     await add_owners(warehouse, "w")
     await warehouse.execute('ALTER SCHEMA cortex RENAME TO "Old ""cortex"""; SET search_path TO pg_catalog')
     kept = '"Old ""cortex""".'
@@ -176,7 +176,7 @@ async def test_the_views_stay_right_in_a_schema_that_was_renamed(warehouse: asyn
     assert await warehouse.fetchval(f"SELECT count(*) FROM {kept}rollup_health") == 0
 
 
-async def test_what_is_committed_while_days_are_counted_is_counted_next_time(
+async def test_changes_during_a_rollup_are_rolled_up_next_time(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
     await make_plain_views(warehouse, "w")
@@ -196,7 +196,7 @@ async def test_what_is_committed_while_days_are_counted_is_counted_next_time(
     await other.close()
 
 
-async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
+async def test_one_process_rolls_up_at_a_time_within_its_limit(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
     await add_owners(warehouse, "w")
@@ -212,9 +212,7 @@ async def test_one_process_counts_at_a_time_and_as_long_as_it_may(
     assert await roll_up(warehouse, seconds=inf) == 2
 
 
-async def test_a_workflow_is_counted_beside_others_and_not_while_all_are(
-    warehouse: asyncpg.Connection, database_url: str
-) -> None:
+async def test_rollup_of_one_workflow_runs_beside_others(warehouse: asyncpg.Connection, database_url: str) -> None:
     await make_plain_views(warehouse, "much", "little")
     insert = (
         "INSERT INTO runs (id, workflow_id, created_at, credits)"
@@ -238,9 +236,7 @@ async def test_a_workflow_is_counted_beside_others_and_not_while_all_are(
     assert await differences(warehouse) == []
 
 
-async def test_what_was_loaded_into_a_large_stream_is_counted_while_others_load(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_stream_is_rolled_up_while_others_load(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def count_nothing(*_: Any, **__: Any) -> int:
         return 0
 
@@ -256,7 +252,7 @@ async def test_what_was_loaded_into_a_large_stream_is_counted_while_others_load(
     assert [row["workflow_id"] for row in rows] == ["wf_small"]
 
 
-async def test_days_are_counted_over_several_connections_each_once(
+async def test_days_are_rolled_up_once_over_several_connections(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
     await make_plain_views(warehouse, "w")
@@ -280,7 +276,7 @@ async def test_days_are_counted_over_several_connections_each_once(
     await other.close()
 
 
-async def test_a_day_of_many_runs_is_shared_among_connections(warehouse: asyncpg.Connection, database_url: str) -> None:
+async def test_large_day_is_divided_among_connections(warehouse: asyncpg.Connection, database_url: str) -> None:
     await make_plain_views(warehouse, "w0", "w1", "w2")
     other = await connect(database_url, "cortex")
     insert = (
@@ -297,7 +293,7 @@ async def test_a_day_of_many_runs_is_shared_among_connections(warehouse: asyncpg
     await other.close()
 
 
-async def test_counting_days_looks_their_runs_up(warehouse: asyncpg.Connection, database_url: str) -> None:
+async def test_rollup_uses_indexes(warehouse: asyncpg.Connection, database_url: str) -> None:
     """Reading all runs for those of one workflow took twice the time, and more the more there are."""
     read = "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('runs', 'run_steps')"
     loading = await connect(database_url, "cortex")
@@ -317,7 +313,7 @@ async def test_counting_days_looks_their_runs_up(warehouse: asyncpg.Connection, 
     assert before == await warehouse.fetchval(read) > 0
 
 
-async def test_a_day_of_many_runs_waits_until_enough_has_changed_or_an_hour_has_passed(
+async def test_large_day_waits_for_enough_changes_or_an_hour(
     warehouse: asyncpg.Connection,
 ) -> None:
     await make_plain_views(warehouse, "w")

@@ -1,4 +1,4 @@
-"""PostgreSQL takes what normalizing makes of hostile runs, and gives it back unharmed."""
+"""PostgreSQL stores and returns the rows of hostile runs unchanged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_hostile_values_are_stored(connection: asyncpg.Connection[Any], ki
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))
-def test_what_is_no_run_is_refused(kind: str) -> None:
+def test_items_that_are_not_runs_are_refused(kind: str) -> None:
     with pytest.raises(RecordError):
         normalized(KINDS[kind](good_run()))
 
@@ -80,7 +80,7 @@ NUMBERS = [
 ]
 
 
-async def test_numbers_travel_as_postgresql_reads_and_writes_their_text(connection: asyncpg.Connection[Any]) -> None:
+async def test_numbers_match_postgresql_text(connection: asyncpg.Connection[Any]) -> None:
     random = Random(1)
 
     def digits(most: int) -> str:
@@ -114,9 +114,7 @@ async def test_numbers_keep_their_value_to_the_last_digit(connection: asyncpg.Co
 
 
 @pytest.mark.parametrize("number", ["1e131072", "1e-16384", "1e400000", "-1e400000", "1e99999999999999999999"])
-async def test_what_numeric_cannot_hold_is_refused_before_it_gets_there(
-    connection: asyncpg.Connection[Any], number: str
-) -> None:
+async def test_numbers_too_large_for_numeric_are_refused(connection: asyncpg.Connection[Any], number: str) -> None:
     with pytest.raises(RecordError) as error:
         normalized(f'{{"id":"r","new":1,"result":{number}}}'.encode())
     assert error.value.reason == "number_out_of_range"

@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL, as `sslmode` in database.url asks for it."""
+"""TLS connections to PostgreSQL, by the `sslmode` in `database.url`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER = Path(__file__).with_name("other_authority.pem")
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
-async def test_an_encrypted_connection(database_url, mode: str) -> None:
+async def test_encrypted_connection(database_url, mode: str) -> None:
     async with encrypting(database_url, CERTIFICATE) as server:
         url = f"{server}?sslmode={mode}" + ("" if mode == "require" else f"&sslrootcert={CERTIFICATE}")
         connection = await connect(url, "cortex")
@@ -28,7 +28,7 @@ async def test_an_encrypted_connection(database_url, mode: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["", f"&sslrootcert={OTHER}", "&sslrootcert=/no/such/file.pem"])
-async def test_a_server_that_proves_nothing_is_refused(database_url, root: str) -> None:
+async def test_unverified_server_is_refused(database_url, root: str) -> None:
     async with encrypting(database_url, CERTIFICATE) as server:
         with pytest.raises(DatabaseError) as refused:
             await connect(f"{server}?sslmode=verify-full{root}", "cortex")
@@ -36,7 +36,7 @@ async def test_a_server_that_proves_nothing_is_refused(database_url, root: str) 
         assert refused.value.exit_code == 4
 
 
-async def test_a_server_that_insists_on_tls_is_not_reached_without(database_url) -> None:
+async def test_server_requiring_tls_is_not_reached_without_it(database_url) -> None:
     async with encrypting(database_url, CERTIFICATE) as server:
         with pytest.raises(DatabaseError):
             await connect(f"{server}?sslmode=disable", "cortex")

@@ -1,4 +1,4 @@
-"""A schema with data in it is upgraded, and readers go on reading meanwhile."""
+"""Upgrades of a schema that contains data, while others read from it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def known(monkeypatch) -> list[Migration]:
 
 
 @pytest.mark.parametrize("files", [1, 2])
-async def test_an_upgrade_applies_the_new_files_and_keeps_the_data(
-    empty_database: asyncpg.Connection, known, files
-) -> None:
+async def test_upgrade_applies_new_migrations_and_keeps_data(empty_database: asyncpg.Connection, known, files) -> None:
     known[:] = FILES[:files]
     earlier = [each.name for each in known]
     assert await migrate(empty_database, "cortex") == earlier
@@ -50,7 +48,7 @@ async def test_an_upgrade_applies_the_new_files_and_keeps_the_data(
     assert await migrate(empty_database, "cortex") == []
 
 
-async def test_a_migration_can_be_added_to_the_warehouse(warehouse: asyncpg.Connection, monkeypatch) -> None:
+async def test_migration_can_be_added(warehouse: asyncpg.Connection, monkeypatch) -> None:
     added = Migration("0099_more.sql", "ALTER TABLE runs ADD COLUMN more text;", "99")
     known = [*migrations(), added]
     monkeypatch.setattr(runner, "migrations", lambda: known)
@@ -59,7 +57,7 @@ async def test_a_migration_can_be_added_to_the_warehouse(warehouse: asyncpg.Conn
     assert tuple(await warehouse.fetchrow("SELECT id, more FROM runs")) == ("r", None)
 
 
-async def test_who_reads_for_long_keeps_no_other_reader_out(empty_database_url, known, monkeypatch) -> None:
+async def test_long_reader_does_not_block_other_readers(empty_database_url, known, monkeypatch) -> None:
     """What a migration waits for must not make others wait behind it."""
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.1)
     monkeypatch.setattr(runner, "PAUSE_S", 0.2)
@@ -78,7 +76,7 @@ async def test_who_reads_for_long_keeps_no_other_reader_out(empty_database_url, 
         await connection.close()
 
 
-async def test_who_reads_for_ever_is_named(empty_database_url, known, monkeypatch) -> None:
+async def test_endless_reader_is_named(empty_database_url, known, monkeypatch) -> None:
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.05)
     monkeypatch.setattr(runner, "PAUSE_S", 0.05)
     monkeypatch.setattr(runner, "PATIENCE_S", 0.2)

@@ -1,4 +1,4 @@
-"""`run_tree`: who started whom, from the root down, whatever the data claims."""
+"""`run_tree`: trees of runs for any data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def tree(warehouse: asyncpg.Connection) -> list[str]:
     return [row[0] for row in await warehouse.fetch(TREE)]
 
 
-async def test_runs_stand_under_their_root(warehouse: asyncpg.Connection) -> None:
+async def test_runs_are_listed_under_their_root(warehouse: asyncpg.Connection) -> None:
     await runs(warehouse, "alone", "top", "mid", "leaf", "leaf2")
     await starts(warehouse, "top", "call", "mid")
     await starts(warehouse, "mid", "one", "leaf")
@@ -64,7 +64,7 @@ async def test_runs_stand_under_their_root(warehouse: asyncpg.Connection) -> Non
     assert await warehouse.fetchval(days) == 5
 
 
-async def test_a_loop_starts_many(warehouse: asyncpg.Connection) -> None:
+async def test_loop_starts_several_children(warehouse: asyncpg.Connection) -> None:
     await runs(warehouse, "top", "c1", "c2", "c3", "unrelated")
     await loops(warehouse, "top", "each", "c1", "c2", None)
     await loops(warehouse, "top", "other", "c3")
@@ -77,14 +77,14 @@ async def test_a_loop_starts_many(warehouse: asyncpg.Connection) -> None:
     ]
 
 
-async def test_a_child_that_is_not_here_is_shown_without_status(warehouse: asyncpg.Connection) -> None:
+async def test_missing_child_is_shown_without_status(warehouse: asyncpg.Connection) -> None:
     await runs(warehouse, "top")
     await starts(warehouse, "top", "call", "elsewhere")
     rows = await warehouse.fetch("SELECT run_id, status, credits FROM run_tree ORDER BY depth")
     assert [tuple(row) for row in rows] == [("top", "COMPLETED", Decimal("0.5")), ("elsewhere", None, None)]
 
 
-async def test_a_child_named_twice_stands_once_under_a_root(warehouse: asyncpg.Connection) -> None:
+async def test_child_named_twice_is_listed_once(warehouse: asyncpg.Connection) -> None:
     await runs(warehouse, "top", "mid", "leaf")
     await starts(warehouse, "top", "call", "mid")
     await starts(warehouse, "top", "again", "mid")
@@ -93,7 +93,7 @@ async def test_a_child_named_twice_stands_once_under_a_root(warehouse: asyncpg.C
     assert await tree(warehouse) == ["top > top (0)", "top > leaf (1, by top.shortcut)", "top > mid (1, by top.again)"]
 
 
-async def test_circles_end(warehouse: asyncpg.Connection) -> None:
+async def test_cycles_terminate(warehouse: asyncpg.Connection) -> None:
     await runs(warehouse, "self", "top", "a", "b")
     await starts(warehouse, "self", "me", "self")
     await starts(warehouse, "top", "in", "a")

@@ -1,4 +1,4 @@
-"""Each view of the contract on every shape of data: open runs, null times, no usage, drafts, children, gone runs."""
+"""Each view with every kind of data: open runs, null times, no usage, drafts, children, gone runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def rows(warehouse: asyncpg.Connection, sql: str) -> list[tuple[Any, ...]]
 
 
 @pytest.mark.parametrize("view", CONTRACT)
-async def test_columns_stand_in_the_contracts_order(warehouse: asyncpg.Connection, view: str) -> None:
+async def test_view_columns_are_in_the_documented_order(warehouse: asyncpg.Connection, view: str) -> None:
     statement = await warehouse.prepare(f"SELECT * FROM {view}")
     columns = [attribute.name for attribute in statement.get_attributes()]
     promised = CONTRACT[view].split()
@@ -78,7 +78,7 @@ async def test_columns_stand_in_the_contracts_order(warehouse: asyncpg.Connectio
     assert types.get("day", "date") == "date"
 
 
-async def test_health_counts_by_status_and_rates_what_has_ended(warehouse: asyncpg.Connection) -> None:
+async def test_health_counts_statuses_and_rates_ended_runs(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     for place, (status, seconds) in enumerate(
         [("COMPLETED", 10), ("COMPLETED", 20), ("FAILED", 30), ("CANCELLED", None), ("SKIPPED", 40)]
@@ -125,7 +125,7 @@ async def test_health_splits_by_utc_day_app_and_workflow(warehouse: asyncpg.Conn
     ]
 
 
-async def test_health_of_runs_that_tell_nothing(warehouse: asyncpg.Connection) -> None:
+async def test_health_of_runs_without_values(warehouse: asyncpg.Connection) -> None:
     await run(warehouse, "r", status="PENDING", app_id=None)
     (row,) = await warehouse.fetch("SELECT * FROM workflow_health_daily")
     assert (row["app_id"], row["failure_rate"], row["p50_duration_s"], row["credits"]) == (None, None, None, 0)
@@ -162,7 +162,7 @@ async def test_steps_are_rated_over_all_runs(warehouse: asyncpg.Connection) -> N
     ]
 
 
-async def test_models_are_counted_by_step_and_by_call_where_a_step_looped(warehouse: asyncpg.Connection) -> None:
+async def test_models_are_counted_per_step_or_per_call_of_a_loop(warehouse: asyncpg.Connection) -> None:
     plain = {"type": "model", "provider": "openai", "model": "small"}
     await run(warehouse, "r1")
     await step(warehouse, "r1", "plain", credits=Decimal(1), **plain)
@@ -212,7 +212,7 @@ async def test_untyped_calls_of_a_model_step_that_did_not_loop_are_tools(warehou
     assert await rows(warehouse, "SELECT * FROM model_usage_daily") == [(DAY, None, None, 1, 1, Decimal(0))]
 
 
-async def test_a_failure_names_the_step_that_failed_first(warehouse: asyncpg.Connection) -> None:
+async def test_failure_names_the_first_failed_step(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     await run(warehouse, "r", status="FAILED", seconds=5, error="boom", version=3, gone_at=at("2026-04-01T00:00:00"))
     await step(warehouse, "r", "later", 0, status="FAILED", started_at=at("2026-03-01T12:00:02"), type="model")
@@ -225,7 +225,7 @@ async def test_a_failure_names_the_step_that_failed_first(warehouse: asyncpg.Con
     ]
 
 
-async def test_a_failure_that_tells_little(warehouse: asyncpg.Connection) -> None:
+async def test_failure_without_details(warehouse: asyncpg.Connection) -> None:
     await run(warehouse, "step", status="FAILED", updated_at=at("2026-03-03T00:00:00"))
     await step(warehouse, "step", "b", 1, status="FAILED", error="no b")
     await step(warehouse, "step", "a", 0, status="FAILED", error="no a")
@@ -241,7 +241,7 @@ async def test_a_failure_that_tells_little(warehouse: asyncpg.Connection) -> Non
     ]
 
 
-async def test_open_runs_are_those_that_wait_or_run_and_are_still_listed(warehouse: asyncpg.Connection) -> None:
+async def test_open_runs_are_pending_or_running_and_listed(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     await run(warehouse, "pending", status="PENDING", created_at=None)
     await run(warehouse, "running", status="RUNNING", last_synced_at=at("2026-03-02T00:00:00"))
@@ -256,7 +256,7 @@ async def test_open_runs_are_those_that_wait_or_run_and_are_still_listed(warehou
     assert found == [("pending", "Invoices", "PENDING", None, True), ("running", "Invoices", "RUNNING", begin, False)]
 
 
-async def test_health_of_streams_agrees_with_the_tables(warehouse: asyncpg.Connection) -> None:
+async def test_sync_health_matches_the_tables(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     await insert(warehouse, "etl_streams", app_id="a", workflow_id="w", api_count=9, backfill_done=True)
     await warehouse.execute("UPDATE etl_streams SET last_synced_at = now() - interval '90 seconds'")

@@ -26,7 +26,7 @@ def write(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "api:\ndatabase:\napps:\nsync:\n", "\ufeffapi:\n"])
-def test_empty_files_give_the_documented_defaults(write, text: str) -> None:
+def test_empty_file_has_the_documented_defaults(write, text: str) -> None:
     settings = load(write(text), {})
     assert settings.api.base_url == "https://api.withcortex.ai"
     assert settings.api.key is None
@@ -49,12 +49,12 @@ def test_empty_files_give_the_documented_defaults(write, text: str) -> None:
     assert (settings.payloads.store, settings.payloads.redact, settings.payloads.retention) == ("full", [], "keep")
 
 
-def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load(None, {}).data_dir == Path(".cortex-etl")
 
 
-def test_the_file_in_this_folder_is_taken(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_in_the_working_directory_is_used(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("api: {page_size: 7}\n")
     monkeypatch.chdir(tmp_path)
     assert load(None, {}).api.page_size == 7
@@ -79,7 +79,7 @@ def test_the_environment_overrides_the_file(write) -> None:
     assert settings.place("api", "timeout_s") == "default"
 
 
-def test_references_are_filled(write) -> None:
+def test_variables_are_substituted(write) -> None:
     path = write('api:\n  page_size: ${SIZE}\n  key: "sk-${A}-${B:-b}"\ndatabase: {url: "${URL:-}"}\ndata_dir: $${x}\n')
     settings = load(path, {"SIZE": "12", "A": "a"})
     assert settings.api.page_size == 12
@@ -88,11 +88,11 @@ def test_references_are_filled(write) -> None:
     assert settings.data_dir.name == "${x}"
 
 
-def test_an_empty_variable_counts_as_unset(write) -> None:
+def test_empty_variable_counts_as_unset(write) -> None:
     assert load(write("api: {page_size: '${SIZE:-5}'}\n"), {"SIZE": ""}).api.page_size == 5
 
 
-def test_a_missing_key_is_an_error_only_where_one_is_needed(write) -> None:
+def test_missing_key_is_an_error_only_if_needed(write) -> None:
     path = write("api:\n  key: ${MY_KEY}\n")
     settings = load(path, {})
     with pytest.raises(SettingsError, match=r"config.yaml:2: api.key: .*MY_KEY is not set") as caught:
@@ -101,7 +101,7 @@ def test_a_missing_key_is_an_error_only_where_one_is_needed(write) -> None:
 
 
 @pytest.mark.parametrize("written", ["${MY_KEY}", "sk-${MY_KEY}"])
-def test_an_app_whose_own_key_is_missing_takes_no_other(write, written: str) -> None:
+def test_app_with_a_missing_key_does_not_use_another(write, written: str) -> None:
     path = write(f"api:\n  key: sk-general\napps:\n  - id: a\n  - id: b\n    key: {written}\n")
     settings = load(path, {})
     assert settings.require_key(settings.apps[0]).get_secret_value() == "sk-general"
@@ -260,7 +260,7 @@ def test_the_starter_is_the_example_in_the_repository() -> None:
     assert example.replace("$schema=docs/", "$schema=", 1) == starter(), "only the path of the schema differs"
 
 
-def test_the_starter_shows_every_setting() -> None:
+def test_starter_contains_every_setting() -> None:
     from etl.config.problems import all_keys
 
     for path in all_keys(Settings):

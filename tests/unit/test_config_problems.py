@@ -1,4 +1,4 @@
-"""Every setting wrong in every way a person gets it wrong: one error that names file, line, key and what is right."""
+"""Errors in settings name the file, the line, the key and the expected value."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def problem(path: Path, environment: dict[str, str]) -> SettingsError:
 @pytest.mark.parametrize(
     ("text", "line", "key", "says", "hint"), [case[1:] for case in IN_FILE], ids=[c[0] for c in IN_FILE]
 )
-def test_what_is_wrong_in_the_file(tmp_path: Path, text: str, line: int, key: str, says: str, hint: str) -> None:
+def test_errors_in_the_file(tmp_path: Path, text: str, line: int, key: str, says: str, hint: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     error = problem(path, {})
@@ -220,7 +220,7 @@ def test_what_is_wrong_in_the_file(tmp_path: Path, text: str, line: int, key: st
         (b"\xff\xfe\x00", "it is not text", "Fix the path"),
     ],
 )
-def test_a_file_of_a_secret_that_cannot_be_read_is_told_to_who_needs_it(
+def test_unreadable_secret_file_fails_only_if_needed(
     tmp_path: Path, content: bytes | None, says: str, hint: str
 ) -> None:
     path = tmp_path / "config.yaml"
@@ -264,7 +264,7 @@ IN_ENVIRONMENT = [
 @pytest.mark.parametrize(
     ("environment", "says", "hint"), [case[1:] for case in IN_ENVIRONMENT], ids=[case[0] for case in IN_ENVIRONMENT]
 )
-def test_what_is_wrong_in_the_environment(tmp_path: Path, environment: dict[str, str], says: str, hint: str) -> None:
+def test_errors_in_the_environment(tmp_path: Path, environment: dict[str, str], says: str, hint: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("")
     error = problem(path, environment)
@@ -274,7 +274,7 @@ def test_what_is_wrong_in_the_environment(tmp_path: Path, environment: dict[str,
     assert "hunter2" not in f"{error} {error.hint}"
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("api:\n  concurrency: x\n  page_size: y\n")
     lines = problem(path, {}).message.splitlines()
@@ -292,7 +292,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     ],
     ids=["missing", "a folder", "not text", "control characters", "bottomless"],
 )
-def test_a_file_that_cannot_be_read(tmp_path: Path, make: object, says: str) -> None:
+def test_unreadable_file(tmp_path: Path, make: object, says: str) -> None:
     path = tmp_path / "config.yaml"
     make(path)
     error = problem(path, {})

@@ -1,4 +1,4 @@
-"""The JSON schema that editors read: current, explained throughout, and of one mind with the settings themselves."""
+"""The JSON schema for editors: up to date, documented, and consistent with the settings."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def keys(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Any:
             yield from keys(json_schema()["definitions"][part["$ref"].rpartition("/")[2]], (*path, key))
 
 
-def test_the_schema_is_current() -> None:
+def test_schema_is_up_to_date() -> None:
     hint = "run: python -m etl.config.schema > docs/config.schema.json"
     assert render() == (ROOT / "docs" / SCHEMA_NAME).read_text(), hint
 
 
-def test_it_is_a_schema_of_every_key() -> None:
+def test_schema_has_every_key() -> None:
     Draft7Validator.check_schema(json_schema())
     assert [path for path, _ in keys(json_schema())] == all_keys(Settings)
 
 
-def test_every_key_is_explained() -> None:
+def test_every_key_has_a_description() -> None:
     sections = json_schema()["definitions"]
     assert all(section["description"] for section in sections.values())
     assert [path for path, part in keys(json_schema()) if "$ref" not in part and "description" not in part] == []
 
 
-def test_the_starter_passes_and_names_it() -> None:
+def test_starter_is_valid_and_refers_to_the_schema() -> None:
     VALIDATOR.validate(yaml.safe_load(starter()))
     assert starter().startswith(f"# yaml-language-server: $schema={SCHEMA_NAME}\n")
 
@@ -60,7 +60,7 @@ def test_the_starter_passes_and_names_it() -> None:
         "payloads: {store: none, redact: [$.input.email], retention: honour}",
     ],
 )
-def test_what_the_settings_take_passes(text, tmp_path) -> None:
+def test_valid_settings_pass_the_schema(text, tmp_path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     load(tmp_path / "config.yaml", {})
     VALIDATOR.validate(yaml.safe_load(text))
@@ -87,7 +87,7 @@ def test_what_the_settings_take_passes(text, tmp_path) -> None:
         "payloads: {redact: $.input}",
     ],
 )
-def test_what_the_settings_refuse_does_not_pass(text, tmp_path) -> None:
+def test_invalid_settings_fail_the_schema(text, tmp_path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(SettingsError):
         load(tmp_path / "config.yaml", {})

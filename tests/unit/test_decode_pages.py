@@ -36,35 +36,35 @@ BAD_ITEMS = {
 
 
 @given(st.lists(st.sampled_from([*RUNS, b"1", b'"a,]"', b"null", b"[]", b"{}"])), st.sampled_from([b",", b" ,\n\t"]))
-def test_items_come_out_as_they_went_in(items: list[bytes], comma: bytes) -> None:
+def test_items_are_split_unchanged(items: list[bytes], comma: bytes) -> None:
     assert split_page(b" [ " + comma.join(items) + b" ]\n") == items
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])
 @pytest.mark.parametrize("bad", BAD_ITEMS.values(), ids=BAD_ITEMS)
-def test_a_bad_item_leaves_the_others_of_its_page_alone(bad: bytes, place: int) -> None:
+def test_bad_item_does_not_affect_the_rest_of_its_page(bad: bytes, place: int) -> None:
     items = [*RUNS[:place], bad, *RUNS[place + 1 :]]
     assert split_page(b"[" + b", ".join(items) + b"]") == items
 
 
-def test_both_ways_of_splitting_agree_on_a_good_page() -> None:
+def test_both_splitters_agree_on_valid_pages() -> None:
     page = b"[" + b" , ".join(RUNS) + b"]"
     assert split_page(page) == split_page(b"\xef\xbb\xbf" + page) == RUNS
 
 
-def test_items_cut_in_the_middle_are_told_from_the_good_ones_behind_them() -> None:
+def test_truncated_items_are_separated_from_good_ones() -> None:
     for length in range(1, len(RUNS[1])):
         items = [RUNS[0], RUNS[1][:length], RUNS[2], RUNS[3][: length // 2 + 1], RUNS[4]]
         assert split_page(b"[" + b",".join(items) + b"]") == [item.strip() for item in items], length
 
 
-def test_a_cut_workflow_is_told_from_the_good_one_behind_it() -> None:
+def test_truncated_workflow_is_separated_from_a_good_one() -> None:
     workflow = b'{"id":"w","name":"W","app":{"id":"a"},"tags":[{"id":"t","name":"T"},{"id":"u"}],"created_at":null}'
     for length in range(1, len(workflow)):
         assert split_page(b"[" + workflow[:length] + b"," + workflow + b"]") == [workflow[:length].strip(), workflow]
 
 
-def test_a_cut_body_is_never_taken_for_a_whole_one() -> None:
+def test_truncated_body_is_never_accepted() -> None:
     page = b"[" + b",".join(RUNS[:2]) + b"]"
     for length in range(len(page)):
         with pytest.raises(TransientError):
@@ -86,7 +86,7 @@ def test_a_cut_body_is_never_taken_for_a_whole_one() -> None:
         (b"[1]]", "something follows"),
     ],
 )
-def test_what_is_no_list_is_tried_again(body: bytes, says: str) -> None:
+def test_body_that_is_not_a_list_is_retried(body: bytes, says: str) -> None:
     with pytest.raises(TransientError, match="JSON list") as error:
         split_page(body)
     assert says in error.value.message
@@ -113,9 +113,9 @@ def test_what_is_no_list_is_tried_again(body: bytes, says: str) -> None:
         (b"\xff", None),
     ],
 )
-def test_the_id_is_found_in_whatever_came(raw: bytes, ident: str | None) -> None:
+def test_id_is_found_in_any_bytes(raw: bytes, ident: str | None) -> None:
     assert peek_id(raw) == ident
 
 
-def test_the_digest_is_the_sha_256_of_the_bytes() -> None:
+def test_digest_is_the_sha_256_of_the_bytes() -> None:
     assert digest(b"x") == hashlib.sha256(b"x").digest()

@@ -30,7 +30,7 @@ def plain(value: object) -> object:
 
 
 @given(VALUES, st.sampled_from([None, 2]), st.booleans())
-def test_values_come_back_as_they_were(value: object, indent: int | None, escaped: bool) -> None:
+def test_values_round_trip(value: object, indent: int | None, escaped: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=escaped).encode("utf-8", "backslashreplace")
     parsed = parse(text)
     assert plain(parsed) == plain(reading._Reader(text.decode()).read()) == json.loads(text)
@@ -52,20 +52,20 @@ def test_numbers_keep_their_digits(literal: str) -> None:
     assert pickle.loads(pickle.dumps(number)).literal == copy.deepcopy(number).literal == literal  # noqa: S301 - our own
 
 
-def test_a_number_beyond_decimals_is_infinite_and_keeps_its_digits() -> None:
+def test_huge_number_is_infinite_and_keeps_its_digits() -> None:
     numbers = parse(b"[1e99999999999999999999, -1e99999999999999999999]")
     assert numbers == [Decimal("Infinity"), Decimal("-Infinity")]
     assert dump(numbers) == b"[1e99999999999999999999,-1e99999999999999999999]"
 
 
-def test_of_duplicate_keys_the_last_wins_in_the_place_of_the_first() -> None:
+def test_last_duplicate_key_wins() -> None:
     text = '{"a": 1, "b": 2, "a": 3}'
     assert dump(parse(text.encode())) == dump(reading._Reader(text).read()) == b'{"a":3,"b":2}'
 
 
 @pytest.mark.parametrize("levels", [200, 5_000, 50_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-def test_any_depth_is_read_cleaned_and_written(levels: int, opening: str, closing: str) -> None:
+def test_json_of_any_depth_is_handled(levels: int, opening: str, closing: str) -> None:
     text = (opening * levels + '"\\u0000"' + closing * levels).encode()
     value = parse(text)
     assert dump(value) == text
@@ -112,7 +112,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_what_is_not_json_is_refused_by_both_readers(text: bytes) -> None:
+def test_invalid_json_is_refused_by_both_readers(text: bytes) -> None:
     with pytest.raises(RecordError) as error:
         parse(text)
     assert error.value.reason == "invalid_json"
@@ -140,13 +140,13 @@ def test_what_is_not_json_is_refused_by_both_readers(text: bytes) -> None:
         ('"🚀 é"'.encode(), False),
     ],
 )
-def test_what_postgresql_refuses_is_told_from_what_only_looks_like_it(text: bytes, dirty: bool) -> None:
+def test_strings_refused_by_postgresql_are_detected(text: bytes, dirty: bool) -> None:
     assert needs_cleaning(text) is dirty
     value = parse(text)
     assert (clean(value) != value) is dirty
 
 
-def test_cleaning_replaces_in_keys_and_strings_and_leaves_the_rest() -> None:
+def test_cleaning_replaces_characters_in_keys_and_strings() -> None:
     value = {"a\0": ["\ud83d", "\ud83d\ude00", {"\udc00": Number("1.0")}], "b": None, "c": True}
     assert clean(value) == {"a\ufffd": ["\ufffd", "\ufffd\ufffd", {"\ufffd": Number("1.0")}], "b": None, "c": True}
     assert clean(parse(rb'"\ud83d\ude00"')) == "😀"

@@ -1,4 +1,4 @@
-"""The documentation and the command agree: what the one names, the other has."""
+"""The documentation matches the command."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ALL = dict(commands(get_command(app)))
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_readme_names_every_command(name) -> None:
+def test_readme_names_every_command(name) -> None:
     assert f"`{name}`" in README.partition("## Commands")[2]
 
 
 @pytest.mark.parametrize(("page", "text"), PAGES.items(), ids=PAGES)
-def test_every_command_that_is_shown_exists_with_its_options(page, text) -> None:
+def test_commands_in_the_docs_exist_with_their_options(page, text) -> None:
     shown = re.findall(
         r"(?m)(?:`|^#? *|bin/|&& )cortex-etl ((?:[a-z]+)(?: (?:show|schema|list|retry|cron|systemd|k8s))?)((?: --?[a-z-]+)*)",
         text,
@@ -47,7 +47,7 @@ def test_every_command_that_is_shown_exists_with_its_options(page, text) -> None
         assert set(options.split()) <= known, (page, name, options)
 
 
-def test_the_settings_table_has_every_key_and_no_other() -> None:
+def test_settings_table_matches_the_settings() -> None:
     rows = re.findall(
         r"^\| (`[a-z_`.\[\], ]+`) \|", OPERATIONS.partition("## Settings")[2].partition("## ")[0], re.MULTILINE
     )
@@ -66,7 +66,7 @@ def test_every_exit_code_is_documented() -> None:
     assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == ["0", "1", "2", "3", "4", "75", "130"]
 
 
-def test_the_extras_of_the_commands_are_in_the_install_line_and_exist() -> None:
+def test_extras_are_in_the_install_command_and_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     source = "".join(path.read_text() for path in (ROOT / "etl").rglob("*.py"))
     named = set(re.findall(r"pip install \"cortex-etl\[(\w+)\]\"", source))

@@ -1,4 +1,4 @@
-"""A commit that is in hand when all is called off."""
+"""Cancellation during a commit."""
 
 import asyncio
 import gc
@@ -9,7 +9,7 @@ from etl.sync.intake import finish_in_hand
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_commit_in_hand_is_waited_for_and_its_failure_writes_nothing_to_stderr(fails) -> None:
+async def test_running_commit_is_awaited_on_cancellation(fails) -> None:
     unheard, ended, release = [], [], asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context["message"]))
 

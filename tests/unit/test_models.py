@@ -66,7 +66,7 @@ def test_days(text: str) -> None:
         "99991231T235959-0100",
     ],
 )
-def test_times_beyond_the_calendar_are_read_and_have_no_time(text: str) -> None:
+def test_times_beyond_the_calendar_are_null(text: str) -> None:
     moment = read_moment(text)
     assert (moment.time, moment.text) == (None, text)
 
@@ -87,7 +87,7 @@ def test_times_beyond_the_calendar_are_read_and_have_no_time(text: str) -> None:
         *PYTHON_READS_TOO,
     ],
 )
-def test_what_is_no_date_is_refused(text: str) -> None:
+def test_invalid_dates_are_refused_by_the_parser(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_moment(text)
 
@@ -100,7 +100,7 @@ def test_nor_are_they_taken_on_the_fast_path(text: str) -> None:
 
 
 @given(st.datetimes(timezones=st.timezones() | st.just(UTC)), st.sampled_from(["T", " "]))
-def test_what_python_writes_is_read(time: datetime, separator: str) -> None:
+def test_python_timestamps_are_parsed(time: datetime, separator: str) -> None:
     offset = time.utcoffset() or timedelta(0)
     text = time.isoformat(separator)
     if offset.total_seconds() % 60:
@@ -148,7 +148,7 @@ def test_null_means_absent_except_for_the_id(model: type[Document]) -> None:
         (Workflow, {"id": "w", "created_at": False}, "at.created_at: expected an ISO 8601 date, found false"),
     ],
 )
-def test_what_a_column_depends_on_is_never_coerced(model: type[Document], value: Any, message: str) -> None:
+def test_column_values_are_never_coerced(model: type[Document], value: Any, message: str) -> None:
     with pytest.raises(RecordError) as error:
         validated(model, value, "at")
     assert error.value.reason == "invalid_field"
@@ -156,7 +156,7 @@ def test_what_a_column_depends_on_is_never_coerced(model: type[Document], value:
     assert error.value.message == message
 
 
-def test_a_message_shows_no_more_than_the_beginning_of_a_text() -> None:
+def test_error_messages_truncate_values() -> None:
     assert describe("x" * 50) == f"the text '{'x' * 40}'..."
     assert [describe(value) for value in (None, True, False, Decimal(1), [], {})] == [
         "null",

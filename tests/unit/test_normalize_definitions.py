@@ -33,7 +33,7 @@ def step_of(**step: Any) -> dict[str, Any]:
     return named(tables.WORKFLOW_STEPS, version_of([step]).steps[0])
 
 
-def test_a_version_has_its_fields_in_columns_and_the_rest_in_extra() -> None:
+def test_version_fields_go_to_columns_and_extra() -> None:
     row = named(
         tables.WORKFLOW_VERSIONS,
         version_of(
@@ -53,7 +53,7 @@ def test_a_version_has_its_fields_in_columns_and_the_rest_in_extra() -> None:
     assert row["extra"] == {"new": [1], "created_by": {"email": "e"}, "rollback_version": 10**12}
 
 
-def test_a_run_points_at_its_version_and_its_draft() -> None:
+def test_run_refers_to_its_version_and_draft() -> None:
     version, draft = {"id": "v"}, {"key": "d\0", "input": {"b": 1.0, "a": "é\n"}}
     cleaned = json.dumps({"input": {"a": "é\n", "b": 1.0}, "key": "d\ufffd"}, separators=(",", ":"), ensure_ascii=False)
     draft_id = "draft:" + hashlib.sha256(f"wf\n{cleaned}".encode()).hexdigest()[:32]
@@ -66,7 +66,7 @@ def test_a_run_points_at_its_version_and_its_draft() -> None:
     assert (row["is_draft"], row["app_id"], row["workflow_id"], row["key"]) == (True, "wa", "wf", "d\ufffd")
 
 
-def test_equal_drafts_share_an_id_however_they_are_written() -> None:
+def test_equal_drafts_share_an_id() -> None:
     texts = [b'{"key":"d","input":{"a":1,"b":"\\u00e9"}}', '{ "input": {"b":"é", "a":1}, "key":"d" }'.encode()]
     drafts = [normalized(b'{"id":"r","workflow_version_draft":' + text + b"}").versions[0] for text in texts]
     assert drafts[0].id == drafts[1].id
@@ -75,7 +75,7 @@ def test_equal_drafts_share_an_id_however_they_are_written() -> None:
     assert other.id != drafts[0].id  # 1.0 has other digits than 1
 
 
-def test_links_are_rows_once_each() -> None:
+def test_links_are_unique_rows() -> None:
     assert version_of([BRANCH]).links == (
         ("v", "b", "c", "destination"),
         ("v", "b", "d", "branch:yes"),
@@ -85,7 +85,7 @@ def test_links_are_rows_once_each() -> None:
     assert step_of(**BRANCH)["config"] == {"conditions": BRANCH["conditions"]}
 
 
-def test_steps_of_types_that_nobody_knows_keep_their_fields_whatever_they_are() -> None:
+def test_steps_of_unknown_types_keep_their_fields() -> None:
     step = {"type": "new", "key": "n", "conditions": {"a": {"destinations": 5}, "b": 1}, "else": "x"}
     assert step_of(**step)["config"] == {"conditions": step["conditions"], "else": "x"}
     with pytest.raises(
@@ -104,19 +104,19 @@ def test_steps_of_types_that_nobody_knows_keep_their_fields_whatever_they_are() 
         ([1, 2, 3], 1.0, 2.0, {"position": [1, 2, 3]}),
     ],
 )
-def test_a_missing_second_number_is_null(position: Any, x: float | None, y: float | None, kept: Any) -> None:
+def test_missing_coordinate_is_null(position: Any, x: float | None, y: float | None, kept: Any) -> None:
     row = step_of(type="code", position=position)
     assert (row["position_x"], row["position_y"], row["config"]) == (x, y, kept)
 
 
-def test_a_place_beyond_doubles_is_kept_in_the_configuration() -> None:
+def test_huge_coordinate_is_kept_in_the_configuration() -> None:
     raw = b'{"id":"r","workflow_version":{"id":"v","steps":[{"size":[1e400,2]}]}}'
     step = named(tables.WORKFLOW_STEPS, normalized(raw).versions[0].steps[0])
     assert (step["width"], step["height"]) == (None, 2.0)
     assert b"1e400" in normalized(raw).versions[0].steps[0][-1]
 
 
-def test_a_definition_that_repeats_is_made_once() -> None:
+def test_repeated_definition_is_normalized_once() -> None:
     normalizer = Normalizer("app", "wf", cache_size=2)
     first = normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0]
     careful = normalizer.normalize(b'{"id":"r","new":1,"workflow_version":{"id": "v"}}', b"").versions[0]
@@ -128,7 +128,7 @@ def test_a_definition_that_repeats_is_made_once() -> None:
     assert normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0] is not first
 
 
-def test_a_draft_of_two_apps_has_the_app_of_its_run() -> None:
+def test_draft_has_the_app_of_its_run() -> None:
     normalizer = Normalizer("app", "wf")
     apps = [
         normalizer.normalize(run_bytes(workflow_version_draft={"key": "d"}, workflow_app_id=app), b"")
@@ -139,7 +139,7 @@ def test_a_draft_of_two_apps_has_the_app_of_its_run() -> None:
     assert apps == ["one", "two", None]
 
 
-def test_a_workflow_and_its_app() -> None:
+def test_workflow_and_app_rows() -> None:
     document = {
         "id": "w",
         "name": "W\0",
@@ -180,7 +180,7 @@ def test_a_workflow_and_its_app() -> None:
         (b"{", "invalid_json"),
     ],
 )
-def test_a_workflow_that_cannot_be_normalized_says_why(raw: bytes, reason: str) -> None:
+def test_invalid_workflow_is_refused_with_a_reason(raw: bytes, reason: str) -> None:
     with pytest.raises(RecordError) as error:
         normalize_workflow(raw)
     assert error.value.reason == reason
@@ -189,7 +189,7 @@ def test_a_workflow_that_cannot_be_normalized_says_why(raw: bytes, reason: str) 
 PATHS = ["$.input.email", "$.output.*.output.headers", "$..password", "$.id", "$..total_secret"]
 
 
-def test_redaction_replaces_before_anything_is_made() -> None:
+def test_redaction_happens_before_normalization() -> None:
     redactor = Redactor(PATHS)
     raw = run_bytes(
         input={"email": "me@example.org", "name": "n", "password": None},
@@ -212,7 +212,7 @@ def test_redaction_replaces_before_anything_is_made() -> None:
     "path", ["$.output", "$.output.*", "$..output", "$.output.*['output','logs','error','note','calls']"]
 )
 @pytest.mark.parametrize("older", [False, True])
-def test_redacting_all_output_leaves_the_steps(path: str, *, older: bool) -> None:
+def test_redacting_all_outputs_keeps_the_steps(path: str, *, older: bool) -> None:
     call = {"id": "c", "index": 0, "key": "k", "status": "COMPLETED", "start": 1, "output": {"text": "secret"}}
     if path != "$..output":
         call["error"] = "secret"
@@ -239,7 +239,7 @@ def test_redacting_all_output_leaves_the_steps(path: str, *, older: bool) -> Non
     assert b"secret" not in redactor.redact_bytes(raw)
 
 
-def test_hashes_tell_equal_values_and_nothing_more() -> None:
+def test_hashes_are_equal_for_equal_values_only() -> None:
     def mail(mode: Any, salt: bytes, value: Any) -> Any:
         redactor = Redactor(["$.input.email"], mode=mode, salt=salt)
         return run_row(normalized(run_bytes(input={"email": value}), redact=redactor))["input"]["email"]
@@ -252,7 +252,7 @@ def test_hashes_tell_equal_values_and_nothing_more() -> None:
     assert step["output"] == "sha256:" + hashlib.sha256(b'"a"').hexdigest()
 
 
-def test_what_cannot_be_searched_is_not_stored() -> None:
+def test_run_that_cannot_be_redacted_is_not_stored() -> None:
     redactor = Redactor(["$..password"])
     deep = b'{"id":"run","input":' + b'{"a":' * 5000 + b'{"password":"p"}' + b"}" * 5001
     with pytest.raises(RecordError) as error:
@@ -267,7 +267,7 @@ def test_what_cannot_be_searched_is_not_stored() -> None:
 
 
 @pytest.mark.parametrize("path", ["$.a[", "$..", "", "$", " $ "])
-def test_a_path_that_selects_nothing_sensible_is_a_mistake_in_the_settings(path: str) -> None:
+def test_invalid_redaction_path_is_refused(path: str) -> None:
     with pytest.raises(SettingsError):
         Redactor([path])
 
@@ -279,7 +279,7 @@ def test_a_path_that_selects_nothing_sensible_is_a_mistake_in_the_settings(path:
         "$.retention", "$.status", "$.output.*.start", "$..created_at", "$..steps", "$.workflow_version_draft",
     ],
 )  # fmt: skip
-def test_a_path_that_no_run_could_be_stored_with_is_refused(path: str) -> None:
+def test_redaction_path_matching_required_fields_is_refused(path: str) -> None:
     with pytest.raises(SettingsError) as refused:
         redactor_of(PayloadSettings(redact=["$.input", path]))
     assert refused.value.message.startswith(f"payloads.redact: with {path} no run could be stored: ")
@@ -293,5 +293,5 @@ def test_a_path_that_no_run_could_be_stored_with_is_refused(path: str) -> None:
         "$..name", "$.input..*",
     ],
 )  # fmt: skip
-def test_a_path_to_what_people_wrote_is_taken(path: str) -> None:
+def test_redaction_path_to_payloads_is_accepted(path: str) -> None:
     assert redactor_of(PayloadSettings(redact=[path])) is not None

@@ -1,4 +1,4 @@
-"""The fast path and the careful one accept the same runs and yield the same rows."""
+"""The fast and the careful normalizer accept the same runs and return the same rows."""
 
 from __future__ import annotations
 

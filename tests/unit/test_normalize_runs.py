@@ -1,4 +1,4 @@
-"""What the contract says of runs, one sentence a test."""
+"""Normalization of runs, one rule per test."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_steps_are_the_union_of_output_and_usage_steps() -> None:
     ]
 
 
-def test_in_the_array_form_a_second_item_of_a_key_gets_a_number() -> None:
+def test_repeated_keys_of_the_array_form_are_numbered() -> None:
     output = [{"key": key, "status": str(place)} for place, key in enumerate(["a", "a#2", "a", "b", "a"])]
     rows = steps_of(output=output, usage={"steps": {"a": {"total": 1}}})
     assert [(key, row["status"], row["extra"]) for key, row in rows.items()] == [
@@ -59,7 +59,7 @@ def test_in_the_array_form_a_second_item_of_a_key_gets_a_number() -> None:
     assert [row["credits"] for row in rows.values()] == [Decimal(1), None, None, None, None]
 
 
-def test_keys_that_become_equal_by_the_cleaning_get_numbers_and_keep_their_credits() -> None:
+def test_keys_made_equal_by_cleaning_are_numbered() -> None:
     half, other_half = "a\ud83d", "a\ude00"
     rows = steps_of(
         output={"a\0": {"status": "1"}, "a\ufffd": {"status": "2"}, half: {"status": "3", "key": half}},
@@ -73,7 +73,7 @@ def test_keys_that_become_equal_by_the_cleaning_get_numbers_and_keep_their_credi
     ]
 
 
-def test_the_tree_of_a_step_without_a_name_never_mixes_with_that_of_the_run() -> None:
+def test_usage_of_an_unnamed_step_is_separate_from_the_run() -> None:
     tree = {"calls": [{"total": 1}]}
     both = normalized(run_bytes(output={"": {}}, usage={**tree, "steps": {"": tree}}))
     assert [row["step_key"] for row in step_rows(both)] == ["#2"]
@@ -82,7 +82,7 @@ def test_the_tree_of_a_step_without_a_name_never_mixes_with_that_of_the_run() ->
     assert [row["step_key"] for row in step_rows(alone)] == [""]
 
 
-def test_the_credit_tree_is_flattened_at_any_depth() -> None:
+def test_usage_tree_is_flattened_at_any_depth() -> None:
     rows = usage_rows(
         normalized(run_bytes(usage={"calls": [{"id": "x", "total": 1, "calls": [{}, {"calls": [{"id": "y"}]}]}]}))
     )
@@ -103,7 +103,7 @@ def test_credits_are_exact() -> None:
     assert str(usage_rows(normalized(raw))[0]["credits"]) == "1E-7"
 
 
-def test_what_a_step_made_has_columns_by_its_type() -> None:
+def test_step_outputs_have_columns_by_type() -> None:
     output = {"provider": "p", "model": "m", "status": 404, "run_id": "child"}
     rows = steps_of(
         output={
@@ -120,7 +120,7 @@ def test_what_a_step_made_has_columns_by_its_type() -> None:
     }
 
 
-def test_of_a_loop_the_calls_have_the_columns_and_not_the_step() -> None:
+def test_loop_outputs_have_columns_on_calls() -> None:
     made = {"provider": "p", "model": "m"}
     calls = [{"output": made}, {"type": "model", "output": made}, {"type": "code", "output": made}]
     looped = normalized(run_bytes(output={"a": {"type": "model", "output": [made, made], "calls": calls}}))
@@ -132,7 +132,7 @@ def test_of_a_loop_the_calls_have_the_columns_and_not_the_step() -> None:
 
 
 @pytest.mark.parametrize("store_payloads", [True, False])
-def test_the_runs_that_calls_started_are_known_whatever_is_stored(store_payloads: bool) -> None:
+def test_child_runs_are_recorded_without_payloads(store_payloads: bool) -> None:
     def children(kind: str | None, output: Any, *calls: dict[str, Any]) -> list[str | None]:
         step = {"type": kind, "output": output, "calls": calls}
         rows = call_rows(normalized(run_bytes(output={"a": step}), store_payloads=store_payloads))
@@ -151,7 +151,7 @@ def test_the_runs_that_calls_started_are_known_whatever_is_stored(store_payloads
     assert children("model", {}, *tools) == [None, "child", None, None, "child", None]
 
 
-def test_outputs_of_other_shapes_leave_the_columns_null() -> None:
+def test_unexpected_outputs_leave_columns_null() -> None:
     rows = steps_of(
         output={
             "a": {"type": "model", "output": {"model": 5, "provider": None}},
@@ -176,7 +176,7 @@ def test_step_times_are_exact_in_all_years(ms: float) -> None:
     assert steps_of(output={"a": {"start": ms}})["a"]["started_at"] == exact
 
 
-def test_numbers_too_large_for_their_columns_go_to_extra_under_their_paths() -> None:
+def test_numbers_too_large_for_columns_go_to_extra() -> None:
     huge = 10**30
     rows = normalized(
         run_bytes(
@@ -204,7 +204,7 @@ def test_the_largest_numbers_still_fit(field: str, limit: int) -> None:
         assert (found[field], found["extra"]) == ((value, None) if fits else (None, {field: value}))
 
 
-def test_unknown_fields_are_kept_where_they_stood() -> None:
+def test_unknown_fields_are_kept_with_their_path() -> None:
     rows = normalized(
         run_bytes(
             new=None,
@@ -230,7 +230,7 @@ def test_unknown_fields_are_kept_where_they_stood() -> None:
     assert call_rows(rows)[0]["extra"] == {"f": 6}
 
 
-def test_free_form_json_keeps_its_digits_and_loses_what_postgresql_refuses() -> None:
+def test_free_form_json_keeps_its_digits_and_is_cleaned() -> None:
     raw = b'{"id":"run","result":{"a":1.50,"b":123456789012345678901234567890,"c\\u0000":"\\ud83d x \\ud83d\\ude00"}}'
     assert result_of(raw) == '{"a":1.50,"b":123456789012345678901234567890,"c\ufffd":"\ufffd x 😀"}'.encode()
     assert result_of(b'{"id":"run","result":{"a":1.50}}') == b'{"a":1.50}'
@@ -271,7 +271,7 @@ def test_null_is_null(null: dict[str, Any]) -> None:
         (None, None, False, None),
     ],
 )
-def test_a_bare_day_counts_as_its_end(updated_at: str | None, time: Any, on_day: bool, effective: Any) -> None:
+def test_bare_day_counts_as_its_end(updated_at: str | None, time: Any, on_day: bool, effective: Any) -> None:
     rows = normalized(run_bytes(updated_at=updated_at))
     assert (rows.updated_at, rows.updated_on_day) == (time, on_day)
     assert (run_row(rows)["updated_at"], run_row(rows)["updated_on_day"]) == (time, on_day)
@@ -284,7 +284,7 @@ def test_times_beyond_the_calendar_go_to_extra() -> None:
     assert row["extra"] == {"created_at": "+275760-09-13T00:00:00Z", "ended_at": "9999-12-31T23:59:59-05:00"}
 
 
-def test_a_run_without_a_workflow_is_of_the_stream() -> None:
+def test_run_without_a_workflow_gets_the_stream_s() -> None:
     assert run_row(normalized(b'{"id":"run"}'))["workflow_id"] == "wf"
     assert run_row(normalized(b'{"id":"run"}'))["stream_app_id"] == "app"
     assert (
@@ -293,7 +293,7 @@ def test_a_run_without_a_workflow_is_of_the_stream() -> None:
     )
 
 
-def test_payloads_can_be_left_out() -> None:
+def test_payloads_can_be_omitted() -> None:
     made = {"provider": "p", "model": "m"}
     for new in ({}, {"new": 1}):  # both paths
         raw = run_bytes(
@@ -355,7 +355,7 @@ def test_payloads_can_be_left_out() -> None:
         (b'{"id":"run","usage":{"total":1e-20000}}', "number_out_of_range", "1e-20000"),
     ],
 )
-def test_what_cannot_be_normalized_says_why(raw: bytes, reason: str, says: str) -> None:
+def test_invalid_run_is_refused_with_a_reason(raw: bytes, reason: str, says: str) -> None:
     if reason == "number_out_of_range":
         raw = raw[:-1] + b',"output":{"a":{"calls":[{"new":1}]}}}'
     error = refused(raw)

@@ -1,4 +1,4 @@
-"""How results are written: values, CSV, JSON, tables."""
+"""Output of results: values, CSV, JSON, tables."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from etl.cli.status import span
         ("ü🌍", "ü🌍"),
     ],
 )
-def test_values_for_people(value, text) -> None:
+def test_readable_values(value, text) -> None:
     assert plain(value) == text
 
 
-def test_csv_can_be_read_back(capsys) -> None:
+def test_csv_round_trip(capsys) -> None:
     values = ["plain", 'quo"ted', "com,ma", "li\nne", "cr\r", " blank ", "\\.", "🌍"]
     write_csv(["a"], [[value] for value in values])
     read = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert [row[0] for row in read] == ["a", *values]
 
 
-def test_csv_tells_null_from_empty(capsys) -> None:
+def test_csv_distinguishes_null_from_empty(capsys) -> None:
     write_csv(["a", "b"], [[None, ""]])
     assert capsys.readouterr().out == 'a,b\n,""\n'
 
@@ -60,24 +60,24 @@ def test_json_keeps_digits_and_documents(capsys) -> None:
     assert json.loads(out)[0]["inf"] == "Infinity"
 
 
-def test_json_names_columns_apart(capsys) -> None:
+def test_json_renames_duplicate_columns(capsys) -> None:
     write_json(["n", "n"], ["int4", "int4"], [[1, 2]])
     assert json.loads(capsys.readouterr().out) == [{"n": 1, "n_2": 2}]
 
 
-def test_one_row_is_not_rows(capsys) -> None:
+def test_singular_and_plural(capsys) -> None:
     write_result("table", ["n"], ["int4"], [[1]])
     assert capsys.readouterr().out.endswith("(1 row)\n")
 
 
-def test_markup_in_data_is_shown_as_it_is() -> None:
+def test_markup_in_data_is_escaped() -> None:
     out = io.StringIO()
     Console(file=out, width=200).print(table(["[red]head"], [["[bold]cell[/bold]"]]))
     assert "[red]head" in out.getvalue()
     assert "[bold]cell[/bold]" in out.getvalue()
 
 
-def test_a_narrow_terminal_cuts_and_does_not_wrap() -> None:
+def test_narrow_terminal_truncates() -> None:
     out = io.StringIO()
     Console(file=out, width=30).print(table(["a", "b"], [["x" * 50, "y" * 50]]))
     assert len(out.getvalue().splitlines()) == 3
@@ -90,7 +90,7 @@ def shown(columns, rows, width, **options) -> list[str]:
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_numbers_are_never_cut() -> None:
+def test_numbers_are_never_truncated() -> None:
     lines = shown(["id", "credits", "error"], [["x" * 30, Decimal("0.00084969000000000001"), "y" * 90]], 60)
     assert lines[0].split() == ["id", "credits", "error"]
     assert "0.00084969000000000001" in lines[2]
@@ -99,7 +99,7 @@ def test_numbers_are_never_cut() -> None:
 
 
 @pytest.mark.parametrize(("width", "cut"), [(53, False), (42, False), (36, True)])
-def test_headings_are_broken_before_text_is_cut_and_numbers_never(width: int, *, cut: bool) -> None:
+def test_headings_wrap_before_text_is_truncated(width: int, *, cut: bool) -> None:
     columns = ["workflow", "state", "recon\u00adciled", "quaran\u00adtined"]
     lines = shown(columns, [["Nightly refresh", "complete", "2d", 1_000_000]], width, whole=(1, 2))
     assert ("quarantined" in lines[0]) == (width == 53)
@@ -108,12 +108,12 @@ def test_headings_are_broken_before_text_is_cut_and_numbers_never(width: int, *,
     assert max(map(len, lines)) <= width
 
 
-def test_wide_characters_take_two_places() -> None:
+def test_wide_characters_take_two_columns() -> None:
     lines = shown(["name", "n"], [["中文" * 10, 1], ["x", 2]], 20)
     assert [line[-1] for line in lines[2:]] == ["1", "2"]
 
 
-def test_where_no_table_fits_each_row_has_lines_of_its_own() -> None:
+def test_very_narrow_terminal_shows_one_value_per_line() -> None:
     columns = [f"column_{place}" for place in range(8)]
     assert shown(columns, [[10**12 + place for place in range(8)], ["text\x1b", *[None] * 7]], 40) == [
         "row 1",
@@ -124,7 +124,7 @@ def test_where_no_table_fits_each_row_has_lines_of_its_own() -> None:
     ]
 
 
-def test_data_cannot_steer_the_terminal(capsys) -> None:
+def test_control_characters_in_data_are_escaped(capsys) -> None:
     hostile = "a\x1b[31mb\x07\x9b1m\u202ec\r👩\u200d👩"
     write_result("table", [hostile], ["text"], [[hostile]])
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The rule of one process, in a window of a second: never more in any window, nearly all of it used, pauses kept."""
+"""The rate limiter of one process, with a window of one second."""
 
 import asyncio
 from time import monotonic
@@ -23,20 +23,20 @@ async def send(limiter: LocalLimiter, requests: int, tasks: int) -> list[float]:
     return sorted(sent)
 
 
-async def test_never_more_in_any_window_from_the_first_on_and_nearly_all_used():
+async def test_no_window_exceeds_the_limit_and_nearly_all_is_used():
     sent = await send(LocalLimiter(ALLOWED, window_s=WINDOW_S), requests=ALLOWED * 3 + 1, tasks=5)
     spans = [later - earlier for earlier, later in zip(sent, sent[ALLOWED:], strict=False)]
     assert min(spans) >= WINDOW_S
     assert sum(spans) / len(spans) <= WINDOW_S / 0.95  # at this scale the event loop's own delays count
 
 
-async def test_the_allowance_is_there_at_once():
+async def test_whole_limit_is_available_at_once():
     started_at = monotonic()
     await send(LocalLimiter(ALLOWED), requests=ALLOWED, tasks=3)
     assert monotonic() - started_at < 1
 
 
-async def test_a_pause_stops_all_tasks_and_the_longer_one_counts():
+async def test_longest_pause_applies_to_all_tasks():
     limiter = LocalLimiter(1000)
     await limiter.pause(0.4)
     await limiter.pause(0.01)
@@ -45,7 +45,7 @@ async def test_a_pause_stops_all_tasks_and_the_longer_one_counts():
     assert sent[0] - started_at >= 0.39
 
 
-async def test_a_pause_reaches_those_who_wait():
+async def test_pause_applies_to_waiting_tasks():
     limiter = LocalLimiter(1, window_s=0.2)
     await limiter.acquire()
     waiting = asyncio.create_task(limiter.acquire())
@@ -56,7 +56,7 @@ async def test_a_pause_reaches_those_who_wait():
     assert monotonic() - started_at >= 0.49
 
 
-async def test_one_who_gives_up_takes_nothing_from_the_others():
+async def test_cancelled_task_takes_nothing_from_others():
     limiter = LocalLimiter(1, window_s=0.3)
     await limiter.acquire()
     impatient = asyncio.create_task(limiter.acquire())

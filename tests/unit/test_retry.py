@@ -1,4 +1,4 @@
-"""Which answers are errors, and when a request is sent again."""
+"""Classification of responses as errors, and retries."""
 
 from datetime import UTC, datetime
 
@@ -28,7 +28,7 @@ NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
         ("Sun, 99 Nov 2026 12:00:30 GMT", None, None),
     ],
 )
-def test_retry_after_is_read_in_seconds_and_as_a_date(value, date, seconds):
+def test_retry_after_in_seconds_and_as_a_date(value, date, seconds):
     headers = {"Retry-After": value, "Date": date}
     answer = Answer(503, {name: text for name, text in headers.items() if text is not None}, b"", 0.0)
     assert retry_after_s(answer, NOON) == seconds
@@ -51,28 +51,28 @@ DOWN, LIMITED = TransientError("down"), RateLimitedError("slow down")
 
 
 @pytest.mark.parametrize("error", [DOWN, LIMITED, FatalError("no")])
-def test_what_the_server_asks_for_is_obeyed_by_everyone_within_bounds(error):
+def test_retry_after_is_obeyed_within_bounds(error):
     policy = RetryPolicy(first_pause_s=0.5, longest_obeyed_s=300)
     assert [pauses(policy, (error, asked))[0].everyone_s for asked in (7, 0, 86_400)] == [7, 0.5, 300]
 
 
-def test_everyone_pauses_longer_after_each_429_without_a_time():
+def test_pauses_grow_after_each_429_without_retry_after():
     first, *_, last = pauses(RetryPolicy(), *[LIMITED] * 4)
     assert 0 < first.everyone_s < last.everyone_s
     assert first.own_s == last.own_s == 0
 
 
-def test_retries_end_after_the_attempts():
+def test_retries_end_after_the_last_attempt():
     policy = RetryPolicy(attempts=4, first_pause_s=1, jitter=0)
     assert pauses(policy, *[DOWN] * 4) == [Pause(1), Pause(2), Pause(4), Pause(None)]
 
 
 @pytest.mark.parametrize("error", [FatalError("no"), NotFoundError("no"), KeyRefusedError("no")])
-def test_what_cannot_succeed_is_not_retried(error):
+def test_permanent_errors_are_not_retried(error):
     assert pauses(RetryPolicy(), error) == [Pause(None)]
 
 
-def test_429_uses_no_attempts_and_patience_ends():
+def test_429_uses_no_attempts_and_ends_after_a_limit():
     patient = pauses(RetryPolicy(attempts=2, patience_s=1000), *[(LIMITED, 1)] * 50, DOWN)
     assert patient[:50] == [Pause(0.0, 1)] * 50
     assert patient[50].own_s
@@ -93,7 +93,7 @@ def test_429_uses_no_attempts_and_patience_ends():
         (b"\xff\xfe", None),
     ],
 )  # fmt: skip
-def test_the_message_of_an_error_body(body, message):
+def test_message_of_an_error_body(body, message):
     assert api_message(body) == message
 
 
@@ -127,7 +127,7 @@ def test_a_long_message_is_shortened():
         (999, b"", TransientError),
     ],
 )
-def test_each_status_is_an_error_of_the_right_family(status, body, kind):
+def test_status_codes_map_to_error_classes(status, body, kind):
     error = refusal(Answer(status, {}, body, 0.0), "/apps/c")
     assert type(error) is kind
     assert str(status) in error.message

@@ -1,4 +1,4 @@
-"""A signal ends the command with 130 and no traceback, whenever it comes and whoever started it."""
+"""A signal ends the command with 130 and without a traceback, at any time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ sys.exit(finish(Invocation(None, "console", 0, False), lambda: 0))
 
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
-def test_a_signal_at_the_exit_changes_nothing(sign: str) -> None:
+def test_signal_during_exit_changes_nothing(sign: str) -> None:
     command = [sys.executable, "-c", AT_THE_EXIT.format(sign=sign)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -61,7 +61,7 @@ def test_a_signal_at_the_exit_changes_nothing(sign: str) -> None:
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("moment", [AMID_IMPORTS, AT_WORK, AT_ITS_END], ids=["amid imports", "at work", "at its end"])
-def test_a_signal_ends_it_with_130(moment: str, sign: str) -> None:
+def test_signal_exits_with_130(moment: str, sign: str) -> None:
     command = [sys.executable, "-c", moment.format(sign=sign)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 130, ended

@@ -1,4 +1,4 @@
-"""What a scheduler is given: cron's rhythms and quoting, systemd's escapes, the manifest's shape."""
+"""Schedules: cron intervals and quoting, systemd escapes, the Kubernetes manifest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_cron_runs_at_even_intervals(minutes: int) -> None:
 
 
 @pytest.mark.parametrize(("minutes", "near"), [(7, "6m"), (45, "30m"), (0.5, "1m"), (60 * 7, "6h"), (3000, "1d")])
-def test_a_rhythm_that_cron_lacks_is_refused_with_the_nearest(minutes: float, near: str) -> None:
+def test_unsupported_interval_suggests_the_nearest(minutes: float, near: str) -> None:
     with pytest.raises(SettingsError) as refused:
         cron_times(timedelta(minutes=minutes))
     assert f"--every {near}," in refused.value.hint
@@ -54,7 +54,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0\n\r", codec="utf-8"), min_
 
 
 @given(NAMES)
-def test_cron_gives_the_shell_the_paths_as_they_are(name: str) -> None:
+def test_cron_line_quotes_paths(name: str) -> None:
     config = Path("/srv", name, "config.yaml")
     line = cron_line(replace(HERE, config=config), timedelta(minutes=5)).rstrip("\n").split("\n")[-1]
     command = line.removeprefix("*/5 * * * * ")
@@ -64,7 +64,7 @@ def test_cron_gives_the_shell_the_paths_as_they_are(name: str) -> None:
     assert words[-3:] == ["tee", "-a", str(config.parent / "cortex-etl.log")]
 
 
-def test_a_line_break_in_a_path_is_refused() -> None:
+def test_line_break_in_a_path_is_refused() -> None:
     for make in (cron_line, systemd_units):
         with pytest.raises(SettingsError, match="line break"):
             make(replace(HERE, config=Path("/srv/a\nb/config.yaml")), timedelta(minutes=5))
@@ -79,7 +79,7 @@ def test_a_line_break_in_a_path_is_refused() -> None:
     ],
     ids=["plain", "embedded", "odd"],
 )
-def test_systemd_takes_the_units(installation: Installation, tmp_path: Path) -> None:
+def test_systemd_units_are_valid(installation: Installation, tmp_path: Path) -> None:
     units = systemd_units(installation, timedelta(minutes=10))
     assert sorted(units) == ["cortex-etl.service", "cortex-etl.timer"]
     service = units["cortex-etl.service"]
@@ -98,14 +98,14 @@ def test_systemd_takes_the_units(installation: Installation, tmp_path: Path) -> 
         assert (ended.returncode, said) == (0, [])
 
 
-def test_systemd_escapes_what_it_would_fill_in() -> None:
+def test_systemd_specifiers_are_escaped() -> None:
     config = Path('/srv/50% of $HOME "x"\\/config.yaml')
     service = systemd_units(replace(HERE, config=config), timedelta(minutes=10))["cortex-etl.service"]
     start = next(line for line in service.splitlines() if line.startswith("ExecStart="))
     assert '--config "/srv/50%% of $$HOME \\"x\\"\\\\/config.yaml" --log-format' in start
 
 
-def test_the_manifest_is_a_careful_cron_job() -> None:
+def test_kubernetes_manifest() -> None:
     text = kubernetes_manifest(
         timedelta(hours=1), image="registry.example/cortex-etl:1.0", config=HERE.config, environment=HERE.environment
     )
@@ -135,12 +135,12 @@ def in_the_pod(program: str, folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("code", "ends_with"), [(0, 0), (75, 0), (1, 1), (4, 4), (137, 137)])
-def test_the_pod_fails_only_where_the_sync_does(code: int, ends_with: int, tmp_path: Path) -> None:
+def test_pod_fails_only_if_the_sync_fails(code: int, ends_with: int, tmp_path: Path) -> None:
     with in_the_pod(f"exit {code}", tmp_path) as pod:
         assert pod.wait(5) == ends_with
 
 
-def test_a_pod_that_is_stopped_lets_the_sync_come_to_its_end(tmp_path: Path) -> None:
+def test_stopped_pod_waits_for_the_sync(tmp_path: Path) -> None:
     with in_the_pod("trap 'echo stopped >&2; exit 130' TERM; echo ready >&2; sleep 3 & wait", tmp_path) as pod:
         assert pod.stderr is not None
         assert pod.stderr.readline() == "ready\n"
@@ -149,7 +149,7 @@ def test_a_pod_that_is_stopped_lets_the_sync_come_to_its_end(tmp_path: Path) -> 
         assert pod.wait(5) == 130
 
 
-def test_pods_that_are_stopped_end_as_their_syncs_do_however_soon_that_is(tmp_path: Path) -> None:
+def test_stopped_pods_exit_with_the_code_of_the_sync(tmp_path: Path) -> None:
     """A shell may learn of both at once. Of 60 at once, 2 to 6 ended with 143 before."""
     folders = [tmp_path / str(number) for number in range(60)]
     for folder in folders:
@@ -163,12 +163,12 @@ def test_pods_that_are_stopped_end_as_their_syncs_do_however_soon_that_is(tmp_pa
         pod.communicate()
 
 
-def test_an_image_name_cannot_break_out() -> None:
+def test_image_name_cannot_inject_yaml() -> None:
     with pytest.raises(SettingsError, match="no name of an image"):
         kubernetes_manifest(timedelta(hours=1), image="x\n  evil: 1", config=HERE.config, environment=HERE.environment)
 
 
-def test_the_image_is_made_of_what_there_is_and_runs_as_the_manifest_says() -> None:
+def test_containerfile_matches_the_sources_and_the_manifest() -> None:
     top = Path(__file__).parents[2]
     lines = (top / "docs" / "Containerfile").read_text().splitlines()
     for line in lines:
