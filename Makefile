@@ -1,8 +1,8 @@
-# Needs Python 3.11 or newer, make, and a package registry; everything else is set up here, in .venv.
+# Requires Python 3.11 or newer, make, and a package registry; everything else is installed into .venv.
 #
-#   make demo    see the main job done, with nothing to configure
-#   make test    all tests          make lint    style, types, layers
-#   make bench   the benchmarks     make soak    random histories with kills, compared with the API
+#   make demo    run the whole pipeline, with nothing to configure
+#   make test    run all tests        make lint    check style, types and layers
+#   make bench   run the benchmarks   make soak    compare random histories with kills with the API
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench bench-peer soak wheel clean
@@ -11,13 +11,13 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 PIP    := $(PYTHON) -m pip --disable-pip-version-check install -qq --no-input
-# What follows `--` for the program behind a target: make bench ARGS=--quick
+# Arguments for the program behind a target: make bench ARGS=--quick
 ARGS   ?=
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-# The newest Python that can make a virtual environment; `make PYTHON3=/path/to/python demo` chooses another.
+# Use the newest Python that can create a virtual environment; `make PYTHON3=/path/to/python demo` selects another.
 $(VENV)/made:
 	@for each in $(PYTHON3) python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	  if $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
@@ -26,8 +26,8 @@ $(VENV)/made:
 	    touch $@; exit 0; \
 	  fi; \
 	done; \
-	echo "No Python 3.11 or newer with the modules venv and ensurepip was found." >&2; \
-	echo "  hint: install one (Debian, Ubuntu: apt install python3 python3-venv), or make PYTHON3=/path/to/python" >&2; \
+	echo "No Python 3.11 or newer with the modules venv and ensurepip found." >&2; \
+	echo "  hint: Install one (Debian, Ubuntu: apt install python3 python3-venv), or run make PYTHON3=/path/to/python." >&2; \
 	exit 1
 
 $(VENV)/installed: $(VENV)/made pyproject.toml
@@ -54,7 +54,7 @@ format: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
-# The peer that it compares with has an environment of its own: make bench-peer, once.
+# dlt, for comparison, has its own environment: run make bench-peer once.
 bench: $(VENV)/installed-dev
 	@CORTEX_BENCH_DLT_PYTHON=$(firstword $(wildcard $(VENV)-peer/bin/python) $(PYTHON)) $(PYTHON) -m benchmarks $(ARGS)
 

@@ -205,8 +205,8 @@ def real_api(bench: Bench, windows: int) -> Iterator[Line]:
     app = f"slow-{(needed // 20 + 1) * 20 * 100}"
     command = Command(bench.directory, bench.port, bench.fresh(), app, requests_per_minute=RATE_LIMIT)
     done, server = _timed(bench, command, "backfill")
-    told = bench.control("requests", app)
-    arrivals, refused = told["arrivals"], told["refused"]
+    response = bench.control("requests", app)
+    arrivals, refused = response["arrivals"], response["refused"]
     share = windows * WINDOW_S / (arrivals[windows * RATE_LIMIT] - arrivals[0])
     core = done.usage.cpu_s / done.usage.seconds
     note = f"{share:.1%} of the rate limit used, {refused} refused (429), {core:.1%} of one core"

@@ -86,8 +86,8 @@ class World:
             self.cached_bytes = 0
             self.prepare(app)
         times = self.arrivals[name]
-        told = {"arrivals": times, "refused": len(times) - len(self.granted[name])}
-        return _response(json.dumps(told).encode(), 1, 1, 1)
+        report = {"arrivals": times, "refused": len(times) - len(self.granted[name])}
+        return _response(json.dumps(report).encode(), 1, 1, 1)
 
     def allow(self, name: str) -> bool:
         """Count a request for an app; return whether the rate limit allows it."""

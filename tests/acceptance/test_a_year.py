@@ -1,7 +1,7 @@
-"""A year left alone by cron: two syncs a day through outages, a lost key, a week off, retention and upgrades.
+"""An unattended year: two syncs a day, with outages, a lost key, a week offline, retention and upgrades.
 
-The world lives the year that ends now. No clock is faked: after each week that the world has lived, all that the warehouse
-remembers of its own doings is moved back by a week, so that what is due by its age (reconciling, pruning) is due.
+The simulated year ends now. No clock is faked: after each simulated week, all timestamps of the warehouse's bookkeeping
+are moved back by a week, so that what depends on age (reconciling, pruning) becomes due.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HASTY = RetryPolicy(attempts=3, first_pause_s=0.001, longest_pause_s=0.002)
 KEY_LOST, KEY_RENEWED = 100, 102
 MACHINE_OFF = range(200, 207)
 OUTAGES = {40: Status(503, html=True), 41: Status(500), 150: CutBody("half_json"), 290: Reset(), 291: Status(502)}
-"""Days on which the API is down: every request of a sync ends so."""
+"""Days on which every request fails this way."""
 HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chunked"), Reset(), Status(504))
 HANGING = (5, 110, 310)
-"""Days on which a run begins that hangs for weeks, until it is far down in the listing."""
+"""Days on which a run starts that stays open for weeks, until it is far down in the listing."""
 POWER_CUTS = (70, 170, 270)
 SPOILT, FIXED = 60, 75
 UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
@@ -47,7 +47,7 @@ REMEMBERED = {
     "etl_rejects": ("created_at", "resolved_at"),
     "runs": ("first_synced_at", "last_synced_at", "gone_at"),
 }
-"""What the warehouse knows of its own past. A stream's watermark is a time of the world's."""
+"""Timestamps of the bookkeeping. The watermark of a stream is a time of the simulated world."""
 
 OPEN = {"PENDING", "RUNNING"}
 LEDGER_ROWS = 1000
@@ -57,11 +57,11 @@ INSERT INTO etl_syncs (mode, status, started_at, ended_at)
 SELECT 'sync', 'succeeded', moment, moment + interval '3 s'
 FROM generate_series(now() - interval '500 days', now(), interval '8 hours') AS moment
 """
-"""The installation is not new when the year begins."""
+"""Invocations from before the year begins."""
 
 
 class Year:
-    """The world, the API in front of it, and the warehouse that follows."""
+    """The simulated world, its API, and the warehouse."""
 
     def __init__(self, sandbox: Sandbox, database_url: str, warehouse: Any) -> None:
         self.sandbox, self.world, self.warehouse = sandbox, sandbox.world, warehouse
@@ -89,7 +89,7 @@ class Year:
         return summary
 
     async def live(self, day: int, half: int) -> None:
-        """Half a day of the world's, and at the end of a week a week of the warehouse's memory."""
+        """Let half a day pass in the world, and at the end of a week a week in the bookkeeping."""
         self.world.advance(HALF_A_DAY)
         self.ever_listed |= self.listed
         if half == 0 and day in UPGRADES:
@@ -100,7 +100,7 @@ class Year:
                 await self.warehouse.execute(f"UPDATE {table} SET {moved}")
 
     async def follow(self, day: int) -> None:
-        """The sync of cron's, with what befalls it on that day."""
+        """Run the scheduled sync, with the events of the day."""
         faults = self.sandbox.faults
         if KEY_LOST <= day < KEY_RENEWED:
             assert isinstance((await self.sync()).cause, KeyRefusedError)
@@ -119,7 +119,7 @@ class Year:
             await self.is_up_to_date(day)
 
     async def is_up_to_date(self, day: int) -> None:
-        """What each sync promises: all that is listed is here, what has gone is not, and open is what is open."""
+        """Check that the warehouse has the listed runs with their current status, and no others."""
         rows = await self.warehouse.fetch("SELECT id, status FROM runs WHERE gone_at IS NULL")
         assert {row["id"] for row in rows} | set(self.spoilt) == self.listed | set(self.spoilt), day
         told = {row["id"] for row in rows if row["status"] in OPEN}
@@ -127,7 +127,7 @@ class Year:
         assert told == {run["id"] for run in runs if run["status"] in OPEN}, day
 
     async def cut_off(self) -> None:
-        """A sync that is interrupted while it waits for an answer."""
+        """Interrupt a sync while it waits for a response."""
         syncing = asyncio.create_task(self.sync())
 
         async def interrupt(path: str, _query: Any, _number: int) -> None:
@@ -139,7 +139,7 @@ class Year:
         assert (await syncing).exit_code == 130
 
     def befall(self, day: int) -> None:
-        """What happens at the beginning of a day."""
+        """Apply the events at the beginning of a day."""
         if day in HANGING:
             run = self.world.create_run("wf_ticket_triage", status="RUNNING")
             self.world.endings[run["id"]].due_ms += 25 * 86_400_000
@@ -194,7 +194,7 @@ async def test_unattended_year(year: Year, command: Any) -> None:
 
 
 async def the_metrics_tell_the_same(year: Year, command: Any) -> None:
-    """One more sync, by the command: what it writes for Prometheus is what the API has."""
+    """Run the command and compare its metrics with the API."""
     url = year.settings.database.url.get_secret_value()
     command.environment |= {"CORTEX_API_KEY": year.sandbox.key, "DATABASE_URL": url}
     api = f"{{base_url: '{year.sandbox.url}', requests_per_minute: 100000}}"
@@ -232,7 +232,7 @@ async def api_and_warehouse_agree(year: Year) -> None:
 
 
 async def nothing_was_lost(year: Year) -> None:
-    """Every run that was ever listed at a sync is here; those that retention took have `gone_at`."""
+    """Check that every run listed at any sync is stored, and that those removed by retention have `gone_at`."""
     rows = await year.warehouse.fetch("SELECT id, gone_at IS NOT NULL AS gone FROM runs")
     assert year.met <= {row["id"] for row in rows} <= year.ever_listed
     assert {row["id"] for row in rows if row["gone"]} == {row["id"] for row in rows} - year.listed
@@ -245,7 +245,7 @@ async def nothing_was_lost(year: Year) -> None:
 
 
 async def a_load_of_today_gives_the_same(year: Year) -> None:
-    """The rows of what is listed, kept up to date for a year, are those of one load into an empty schema."""
+    """Check that the rows of listed runs equal those of a new backfill."""
     fresh = year.settings.database.model_copy(update={"schema_name": "fresh"})
     summary = await run_sync(year.settings.model_copy(update={"database": fresh}), "backfill")
     assert summary.runs_inserted == len(year.listed)
@@ -261,7 +261,7 @@ async def a_load_of_today_gives_the_same(year: Year) -> None:
 
 
 async def the_memory_is_bounded(year: Year) -> None:
-    """What the syncs remember does not grow with the years."""
+    """Check that the bookkeeping does not grow over the years."""
     count = {
         table: await year.warehouse.fetchval(f"SELECT count(*) FROM {table}")
         for table in ("etl_syncs", "etl_streams", "etl_rejects", "etl_rate_budgets", "etl_erased", "etl_settings")

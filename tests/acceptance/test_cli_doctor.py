@@ -31,7 +31,7 @@ async def findings(command) -> dict[str, list[dict[str, str]]]:
 
 @pytest.fixture
 async def role(warehouse):
-    """A role that may make a schema, and what is set for it; (name, password)."""
+    """A role that may create a schema."""
     name = f"odd_{uuid4().hex[:8]}"
     await warehouse.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'hunter2'")
     database = await warehouse.fetchval("SELECT current_database()")
@@ -142,7 +142,7 @@ async def test_doctor_reports_a_lock_held_by_a_hanging_process(at_work, warehous
 
 
 class Stale:
-    """A connection for which no time at all is ten minutes."""
+    """A connection on which ten minutes are an interval of zero."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -194,7 +194,7 @@ async def test_doctor_reports_a_lower_rate_limit(at_work, small_world, sandbox) 
     assert found["state"] == "warning"
     assert "500 are configured" in found["found"]
     assert found["hint"].startswith("Set api.requests_per_minute to ")
-    # Those on their way when the first was refused count as well: four workflows with eight requests each at most.
+    # Requests in flight when the first was refused count too: four workflows with at most eight requests each.
     assert int(found["hint"].split()[3].rstrip(",")) < 6 + 4 * 8
 
 
@@ -211,7 +211,7 @@ async def test_restrictive_role_settings_exit_with_4(at_work, warehouse, role, d
     await warehouse.execute(f"ALTER ROLE {role} SET {setting}")
     path = command.folder / "config.yaml"
     settings = path.read_text().replace("apps:", "  schema: theirs\napps:")
-    async with far_away(database_url, 0.01) as distant:  # so that a transaction is idle between two statements
+    async with far_away(database_url, 0.01) as distant:  # makes transactions idle between statements
         path.write_text(settings.replace(database_url, distant.replace("postgres@", f"{role}@")))
         ended = await command("sync", "--quiet")
     assert ended.code == 4, ended.err
@@ -259,7 +259,7 @@ async def test_doctor_reports_a_role_that_cannot_migrate(command, warehouse, rol
 
 
 async def test_retired_streams_raise_no_alarm(at_work, warehouse) -> None:
-    """A workflow that the API lists no longer, and an app that the settings name no longer."""
+    """A workflow that the API no longer lists, and an app that is no longer in the settings."""
     command, running = at_work
     app_id = next(iter(running.world.apps))
     await warehouse.execute("INSERT INTO workflows (id) VALUES ('wf_gone')")

@@ -22,7 +22,7 @@ async def owner(empty_database_url) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def loader(owner, empty_database_url) -> AsyncIterator[tuple[str, str]]:
-    """A role that may log in and nothing else, on a database that gives nothing to all: (role, URL)."""
+    """A role that may only log in, on a database without privileges for PUBLIC: (role, URL)."""
     database = urlsplit(empty_database_url).path[1:]
     role = f"loader_{database}"
     await owner.execute(f'CREATE ROLE "{role}" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT')
@@ -34,7 +34,7 @@ async def loader(owner, empty_database_url) -> AsyncIterator[tuple[str, str]]:
 
 @pytest.fixture
 async def as_loader(command, sandbox, loader):
-    """The command set up for a small sandbox and the loader's URL: (command, the running sandbox)."""
+    """The command configured for a small sandbox and the loader's URL: (command, sandbox)."""
     running = await sandbox()
     apps = "".join(f"  - id: {app_id}\n" for app_id in running.world.apps)
     command.configure(f"api:\n  base_url: {running.url}\ndatabase:\n  url: {loader[1]}\napps:\n{apps}")
@@ -43,7 +43,7 @@ async def as_loader(command, sandbox, loader):
 
 
 async def works(command, running, owner) -> None:
-    """Load, change, erase, reconcile and look, all with the rights there are."""
+    """Load, change, erase, reconcile and query with the given privileges."""
     for arguments in (("sync",), ("sync",), ("backfill",), ("reconcile",), ("status",), ("doctor",)):
         ended = await command(*arguments)
         assert ended.code == 0, (arguments, ended.err, ended.out)
@@ -56,7 +56,7 @@ async def works(command, running, owner) -> None:
 
 
 async def refused(command, says: str) -> None:
-    """A sync ends with what PostgreSQL refuses, and what to do about it."""
+    """Check that a sync reports what PostgreSQL refused, with a hint."""
     ended = await command("sync")
     assert (ended.code, "may not do this" in ended.err) == (4, True), ended.err
     assert says in ended.err

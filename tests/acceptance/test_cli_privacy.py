@@ -31,7 +31,7 @@ async def test_forget_erases_and_reports(at_work, warehouse) -> None:
 
 async def test_grant_prints_or_applies_statements(at_work, warehouse, database_url) -> None:
     command, _ = at_work
-    role = urlsplit(database_url).path[1:]  # as unlikely to be there already as the database's name
+    role = urlsplit(database_url).path[1:]  # unique like the name of the database
     printed = await command("grant", role)
     assert printed.code == 0
     assert f'GRANT USAGE ON SCHEMA "cortex" TO "{role}";' in printed.out

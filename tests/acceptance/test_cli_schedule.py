@@ -59,7 +59,7 @@ async def test_systemd_units_refer_to_this_installation(at_work, tmp_path) -> No
     assert Path(program).is_absolute()
     assert str(command.folder / "config.yaml") in start
     assert f"-{command.folder}/textfile" in service
-    assert "PrivateTmp" not in service  # PostgreSQL's socket may be in /tmp, as all of this is here
+    assert "PrivateTmp" not in service  # PostgreSQL's socket may be in /tmp, like these files
     assert "OnUnitActiveSec=420s" in (target / "cortex-etl.timer").read_text()
     printed = (await command("schedule", "systemd", "--every", "7m")).out
     assert service in printed

@@ -73,7 +73,7 @@ async def test_json_logs_contain_the_error(command) -> None:
     command.configure("apps: [{id: a}]\napi: {key: sk-hunter2}\n")
     process = await command.start("sync", "-v", "--log-format", "json")
     _, said = await asyncio.wait_for(process.communicate(), 30)
-    *_, line = map(json.loads, said.splitlines())  # whoever reads them reads no other lines
+    *_, line = map(json.loads, said.splitlines())  # without other lines in between
     assert (line["event"], line["exit_code"]) == ("command.failed", 4)
     assert "Traceback" in line["traceback"]
     stopped = await command("stop", "--log-format", "json")
@@ -243,7 +243,7 @@ async def test_missing_secrets_fail_only_commands_that_need_them(command, databa
     for line in (["status"], ["sql", "SELECT 1"], ["migrate"], ["sync"], ["doctor"]):
         command.environment["CORTEX_API_KEY"] = "sk-1"
         ended = await command(*line)
-        assert ended.code == (1 if line == ["doctor"] else 2), (line, ended)  # it finds no API either
+        assert ended.code == (1 if line == ["doctor"] else 2), (line, ended)  # the API is unreachable too
         assert "config.yaml:1: database.url_file: cannot read /run/secrets/url: No such file" in ended.err + ended.out
     assert not (command.folder / ".cortex-etl").exists()
 

@@ -10,7 +10,7 @@ import pytest
 
 
 async def run(command, script: str) -> tuple[int, str]:
-    """Run a shell's line in which `$etl` is the command; returns its exit code and what came out."""
+    """Run a shell command line in which `$etl` is the command; return its exit code and output."""
     process = await asyncio.create_subprocess_exec(
         "bash", "-o", "pipefail", "-c", script,
         cwd=command.folder, env=command._environment | {"etl": f"{sys.executable} -m etl"},

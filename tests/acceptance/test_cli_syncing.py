@@ -148,7 +148,7 @@ async def test_json_reports_the_work_done_before_the_key_was_refused(at_work, wa
 
 
 async def is_in_the_ledger(summary, warehouse) -> None:
-    """The summary's counts are those of its row, and some of them are not 0."""
+    """Check that the counts of the summary equal those of its row and are not all 0."""
     row = dict(await warehouse.fetchrow("SELECT * FROM etl_syncs ORDER BY id DESC LIMIT 1"))
     assert summary["id"] == row["id"]
     names = ("requests", "retries", "pages", "runs_seen", "runs_inserted", "runs_updated", "runs_unchanged", "rejects")
@@ -202,7 +202,7 @@ async def test_refused_key_is_reported_even_if_the_summary_cannot_be_stored(at_w
 
 
 async def take_no_writes(warehouse) -> None:
-    """Make the database read-only for all who connect from now on, and let all but this connection do so."""
+    """Make the database read-only for new connections, and disconnect all others."""
     name = await warehouse.fetchval("SELECT current_database()")
     await warehouse.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await warehouse.execute(
@@ -233,7 +233,7 @@ async def test_key_in_stored_runs_is_masked_in_all_output(at_work, warehouse) ->
 
 
 async def test_apps_of_several_accounts(command, sandbox, database_url) -> None:
-    """Each app is asked for with its own key; with another one the API knows no such app."""
+    """Each app is requested with its own key; with another key, the API does not know the app."""
     running = await sandbox(app_keys={"app_001": "sk-one", "app_002": "sk-two"})
     (command.folder / "two").write_text("sk-two\n")
     command.configure(
@@ -243,7 +243,7 @@ async def test_apps_of_several_accounts(command, sandbox, database_url) -> None:
     command.environment["ONE"] = "sk-one"
     assert (await command("sync", "--quiet")).code == 0
     assert await count(command, "SELECT count(*) FROM runs") == listed(running.world)
-    budgets = await command("sql", "SELECT host FROM etl_rate_budgets")  # which counts per address, not per key
+    budgets = await command("sql", "SELECT host FROM etl_rate_budgets")  # the rate limit is per address, not per key
     assert budgets.out == f"host\n{urlsplit(running.url).netloc}\n"
 
 

@@ -138,7 +138,7 @@ async def test_webhook_is_called_only_when_the_state_changes(at_work, receiver) 
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{on_state_change: '{receiver.url}/hook/T0-secret'}}\n")
     assert (await command("sync", "--quiet")).code == 0
-    assert receiver.taken() == []  # it was never bad
+    assert receiver.taken() == []  # it never failed
     workflow_id = next(iter(running.world.workflows))
     running.faults.on(
         lambda request: workflow_id in request.path and lists_runs(request), Status(403, message="not yours")

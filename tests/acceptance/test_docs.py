@@ -48,7 +48,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 def shown_commands(page: str) -> list[list[str]]:
-    """The words after each `cortex-etl` that is shown as something to type; `a|b` stands for either."""
+    """Return the arguments of each `cortex-etl` command shown; `a|b` means either."""
     lines = [line for text in blocks(page, "sh", "cron", "ini", "yaml", "json") for line in text.splitlines()]
     found = []
     for text in [*lines, *spans(page)]:
@@ -65,7 +65,7 @@ def shown_commands(page: str) -> list[list[str]]:
 
 
 def parse(words: list[str]) -> None:
-    """Let the command itself take the words, without doing anything."""
+    """Parse the arguments with the real command, without running it."""
     command: Any = get_command(app)
     rest = list(words)
     while hasattr(command, "commands"):
@@ -163,7 +163,7 @@ def test_files_named_in_the_docs_exist(page) -> None:
 
 
 async def test_dotted_names_in_the_docs_exist(warehouse: asyncpg.Connection) -> None:
-    """`runs.gone_at` is a column, `sync.lookback` a setting, `sync.finished` a line of the log."""
+    """`runs.gone_at` is a column, `sync.lookback` a setting, `sync.finished` a log line."""
     relations = await read_relations(warehouse, "cortex")
     known = {f"{relation.name}.{column.name}" for relation in relations for column in relation.columns}
     known |= {".".join(path).replace("apps.", "apps[].") for path in all_keys(Settings)}
@@ -189,7 +189,7 @@ async def test_queries_of_the_readme_run(warehouse: asyncpg.Connection) -> None:
 
 
 def test_promises_name_existing_tests() -> None:
-    """The promises of docs/delivery.md are those of the README, each proven by a test that is there."""
+    """The promises of docs/delivery.md equal those of the README, and each names an existing test."""
     promises = re.split(
         r"^### ", PAGES["docs/delivery.md"].partition("## The promises")[2].partition("\n## ")[0], flags=re.MULTILINE
     )

@@ -18,7 +18,7 @@ STREAM = StreamId(APP, WORKFLOW)
 
 
 def at_request(number: int, act: Any) -> Any:
-    """A hook that awaits `act()` before the answer to that request for a page."""
+    """Return a hook that awaits `act()` before the response to a request for a page."""
     seen = 0
 
     async def hook(path: str, _query: Any, _number: int) -> None:
@@ -102,7 +102,7 @@ async def test_9_one_at_a_time(database_url: str) -> None:
 
 
 async def test_12_pages_wait_for_the_database(database_url: str) -> None:
-    """While nothing can be committed, no more pages are fetched than the window takes: memory is bounded."""
+    """While nothing can be committed, only a limited number of pages is fetched."""
     async with trial(database_url, one_stream(300)) as t:
         t.api = {"page_size": 5, "concurrency": 4}
         blocker = await connect(database_url, SCHEMA)
@@ -110,7 +110,7 @@ async def test_12_pages_wait_for_the_database(database_url: str) -> None:
         async def block() -> None:
             await blocker.execute("BEGIN; LOCK TABLE runs IN EXCLUSIVE MODE")
 
-        t.sandbox.faults.before_response = at_request(2, block)  # from the second one on pages come side by side
+        t.sandbox.faults.before_response = at_request(2, block)  # pages are fetched concurrently from the second one on
         syncing = asyncio.create_task(t.run())
         sent, quiet = -1, 0
         while quiet < 5:

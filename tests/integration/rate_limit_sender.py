@@ -1,6 +1,6 @@
-"""A process that sends as fast as the shared budget lets it: `python rate_limit_sender.py URL LIMIT WINDOW_S SECONDS`.
+"""Send as fast as the shared budget allows: `python rate_limit_sender.py URL LIMIT WINDOW_S SECONDS`.
 
-It prints the times of all sends (`time.monotonic`, which all processes of a machine share) as JSON.
+Print the times of all sends (`time.monotonic`, which is shared by all processes) as JSON.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from etl.db.budget import Budget
 from etl.db.connect import create_pool
 
 TASKS = 4
-PAUSE_S = 0.01  # what one request takes
+PAUSE_S = 0.01  # duration of one request
 
 
 async def send(url: str, limit: int, window_s: float, seconds: float) -> list[float]:

@@ -172,7 +172,7 @@ async def test_retry_after_pauses_all_tasks(sandbox, small_world, status, asked)
 
 
 async def late(client, app_id, workflow_id):
-    """Three requests that begin when the first was answered."""
+    """Send three requests after the first has been answered."""
     await asyncio.sleep(0.2)
     await asyncio.gather(*(client.probe_count(app_id, workflow_id) for _ in range(3)))
 
@@ -208,7 +208,7 @@ async def test_cancelled_request_is_counted_and_affects_no_other(sandbox, small_
 
 
 async def test_request_cancelled_before_sending_is_not_counted():
-    """The connection is made, but nobody answers its TLS."""
+    """The server accepts the connection, but does not respond to TLS."""
     events = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -227,7 +227,7 @@ async def test_every_request_passes_the_rate_limiter(sandbox, small_world):
     app_id, workflow_id = busiest(small_world)
     events = []
     async with client_of(server.url, events.append) as client:
-        await client.probe_count(app_id, workflow_id)  # a connection that is kept open
+        await client.probe_count(app_id, workflow_id)  # a persistent connection
         server.faults.on(lambda request: True, Reset(), times=3)
         await client.probe_count(app_id, workflow_id)
     assert len(server.requests) == 5

@@ -16,7 +16,7 @@ PAGE = b'[{"id":"a"},{"id":"b"}]'
 
 @asynccontextmanager
 async def serving(*answers, tls=None):
-    """A server that gives each request the next answer and then repeats the last; yields its address and requests."""
+    """Serve each request the next response, repeating the last; yield the address and the requests."""
     requests = []
     conversations = set()
 

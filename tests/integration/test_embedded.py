@@ -42,7 +42,7 @@ async def one(url: str, sql: str) -> object:
 
 
 async def test_server_starts_once_stays_and_stops(data_dir: Path) -> None:
-    # Started by a process that ends: the server does not end with it.
+    # The server keeps running after the process that started it has ended.
     program = f"from pathlib import Path; from etl.db import embedded; print(embedded.start(Path({str(data_dir)!r})))"
     starters = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     urls = {starter.communicate()[0].strip() for starter in starters}
@@ -54,7 +54,7 @@ async def test_server_starts_once_stays_and_stops(data_dir: Path) -> None:
     assert await one(url, "SHOW synchronous_commit") == "on"
     assert await one(url, "SHOW fsync") == "on"
     assert await one(url, "SELECT lower('É')") == "é"
-    assert (data_dir / "postgres").stat().st_mode & 0o077 == 0  # nobody else gets to the socket
+    assert (data_dir / "postgres").stat().st_mode & 0o077 == 0  # others cannot access the socket
     assert embedded.stop(data_dir)
     assert not embedded.stop(data_dir)
 
@@ -163,7 +163,9 @@ async def test_unusual_directory_names(data_dir, name) -> None:
         assert embedded.start(odd) == url
     finally:
         embedded.stop(odd)
-    assert socket_dir.exists() == socket_dir.is_relative_to(data_dir.resolve())  # a folder made aside goes again
+    assert socket_dir.exists() == socket_dir.is_relative_to(
+        data_dir.resolve()
+    )  # a temporary directory is removed again
 
 
 @pytest.mark.parametrize("name", ["$HOME", "`id`", 'a"b', "a\\b", "a\nb"])

@@ -94,7 +94,7 @@ async def trial(sandbox, database_url, warehouse) -> Trial:
 
 
 async def agrees(trial: Trial) -> bool:
-    """Whether status finds each stream complete, with every run of the API accounted for."""
+    """Return whether each stream is complete, with every run of the API accounted for."""
     report = await status_report(trial.settings)
     rows = await trial.warehouse.fetch("SELECT * FROM sync_health")
     counted = all(row["api_count"] == row["accounted_for"] for row in rows)
@@ -481,7 +481,7 @@ async def test_reader_role_can_only_read(trial: Trial, database_url) -> None:
 
 
 async def test_missing_grant_option_is_reported(empty_database, empty_database_url) -> None:
-    """PostgreSQL only warns where a role grants what it may not pass on."""
+    """PostgreSQL only warns if a role grants a privilege without grant option."""
     owner, reader = f"owner_{empty_database.get_server_pid()}", f"reader_{empty_database.get_server_pid()}"
     database = await empty_database.fetchval("SELECT current_database()")
     await empty_database.execute(

@@ -32,7 +32,7 @@ async def test_pooler_that_refuses_search_path_has_its_own_hint(database_url) ->
 
 async def test_transaction_mode_is_refused(database_url) -> None:
     async with pooling(database_url, "transaction", SEARCH_PATH) as pooler:
-        for _ in range(2):  # the second time, the first one's prepared statements are in the way
+        for _ in range(2):  # the second time, prepared statements of the first conflict
             with pytest.raises(DatabaseError, match="in transaction mode") as refused:
                 await connect(pooler.url, "cortex")
             assert "pool_mode = session" in refused.value.hint
@@ -52,7 +52,7 @@ async def test_session_mode_works_with_a_role_search_path(database_url, warehous
 
 
 async def test_test_pooler_loses_sessions(database_url) -> None:
-    """Or else the tests above would show nothing."""
+    """Otherwise the tests above would prove nothing."""
     async with pooling(database_url, "transaction", SEARCH_PATH) as pooler:
         assert not await _keeps_its_server(pooler.url)
         first = await asyncpg.connect(pooler.url, statement_cache_size=0)

@@ -13,7 +13,7 @@ from etl.db.rollups import roll_up
 
 BIG = {"runs", "run_steps", "run_step_calls", "run_usage_calls"}
 
-# Question → the index that it must use. A month of two years, one stream of twenty, one run of twenty thousand.
+# Queries and the index each must use: a month of two years, one stream of twenty, one run of twenty thousand.
 QUESTIONS = {
     "SELECT * FROM runs WHERE created_at >= now() - interval '7 days'": "runs_created_idx",
     "SELECT * FROM workflow_health_daily WHERE day >= current_date - 30": "rollup_health_idx",
@@ -97,5 +97,5 @@ async def test_every_index_is_used(warehouse: asyncpg.Connection) -> None:
         """,
         sorted(BIG),
     )
-    # The child index of loops is met only where loops start runs; its twin on run_steps is asked above.
+    # The index on child runs of calls is used only if loops start runs; the one on run_steps is tested above.
     assert {row["relname"] for row in indexes} - {"run_step_calls_child_idx"} <= set(QUESTIONS.values())

@@ -41,7 +41,7 @@ async def test_three_processes_stay_within_the_limit_and_use_98_percent(database
     assert all(share for share in shares)
     assert min(spans) >= window_s
     assert sum(spans) / len(spans) <= window_s / 0.98
-    assert sent[limit - 1] - sent[0] < 3  # the allowance of the first window is there at once
+    assert sent[limit - 1] - sent[0] < 3  # the whole budget of the first window is available at once
 
 
 async def test_concurrent_leases_stay_within_the_budget(database_url):
@@ -92,7 +92,7 @@ async def test_pause_applies_to_all_processes(database_url):
         pausing, waiting = SharedLimiter(one), SharedLimiter(other)
         await waiting.acquire()
         await pausing.pause(1)
-        await pausing.pause(0.1)  # a shorter one does not end the longer
+        await pausing.pause(0.1)  # a shorter pause does not end a longer one
         paused_at = monotonic()
         await asyncio.gather(waiting.acquire(), pausing.acquire())
         assert 0.99 <= monotonic() - paused_at < 3
@@ -187,7 +187,7 @@ async def test_api_with_the_same_limit_never_refuses(sandbox, small_world, datab
 
 
 class Counted:
-    """A ledger in front of another one: notes what is asked and granted, and answers late."""
+    """Wraps a ledger: records requests and grants, and responds late."""
 
     def __init__(self, budget, delay_s=0.0):
         self.budget, self.delay_s = budget, delay_s

@@ -19,7 +19,7 @@ REFERRING = {
     "workflows_pkey": "SELECT count(workflow_id) FROM runs",
     "apps_pkey": "SELECT count(workflow_app_id) FROM runs",
 }
-"""How many rows refer to a table, by the index in which PostgreSQL looks up what they refer to."""
+"""Number of referencing rows by the index that PostgreSQL uses to check the reference."""
 
 LOOKED_UP = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelid = $1::text::regclass"
 ORPHANS = """
@@ -35,7 +35,7 @@ SELECT (SELECT count(*) FROM run_steps WHERE run_id NOT IN (SELECT id FROM runs)
 
 @pytest.fixture
 def sync(at_work, database_url):
-    """Runs a mode as some role; returns the exit code and what `--json` says."""
+    """Run a mode as some role; return the exit code and the JSON output."""
     command, _ = at_work
     config = command.folder / "config.yaml"
 
@@ -62,7 +62,7 @@ async def loader(warehouse, database_url) -> AsyncIterator[tuple[str, str]]:
 
 
 async def assert_sound(warehouse: asyncpg.Connection) -> None:
-    """Every row has what it refers to, and none can come without."""
+    """Check that all references are valid, and that invalid ones are refused."""
     assert await warehouse.fetchval("SELECT count(*) FROM run_step_calls") > 0
     assert await warehouse.fetchval(ORPHANS) == 0
     for table, values in (
@@ -78,7 +78,7 @@ async def assert_sound(warehouse: asyncpg.Connection) -> None:
 
 
 async def looked_up(warehouse: asyncpg.Connection, index: str) -> float:
-    """How often PostgreSQL looked into an index for each row that refers to what is in it."""
+    """Return the number of index lookups per referencing row."""
     referring: int = await warehouse.fetchval(REFERRING[index])
     assert referring > 20
     return float(await warehouse.fetchval(LOOKED_UP, index)) / referring

@@ -26,7 +26,7 @@ START = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
 async def make_plain_views(warehouse: asyncpg.Connection, *workflows: str) -> None:
-    """Create the views without rollups as plain_NAME, and the workflows that the test writes runs of."""
+    """Create the views without rollups as plain_NAME, and the workflows of the test."""
     await warehouse.execute(PLAIN)
     await add_owners(warehouse, *workflows)
 
@@ -43,7 +43,7 @@ async def differences(warehouse: asyncpg.Connection) -> list[str]:
 
 
 class Writer:
-    """Writes runs as loading, reconciling and erasing do, by chance."""
+    """Writes runs at random, as loading, reconciling and erasing do."""
 
     def __init__(self, warehouse: asyncpg.Connection, seed: int) -> None:
         self.warehouse = warehouse
@@ -294,7 +294,7 @@ async def test_large_day_is_divided_among_connections(warehouse: asyncpg.Connect
 
 
 async def test_rollup_uses_indexes(warehouse: asyncpg.Connection, database_url: str) -> None:
-    """Reading all runs for those of one workflow took twice the time, and more the more there are."""
+    """Reading all runs to find those of one workflow would take twice as long, and more in larger warehouses."""
     read = "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('runs', 'run_steps')"
     loading = await connect(database_url, "cortex")
     await loading.execute("""
@@ -304,7 +304,7 @@ async def test_rollup_uses_indexes(warehouse: asyncpg.Connection, database_url: 
         INSERT INTO run_steps (run_id, step_key, ordinal) SELECT id, 'a', 0 FROM runs;
         ANALYZE
     """)
-    await loading.close()  # which tells the server's statistics what it read
+    await loading.close()  # flushes the server's statistics
     before = await warehouse.fetchval(read)
     counting = await connect(database_url, "cortex")
     assert await roll_up_workflow(counting, "w1", seconds=inf) == 1

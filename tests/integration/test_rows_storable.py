@@ -27,7 +27,7 @@ REFUSED = {
     *("missing_id", "null_id", "number_id", "empty_id", "foreign_workflow", "bad_date", "status_number", "output_text"),
     *("usage_list", "cut"),
 }
-TOO_DEEP = {"abyss"}  # how deep jsonb may be is a setting of the server; the loader sets such a run aside
+TOO_DEEP = {"abyss"}  # the depth of jsonb depends on a server setting; the loader quarantines such a run
 
 
 @pytest.fixture

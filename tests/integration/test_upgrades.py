@@ -27,7 +27,7 @@ READ = "SELECT * FROM totals"
 
 @pytest.fixture
 def known(monkeypatch) -> list[Migration]:
-    """The migrations that the program knows: at first all but the last of `FILES`."""
+    """The migrations known to the program: initially all but the last of `FILES`."""
     known = FILES[:-1]
     monkeypatch.setattr(runner, "migrations", lambda: known)
     return known
@@ -58,7 +58,7 @@ async def test_migration_can_be_added(warehouse: asyncpg.Connection, monkeypatch
 
 
 async def test_long_reader_does_not_block_other_readers(empty_database_url, known, monkeypatch) -> None:
-    """What a migration waits for must not make others wait behind it."""
+    """A waiting migration must not block others."""
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.1)
     monkeypatch.setattr(runner, "PAUSE_S", 0.2)
     long, migrating, reader = [await connect(empty_database_url, "cortex") for _ in range(3)]

@@ -35,7 +35,7 @@ async def insert(warehouse: asyncpg.Connection, table: str, **values: Any) -> No
 
 
 async def run(warehouse: asyncpg.Connection, ident: str, *, seconds: float | None = None, **values: Any) -> None:
-    """A completed run of workflow w, triggered from app a, created at noon of DAY; `seconds` it lasted."""
+    """Insert a completed run of workflow w, triggered from app a, created at noon of DAY, lasting `seconds`."""
     row: dict[str, Any] = {
         "app_id": "a",
         "workflow_app_id": "a",
@@ -72,7 +72,7 @@ async def test_view_columns_are_in_the_documented_order(warehouse: asyncpg.Conne
     columns = [attribute.name for attribute in statement.get_attributes()]
     promised = CONTRACT[view].split()
     assert columns[: len(promised)] == promised
-    assert await statement.fetch() == []  # and an empty warehouse has no answer, not a row of nulls
+    assert await statement.fetch() == []  # an empty warehouse returns no rows, not a row of nulls
     types = {attribute.name: attribute.type.name for attribute in statement.get_attributes()}
     assert types.get("credits", "numeric") == "numeric"
     assert types.get("day", "date") == "date"

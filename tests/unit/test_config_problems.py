@@ -9,7 +9,7 @@ import pytest
 from etl.config import load
 from etl.errors import SettingsError
 
-# what is wrong, the file, the line, the key, words of the message, words of the hint
+# case, file, line, key, part of the message, part of the hint
 IN_FILE = [
     (
         "type: whole number",

@@ -10,7 +10,7 @@ ALLOWED = 40
 
 
 async def send(limiter: LocalLimiter, requests: int, tasks: int) -> list[float]:
-    """Let tasks send as fast as the limiter lets them; give the times."""
+    """Let tasks send as fast as the limiter allows; return the times."""
     sent: list[float] = []
     turns = iter(range(requests))
 

@@ -41,7 +41,7 @@ def test_pauses_grow_are_jittered_and_bounded():
 
 
 def pauses(policy, *failures):
-    """The pauses after one failure after the other; each is an error, or an error and what the server asked for."""
+    """Return the pauses after consecutive failures; each is an error, optionally with the server's Retry-After."""
     retries = Retries(policy)
     pairs = (each if isinstance(each, tuple) else (each, None) for each in failures)
     return [retries.after(error, asked_s) for error, asked_s in pairs]

@@ -93,7 +93,7 @@ def usage_rows(run_id: str, step_key: str, usage: dict[str, Json], extra: dict[s
 
 
 def output_pairs(output: Json) -> list[tuple[str, Json]]:
-    """Step keys and outputs, a repeated key being `key#2` and so on."""
+    """Return step keys and outputs; a repeated key becomes `key#2` and so on."""
     pairs = list(output.items()) if isinstance(output, dict) else [(item["key"], item) for item in output or []]
     seen: Counter[str] = Counter()
     result = []
@@ -208,7 +208,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
     version, draft = run.get("workflow_version"), run.get("workflow_version_draft")
     draft_id = None
     if draft is not None:
-        # The world's numbers are Python's own, so plain floats give the digits back as they were served.
+        # The numbers of the sandbox are Python floats, so plain floats reproduce their digits.
         text = json.dumps(
             clean(json.loads(served))["workflow_version_draft"],
             sort_keys=True,
@@ -243,7 +243,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
 
 
 def named(table: tables.Table, row: tuple[Json, ...]) -> dict[str, Json]:
-    """A made row by column names, its values read."""
+    """Return a row by column names, with decoded values."""
     assert len(row) == len(table.columns)
     return {
         name: exact(plain(kind, value)) if kind == "jsonb" and value is not None else plain(kind, value)
@@ -299,7 +299,7 @@ def test_rows_match_an_independent_recomputation(world: World, escaped: bool) ->
                 extra=expected["run"]["extra"] is not None, drafts=expected["run"]["workflow_draft_id"] is not None
             )
             met.update(doubled=any("#" in step["step_key"] for step in expected["steps"]), calls=len(expected["calls"]))
-    # The comparison is worth something only where the world has every kind of thing.
+    # The comparison is meaningful only if the world contains every kind of value.
     kinds = {"code", "model", "http_request", "browser", "workflow", "service", "branch", "input"}
     assert all(met[kind] for kind in (*kinds, "extra", "drafts", "doubled", "calls", None)), met
 

@@ -27,7 +27,7 @@ HERE = Installation(
 
 
 def expanded(field: str, size: int) -> set[int]:
-    """The values that a crontab field of `*`, `*/n` or `n` names."""
+    """Return the values of a crontab field `*`, `*/n` or `n`."""
     if field == "*":
         return set(range(size))
     return set(range(0, size, int(field[2:]))) if field.startswith("*/") else {int(field)}
@@ -90,7 +90,7 @@ def test_systemd_units_are_valid(installation: Installation, tmp_path: Path) -> 
     for name, text in units.items():
         (tmp_path / name).write_text(text)
     verify = shutil.which("systemd-analyze")
-    if verify:  # where there is no systemd, what stands above is all that can be said
+    if verify:  # without systemd, only the checks above are possible
         ended = subprocess.run(
             [verify, "verify", *map(str, sorted(tmp_path.iterdir()))], capture_output=True, text=True, check=False
         )
@@ -124,7 +124,7 @@ def test_kubernetes_manifest() -> None:
 
 
 def in_the_pod(program: str, folder: Path) -> subprocess.Popen[str]:
-    """Start what the manifest's container starts, with a shell script in the place of `cortex-etl`."""
+    """Start the command of the manifest's container, with a shell script instead of `cortex-etl`."""
     text = kubernetes_manifest(timedelta(hours=1), image="x", config=HERE.config, environment=HERE.environment)
     (container,) = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     path = folder / "cortex-etl"
@@ -144,13 +144,13 @@ def test_stopped_pod_waits_for_the_sync(tmp_path: Path) -> None:
     with in_the_pod("trap 'echo stopped >&2; exit 130' TERM; echo ready >&2; sleep 3 & wait", tmp_path) as pod:
         assert pod.stderr is not None
         assert pod.stderr.readline() == "ready\n"
-        pod.terminate()  # the shell alone, as Kubernetes does
+        pod.terminate()  # only the shell, as Kubernetes does
         assert pod.stderr.readline() == "stopped\n"
         assert pod.wait(5) == 130
 
 
 def test_stopped_pods_exit_with_the_code_of_the_sync(tmp_path: Path) -> None:
-    """A shell may learn of both at once. Of 60 at once, 2 to 6 ended with 143 before."""
+    """The shell may receive both events at once: of 60 pods, 2 to 6 used to exit with 143."""
     folders = [tmp_path / str(number) for number in range(60)]
     for folder in folders:
         folder.mkdir()
