@@ -1,4 +1,4 @@
-"""A process that reads pages for a while: `python api_reader.py API_URL DATABASE_URL APP WORKFLOW LIMIT WINDOW_S SECONDS`.
+"""Read pages for some time: `python api_reader.py API_URL DATABASE_URL APP WORKFLOW LIMIT WINDOW_S SECONDS`.
 
 All such processes share the budget in the database. It prints how many requests it sent and how many were refused.
 """

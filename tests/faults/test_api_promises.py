@@ -24,7 +24,7 @@ LIMIT, WINDOW_S = 60, 16.0
 
 
 def most_in_any_window(server, window_s):
-    """How many requests came in the busiest window that begins with a request."""
+    """Return the number of requests in the busiest window that starts with a request."""
     times = [request.time_monotonic for request in server.requests]
     return max(sum(start <= time < start + window_s for time in times) for start in times)
 
@@ -43,14 +43,14 @@ async def test_10_and_13_processes_and_retries_share_one_request_budget(sandbox,
     server.faults.on(lambda request: True, CutBody(), every=3)
     readers = [start_reader(server, database_url, small_world, seconds=2.2 * WINDOW_S) for _ in range(3)]
     await asyncio.sleep(3)
-    os.kill(readers[0].pid, signal.SIGKILL)  # what it leased stays counted
+    os.kill(readers[0].pid, signal.SIGKILL)  # its leases stay counted
     outputs = await asyncio.gather(*(asyncio.to_thread(reader.communicate) for reader in readers))
     sent, refused = zip(*(map(int, output.split()) for output, _ in outputs[1:]), strict=True)
     assert sum(refused) == 0
     assert all(sent)
     assert most_in_any_window(server, WINDOW_S) <= LIMIT
     assert server.faults.applied["Reset"] > 5
-    assert len(server.requests) > 1.9 * LIMIT  # and they were no slower than they had to be
+    assert len(server.requests) > 1.9 * LIMIT  # and no slower than necessary
 
 
 async def test_10_retry_after_pauses_all_processes(sandbox, small_world, database_url):
@@ -61,7 +61,7 @@ async def test_10_retry_after_pauses_all_processes(sandbox, small_world, databas
     server.faults.queue(Status(429, retry_after=2))
     await asyncio.gather(*(asyncio.to_thread(reader.communicate) for reader in readers))
     refused_at = next(request.time_monotonic for request in server.requests if request.status == 429)
-    valid_s = WINDOW_S / 200  # tokens that the other process had leased already may still be used
+    valid_s = WINDOW_S / 200  # requests leased earlier by the other process may still be sent
     later = [request.time_monotonic - refused_at for request in server.requests if request.time_monotonic > refused_at]
     assert [each for each in later if 0.2 + valid_s < each < 1.9] == []
     assert later[-1] > 2
@@ -111,7 +111,7 @@ async def test_10_invalid_responses_are_never_accepted_as_pages(sandbox, small_w
     for place, fault in enumerate(faults):
         server.faults.on(lambda request: True, fault, every=place + 3)
     events = []
-    stubborn = replace(QUICK, attempts=60)  # here most answers are bad
+    stubborn = replace(QUICK, attempts=60)  # most responses are invalid here
     async with client_of(server.url, events.append, policy=stubborn) as client:
         pages = await asyncio.gather(*(client.list_runs(app_id, workflow_id, 1 + n % 5, 10) for n in range(60)))
     expected = small_world.listing(workflow_id)

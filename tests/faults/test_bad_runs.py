@@ -154,7 +154,7 @@ async def test_older_copy_on_the_same_page_is_ignored(database_url, place):
         world.replay_run(first)
         world.raw[second] = older
         summary = await t.run("backfill")
-        # The API counts twelve items and gives eleven runs: green would be a lie, and a loop a waste.
+        # The API counts twelve items but returns eleven runs: it must neither succeed nor loop.
         assert summary.status == "partial"
         assert summary.requests < 12
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 11
@@ -235,7 +235,7 @@ async def test_run_with_a_cleaned_id_is_not_marked_gone(database_url):
 
 @pytest.mark.parametrize("spoilt", [False, True])
 async def test_run_with_a_misleading_id_is_not_confused_with_another(database_url, spoilt):
-    """JSON allows a key twice; the last one counts."""
+    """JSON allows duplicate keys; the last one counts."""
     world = one_stream(12)
     mine, other = list(world.runs[WORKFLOW])[3:5]
     body = encode(world.runs[WORKFLOW][mine] | ({"status": 7} if spoilt else {}))

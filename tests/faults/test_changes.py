@@ -73,7 +73,7 @@ async def test_change_behind_equal_times_is_found(database_url):
 
 
 async def test_change_with_a_bare_day_is_found_among_exact_times(database_url):
-    """A change that says no more than its day is listed below all that say when on that day."""
+    """A change with a bare day is listed below the exact times of that day."""
     world = one_stream(12)
     world.order = "updated_desc"
     runs = list(world.runs[WORKFLOW].values())
@@ -102,7 +102,7 @@ async def test_changed_listing_order_is_detected(database_url):
 
 @pytest.mark.parametrize("filters", [{}, {"origin": "TRIGGER"}], ids=["all", "filtered"])
 async def test_open_run_with_a_cleaned_id_is_found_in_the_listing(database_url, filters):
-    """The API does not know it by the id that the warehouse has for it."""
+    """The API does not know the id under which the warehouse stores the run."""
     world = one_stream(3)
     run = world.create_run(WORKFLOW, id="run\0of old", status="RUNNING", origin="TRIGGER")
     for _ in range(17):
@@ -374,7 +374,7 @@ async def test_counts_are_compared_within_the_filter(database_url, filters):
 
 
 async def test_run_stays_readable_while_it_is_replaced(database_url):
-    """Another connection sees the old state of a run or the new one, with the steps of that state."""
+    """Another connection sees either the old or the new state of a run, with the matching steps."""
     world = one_stream(8)
     async with trial(database_url, world) as t:
         await t.agrees()

@@ -22,7 +22,7 @@ from etl.sandbox import Sandbox
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A server of the test's own, which it may stop."""
+    """A server that the test may stop."""
     directory = Path(tempfile.mkdtemp(prefix="cf-"))
     directory.chmod(0o755)
     yield directory / "data"
@@ -62,7 +62,7 @@ async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str)
 
 
 async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: Path) -> None:
-    """The driver complains too, over many lines, when it tries to open a connection while there is no server."""
+    """The driver also prints many lines when it cannot connect."""
     url = embedded.start(data_dir)
     async with Sandbox(one_stream(200), max_take=10) as sandbox:
         trial = Trial(sandbox, url, None, api={"page_size": 10, "concurrency": 2})

@@ -152,7 +152,7 @@ async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, mome
 
 
 async def test_run_is_stored_completely_or_not_at_all(database_url, tmp_path):
-    """Killed in the middle of commits: no run without its steps, and no watermark above what is missing."""
+    """After kills during commits, no run lacks its steps, and the watermark is not above missing runs."""
     world = one_stream(60)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 3, "concurrency": 4}

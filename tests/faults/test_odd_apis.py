@@ -24,7 +24,7 @@ from etl.sandbox.responses import encode
 
 @dataclass
 class Hide:
-    """A server that leaves some items out after it has cut its listing into pages."""
+    """A server that removes items after dividing its listing into pages."""
 
     hidden: set[str]
 

@@ -77,7 +77,7 @@ async def test_lock_ends_with_its_process(database_url, tmp_path):
 
 
 async def test_zombie_writes_nothing(database_url, tmp_path):
-    """A process sleeps, loses its lock, and wakes when another one owns the stream and knows better."""
+    """A process is suspended, loses its lock, and resumes when another one owns the stream."""
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5, "concurrency": 1}
@@ -104,7 +104,7 @@ async def test_zombie_writes_nothing(database_url, tmp_path):
 
 
 async def test_open_transaction_of_a_zombie_is_ended(database_url, tmp_path):
-    """A process that sleeps in the middle of a transaction keeps rows locked: its successor ends that transaction."""
+    """A process suspended in a transaction keeps rows locked: its successor ends that transaction."""
     world = one_stream(3)
     async with trial(database_url, world) as t:
         await t.agrees()

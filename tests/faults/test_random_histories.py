@@ -36,7 +36,7 @@ OTHER_KINDS = ("cut", "megabytes", "abyss", "day_only", "no_zone")
 
 
 class Histories(RuleBasedStateMachine):
-    """One workflow through a random history; the API and the warehouse are real, on an event loop of their own."""
+    """A random history of one workflow, with a real API and warehouse on a separate event loop."""
 
     url = ""
 

@@ -10,7 +10,7 @@ BOTH = (APP, "c")
 
 
 class Partly:
-    """Keeps some runs out of what one app lists."""
+    """Hides some runs from the listing of one app."""
 
     def __init__(self, world, app):
         self.world, self.app = world, app
