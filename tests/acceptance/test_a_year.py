@@ -38,7 +38,7 @@ HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chun
 HANGING = (5, 110, 310)
 """Days on which a run starts that stays open for weeks, until it is far down in the listing."""
 POWER_CUTS = (70, 170, 270)
-SPOILT, FIXED = 60, 75
+CORRUPTED, FIXED = 60, 75
 UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
 
 REMEMBERED = {
@@ -52,7 +52,7 @@ REMEMBERED = {
 OPEN = {"PENDING", "RUNNING"}
 LEDGER_ROWS = 1000
 """The ledger keeps so many invocations where they are older than 90 days."""
-AN_OLDER_LEDGER = """
+OLD_INVOCATIONS = """
 INSERT INTO etl_syncs (mode, status, started_at, ended_at)
 SELECT 'sync', 'succeeded', moment, moment + interval '3 s'
 FROM generate_series(now() - interval '500 days', now(), interval '8 hours') AS moment
@@ -77,7 +77,7 @@ class Year:
         self.ever_listed: set[str] = set()
         self.met: set[str] = set()
         self.ended: Counter[str] = Counter()
-        self.spoilt: list[str] = []
+        self.corrupted: list[str] = []
 
     @property
     def listed(self) -> set[str]:
@@ -88,7 +88,7 @@ class Year:
         self.ended[summary.status] += 1
         return summary
 
-    async def live(self, day: int, half: int) -> None:
+    async def pass_time(self, day: int, half: int) -> None:
         """Let half a day pass in the world, and at the end of a week a week in the bookkeeping."""
         self.world.advance(HALF_A_DAY)
         self.ever_listed |= self.listed
@@ -99,7 +99,7 @@ class Year:
                 moved = ", ".join(f"{column} = {column} - interval '7 days'" for column in columns)
                 await self.warehouse.execute(f"UPDATE {table} SET {moved}")
 
-    async def follow(self, day: int) -> None:
+    async def run_scheduled_sync(self, day: int) -> None:
         """Run the scheduled sync, with the events of the day."""
         faults = self.sandbox.faults
         if KEY_LOST <= day < KEY_RENEWED:
@@ -109,7 +109,7 @@ class Year:
             assert (await self.sync()).exit_code == 1
             faults.rules.remove(rule)
         elif day in POWER_CUTS:
-            await self.cut_off()
+            await self.interrupt_sync()
         else:
             if self.random.random() < 0.1:
                 faults.queue(*[None] * self.random.randrange(3), self.random.choice(HICCUPS))
@@ -121,12 +121,12 @@ class Year:
     async def is_up_to_date(self, day: int) -> None:
         """Check that the warehouse has the listed runs with their current status, and no others."""
         rows = await self.warehouse.fetch("SELECT id, status FROM runs WHERE gone_at IS NULL")
-        assert {row["id"] for row in rows} | set(self.spoilt) == self.listed | set(self.spoilt), day
+        assert {row["id"] for row in rows} | set(self.corrupted) == self.listed | set(self.corrupted), day
         told = {row["id"] for row in rows if row["status"] in OPEN}
         runs = (run for listed in self.world.runs.values() for run in listed.values())
         assert told == {run["id"] for run in runs if run["status"] in OPEN}, day
 
-    async def cut_off(self) -> None:
+    async def interrupt_sync(self) -> None:
         """Interrupt a sync while it waits for a response."""
         syncing = asyncio.create_task(self.sync())
 
@@ -138,7 +138,7 @@ class Year:
         self.sandbox.faults.before_response = interrupt
         assert (await syncing).exit_code == 130
 
-    def befall(self, day: int) -> None:
+    def apply_events(self, day: int) -> None:
         """Apply the events at the beginning of a day."""
         if day in HANGING:
             run = self.world.create_run("wf_ticket_triage", status="RUNNING")
@@ -148,15 +148,15 @@ class Year:
         elif day == KEY_RENEWED:
             api = self.settings.api.model_copy(update={"key": SecretStr(self.sandbox.key)})
             self.settings = self.settings.model_copy(update={"api": api})
-        elif day == SPOILT:
-            self.spoilt = list(self.world.runs["wf_ticket_triage"])[-2:]
-            for run_id in self.spoilt:
+        elif day == CORRUPTED:
+            self.corrupted = list(self.world.runs["wf_ticket_triage"])[-2:]
+            for run_id in self.corrupted:
                 self.world.corrupt(run_id, "bad_date")
-            one_that_goes = self.world.runs["wf_ticket_triage"][self.spoilt[1]]
+            one_that_goes = self.world.runs["wf_ticket_triage"][self.corrupted[1]]
             one_that_goes["retention"] |= {"preserve_on_failure": False}  # a failure, too
             one_that_goes["retention_due_at"] = retention_due(one_that_goes)
         elif day == FIXED:  # the other one stays as it is until retention takes it
-            del self.world.raw[self.spoilt[0]]
+            del self.world.raw[self.corrupted[0]]
 
 
 @pytest.fixture
@@ -172,13 +172,13 @@ async def year(sandbox: Any, database_url: str, warehouse: Any) -> Year:
 
 @pytest.mark.timeout(600)  # 45 s on two idle cores
 async def test_unattended_year(year: Year, command: Any) -> None:
-    await year.warehouse.execute(AN_OLDER_LEDGER)
+    await year.warehouse.execute(OLD_INVOCATIONS)
     for day in range(DAYS):
-        year.befall(day)
+        year.apply_events(day)
         for half in range(2):
-            await year.live(day, half)
+            await year.pass_time(day, half)
             if day not in MACHINE_OFF:
-                await year.follow(day)
+                await year.run_scheduled_sync(day)
 
     faults = year.sandbox.faults.applied
     assert faults.keys() == {"Status", "CutBody", "Reset"}
@@ -186,14 +186,14 @@ async def test_unattended_year(year: Year, command: Any) -> None:
     assert year.ended["failed"] == 2 * (len(OUTAGES) + KEY_RENEWED - KEY_LOST)
     assert year.ended["succeeded"] == 2 * (DAYS - len(MACHINE_OFF)) - year.ended["interrupted"] - year.ended["failed"]
 
-    await the_metrics_tell_the_same(year, command)
-    await api_and_warehouse_agree(year)
-    await nothing_was_lost(year)
-    await a_load_of_today_gives_the_same(year)
-    await the_memory_is_bounded(year)
+    await check_metrics(year, command)
+    await check_warehouse(year)
+    await check_nothing_is_lost(year)
+    await check_new_backfill_is_equal(year)
+    await check_bookkeeping_is_bounded(year)
 
 
-async def the_metrics_tell_the_same(year: Year, command: Any) -> None:
+async def check_metrics(year: Year, command: Any) -> None:
     """Run the command and compare its metrics with the API."""
     url = year.settings.database.url.get_secret_value()
     command.environment |= {"CORTEX_API_KEY": year.sandbox.key, "DATABASE_URL": url}
@@ -215,7 +215,7 @@ async def the_metrics_tell_the_same(year: Year, command: Any) -> None:
         assert found == wanted, workflow_id
 
 
-async def api_and_warehouse_agree(year: Year) -> None:
+async def check_warehouse(year: Year) -> None:
     rows = await year.warehouse.fetch("SELECT id, status, updated_at FROM runs WHERE gone_at IS NULL")
     served = [run for runs in year.world.runs.values() for run in runs.values()]
     assert len(served) > 50
@@ -231,7 +231,7 @@ async def api_and_warehouse_agree(year: Year) -> None:
     assert await year.warehouse.fetchval("SELECT bool_and(api_count = warehouse_count) FROM sync_health")
 
 
-async def nothing_was_lost(year: Year) -> None:
+async def check_nothing_is_lost(year: Year) -> None:
     """Check that every run listed at any sync is stored, and that those removed by retention have `gone_at`."""
     rows = await year.warehouse.fetch("SELECT id, gone_at IS NOT NULL AS gone FROM runs")
     assert year.met <= {row["id"] for row in rows} <= year.ever_listed
@@ -244,7 +244,7 @@ async def nothing_was_lost(year: Year) -> None:
         assert (workflow_id, len(year.world.versions[workflow_id])) in {tuple(row) for row in versions}
 
 
-async def a_load_of_today_gives_the_same(year: Year) -> None:
+async def check_new_backfill_is_equal(year: Year) -> None:
     """Check that the rows of listed runs equal those of a new backfill."""
     fresh = year.settings.database.model_copy(update={"schema_name": "fresh"})
     summary = await run_sync(year.settings.model_copy(update={"database": fresh}), "backfill")
@@ -260,7 +260,7 @@ async def a_load_of_today_gives_the_same(year: Year) -> None:
             assert await year.warehouse.fetch(f"{ours} EXCEPT ALL {todays}") == [], table.name
 
 
-async def the_memory_is_bounded(year: Year) -> None:
+async def check_bookkeeping_is_bounded(year: Year) -> None:
     """Check that the bookkeeping does not grow over the years."""
     count = {
         table: await year.warehouse.fetchval(f"SELECT count(*) FROM {table}")
