@@ -1,5 +1,5 @@
 -- name: relations
--- Tables and views of the schema $1 in the order in which they were made.
+-- Tables and views of the schema $1 in order of creation.
 SELECT
     c.relname AS name,
     c.relkind = 'v' AS is_view,
@@ -9,7 +9,7 @@ WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', '
 ORDER BY c.oid
 
 -- name: columns
--- Their columns; `kind` is key (of the primary key), computed or ''.
+-- Columns of tables and views; `kind` is key (part of the primary key), computed or ''.
 SELECT
     c.relname AS relation,
     a.attname AS name,
@@ -29,7 +29,7 @@ WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', '
 ORDER BY c.oid, a.attnum
 
 -- name: references
--- Foreign keys: the columns of one table that name rows of another.
+-- Foreign keys: their columns and the referenced table.
 SELECT
     k.conrelid::regclass::text AS relation,
     array_agg(a.attname::text ORDER BY place.ordinality) AS columns,
@@ -43,7 +43,7 @@ GROUP BY k.oid, k.conrelid, target.relname
 ORDER BY k.conrelid, k.oid
 
 -- name: indexes
--- Indexes that are not a constraint's.
+-- Indexes that do not belong to a constraint.
 SELECT
     c.relname AS relation,
     index.relname AS name,
