@@ -267,7 +267,7 @@ async def test_a_copy_that_is_older_than_the_stored_one_empties_it_all_the_same(
     await assert_blank(trial, run)
 
 
-async def test_a_run_that_seems_to_have_an_erased_one_s_id_stays(trial: Trial) -> None:
+async def test_run_with_a_misleading_id_is_not_erased(trial: Trial) -> None:
     """JSON allows a key twice; the last one counts."""
     await trial.sync()
     workflow_id, erased = trial.some()
@@ -367,7 +367,7 @@ async def test_a_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
     assert await trial.warehouse.fetchval("SELECT status FROM runs WHERE id = $1", run["id"]) == "COMPLETED"
 
 
-async def test_what_a_process_has_in_hand_cannot_bring_it_back(trial: Trial) -> None:
+async def test_concurrent_sync_cannot_restore_an_erased_run(trial: Trial) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
     async with trial.loading(workflow_id) as (loader, rows_of, pool):
@@ -398,7 +398,7 @@ async def test_content_never_replaces_an_erased_row(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("broken", ["_ERASE_RUN", "empty_reject"])
-async def test_an_interrupted_forget_goes_on(trial: Trial, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+async def test_interrupted_forget_can_be_repeated(trial: Trial, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     workflow_id, run = trial.some()
     bad = next(run_id for run_id in trial.world.runs[workflow_id] if run_id != run["id"])
     trial.world.raw[bad] = b'{"id": "%b", "status": 7, "input": "rec_z"}' % bad.encode()
