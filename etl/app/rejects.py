@@ -12,9 +12,8 @@ from etl.api.pages import Page
 from etl.app.clients import open_clients
 from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
 from etl.db.connect import connect
-from etl.db.retention import empty_due_rejects
 from etl.db.statements import statements
-from etl.db.store import Store
+from etl.db.store import Store, empty_due_rejects
 from etl.decode import REPLACEMENT
 from etl.errors import NotFoundError, SettingsError
 from etl.events import StreamId, ignore
@@ -126,10 +125,10 @@ class _Retrying:
             return
         payloads = self._settings.payloads
         keep = payloads.retention == "keep"
-        store = Store(self._warehouse.pool, session, stream, state, sync_id=None, keep_payloads=keep)
-        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
         redactor = quarantine_redactor_of(payloads)
-        intake = Intake(store, normalizer, self._listener, redactor=redactor, retry=True)
+        store = Store(self._warehouse.pool, session, stream, state, sync_id=None, redactor=redactor, keep_payloads=keep)
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
+        intake = Intake(store, normalizer, self._listener, retry=True)
         try:
             for item in items:
                 await self._item(stream, intake, item)

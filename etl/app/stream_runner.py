@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from etl.app.upkeep import roll_up_stream
-from etl.db.load import REFUSALS
 from etl.db.refusals import LOST, unusable
-from etl.db.store import Store
+from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
 from etl.errors import DatabaseError, EtlError, KeyRefusedError
 from etl.events import Notice, StreamFinished
@@ -164,8 +163,7 @@ class StreamRunner:
         api, payloads, task = self._settings.api, self._settings.payloads, self._task
         store = self._store(stream)
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
-        redactor = self._quarantine_redactor
-        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until, redactor=redactor)
+        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until)
         intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
         listing = Listing(
             self._clients[stream.app_id],
@@ -189,6 +187,7 @@ class StreamRunner:
             self._states[stream],
             sync_id=self._sync_id,
             filters=(api.status, api.origin),
+            redactor=self._quarantine_redactor,
             keep_payloads=self._settings.payloads.retention == "keep",
             dry_run=self._dry_run,
         )

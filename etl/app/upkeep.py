@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from etl.db.refusals import LOST
-from etl.db.retention import empty_due_rejects
 from etl.db.rollups import roll_up, roll_up_workflow
-from etl.db.store import Store
+from etl.db.store import Store, empty_due_rejects
 from etl.events import Notice
 
 if TYPE_CHECKING:

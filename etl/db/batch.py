@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from etl.normalize import RunRows
 
-Provenance: TypeAlias = "Callable[[str], tuple[bytes, str, int | None]]"
-"""Tells of a run of a batch, by its id, its bytes for the quarantine, the URL it came from, and the page."""
+
+class Source(NamedTuple):
+    """The bytes of an item as received, the URL that they came from, and the page."""
+
+    raw: bytes
+    url: str
+    page: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One item for the quarantine, with its bytes as received and where it came from."""
+    """One item for the quarantine, with its bytes as received; the digest identifies it."""
 
     run_id: str | None
-    url: str
-    page: int | None
+    source: Source
     reason: str
     error: str
-    payload: bytes
     digest: bytes
 
 
@@ -31,13 +32,21 @@ class Reject:
 class Batch:
     """What one transaction loads.
 
-    `new` runs are not in the warehouse as far as is known, `changed` ones may be. `shared` ones were found in another
-    app's listing first. `gone` ones are listed no more, for this app. `settled` are runs of which a good copy, or none
-    at all, is listed now: their rejects are done with.
+    Attributes:
+        new: runs that the warehouse does not hold, as far as is known.
+        changed: runs that it may hold.
+        sources: where each of these came from, by run id, in case PostgreSQL refuses it.
+        restored: ids of unchanged runs that had `gone_at` and are listed again.
+        shared: ids of runs that were found in another app's listing first.
+        gone: ids of runs that this app no longer lists.
+        rejects: items for the quarantine.
+        settled: ids of runs of which a good copy, or none at all, is listed now: their rejects are resolved.
+        cursor: where an interrupted backfill resumes, if `moves_cursor`.
     """
 
     new: list[RunRows] = field(default_factory=list)
     changed: list[RunRows] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
     restored: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -51,10 +60,10 @@ class Batch:
         return bool(runs or self.rejects or self.settled) or self.moves_cursor
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Its new and changed runs in two halves, each with what it settles; all else goes with the second."""
+        """Split the new and changed runs into halves, each with the runs it settles; all else goes with the second."""
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
-        first = Batch(self.new[:of_new], self.changed[:of_changed])
+        first = Batch(self.new[:of_new], self.changed[:of_changed], self.sources)
         early = {rows.run_id for rows in (*first.new, *first.changed)}
         first.settled = [run_id for run_id in self.settled if run_id in early]
         late = [run_id for run_id in self.settled if run_id not in early]

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 _SQL = statements("erasing")
 
 FORGOTTEN: Final = b'"[forgotten]"'
-"""What the quarantine keeps of an erased item."""
+"""What the quarantine keeps of the bytes of an erased item."""
+
+ERASED: Final = "erased"
+"""What it keeps of the error, which may quote them."""
 
 KEPT: Final = (
     "id", "app_id", "workflow_app_id", "workflow_id", "workflow_version_id", "version", "status", "origin",
@@ -121,7 +124,7 @@ async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], r
     by_id = {rows.run_id: hashes.run(rows.run_id) for rows in runs}
     by_record = {rows.run_id: hashes.record(rows.run[_RECORD]) for rows in runs if rows.run[_RECORD] is not None}
     in_rejects = {
-        each.digest: {*hashes.texts(each.payload), *([hashes.run(each.run_id)] if each.run_id else [])}
+        each.digest: {*hashes.texts(bytes(each.source.raw)), *([hashes.run(each.run_id)] if each.run_id else [])}
         for each in rejects
     }
     asked = {*by_id.values(), *by_record.values()}.union(*in_rejects.values())
@@ -183,7 +186,7 @@ async def _empty_rejects(connection: asyncpg.Connection, runs: Sequence[str], re
                 row["id"] async for row in payloads if any(each in spelled_plainly(row["payload"]) for each in quoted)
             }
     for number in sorted(found):
-        await connection.execute(_SQL["empty_reject"], number, FORGOTTEN)
+        await connection.execute(_SQL["empty_reject"], number, FORGOTTEN, ERASED)
     return len(found)
 
 

@@ -1,25 +1,18 @@
-"""Loading: one transaction takes a batch of runs, their children, definitions and rejects, and the checkpoint.
+"""How the rows of a batch are written, within the transaction of `etl.db.store`.
 
-Runs that the warehouse does not hold go straight to their tables by binary COPY. Changed ones are staged in a temporary
-table, anti-joined against what is already stored, and upserted; their children are replaced. Where a run turns out to
-exist after all (another stream listed it at the same moment), the whole batch takes the second way.
+New runs go straight to their tables by binary COPY. Changed ones are staged in a temporary table, anti-joined with what
+is stored, and upserted; their children are replaced.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-from asyncpg import exceptions as pg
-
-from etl.db.batch import Loaded, Reject
-from etl.db.definitions import copy_rows, supersedes, write_definitions
-from etl.db.erasing import FORGOTTEN, KEPT, blank, find_erased
+from etl.db.definitions import copy_rows, supersedes
+from etl.db.erasing import KEPT
 from etl.db.foreign_keys import References, hold_owners
 from etl.db.statements import statements
-from etl.errors import LockLostError
 from etl.normalize import effective_updated_at
 from etl.tables import (
     RUN_STEP_CALLS,
@@ -33,7 +26,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.db.batch import Batch, Provenance
+    from etl.db.batch import Reject
     from etl.events import StreamId
     from etl.normalize import RunRows
     from etl.tables import Table
@@ -42,169 +35,43 @@ _SQL = statements("load")
 _STAGED = (*RUNS.names, "emptied", "erased")
 _APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflow_id")
 
-REFUSED_BY_DATABASE = "refused_by_database"
-"""Reject reason of a run whose rows PostgreSQL does not take."""
 
-# What a single bad value can provoke, on either side of the wire. A lost connection or a full disk is none of these.
-REFUSALS = (
-    pg.DataError,
-    pg.ProgramLimitExceededError,
-    pg.StatementTooComplexError,
-    pg.IntegrityConstraintViolationError,
-    pg.InternalServerError,
-    ValueError,
-    OverflowError,
-    TypeError,
-)
-
-
-class Loader:
-    """Writes batches of one stream.
+class RunWriter:
+    """Writes runs and what belongs to them, within a transaction of the caller.
 
     Args:
-        stream: whose runs these are.
-        fence: the token of the lock held; a commit without it is refused by `LockLostError`.
-        sync_id: the ledger row that rejects point at.
         keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
     """
 
-    def __init__(
-        self,
-        stream: StreamId,
-        *,
-        fence: int,
-        sync_id: int | None,
-        keep_payloads: bool = True,
-    ) -> None:
-        self._stream = stream
-        self._fence = fence
-        self._sync_id = sync_id
+    def __init__(self, *, keep_payloads: bool) -> None:
         self._keep = keep_payloads
         self._references = References()
 
-    async def begin(self, connection: asyncpg.Connection) -> None:
-        """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`)."""
-        await connection.execute(_SQL["begin_commit"], *self._stream)
-
-    async def load(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
-        """Commit a batch.
-
-        Returns:
-            What was done.
+    async def insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:
+        """Insert runs that the warehouse does not hold; returns the number of rows written.
 
         Raises:
-            LockLostError: another process owns the stream; nothing was written.
-            asyncpg.PostgresError: anything PostgreSQL refuses; nothing was written.
+            asyncpg.UniqueViolationError: it holds one of them.
         """
-        started = perf_counter()
-        try:
-            done = await self._commit(connection, batch, straight=True)
-        except pg.UniqueViolationError:
-            done = await self._commit(connection, batch, straight=False)
-        return Loaded(**done, seconds=perf_counter() - started)
-
-    async def load_surely(
-        self, connection: asyncpg.Connection, batch: Batch, provenance: Provenance
-    ) -> tuple[Loaded, list[Reject]]:
-        """Commit a batch; runs that PostgreSQL refuses are found by halving it and quarantined alone.
-
-        Args:
-            connection: to the warehouse.
-            batch: what to load.
-            provenance: where each run in it came from.
-
-        Returns:
-            What was done, and the rejects made.
-        """
-        try:
-            return await self.load(connection, batch), []
-        except REFUSALS as error:
-            runs = [*batch.new, *batch.changed]
-            if not runs:
-                raise
-            if len(runs) == 1:
-                return await self._reject(connection, batch, runs[0], error, provenance)
-            first, second = batch.halves()
-            one, rejects = await self.load_surely(connection, first, provenance)
-            other, more = await self.load_surely(connection, second, provenance)
-            return one + other, rejects + more
-
-    async def _reject(
-        self,
-        connection: asyncpg.Connection,
-        batch: Batch,
-        rows: RunRows,
-        error: BaseException,
-        provenance: Provenance,
-    ) -> tuple[Loaded, list[Reject]]:
-        payload, url, page = provenance(rows.run_id)
-        message = f"PostgreSQL refused it: {error}"
-        reject = Reject(rows.run_id, url, page, REFUSED_BY_DATABASE, message[:2000], payload, rows.digest)
-        batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
-        batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
-        return await self.load(connection, batch), [reject]
-
-    async def _commit(self, connection: asyncpg.Connection, batch: Batch, *, straight: bool) -> dict[str, int]:
-        new = batch.new if straight else []
-        staged = batch.changed if straight else [*batch.new, *batch.changed]
-        async with connection.transaction():
-            await self.begin(connection)
-            erased = await find_erased(connection, [*new, *staged], batch.rejects)
-            if erased.runs:
-                blanked = [blank(rows) for rows in (*staged, *new) if rows.run_id in erased.runs]
-                new = [rows for rows in new if rows.run_id not in erased.runs]
-                staged = [*(rows for rows in staged if rows.run_id not in erased.runs), *blanked]
-            await _hold_owners(connection, [*new, *staged])
-            rows = await write_definitions(connection, [*new, *staged])
-            rows += await self._insert(connection, new)
-            inserted, updated, merged = await self._merge(connection, staged, erased.runs)
-            restored = 0
-            if batch.restored:
-                status = await connection.execute(_SQL["restore_runs"], batch.restored, self._stream.app_id)
-                restored = int(status.rpartition(" ")[2])
-            # Without the straight way, another stream loaded some of the runs at the same moment.
-            if shared := batch.shared if straight else [*batch.shared, *(rows.run_id for rows in staged)]:
-                await connection.execute(_SQL["share_runs"], shared, *self._stream)
-            gone = await self._mark_gone(connection, batch.gone)
-            await self._rejects(connection, batch, erased.rejects)
-            await self._check_fence(connection, batch)
-        unchanged = len(staged) - inserted - updated
-        return {
-            "inserted": len(new) + inserted,
-            "updated": updated + restored,
-            "unchanged": unchanged,
-            "gone": gone,
-            "rows": rows + merged,
-        }
-
-    async def _mark_gone(self, connection: asyncpg.Connection, runs: Sequence[str]) -> int:
-        if not runs:
-            return 0
-        rows = await connection.fetch(_SQL["mark_gone"], runs, *self._stream)
-        return sum(row["gone_at"] is not None for row in rows)
-
-    async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
-        key = (self._stream.app_id, self._stream.workflow_id, self._fence)
-        if batch.moves_cursor:
-            held = await connection.fetchval(_SQL["checkpoint"], *key, batch.cursor)
-        else:
-            held = await connection.fetchval(_SQL["hold"], *key)
-        if held is None:
-            raise LockLostError(
-                f"another process has taken over the stream {self._stream}",
-                hint="Nothing was written by this one; let the other finish.",
-            )
-
-    async def _insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:
         if not new:
             return 0
         async with self._references.unchecked(connection):
             await copy_rows(connection, RUNS, [rows.run for rows in new])
             return len(new) + await _copy_children(connection, new)
 
-    async def _merge(
+    async def merge(
         self, connection: asyncpg.Connection, staged: Sequence[RunRows], erased: Container[str]
     ) -> tuple[int, int, int]:
+        """Upsert runs that are new or newer than what is stored.
+
+        Args:
+            connection: in a transaction.
+            staged: the runs; several copies of one run may be among them.
+            erased: ids of those that were erased, and blanked.
+
+        Returns:
+            The numbers of runs inserted, runs updated and rows written.
+        """
         if not staged:
             return 0, 0, 0
         latest = _latest(staged)
@@ -235,25 +102,29 @@ class Loader:
                 count += await _refresh_kept(connection, rows)
         return inserted, len(outcome) - inserted, count
 
-    async def _rejects(self, connection: asyncpg.Connection, batch: Batch, erased: Container[bytes]) -> None:
-        where = (self._stream.app_id, self._stream.workflow_id)
-        for item in batch.rejects:
-            reject = replace(item, payload=FORGOTTEN, error="erased") if item.digest in erased else item
-            if reject.run_id is not None:
-                await connection.execute(_SQL["supersede_rejects"], *where, _storable(reject.run_id), reject.digest)
-            text = (
-                _storable(reject.run_id),
-                _storable(reject.url),
-                reject.page,
-                reject.reason,
-                _storable(reject.error),
-            )
-            await connection.execute(_SQL["quarantine"], self._sync_id, *where, *text, reject.payload, reject.digest)
-        if batch.settled:
-            await connection.execute(_SQL["resolve_rejects"], *where, batch.settled)
+
+async def write_rejects(
+    connection: asyncpg.Connection, stream: StreamId, sync_id: int | None, rejects: Iterable[tuple[Reject, bytes]]
+) -> None:
+    """Put items into the quarantine, each with the bytes to keep of it.
+
+    Args:
+        connection: in a transaction.
+        stream: whose listing showed them.
+        sync_id: the ledger row that they point at.
+        rejects: the items.
+    """
+    for reject, payload in rejects:
+        run_id = _storable(reject.run_id)
+        if run_id is not None:
+            await connection.execute(_SQL["supersede_rejects"], *stream, run_id, reject.digest)
+        place = (_storable(reject.source.url), reject.source.page)
+        told = (reject.reason, _storable(reject.error), payload, reject.digest)
+        await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *told)
 
 
-async def _hold_owners(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> None:
+async def write_owners(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> None:
+    """Make sure that the apps and workflows of runs have a row, and lock these."""
     await hold_owners(connection, {rows.run[_APP] for rows in runs}, {rows.run[_WORKFLOW] for rows in runs})
 
 

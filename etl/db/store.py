@@ -1,13 +1,25 @@
-"""What one stream asks of the warehouse, and what it writes there."""
+"""One stream in the warehouse: what its crawl asks, and the transactions that load what it found.
+
+A batch is committed with its runs, their children and definitions, its rejects and the checkpoint. If a new run turns
+out to exist after all, because another stream listed it at the same moment, the whole batch is upserted. If PostgreSQL
+refuses a batch, halving it finds the runs that are refused, which are quarantined.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from asyncpg import exceptions as pg
 
 from etl.db.batch import Batch, Loaded, Reject
-from etl.db.load import Loader
+from etl.db.definitions import write_definitions
+from etl.db.erasing import ERASED, FORGOTTEN, blank, find_erased
+from etl.db.load import RunWriter, write_owners, write_rejects
 from etl.db.statements import statements
 from etl.errors import LockLostError
+from etl.normalize import is_due
 from etl.plan import Order
 
 if TYPE_CHECKING:
@@ -16,13 +28,31 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.db.batch import Provenance
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
+    from etl.normalize import Redactor, RunRows
     from etl.plan import Suspects
+
+    Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 _LOAD = statements("load")
 _STATE = statements("state")
+_PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
+
+REFUSED_BY_DATABASE = "refused_by_database"
+"""Reject reason of a run whose rows PostgreSQL does not take."""
+
+# What a single bad value can provoke, on either side of the wire. A lost connection or a full disk is none of these.
+REFUSALS = (
+    pg.DataError,
+    pg.ProgramLimitExceededError,
+    pg.StatementTooComplexError,
+    pg.IntegrityConstraintViolationError,
+    pg.InternalServerError,
+    ValueError,
+    OverflowError,
+    TypeError,
+)
 
 
 class Held(NamedTuple):
@@ -42,7 +72,8 @@ class Store:
         state: as found when the stream was locked; its fencing token guards each write.
         sync_id: the ledger row of this invocation.
         filters: (status, origin) of the listing; counts and comparisons keep to what passes them.
-        keep_payloads: see `Loader`.
+        redactor: applied to the bytes of quarantined items; None keeps them as received.
+        keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
         dry_run: read as usual, write nothing.
     """
 
@@ -55,6 +86,7 @@ class Store:
         *,
         sync_id: int | None,
         filters: tuple[str, str] = ("ALL", "ALL"),
+        redactor: Redactor | None = None,
         keep_payloads: bool = True,
         dry_run: bool = False,
     ) -> None:
@@ -64,7 +96,9 @@ class Store:
         self.state = state
         self.filters = filters
         self.is_dry_run = dry_run
-        self._loader = Loader(stream, fence=state.fence, sync_id=sync_id, keep_payloads=keep_payloads)
+        self._sync_id = sync_id
+        self._redactor = redactor
+        self._writer = RunWriter(keep_payloads=keep_payloads)
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
@@ -76,17 +110,127 @@ class Store:
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
         return {row["digest"]: Held(row["run_id"], fresh=row["fresh"]) for row in rows}
 
-    async def load(self, batch: Batch, provenance: Provenance) -> tuple[Loaded, list[Reject]]:
-        """Commit a batch in one transaction; what PostgreSQL refuses is quarantined alone.
+    async def load(self, batch: Batch) -> tuple[Loaded, list[Reject]]:
+        """Commit a batch; what PostgreSQL refuses is quarantined.
 
         Returns:
             What was done, and the rejects that PostgreSQL made necessary.
+
+        Raises:
+            LockLostError: another process owns the stream; nothing was written.
         """
         if self.is_dry_run:
             done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
             return done, []
         async with self._pool.acquire() as connection:
-            return await self._loader.load_surely(connection, batch, provenance)  # type: ignore[arg-type]  # the pool's proxy is one
+            return await self._load_surely(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
+
+    async def _load_surely(self, connection: asyncpg.Connection, batch: Batch) -> tuple[Loaded, list[Reject]]:
+        try:
+            return await self.commit(connection, batch), []
+        except REFUSALS as error:
+            runs = [*batch.new, *batch.changed]
+            if not runs:
+                raise
+            if len(runs) > 1:
+                first, second = batch.halves()
+                one, rejects = await self._load_surely(connection, first)
+                other, more = await self._load_surely(connection, second)
+                return one + other, rejects + more
+            (rows,) = runs
+            message = f"PostgreSQL refused it: {error}"[:2000]
+            reject = Reject(rows.run_id, batch.sources[rows.run_id], REFUSED_BY_DATABASE, message, rows.digest)
+        batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
+        batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
+        return await self.commit(connection, batch), [reject]
+
+    async def commit(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
+        """Write a batch in one transaction.
+
+        Raises:
+            LockLostError: another process owns the stream; nothing was written.
+            asyncpg.PostgresError: what PostgreSQL refuses; nothing was written.
+        """
+        started = perf_counter()
+        try:
+            done = await self._commit(connection, batch, batch.new, batch.changed)
+        except pg.UniqueViolationError:
+            # Another stream loaded some of the new runs at the same moment, and this app lists them too.
+            staged = [*batch.new, *batch.changed]
+            done = await self._commit(connection, batch, (), staged, shared=[rows.run_id for rows in staged])
+        return Loaded(**done, seconds=perf_counter() - started)
+
+    async def _commit(
+        self,
+        connection: asyncpg.Connection,
+        batch: Batch,
+        new: Sequence[RunRows],
+        staged: Sequence[RunRows],
+        *,
+        shared: Sequence[str] = (),
+    ) -> dict[str, int]:
+        async with connection.transaction():
+            await self.begin(connection)
+            erased = await find_erased(connection, [*new, *staged], batch.rejects)
+            if erased.runs:
+                staged = [blank(rows) if rows.run_id in erased.runs else rows for rows in staged]
+                staged += [blank(rows) for rows in new if rows.run_id in erased.runs]
+                new = [rows for rows in new if rows.run_id not in erased.runs]
+            await write_owners(connection, [*new, *staged])
+            rows = await write_definitions(connection, [*new, *staged])
+            rows += await self._writer.insert(connection, new)
+            inserted, updated, merged = await self._writer.merge(connection, staged, erased.runs)
+            restored, gone = await self._write_listing(connection, batch, [*batch.shared, *shared])
+            kept = [self._kept(each, is_erased=each.digest in erased.rejects) for each in batch.rejects]
+            await write_rejects(connection, self.stream, self._sync_id, kept)
+            if batch.settled:
+                await connection.execute(_LOAD["resolve_rejects"], *self.stream, batch.settled)
+            await self._check_fence(connection, batch)
+        return {
+            "inserted": len(new) + inserted,
+            "updated": updated + restored,
+            "unchanged": len(staged) - inserted - updated,
+            "gone": gone,
+            "rows": rows + merged,
+        }
+
+    async def begin(self, connection: asyncpg.Connection) -> None:
+        """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`)."""
+        await connection.execute(_LOAD["begin_commit"], *self.stream)
+
+    async def _write_listing(
+        self, connection: asyncpg.Connection, batch: Batch, shared: Sequence[str]
+    ) -> tuple[int, int]:
+        """Write which runs the listing shows; returns how many are back, and how many are gone."""
+        restored, gone = 0, 0
+        if batch.restored:
+            status = await connection.execute(_LOAD["restore_runs"], batch.restored, self.stream.app_id)
+            restored = int(status.rpartition(" ")[2])
+        if shared:
+            await connection.execute(_LOAD["share_runs"], shared, *self.stream)
+        if batch.gone:
+            rows = await connection.fetch(_LOAD["mark_gone"], batch.gone, *self.stream)
+            gone = sum(row["gone_at"] is not None for row in rows)
+        return restored, gone
+
+    def _kept(self, reject: Reject, *, is_erased: bool) -> tuple[Reject, bytes]:
+        """What the quarantine keeps of an item, and of its bytes."""
+        if is_erased:
+            return replace(reject, error=ERASED), FORGOTTEN
+        raw = reject.source.raw
+        return reject, bytes(raw) if self._redactor is None else self._redactor.redact_bytes(raw)
+
+    async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
+        key = (*self.stream, self.state.fence)
+        if batch.moves_cursor:
+            held = await connection.fetchval(_LOAD["checkpoint"], *key, batch.cursor)
+        else:
+            held = await connection.fetchval(_LOAD["hold"], *key)
+        if held is None:
+            raise LockLostError(
+                f"another process has taken over the stream {self.stream}",
+                hint="Nothing was written by this one; let the other finish.",
+            )
 
     async def open_runs(self) -> dict[str, str]:
         """Runs that were pending or running when last seen: id to status."""
@@ -125,7 +269,7 @@ class Store:
     async def remove_due_payloads(self) -> None:
         """Remove the payloads of runs that are due."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await self._loader.begin(connection)  # type: ignore[arg-type]  # the pool's proxy is one
+            await self.begin(connection)  # type: ignore[arg-type]  # the pool's proxy is one
             rows = await connection.fetch(_STATE["due_payloads"], *self.stream, self.state.fence)
             if rows:
                 await connection.execute(_STATE["remove_payloads"], [row["id"] for row in rows])
@@ -151,3 +295,19 @@ class Store:
         key = (*self.stream, self.state.fence)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:
             raise LockLostError(f"another process has taken over the stream {self.stream}")
+
+
+async def empty_due_rejects(connection: Connection) -> None:
+    """Remove the bytes of quarantined runs whose retention is due, as these tell, or else the run as it is stored.
+
+    Args:
+        connection: to the warehouse, outside of a transaction.
+    """
+    async with connection.transaction():
+        found = connection.cursor(_STATE["rejects_with_retention"], prefetch=_PAYLOADS_AT_ONCE)
+        due = []
+        async for row in found:
+            told = is_due(row["payload"], row["now"])
+            if row["run_is_due"] if told is None else told:
+                due.append(row["id"])
+        await connection.execute(_STATE["empty_rejects"], due)

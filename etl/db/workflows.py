@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.db.foreign_keys import hold_owners
-from etl.db.load import REFUSALS
 from etl.db.statements import statements
+from etl.db.store import REFUSALS
 from etl.tables import APPS, WORKFLOWS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.db.batch import Batch, Reject
+from etl.db.batch import Batch, Reject, Source
 from etl.db.store import Held
 from etl.decode import clean_text
 from etl.errors import RecordError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from etl.api.pages import Page
     from etl.db.store import Store
-    from etl.normalize import Normalizer, Redactor, RunRows
+    from etl.normalize import Normalizer, RunRows
     from etl.sync.received import Received
 
 COMMIT_PATIENCE_S = 5.0
@@ -46,10 +46,9 @@ class Tally:
 
 @dataclass(slots=True)
 class Sorted:
-    """Pages told apart: what to load, of which items, and how planning sees each item, page by page."""
+    """Pages told apart: what to load, and how planning sees each item, page by page."""
 
     batch: Batch = field(default_factory=Batch)
-    taken: dict[str, Received] = field(default_factory=dict)
     pages: list[list[Listed]] = field(default_factory=list)
     unchanged: int = 0
     good: set[str] = field(default_factory=set)
@@ -79,7 +78,6 @@ class Intake:
         listener: hears of pages, batches and rejects.
         since: runs created before are left alone.
         until: runs created at or after are left alone.
-        redactor: applied to the bytes of quarantined items; None keeps them as received.
         retry: read items anew although the quarantine holds them.
     """
 
@@ -91,7 +89,6 @@ class Intake:
         *,
         since: datetime | None = None,
         until: datetime | None = None,
-        redactor: Redactor | None = None,
         retry: bool = False,
     ) -> None:
         self.tally = Tally()
@@ -101,7 +98,6 @@ class Intake:
         self._normalizer = normalizer
         self._listener = listener
         self._since, self._until = since, until
-        self._redactor = redactor
         self._held: dict[bytes, Held] | None = None
         self._retry = retry
         self._counted: set[bytes] = set()
@@ -183,7 +179,7 @@ class Intake:
         if wanted and not _is_older(rows, group.get(rows.run_id)):
             group[rows.run_id] = rows
             result.good.add(rows.run_id)
-            result.taken[rows.run_id] = item
+            result.batch.sources[rows.run_id] = Source(item.raw, item.page.url, item.page.number)
         if stored is not None and _is_erased_and_the_same(rows, stored):
             return Listed(rows.run_id, rows.created_at, rows.updated_at, known=True, fresh=stored["fresh"])
         return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
@@ -205,8 +201,8 @@ class Intake:
         if item.guessed and read_id(item.raw) != item.ident:
             raise _MisreadError
         run_id, page = item.ident, item.page
-        payload = self._stored_bytes(item.raw)
-        reject = Reject(run_id, page.url, page.number, error.reason, error.message, payload, item.key)
+        source = Source(item.raw, page.url, page.number)
+        reject = Reject(run_id, source, error.reason, error.message, item.key)
         result.batch.rejects.append(reject)
         if item.key != item.digest:
             self._held_copies.add(item.key)
@@ -216,9 +212,6 @@ class Intake:
     def _note_time(self, updated_at: datetime | None) -> None:
         if updated_at is not None and (self.newest is None or updated_at > self.newest):
             self.newest = updated_at
-
-    def _stored_bytes(self, raw: bytes) -> bytes:
-        return bytes(raw) if self._redactor is None else self._redactor.redact_bytes(raw)
 
     def _count_reject(self, key: bytes) -> None:
         if key not in self._counted:
@@ -262,11 +255,7 @@ class Intake:
             await finish_in_hand(self._commit(result))
 
     async def _commit(self, result: Sorted) -> None:
-        def provenance(run_id: str) -> tuple[bytes, str, int | None]:
-            item = result.taken[run_id]
-            return self._stored_bytes(item.raw), item.page.url, item.page.number
-
-        done, refused = await self._store.load(result.batch, provenance)
+        done, refused = await self._store.load(result.batch)
         rejects = result.batch.rejects
         for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
             self._count_reject(reject.digest)

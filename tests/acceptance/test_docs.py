@@ -19,7 +19,7 @@ from etl.cli.reference import commands, render
 from etl.cli.root import app
 from etl.config import Settings
 from etl.config.problems import all_keys
-from etl.db.load import REFUSED_BY_DATABASE
+from etl.db.store import REFUSED_BY_DATABASE
 from etl.dictionary import read_relations
 from etl.models import REASONS
 from etl.observe.logs import _NAMES

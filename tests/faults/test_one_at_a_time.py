@@ -10,7 +10,6 @@ from sync_trials import SCHEMA, WORKFLOW, one_stream, start, trial
 
 from etl.db.batch import Batch
 from etl.db.connect import create_pool
-from etl.db.load import Loader
 from etl.db.session import Session
 from etl.db.store import Store
 from etl.errors import LockLostError
@@ -116,7 +115,7 @@ async def test_open_transaction_of_a_zombie_is_ended(database_url, tmp_path):
         connection = await connect(t.url, SCHEMA)
         transaction = connection.transaction()
         await transaction.start()
-        await Loader(stream, fence=state.fence, sync_id=None).begin(connection)
+        await Store(t.connection, sleeper, stream, state, sync_id=None).begin(connection)
         run_id = next(iter(world.runs[WORKFLOW]))
         await connection.execute("UPDATE runs SET status = status WHERE id = $1", run_id)
         await sleeper.close()
@@ -137,9 +136,9 @@ async def test_commit_without_the_fencing_token_is_refused(database_url):
         new = await session.lock(stream)
         run_ids = [row["id"] for row in await t.connection.fetch("SELECT id FROM runs")]
         with pytest.raises(LockLostError):
-            await Loader(stream, fence=old.fence, sync_id=None).load(t.connection, Batch(gone=run_ids))
+            await Store(t.connection, session, stream, old, sync_id=None).commit(t.connection, Batch(gone=run_ids))
         assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 0
-        await Loader(stream, fence=new.fence, sync_id=None).load(t.connection, Batch(gone=run_ids))
+        await Store(t.connection, session, stream, new, sync_id=None).commit(t.connection, Batch(gone=run_ids))
         assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 3
         await session.close()
 

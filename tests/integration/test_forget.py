@@ -19,7 +19,7 @@ from etl.db import erasing
 from etl.db.batch import Batch
 from etl.db.connect import connect
 from etl.db.erasing import FORGOTTEN
-from etl.db.load import Loader
+from etl.db.store import Store
 from etl.decode import digest
 from etl.errors import DatabaseError, SettingsError
 from etl.events import StreamId, ignore
@@ -59,8 +59,8 @@ class Trial:
         return rows
 
     @asynccontextmanager
-    async def loading(self, workflow_id: str) -> AsyncIterator[tuple[Loader, Callable[[Any], RunRows], Any]]:
-        """Hold a stream: gives what loads its runs, what makes rows of one, and the connections."""
+    async def loading(self, workflow_id: str) -> AsyncIterator[tuple[Store, Callable[[Any], RunRows], Any]]:
+        """Hold a stream: gives its store, what makes rows of a run, and the connections."""
         app_id = await self.warehouse.fetchval("SELECT app_id FROM etl_streams WHERE workflow_id = $1", workflow_id)
         stream = StreamId(app_id, workflow_id)
         normalizer = Normalizer(*stream)
@@ -71,12 +71,12 @@ class Trial:
 
         async with open_warehouse(self.settings, ignore) as warehouse:
             state = await warehouse.session.lock(stream)
-            yield Loader(stream, fence=state.fence, sync_id=None), rows_of, warehouse.pool
+            yield Store(warehouse.pool, warehouse.session, stream, state, sync_id=None), rows_of, warehouse.pool
 
     async def load(self, workflow_id: str, *, changed: list[dict[str, Any]]) -> None:
         """Load runs as a sync that holds them in hand does."""
-        async with self.loading(workflow_id) as (loader, rows_of, pool), pool.acquire() as connection:
-            await loader.load(connection, Batch(changed=[rows_of(run) for run in changed]))
+        async with self.loading(workflow_id) as (store, rows_of, pool), pool.acquire() as connection:
+            await store.commit(connection, Batch(changed=[rows_of(run) for run in changed]))
 
     def some(self) -> tuple[str, dict[str, Any]]:
         """A workflow and one of its finished runs."""
@@ -370,16 +370,16 @@ async def test_a_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
 async def test_concurrent_sync_cannot_restore_an_erased_run(trial: Trial) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
-    async with trial.loading(workflow_id) as (loader, rows_of, pool):
+    async with trial.loading(workflow_id) as (store, rows_of, pool):
         await forget(trial.settings, runs=[run["id"]])
         async with pool.acquire() as connection:
-            await loader.load(connection, Batch(new=[rows_of(run)]))
-            await loader.load(connection, Batch(changed=[rows_of({**run, "input": "Zoë"})]))
+            await store.commit(connection, Batch(new=[rows_of(run)]))
+            await store.commit(connection, Batch(changed=[rows_of({**run, "input": "Zoë"})]))
         await assert_blank(trial, run)
         # A load that is under way is waited for.
         other = {**run, "id": "run_other", "record_id": "rec_z"}
         async with pool.acquire() as connection, connection.transaction():
-            await loader.load(connection, Batch(new=[rows_of(other)]))
+            await store.commit(connection, Batch(new=[rows_of(other)]))
             waiting = asyncio.create_task(forget(trial.settings, records=["rec_z"]))
             await asyncio.sleep(0.2)
             assert not waiting.done()
@@ -407,7 +407,11 @@ async def test_interrupted_forget_can_be_repeated(trial: Trial, monkeypatch: pyt
         if broken == "_ERASE_RUN":
             patch.setattr(erasing, broken, "SELECT 1/0 WHERE $1::text IS NOT NULL")
         else:
-            patch.setitem(erasing._SQL, broken, "SELECT 1/0 WHERE $1::bigint IS NOT NULL AND $2::bytea IS NOT NULL")
+            patch.setitem(
+                erasing._SQL,
+                broken,
+                "SELECT 1/0 WHERE $1::bigint IS NOT NULL AND $2::bytea IS NOT NULL AND $3::text IS NOT NULL",
+            )
         with pytest.raises(Exception, match="division by zero"):
             await forget(trial.settings, runs=[run["id"]], records=["rec_z"])
     await forget(trial.settings, runs=[run["id"]], records=["rec_z"])

@@ -34,4 +34,4 @@ SELECT id FROM etl_rejects WHERE run_id = ANY ($1::text[]) AND payload <> $2
 SELECT id, payload FROM etl_rejects WHERE payload <> $1 ORDER BY id
 
 -- name: empty_reject
-UPDATE etl_rejects SET payload = $2, error = 'erased' WHERE id = $1
+UPDATE etl_rejects SET payload = $2, error = $3 WHERE id = $1
