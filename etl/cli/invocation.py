@@ -60,11 +60,8 @@ class Invocation:
         from etl.config import load
 
         settings = load(self.config)
-        alerts, salt = settings.alerts, settings.payloads.redact_salt
-        keys = [settings.api.key, *(app.key for app in settings.apps)]
-        for secret in (*keys, alerts.on_state_change, alerts.ping_url, salt):
-            if secret is not None:
-                self.mask.add(secret.get_secret_value())
+        for secret in settings.secrets():
+            self.mask.add(secret)
         if settings.database.url is not None:
             self.mask.add_password_of(settings.database.url.get_secret_value())
         return settings

@@ -1,25 +1,27 @@
-"""`config.yaml` as plain values, each with the place it came from, so that an error can name file and line.
+"""The settings as plain values, each with the place it came from, so that an error can name file and line.
 
-Three layers, the later ones win: the file, with `${NAME}` filled from the environment; variables of the form
-`CORTEX_ETL__SECTION__KEY`; and, where the file says nothing, the defaults of the models.
+The values come from `config.yaml`, in which `${NAME}` is filled from the environment or `.env`. Variables of the form
+`CORTEX_ETL__SECTION__KEY` override them. Secrets that are still missing come from files (`key_file`, `url_file`) and
+from `CORTEX_API_KEY` and `DATABASE_URL`. The defaults are those of the models.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from etl.config.sections import expand_home
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 PREFIX = "CORTEX_ETL__"
-_DEEPEST = 20  # levels; the settings use four, and an alias to its own anchor has no end
+_DEEPEST = 20  # levels; the settings use four, and an alias may refer to itself
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
 
@@ -28,10 +30,10 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The values read, the place of each (`config.yaml:4`, `environment variable X`), and variables found unset.
+    """The values, the place of each (`config.yaml:4`, `environment variable X`), and what is missing.
 
-    `origins` has the places of variables that are not of the environment; `unread` what is wrong with files of secrets,
-    by the secret, which many commands do without.
+    `origins` has the places of variables that are not from the environment. `unset` has the variable of each `${NAME}`
+    that is not set, and `unread` the error for each secret whose file cannot be read: many commands need no secret.
     """
 
     name: str
@@ -42,11 +44,11 @@ class Document:
     unread: dict[KeyPath, SettingsError] = field(default_factory=dict)
 
     def came_from(self, path: KeyPath, variable: str) -> None:
-        """Note that the value at `path` is that of a variable."""
+        """Record that the value at `path` came from a variable."""
         self.places[path] = self.origins.get(variable, f"environment variable {variable}")
 
     def place(self, path: KeyPath) -> str:
-        """Return where the value at `path`, or else the nearest thing in or around it, was written; or ''."""
+        """Return the place of the value at `path`, else of the nearest value in or around it, else ''."""
         if path in self.places:
             return self.places[path]
         within = (place for other, place in self.places.items() if other[: len(path)] == path)
@@ -55,30 +57,37 @@ class Document:
 
 
 def dotted(path: KeyPath) -> str:
-    """Write a path as people do: `apps[1].id`."""
+    """Format a path: `apps[1].id`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
-def read_document(
-    path: Path | None, environment: Mapping[str, str], origins: Mapping[str, str] | None = None
-) -> Document:
-    """Read the settings file and the overriding variables.
+def read_document(path: Path | None, environment: Mapping[str, str], folder: Path) -> tuple[Document, dict[str, str]]:
+    """Read the settings file, the overriding variables and the secrets.
 
     Args:
         path: the file; None for none.
         environment: the environment variables.
-        origins: what to call the place of those that come from elsewhere.
+        folder: where `.env` and files with relative paths are.
+
+    Returns:
+        The document, and the variables of the environment and of `.env`; the environment wins.
 
     Raises:
-        SettingsError: the file cannot be read or is no YAML mapping, or an override cannot be placed.
+        SettingsError: a file cannot be read, is not a YAML mapping or refers to a variable that is not set, or an
+            overriding variable fits nowhere.
     """
-    document = Document(str(path) if path else "", origins=origins or {})
+    dotenv = _read_dotenv(folder / ".env")
+    variables = {**dotenv, **environment}
+    origins = {name: f"variable {name} in {folder / '.env'}" for name in dotenv if name not in environment}
+    document = Document(str(path) if path else "", origins=origins)
     if path is not None:
-        _read_file(path, environment, document)
-    for variable in sorted(environment):
+        _read_file(path, variables, document)
+    for variable in sorted(variables):
         if variable.upper().startswith(PREFIX):
-            _override(document, variable, environment[variable])
-    return document
+            _override(document, variable, variables[variable])
+    _refuse_unset(document)
+    _fill_secrets(document, variables, folder)
+    return document, variables
 
 
 def _read_file(path: Path, environment: Mapping[str, str], document: Document) -> None:
@@ -87,28 +96,30 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise SettingsError(
-            f"{path}: cannot read the settings: {error.strerror}", hint=_fix_unreadable(error)
+            f"{path}: cannot read the settings file: {error.strerror}", hint=_fix_unreadable(error)
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(
-            f"{path}:{line}: this is not UTF-8 text", hint="Save the file as UTF-8, or name another with --config PATH."
+            f"{path}:{line}: not UTF-8 text", hint="Save the file as UTF-8, or name another with --config PATH."
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SettingsError(
-            f"{path}:{line}: this is not YAML: a character that cannot be printed", hint="Remove it."
+            f"{path}:{line}: invalid YAML: unprintable character", hint="Remove the character."
         ) from None
     except yaml.YAMLError as error:
         raise _syntax_error(path, error, text) from None
     except RecursionError:
-        raise SettingsError(f"{path}: nested too deeply", hint="Write it flat, as `cortex-etl init` does.") from None
+        raise SettingsError(
+            f"{path}: nested too deeply", hint="Write it like the file that `cortex-etl init` writes."
+        ) from None
     if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
         return
     if not isinstance(root, yaml.MappingNode):
         raise SettingsError(
-            f"{path}:{root.start_mark.line + 1}: the settings are {_kind(root)}, not sections such as `api:`",
-            hint="Write a fresh file with `cortex-etl init` elsewhere and compare.",
+            f"{path}:{root.start_mark.line + 1}: expected sections such as `api:`, got {_kind(root)}",
+            hint="Write a new file with `cortex-etl init --config PATH` and compare.",
         )
     reader = _Reader(document, environment)
     document.values = reader.mapping(root, ())
@@ -120,23 +131,23 @@ def _fix_unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "Write one with `cortex-etl init`, or name another with --config PATH."
     if isinstance(error, PermissionError):
-        return "Give this user the right to read it."
+        return "Give this user permission to read it."
     return "Name a text file with --config PATH."
 
 
 def _syntax_error(path: Path, error: yaml.YAMLError, text: str) -> SettingsError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"{path}:{mark.line + 1}" if mark else str(path)
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
     if "\\t" in problem:
-        return SettingsError(f"{where}: a tab stands where YAML wants blanks", hint="Replace the tab by two blanks.")
+        return SettingsError(f"{where}: YAML allows no tabs for indentation", hint="Replace the tab by two spaces.")
     column = f", column {mark.column + 1}" if mark else ""
     if mark and re.search(r"[\[{,]\s*\$\{", text.splitlines()[mark.line] if mark.line < text.count("\n") else ""):
-        hint = 'Between brackets, put references in quotes: ["${NAME}"].'
-        return SettingsError(f"{where}: this is not YAML: {problem}{column}", hint=hint)
+        hint = 'Quote references in brackets: ["${NAME}"].'
+        return SettingsError(f"{where}: invalid YAML: {problem}{column}", hint=hint)
     return SettingsError(
-        f"{where}: this is not YAML: {problem}{column}",
-        hint="Fix that line or the one above it: look for a missing colon, quote or blank, or a wrong indentation.",
+        f"{where}: invalid YAML: {problem}{column}",
+        hint="Fix that line or the one above it: look for a missing colon, quote or space, or a wrong indentation.",
     )
 
 
@@ -145,7 +156,7 @@ def _kind(node: yaml.Node) -> str:
 
 
 class _Reader:
-    """Turns YAML nodes into values and notes where each stood."""
+    """Turns YAML nodes into values and records the place of each."""
 
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
@@ -157,15 +168,13 @@ class _Reader:
         for key_node, value_node in node.value:
             place = f"{self._document.name}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode):
-                raise SettingsError(
-                    f"{place}: {_kind(key_node)} stands where a key belongs", hint="Write a name there."
-                )
+                raise SettingsError(f"{place}: expected a key, got {_kind(key_node)}", hint="Write the name of a key.")
             key = str(key_node.value)
             here = (*path, key)
             if key in values:
                 first = self._document.places[here].rpartition(":")[2]
                 raise SettingsError(
-                    f"{place}: {dotted(here)} stands here twice, first in line {first}", hint="Keep one."
+                    f"{place}: {dotted(here)}: duplicate key, first set on line {first}", hint="Keep one of the two."
                 )
             self._document.places[here] = place
             values[key] = self.value(value_node, here)
@@ -174,7 +183,7 @@ class _Reader:
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         if len(path) > _DEEPEST:
             place = self._document.place(path)
-            raise SettingsError(f"{place}: {dotted(path[:2])} is nested too deeply", hint="Remove what is too much.")
+            raise SettingsError(f"{place}: {dotted(path[:2])} is nested too deeply", hint="Remove the inner levels.")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -186,7 +195,7 @@ class _Reader:
         except (yaml.YAMLError, ValueError):
             value = node.value
         if isinstance(value, int) and not isinstance(value, bool) and not _DECIMAL.fullmatch(node.value):
-            value = node.value  # 010 is no eight to people, nor 1:30 ninety
+            value = node.value  # YAML reads 010 as 8 and 1:30 as 90; nobody means that
         if isinstance(value, str) and "${" in value:
             return self._fill(value, path)
         return value
@@ -196,10 +205,10 @@ class _Reader:
             if match[0] == "$${":
                 return "${"
             if match["bad"] is not None or "${" in (match["default"] or ""):
-                wrong = "names no variable" if match["default"] is None else "has another within, which is not read"
+                wrong = "is not a reference" if match["default"] is None else "is nested, which is not supported"
                 raise SettingsError(
                     f"{self._document.place(path)}: {dotted(path)}: {match[0]} {wrong}",
-                    hint="Write ${NAME} or ${NAME:-default}, the default a plain text.",
+                    hint="Write ${NAME} or ${NAME:-default}.",
                 )
             found = self._environment.get(match["name"]) or match["default"]
             if found is None:
@@ -212,16 +221,18 @@ class _Reader:
 
 
 def _override(document: Document, variable: str, text: str) -> None:
-    """Put the value of `CORTEX_ETL__A__B` at a.b; a list or a mapping is written as JSON."""
+    """Set a.b to the value of `CORTEX_ETL__A__B`; a list or a mapping is written as JSON."""
     path: KeyPath = tuple(part.lower() for part in variable[len(PREFIX) :].split("__"))
     if "" in path:
-        raise SettingsError(f"environment variable {variable}: names no key", hint=f"Write {PREFIX}SECTION__KEY.")
+        raise SettingsError(
+            f"environment variable {variable}: the name of a key is missing", hint=f"Write {PREFIX}SECTION__KEY."
+        )
     value: Any = text
     if text.lstrip()[:1] in ("[", "{"):
         try:
             value = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise SettingsError(f"environment variable {variable}: not JSON", hint="Fix its value.") from None
+            raise SettingsError(f"environment variable {variable}: invalid JSON", hint="Fix its value.") from None
     elif text in ("", "null"):
         value = None
     target = document.values
@@ -231,8 +242,8 @@ def _override(document: Document, variable: str, text: str) -> None:
             inner = target[str(part)] = {}
         if not isinstance(inner, dict) or part == "apps":
             raise SettingsError(
-                f"environment variable {variable}: {part} is no section",
-                hint=f"Override it as a whole: {PREFIX}{str(path[0]).upper()} with a JSON value.",
+                f"environment variable {variable}: {part} is not a section",
+                hint=f"Set {PREFIX}{str(path[0]).upper()} to a JSON value instead.",
             )
         target = inner
     target[str(path[-1])] = value
@@ -240,3 +251,75 @@ def _override(document: Document, variable: str, text: str) -> None:
         del document.places[known]
     document.came_from(path, variable)
     document.unset.pop(path, None)
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    from dotenv.parser import parse_stream  # noqa: PLC0415 -- rarely needed, and start-up time counts
+
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            found = list(parse_stream(lines))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(
+            f"{path}: cannot read it: {reason}", hint="Fix its permissions, or save it as UTF-8."
+        ) from None
+    for each in found:
+        if each.error:  # the line may contain a secret
+            said = each.original.string
+            line = each.original.line + said.count("\n", 0, len(said) - len(said.lstrip()))
+            raise SettingsError(f"{path}:{line}: invalid line", hint="Write it as NAME=value.")
+    return {each.key: each.value for each in found if each.key is not None and each.value is not None}
+
+
+def _refuse_unset(document: Document) -> None:
+    """Raise for a `${NAME}` that is not set, except in a key, which many commands do not need."""
+    for path, variable in document.unset.items():
+        if path[-1] != "key":
+            raise SettingsError(
+                f"{document.place(path)}: {dotted(path)}: the environment variable {variable} is not set",
+                hint=f"Run `export {variable}=...`, or set a default: ${{{variable}:-value}}.",
+            )
+
+
+def _fill_secrets(document: Document, variables: Mapping[str, str], folder: Path) -> None:
+    """Fill in secrets from the files in `key_file` and `url_file`, and from the usual variables."""
+    for section, key, variable in (("api", "key", "CORTEX_API_KEY"), ("database", "url", "DATABASE_URL")):
+        values = document.values.get(section)
+        if values is None:
+            values = document.values[section] = {}
+        if not isinstance(values, dict):
+            continue
+        _fill_from_file(document, values, (section,), key, folder)
+        if values.get(key) is None and (section, key) not in document.unread and variables.get(variable):
+            values[key] = variables[variable]
+            document.came_from((section, key), variable)
+    apps = document.values.get("apps")
+    for index, app in enumerate(apps if isinstance(apps, list) else []):
+        if isinstance(app, dict):
+            _fill_from_file(document, app, ("apps", index), "key", folder)
+
+
+def _fill_from_file(document: Document, values: dict[str, Any], section: KeyPath, key: str, folder: Path) -> None:
+    name = values.get(f"{key}_file")
+    if values.get(key) is not None or not isinstance(name, str):
+        return
+    try:
+        path = folder / expand_home(Path(name))
+    except ValueError:
+        return  # the validation of the settings reports it
+    where = f"{document.place((*section, f'{key}_file'))}: {dotted((*section, key))}_file"
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        unreadable = SettingsError(f"{where}: cannot read {path}: {reason}", hint="Fix the path or its permissions.")
+        document.unread[(*section, key)] = unreadable
+        return
+    if not text:
+        document.unread[(*section, key)] = SettingsError(f"{where}: {path} is empty", hint=f"Write the {key} to it.")
+        return
+    values[key] = text
+    document.places[(*section, key)] = f"file {path}"

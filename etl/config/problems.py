@@ -1,4 +1,4 @@
-"""What is wrong with the settings, in the words of the person who wrote them."""
+"""Validation errors of the settings as messages with place, key, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_ALLOWED = {
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+_EXPECTED = {
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
-    "string_type": "text (put it in quotes)",
+    "string_type": "text (quote it)",
     "list_type": "a list",
-    "model_type": "a section with keys of its own",
-    "model_attributes_type": "a section with keys of its own",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
     "path_type": "a path",
 }
-_SECRETS = ("key", "url", "on_state_change", "ping_url", "redact_salt")
 
 
 def settings_error(error: ValidationError, document: Document, model: type[BaseModel]) -> SettingsError:
-    """Say all that pydantic found wrong, one line each: place, key, what was found, what is allowed.
+    """Make one error of all that pydantic found, a line each: place, key, what was expected and what was found.
 
     Args:
-        error: what pydantic raised.
-        document: where the values came from.
-        model: the settings model, for the names that would have been right.
+        error: the error of pydantic.
+        document: knows where the values came from.
+        model: the settings, for the names of their keys.
     """
     lines: list[str] = []
     hints: list[str] = []
@@ -58,19 +57,16 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
     where = f"{place}: {dotted(path)}" if place else dotted(path)
     if found["type"] == "extra_forbidden":
         return _unknown_key(where, path, model)
-    allowed = allowed_text(found)
-    shown = _shown(path, found["input"])
-    if _wants_seconds(path, found):
-        allowed = "a number of seconds"
     if found["type"] in ("missing", "no_salt"):
-        return f"{where} is missing", f"Add `{path[-1]}: ...` there."
+        return f"{where} is missing", f"Add `{path[-1]}: ...`."
     if found["type"] == "duplicate_app":
-        return f"{where}: found a second time; allowed: {allowed}", "Join the two, or remove one."
-    return f"{where}: found {shown}, allowed: {allowed}", _hint(found, place)
+        return f"{where}: duplicate app", "Merge the two, or remove one."
+    expected = "a number of seconds" if _wants_seconds(path, found) else _expected(found)
+    return f"{where}: expected {expected}, got {_shown(path, found['input'], model)}", _hint(found, place)
 
 
 def _real_path(found: ErrorDetails) -> KeyPath:
-    """Drop from pydantic's location the names of union members, and add the place that a validator named."""
+    """Drop the names of union members from pydantic's location, and add the part that a validator named."""
     if found["type"] == "extra_forbidden":
         return found["loc"]
     path = tuple(part for part in found["loc"] if isinstance(part, int) or part.isidentifier())
@@ -81,19 +77,19 @@ def _unknown_key(where: str, path: KeyPath, model: type[BaseModel]) -> tuple[str
     names = key_names(model, path[:-1])
     near = nearest(str(path[-1]), names)
     elsewhere = [dotted(each) for each in all_keys(model) if each[-1] == path[-1]]
-    message = f"{where}: unknown key; allowed here: {', '.join(names)}"
+    message = f"{where}: unknown key; expected one of {', '.join(names)}"
     if near:
         return message, f"Did you mean {near}?"
     if elsewhere:
-        return message, f"Move it: {elsewhere[0]}."
+        return message, f"Move it to {elsewhere[0]}."
     return message, "Remove it."
 
 
-def allowed_text(found: ErrorDetails) -> str:
-    """Say what would have been right, for one of pydantic's findings."""
+def _expected(found: ErrorDetails) -> str:
+    """Return what was expected, as a noun phrase."""
     kind, context = found["type"], found.get("ctx", {})
-    if kind in _ALLOWED:
-        return _ALLOWED[kind]
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
     if kind == "literal_error":
         return str(context["expected"]).replace("'", "").replace('"', "")
     for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
@@ -102,15 +98,12 @@ def allowed_text(found: ErrorDetails) -> str:
     return found["msg"].removeprefix("Value error, ")
 
 
-def _shown(path: KeyPath, value: Any) -> str:
-    if (
-        any(part in _SECRETS for part in path)
-        or isinstance(value, SecretStr)
-        or (isinstance(value, str) and "@" in value)
-    ):
+def _shown(path: KeyPath, value: Any, model: type[BaseModel]) -> str:
+    is_secret = any(part in secret_keys(model) for part in path) or isinstance(value, SecretStr)
+    if is_secret or (isinstance(value, str) and "@" in value):
         return "a value that is not shown"
     if value is None:
-        return "nothing (null)"
+        return "null"
     if isinstance(value, dict):
         return "a section"
     if isinstance(value, list):
@@ -125,18 +118,18 @@ def _wants_seconds(path: KeyPath, found: ErrorDetails) -> bool:
 
 def _hint(found: ErrorDetails, place: str) -> str:
     if found["type"] == "literal_error" and isinstance(found["input"], str):
-        options = [each.strip(" '\"") for each in allowed_text(found).replace(" or ", ",").split(",")]
+        options = [each.strip(" '\"") for each in _expected(found).replace(" or ", ",").split(",")]
         near = nearest(found["input"], options)
         if near:
             return f"Did you mean {near}?"
     if place.startswith("environment"):
-        return f"Set {place.removeprefix('environment variable ')} to what is allowed, or unset it."
+        return f"Set {place.removeprefix('environment variable ')} to a valid value, or unset it."
     file, _, line = place.rpartition(":")
     return f"Change line {line} of {file}." if line.isdigit() else f"Change {place or 'it'}."
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Return the name that `word` was probably meant to be, or ''."""
+    """Return the name that `word` is probably a misspelling of, or ''."""
     folded = {name.lower(): name for name in names}
     plain = word.lower().replace("-", "_")
     if plain in folded:
@@ -149,20 +142,20 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 
 def key_names(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys that are allowed in the section at `path`."""
+    """Return the keys of the section at `path`."""
     for part in path:
         if isinstance(part, int):
             continue
         name, info = next(each for each in model.model_fields.items() if part in (each[0], each[1].alias))
         inner = _section_of(info.annotation)
         if inner is None:
-            raise LookupError(f"{name} is no section")
+            raise LookupError(f"{name} is not a section")
         model = inner
     return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def all_keys(model: type[BaseModel]) -> list[KeyPath]:
-    """Return the path of every key of the settings, sections too."""
+    """Return the path of every key of the settings, sections included."""
     paths: list[KeyPath] = []
     for name, info in model.model_fields.items():
         here = (info.alias or name,)
@@ -178,3 +171,19 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
         if isinstance(each, type) and issubclass(each, BaseModel):
             return each
     return None
+
+
+def secret_keys(model: type[BaseModel]) -> set[str]:
+    """Return the names of the keys whose values are secrets."""
+    names: set[str] = set()
+    for name, info in model.model_fields.items():
+        inner = _section_of(info.annotation)
+        if inner is not None:
+            names |= secret_keys(inner)
+        elif _is_secret(info.annotation):
+            names.add(name)
+    return names
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_is_secret(each) for each in get_args(annotation))

@@ -1,4 +1,7 @@
-"""The sections of `config.yaml` as frozen models; each part of the program receives its own."""
+"""The sections of `config.yaml` as frozen models.
+
+A `ValueError` of a check is a noun phrase that follows "expected": `problems` makes the message.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +19,26 @@ Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WE
 Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
 
 _SHORTEST_SALT = 16  # characters
-_LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL cuts longer names silently
+_LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL truncates longer names silently
 _HOST = re.compile(r"[^\W_]([\w-]{0,61}[^\W_])?(\.[^\W_]([\w-]{0,61}[^\W_])?)*\.?")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_DURATION_S = 36500 * 86400  # a century: what is counted back by it must stay a date
-_DURATIONS = "a duration: 45s, 10m, 1h, 7d, or a number of seconds"
+_LONGEST_DURATION_S = 36500 * 86400  # a century; subtracted from now it must still be a date
+_DURATIONS = "a duration such as 45s, 10m, 1h or 7d, or a number of seconds"
 
 
 def parse_duration(value: object) -> timedelta:
     """Read a duration.
 
     Args:
-        value: text such as `10m`, a number of seconds, or a timedelta already.
+        value: text such as `10m`, a number of seconds, or a timedelta.
 
     Returns:
         The duration, never negative.
 
     Raises:
-        ValueError: the value is no duration.
+        ValueError: the value is not a duration.
     """
     if isinstance(value, timedelta) and value >= timedelta(0):
         return value
@@ -51,7 +54,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Write a duration in its largest whole unit: `1h`, `90s`, `0s`."""
+    """Format a duration in its largest whole unit: `1h`, `90s`, `0s`."""
     seconds = value.total_seconds()
     for unit in ("d", "h", "m"):
         if seconds and seconds % _UNITS[unit] == 0:
@@ -60,10 +63,10 @@ def format_duration(value: timedelta) -> str:
 
 
 def not_bool(value: object) -> object:
-    """Refuse true and false, which Python takes for 1 and 0.
+    """Reject true and false, which Python treats as 1 and 0.
 
     Raises:
-        PydanticCustomError: it is one of them.
+        PydanticCustomError: the value is one of them.
     """
     if isinstance(value, bool):
         raise PydanticCustomError("no_number", "a number")
@@ -71,35 +74,35 @@ def not_bool(value: object) -> object:
 
 
 def check_base_url(value: str) -> str:
-    """Return the origin without a trailing slash.
+    """Return a base URL without a trailing slash.
 
     Raises:
-        ValueError: not an origin, or plain HTTP to a host that is not this machine.
+        ValueError: it has more than scheme, host and port, or is plain HTTP to another host.
     """
     text = value.strip()
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise ValueError("a URL such as https://api.withcortex.ai, with a port from 1 to 65535 if any") from None
+        raise ValueError("a URL such as https://api.withcortex.ai, with a port from 1 to 65535") from None
     if parts.scheme not in ("https", "http") or parts.username is not None or not (is_address(host) or is_name(host)):
         raise ValueError("a URL such as https://api.withcortex.ai")
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("a URL such as https://api.withcortex.ai, with a port from 1 to 65535 if any")
+        raise ValueError("a URL such as https://api.withcortex.ai, with a port from 1 to 65535")
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise ValueError(f"a URL without a path: {parts.scheme}://{parts.netloc}")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ValueError(f"https://{parts.netloc} (http:// is for this machine only: the key would travel readable)")
+        raise ValueError(f"https://{parts.netloc} (http:// sends the key in clear text: loopback hosts only)")
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine."""
+    """Return whether a host name or address is this machine."""
     return host.lower() == "localhost" or (is_address(host) and ip_address(host).is_loopback)
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is an IP address."""
+    """Return whether a host is an IP address."""
     try:
         ip_address(host)
     except ValueError:
@@ -108,33 +111,33 @@ def is_address(host: str) -> bool:
 
 
 def is_name(host: str) -> bool:
-    """Tell whether a host is a name as the name system has them."""
+    """Return whether a host is a valid DNS name."""
     return _HOST.fullmatch(host) is not None
 
 
 def check_key(value: object) -> object:
-    """Refuse a key that cannot stand in an HTTP header.
+    """Return an API key that is valid in an HTTP header.
 
     Raises:
-        ValueError: empty, or with white space or other than printable ASCII in it.
+        ValueError: it is empty or contains other characters than printable ASCII.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
-        raise ValueError("an API key as text (put it in quotes)")  # noqa: TRY004 -- pydantic reports ValueErrors only
+        raise ValueError("an API key as text (quote it)")  # noqa: TRY004 -- pydantic reports ValueErrors only
     if text.endswith(("\n", "\r")):
-        raise ValueError("a key without a line break at its end")
+        raise ValueError("an API key without a trailing line break")
     if not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueError("a key of printable ASCII without blanks")
+        raise ValueError("an API key of printable ASCII without spaces")
     if text.startswith("$"):
-        raise ValueError("a key, or a variable's name as ${NAME}")
+        raise ValueError("an API key, or a variable written as ${NAME}")
     return SecretStr(text)
 
 
 def check_database_url(value: object) -> object:
-    """Return a PostgreSQL URL as it is.
+    """Return the URL of a PostgreSQL database.
 
     Raises:
-        ValueError: another scheme, or what no driver can take apart.
+        ValueError: it has another scheme or cannot be parsed.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
@@ -152,8 +155,8 @@ def check_database_url(value: object) -> object:
         right = False
     if not right:
         raise ValueError(
-            "a host, with a port from 1 to 65535 if any; in a user or password, write / ? # [ ] % @ : as %2F %3F %23 "
-            "%5B %5D %25 %40 %3A"
+            "a host and a port from 1 to 65535; in the user and the password, percent-encode / ? # [ ] % @ : as %2F "
+            "%3F %23 %5B %5D %25 %40 %3A"
         )
     modes = parse_qs(parts.query).get("sslmode", [])
     if any(mode not in _SSL_MODES for mode in modes):
@@ -162,14 +165,14 @@ def check_database_url(value: object) -> object:
 
 
 def check_schema(value: str) -> str:
-    """Return a schema name that PostgreSQL takes as it is.
+    """Return a schema name that needs no quotes in SQL.
 
     Raises:
-        ValueError: not a plain identifier, too long, or reserved.
+        ValueError: it is not a plain identifier, is too long, or is reserved.
     """
     plain = re.fullmatch(r"[a-z_][a-z0-9_]*", value) and len(value) <= _LONGEST_IDENTIFIER
     if not plain or value.startswith("pg_") or value == "information_schema":
-        raise ValueError("a name of a-z, 0-9 and _, at most 63 long, not beginning with pg_")
+        raise ValueError("a name of a-z, 0-9 and _, at most 63 characters, not beginning with pg_")
     return value
 
 
@@ -177,7 +180,7 @@ def check_id(value: str) -> str:
     """Return an id without white space around it.
 
     Raises:
-        ValueError: empty, or with white space or what cannot be printed inside.
+        ValueError: it is empty or contains white space or unprintable characters.
     """
     text = value.strip()
     if not text or not text.isprintable() or " " in text:
@@ -186,10 +189,10 @@ def check_id(value: str) -> str:
 
 
 def check_workflows(value: object) -> object:
-    """Refuse what is neither `all` nor a list of different ids.
+    """Return `all` or a list of different ids.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the value is neither.
     """
     if value == "all":
         return value
@@ -200,7 +203,7 @@ def check_workflows(value: object) -> object:
         raise ValueError("all without brackets, or a list of workflow ids")
     twice = next((each for each in ids if ids.count(each) > 1), None)
     if twice is not None:
-        raise ValueError(f"each workflow once ({twice} stands here twice)")
+        raise ValueError(f"each workflow once ({twice} is listed twice)")
     return ids
 
 
@@ -208,24 +211,24 @@ def check_json_path(value: str) -> str:
     """Return a JSON path.
 
     Raises:
-        ValueError: it does not begin at the root, or cannot be read.
+        ValueError: it does not begin at the root or cannot be parsed.
     """
     if not re.fullmatch(r"\$(\.\S.*|\[.+)", value):
-        raise ValueError("JSON paths such as $.input.customer.email")
-    import jsonpath  # noqa: PLC0415 - takes a tenth of the start-up time, and few redact
+        raise ValueError("a JSON path such as $.input.customer.email")
+    import jsonpath  # noqa: PLC0415 - a tenth of the start-up time, and rarely needed
 
     try:
         jsonpath.JSONPathEnvironment().compile(value)
     except jsonpath.JSONPathError as error:
-        raise ValueError(f"JSON paths such as $.input.customer.email ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"a JSON path such as $.input.customer.email ({str(error).splitlines()[0]})") from None
     return value
 
 
 def check_path(value: object) -> object:
-    """Refuse what names no file.
+    """Return the path of a file.
 
     Raises:
-        ValueError: empty, or with a NUL.
+        ValueError: it is empty or contains a NUL.
     """
     if isinstance(value, str) and (not value.strip() or "\0" in value):
         raise ValueError("a path")
@@ -233,22 +236,22 @@ def check_path(value: object) -> object:
 
 
 def expand_home(path: Path) -> Path:
-    """Return the path with `~` and `~account` replaced by the home that they stand for.
+    """Return the path with `~` and `~account` replaced by the home directory.
 
     Raises:
-        ValueError: no account has that home.
+        ValueError: there is no such account.
     """
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(f"a path (no account here has the home {path.parts[0]})") from None
+        raise ValueError(f"a path (there is no home directory {path.parts[0]})") from None
 
 
 def check_hook(value: object) -> object:
-    """Return a URL that is called, kept as a secret: whoever knows it may call it.
+    """Return a webhook URL, which is a secret: whoever knows it can call it.
 
     Raises:
-        ValueError: no HTTP URL.
+        ValueError: it is not an HTTP URL.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
@@ -265,19 +268,19 @@ def check_hook(value: object) -> object:
 
 
 def check_salt(value: object) -> object:
-    """Return the secret that hashes are salted with.
+    """Return the secret salt of hashes.
 
     Raises:
-        ValueError: too short to be one.
+        ValueError: it is too short.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str) or len(text) < _SHORTEST_SALT:
-        raise ValueError(f"a secret text of at least {_SHORTEST_SALT} characters")
+        raise ValueError(f"a secret of at least {_SHORTEST_SALT} characters")
     return SecretStr(text)
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
-"""A timedelta that is read and written in the notation of `config.yaml`."""
+"""A timedelta in the notation of `config.yaml`."""
 
 File = Annotated[Path, BeforeValidator(check_path), AfterValidator(expand_home)]
 Whole = Annotated[int, BeforeValidator(not_bool)]
@@ -287,7 +290,7 @@ Identifier = Annotated[str, AfterValidator(check_id)]
 
 
 class Section(BaseModel):
-    """Base of the sections: frozen, and an unknown key is an error."""
+    """The base of the sections: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
@@ -313,7 +316,7 @@ class ApiSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """The warehouse. `url` None: the embedded PostgreSQL in `data_dir`."""
+    """The warehouse. Without `url` it is the embedded PostgreSQL in `data_dir`."""
 
     url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
     url_file: File | None = None
@@ -322,7 +325,7 @@ class DatabaseSettings(Section):
 
 
 class AppSettings(Section):
-    """One app. `workflows` is `all` (discovery) or ids; `key` stands in for `api.key` where the app has its own."""
+    """An app. `workflows` is `all` (discovery) or a list of ids; `key` replaces `api.key` for this app."""
 
     id: Identifier
     workflows: Annotated[Literal["all"] | list[str], BeforeValidator(check_workflows)] = "all"
@@ -331,14 +334,14 @@ class AppSettings(Section):
 
 
 class SyncSettings(Section):
-    """How a sync reads. `reconcile_every` 0: reconcile only when told to."""
+    """How a sync reads. If `reconcile_every` is 0, only `cortex-etl reconcile` reconciles."""
 
     lookback: Duration = timedelta(hours=1)
     reconcile_every: Duration = timedelta(hours=24)
 
 
 class PayloadSettings(Section):
-    """What is stored of inputs, results, outputs and logs. `redact_salt` is needed where `redact_by` is `hash`."""
+    """What is stored of inputs, results, outputs and logs. If `redact_by` is `hash`, `redact_salt` is required."""
 
     store: Literal["full", "none"] = "full"
     redact: list[Annotated[str, AfterValidator(check_json_path)]] = Field(default_factory=list)
@@ -348,13 +351,13 @@ class PayloadSettings(Section):
 
 
 class MetricsSettings(Section):
-    """What is written for Prometheus after each sync."""
+    """The file that is written for Prometheus after each sync."""
 
     file: File | None = None
 
 
 class AlertSettings(Section):
-    """Who is told how syncs end: a webhook when that changes, a dead-man's ping at each start and end."""
+    """Notifications: a webhook when the state of syncs changes, a dead man's switch at each start and end."""
 
     on_state_change: Hook | None = None
     ping_url: Hook | None = None

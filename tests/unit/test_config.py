@@ -125,7 +125,7 @@ def test_paths_may_begin_at_home(write, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_dotenv_that_cannot_be_read_is_told(write, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
-    with pytest.raises(SettingsError, match=r"\.env: cannot be read: it is not UTF-8 text"):
+    with pytest.raises(SettingsError, match=r"\.env: cannot read it: not UTF-8 text"):
         load(write(""), {})
 
 
