@@ -1,7 +1,7 @@
-"""What happened, as small frozen dataclasses, and a listener that does nothing by default.
+"""Events, as small frozen dataclasses, and the listeners that receive them.
 
-The core calls its listener; logs, progress bars and metrics subscribe. An event never carries a secret, and one that
-tells of data (`BatchLoaded`, `RunQuarantined`) is emitted only after the data is committed.
+The core calls its listener; logs, progress bars and metrics subscribe. An event never carries a secret. Events about
+data (`BatchLoaded`, `RunQuarantined`) are emitted only after the data is committed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STREAM_PATH = re.compile(r"/apps/([^/?]+)/workflows/([^/?]+)/runs")
 
 
 class StreamId(NamedTuple):
-    """Names a stream: the runs of one workflow, as listed for one app."""
+    """Id of a stream: the runs of one workflow, as one app lists them."""
 
     app_id: str
     workflow_id: str
@@ -26,14 +26,14 @@ class StreamId(NamedTuple):
 
 
 def stream_of(path: str) -> StreamId | None:
-    """The stream whose listing or run a request asks for; None for any other path."""
+    """Return the stream whose listing or run a request path names; None for any other path."""
     found = _STREAM_PATH.match(path)
     return StreamId(unquote(found[1]), unquote(found[2])) if found else None
 
 
 @dataclass(frozen=True, slots=True)
 class SyncStarted:
-    """An invocation begins. `sync_id` is its row in `etl_syncs`, None where none is written (a dry run)."""
+    """An invocation started. `sync_id` is its row of `etl_syncs`, None in a dry run."""
 
     mode: str
     streams: tuple[StreamId, ...]
@@ -43,7 +43,7 @@ class SyncStarted:
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A stream begins. `count` is what the API lists (None: not known yet), `pages` the pages expected for it."""
+    """A stream started. `count` is the number of listed runs, `pages` that of expected pages; None while unknown."""
 
     stream: StreamId
     count: int | None = None
@@ -52,7 +52,7 @@ class StreamStarted:
 
 @dataclass(frozen=True, slots=True)
 class RequestSent:
-    """A request left and its answer came in. `status` is None where none came; `path` holds no secret."""
+    """A request was answered or failed; `status` is None if there was no response. `path` contains no secret."""
 
     path: str
     status: int | None
@@ -62,7 +62,7 @@ class RequestSent:
 
 @dataclass(frozen=True, slots=True)
 class RequestRetried:
-    """A request is tried again after `wait_s` seconds; `attempt` counts the tries so far."""
+    """A request will be retried in `wait_s` seconds; `attempt` counts the attempts so far."""
 
     path: str
     attempt: int
@@ -72,7 +72,7 @@ class RequestRetried:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """All requests pause for `wait_s` seconds because the API said so (429 or `Retry-After`)."""
+    """All requests pause for `wait_s` seconds because the API asked for it (429 or `Retry-After`)."""
 
     wait_s: float
     path: str = ""
@@ -80,7 +80,7 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """A page was read and its items were told apart. `count` and `pages_total` are None where the API tells none."""
+    """A page was read and its items classified. `count` and `pages_total` are None if the API gives none."""
 
     stream: StreamId
     page: int
@@ -95,7 +95,7 @@ class PageRead:
 
 @dataclass(frozen=True, slots=True)
 class BatchLoaded:
-    """One transaction was committed: runs by what became of them, and the rows written over all tables."""
+    """A transaction was committed; `rows` counts the rows written to all tables."""
 
     stream: StreamId
     inserted: int
@@ -109,7 +109,7 @@ class BatchLoaded:
 
 @dataclass(frozen=True, slots=True)
 class RunQuarantined:
-    """One item went to `etl_rejects`. `run_id` is None where it could not be told."""
+    """An item was quarantined in `etl_rejects`. `run_id` is None if it is unknown."""
 
     stream: StreamId
     run_id: str | None
@@ -131,14 +131,14 @@ class StreamFinished:
 
 @dataclass(frozen=True, slots=True)
 class SyncFinished:
-    """The invocation ended. `summary` is `SyncSummary.as_dict()`: the one canonical line with every count."""
+    """The invocation ended. `summary` is `SyncSummary.as_dict()`, with every count."""
 
     summary: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Anything else worth a log line. `name` is `noun.verb_past`, e.g. `migration.applied`; `level` as in logging."""
+    """Anything else worth a log line. `name` is like `migration.applied`, `level` as in logging."""
 
     name: str
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -160,15 +160,15 @@ Event = (
 )
 
 Listener = Callable[[Event], None]
-"""Receives each event, at once and in order; it must be quick and must not raise."""
+"""Receives each event, synchronously and in order; it must be quick and must not raise."""
 
 
 def ignore(event: Event) -> None:
-    """The listener that does nothing."""
+    """Ignore an event."""
 
 
 def tee(*listeners: Listener) -> Listener:
-    """Make one listener of several; each receives every event, in the order given."""
+    """Combine listeners: each receives every event, in the order given."""
 
     def listener(event: Event) -> None:
         for each in listeners:

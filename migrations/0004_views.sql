@@ -432,7 +432,7 @@ CREATE VIEW sync_health AS
 WITH holders AS MATERIALIZED (
     SELECT
         locks.key,
-        coalesce(max(format('%s %s (process %s on %s)', live.mode, live.id, live.pid, live.host)), 'another command') AS name
+        coalesce(max(live.mode || format(' %s (process %s on %s)', live.id, live.pid, live.host)), 'another command') AS name
     FROM etl_locks AS locks
     LEFT JOIN live_syncs AS live ON live.backend_pid = locks.backend_pid
     GROUP BY locks.key

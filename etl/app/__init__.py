@@ -1,4 +1,4 @@
-"""The one place that puts the parts together: what each command calls."""
+"""The functions that commands call; the one place that puts the parts together."""
 
 from etl.app.estimate import Plan, StreamPlan, make_plan
 from etl.app.privacy import forget, reader_grants

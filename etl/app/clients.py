@@ -1,4 +1,4 @@
-"""Clients of the API, one a key, all within one request budget."""
+"""API clients, one per key, that share one request budget."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ async def open_clients(
     """Open a client for each app; apps with the same key share one.
 
     Args:
-        stack: closes them.
-        settings: of the API.
-        apps: whose keys to use.
-        leases: a connection for the request budget.
-        listener: hears of requests.
-        policy: how often and after which pauses a request is sent again; None: as the API is used to.
+        stack: closes the clients.
+        settings: all of them.
+        apps: apps to open clients for.
+        leases: connection pool for the request budget.
+        listener: receives events about requests.
+        policy: how requests are retried; None for the default.
 
     Returns:
         The clients by app id.

@@ -1,4 +1,4 @@
-"""What a backfill or sync would cost, from one count probe a stream."""
+"""Estimate a backfill or a sync from one count probe per stream."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.events import Listener, StreamId
 
-_SAMPLE = 20  # runs that a probe reads; the newest may be open yet, and have few rows
+_SAMPLE = 20  # runs per probe; the newest may still be open and have few rows
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """One stream: what the API counts, what is here, and what remains to do.
+    """The estimate of one stream: both counts and the work to do.
 
-    `work` is backfill, reconcile or sync; `rows` estimates the table rows written, from the runs that the probe showed
-    (None where it showed none that can be read).
+    `work` is backfill, reconcile or sync. `rows` estimates the rows to be written, from the runs of the probe; None if
+    it returned no readable run.
     """
 
     app_id: str
@@ -50,7 +50,7 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All streams; `minutes` at the configured rate, probes not included."""
+    """The estimate of all streams; `minutes` at the configured rate limit, without the probes."""
 
     mode: str
     streams: list[StreamPlan] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Plan:
     minutes: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON."""
+        """Return all of it as plain values, for JSON."""
         return asdict(self)
 
 
@@ -72,10 +72,12 @@ async def make_plan(
     workflows: Sequence[str] = (),
     listener: Listener = ignore,
 ) -> Plan:
-    """Tell what a command would cost.
+    """Estimate the requests, rows and minutes of a command.
 
     Raises:
-        SettingsError, KeyRefusedError, FatalError, TransientError, DatabaseError: as of `run_sync`.
+        SettingsError: the settings name no app, no key, or not the app or workflow selected.
+        KeyRefusedError, FatalError, TransientError: the API cannot be read.
+        DatabaseError: the database cannot be reached or used.
     """
     wanted = chosen_apps(settings, apps)
     async with AsyncExitStack() as stack:
@@ -116,7 +118,7 @@ async def _plan_stream(
     pages = max(1, -(-count // api.page_size))
     missing = max(0, count - ours)
     if mode == "backfill" or not state.backfill_done:
-        # The pages, and one more request that looks whether the head has moved meanwhile.
+        # All pages, and one more request to see whether the head changed meanwhile.
         work, requests = "backfill", pages + (pages > 1)
     elif reconcile_is_due(settings.sync.reconcile_every, state.last_reconciled_at):
         work, requests = "reconcile", pages + (pages > 1)

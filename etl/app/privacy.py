@@ -1,4 +1,4 @@
-"""Who may see what, and what nobody may see any more: grants for readers, and erasing for good."""
+"""Grant readers access, and erase content for good."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
         records: ids of records.
 
     Raises:
-        SettingsError: nothing is named, or an id is empty.
+        SettingsError: no id is given, or an id is empty.
         DatabaseError: the database cannot be reached or used.
     """
     if not (runs or records) or not all(each.strip() for each in (*runs, *records)):
-        raise SettingsError("nothing to forget is named", hint="Name it: --run ID, or --record ID.")
+        raise SettingsError("no run or record to forget", hint="Pass --run ID or --record ID.")
     url = await database_url(settings)
     await bring_up_to_date(url, settings, ignore)
     schema = settings.database.schema_name
@@ -51,17 +51,17 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
 
 
 async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -> list[str]:
-    """What lets a role read the warehouse and nothing else: SQL, one statement each.
+    """Return the SQL statements that let a role read the warehouse and nothing else.
 
     All tables and views except the bytes in quarantine and the hashes of what was erased.
 
     Args:
         settings: where the warehouse is.
-        role: the reader's; it must exist where the grants are applied.
-        apply: run them, all or none.
+        role: role of the reader; it must exist if the grants are applied.
+        apply: run the statements in one transaction.
 
     Raises:
-        DatabaseError: the database cannot be reached, the role does not exist, or rights to grant these are missing.
+        DatabaseError: the database cannot be reached, the role does not exist, or a privilege is missing.
     """
     url = await database_url(settings)
     await bring_up_to_date(url, settings, ignore)
@@ -91,7 +91,7 @@ async def _grants(connection: asyncpg.Connection, schema: str, role: str) -> lis
     grants += [f"GRANT SELECT ON {space}.{quote_identifier(name)} TO {reader}" for name in whole]
     grants.append(f"GRANT SELECT ({shown}) ON {space}.etl_rejects TO {reader}")
     owner = quote_identifier(place["owner"])
-    # What an upgrade adds is readable without another grant.
+    # Relations that an upgrade adds are readable without another grant.
     grants.append(f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {space} GRANT SELECT ON TABLES TO {reader}")
     return grants
 
@@ -103,23 +103,25 @@ async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants:
         async with connection.transaction():
             for grant in grants:
                 await connection.execute(grant)
-                if warnings:  # all that PostgreSQL says where a role may not pass on what it grants
+                if warnings:  # PostgreSQL only warns if a role may not grant a privilege
                     raise DatabaseError(
                         f"PostgreSQL refused a grant: {warnings[0]}",
-                        hint=f"Let an owner run: {grant}; and then this again.",
+                        hint=f"Have the owner run: {grant}; then run this again.",
                     )
     except asyncpg.UndefinedObjectError:
         raise DatabaseError(
-            f"there is no role {role}",
-            hint=f"Make it first, as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
+            f"role {role} does not exist",
+            hint=f"Create it as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
         ) from None
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise refused_right(refusal, schema) from refusal
     except asyncpg.PostgresError as refusal:
-        raise DatabaseError(f"PostgreSQL refused a grant: {refusal}", hint="Fix what the message names.") from refusal
+        raise DatabaseError(
+            f"PostgreSQL refused a grant: {refusal}", hint="Fix the cause named in the message."
+        ) from refusal
 
 
 def _quoted_role(role: str) -> str:
     if not role or "\0" in role or len(role.encode(errors="replace")) > 63:
-        raise SettingsError(f"{role!r} cannot be the name of a role", hint="Name one of 1 to 63 characters.")
+        raise SettingsError(f"invalid role name {role!r}", hint="Use 1 to 63 bytes.")
     return '"' + role.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""The quarantine: what is in it, and another try for each item."""
+"""List the quarantine and load its items again."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ _SQL = statements("rejects")
 
 @dataclass(slots=True)
 class RetryReport:
-    """What a retry came to: items loaded, items whose run the API no longer knows, and those that are still bad.
+    """The result of a retry: counts of items loaded, and of items whose run the API no longer knows.
 
-    `still_bad` holds (id, reason, error); `held` counts items of streams that another invocation holds.
+    `still_bad` lists (id, reason, error) of items rejected again; `held` counts items of streams that another
+    invocation holds.
     """
 
     loaded: int = 0
@@ -46,14 +47,14 @@ class RetryReport:
     still_bad: list[tuple[int, str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON."""
+        """Return all of it as plain values, for JSON."""
         return asdict(self)
 
 
 async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[dict[str, Any]]:
-    """The quarantined items, newest first; `resolved` includes those that have been settled since.
+    """Return quarantined items, newest first; `resolved` includes resolved ones.
 
-    `bytes`, the length of what was received, is None for a role that may not read that.
+    `bytes`, the size as received, is None for a role without the privilege to read the payload.
 
     Raises:
         DatabaseError: the database cannot be reached or used.
@@ -73,15 +74,15 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
 
 
 async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener: Listener = ignore) -> RetryReport:
-    """Try quarantined items again: their bytes as kept; where those are still bad and a key is at hand, the API's copy.
+    """Load quarantined items again: the stored bytes, or, if they are rejected again, what the API returns now.
 
     Args:
-        settings: all of them; without a key the API is not asked.
-        ids: only these items; all open ones where none is named.
-        listener: hears of what is loaded.
+        settings: all of them; without a key no requests are sent.
+        ids: items to retry; all open ones if empty.
+        listener: receives events about loaded runs.
 
     Raises:
-        SettingsError: an item that is named is not in quarantine.
+        SettingsError: an id is not in quarantine.
         DatabaseError: the database cannot be reached or used.
     """
     async with AsyncExitStack() as stack:
@@ -89,8 +90,8 @@ async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener
         items = await warehouse.pool.fetch(_SQL["open_payloads"], list(ids) or None)
         if unknown := set(ids).difference(item["id"] for item in items):
             raise SettingsError(
-                f"no open item of the quarantine has the number {', '.join(map(str, sorted(unknown)))}",
-                hint="See them with: cortex-etl rejects list",
+                f"not in quarantine: {', '.join(map(str, sorted(unknown)))}",
+                hint="List the items with: cortex-etl rejects list",
             )
         keys = (settings.api.key, settings.api.key_file)
         apps = [app for app in settings.apps if any((app.key, app.key_file, *keys))]
@@ -105,7 +106,7 @@ async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener
 
 
 class _Retrying:
-    """One retry over the quarantine."""
+    """One retry of quarantined items."""
 
     def __init__(
         self, settings: Settings, warehouse: Warehouse, clients: dict[str, CortexClient], listener: Listener
@@ -117,7 +118,7 @@ class _Retrying:
         self._listener = listener
 
     async def stream(self, stream: StreamId, items: Sequence[asyncpg.Record]) -> None:
-        """Try the items of one stream, while holding it."""
+        """Retry the items of one stream while holding its lock."""
         session = self._warehouse.session
         state = await session.lock(stream)
         if state is None:
@@ -140,7 +141,7 @@ class _Retrying:
             self.report.loaded += 1
             return
         client = self._clients.get(stream.app_id)
-        # A cleaned id is not the one that the API knows, which would answer that there is no such run.
+        # The API does not know a run by a cleaned id.
         if client is not None and item["run_id"] is not None and REPLACEMENT not in item["run_id"]:
             try:
                 raw = await client.get_run(*stream, item["run_id"])
@@ -155,12 +156,12 @@ class _Retrying:
         self.report.still_bad += [(row["id"], row["reason"], row["error"]) for row in rows]
 
     async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes) -> bool:
-        """Load a copy of the item; whether that settled it."""
+        """Load a copy of the item; return whether it was accepted."""
         sorted_ = await intake.sort([Page([raw], 0, 1, None, item["url"], monotonic(), None, None)])
         if sorted_.batch.rejects and raw == item["payload"]:
             return False
         await intake.load(sorted_)
-        good = not sorted_.batch.rejects  # PostgreSQL may have refused it, which puts it there
+        good = not sorted_.batch.rejects  # PostgreSQL may have refused it
         if good:
             await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
         return good

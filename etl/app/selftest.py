@@ -1,8 +1,8 @@
-"""Proof for the doubtful: random histories on the simulated API, with kills, on the user's own PostgreSQL.
+"""Self-test: random histories of the simulated API, synced with kills into the user's own PostgreSQL.
 
-Each history is a small world whose runs are created, finished, replayed and deleted while syncs run in processes of
-their own, meet drift, 429, 5xx, cut bodies and bad runs, and are killed (SIGKILL) at random moments. In the end one
-undisturbed reconcile has to leave the warehouse equal to the API.
+In each history runs are created, finished, replayed and deleted while syncs run in their own processes, with drift,
+429, 5xx, truncated bodies and bad runs, and are killed (SIGKILL) at random moments. After a final, undisturbed
+reconcile the warehouse must equal the API.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _STARTS = ("forkserver", "spawn")
 
 @dataclass(slots=True)
 class SelftestReport:
-    """What became of the histories: runs of the API that the warehouse lacks, holds in an old state, or holds twice."""
+    """The result of all histories: runs that the warehouse lacks, has in an old state, or has in excess."""
 
     histories: int = 0
     syncs: int = 0
@@ -55,27 +55,27 @@ class SelftestReport:
     requests: int = 0
     missing: int = 0
     stale: int = 0
-    doubled: int = 0
+    duplicated: int = 0
     unfinished: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether every history ended equal to the API."""
-        return not (self.missing or self.stale or self.doubled or self.unfinished)
+        """Whether every history ended with the warehouse equal to the API."""
+        return not (self.missing or self.stale or self.duplicated or self.unfinished)
 
 
 async def run_selftest(
     settings: Settings, *, rounds: int = 5, seed: int = 1, report: Callable[[str], object] = lambda _: None
 ) -> SelftestReport:
-    """Live through random histories and compare each with the API.
+    """Run random histories and compare the warehouse with the API after each.
 
     Args:
-        settings: where the database is; each history gets a schema of its own that is dropped afterwards.
-        rounds: how many histories.
-        seed: which ones: history n of seed s is the same as history 0 of seed s + n.
-        report: receives a line a history.
+        settings: where the database is; each history uses its own schema, which is dropped afterwards.
+        rounds: number of histories.
+        seed: random seed; history n of seed s equals history 0 of seed s + n.
+        report: receives one line per history.
 
     Returns:
         The sums over all histories.
@@ -89,7 +89,7 @@ async def run_selftest(
         schema = f"cortex_selftest_{os.getpid()}_{number}"
         async with _scratch(url, schema):
             history = _History(url, schema, number)
-            line = await history.live(total)
+            line = await history.run(total)
         total.histories += 1
         report(f"history {number}: {line}")
     total.seconds = round(monotonic() - started, 1)
@@ -98,7 +98,7 @@ async def run_selftest(
 
 @asynccontextmanager
 async def _scratch(url: str, schema: str) -> AsyncIterator[None]:
-    """A schema that does not outlive the block."""
+    """Drop the schema at the end of the block."""
     try:
         yield
     finally:
@@ -113,7 +113,7 @@ class _History:
     """One random history."""
 
     def __init__(self, url: str, schema: str, seed: int) -> None:
-        self._random = Random(seed)  # noqa: S311 - repeatable on purpose
+        self._random = Random(seed)  # noqa: S311 - repeatable
         self._world = World.generate(seed, apps=1, workflows_per_app=2, runs=self._random.randint(20, 160), days=20)
         self._world.order = self._random.choice(_ORDERS)
         self._url, self._schema = url, schema
@@ -122,14 +122,14 @@ class _History:
         context.set_forkserver_preload(["etl.app.selftest"])
         self._processes = context
 
-    async def live(self, total: SelftestReport) -> str:
-        """Live through it; adds what was found to `total` and tells it in a line."""
+    async def run(self, total: SelftestReport) -> str:
+        """Run the history, add its result to `total` and return it as a line."""
         random, kills, syncs = self._random, 0, 0
         async with Sandbox(self._world) as sandbox:
             settings = self._settings(sandbox)
             for _ in range(random.randint(3, 5)):
-                self._stir()
-                self._trouble(sandbox)
+                self._advance()
+                self._add_faults(sandbox)
                 patience = random.uniform(0.03, 0.7) if random.random() < 0.7 else None
                 code = await self._sync(settings, random.choice(("sync", "sync", "backfill", "reconcile")), patience)
                 kills, syncs = kills + (code is None), syncs + 1
@@ -160,8 +160,8 @@ class _History:
             sync=SyncSettings(),
         )
 
-    def _stir(self) -> None:
-        """Let time pass: runs come, end, are replayed, expire; a few are deleted, one may turn bad."""
+    def _advance(self) -> None:
+        """Let time pass: runs are created, end, are replayed or expire; delete a few, and break one."""
         world, random = self._world, self._random
         world.advance(timedelta(hours=random.choice((1, 6, 24, 72))))
         listed = [run_id for runs in world.runs.values() for run_id in runs]
@@ -171,8 +171,8 @@ class _History:
         if listed and random.random() < 0.4:
             world.corrupt(random.choice(listed), random.choice(_BAD_RUNS))
 
-    def _trouble(self, sandbox: Sandbox) -> None:
-        """Let the API misbehave during the next sync."""
+    def _add_faults(self, sandbox: Sandbox) -> None:
+        """Make the API fail at random during the next sync."""
         random, faults = self._random, sandbox.faults
         faults.clear()
         if random.random() < 0.6:
@@ -184,19 +184,19 @@ class _History:
                 faults.on(any_request, fault, every=random.randint(2, 9), times=random.randint(1, 3))
 
     async def _sync(self, settings: Settings, mode: Mode, patience: float | None) -> int | None:
-        """Sync in a process of its own, killed after `patience` seconds; its exit code, None where it was killed."""
+        """Sync in a separate process, killed after `patience` seconds; return its exit code, None if it was killed."""
         process = self._processes.Process(target=_sync_here, args=(settings, mode))
         process.start()
         try:
             done = await _ended(process, _LONGEST_SYNC_S if patience is None else patience)
             return process.exitcode if done else None
-        finally:  # interrupted, too: it must not live on while its schema is dropped
+        finally:  # also when interrupted: it must end before its schema is dropped
             process.kill()
             process.join(10.0)
             process.close()
 
     async def _differences(self) -> dict[str, list[str]]:
-        """What the warehouse lacks, holds in another state than the API, and holds although the API does not."""
+        """Return the ids of runs that the warehouse lacks, has in another state than the API, or has in excess."""
         connection = await connect(self._url, self._schema)
         try:
             rows = await connection.fetch(statements("selftest")["stored_runs"])
@@ -204,7 +204,7 @@ class _History:
         finally:
             await connection.close()
         stored = {row["id"]: row for row in rows}
-        found: dict[str, list[str]] = {"missing": [], "stale": [], "doubled": []}
+        found: dict[str, list[str]] = {"missing": [], "stale": [], "duplicated": []}
         listed = {run_id: run for runs in self._world.runs.values() for run_id, run in runs.items()}
         for run_id, run in listed.items():
             served = sha256(self._world.raw.get(run_id) or encode(run)).digest()
@@ -215,12 +215,12 @@ class _History:
                 found["missing"].append(run_id)
             elif row["content_hash"] != served:
                 found["stale"].append(run_id)
-        found["doubled"] = list(stored)
+        found["duplicated"] = list(stored)
         return found
 
 
 async def _ended(process: BaseProcess, within_s: float) -> bool:
-    """Wait for a process without holding up the API that it talks to."""
+    """Wait for a process without blocking the API that it reads."""
     give_up = monotonic() + within_s
     while process.is_alive():
         if monotonic() > give_up:
@@ -230,5 +230,5 @@ async def _ended(process: BaseProcess, within_s: float) -> bool:
 
 
 def _sync_here(settings: Settings, mode: Mode) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent sees to this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent ends this process
     sys.exit(asyncio.run(run_sync(settings, mode, policy=_PATIENCE)).exit_code)

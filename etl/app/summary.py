@@ -94,4 +94,4 @@ class SyncSummary:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it but `cause` as plain values, for JSON and for the one line that ends a sync."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "cause"}
-        return values | {"streams": [asdict(stream) for stream in self.streams]}
+        return {"id": self.id} | values | {"streams": [asdict(stream) for stream in self.streams]}

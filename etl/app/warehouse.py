@@ -1,4 +1,4 @@
-"""Opening the warehouse: embedded or not, migrated, with the connections that a command needs."""
+"""Open the warehouse: embedded or not, migrated, with the connections that a command needs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from etl.events import Listener
 
 RECONNECT_S = 60.0
-"""How long a sync waits for PostgreSQL to come back before it gives up (exit 4)."""
+"""How long a sync waits for PostgreSQL to come back before it fails (exit 4)."""
 
 
 async def database_url(settings: Settings) -> str:
-    """The URL of the warehouse; starts the embedded PostgreSQL where none is configured.
+    """Return the URL of the warehouse; start the embedded PostgreSQL if none is configured.
 
     Raises:
         SettingsError: the URL cannot be read.
-        DatabaseError: it cannot be started.
+        DatabaseError: the embedded PostgreSQL cannot be started.
     """
     if (url := settings.database_url()) is not None:
         return url
@@ -39,10 +39,10 @@ async def database_url(settings: Settings) -> str:
 
 
 async def bring_up_to_date(url: str, settings: Settings, listener: Listener) -> None:
-    """Apply pending migrations, or refuse to go on where `auto_migrate` is off.
+    """Apply pending migrations.
 
     Raises:
-        DatabaseError: the database cannot be used, or migrations are pending and not wanted.
+        DatabaseError: the database cannot be used, or migrations are pending and `auto_migrate` is off.
     """
     connection = await connect(url, settings.database.schema_name)
     try:
@@ -64,9 +64,9 @@ async def _migrated(connection: asyncpg.Connection, settings: Settings, listener
 
 
 class Warehouse:
-    """An open warehouse: a pool for work, one connection for locks, one for the request budget.
+    """An open warehouse: a pool for work, a session for locks, and a connection for the request budget.
 
-    When PostgreSQL goes away, `reconnect` opens a new session (under which streams must be locked anew).
+    After a lost connection `reconnect` opens a new session, in which streams must be locked again.
     """
 
     def __init__(self, url: str, schema: str, pool: asyncpg.Pool, leases: asyncpg.Pool, session: Session) -> None:
@@ -78,11 +78,11 @@ class Warehouse:
         self._reopening = asyncio.Lock()
 
     async def close(self) -> None:
-        """Close the session, which frees every lock."""
+        """Close the session, which releases all locks."""
         await self.session.close()
 
     async def reconnect(self, broken: Session, sync_id: int | None) -> Session:
-        """Replace a broken session by a new one; whoever comes second gets the first one's.
+        """Replace a broken session; later callers get the session that the first one opened.
 
         Raises:
             DatabaseError: PostgreSQL does not come back within `RECONNECT_S` seconds.
@@ -112,13 +112,13 @@ async def open_warehouse(
     """Open the warehouse for a command.
 
     Args:
-        settings: where it is.
-        listener: hears of migrations applied.
-        width: connections for work.
-        migrated: bring the schema up to date first.
+        settings: all of them.
+        listener: receives events about migrations.
+        width: number of connections for work.
+        migrated: apply pending migrations first.
 
     Raises:
-        DatabaseError: it cannot be reached or used, or a right lacks, now or while it is open.
+        DatabaseError: it cannot be reached or used, or a privilege is missing, now or while it is open.
     """
     url, schema = await database_url(settings), settings.database.schema_name
     try:

@@ -1,4 +1,4 @@
-"""`cortex-etl demo`: the main job from end to end, shown step by step."""
+"""The demo: a backfill and a sync from end to end, shown step by step."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _QUESTIONS = ("workflows", "steps", "failures")
 
 
 async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
-    """Backfill a simulated world, let time pass there, sync, and ask.
+    """Backfill from a simulated API, let time pass there, sync, and query.
 
     Args:
-        call: the invocation; of its settings only `data_dir` counts.
-        runs: how many runs the world holds.
-        seed: which world.
+        call: the invocation; only `data_dir` of its settings is used.
+        runs: number of runs in the simulated API.
+        seed: random seed.
 
     Returns:
-        The exit code: the worst of the three syncs'.
+        The highest exit code of the three syncs.
     """
     from etl.sandbox import Sandbox, World
 
@@ -52,20 +52,20 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
     async with Sandbox(world, _KEY, requests_per_minute=per_minute) as sandbox:
         settings = _settings(call.settings, sandbox, per_minute)
         with _step(out, 2, "An embedded PostgreSQL, migrated"):
-            await _begin_anew(settings)
+            await _reset(settings)
         with _step(out, 3, f"Backfill of {len(world.apps)} apps with {len(world.workflows)} workflows"):
-            first = await _watched(call, settings, "backfill")
+            first = await _run(call, settings, "backfill")
         with _step(out, 4, f"{_PASSING.seconds // 3600} hours pass in the sandbox"):
             changes = world.advance(_PASSING)
             _replay_one(world, changes)
         with _step(out, 5, "Sync"):
-            second = await _watched(call, settings, "sync")
-        with _step(out, 6, "Reconcile, for changes of old runs (a sync does it by itself once a day)"):
-            third = await _watched(call, settings, "reconcile")
-    await _show_what_landed(out, settings)
-    _show_what_was_picked_up(out, changes, second, third)
+            second = await _run(call, settings, "sync")
+        with _step(out, 6, "Reconcile, for changes of old runs (a sync does this once a day)"):
+            third = await _run(call, settings, "reconcile")
+    await _show_rows_loaded(out, settings)
+    _show_changes_found(out, changes, second, third)
     await _show_answers(out, settings)
-    _show_how_to_go_on(out)
+    _show_next_steps(out)
     return max(each.exit_code for each in (first, second, third))
 
 
@@ -89,7 +89,7 @@ def _settings(settings: Settings, sandbox: Sandbox, requests_per_minute: int) ->
     return demo_settings(settings).model_copy(update=update)
 
 
-async def _begin_anew(settings: Settings) -> None:
+async def _reset(settings: Settings) -> None:
     from etl.app.warehouse import bring_up_to_date
     from etl.db.connect import connect
     from etl.db.statements import statements
@@ -104,7 +104,7 @@ async def _begin_anew(settings: Settings) -> None:
     await bring_up_to_date(url, settings, events.ignore)
 
 
-async def _watched(call: Invocation, settings: Settings, mode: Mode) -> SyncSummary:
+async def _run(call: Invocation, settings: Settings, mode: Mode) -> SyncSummary:
     from etl.app import run_sync
 
     with call.listening(settings.api.requests_per_minute, level="error") as listener:
@@ -115,7 +115,7 @@ async def _watched(call: Invocation, settings: Settings, mode: Mode) -> SyncSumm
 
 
 def _replay_one(world: World, changes: Changes) -> None:
-    """See to it that a run that had ended changes again, as a replay does, even if chance brings none."""
+    """Replay a run if none was replayed by chance."""
     if changes.replayed:
         return
     taken = {*changes.created, *changes.finished}
@@ -130,7 +130,7 @@ def _replay_one(world: World, changes: Changes) -> None:
         changes.replayed.append(ended[0])
 
 
-async def _show_what_landed(out: Console, settings: Settings) -> None:
+async def _show_rows_loaded(out: Console, settings: Settings) -> None:
     from etl.tables import ENTITIES
 
     counting = "\nUNION ALL ".join(
@@ -139,20 +139,20 @@ async def _show_what_landed(out: Console, settings: Settings) -> None:
     )
     found = await _ask(settings, counting)
     out.print()
-    out.print(table(["table", "rows"], found.rows, title="What landed"))
+    out.print(table(["table", "rows"], found.rows, title="Rows loaded"))
 
 
-def _show_what_was_picked_up(out: Console, changes: Changes, sync: SyncSummary, reconcile: SyncSummary) -> None:
-    """Set what happened in the API against what each of the two found."""
+def _show_changes_found(out: Console, changes: Changes, sync: SyncSummary, reconcile: SyncSummary) -> None:
+    """Compare what happened in the API with what the sync and the reconcile found."""
     fresh = {*changes.created}
     changed = {*changes.finished, *changes.replayed, *changes.emptied} - fresh - {*changes.deleted}
     rows: list[list[str | int | None]] = [
         ["new runs", len(fresh - {*changes.deleted}), sync.runs_inserted, reconcile.runs_inserted],
-        ["runs that changed: finished, replayed", len(changed), sync.runs_updated, reconcile.runs_updated],
-        ["runs that are gone", len({*changes.deleted} - fresh), sync.runs_gone, reconcile.runs_gone],
+        ["changed runs (finished, replayed)", len(changed), sync.runs_updated, reconcile.runs_updated],
+        ["gone runs", len({*changes.deleted} - fresh), sync.runs_gone, reconcile.runs_gone],
         ["requests", None, sync.requests, reconcile.requests],
     ]
-    headings = ["What was picked up", "in the API", "by the sync", "by the recon\u00adcile"]
+    headings = ["Changes", "in the API", "by the sync", "by the recon\u00adcile"]
     out.print()
     out.print(fitted(headings, rows, width=out.width))
 
@@ -175,15 +175,15 @@ async def _ask(settings: Settings, query: str) -> QueryResult:
     return await run_query(database_url(settings), settings.database.schema_name, query, timeout_s=60)
 
 
-def _show_how_to_go_on(out: Console) -> None:
+def _show_next_steps(out: Console) -> None:
     program = _program()
     begin = "" if Path("config.yaml").exists() else f"{program} init && "
     lines = [
-        "The data stays. Ask more:",
+        "The data is kept. Query it:",
         f'  {program} sql "SELECT * FROM credits_daily ORDER BY day DESC LIMIT 20"',  # noqa: S608 -- for people to type
         f"  {program} status --explain",
         "Your own runs:",
-        f"  {begin}$EDITOR config.yaml        # put your app's id into it",
+        f"  {begin}$EDITOR config.yaml        # set your app id",
         "  export CORTEX_API_KEY=...",
         f"  {program} doctor && {program} sync",
     ]
@@ -192,7 +192,7 @@ def _show_how_to_go_on(out: Console) -> None:
 
 
 def _program() -> str:
-    """Return what to type for this program: its name where the path leads to it, else where it stands."""
+    """Return what to type for this program: its name if it is on the path, else its location."""
     if shutil.which("cortex-etl") is not None:
         return "cortex-etl"
     here = Path(sys.argv[0])

@@ -1,4 +1,4 @@
-"""What every command shares: the common options, the settings they lead to, and how it ends."""
+"""What all commands share: common options, settings, logs, and exit codes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ Result = TypeVar("Result")
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Settings file [./config.yaml].")]
 FormatOption = Annotated[
     Literal["console", "json"] | None,
-    typer.Option("--log-format", help="Logs on stderr; by default console on a terminal, json otherwise."),
+    typer.Option(
+        "--log-format", help="Format of the logs on stderr; by default console on a terminal, json otherwise."
+    ),
 ]
-VerboseOption = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; tracebacks too.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.")]
+VerboseOption = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more, with tracebacks.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.")]
 
 
 @dataclass
 class Invocation:
-    """One call of the command: its common options, and what follows from them."""
+    """One call of the command: its common options and what follows from them."""
 
     config: Path | None = None
     log_format: Literal["console", "json"] | None = None
@@ -52,7 +54,7 @@ class Invocation:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, read at first use; their secrets are hidden in all output from then on.
+        """The settings, read at first use; their secrets are masked in all output from then on.
 
         Raises:
             SettingsError: they cannot be used.
@@ -72,18 +74,18 @@ class Invocation:
         return self.log_format or ("console" if sys.stderr.isatty() else "json")
 
     def logs(self, level: str = "info") -> Logs:
-        """Return the logs of this call; `level` is the least shown where neither -v nor --quiet says otherwise."""
+        """Return the logs of this call; `level` is the lowest level shown unless -v or --quiet is given."""
         from etl.observe.logs import Logs
 
         return Logs(self.form, "error" if self.quiet else "debug" if self.verbose else level, self.mask)
 
     @contextmanager
     def listening(self, requests_per_minute: int, *, level: str = "info") -> Iterator[events.Listener]:
-        """Yield the listener that suits: bars on a terminal, else logs; nothing but errors with --quiet.
+        """Yield a listener: progress bars on a terminal, else logs; with --quiet only errors.
 
         Args:
-            requests_per_minute: the allowance, for the bars.
-            level: the least level logged where there are no bars.
+            requests_per_minute: rate limit, for the bars.
+            level: lowest level logged where there are no bars.
         """
         if not (sys.stderr.isatty() and self.form == "console") or self.quiet or self.verbose:
             yield self.logs(level).listen
@@ -94,7 +96,7 @@ class Invocation:
             yield events.tee(view.listen, self.logs("warning").listen)
 
     def say(self, text: str) -> None:
-        """Write a line for people to stderr, unless --quiet; as an event where logs are to be JSON."""
+        """Write a line to stderr unless --quiet; as an event if the log format is JSON."""
         if self.quiet:
             return
         if self.log_format == "json":
@@ -104,11 +106,11 @@ class Invocation:
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end on the fastest event loop there is."""
-    # The driver shows tracebacks of what it tries again; commands tell of it themselves.
+    """Run a coroutine on the fastest event loop that is installed."""
+    # The driver logs tracebacks of errors that are retried; commands report them themselves.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL + 1)
     if not gc.isenabled():
-        # Off since `main`, for the imports; what they made lives to the end and need not be looked at again.
+        # Disabled in `main` for the imports; what they allocated is never freed.
         gc.freeze()
         gc.enable()
     try:
@@ -127,7 +129,7 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let a signal wait for the end of the block, in which it would leave threads without their loop; a second not."""
+    """Delay a signal until the end of the block, where it would leave threads without a loop; not a second one."""
     held: list[int] = []
 
     def hold(sign: int, _frame: object) -> None:
@@ -148,12 +150,12 @@ def _signals_held() -> Iterator[None]:
 def command(
     group: typer.Typer, name: str, **options: Any
 ) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Register a command that takes the common options besides its own.
+    """Register a command that takes the common options in addition to its own.
 
     Args:
-        group: where it belongs.
-        name: its name.
-        options: passed on to typer.
+        group: group of the command.
+        name: name of the command.
+        options: options for typer.
 
     Returns:
         A decorator for a function whose first parameter is the `Invocation` and which returns its exit code (None: 0).
@@ -195,7 +197,7 @@ COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
 
 
 def _joined_signature(run: Callable[..., None], function: Callable[..., int | None]) -> inspect.Signature:
-    """The command's own parameters, then the common ones, as typer is to see them."""
+    """Return the parameters of the command followed by the common ones, for typer."""
     context = inspect.signature(run, eval_str=True, globals={**globals(), "typer": typer}).parameters["ctx"]
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     common = [
@@ -207,11 +209,11 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
 
 
 def finish(call: Invocation, work: Callable[[], int | None]) -> int:
-    """Do the work of a command and turn whatever happens into an exit code and at most one clear message.
+    """Run a command and turn any error into an exit code and one message.
 
-    Afterwards signals change nothing: all is done, and Python would die of one that comes while it exits.
+    Signals are ignored afterwards: the work is done, and one that arrives while Python exits would kill it.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script's shell had it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the parent shell ignored it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = work() or 0
@@ -221,11 +223,11 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     except (KeyboardInterrupt, typer.Abort):  # the latter at a prompt
         return _failed(call, InterruptedSyncError())
     except BrokenPipeError:
-        _drop_output()  # whoever read it has had enough, as `| head` does
+        _drop_output()  # the reader closed the pipe, as `| head` does
         return 0
     except typer.Exit:
         raise
-    except Exception as error:  # noqa: BLE001 -- the last resort: a message instead of a traceback
+    except Exception as error:  # noqa: BLE001 -- last resort: a message instead of a traceback
         code = _failed(call, _database_error(error) or explain(error))
         _drop_output()
         return code
@@ -236,7 +238,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
 
 
 def _drop_output() -> None:
-    """Let stdout lead nowhere where it cannot be written: Python must not complain when it exits."""
+    """Redirect stdout to the null device if it cannot be written, or Python complains on exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -249,7 +251,7 @@ def _failed(call: Invocation, error: EtlError) -> int:
 
 
 def _database_error(error: Exception) -> EtlError | None:
-    """What the database driver raised, as the error that it means; None for anything else."""
+    """Return an error of the database driver as one with a hint; None for any other."""
     if "asyncpg" not in sys.modules:
         return None
     from etl.db.refusals import DRIVER_ERRORS, unusable

@@ -1,4 +1,4 @@
-"""Results on stdout: tables for people, CSV and JSON for programs."""
+"""Write results to stdout: tables, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 Form = Literal["table", "csv", "json"]
 
-_WIDEST_CELL = 72  # characters in a table; longer text is cut with an ellipsis
-_NARROWEST_CELL = 8  # characters; where text would have to be cut further, each row is shown as lines of its own
+_WIDEST_CELL = 72  # characters of a table cell; longer text is cut with an ellipsis
+_NARROWEST_CELL = 8  # characters; if text had to be cut further, each row is shown on lines of its own
 _GAP = 3  # between columns
-_SOFT_HYPHEN = "\u00ad"  # where a heading may be broken
-_DELIMITING = re.compile(r'[\s,{}"\\]')  # an element of an array that holds one of these is quoted
+_SOFT_HYPHEN = "\u00ad"  # where a heading may wrap
+_DELIMITING = re.compile(r'[\s,{}"\\]')  # an array element that contains one of these is quoted
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that never wraps by itself: wide results in a pipe stay one line a row.
+    """Return a console that does not wrap in a pipe, so that each row stays one line.
 
-    Where the reader has left, it raises `BrokenPipeError` as a plain `print` does, and does not exit by itself.
+    It raises `BrokenPipeError` on a closed pipe, as `print` does, instead of exiting.
     """
     from rich.console import Console
 
@@ -46,13 +46,13 @@ def console(*, stderr: bool = False) -> Console:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, numeric: Iterable[int] = ()
 ) -> Table:
-    """Make a table: numbers right-aligned, one line a row, long text cut.
+    """Make a table: numbers right-aligned, one line per row, long text cut.
 
     Args:
-        columns: the headings.
-        rows: the values; None is shown as nothing.
-        title: a line above, if any.
-        numeric: places of columns that hold numbers although no row shows it.
+        columns: headings.
+        rows: values; None is shown as an empty cell.
+        title: line above the table, if any.
+        numeric: indexes of columns that are numeric even if all values are None.
     """
     from rich import box
     from rich.table import Table
@@ -72,7 +72,7 @@ def table(
 
 
 def _numeric(columns: int, body: Sequence[Sequence[Any]], known: Iterable[int]) -> set[int]:
-    """The places of columns that hold numbers."""
+    """Return the indexes of numeric columns."""
     found = set(known)
     for place in range(columns):
         values = [row[place] for row in body if row[place] is not None]
@@ -89,17 +89,17 @@ def fitted(
     numeric: Iterable[int] = (),
     whole: Iterable[int] = (),
 ) -> Table | str:
-    """Make a table that fits: text columns are cut as far as need be, numbers never.
+    """Make a table that fits into a line: text columns are cut as needed, numbers never.
 
     Args:
-        columns: the headings; one with a soft hyphen is broken there before any text is cut.
-        rows: the values.
-        width: characters in a line.
-        numeric: places of columns that hold numbers although no row shows it.
-        whole: places of further columns that are not cut.
+        columns: headings; one with a soft hyphen wraps there before any text is cut.
+        rows: values.
+        width: characters per line.
+        numeric: indexes of columns that are numeric even if all values are None.
+        whole: indexes of other columns that are not cut.
 
     Returns:
-        The table; where it cannot be that narrow, each row as lines of a name and its value.
+        The table; if it cannot be made narrow enough, each row as lines of name and value.
     """
     numbers = _numeric(len(columns), rows, numeric)
     plainly = [name.replace(_SOFT_HYPHEN, "") for name in columns]
@@ -158,7 +158,7 @@ def show_table(
 
 
 def plain(value: Any) -> str:
-    """Write a value from the database as people read it."""
+    """Format a value from the database for display."""
     match value:
         case None:
             text = ""
@@ -174,7 +174,7 @@ def plain(value: Any) -> str:
             text = "\\x" + bytes(value).hex()
         case list():
             text = "{" + ",".join(_element(each) for each in value) + "}"
-        case _ if isinstance(value, tuple) or hasattr(value, "values"):  # a row; one of a table names its columns
+        case _ if isinstance(value, tuple) or hasattr(value, "values"):  # a row; that of a table has named columns
             fields = value if isinstance(value, tuple) else value.values()
             text = "(" + ",".join("" if each is None else _element(each) for each in fields) + ")"
         case _ if hasattr(value, "isempty"):
@@ -185,7 +185,7 @@ def plain(value: Any) -> str:
 
 
 def _range(value: Any) -> str:
-    """Write a range as PostgreSQL does: `[1,5)`."""
+    """Format a range as PostgreSQL does: `[1,5)`."""
     if value.isempty:
         return "empty"
     ends = ",".join("" if end is None else _element(end) for end in (value.lower, value.upper))
@@ -193,7 +193,7 @@ def _range(value: Any) -> str:
 
 
 def _element(value: Any) -> str:
-    """Write an element of an array as PostgreSQL does, so that it can be read back."""
+    """Format an array element as PostgreSQL does, so that it can be parsed again."""
     if value is None:
         return "NULL"
     text = plain(value)
@@ -208,7 +208,7 @@ def _shortened(text: str) -> str:
 
 
 def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write CSV as PostgreSQL does: NULL is nothing at all, an empty text is a pair of quotes."""
+    """Write CSV as PostgreSQL does: NULL is an empty field, an empty text is a pair of quotes."""
     sys.stdout.write(",".join(_csv_field(name) for name in columns) + "\n")
     for row in rows:
         sys.stdout.write(",".join("" if value is None else _csv_field(plain(value)) for value in row) + "\n")
@@ -221,12 +221,12 @@ def _csv_field(text: str) -> str:
 
 
 def write_json(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a JSON list of row objects; numbers keep their digits, jsonb is nested as it is.
+    """Write a JSON list of row objects; numbers keep their digits, jsonb values are nested.
 
     Args:
-        columns: names; one that stands twice gets `_2` the second time.
-        types: PostgreSQL's type of each.
-        rows: the values.
+        columns: names; a name that occurs again gets the suffix `_2`.
+        types: PostgreSQL type of each column.
+        rows: values.
     """
     names = _different(columns)
     documents = [kind.removesuffix("[]") in ("json", "jsonb") for kind in types]
@@ -277,13 +277,13 @@ def _different(names: Sequence[str]) -> list[str]:
 def write_result(
     form: Form | None, columns: Sequence[str], types: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Write a query's result.
+    """Write the result of a query.
 
     Args:
-        form: how; None takes a table on a terminal and CSV elsewhere.
+        form: format; None means a table on a terminal and CSV elsewhere.
         columns: names.
-        types: PostgreSQL's type of each.
-        rows: the values.
+        types: PostgreSQL type of each column.
+        rows: values.
     """
     form = form or ("table" if sys.stdout.isatty() else "csv")
     if form == "csv":

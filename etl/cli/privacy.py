@@ -1,4 +1,4 @@
-"""forget: erase for good. grant: let others read."""
+"""Commands about access to data: forget, grant."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def forget(
     call: Invocation,
     *,
     runs: Annotated[
-        list[str] | None, typer.Option("--run", metavar="ID", help="This run, with all that belongs to it; repeatable.")
+        list[str] | None,
+        typer.Option("--run", metavar="ID", help="Erase this run and everything that belongs to it; repeatable."),
     ] = None,
     records: Annotated[
         list[str] | None,
-        typer.Option("--record", metavar="ID", help="All runs of this record, those to come as well; repeatable."),
+        typer.Option("--record", metavar="ID", help="Erase all runs of this record, future ones included; repeatable."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Erase the content of a run, or of all runs of a record, for good: rows, and bytes in quarantine.
@@ -36,7 +37,7 @@ def forget(
     settings = call.settings
     if not yes:
         if not sys.stdin.isatty():
-            raise SettingsError("nobody is there to be asked", hint="Say --yes: what is forgotten is gone for good.")
+            raise SettingsError("cannot prompt: not a terminal", hint="Pass --yes. Erased content cannot be restored.")
         what = ", ".join([*(f"run {each}" for each in runs or []), *(f"record {each}" for each in records or [])])
         if not typer.confirm(f"Erase {what or 'nothing'} for good?", err=True):
             call.say("nothing was erased")
@@ -54,11 +55,11 @@ def forget(
 @command(app, "grant")
 def grant(
     call: Invocation,
-    role: Annotated[str, typer.Argument(help="The role of whoever is to read.", metavar="ROLE")],
+    role: Annotated[str, typer.Argument(help="Role that may read.", metavar="ROLE")],
     *,
-    apply: Annotated[bool, typer.Option("--apply", help="Run the statements, all or none.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Run the statements in one transaction.")] = False,
 ) -> None:
-    """Print what lets a role read the warehouse and write nothing, or apply it.
+    """Print the statements that let a role read the warehouse, or apply them.
 
     Example: `cortex-etl grant analyst --apply`
     """

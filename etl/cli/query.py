@@ -1,4 +1,4 @@
-"""Commands that ask the warehouse: sql, psql, report."""
+"""Commands that read the warehouse: sql, psql, report."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.db.query import QueryResult
 
-# No option's name holds a space; an option's value may.
+# Option names contain no space, but their values may.
 _COMMENT = re.compile(r"--[^=\s]*\s")
 
 
 class QueryCommand(TyperCommand):
-    """Takes an argument that begins as an SQL comment does for a query, not for an option of that name."""
+    """Parses an argument that starts like an SQL comment as the query, not as an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what was typed; a line break before it keeps a comment from being looked up among the options."""
+        """Parse the arguments; a line break before a comment keeps it from being taken for an option."""
         return super().parse_args(ctx, [f"\n{each}" if _COMMENT.match(each) else each for each in args])
 
 
@@ -39,16 +39,20 @@ def sql(
     call: Invocation,
     query: Annotated[str | None, typer.Argument(help="One statement; - reads it from stdin.")] = None,
     *,
-    file: Annotated[Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read it from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read the query from a file.")
+    ] = None,
     form: Annotated[
         Literal["table", "csv", "json"] | None,
-        typer.Option("--format", help="By default a table on a terminal, csv elsewhere."),
+        typer.Option("--format", help="Output format; by default a table on a terminal, csv elsewhere."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Time limit.")] = 300,
     url: Annotated[
-        bool, typer.Option("--url", help="Print the warehouse's URL for other tools, and do nothing.")
+        bool, typer.Option("--url", help="Print the URL of the warehouse instead of running a query.")
     ] = False,
-    show_password: Annotated[bool, typer.Option("--show-password", help="With --url: unmasked.")] = False,
+    show_password: Annotated[
+        bool, typer.Option("--show-password", help="With --url: do not mask the password.")
+    ] = False,
     demo: DemoOption = False,
 ) -> None:
     """Run a read-only query on the warehouse.
@@ -57,7 +61,7 @@ def sql(
     """
     if url:
         if query or file:
-            raise SettingsError("--url prints the URL and runs no query", hint="Leave out the one or the other.")
+            raise SettingsError("--url takes no query", hint="Remove --url or the query.")
         _print_url(call, demo=demo, show_password=show_password)
         return
     text = _query_text(query, file)
@@ -69,17 +73,19 @@ def sql(
 def _query_text(query: str | None, file: Path | None) -> str:
     if (query is None) == (file is None):
         raise SettingsError(
-            "no query, or two of them", hint='Give one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE.'
+            "expected one query", hint='Pass one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE.'
         )
     if file is None and query != "-":
         return query or ""
     try:
         return sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}", hint="Name a file with one query.") from None
+        raise SettingsError(
+            f"cannot read {file}: {error.strerror}", hint="Pass a file that contains one query."
+        ) from None
     except UnicodeDecodeError:
         raise SettingsError(
-            f"cannot read {file or 'stdin'}: not UTF-8 text", hint="Name a file with one query."
+            f"cannot read {file or 'stdin'}: not UTF-8 text", hint="Pass a file that contains one query."
         ) from None
 
 
@@ -100,11 +106,11 @@ def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:
 @command(app, "psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(
     call: Invocation,
-    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to psql.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Arguments for psql.")] = None,
     *,
     demo: DemoOption = False,
 ) -> int:
-    r"""Open psql on the warehouse, where psql is installed; unqualified names mean the warehouse's.
+    r"""Open psql on the warehouse, with its schema as the search path.
 
     Example: `cortex-etl psql -- -c '\\dv'`
     """
@@ -118,7 +124,7 @@ def psql(
 
 
 def _psql_environment(url: str, schema: str) -> dict[str, str]:
-    """Hand the URL over in the environment, where `ps` does not show its password."""
+    """Pass the URL in the environment, so that `ps` does not show the password."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
     parts = urlsplit(url)
@@ -141,10 +147,10 @@ def _psql_environment(url: str, schema: str) -> dict[str, str]:
 def report(
     call: Invocation,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="The page to write.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Path of the page.")] = Path(
         "cortex-report.html"
     ),
-    days: Annotated[int | None, typer.Option(min=1, max=366, help="How many days it looks back [90].")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=366, help="Number of days to cover [90].")] = None,
     demo: DemoOption = False,
 ) -> None:
     """Write one self-contained HTML page with plots.
@@ -155,9 +161,9 @@ def report(
         from etl.report import DEFAULT_DAYS, write_report
     except ImportError:
         raise SettingsError(
-            "the report needs packages that are not installed", hint='Install them: pip install "cortex-etl[report]"'
+            "the report needs packages that are not installed", hint='Run: pip install "cortex-etl[report]"'
         ) from None
     settings = readable_settings(call, demo=demo)
     url = database_url(settings)
     run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS, mask=call.mask))
-    typer.echo(f"Wrote {output}", err=output.is_relative_to("/dev"))  # not behind a page that went to stdout
+    typer.echo(f"Wrote {output}", err=output.is_relative_to("/dev"))  # not into a page written to stdout

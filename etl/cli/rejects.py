@@ -1,4 +1,4 @@
-"""The quarantine: rejects list, rejects retry."""
+"""Commands for the quarantine: rejects list, rejects retry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etl.cli.warehouse import DemoOption, readable_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
-rejects_group = typer.Typer(no_args_is_help=True, help="The quarantine: runs that could not be read.")
+rejects_group = typer.Typer(no_args_is_help=True, help="Show and retry quarantined runs.")
 app.add_typer(rejects_group, name="rejects")
 
 
@@ -21,11 +21,11 @@ app.add_typer(rejects_group, name="rejects")
 def list_(
     call: Invocation,
     *,
-    resolved: Annotated[bool, typer.Option("--all", help="Also those that have been settled since.")] = False,
+    resolved: Annotated[bool, typer.Option("--all", help="Include resolved items.")] = False,
     json: JsonOption = False,
     demo: DemoOption = False,
 ) -> None:
-    """List what is in quarantine, and why; the bytes as received are in `etl_rejects.payload`.
+    """List quarantined items with the reason; their bytes are in `etl_rejects.payload`.
 
     Example: `cortex-etl rejects list`
     """
@@ -42,19 +42,19 @@ def list_(
     if resolved:
         names.append("resolved_at")
     show_table(names, [[call.mask(row[name]) for name in names] for row in rows])
-    typer.echo("Once the cause is fixed: cortex-etl rejects retry")
+    typer.echo("Once the cause is fixed, run: cortex-etl rejects retry")
 
 
 @command(rejects_group, "retry")
 def retry(
     call: Invocation,
-    ids: Annotated[list[int] | None, typer.Argument(help="Only these; all where none is named.")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of items; all if none is given.")] = None,
     *,
     json: JsonOption = False,
 ) -> int:
-    """Try what is in quarantine again: as kept, and where that is still bad, as the API gives it now.
+    """Load quarantined items again: first as stored, then as the API returns them now.
 
-    Exits 1 if any of it is still bad.
+    Exits with 1 if any item is still rejected.
 
     Example: `cortex-etl rejects retry`
     """
@@ -66,7 +66,7 @@ def retry(
         typer.echo(call.mask(encode_json(report.as_dict())))
     elif not call.quiet:
         typer.echo(
-            f"{report.loaded} loaded, {report.gone} gone from the API, {len(report.still_bad)} still bad"
+            f"{report.loaded} loaded, {report.gone} gone from the API, {len(report.still_bad)} still rejected"
             + (f", {report.held} held by another invocation" if report.held else "")
         )
     for number, reason, error in report.still_bad:

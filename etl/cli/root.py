@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The root command, and the registration of all others."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Cortex workflow runs in PostgreSQL: complete, incremental, cheap on requests.
+    """Load Cortex workflow runs into PostgreSQL, completely and incrementally.
 
-    Begin with `cortex-etl demo`, which needs nothing, or `cortex-etl init` for your own data.
+    Start with `cortex-etl demo`, which needs no settings, or with `cortex-etl init` for your own data.
     """
     del version
     ctx.obj = Invocation(config, log_format, verbose, quiet)
 
 
-# Each module adds its commands to `app` when imported; this order is that of the help.
+# Each module registers its commands when imported; this is their order in the help.
 for _module in ("sandbox", "setup", "syncing", "status", "query", "export", "rejects", "privacy", "schedule"):
     import_module(f"etl.cli.{_module}")

@@ -1,4 +1,4 @@
-"""Commands to try things with, without a key: demo, sandbox, selftest."""
+"""Commands that need no key: demo, sandbox, selftest."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.errors import SettingsError
 
-SeedOption = Annotated[int, typer.Option(help="Which world: the same number gives the same one.")]
+SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 
 
 @command(app, "demo")
 def demo(
     call: Invocation,
     *,
-    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many runs the simulated API holds.")] = 3000,
+    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of runs in the simulated API.")] = 3000,
     seed: SeedOption = 1,
 ) -> int:
-    """See the main job done, with nothing to configure: a simulated API, an embedded PostgreSQL, a backfill, a sync.
+    """Run a backfill and a sync against a simulated API and an embedded PostgreSQL, without any settings.
 
-    Its data lives apart from yours and stays for `cortex-etl sql`.
+    The data is kept apart from yours; query it with `cortex-etl sql --demo`.
 
     Example: `cortex-etl demo`
     """
@@ -37,15 +37,15 @@ def demo(
 def sandbox(
     call: Invocation,
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    runs: Annotated[int, typer.Option(min=0, help="How many runs the world begins with.")] = 3000,
+    runs: Annotated[int, typer.Option(min=0, help="Number of runs at the start.")] = 3000,
     seed: SeedOption = 1,
-    key: Annotated[str, typer.Option(help="The API key that it accepts.")] = "sk-sandbox",
-    requests_per_minute: Annotated[int, typer.Option(min=0, help="Its rate limit; 0: none.")] = 500,
-    speed: Annotated[float, typer.Option(min=0, help="Simulated seconds a second; 0: time stands still.")] = 1.0,
+    key: Annotated[str, typer.Option(help="API key to accept.")] = "sk-sandbox",
+    requests_per_minute: Annotated[int, typer.Option(min=0, help="Rate limit; 0 for none.")] = 500,
+    speed: Annotated[float, typer.Option(min=0, help="Simulated seconds per second; 0 stops the clock.")] = 1.0,
 ) -> None:
-    """Serve the simulated Cortex API, for trials; Ctrl-C ends it.
+    """Serve the simulated Cortex API until interrupted.
 
     Example: `cortex-etl sandbox --port 8080 --speed 600`
     """
@@ -68,7 +68,7 @@ async def _serve(
             sys.stdout.flush()
             apps = ", ".join(f"{{id: {each}}}" for each in api.world.apps)
             call.say(
-                "The simulated API listens. Use it:  "
+                "The simulated API is listening. To use it:  "
                 f"export CORTEX_ETL__API__BASE_URL={api.url} CORTEX_API_KEY={key} CORTEX_ETL__APPS='[{apps}]'"
             )
             await asyncio.Event().wait()
@@ -77,7 +77,7 @@ async def _serve(
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {host}:{port}: {error.strerror or error}",
-            hint="Choose another with --port, or 0 for any.",
+            hint="Choose another port with --port, or 0 for any free one.",
         ) from None
 
 
@@ -85,13 +85,13 @@ async def _serve(
 def selftest(
     call: Invocation,
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="How many random histories to live through.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of random histories.")] = 5,
     seed: SeedOption = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Prove on your own PostgreSQL that nothing gets lost: a simulated API with drift, 429, bad runs, and kills.
+    """Check on your own PostgreSQL that no run is lost: sync from a simulated API with drift, 429, bad runs and kills.
 
-    Works in scratch schemas that are dropped afterwards.
+    Uses scratch schemas that are dropped afterwards.
 
     Example: `cortex-etl selftest --rounds 20`
     """
@@ -106,7 +106,8 @@ def selftest(
     else:
         typer.echo(
             f"{found.histories} histories, {found.syncs} syncs, {found.kills} kills: "
-            f"missing {found.missing}, stale {found.stale}, doubled {found.doubled}, unfinished {found.unfinished}"
+            f"missing {found.missing}, stale {found.stale}, duplicated {found.duplicated}, "
+            f"unfinished {found.unfinished}"
         )
         for failure in found.failures:
             typer.echo(failure)

@@ -1,4 +1,4 @@
-"""schedule cron|systemd|k8s: what makes this machine run the sync by itself."""
+"""Commands that print schedules: schedule cron, systemd, k8s."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_
 from etl.config import load, parse_duration
 from etl.errors import SettingsError
 
-schedule_group = typer.Typer(no_args_is_help=True, help="Print what makes this machine run the sync by itself.")
+schedule_group = typer.Typer(no_args_is_help=True, help="Print a schedule for the sync.")
 app.add_typer(schedule_group, name="schedule")
 
 
@@ -28,14 +28,14 @@ def _parse_every(text: str) -> timedelta:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if every < timedelta(minutes=1):
-        raise typer.BadParameter("a minute is the least")
+        raise typer.BadParameter("expected at least one minute")
     return every
 
 
 EveryOption = Annotated[
-    timedelta, typer.Option("--every", parser=_parse_every, metavar="DURATION", help="How often: 5m, 1h, 1d.")
+    timedelta, typer.Option("--every", parser=_parse_every, metavar="DURATION", help="Interval: 5m, 1h, 1d.")
 ]
-LogOption = Annotated[Path | None, typer.Option("--log", metavar="PATH", help="The file that its output goes to.")]
+LogOption = Annotated[Path | None, typer.Option("--log", metavar="PATH", help="File for the output.")]
 
 
 @command(schedule_group, "cron")
@@ -54,7 +54,7 @@ def systemd(
     every: EveryOption = timedelta(minutes=10),
     log: LogOption = None,
     write: Annotated[
-        Path | None, typer.Option("--write", metavar="DIR", help="Write the two files there instead.")
+        Path | None, typer.Option("--write", metavar="DIR", help="Write the two files to this directory.")
     ] = None,
 ) -> None:
     """Print a systemd service and timer that run the sync of this installation; logs go to the journal.
@@ -72,7 +72,9 @@ def systemd(
         try:
             (write / name).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise SettingsError(f"cannot write {write / name}: {error.strerror}", hint="Name another folder.") from None
+            raise SettingsError(
+                f"cannot write {write / name}: {error.strerror}", hint="Choose another directory."
+            ) from None
         typer.echo(f"wrote {write / name}")
 
 
@@ -81,7 +83,7 @@ def k8s(
     call: Invocation,
     *,
     every: EveryOption = timedelta(minutes=10),
-    image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="The container image.")] = None,
+    image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="Container image.")] = None,
 ) -> None:
     """Print a Kubernetes CronJob that runs the sync with these settings.
 
@@ -92,8 +94,8 @@ def k8s(
     made = _installation(call, None)
     if made.embedded:
         raise SettingsError(
-            "the settings name no database, and a pod keeps no files",
-            hint="Set database.url to a PostgreSQL that the cluster reaches.",
+            "a pod cannot use the embedded PostgreSQL: it keeps no files",
+            hint="Set database.url to a PostgreSQL server that the cluster can reach.",
         )
     image = image or f"cortex-etl:{__version__}"
     typer.echo(
@@ -103,14 +105,14 @@ def k8s(
 
 
 def _installation(call: Invocation, log: Path | None) -> Installation:
-    """Describe this installation, with all paths absolute; what the schedule would lack is said on stderr.
+    """Describe this installation; warn about variables that the schedule would not have.
 
     Raises:
         SettingsError: there is no settings file.
     """
     config = (call.config or Path("config.yaml")).absolute()
     if not config.is_file():
-        raise SettingsError(f"there is no settings file {config}", hint="Write one: cortex-etl init")
+        raise SettingsError(f"no settings file {config}", hint="Create one: cortex-etl init")
     for warning in _lacking(config):
         call.say(warning)
     script = Path(sys.executable).parent / "cortex-etl"
@@ -127,15 +129,15 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
 
 
 def _lacking(config: Path) -> list[str]:
-    """Variables of this shell that the settings need and no schedule will have."""
+    """Return warnings about variables that only this shell has."""
     text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
     named = set(re.findall(r"\$\{(\w+)", text)) | {"CORTEX_API_KEY", "DATABASE_URL"}
     used = sorted(name for name in os.environ if name in named or name.startswith("CORTEX_ETL__"))
-    hint = f"  hint: put what is missing into {config.parent / '.env'} (NAME=value a line, chmod 600)"
+    hint = f"  hint: Put them into {config.parent / '.env'}, one NAME=value per line (chmod 600)."
     try:
         same = load(config).model_dump() == load(config, {}).model_dump()
     except SettingsError as error:
         return [f"warning: without this shell's variables: {error.message}", hint]
     if same:
         return []
-    return [f"warning: {', '.join(used)} stands in this shell's environment alone, which no schedule sees", hint]
+    return [f"warning: set only in this shell, which the schedule does not see: {', '.join(used)}", hint]

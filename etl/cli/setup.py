@@ -1,8 +1,8 @@
-"""Commands that set things up and check them: init, doctor, config show, migrate, stop."""
+"""Commands for setting up and checking an installation: init, doctor, config, migrate, stop."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -40,16 +40,18 @@ def init(call: Invocation) -> None:
             file.write(render())
     except FileExistsError:
         raise SettingsError(
-            f"{path} is there already; nothing was changed", hint=f"Edit it, or remove it first: rm {path}"
+            f"{path} already exists; nothing was changed", hint=f"Edit it, or remove it first: rm {path}"
         ) from None
     except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="Name another with --config PATH.") from None
-    typer.echo(f"Wrote {path}. Next: put your app's id in it, export CORTEX_API_KEY=..., then `cortex-etl doctor`.")
+        raise SettingsError(
+            f"cannot write {path}: {error.strerror}", hint="Choose another path with --config PATH."
+        ) from None
+    typer.echo(f"Wrote {path}. Next: set your app id in it, export CORTEX_API_KEY=..., then run `cortex-etl doctor`.")
 
 
 @command(app, "doctor")
 def doctor(call: Invocation, *, json: JsonOption = False) -> int:
-    """Check settings, key, API, clock, database, rights and migrations; one line each, with the hint.
+    """Check settings, key, API, clock, database, privileges and migrations; one line each, with a hint.
 
     Example: `cortex-etl doctor`
     """
@@ -57,7 +59,7 @@ def doctor(call: Invocation, *, json: JsonOption = False) -> int:
 
 
 async def _print_checks(call: Invocation, *, json: bool) -> int:
-    """Print each check as soon as it is known; the exit code is that of the first that failed."""
+    """Print each check as it completes; return the exit code of the first one that failed."""
     from etl.cli.output import encode_json
     from etl.doctor import examine
     from etl.events import RateLimited
@@ -67,14 +69,15 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
             call.say(f"(the API asked for a pause of {event.wait_s:.0f} s)")
 
     checks = []
-    async for check in examine(call.settings, call.settings.file, say_pauses):
-        checks.append(check)
-        if json:
-            continue
-        mark, color = _MARKS[check.state]
-        typer.echo(f"{typer.style(mark, fg=color)} {check.name:<11} {call.mask(check.found)}")
-        if check.hint:
-            typer.echo(f"  {'':<11} -> {call.mask(check.hint)}")
+    async with aclosing(examine(call.settings, call.settings.file, say_pauses)) as found:
+        async for check in found:
+            checks.append(check)
+            if json:
+                continue
+            mark, color = _MARKS[check.state]
+            typer.echo(f"{typer.style(mark, fg=color)} {check.name:<11} {call.mask(check.found)}")
+            if check.hint:
+                typer.echo(f"  {'':<11} -> {call.mask(check.hint)}")
     if json:
         typer.echo(call.mask(encode_json(checks)))
     return next((check.exit_code for check in checks if check.state == "failed"), 0)
@@ -86,7 +89,7 @@ app.add_typer(config_group, name="config")
 
 @command(config_group, "show")
 def config_show(call: Invocation, *, json: JsonOption = False) -> None:
-    """Print the settings in force and where each came from; secrets are masked.
+    """Print the effective settings and where each comes from; secrets are masked.
 
     Example: `cortex-etl config show`
     """
@@ -101,7 +104,7 @@ def config_show(call: Invocation, *, json: JsonOption = False) -> None:
 
 @command(config_group, "schema")
 def config_schema(_call: Invocation) -> None:
-    """Print the JSON schema of `config.yaml`, from which editors complete and check it.
+    """Print the JSON schema of `config.yaml`, which editors use for completion and validation.
 
     Example: `cortex-etl config schema > config.schema.json`
     """
@@ -140,10 +143,10 @@ def _as_text(value: object) -> str:
 def migrate(
     call: Invocation,
     *,
-    check: Annotated[bool, typer.Option("--check", help="Apply nothing; exit 1 if any is pending.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Apply nothing; exit with 1 if any are pending.")] = False,
     citus: Annotated[bool, typer.Option("--citus", help="Print the script for a Citus cluster.")] = False,
 ) -> int:
-    """Bring the warehouse's tables and views up to date.
+    """Apply pending migrations to the warehouse.
 
     Example: `cortex-etl migrate --check || cortex-etl migrate`
     """
@@ -182,7 +185,7 @@ async def _migrate(settings: Settings, *, check: bool) -> list[str]:
 
 @command(app, "stop")
 def stop(call: Invocation) -> None:
-    """Stop the embedded PostgreSQL (and the demo's); the data stays, and the next command starts it again.
+    """Stop the embedded PostgreSQL, and that of the demo; the data is kept, and the next command starts it again.
 
     Example: `cortex-etl stop`
     """
@@ -191,6 +194,6 @@ def stop(call: Invocation) -> None:
     settings = call.settings
     stopped = [each.data_dir for each in (settings, demo_settings(settings)) if embedded.stop(each.data_dir)]
     for folder in stopped:
-        typer.echo(f"stopped the PostgreSQL in {folder}")
+        typer.echo(f"stopped PostgreSQL in {folder}")
     if not stopped:
         call.say("no embedded PostgreSQL is running")

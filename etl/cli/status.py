@@ -113,12 +113,12 @@ def _last_sync(row: Mapping[str, Any]) -> str:
 
 
 def age(moment: datetime | None) -> str:
-    """Write how long ago a moment was: `5m`; '' for None."""
+    """Format how long ago a moment was: `5m`; '' for None."""
     return span((datetime.now(UTC) - moment).total_seconds()) if moment is not None else ""
 
 
 def span(seconds: float | None) -> str:
-    """Write a span of time in its largest unit: `40s`, `5m`, `3h`, `12d`; '' for None."""
+    """Format a span of time in its largest unit: `40s`, `5m`, `3h`, `12d`; '' for None."""
     if seconds is None:
         return ""
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -130,13 +130,13 @@ def span(seconds: float | None) -> str:
 @command(app, "plan")
 def plan(
     call: Invocation,
-    mode: Annotated[Literal["sync", "backfill"], typer.Argument(help="Of which command.")] = "sync",
+    mode: Annotated[Literal["sync", "backfill"], typer.Argument(help="Command to estimate.")] = "sync",
     *,
     apps: AppOption = None,
     workflows: WorkflowOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Tell what a sync or a backfill would cost, from one count probe a workflow: requests, rows, minutes.
+    """Estimate a sync or a backfill from one count probe per workflow: requests, rows, minutes.
 
     Example: `cortex-etl plan backfill`
     """
@@ -169,5 +169,5 @@ def _show_plan(made: Plan, requests_per_minute: int) -> None:
     show_table(headings, rows, numeric=range(3, 8))
     typer.echo(
         f"{made.mode}: about {made.requests:,} requests for {made.runs:,} runs ({made.rows:,} rows), "
-        f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests a minute"
+        f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests per minute"
     )

@@ -1,4 +1,4 @@
-"""The standard streams as a command needs them: open, for every character, and stderr never a reason to fail."""
+"""Prepare the standard streams: open, able to write any character, and with a stderr that never fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ESCAPES = "cortex_etl_escapes"
 
 
 class _Forgiving(io.FileIO):
-    """Drops what cannot be written: a full disk under the log, or a reader that left, must not end a sync."""
+    """Drops what cannot be written, so that a full disk or a closed pipe under the log ends no sync."""
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # narrower is enough
         try:
@@ -23,16 +23,15 @@ class _Forgiving(io.FileIO):
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an encoding lacks: their escapes in JSON, where they can be read back."""
+    """Replace characters that an encoding lacks by JSON escapes."""
     assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - this one is never asked about bytes
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def prepare() -> None:
-    """Open what the caller closed on the null device, let stderr drop what it cannot take, and stdout escape.
+    """Open closed standard streams on the null device; let stdout escape and stderr drop what they cannot write.
 
-    A closed stream leaves its number to the next file or socket that is opened, which the event loop then takes for a
-    stream of its own.
+    The number of a closed stream would be reused by the next file or socket that is opened.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from etl.app import SyncSummary
     from etl.sync.stream import Mode
 
-AppOption = Annotated[list[str] | None, typer.Option("--app", metavar="ID", help="Only this app; repeatable.")]
+AppOption = Annotated[list[str] | None, typer.Option("--app", metavar="ID", help="Select this app; repeatable.")]
 WorkflowOption = Annotated[
-    list[str] | None, typer.Option("--workflow", metavar="ID", help="Only this workflow; repeatable.")
+    list[str] | None, typer.Option("--workflow", metavar="ID", help="Select this workflow; repeatable.")
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, write nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, but write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary object on stdout.")]
 MetricsOption = Annotated[
-    Path | None, typer.Option("--metrics-file", metavar="PATH", help="Write metrics for Prometheus there.")
+    Path | None, typer.Option("--metrics-file", metavar="PATH", help="Write Prometheus metrics to this file.")
 ]
 _MANY = 20  # streams; of more, only those that did not succeed are shown
 
 
 def parse_moment(text: str) -> datetime:
-    """Read a day (its midnight) or a time, UTC where it says no zone.
+    """Parse a date (its midnight) or a time, in UTC unless it has a time zone.
 
     Raises:
         typer.BadParameter: it is neither.
@@ -40,7 +40,7 @@ def parse_moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no date; write 2026-11-01 or 2026-11-01T12:00:00Z") from None
+        raise typer.BadParameter(f"expected a date such as 2026-11-01 or 2026-11-01T12:00:00Z, got {text!r}") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -54,7 +54,7 @@ def sync(
     json: JsonOption = False,
     metrics_file: MetricsOption = None,
 ) -> int:
-    """Load what is new or has changed; the first sync of a workflow loads its history.
+    """Load new and changed runs; the first sync of a workflow loads its history.
 
     Example: `cortex-etl sync --quiet`
     """
@@ -66,10 +66,12 @@ def backfill(
     call: Invocation,
     *,
     since: Annotated[
-        datetime | None, typer.Option(parser=parse_moment, metavar="DATE", help="Runs created at or after it (UTC).")
+        datetime | None,
+        typer.Option(parser=parse_moment, metavar="DATE", help="Load runs created at or after this date (UTC)."),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(parser=parse_moment, metavar="DATE", help="Runs created before it (UTC).")
+        datetime | None,
+        typer.Option(parser=parse_moment, metavar="DATE", help="Load runs created before this date (UTC)."),
     ] = None,
     apps: AppOption = None,
     workflows: WorkflowOption = None,
@@ -77,12 +79,12 @@ def backfill(
     json: JsonOption = False,
     metrics_file: MetricsOption = None,
 ) -> int:
-    """Load the history, whole or between two dates; resumes where it stopped.
+    """Load the history, all of it or between two dates; resumes where it stopped.
 
     Example: `cortex-etl backfill --since 2026-01-01`
     """
     if since is not None and until is not None and since >= until:
-        raise SettingsError("--until is not after --since", hint="Exchange them: --since is the earlier one.")
+        raise SettingsError("--until is not after --since", hint="Pass the earlier date as --since.")
     return _run(
         call,
         "backfill",
@@ -106,7 +108,7 @@ def reconcile(
     json: JsonOption = False,
     metrics_file: MetricsOption = None,
 ) -> int:
-    """Compare all that the API lists with the warehouse: late changes of old runs, and runs that are gone.
+    """Compare everything the API lists with the warehouse: late changes of old runs, and runs that are gone.
 
     Example: `cortex-etl reconcile --workflow wf_1`
     """
@@ -152,13 +154,13 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
     ]
     if rows:
         show_table(["app", "workflow", "status", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
-    for line in _troubles(summary):
+    for line in _failures(summary):
         typer.echo(call.mask(line))
     typer.echo(call.mask(_in_one_line(summary)))
 
 
-def _troubles(summary: SyncSummary) -> list[str]:
-    """Name the streams that did not succeed, each with its error and hint."""
+def _failures(summary: SyncSummary) -> list[str]:
+    """List the streams that did not succeed, each with error and hint."""
     lines = []
     for each in summary.streams:
         if each.status != "succeeded":
@@ -169,7 +171,7 @@ def _troubles(summary: SyncSummary) -> list[str]:
 
 
 def _in_one_line(summary: SyncSummary) -> str:
-    """The end in one line, with every count that is not 0."""
+    """Return the summary in one line, without counts of 0."""
     kinds = (
         ("new", summary.runs_inserted),
         ("changed", summary.runs_updated),
@@ -179,7 +181,7 @@ def _in_one_line(summary: SyncSummary) -> str:
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in kinds if count or name in ("new", "changed"))
     what = f"{summary.mode}{' (dry run: nothing written)' if summary.dry_run else ''}"
-    again = f" ({summary.retries:,} of them again)" if summary.retries else ""
+    again = f" ({summary.retries:,} of them retries)" if summary.retries else ""
     read = f"{summary.requests:,} requests{again} for {summary.pages:,} pages of {summary.runs_seen:,} runs"
     return f"{what} {summary.status}: {counts}; {read} in {summary.seconds:.1f} s"
 
@@ -193,5 +195,5 @@ def _report_trouble(call: Invocation, summary: SyncSummary) -> None:
     if summary.exit_code == EXIT_HELD:  # the others do the work
         typer.echo(call.mask(f"{summary.mode} {summary.status}: {summary.error}"), err=True)
         return
-    for line in (_in_one_line(summary), *_troubles(summary)):
+    for line in (_in_one_line(summary), *_failures(summary)):
         typer.echo(call.mask(line), err=True)

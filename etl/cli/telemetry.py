@@ -48,7 +48,7 @@ def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_f
 
 @contextmanager
 def traced(call: Invocation, settings: Settings, mode: Mode, listener: Listener) -> Iterator[Listener]:
-    """Yield a listener that also makes spans, where OpenTelemetry's variables ask for them; it fails no sync."""
+    """Yield a listener that also records spans if OpenTelemetry variables are set; it fails no sync."""
     traces = _open_traces(call, settings, mode, listener)
     if traces is None:
         yield listener
@@ -74,15 +74,15 @@ def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Lis
                 call.mask.add_password_of(value)
         return Traces(mode, variables, call.mask, listener)
     except ImportError:
-        reason, hint = "OpenTelemetry is not installed", 'pip install "cortex-etl[otel]"'
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is no reason not to sync
-        reason, hint = f"{type(error).__name__}: {error}", "fix the OTEL_ variables"
+        reason, hint = "OpenTelemetry is not installed", 'Run: pip install "cortex-etl[otel]"'
+    except Exception as error:  # noqa: BLE001 -- no reason not to sync
+        reason, hint = f"{type(error).__name__}: {error}", "Check the OTEL_ variables."
     listener(Notice("traces.failed", {"error": reason, "hint": hint}, level="warning"))
     return None
 
 
 class Watch:
-    """Sees one sync to its end."""
+    """Runs one sync, then writes its metrics and sends its alerts."""
 
     def __init__(self, call: Invocation, settings: Settings, metrics_file: Path | None, listener: Listener) -> None:
         self._call = call
@@ -105,7 +105,7 @@ class Watch:
         return summary
 
     def _subscribe(self) -> Listener:
-        """The listener with what is needed for metrics and pings."""
+        """Return the listener together with those for metrics and pings."""
         listeners = [self._listener]
         if self._file is not None:
             from etl.observe.metrics import StreamCounters
@@ -136,9 +136,9 @@ class Watch:
             if self._counters is not None and summary.status != "skipped":
                 await self._write_metrics(summary.as_dict(), connection)
             await self._tell(scope, summary.as_dict(), connection)
-        except Exception as failure:  # noqa: BLE001 -- whatever it is, the sync's own end is what counts
+        except Exception as failure:  # noqa: BLE001 -- the result of the sync is what counts
             fields = {"error": f"{type(failure).__name__}: {failure}"}
-            self._listener(Notice("watch.failed", fields, level="warning"))
+            self._listener(Notice("telemetry.failed", fields, level="warning"))
         finally:
             if connection is not None:
                 with suppress(Exception):

@@ -1,4 +1,4 @@
-"""What makes the machine run the sync by itself: a line for cron, units for systemd, a manifest for Kubernetes."""
+"""Schedules of the sync: a crontab, systemd units, a Kubernetes manifest."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _TEMPLATES = files("etl.cli").joinpath("templates")
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Where the program and its files are; all paths are absolute.
+    """The paths of an installation, all absolute.
 
     Attributes:
-        program: the words of the command line that start `cortex-etl`.
+        program: the command that starts `cortex-etl`, as a list of words.
         config: the settings file.
-        data_dir: where the program may write.
-        embedded: whether PostgreSQL is the program's own, which goes on running between syncs.
-        user: the account that it runs as.
-        log: the file that output goes to; None for where the scheduler puts it.
-        metrics: the file that metrics are written to; None for none.
+        data_dir: directory that the program may write to.
+        embedded: whether the embedded PostgreSQL is used, which keeps running between syncs.
+        user: account to run as.
+        log: file for the output; None leaves it to the scheduler.
+        metrics: file for metrics, if any.
     """
 
     program: tuple[str, ...]
@@ -43,29 +43,29 @@ class Installation:
 
     @property
     def environment(self) -> Path:
-        """The file of variables beside the settings, which the program reads by itself as well."""
+        """The `.env` file beside the settings."""
         return self.config.parent / ".env"
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The words of the command line of one sync."""
+        """The command of one sync, as a list of words."""
         return (*self.program, "sync", "--config", str(self.config), "--log-format", "json")
 
 
 def cron_times(every: timedelta) -> str:
-    """The five time fields of a crontab.
+    """Return the five time fields of a crontab.
 
     Raises:
-        SettingsError: cron knows no such rhythm; names the nearest that it knows.
+        SettingsError: cron cannot express the interval; the hint names the nearest one.
     """
     minutes = every.total_seconds() / 60
-    rhythms = [number for number in range(1, 60) if 60 % number == 0]
-    rhythms += [60 * hours for hours in range(1, 25) if 24 % hours == 0]
-    if minutes not in rhythms:
-        near = min(rhythms, key=lambda each: abs(each - minutes))
+    intervals = [number for number in range(1, 60) if 60 % number == 0]
+    intervals += [60 * hours for hours in range(1, 25) if 24 % hours == 0]
+    if minutes not in intervals:
+        near = min(intervals, key=lambda each: abs(each - minutes))
         raise SettingsError(
-            f"--every {format_duration(every)}: cron has no such rhythm",
-            hint=f"Take the nearest that it has, --every {format_duration(timedelta(minutes=near))}, or systemd.",
+            f"cron cannot run every {format_duration(every)}",
+            hint=f"Use the nearest interval, --every {format_duration(timedelta(minutes=near))}, or systemd.",
         )
     if minutes == _MINUTES_A_DAY:
         return "0 0 * * *"
@@ -76,30 +76,30 @@ def cron_times(every: timedelta) -> str:
 
 
 def cron_line(made: Installation, every: timedelta) -> str:
-    """A crontab for one user: comments and one line.
+    """Return a crontab for one user: comments and one line.
 
-    What the sync says goes to the log and, by cron, to the user's mail; a sync that went well says nothing.
+    The output of a sync goes to the log and, through cron, to the user's mail; a successful sync prints nothing.
 
     Raises:
-        SettingsError: cron knows no such rhythm, or a path cannot stand in a crontab.
+        SettingsError: cron cannot express the interval, or a path contains a line break.
     """
     log = made.log or made.config.parent / "cortex-etl.log"
     command = f"{shlex.join((*made.command, '--quiet'))} 2>&1 | tee -a {shlex.quote(str(log))}"
     if "\n" in command:
-        raise SettingsError("a path holds a line break, which no crontab takes", hint="Rename it.")
+        raise SettingsError("a path contains a line break, which a crontab cannot", hint="Rename it.")
     # cron reads a bare % as the end of the line.
     line = f"{cron_times(every)} {command}".replace("%", "\\%")
     return _filled("cron", line=line, words=format_duration(every), log=str(log), environment=str(made.environment))
 
 
 def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
-    """The service and the timer, by file name.
+    """Return the service and the timer, by file name.
 
     Raises:
-        SettingsError: `every` is less than a second, or a path cannot stand in a unit.
+        SettingsError: `every` is less than a second, or a path contains a line break.
     """
     if every < timedelta(seconds=1):
-        raise SettingsError("--every is less than a second", hint="Take 1m or more.")
+        raise SettingsError("--every is less than a second", hint="Use 1m or more.")
     folders = [f"-{_specifier_free(str(made.data_dir))}"]
     if made.metrics is not None:
         folders.append(f"-{_specifier_free(str(made.metrics.parent))}")
@@ -111,7 +111,7 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
         environment=_specifier_free(str(made.environment)),
         log="journal" if made.log is None else f"append:{_specifier_free(str(made.log))}",
         writable=" ".join(_quoted_path(folder) for folder in folders),
-        # Under control-group the embedded server would be stopped after each sync, and started before the next.
+        # With control-group, systemd would stop the embedded server after each sync.
         kill_mode="process" if made.embedded else "mixed",
     )
     timer = _filled("timer", every=f"{every.total_seconds():g}s", words=format_duration(every))
@@ -119,7 +119,7 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
 
 
 def _systemd_word(word: str) -> str:
-    """One word of ExecStart=: `%` and `$` are taken as they are, blanks and quotes stay inside the word."""
+    """Quote one word for ExecStart=, so that `%`, `$`, blanks and quotes are literal."""
     escaped = _specifier_free(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
     return f'"{escaped}"' if re.search(r"[^\w/.:@%+=,$-]", escaped) or not escaped else escaped
 
@@ -130,24 +130,24 @@ def _quoted_path(path: str) -> str:
 
 def _specifier_free(text: str) -> str:
     if "\n" in text:
-        raise SettingsError("a path holds a line break, which no unit takes", hint="Rename it.")
+        raise SettingsError("a path contains a line break, which a unit file cannot", hint="Rename it.")
     return text.replace("%", "%%")
 
 
 def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environment: Path) -> str:
-    """A CronJob; its settings come from a ConfigMap and its secrets from a Secret, which the comments say how to make.
+    """Return a CronJob with settings from a ConfigMap and secrets from a Secret; its comments say how to create both.
 
     Args:
-        every: how often.
+        every: interval between syncs.
         image: the container image.
-        config: the settings file here, for the ConfigMap.
-        environment: the file of variables here, for the Secret.
+        config: local settings file, for the ConfigMap.
+        environment: local `.env` file, for the Secret.
 
     Raises:
-        SettingsError: cron knows no such rhythm.
+        SettingsError: cron cannot express the interval, or the image name is invalid.
     """
     if not re.fullmatch(r"[\w./:@-]+", image):
-        raise SettingsError(f"--image {image!r} is no name of an image", hint="Write it like registry/cortex-etl:1.0.")
+        raise SettingsError(f"invalid image name {image!r}", hint="Write it like registry/cortex-etl:1.0.")
     return _filled(
         "k8s",
         times=cron_times(every),
@@ -158,6 +158,6 @@ def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environme
 
 
 def _filled(name: str, **values: str) -> str:
-    """A template with each `{{name}}` in it replaced."""
+    """Return a template with each `{{name}}` replaced."""
     text = _TEMPLATES.joinpath(f"{name}.txt").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)

@@ -1,4 +1,4 @@
-"""Which warehouse a command means: the one of the settings, or the demo's as long as there is no other."""
+"""Choose the warehouse of a command: that of the settings, or the demo's while there is no other."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from etl.cli.invocation import Invocation
     from etl.config import Settings
 
-DemoOption = Annotated[bool, typer.Option("--demo", help="The demo's data, in any case.")]
+DemoOption = Annotated[bool, typer.Option("--demo", help="Use the data of the demo.")]
 
 
 def is_made(settings: Settings) -> bool:
-    """Tell whether there is a warehouse: one that the settings name, or an embedded one that was made before."""
+    """Return whether a warehouse exists: one named in the settings, or an embedded one that was created before."""
     return settings.names_database or settings.data_dir.joinpath("postgres", "PG_VERSION").exists()
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """Return settings that mean the demo's own embedded PostgreSQL, apart from any real data and the apps it is of."""
+    """Return settings for the embedded PostgreSQL of the demo, which is kept apart from real data."""
     own = {"url": None, "url_file": None, "schema_name": "cortex", "auto_migrate": True}
     database = settings.database.model_copy(update=own)
     return settings.model_copy(update={"database": database, "data_dir": settings.data_dir / "demo", "apps": []})
@@ -30,25 +30,24 @@ def readable_settings(call: Invocation, *, demo: bool = False) -> Settings:
 
     Args:
         call: the invocation.
-        demo: ask for the demo's data in any case.
+        demo: use the demo's data.
 
     Returns:
-        The settings as they are; those of the demo where they name no database, none has been made yet, and the demo
-        has run.
+        The settings; those of the demo if there is no warehouse yet and the demo has run.
     """
     settings = call.settings
     theirs = demo_settings(settings)
     if demo or (not is_made(settings) and is_made(theirs)):
         if not demo:
-            call.say("(the demo's data: there is no warehouse of yours yet)")
+            call.say("(showing the demo's data: you have no warehouse yet)")
         return theirs
     return settings
 
 
 def database_url(settings: Settings) -> str:
-    """Return the URL of the warehouse; starts the embedded PostgreSQL where the settings name no other.
+    """Return the URL of the warehouse; start the embedded PostgreSQL if the settings name no other.
 
-    The same as the app's, without all that the app imports: a question is answered sooner.
+    Like `etl.app.warehouse.database_url`, without its imports, for a quick start.
 
     Raises:
         SettingsError: the URL cannot be read.
@@ -62,9 +61,9 @@ def database_url(settings: Settings) -> str:
 
 
 async def make_ready(settings: Settings) -> None:
-    """Migrate an embedded warehouse before a question, so that one without data answers with nothing, not an error.
+    """Migrate an embedded warehouse before a query, so that an empty one gives no error.
 
-    One that the settings name is left to the commands that load: whoever asks may have no right to change it.
+    Other databases are left to the commands that load, as the user may lack the privileges.
 
     Raises:
         DatabaseError: it cannot be started or migrated.

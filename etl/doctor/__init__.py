@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from etl.events import ignore
 from etl.normalize import redactor_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from etl.config import Settings
     from etl.events import Listener
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "examine"]
 
 
-async def examine(settings: Settings, settings_file: str, listener: Listener = ignore) -> AsyncIterator[Check]:
+async def examine(settings: Settings, settings_file: str, listener: Listener = ignore) -> AsyncGenerator[Check]:
     """Yield each check as soon as its result is known.
 
     Args:
@@ -32,10 +33,10 @@ async def examine(settings: Settings, settings_file: str, listener: Listener = i
     yield _settings(settings, settings_file)
     if settings.telemetry:
         yield _traces()
-    async for check in examine_source(settings, listener):
-        yield check
-    async for check in examine_warehouse(settings):
-        yield check
+    for checks in (examine_source(settings, listener), examine_warehouse(settings)):
+        async with aclosing(checks):
+            async for check in checks:
+                yield check
 
 
 def _settings(settings: Settings, settings_file: str) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from etl.errors import DatabaseError, EtlError, KeyRefusedError, NotFoundError, 
 from etl.events import RequestSent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from etl.api.pages import Page
     from etl.api.rate_limit import Limiter
@@ -32,7 +32,7 @@ _MAX_SKEW_S = 60  # beyond it times are hard to read, and `sync.lookback` may be
 _PLACEHOLDER = "app_123"
 
 
-async def examine_source(settings: Settings, listener: Listener) -> AsyncIterator[Check]:
+async def examine_source(settings: Settings, listener: Listener) -> AsyncGenerator[Check]:
     """Yield the checks of the API, each after those that it depends on."""
     if not settings.apps:
         yield failed("apps", "none is set", "Name at least one under `apps:` in the settings.", 2)
@@ -50,8 +50,9 @@ async def examine_source(settings: Settings, listener: Listener) -> AsyncIterato
                         yield _clock(page, requests.seconds)
                     count = "some" if page.count is None else page.count
                     yield ok("app", f"{app.id}: the key is accepted; {count} workflows are listed")
-                    async for check in _workflows(client, app):
-                        yield check
+                    async with aclosing(_workflows(client, app)) as checks:
+                        async for check in checks:
+                            yield check
             except EtlError as error:
                 yield _failure(app, error, requests.status)
                 if isinstance(error, DatabaseError) or (requests.is_sent and requests.status is None):
@@ -134,7 +135,7 @@ def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
     return failed("app", f"{app.id}: {error.message}", hint, error.exit_code)
 
 
-async def _workflows(client: CortexClient, app: AppSettings) -> AsyncIterator[Check]:
+async def _workflows(client: CortexClient, app: AppSettings) -> AsyncGenerator[Check]:
     """Look up each workflow that the settings name."""
     for workflow in app.workflows if isinstance(app.workflows, list) else []:
         name = f"{app.id}/{workflow}"

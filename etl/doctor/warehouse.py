@@ -16,7 +16,7 @@ from etl.doctor.checks import Check, failed, ok, warning
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     import asyncpg
@@ -31,7 +31,7 @@ _UP_TO_DATE = ok("migrations", "all are applied")
 _SQL = statements("doctor")
 
 
-async def examine_warehouse(settings: Settings) -> AsyncIterator[Check]:
+async def examine_warehouse(settings: Settings) -> AsyncGenerator[Check]:
     """Yield the findings about the database; stops at the first that makes the others meaningless."""
     schema = settings.database.schema_name
     try:
@@ -69,7 +69,7 @@ def _room(data_dir: Path) -> Check:
     return ok("disk", found)
 
 
-async def _examine(connection: asyncpg.Connection, url: str, settings: Settings) -> AsyncIterator[Check]:
+async def _examine(connection: asyncpg.Connection, url: str, settings: Settings) -> AsyncGenerator[Check]:
     server = await connection.fetchrow(_SQL["server"])
     assert server is not None  # noqa: S101 -- the statement always gives one row
     place = "embedded" if not settings.names_database else redact_url(url)

@@ -14,9 +14,9 @@ async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> No
     assert ended.code == 0, ended.err
     assert ended.err == ""
     for words in (
-        "What landed",
+        "Rows loaded",
         "run_usage_calls",
-        "What was picked up",
+        "Changes",
         "Which workflows cost most",
         'sql "SELECT',
     ):

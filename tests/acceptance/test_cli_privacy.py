@@ -18,7 +18,7 @@ async def test_forget_erases_and_reports(at_work, warehouse) -> None:
     workflow_id, runs = next(iter(running.world.runs.items()))
     run_id = next(iter(runs))
     ended = await command("forget", "--run", run_id)
-    assert (ended.code, "Say --yes" in ended.err) == (2, True)
+    assert (ended.code, "Pass --yes" in ended.err) == (2, True)
     ended = await command("forget", "--run", run_id, "--yes")
     assert (ended.code, ended.out.startswith("erased 1 run and 0 from quarantine")) == (0, True)
     assert await warehouse.fetchval("SELECT erased_at IS NOT NULL FROM runs WHERE id = $1", run_id)

@@ -26,7 +26,7 @@ async def test_init_writes_a_valid_file_and_never_overwrites(command) -> None:
     command.configure("# mine\n")
     second = await command("init")
     assert second.code == 2
-    assert "is there already" in second.err
+    assert "already exists" in second.err
     assert "hint:" in second.err
     assert (command.folder / "config.yaml").read_text() == "# mine\n"
 

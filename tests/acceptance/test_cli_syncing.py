@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from datetime import datetime
 from urllib.parse import urlsplit
 
 import pytest
@@ -295,7 +296,7 @@ async def test_status_and_plan(at_work) -> None:
     assert before.code == 0
     planned = await command("plan", "--json")
     assert planned.json["runs"] == listed(running.world)
-    assert "requests a minute" in (await command("plan", "backfill")).out
+    assert "requests per minute" in (await command("plan", "backfill")).out
     await command("sync", "--quiet")
     tables = ("runs", "run_steps", "run_step_calls", "run_usage_calls")
     rows = await count(command, "SELECT " + " + ".join(f"(SELECT count(*) FROM {each})" for each in tables))
@@ -306,6 +307,51 @@ async def test_status_and_plan(at_work) -> None:
     shown = await command("status", "--explain")
     assert shown.out.count("complete") == len(running.world.workflows)
     assert "last: sync succeeded" in shown.out
+
+
+async def test_json_of_sync_and_status(at_work, warehouse) -> None:
+    command, _ = at_work
+    synced = (await command("sync", "--json")).json
+    (row,) = await warehouse.fetch("SELECT * FROM sync_history")
+    assert [name for name in synced if name in row.keys()] == list(row.keys())  # noqa: SIM118 - a record
+    assert {name: synced[name] for name in ("id", "mode", "status")} == {
+        "id": row["id"],
+        "mode": "sync",
+        "status": "succeeded",
+    }
+    assert datetime.fromisoformat(synced["ended_at"]) == row["ended_at"] > row["started_at"]
+    assert synced.keys() - set(row.keys()) == {"exit_code", "seconds", "hint", "streams", "dry_run"}
+    keys = {"app_id", "workflow_id", "status", "api_count", "warehouse_count", "error", "hint"}
+    assert all(each.keys() == keys for each in synced["streams"])
+    status = (await command("status", "--json")).json
+    columns = await warehouse.fetchrow("SELECT * FROM sync_health LIMIT 1")
+    assert all(list(each) == list(columns.keys()) for each in status["streams"])
+    assert status["last_sync"]["id"] == synced["id"]
+
+
+async def test_status_exits_with_1_unless_every_stream_is_healthy(at_work, warehouse) -> None:
+    command, _ = at_work
+    await command("sync", "--quiet")
+    assert (await command("status")).code == 0
+    workflow_id = await warehouse.fetchval("UPDATE etl_streams SET requested = false RETURNING workflow_id")
+    assert (await command("status")).code == 0
+    await warehouse.execute(
+        "UPDATE etl_streams SET requested = true, backfill_done = false WHERE workflow_id = $1", workflow_id
+    )
+    assert (await command("status")).code == 1
+    app_id = await warehouse.fetchval("SELECT app_id FROM etl_streams WHERE workflow_id = $1", workflow_id)
+    name = f"cortex\nstream\n{app_id}\n{workflow_id}"
+    await warehouse.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+    ended = await command("status")
+    assert (ended.code, "held by another command" in ended.out) == (0, True)
+
+
+async def test_row_of_a_dead_process_is_shown_as_interrupted(at_work, warehouse) -> None:
+    command, _ = at_work
+    await command("sync", "--quiet")
+    await warehouse.execute("INSERT INTO etl_syncs (mode, host, pid) VALUES ('backfill', 'elsewhere', 4711)")
+    assert (await command("status", "--json")).json["last_sync"]["status"] == "interrupted"
+    assert "last: backfill interrupted" in (await command("status")).out
 
 
 async def test_rejects_commands(at_work) -> None:
@@ -319,9 +365,9 @@ async def test_rejects_commands(at_work) -> None:
     assert (item["workflow_id"], item["run_id"]) == (workflow_id, run_id)
     assert run_id in (await command("rejects", "list")).out
     unknown = await command("rejects", "retry", "999")
-    assert (unknown.code, "has the number 999" in unknown.err) == (2, True)
+    assert (unknown.code, "not in quarantine: 999" in unknown.err) == (2, True)
     still = await command("rejects", "retry")
-    assert (still.code, "1 still bad" in still.out) == (1, True)
+    assert (still.code, "1 still rejected" in still.out) == (1, True)
     del running.world.raw[run_id]
     retried = await command("rejects", "retry", "--json")
     assert (retried.code, retried.json["loaded"]) == (0, 1)

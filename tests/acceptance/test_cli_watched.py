@@ -230,3 +230,21 @@ async def test_sync_that_finds_every_stream_locked_sends_no_alert(at_work, recei
     assert receiver.taken() == []
     assert (command.folder / "cortex.prom").read_text() == written
     assert await warehouse.fetchval("SELECT status FROM etl_syncs ORDER BY id DESC LIMIT 1") == "skipped"
+
+
+async def test_held_streams_are_an_alert_once_one_is_late(at_work, receiver, warehouse) -> None:
+    command, _ = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"alerts: {{on_state_change: '{receiver.url}/hook'}}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    for row in await warehouse.fetch("SELECT app_id, workflow_id FROM etl_streams"):
+        name = "\n".join(("cortex", "stream", *row))
+        await warehouse.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+    assert (await command("sync", "--quiet")).code == 75
+    assert receiver.taken() == []
+    await warehouse.execute("UPDATE etl_streams SET last_succeeded_at = now() - interval '49 hours'")
+    assert (await command("sync", "--quiet")).code == 75
+    ((_, body),) = receiver.taken()
+    told = json.loads(body)
+    assert (told["state"], told["exit_code"]) == ("bad", 75)
+    assert "4 streams are late" in told["text"]

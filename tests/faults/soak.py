@@ -28,7 +28,7 @@ def main() -> int:
     for failure in found.failures:
         print(failure)
     print(f"{found.histories} histories, {found.syncs} syncs, {found.kills} killed, {found.seconds} s")
-    print(f"missing {found.missing}, stale {found.stale}, doubled {found.doubled}, unfinished {found.unfinished}")
+    print(f"missing {found.missing}, stale {found.stale}, duplicated {found.duplicated}, unfinished {found.unfinished}")
     return 0 if found.clean else 1
 
 

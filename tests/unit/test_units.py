@@ -164,7 +164,7 @@ def test_stopped_pods_exit_with_the_code_of_the_sync(tmp_path: Path) -> None:
 
 
 def test_image_name_cannot_inject_yaml() -> None:
-    with pytest.raises(SettingsError, match="no name of an image"):
+    with pytest.raises(SettingsError, match="invalid image name"):
         kubernetes_manifest(timedelta(hours=1), image="x\n  evil: 1", config=HERE.config, environment=HERE.environment)
 
 
