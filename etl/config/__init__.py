@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.document import Document, KeyPath, dotted, read_document
 from etl.config.problems import settings_error
@@ -20,6 +19,7 @@ from etl.config.sections import (
     File,
     MetricsSettings,
     PayloadSettings,
+    Section,
     SyncSettings,
     format_duration,
     parse_duration,
@@ -46,10 +46,8 @@ __all__ = [
 DEFAULT_PATH = Path("config.yaml")
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings, frozen. `load` makes them; made directly (tests, demo), they come from no file or environment."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True, hide_input_in_errors=True)
 
     api: ApiSettings = Field(default_factory=ApiSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
@@ -63,18 +61,6 @@ class Settings(BaseSettings):
     _document: Document = PrivateAttr(default_factory=lambda: Document(""))
     _telemetry: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    @classmethod
-    def settings_customise_sources(  # the signature is pydantic's
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from `load` alone, which knows the line of each, unlike the sources of pydantic."""
-        return (init_settings,)
-
     @field_validator("apps")
     @classmethod
     def _each_app_once(cls, apps: list[AppSettings]) -> list[AppSettings]:
@@ -84,29 +70,6 @@ class Settings(BaseSettings):
                 raise PydanticCustomError("duplicate_app", "each app once", {"path": (index, "id")})
             seen.add(app.id)
         return apps
-
-    @field_validator("payloads")
-    @classmethod
-    def _hashes_are_salted(cls, payloads: PayloadSettings) -> PayloadSettings:
-        if payloads.redact_by == "hash" and payloads.redact_salt is None:
-            raise PydanticCustomError(
-                "no_salt", "a secret of at least 16 characters if redact_by is hash", {"path": ("redact_salt",)}
-            )
-        return payloads
-
-    def require_apps(self) -> list[AppSettings]:
-        """Return the apps.
-
-        Raises:
-            SettingsError: none is set.
-        """
-        if self.apps:
-            return self.apps
-        name = self._document.name or str(DEFAULT_PATH)
-        raise SettingsError(
-            f"{name}: apps: no app is set",
-            hint="Set at least one, `apps: [{id: YOUR_APP_ID, workflows: all}]`; `cortex-etl init` writes an example.",
-        )
 
     def require_key(self, app: AppSettings | None = None) -> SecretStr:
         """Return the API key for an app (None: `api.key`, which apps without a key of their own use).

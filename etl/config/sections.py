@@ -9,10 +9,19 @@ import re
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"]
@@ -348,6 +357,12 @@ class PayloadSettings(Section):
     redact_by: Literal["replace", "hash"] = "replace"
     redact_salt: Annotated[SecretStr, BeforeValidator(check_salt)] | None = None
     retention: Literal["keep", "honour"] = "keep"
+
+    @model_validator(mode="after")
+    def _require_salt(self) -> Self:
+        if self.redact_by == "hash" and self.redact_salt is None:
+            raise PydanticCustomError("no_salt", "a salt if redact_by is hash", {"path": ("redact_salt",)})
+        return self
 
 
 class MetricsSettings(Section):

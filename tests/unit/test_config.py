@@ -139,13 +139,6 @@ def test_a_dotenv_with_a_line_that_cannot_be_read_is_told(write, tmp_path: Path,
     assert "hunter2" not in f"{caught.value} {caught.value.hint} {caplog.text}"
 
 
-def test_no_app_is_an_error_only_where_one_is_needed(write) -> None:
-    path = write("")
-    with pytest.raises(SettingsError, match="no app is set") as caught:
-        load(path, {}).require_apps()
-    assert str(path) in caught.value.message
-
-
 def test_secrets_come_from_the_usual_variables(write) -> None:
     settings = load(write("database: {url: null}\n"), {"CORTEX_API_KEY": "sk-1", "DATABASE_URL": "postgres://h/d"})
     assert settings.require_key().get_secret_value() == "sk-1"
