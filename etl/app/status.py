@@ -25,15 +25,16 @@ _MAX_REJECTS = 3  # named for each stream
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """The rows of `sync_health`, and the last invocation as `sync_history` has it (None before the first).
+    """The rows of `sync_health`, and the last row of `sync_history` (None before the first invocation).
 
-    With `explain`, each stream also has `explanation`: a list of what holds its watermark back. `paused_until` is set
-    while the API wants no requests.
+    With `explain`, each stream also has `explanation`, a list of what blocks its watermark. `paused_until` is set while
+    the API wants no requests; `now` is PostgreSQL's time.
     """
 
     streams: Sequence[Mapping[str, Any]]
     last_sync: Mapping[str, Any] | None
-    paused_until: datetime | None = None
+    paused_until: datetime | None
+    now: datetime
 
     @property
     def is_healthy(self) -> bool:
@@ -50,7 +51,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
 
     Args:
         settings: where the warehouse is.
-        explain: also say what holds each watermark back.
+        explain: also say what blocks each watermark.
 
     Raises:
         DatabaseError: the database cannot be reached or used.
@@ -63,14 +64,15 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
         if explain:
             streams = [stream | {"explanation": await _explain(connection, stream)} for stream in streams]
         last = await connection.fetchrow(_SQL["last_sync"])
-        paused_until = await connection.fetchval(_SQL["paused_until"])
+        pause = await connection.fetchrow(_SQL["paused_until"])
     finally:
         await connection.close()
-    return StatusReport(streams, dict(last) if last is not None else None, paused_until)
+    assert pause is not None  # noqa: S101 - an aggregate always gives one row
+    return StatusReport(streams, dict(last) if last is not None else None, *pause)
 
 
 async def _explain(connection: asyncpg.Connection, stream: Mapping[str, Any]) -> list[str]:
-    """Say what holds the watermark of a stream back: its blocker, rejected runs, open runs."""
+    """List what blocks the watermark of a stream: its blocker, rejected runs, open runs."""
     if stream["state"] == "retired":
         return []
     key = (stream["app_id"], stream["workflow_id"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from etl import events
 from etl.cli.output import console, fitted, table
-from etl.cli.warehouse import database_url, demo_settings
+from etl.cli.target import database_url, demo_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

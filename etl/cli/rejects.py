@@ -9,7 +9,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
-from etl.cli.warehouse import DemoOption, readable_settings
+from etl.cli.target import DemoOption, readable_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

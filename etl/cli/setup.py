@@ -13,7 +13,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import show, table
 from etl.cli.root import app
-from etl.cli.warehouse import database_url, demo_settings, is_made
+from etl.cli.target import database_url, demo_settings, is_made
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:

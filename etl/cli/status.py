@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,11 +11,12 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.syncing import AppOption, WorkflowOption
-from etl.cli.warehouse import DemoOption, readable_settings
+from etl.cli.target import DemoOption, readable_settings
 from etl.errors import EXIT_INCOMPLETE, EXIT_OK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from etl.app import Plan, StatusReport
 
@@ -56,8 +56,8 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
             call.mask(name),
             each["state"],
             span(each["lag_s"]),
-            age(each["watermark"]),
-            age(each["last_reconciled_at"]),
+            age(each["watermark"], report.now),
+            age(each["last_reconciled_at"], report.now),
             each["api_count"],
             each["warehouse_count"],
             each["quarantined"],
@@ -69,12 +69,12 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     show_table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
     for each in report.streams:
-        for line in _remarks(each, explain=explain):
+        for line in _remarks(each, report.now, explain=explain):
             typer.echo(call.mask(line))
     if report.last_sync is not None:
-        typer.echo(call.mask(_last_sync(report.last_sync)))
+        typer.echo(call.mask(_last_sync(report.last_sync, report.now)))
     if report.paused_until is not None:
-        wait = (report.paused_until - datetime.now(UTC)).total_seconds()
+        wait = (report.paused_until - report.now).total_seconds()
         typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
 
 
@@ -85,7 +85,7 @@ def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{each['app_id']}/{name}" if times[name] > 1 else name for each, name in zip(streams, names, strict=True)]
 
 
-def _remarks(stream: Mapping[str, Any], *, explain: bool) -> list[str]:
+def _remarks(stream: Mapping[str, Any], now: datetime, *, explain: bool) -> list[str]:
     """Return the lines below the table about a stream that needs attention, is held, or is to be explained."""
     lines = []
     if stream["held_by"]:
@@ -97,24 +97,24 @@ def _remarks(stream: Mapping[str, Any], *, explain: bool) -> list[str]:
     elif stream["blocker"]:
         lines.append(f"  {stream['state']}: {stream['blocker']}")
     if stream["last_error"] and stream["state"] not in {"failing", "retired"}:
-        lines.append(f"  last error, {age(stream['last_error_at'])} ago: {stream['last_error']}")
+        lines.append(f"  last error, {age(stream['last_error_at'], now)} ago: {stream['last_error']}")
     if stream["hint"]:
         lines.append(f"  hint: {stream['hint']}")
     return [f"{stream['app_id']}/{stream['workflow_id']}", *lines] if lines else []
 
 
-def _last_sync(row: Mapping[str, Any]) -> str:
+def _last_sync(row: Mapping[str, Any], now: datetime) -> str:
     took = (row["ended_at"] - row["started_at"]).total_seconds() if row["ended_at"] else None
-    line = f"last: {row['mode']} {row['status']} {age(row['started_at'])} ago"
+    line = f"last: {row['mode']} {row['status']} {age(row['started_at'], now)} ago"
     if took is not None:
         line += f", took {span(took)}"
     line += f", {row['requests'] or 0:,} requests"
     return f"{line}; {row['error']}" if row["error"] else line
 
 
-def age(moment: datetime | None) -> str:
+def age(moment: datetime | None, now: datetime) -> str:
     """Format how long ago a moment was: `5m`; '' for None."""
-    return span((datetime.now(UTC) - moment).total_seconds()) if moment is not None else ""
+    return span((now - moment).total_seconds()) if moment is not None else ""
 
 
 def span(seconds: float | None) -> str:

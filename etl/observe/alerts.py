@@ -184,7 +184,7 @@ class StateAlerts:
             self._mark()
             return
         if end.state != was or row is None or row["state"] != end.state:
-            await connection.execute(_SQL["store"], name, end.state, datetime.now(UTC).isoformat(timespec="seconds"))
+            await connection.execute(_SQL["store"], name, end.state)
         self._marker.unlink(missing_ok=True)
 
     def _mark(self) -> None:

@@ -3,7 +3,8 @@
 SELECT value ->> 'state' AS state, value ->> 'since' AS since FROM etl_settings WHERE name = $1
 
 -- name: store
-INSERT INTO etl_settings (name, value) VALUES ($1, jsonb_build_object('state', $2::text, 'since', $3::text))
+INSERT INTO etl_settings (name, value) VALUES ($1, jsonb_build_object(
+    'state', $2::text, 'since', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"')))
 ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()
 
 -- name: late_streams

@@ -9,8 +9,8 @@ SELECT * FROM sync_history ORDER BY id DESC LIMIT 1
 SELECT max(ended_at) FROM etl_syncs WHERE status = 'succeeded'
 
 -- name: paused_until
--- Until when nobody sends requests, because the API asked for it; null where requests may be sent.
-SELECT max(paused_until) FROM etl_rate_budgets WHERE paused_until > now()
+-- Until when nobody sends requests, because the API asked for it (null where requests may be sent), and the time now.
+SELECT max(paused_until) AS paused_until, now() FROM etl_rate_budgets WHERE paused_until > now()
 
 -- name: oldest_open_run
 SELECT id, status, created_at FROM listed_runs
