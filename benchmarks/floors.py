@@ -6,12 +6,10 @@ import asyncio
 import json
 import socket
 import sys
-from contextlib import suppress
 from threading import Thread
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import uvloop
 
 from benchmarks.data import App
@@ -20,7 +18,7 @@ from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
 from etl.decode import digest, split_page
 from etl.normalize import Normalizer
-from etl.normalize.shapes import RUN
+from etl.normalize.runs import RUN
 from etl.tables import (
     RUN_STEP_CALLS,
     RUN_STEPS,
@@ -77,8 +75,7 @@ def decode(runs: int) -> float:
     started = perf_counter()
     for body in bodies:
         for item in split_page(body):
-            with suppress(msgspec.ValidationError):  # an `output` in the older array form
-                RUN.decode(item)
+            RUN.decode(item)
     return perf_counter() - started
 
 
@@ -126,7 +123,7 @@ async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
 async def _write(connection: asyncpg.Connection, pending: list[dict[str, list[Any]]]) -> None:
     tables = (("runs", RUNS), *CHILDREN)
     for name, table in tables:
-        columns = ", ".join(f'"{column}" {kind}' for column, kind in table.columns.items())
+        columns = ", ".join(f'"{column}" {kind}' for column, kind in table.types.items())
         await connection.execute(f"CREATE TEMPORARY TABLE staged_{name} ({columns}) ON COMMIT DELETE ROWS")
     while pending:
         batch = pending.pop()

@@ -1,215 +1,281 @@
-"""One descriptor a table: columns, PostgreSQL types, key, parent.
+"""One description of every column that a load fills; everything else about a column follows from it.
 
-The COPY, upsert and delete statements of the loader are made from these, and `migrations/` creates exactly these
-columns (a test compares both). Column order here is the order of the tuples that `normalize` yields.
+Decoding (`etl.normalize`), the order of the values in a row, COPY, upsert, what redaction can reach and what counts as
+an unknown field are all derived from these tables. To store one more field of a run, add its column to `migrations/`
+and one line here; a test compares the two.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A warehouse table that the loader fills.
+class Column:
+    """A column, and the field of the API's document that it holds.
 
-    `columns` maps column name to PostgreSQL type and leaves out generated columns and those that only the loader
-    sets in SQL; `key` is the primary key; `parent` names the table that the first key column references.
+    Attributes:
+        name: the column's name.
+        type: its PostgreSQL type.
+        path: where the run has the field (a `*` stands for a step key, `[*]` for a place in a list); of `apps` and
+            `workflows`, where the listed workflow has it. Empty where the product sets the column.
+        fit: how the value is fitted, where the type alone does not say: a fitter in `etl.normalize.fitting`.
+        step_types: the types of step that the column is for, where it holds a field of a step's output.
     """
 
     name: str
-    columns: dict[str, str]
+    type: str
+    path: str = ""
+    fit: str = ""
+    step_types: tuple[str, ...] = ()
+
+    @property
+    def fitter(self) -> str:
+        """The name of the fitter."""
+        return self.fit or self.type
+
+    @property
+    def parent(self) -> str:
+        """The path of the object that has the field."""
+        return self.path.rpartition(".")[0]
+
+    @property
+    def field(self) -> str:
+        """The field's name in its object."""
+        return self.path.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A warehouse table that the loader fills.
+
+    Attributes:
+        name: the table's name.
+        columns: in COPY order, without generated columns and those that only the loader sets in SQL.
+        key: the primary key.
+        parent: the table that the first key column references.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
     key: tuple[str, ...]
     parent: str | None = None
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The column names in COPY order."""
-        return tuple(self.columns)
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The PostgreSQL type of each column, in COPY order."""
+        return {column.name: column.type for column in self.columns}
 
 
-APPS = Table("apps", {"id": "text", "name": "text", "verified": "boolean"}, ("id",))
+MODEL = ("model",)
+HTTP = ("http_request", "browser")
+CHILD = ("workflow",)
+
+APPS = Table(
+    "apps",
+    (
+        Column("id", "text", "app.id"),
+        Column("name", "text", "app.name"),
+        Column("verified", "boolean", "app.verified"),
+    ),
+    ("id",),
+)
 
 WORKFLOWS = Table(
     "workflows",
-    {
-        "id": "text",
-        "app_id": "text",
-        "name": "text",
-        "description": "text",
-        "enabled": "boolean",
-        "deleted": "boolean",
-        "runs_count": "bigint",
-        "template_id": "text",
-        "retention_max_age_s": "bigint",
-        "retention_preserve_on_failure": "boolean",
-        "tags": "text[]",
-        "current_version_id": "text",
-        "created_at": "timestamptz",
-        "updated_at": "timestamptz",
-        "extra": "jsonb",
-    },
+    (
+        Column("id", "text", "id"),
+        Column("app_id", "text", "app.id"),
+        Column("name", "text", "name"),
+        Column("description", "text", "description"),
+        Column("enabled", "boolean", "enabled"),
+        Column("deleted", "boolean", "deleted"),
+        Column("runs_count", "bigint", "runs_count"),
+        Column("template_id", "text", "template_id"),
+        Column("retention_max_age_s", "bigint", "retention.max_age_in_seconds"),
+        Column("retention_preserve_on_failure", "boolean", "retention.preserve_on_failure"),
+        Column("tags", "text[]", "tags[*].name", "text"),
+        Column("current_version_id", "text", "version.id"),
+        Column("created_at", "timestamptz", "created_at"),
+        Column("updated_at", "timestamptz", "updated_at"),
+        Column("extra", "jsonb"),
+    ),
     ("id",),
 )
 
 WORKFLOW_VERSIONS = Table(
     "workflow_versions",
-    {
-        "id": "text",
-        "app_id": "text",
-        "workflow_id": "text",
-        "is_draft": "boolean",
-        "version": "integer",
-        "rollback_version": "integer",
-        "description": "text",
-        "notes": "text",
-        "key": "text",
-        "created_by_id": "text",
-        "created_by_name": "text",
-        "created_at": "timestamptz",
-        "input": "jsonb",
-        "input_default": "jsonb",
-        "input_options": "jsonb",
-        "display_field": "text",
-        "display_container": "text",
-        "display_hidden": "boolean",
-        "extra": "jsonb",
+    (
+        Column("id", "text", "workflow_version.id"),
+        Column("app_id", "text", "workflow_version.app_id"),
+        Column("workflow_id", "text", "workflow_version.workflow_id"),
+        Column("is_draft", "boolean"),
+        Column("version", "integer", "workflow_version.version"),
+        Column("rollback_version", "integer", "workflow_version.rollback_version"),
+        Column("description", "text", "workflow_version.description"),
+        Column("notes", "text", "workflow_version.notes"),
+        Column("key", "text", "workflow_version.key"),
+        Column("created_by_id", "text", "workflow_version.created_by.id"),
+        Column("created_by_name", "text", "workflow_version.created_by.name"),
+        Column("created_at", "timestamptz", "workflow_version.created_at"),
+        Column("input", "jsonb", "workflow_version.input"),
+        Column("input_default", "jsonb", "workflow_version.input_default"),
+        Column("input_options", "jsonb", "workflow_version.input_options"),
+        Column("display_field", "text", "workflow_version.input_options.display.field"),
+        Column("display_container", "text", "workflow_version.input_options.display.container"),
+        Column("display_hidden", "boolean", "workflow_version.input_options.display.hidden"),
+        Column("extra", "jsonb"),
         # The digest of the document as received, and the (effective) updated_at of the newest run that carried it:
-        # where runs disagree on a version's text, the newest run's copy stands, in whatever order they arrive.
-        "content_hash": "bytea",
-        "as_of": "timestamptz",
-    },
+        # where runs disagree on a version's text, the newest run's copy stays, in whatever order they arrive.
+        Column("content_hash", "bytea"),
+        Column("as_of", "timestamptz"),
+    ),
     ("id",),
 )
 
 WORKFLOW_STEPS = Table(
     "workflow_steps",
-    {
-        "workflow_version_id": "text",
-        "ordinal": "integer",
-        "key": "text",
-        "type": "text",
-        "display": "text",
-        "conditional": "text",
-        "loop": "text",
-        "throw_on_error": "boolean",
-        "input_connected": "boolean",
-        "position_x": "double precision",
-        "position_y": "double precision",
-        "width": "double precision",
-        "height": "double precision",
-        "auto_provider": "text",
-        "auto_model": "text",
-        "auto_temperature": "numeric",
-        "note": "text",
-        "config": "jsonb",
-    },
+    (
+        Column("workflow_version_id", "text"),
+        Column("ordinal", "integer"),
+        Column("key", "text", "workflow_version.steps[*].key"),
+        Column("type", "text", "workflow_version.steps[*].type"),
+        Column("display", "text", "workflow_version.steps[*].display"),
+        Column("conditional", "text", "workflow_version.steps[*].conditional"),
+        Column("loop", "text", "workflow_version.steps[*].loop"),
+        Column("throw_on_error", "boolean", "workflow_version.steps[*].throw_on_error"),
+        Column("input_connected", "boolean", "workflow_version.steps[*].input_connected"),
+        Column("position_x", "double precision", "workflow_version.steps[*].position.0"),
+        Column("position_y", "double precision", "workflow_version.steps[*].position.1"),
+        Column("width", "double precision", "workflow_version.steps[*].size.0"),
+        Column("height", "double precision", "workflow_version.steps[*].size.1"),
+        Column("auto_provider", "text", "workflow_version.steps[*].auto.provider"),
+        Column("auto_model", "text", "workflow_version.steps[*].auto.model"),
+        Column("auto_temperature", "numeric", "workflow_version.steps[*].auto.temperature"),
+        Column("note", "text", "workflow_version.steps[*].note"),
+        Column("config", "jsonb"),
+    ),
     ("workflow_version_id", "ordinal"),
     parent="workflow_versions",
 )
 
 WORKFLOW_STEP_LINKS = Table(
     "workflow_step_links",
-    {"workflow_version_id": "text", "from_key": "text", "to_key": "text", "via": "text"},
+    (
+        Column("workflow_version_id", "text"),
+        Column("from_key", "text"),
+        Column("to_key", "text"),
+        Column("via", "text"),
+    ),
     ("workflow_version_id", "from_key", "to_key", "via"),
     parent="workflow_versions",
 )
 
 RUNS = Table(
     "runs",
-    {
-        "id": "text",
-        "app_id": "text",
-        "workflow_app_id": "text",
-        "workflow_id": "text",
-        "workflow_version_id": "text",
-        "workflow_draft_id": "text",
-        "version": "integer",
-        "status": "text",
-        "origin": "text",
-        "error": "text",
-        "started_at": "timestamptz",
-        "ended_at": "timestamptz",
-        "created_at": "timestamptz",
-        "updated_at": "timestamptz",
+    (
+        Column("id", "text", "id"),
+        Column("app_id", "text", "app_id"),
+        Column("workflow_app_id", "text", "workflow_app_id"),
+        Column("workflow_id", "text", "workflow_id"),
+        Column("workflow_version_id", "text"),
+        Column("workflow_draft_id", "text"),
+        Column("version", "integer", "version"),
+        Column("status", "text", "status"),
+        Column("origin", "text", "origin"),
+        Column("error", "text", "error"),
+        Column("started_at", "timestamptz", "started_at"),
+        Column("ended_at", "timestamptz", "ended_at"),
+        Column("created_at", "timestamptz", "created_at"),
+        Column("updated_at", "timestamptz", "updated_at"),
         # True where the API gave updated_at as a bare day: it then counts as the end of that day.
-        "updated_on_day": "boolean",
-        "collection_id": "text",
-        "record_id": "text",
-        "input": "jsonb",
-        "result": "jsonb",
-        "credits": "numeric",
-        "retention_max_age_s": "bigint",
-        "retention_preserve_on_failure": "boolean",
-        "retention_due_at": "timestamptz",
-        "extra": "jsonb",
-        "content_hash": "bytea",
+        Column("updated_on_day", "boolean", "updated_at", "on_day"),
+        Column("collection_id", "text", "collection_id"),
+        Column("record_id", "text", "record_id"),
+        Column("input", "jsonb", "input", "payload"),
+        Column("result", "jsonb", "result", "payload"),
+        Column("credits", "numeric", "usage.total"),
+        Column("retention_max_age_s", "bigint", "retention.max_age_in_seconds"),
+        Column("retention_preserve_on_failure", "boolean", "retention.preserve_on_failure"),
+        Column("retention_due_at", "timestamptz", "retention_due_at"),
+        Column("extra", "jsonb"),
+        Column("content_hash", "bytea"),
         # The app in whose listing the run was found first: with workflow_id it names a stream (row of etl_streams).
-        "stream_app_id": "text",
-    },
+        Column("stream_app_id", "text"),
+    ),
     ("id",),
 )
 
 RUN_STEPS = Table(
     "run_steps",
-    {
-        "run_id": "text",
-        "step_key": "text",
-        "ordinal": "integer",
-        "type": "text",
-        "status": "text",
-        "started_at": "timestamptz",
-        "ended_at": "timestamptz",
-        "error": "text",
-        "output": "jsonb",
-        "logs": "jsonb",
-        "provider": "text",
-        "model": "text",
-        "http_status": "integer",
-        "child_run_id": "text",
-        "credits": "numeric",
-        "extra": "jsonb",
-    },
+    (
+        Column("run_id", "text"),
+        Column("step_key", "text"),
+        Column("ordinal", "integer"),
+        Column("type", "text", "output.*.type"),
+        Column("status", "text", "output.*.status"),
+        Column("started_at", "timestamptz", "output.*.start", "epoch_ms"),
+        Column("ended_at", "timestamptz", "output.*.end", "epoch_ms"),
+        Column("error", "text", "output.*.error"),
+        Column("output", "jsonb", "output.*.output", "payload"),
+        Column("logs", "jsonb", "output.*.logs", "payload"),
+        Column("provider", "text", "output.*.output.provider", step_types=MODEL),
+        Column("model", "text", "output.*.output.model", step_types=MODEL),
+        Column("input_tokens", "bigint", "output.*.output.raw", "input_tokens", MODEL),
+        Column("output_tokens", "bigint", "output.*.output.raw", "output_tokens", MODEL),
+        Column("http_status", "integer", "output.*.output.status", step_types=HTTP),
+        Column("child_run_id", "text", "output.*.output.run_id", step_types=CHILD),
+        Column("credits", "numeric", "usage.steps.*.total"),
+        Column("extra", "jsonb"),
+    ),
     ("run_id", "step_key"),
     parent="runs",
 )
 
 RUN_STEP_CALLS = Table(
     "run_step_calls",
-    {
-        "run_id": "text",
-        "step_key": "text",
-        "ordinal": "integer",
-        "call_id": "text",
-        "index": "bigint",
-        "key": "text",
-        "type": "text",
-        "status": "text",
-        "started_at": "timestamptz",
-        "ended_at": "timestamptz",
-        "error": "text",
-        "output": "jsonb",
-        "logs": "jsonb",
-        "provider": "text",
-        "model": "text",
-        "child_run_id": "text",
-        "extra": "jsonb",
-    },
+    (
+        Column("run_id", "text"),
+        Column("step_key", "text"),
+        Column("ordinal", "integer"),
+        Column("call_id", "text", "output.*.calls[*].id"),
+        Column("index", "bigint", "output.*.calls[*].index"),
+        Column("key", "text", "output.*.calls[*].key"),
+        Column("type", "text", "output.*.calls[*].type"),
+        Column("status", "text", "output.*.calls[*].status"),
+        Column("started_at", "timestamptz", "output.*.calls[*].start", "epoch_ms"),
+        Column("ended_at", "timestamptz", "output.*.calls[*].end", "epoch_ms"),
+        Column("error", "text", "output.*.calls[*].error"),
+        Column("output", "jsonb", "output.*.calls[*].output", "payload"),
+        Column("logs", "jsonb", "output.*.calls[*].logs", "payload"),
+        Column("provider", "text", "output.*.calls[*].output.provider", step_types=MODEL),
+        Column("model", "text", "output.*.calls[*].output.model", step_types=MODEL),
+        Column("input_tokens", "bigint", "output.*.calls[*].output.raw", "input_tokens", MODEL),
+        Column("output_tokens", "bigint", "output.*.calls[*].output.raw", "output_tokens", MODEL),
+        Column("child_run_id", "text", "output.*.calls[*].output.run_id", step_types=CHILD),
+        Column("extra", "jsonb"),
+    ),
     ("run_id", "step_key", "ordinal"),
     parent="run_steps",
 )
 
 RUN_USAGE_CALLS = Table(
     "run_usage_calls",
-    {
-        "run_id": "text",
-        "step_key": "text",
-        "path": "text",
-        "parent_path": "text",
-        "depth": "integer",
-        "call_id": "text",
-        "credits": "numeric",
-    },
+    (
+        Column("run_id", "text"),
+        Column("step_key", "text"),
+        Column("path", "text"),
+        Column("parent_path", "text"),
+        Column("depth", "integer"),
+        Column("call_id", "text", "usage.calls[*].id"),
+        Column("credits", "numeric", "usage.calls[*].total"),
+    ),
     ("run_id", "step_key", "path"),
     parent="runs",
 )

@@ -309,9 +309,9 @@ COMMENT ON COLUMN run_steps.logs IS 'Log lines of the step, as received.';
 COMMENT ON COLUMN run_steps.provider IS 'Provider of the model of a model step; null where the step looped (see run_step_calls).';
 COMMENT ON COLUMN run_steps.model IS 'Model of a model step; null where the step looped (see run_step_calls).';
 COMMENT ON COLUMN run_steps.input_tokens IS
-    'Input tokens of a model step, as its provider counts them. Not filled yet: always null.';
+    'Input tokens of a model step, as its provider counts them (output.raw); null where it does not say, and where the step looped.';
 COMMENT ON COLUMN run_steps.output_tokens IS
-    'Output tokens of a model step, as its provider counts them. Not filled yet: always null.';
+    'Output tokens of a model step, as its provider counts them (output.raw); null where it does not say, and where the step looped.';
 COMMENT ON COLUMN run_steps.http_status IS
     'HTTP status that an http_request or browser step received; null where the step looped.';
 COMMENT ON COLUMN run_steps.child_run_id IS
@@ -365,9 +365,9 @@ COMMENT ON COLUMN run_step_calls.logs IS 'Log lines of the call, as received.';
 COMMENT ON COLUMN run_step_calls.provider IS 'Provider of the model that was called.';
 COMMENT ON COLUMN run_step_calls.model IS 'Model that was called.';
 COMMENT ON COLUMN run_step_calls.input_tokens IS
-    'Input tokens of a model call, as its provider counts them. Not filled yet: always null.';
+    'Input tokens of a model call, as its provider counts them (output.raw); null where it does not say.';
 COMMENT ON COLUMN run_step_calls.output_tokens IS
-    'Output tokens of a model call, as its provider counts them. Not filled yet: always null.';
+    'Output tokens of a model call, as its provider counts them (output.raw); null where it does not say.';
 COMMENT ON COLUMN run_step_calls.child_run_id IS
     'Run that the call started, as an iteration of a looped workflow step or as a tool (runs.id, if that workflow is synced).';
 COMMENT ON COLUMN run_step_calls.extra IS

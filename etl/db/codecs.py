@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from etl.wire import JSONB
-
 if TYPE_CHECKING:
     import asyncpg
 
+_JSONB: Final = b"\x01"  # of jsonb's binary form: its version, which precedes the text
 _TIME_ZERO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
 
 
@@ -29,18 +28,18 @@ async def prepare(connection: asyncpg.Connection) -> None:
 
 
 async def prepare_to_load(connection: asyncpg.Connection) -> None:
-    """Let `jsonb` and `numeric`, in and out, travel in their binary form (see `etl.wire`), as rows hold them."""
+    """Let `jsonb` and `numeric`, in and out, travel in their binary form, as `etl.normalize` makes them."""
     await prepare(connection)
     for each in ("jsonb", "numeric"):
         await connection.set_builtin_type_codec(each, schema="pg_catalog", codec_name="bytea", format="binary")
 
 
 def _encode_jsonb(text: bytes | str) -> bytes:
-    return JSONB + (text.encode() if isinstance(text, str) else text)
+    return _JSONB + (text.encode() if isinstance(text, str) else text)
 
 
 def _decode_jsonb(value: bytes) -> str:
-    return str(value[len(JSONB) :], "utf-8")
+    return str(value[len(_JSONB) :], "utf-8")
 
 
 def _encode_time(time: datetime | int) -> tuple[int]:

@@ -181,7 +181,7 @@ def _assignments(table: Table, *, but: Iterable[str]) -> str:
 
 _STAGE = (
     "CREATE TEMPORARY TABLE staged_runs ("
-    + ", ".join(f'"{name}" {kind}' for name, kind in RUNS.columns.items())
+    + ", ".join(f'"{name}" {kind}' for name, kind in RUNS.types.items())
     + ", emptied boolean, erased boolean, kept boolean NOT NULL DEFAULT false) ON COMMIT DROP"
 )
 

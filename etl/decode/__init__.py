@@ -1,6 +1,6 @@
 """From the bytes of a response to items, and from the bytes of an item to values; pure."""
 
-from etl.decode.cleaning import REPLACEMENT, clean, clean_text, needs_cleaning, spelled_plainly
+from etl.decode.cleaning import REPLACEMENT, clean_json, clean_text, needs_cleaning, spelled_plainly
 from etl.decode.numbers import Json, Number
 from etl.decode.pages import digest, guess_id, peek_id, split_page
 from etl.decode.reading import parse
@@ -11,7 +11,7 @@ __all__ = [
     "Json",
     "Number",
     "canonical",
-    "clean",
+    "clean_json",
     "clean_text",
     "digest",
     "dump",

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from etl.decode.numbers import Json
 
 REPLACEMENT: Final = "\ufffd"
+_REPLACEMENT_UTF8: Final = REPLACEMENT.encode()
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # One escape a match, so that an escaped backslash never lends its second half to a `\u` behind it.
 _ESCAPE = re.compile(
-    rb"\\(?:u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F]|0000)|)|[^u])",
+    rb"\\(?:u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}|0000)|)|[^u])",
     re.DOTALL,
 )
 
@@ -69,3 +70,8 @@ def clean(value: Json) -> Json:
             else:
                 target.append(cleaned)
     return root[0]
+
+
+def clean_json(raw: bytes) -> bytes:
+    r"""JSON text with each escaped NUL and each escaped lone surrogate replaced by U+FFFD, in strings and keys."""
+    return _ESCAPE.sub(lambda escape: escape[0] if escape["lone"] is None else _REPLACEMENT_UTF8, raw)

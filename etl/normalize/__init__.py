@@ -1,13 +1,29 @@
-"""One document of the API becomes rows, parents first; pure: no clock, no I/O."""
+"""One document of the API becomes rows, parents first; pure: no clock, no I/O.
 
-from etl.normalize.normalizer import Normalizer
+Reasons that a `RecordError` can carry (`etl_rejects.reason`):
+
+    invalid_json         not JSON, or not UTF-8
+    not_an_object        JSON, but not an object
+    missing_id           no `id`, or an empty one
+    invalid_field        a field that a column depends on has the wrong type, or is not a date
+    foreign_workflow     a run of another workflow than the one that lists it
+    number_out_of_range  a number that PostgreSQL has no type for
+    not_redactable       the redaction of payloads could not be applied, so nothing of the run is stored
+"""
+
+from typing import Final
+
+from etl.normalize.fitting import JSONB
 from etl.normalize.redaction import REDACTED, Redactor
 from etl.normalize.redaction_settings import quarantine_redactor_of, redactor_of
 from etl.normalize.retention import is_due
 from etl.normalize.rows import Row, RunRows, VersionRows, effective_updated_at
+from etl.normalize.runs import Normalizer
 from etl.normalize.workflows import normalize_workflow
 
 __all__ = [
+    "JSONB",
+    "REASONS",
     "REDACTED",
     "Normalizer",
     "Redactor",
@@ -20,3 +36,13 @@ __all__ = [
     "quarantine_redactor_of",
     "redactor_of",
 ]
+
+REASONS: Final = (
+    "invalid_json",
+    "not_an_object",
+    "missing_id",
+    "invalid_field",
+    "foreign_workflow",
+    "number_out_of_range",
+    "not_redactable",
+)

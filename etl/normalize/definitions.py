@@ -1,156 +1,188 @@
-"""A workflow's definition (a saved version or a draft) as rows."""
+"""A workflow's definition (a saved version or a draft) becomes its rows: once, as thousands of runs repeat it."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from collections import OrderedDict
+from math import isinf
+from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode import Json, canonical, digest
+from etl.decode import Json, Number, canonical, digest, parse
 from etl.errors import RecordError
-from etl.models import Auto, Display, InputOptions, Step, Version, VersionBody, describe, validated
-from etl.normalize.columns import INT4, Leftovers, exact, jsonb
-from etl.normalize.rows import Row, VersionRows
+from etl.normalize.documents import Document, Each, fields_at
+from etl.normalize.fitting import FITTERS, JSON, UNFIT, extra_of, refuse
+from etl.normalize.rows import Row, VersionRows, row_maker
+from etl.tables import WORKFLOW_STEPS, WORKFLOW_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from decimal import Decimal
 
+    from msgspec import Raw
+
+_MAX_BYTES: Final = 4 * 2**20  # of the documents that are kept, so that huge ones cannot fill the memory
 _DRAFT_ID_DIGITS: Final = 32
+_BODY: Final = ("key", "input", "input_default", "input_options", "steps")
+
+AUTHOR: Final = Document("Author", fields_at(WORKFLOW_VERSIONS, "workflow_version.created_by"))
+DISPLAY: Final = Document("Display", fields_at(WORKFLOW_VERSIONS, "workflow_version.input_options.display"))
+OPTIONS: Final = Document("InputOptions", (), {"display": DISPLAY})
+AUTO: Final = Document("Auto", fields_at(WORKFLOW_STEPS, "workflow_version.steps[*].auto"))
+STEP: Final = Document(
+    "StepDefinition",
+    fields_at(WORKFLOW_STEPS, "workflow_version.steps[*]"),
+    {"auto": AUTO, "destinations": FITTERS["text[]"], "position": JSON, "size": JSON},
+)
+_STEPS: Final = {"steps": Each(STEP, listed=True)}
+_VERSION_FIELDS: Final = fields_at(WORKFLOW_VERSIONS, "workflow_version")
+VERSION: Final = Document("Version", _VERSION_FIELDS, _STEPS | {"created_by": AUTHOR})
+DRAFT: Final = Document("Draft", _VERSION_FIELDS, _STEPS | {"created_by": AUTHOR}, known=_BODY)
+
+version_row: Final = row_maker(
+    WORKFLOW_VERSIONS,
+    "version_, author, display, id, app_id, workflow_id, is_draft, content_hash, as_of",
+    {
+        "workflow_version": "version_",
+        "workflow_version.created_by": "author",
+        "workflow_version.input_options.display": "display",
+    },
+)
+step_row: Final = row_maker(
+    WORKFLOW_STEPS,
+    "step, auto, workflow_version_id, ordinal, position_x, position_y, width, height, config",
+    {"workflow_version.steps[*]": "step", "workflow_version.steps[*].auto": "auto"},
+)
 
 
-def draft_id(workflow_id: str, text: bytes) -> str:
-    """The id of a draft: `text` is its canonical JSON."""
-    content = hashlib.sha256(workflow_id.encode() + b"\n" + text)
-    return f"draft:{content.hexdigest()[:_DRAFT_ID_DIGITS]}"
+class Definitions:
+    """The definitions of one workflow; at most `size` of them are kept, those used longest ago leave first."""
+
+    def __init__(self, workflow_id: str, size: int) -> None:
+        self._workflow_id = workflow_id
+        self._size = size
+        self._bytes = 0
+        self._known: OrderedDict[tuple[bytes, str | None, bool], VersionRows] = OrderedDict()
+
+    def version(self, text: bytes) -> VersionRows:
+        """The rows of the saved version whose JSON text is `text`.
+
+        Raises:
+            RecordError: with the first reason why no rows can be made of it.
+        """
+        return self._known_or_made(text, None, is_draft=False)
+
+    def draft(self, text: bytes, app_id: str | None) -> VersionRows:
+        """The rows of the draft whose JSON text is `text`, in a workflow of the app `app_id`; raises as `version`."""
+        return self._known_or_made(text, app_id, is_draft=True)
+
+    def _known_or_made(self, text: bytes, app_id: str | None, *, is_draft: bool) -> VersionRows:
+        key = (text, app_id, is_draft)
+        found = self._known.get(key)
+        if found is not None:
+            self._known.move_to_end(key)
+            return found
+        made = self._draft_rows(text, app_id) if is_draft else _version_rows(text)
+        if len(text) <= _MAX_BYTES:
+            self._known[key] = made
+            self._bytes += len(text)
+            while len(self._known) > self._size or self._bytes > _MAX_BYTES:
+                (oldest, _, _), _ = self._known.popitem(last=False)
+                self._bytes -= len(oldest)
+        return made
+
+    def _draft_rows(self, text: bytes, app_id: str | None) -> VersionRows:
+        place = "workflow_version_draft"
+        content = canonical(parse(text))
+        draft = DRAFT.read(text, place)
+        draft_id = hashlib.sha256(self._workflow_id.encode() + b"\n" + content).hexdigest()[:_DRAFT_ID_DIGITS]
+        return _rows(draft, (f"draft:{draft_id}", app_id, self._workflow_id, True, digest(content)), place)
 
 
-def version_rows(document: Json) -> VersionRows:
-    """The rows of a saved version, already cleaned.
-
-    Raises:
-        RecordError: `invalid_field`.
-    """
-    version = validated(Version, document, "workflow_version")
-    author, leftovers = version.created_by, Leftovers(version.unknown)
-    if author is not None:
-        leftovers.put_unknown(("created_by",), author.unknown)
-    head = (
-        version.id,
-        version.app_id,
-        version.workflow_id,
-        False,
-        leftovers.integer(version.version, INT4, "version"),
-        leftovers.integer(version.rollback_version, INT4, "rollback_version"),
-        version.description,
-        version.notes,
-        version.key,
-        author.id if author else None,
-        author.name if author else None,
-        leftovers.moment(version.created_at, "created_at"),
+def _version_rows(text: bytes) -> VersionRows:
+    place = "workflow_version"
+    version = VERSION.read(text, place)
+    if not version.id:
+        raise RecordError("invalid_field", f"{place}.id: expected a string that is not empty")
+    return _rows(
+        version, (version.id, version.app_id, version.workflow_id, False, digest(canonical(parse(text)))), place
     )
-    return _definition_rows(head, version, leftovers, digest(canonical(document)), "workflow_version")
 
 
-def draft_rows(document: Json, app_id: str | None, workflow_id: str) -> VersionRows:
-    """The rows of a draft, already cleaned, of a workflow of the app `app_id`.
-
-    Raises:
-        RecordError: `invalid_field`.
-    """
-    draft = validated(VersionBody, document, "workflow_version_draft")
-    text = canonical(document)
-    head = (
-        draft_id(workflow_id, text),
-        app_id,
-        workflow_id,
-        True,
-        *(None, None, None, None),
-        draft.key,
-        *(None, None, None),
-    )
-    return _definition_rows(head, draft, Leftovers(draft.unknown), digest(text), "workflow_version_draft")
-
-
-def _definition_rows(head: Row, body: VersionBody, leftovers: Leftovers, content: bytes, place: str) -> VersionRows:
-    options = validated(InputOptions, body.input_options or {}, f"{place}.input_options")
-    display = options.display or Display()
-    row = (
-        *head,
-        jsonb(body.input),
-        jsonb(body.input_default),
-        jsonb(body.input_options),
-        display.field,
-        display.container,
-        display.hidden,
-        leftovers.jsonb(),
-        content,
-        None,
-    )
-    version_id: str = head[0]
+def _rows(definition: Any, identity: tuple[Any, ...], place: str) -> VersionRows:
+    author = definition.created_by or AUTHOR.empty
+    if author.extra:
+        definition.extra = {**(definition.extra or {}), "created_by": author.extra}
+    options = OPTIONS.read(definition.input_options, f"{place}.input_options") or OPTIONS.empty
+    values = (definition, author, options.display or DISPLAY.empty, *identity, None)
+    try:
+        row = version_row(*values)
+    except UNFIT:
+        VERSION.settle(definition, place)
+        row = version_row(*values)
+    version_id, content = identity[0], identity[-1]
     steps, links = [], dict[Row, None]()
-    for ordinal, step in enumerate(body.steps or ()):
-        steps.append(_step_row(version_id, ordinal, step))
-        for to_key, via in _links(step, f"{place}.steps.{ordinal}"):
+    for ordinal, step in enumerate(definition.steps or ()):
+        at = f"{place}.steps.{ordinal}"
+        for to_key, via in _links(step, at):
             links[version_id, step.key, to_key, via] = None
+        steps.append(_step_row(version_id, ordinal, step, at))
     return VersionRows(version_id, row, tuple(steps), tuple(links), content)
 
 
-def _step_row(version_id: str, ordinal: int, step: Step) -> Row:
-    config = Leftovers(step.unknown)
-    if _is_list_of_keys(config.fields.get("else")):
-        config.fields.pop("else", None)
-    auto = step.auto or Auto()
-    config.put_unknown(("auto",), auto.unknown)
-    return (
-        version_id,
-        ordinal,
-        step.key,
-        step.type,
-        step.display,
-        step.conditional,
-        step.loop,
-        step.throw_on_error,
-        step.input_connected,
-        *_pair(step.position, "position", config),
-        *_pair(step.size, "size", config),
-        auto.provider,
-        auto.model,
-        exact(auto.temperature),
-        step.note,
-        config.jsonb(),
-    )
+def _step_row(version_id: str, ordinal: int, step: Any, place: str) -> Row:
+    config = step.extra or {}
+    if _is_list_of_keys(_parsed(config.get("else"))):
+        config.pop("else", None)
+    auto = step.auto or AUTO.empty
+    places = *_pair(step.position, "position", config, place), *_pair(step.size, "size", config, place)
+    if auto.extra:
+        config["auto"] = auto.extra
+    try:
+        return step_row(step, auto, version_id, ordinal, *places, extra_of(config))
+    except UNFIT:
+        AUTO.settle(auto, f"{place}.auto")
+        return step_row(step, auto, version_id, ordinal, *places, extra_of(config))
 
 
-def _pair(numbers: list[Decimal | None] | None, name: str, config: Leftovers) -> tuple[float | None, float | None]:
-    """The two columns of a place or a size; what they cannot hold is kept whole in the configuration."""
-    numbers = numbers or []
-    values = [config.double(number) for number in numbers[:2]]
+def _pair(raw: Raw, name: str, config: dict[str, Any], place: str) -> tuple[float | None, float | None]:
+    """The two columns of a position or a size; what they cannot hold is kept whole in the configuration."""
+    numbers = _parsed(raw) or []
+    if not isinstance(numbers, list):
+        refuse(f"{place}.{name}", "an array", numbers)
+    for at, number in enumerate(numbers):
+        if not isinstance(number, Number | None):
+            refuse(f"{place}.{name}.{at}", "a number", number)
+    values = [None if number is None or isinf(number) else float(number) for number in numbers[:2]]
     if len(numbers) > 2 or any(
         value is None and number is not None for value, number in zip(values, numbers, strict=False)
     ):
-        config.put((name,), numbers)
+        config[name] = raw
     first, second = (*values, None, None)[:2]
     return first, second
 
 
-def _links(step: Step, place: str) -> Iterator[tuple[str, str]]:
+def _links(step: Any, place: str) -> Iterator[tuple[str, str]]:
     """Where a step leads: (key of the next step, via)."""
+    extra = step.extra or {}
     targets: list[tuple[Json, str, str]] = [(step.destinations, "destination", "destinations")]
-    conditions = step.unknown.get("conditions")
+    conditions = _parsed(extra.get("conditions"))
     if isinstance(conditions, dict):
         for name, condition in conditions.items():
             destinations = condition.get("destinations") if isinstance(condition, dict) else None
             targets.append((destinations, f"branch:{name}", f"conditions.{name}.destinations"))
-    targets.append((step.unknown.get("else"), "else", "else"))
+    targets.append((_parsed(extra.get("else")), "else", "else"))
     for keys, via, field in targets:
         if not _is_list_of_keys(keys):
-            # Of a branch these fields are documented; what they mean in steps of other types nobody has said.
+            # These fields are documented for branches; what they mean in steps of other types is unknown.
             if step.type == "branch":
-                raise RecordError("invalid_field", f"{place}.{field}: expected a list of keys, found {describe(keys)}")
+                refuse(f"{place}.{field}", "an array of step keys", keys)
             continue
         if keys and step.key is None:
-            raise RecordError("invalid_field", f"{place}.key: expected text, found nothing")
+            refuse(f"{place}.key", "a string", None)
         yield from ((key, via) for key in keys or ())
+
+
+def _parsed(raw: Raw | None) -> Json:
+    return None if raw is None else parse(bytes(raw))
 
 
 def _is_list_of_keys(value: Json) -> bool:

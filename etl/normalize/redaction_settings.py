@@ -6,15 +6,18 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from etl.errors import RecordError, SettingsError
-from etl.normalize.normalizer import Normalizer
 from etl.normalize.redaction import Redactor
+from etl.normalize.runs import Normalizer
+from etl.tables import ENTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etl.config import PayloadSettings
 
-_PAYLOADS: Final = ("$.input", "$.result", "$.output.*['output','logs']", "$.output.*.calls[*]['output','logs']")
+_PAYLOADS: Final = tuple(
+    f"$.{column.path}" for table in ENTITIES for column in table.columns if column.fit == "payload"
+)
 
 _BODY: Final[dict[str, Any]] = {"steps": [{"key": "s", "type": "code", "code": ""}]}
 _STEP: Final[dict[str, Any]] = {"key": "s", "type": "code", "status": "FAILED", "start": 1, "end": 2, "output": {}}

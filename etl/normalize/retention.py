@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from etl.models import read_moment
+from etl.normalize.dates import read_moment
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -1,89 +1,61 @@
-"""Which steps a run has, and the key that each is known by."""
+"""Which steps a run has, and the key by which each is known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.decode import Json, clean_text
-from etl.errors import RecordError
-from etl.models import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Iterable
 
 
-@dataclass(frozen=True, slots=True)
-class StepKey:
-    """A step of a run: `step_key` as in the tables, `key` as the payload has it (cleaned)."""
+class StepKeys:
+    """Gives each step of a run a key of its own.
 
-    step_key: str
-    key: str
+    Of keys that are equal, or become equal when they are cleaned, the second one is `key#2`, and so on.
 
-
-def settle_step_keys(run: dict[str, Json]) -> list[StepKey]:
-    """Give each step of a run, as parsed and not yet cleaned, its one key; in the order of the ordinals.
-
-    `output` and `usage.steps` are replaced in place by maps from those keys; the older array form of `output` becomes
-    a map as well. Where two keys are equal, or become so by the cleaning, the second one is `key#2`, and so on. What
-    is neither a map nor a list stays, for the validation to refuse.
-
-    Raises:
-        RecordError: `invalid_field` where an item of the array form has no key.
+    Args:
+        taken: keys that no step may have.
     """
-    usage = run.get("usage")
-    usage_steps = usage.get("steps") if isinstance(usage, dict) else None
-    keys = _Keys()
-    if _has_calls(usage) and isinstance(usage_steps, dict) and _has_calls(usage_steps.get("")):
-        keys.taken.add("")  # both trees would stand under the key '', which is the run's own
-    output = run.get("output")
-    if isinstance(output, dict | list):
-        run["output"] = {keys.give(raw_key): value for raw_key, value in _entries(output)}
-    if isinstance(usage, dict) and isinstance(usage_steps, dict):
-        usage["steps"] = {keys.find(raw_key): value for raw_key, value in usage_steps.items()}
-    return keys.steps
 
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._by_payload_key: dict[str, str] = {}
 
-def free_key(key: str, taken: Container[str]) -> str:
-    """`key`, or where that is taken the first of `key#2`, `key#3` and so on that is not."""
-    free, number = key, 2
-    while free in taken:
-        free = f"{key}#{number}"
-        number += 1
-    return free
-
-
-class _Keys:
-    def __init__(self) -> None:
-        self.steps: list[StepKey] = []
-        self.taken: set[str] = set()
-        self._by_raw_key: dict[str, str] = {}
-
-    def give(self, raw_key: str) -> str:
-        """A key of its own for one more step."""
-        key = clean_text(raw_key)
-        step_key = free_key(key, self.taken)
-        self.taken.add(step_key)
-        self.steps.append(StepKey(step_key, key))
-        self._by_raw_key.setdefault(raw_key, step_key)
+    def of_output(self, key: str) -> str:
+        """The key of one more step under `output`, which the payload calls `key`."""
+        clean = step_key = clean_text(key)
+        number = 2
+        while step_key in self._taken:
+            step_key = f"{clean}#{number}"
+            number += 1
+        self._taken.add(step_key)
+        self._by_payload_key.setdefault(key, step_key)
         return step_key
 
-    def find(self, raw_key: str) -> str:
-        """The key of the step that the payload calls `raw_key`, which may be a new one."""
-        return self._by_raw_key[raw_key] if raw_key in self._by_raw_key else self.give(raw_key)
+    def of_usage(self, key: str) -> str:
+        """The key of the step that `usage.steps` calls `key`; one more step where `output` has none of that name."""
+        known = self._by_payload_key.get(key)
+        return self.of_output(key) if known is None else known
 
 
-def _entries(output: Json) -> Iterator[tuple[str, Json]]:
+def keep_apart(run: dict[str, Json]) -> None:
+    """Rename, in a parsed run, the steps whose keys would become equal when they are cleaned."""
+    usage, output = run.get("usage"), run.get("output")
+    credited = usage.get("steps") if isinstance(usage, dict) else None
+    keys = StepKeys()
     if isinstance(output, dict):
-        yield from output.items()
-        return
-    for place, item in enumerate(output):
-        key = item.get("key") if isinstance(item, dict) else None
-        if not isinstance(key, str):
-            found = describe(item.get("key") if isinstance(item, dict) else item)
-            raise RecordError("invalid_field", f"output.{place}.key: expected text, found {found}")
-        yield key, item
+        run["output"] = {keys.of_output(key): _without_key(step, key) for key, step in output.items()}
+    for step in output if isinstance(output, list) else ():
+        if isinstance(step, dict) and isinstance(step.get("key"), str):
+            step["key"] = keys.of_output(step["key"])
+    if isinstance(usage, dict) and isinstance(credited, dict):
+        usage["steps"] = {keys.of_usage(key): credit for key, credit in credited.items()}
 
 
-def _has_calls(usage: Json) -> bool:
-    return isinstance(usage, dict) and bool(usage.get("calls"))
+def _without_key(step: Json, key: str) -> Json:
+    """A step without the field that repeats the key by which it is listed."""
+    if isinstance(step, dict) and isinstance(step.get("key"), str) and clean_text(step["key"]) == clean_text(key):
+        del step["key"]
+    return step

@@ -1,17 +1,34 @@
-"""One workflow as received becomes its row and its app's."""
+"""One listed workflow as received becomes its row and its app's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode import clean, needs_cleaning, parse
+from etl.decode import clean_json, dump, parse
 from etl.errors import RecordError
-from etl.models import App, Retention, Workflow, describe, validated
-from etl.normalize.columns import INT8, Leftovers
+from etl.normalize.documents import Document, Each, fields_at
+from etl.normalize.fitting import JSON, UNFIT, describe
+from etl.normalize.rows import row_maker
+from etl.tables import APPS, WORKFLOWS
 
 if TYPE_CHECKING:
     from etl.normalize.redaction import Redactor
     from etl.normalize.rows import Row
+
+APP: Final = Document("App", fields_at(APPS, "app"))
+RETENTION: Final = Document("WorkflowRetention", fields_at(WORKFLOWS, "retention"))
+CURRENT_VERSION: Final = Document("CurrentVersion", fields_at(WORKFLOWS, "version"), strict=False)
+TAGS: Final = Each(Document("Tag", fields_at(WORKFLOWS, "tags[*]")), listed=True)
+WORKFLOW: Final = Document(
+    "Workflow", fields_at(WORKFLOWS, ""), {"app": APP, "retention": RETENTION, "tags": JSON, "version": JSON}
+)
+
+workflow_row: Final = row_maker(
+    WORKFLOWS,
+    "workflow, app, retention, version, tags",
+    {"": "workflow", "app": "app", "retention": "retention", "version": "version"},
+)
+app_row: Final = row_maker(APPS, "app", {"app": "app"})
 
 
 def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Row, Row | None]:
@@ -24,47 +41,42 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
         redactor: applied before anything is made of it.
 
     Raises:
-        RecordError: with one of the reasons listed in `etl.models`.
+        RecordError: with one of `REASONS`.
     """
     document = parse(raw)
     if not isinstance(document, dict):
-        raise RecordError("not_an_object", f"the item is not an object but {describe(document)}")
+        raise RecordError("not_an_object", f"expected an object, got {describe(document)}")
     if redactor is not None:
         redactor.redact_workflow(document)
-    if needs_cleaning(raw):
-        document = clean(document)
-    if document.get("id") in (None, ""):
+    workflow = WORKFLOW.read(clean_json(dump(document)), "")
+    if not workflow.id:
         raise RecordError("missing_id", "the workflow has no id")
-    workflow = validated(Workflow, document)
-    app, leftovers = workflow.app or App(), Leftovers(workflow.unknown)
-    leftovers.put_unknown(("app",), app.unknown)
-    if not app.id:  # no row of its own to stand in
+    app, retention = workflow.app or APP.empty, workflow.retention or RETENTION.empty
+    tags = TAGS.read(workflow.tags, "tags")
+    version = CURRENT_VERSION.read(workflow.version, "version") or CURRENT_VERSION.empty
+    _keep_the_rest(workflow, app, retention)
+    values = (workflow, app, retention, version, tags and [tag.name for tag in tags if tag.name is not None])
+    try:
+        row = workflow_row(*values)
+    except UNFIT:
+        WORKFLOW.settle(workflow, "")
+        row = workflow_row(*values)
+    return row, app_row(app) if app.id else None
+
+
+def _keep_the_rest(workflow: Any, app: Any, retention: Any) -> None:
+    """Put what no column holds into the workflow's `extra`."""
+    extra: dict[str, Any] = workflow.extra or {}
+    of_app = dict(app.extra or {})
+    if not app.id:  # there is no row of the app
         known = {"name": app.name, "verified": app.verified}
-        leftovers.put_unknown(("app",), {name: value for name, value in known.items() if value is not None})
+        of_app |= {name: value for name, value in known.items() if value is not None}
+    if of_app:
+        extra["app"] = of_app
+    if retention.extra:
+        extra["retention"] = retention.extra
     for name in ("tags", "version"):
-        if document.get(name):
-            leftovers.put((name,), document[name])
-    return _workflow_row(workflow, app, leftovers), (app.id, app.name, app.verified) if app.id else None
-
-
-def _workflow_row(workflow: Workflow, app: App, leftovers: Leftovers) -> Row:
-    retention = workflow.retention or Retention()
-    leftovers.put_unknown(("retention",), retention.unknown)
-    current_version_id = (workflow.version or {}).get("id")
-    return (
-        workflow.id,
-        app.id,
-        workflow.name,
-        workflow.description,
-        workflow.enabled,
-        workflow.deleted,
-        leftovers.integer(workflow.runs_count, INT8, "runs_count"),
-        workflow.template_id,
-        leftovers.integer(retention.max_age_in_seconds, INT8, "retention", "max_age_in_seconds"),
-        retention.preserve_on_failure,
-        None if workflow.tags is None else [tag.name for tag in workflow.tags if tag.name is not None],
-        current_version_id if isinstance(current_version_id, str) else None,
-        leftovers.moment(workflow.created_at, "created_at"),
-        leftovers.moment(workflow.updated_at, "updated_at"),
-        leftovers.jsonb(),
-    )
+        value = getattr(workflow, name)
+        if parse(bytes(value)):
+            extra[name] = value
+    workflow.extra = extra

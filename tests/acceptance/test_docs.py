@@ -21,7 +21,7 @@ from etl.config import Settings
 from etl.config.problems import all_keys
 from etl.db.store import REFUSED_BY_DATABASE
 from etl.dictionary import read_relations
-from etl.models import REASONS
+from etl.normalize import REASONS
 from etl.observe.logs import _NAMES
 from etl.observe.metrics import StreamCounters, WarehouseHealth, _stream_metrics, _sync_metrics
 

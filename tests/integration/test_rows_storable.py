@@ -15,9 +15,10 @@ from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
 from etl.decode import parse
 from etl.errors import RecordError
+from etl.normalize import JSONB
+from etl.normalize.fitting import numeric
 from etl.sandbox import World
 from etl.sandbox.odd_runs import KINDS
-from etl.wire import JSONB, numeric
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,7 +47,7 @@ def good_run() -> dict[str, Any]:
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - REFUSED))
 async def test_hostile_values_are_stored(connection: asyncpg.Connection[Any], kind: str) -> None:
     rows = normalized(KINDS[kind](good_run()))
-    for (name, sql_type), value in zip(tables.RUNS.columns.items(), rows.run, strict=True):
+    for (name, sql_type), value in zip(tables.RUNS.types.items(), rows.run, strict=True):
         if kind in TOO_DEEP and name == "result":
             with pytest.raises(asyncpg.StatementTooComplexError):
                 await connection.fetchval("SELECT $1::jsonb", value)
@@ -95,7 +96,7 @@ async def test_numbers_match_postgresql_text(connection: asyncpg.Connection[Any]
     texts = "SELECT array_agg(number::numeric::text ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY _ (number, place)"
     ours = "SELECT array_agg(number::text ORDER BY place) FROM unnest($1::numeric[]) WITH ORDINALITY _ (number, place)"
     as_postgresql = await connection.fetchval(texts, numbers)
-    assert await connection.fetchval(ours, [numeric(each) for each in numbers]) == as_postgresql
+    assert await connection.fetchval(ours, [numeric(each.encode()) for each in numbers]) == as_postgresql
     theirs = (
         "SELECT array_agg(number::numeric ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY _ (number, place)"
     )
@@ -116,7 +117,7 @@ async def test_numbers_keep_their_value_to_the_last_digit(connection: asyncpg.Co
 @pytest.mark.parametrize("number", ["1e131072", "1e-16384", "1e400000", "-1e400000", "1e99999999999999999999"])
 async def test_numbers_too_large_for_numeric_are_refused(connection: asyncpg.Connection[Any], number: str) -> None:
     with pytest.raises(RecordError) as error:
-        normalized(f'{{"id":"r","new":1,"result":{number}}}'.encode())
+        normalized(f'{{"id":"r","usage":{{"total":{number}}}}}'.encode())
     assert error.value.reason == "number_out_of_range"
     with pytest.raises(asyncpg.PostgresError):
         await connection.fetchval("SELECT $1::jsonb", JSONB + number.encode())

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from etl import tables
 from etl.decode import digest, dump, parse
-from etl.normalize import Normalizer, Redactor, RunRows
-from etl.normalize.careful import careful_rows
-from etl.normalize.context import Stream
-from etl.normalize.definition_cache import Definitions
-from etl.wire import JSONB
+from etl.normalize import JSONB, Normalizer, Redactor, RunRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,18 +23,15 @@ def run_bytes(**fields: Any) -> bytes:
 
 
 def normalized(raw: bytes, *, store_payloads: bool = True, redact: Redactor | None = None) -> RunRows:
-    """The rows of a run in the listing of the app `app` and the workflow `wf`, by whatever path they are made."""
-    rows = Normalizer("app", "wf", store_payloads=store_payloads, redact=redact).normalize(raw, digest(raw))
-    stream = Stream("app", "wf", Definitions("wf", 8), store_payloads, redact)
-    assert comparable(careful_rows(raw, digest(raw), stream)) == comparable(rows)
-    return rows
+    """The rows of a run in the listing of the app `app` and the workflow `wf`."""
+    return Normalizer("app", "wf", store_payloads=store_payloads, redact=redact).normalize(raw, digest(raw))
 
 
 def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:
     """A row by column names, its values as Python has them; JSON is read with plain numbers."""
     return {
         name: json.loads(plain(kind, value)) if kind == "jsonb" and value is not None else plain(kind, value)
-        for (name, kind), value in zip(table.columns.items(), row, strict=True)
+        for (name, kind), value in zip(table.types.items(), row, strict=True)
     }
 
 
@@ -84,7 +77,7 @@ def comparable(rows: RunRows) -> Any:
     """All of the rows, with JSON in one way of writing, digits included."""
 
     def table(table: tables.Table, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-        kinds = list(table.columns.values())
+        kinds = list(table.types.values())
         return [
             [
                 dump(parse(plain(kind, value))) if kind == "jsonb" and value is not None else value

@@ -12,8 +12,7 @@ from normalized import call_rows, named, normalized, run_bytes, run_row, step_ro
 from etl import tables
 from etl.config import PayloadSettings
 from etl.errors import RecordError, SettingsError
-from etl.normalize import Normalizer, Redactor, VersionRows, normalize_workflow, redactor_of
-from etl.wire import JSONB
+from etl.normalize import JSONB, Normalizer, Redactor, VersionRows, normalize_workflow, redactor_of
 
 BRANCH = {
     "type": "branch",
@@ -89,7 +88,7 @@ def test_steps_of_unknown_types_keep_their_fields() -> None:
     step = {"type": "new", "key": "n", "conditions": {"a": {"destinations": 5}, "b": 1}, "else": "x"}
     assert step_of(**step)["config"] == {"conditions": step["conditions"], "else": "x"}
     with pytest.raises(
-        RecordError, match=r"workflow_version.steps.0.else: expected a list of keys, found the text 'x'"
+        RecordError, match=r"workflow_version.steps.0.else: expected an array of step keys, got a string"
     ):
         version_of([step | {"type": "branch", "conditions": {}}])
 

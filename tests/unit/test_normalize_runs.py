@@ -295,7 +295,7 @@ def test_run_without_a_workflow_gets_the_stream_s() -> None:
 
 def test_payloads_can_be_omitted() -> None:
     made = {"provider": "p", "model": "m"}
-    for new in ({}, {"new": 1}):  # both paths
+    for new in ({}, {"new": 1}):
         raw = run_bytes(
             input={"a": 1},
             result=[1],
@@ -311,48 +311,52 @@ def test_payloads_can_be_omitted() -> None:
 @pytest.mark.parametrize(
     ("raw", "reason", "says"),
     [
-        (b"[]", "not_an_object", "a list"),
+        (b"[]", "not_an_object", "an array"),
         (b"null", "not_an_object", "null"),
-        (b'"run"', "not_an_object", "the text 'run'"),
+        (b'"run"', "not_an_object", "a string"),
         (b"", "invalid_json", "Expecting value"),
         (b'{"id":"run","a":NaN}', "invalid_json", "NaN"),
         (b'{"id":"run","a":"\xff"}', "invalid_json", "UTF-8"),
         (b"{}", "missing_id", "no id"),
         (b'{"id":""}', "missing_id", "no id"),
-        (b'{"id":7}', "invalid_field", "id: expected text, found a number"),
-        (b'{"id":[]}', "invalid_field", "id: expected text, found a list"),
-        (b'{"id":"run","workflow_id":"x"}', "foreign_workflow", "'x'"),
-        (b'{"id":"run","status":5}', "invalid_field", "status: expected text, found a number"),
+        (b'{"id":7}', "invalid_field", "id: expected a string, got a number"),
+        (b'{"id":[]}', "invalid_field", "id: expected a string, got an array"),
+        (b'{"id":"run","workflow_id":"x"}', "foreign_workflow", "another workflow"),
+        (b'{"id":"run","status":5}', "invalid_field", "status: expected a string, got a number"),
         (
             b'{"id":"run","created_at":"soon"}',
             "invalid_field",
-            "created_at: expected an ISO 8601 date, found the text 'soon'",
+            "created_at: expected an ISO 8601 date, got a string",
         ),
-        (b'{"id":"run","created_at":5}', "invalid_field", "created_at: expected an ISO 8601 date, found a number"),
-        (b'{"id":"run","version":true}', "invalid_field", "version: expected a number, found true"),
-        (b'{"id":"run","output":"x"}', "invalid_field", "output: expected an object, found the text 'x'"),
-        (b'{"id":"run","output":[{}]}', "invalid_field", "output.0.key: expected text, found null"),
+        (b'{"id":"run","created_at":5}', "invalid_field", "created_at: expected an ISO 8601 date, got a number"),
+        (b'{"id":"run","version":true}', "invalid_field", "version: expected a number, got a boolean"),
+        (b'{"id":"run","output":"x"}', "invalid_field", "output: expected an object, got a string"),
+        (b'{"id":"run","output":[{}]}', "invalid_field", "output.0.key: expected a string, got null"),
         (b'{"id":"run","output":{"a":{"start":"x"}}}', "invalid_field", "output.a.start: expected a number"),
-        (b'{"id":"run","output":{"a":{"calls":[{"key":1}]}}}', "invalid_field", "output.a.calls.0.key: expected text"),
-        (b'{"id":"run","usage":[]}', "invalid_field", "usage: expected an object, found a list"),
+        (
+            b'{"id":"run","output":{"a":{"calls":[{"key":1}]}}}',
+            "invalid_field",
+            "output.a.calls.0.key: expected a string",
+        ),
+        (b'{"id":"run","usage":[]}', "invalid_field", "usage: expected an object, got an array"),
         (
             b'{"id":"run","usage":{"calls":[{"calls":[null]}]}}',
             "invalid_field",
-            "usage.calls.0.0: expected an object, found null",
+            "usage.calls.0.0: expected an object, got null",
         ),
         (
             b'{"id":"run","usage":{"steps":{"a":{"total":"1"}}}}',
             "invalid_field",
             "usage.steps.a.total: expected a number",
         ),
-        (b'{"id":"run","retention":{"preserve_on_failure":1}}', "invalid_field", "true or false"),
+        (b'{"id":"run","retention":{"preserve_on_failure":1}}', "invalid_field", "expected a boolean"),
         (
             b'{"id":"run","workflow_version":{}}',
             "invalid_field",
-            "workflow_version.id: expected a value, found nothing",
+            "workflow_version.id: expected a string that is not empty",
         ),
-        (b'{"id":"run","result":[1e200000]}', "number_out_of_range", "1e200000"),
-        (b'{"id":"run","usage":{"total":1e-20000}}', "number_out_of_range", "1e-20000"),
+        (b'{"id":"run","usage":{"total":1e200000}}', "number_out_of_range", "of this size"),
+        (b'{"id":"run","usage":{"total":1e-20000}}', "number_out_of_range", "of this size"),
     ],
 )
 def test_invalid_run_is_refused_with_a_reason(raw: bytes, reason: str, says: str) -> None:
@@ -362,3 +366,22 @@ def test_invalid_run_is_refused_with_a_reason(raw: bytes, reason: str, says: str
     assert error.reason == reason
     assert says in error.message
     assert error.run_id == ("run" if b'"run",' in raw else None)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        run_bytes(created_at="hunter2"),
+        run_bytes(output="hunter2"),
+        run_bytes(version="hunter2"),
+        run_bytes(usage={"total": "hunter2"}),
+        run_bytes(retention={"preserve_on_failure": "hunter2"}),
+        run_bytes(workflow_version={"id": "v", "steps": "hunter2"}),
+        b'{"id":"run","usage":{"total":1e234567}}',
+        b'"hunter2"',
+    ],
+)
+def test_a_message_never_quotes_a_value(raw: bytes) -> None:
+    message = refused(raw).message
+    assert "hunter2" not in message
+    assert "234567" not in message

@@ -73,9 +73,22 @@ def under(tree: dict[str, Json], path: list[str], value: dict[str, Json]) -> Non
         tree.update(value)
 
 
+TOKEN_NAMES = {
+    "input_tokens": [("usage", "prompt_tokens"), ("usage", "input_tokens"), ("usageMetadata", "promptTokenCount")],
+    "output_tokens": [
+        ("usage", "completion_tokens"),
+        ("usage", "output_tokens"),
+        ("usageMetadata", "candidatesTokenCount"),
+    ],
+}
+
+
 def model_of(kind: str | None, output: Json) -> dict[str, Json]:
     made = output if kind == "model" and isinstance(output, dict) else {}
-    return {"provider": made.get("provider"), "model": made.get("model")}
+    raw = made.get("raw") or {}
+    counts = {column: [raw.get(at, {}).get(name) for at, name in names] for column, names in TOKEN_NAMES.items()}
+    tokens = {column: next((each for each in found if each is not None), None) for column, found in counts.items()}
+    return {"provider": made.get("provider"), "model": made.get("model"), **tokens}
 
 
 def usage_rows(run_id: str, step_key: str, usage: dict[str, Json], extra: dict[str, Json], at: list[str]) -> list[Json]:
@@ -247,7 +260,7 @@ def named(table: tables.Table, row: tuple[Json, ...]) -> dict[str, Json]:
     assert len(row) == len(table.columns)
     return {
         name: exact(plain(kind, value)) if kind == "jsonb" and value is not None else plain(kind, value)
-        for (name, kind), value in zip(table.columns.items(), row, strict=True)
+        for (name, kind), value in zip(table.types.items(), row, strict=True)
     }
 
 
@@ -295,13 +308,14 @@ def test_rows_match_an_independent_recomputation(world: World, escaped: bool) ->
             expected = recompute(served, "app_of_the_listing", workflow_id)
             assert made(normalizer.normalize(served, digest(served))) == expected
             met.update(step["type"] for step in expected["steps"])
+            met.update(tokens=sum(step["input_tokens"] is not None for step in expected["steps"]))
             met.update(
                 extra=expected["run"]["extra"] is not None, drafts=expected["run"]["workflow_draft_id"] is not None
             )
             met.update(doubled=any("#" in step["step_key"] for step in expected["steps"]), calls=len(expected["calls"]))
     # The comparison is meaningful only if the world contains every kind of value.
     kinds = {"code", "model", "http_request", "browser", "workflow", "service", "branch", "input"}
-    assert all(met[kind] for kind in (*kinds, "extra", "drafts", "doubled", "calls", None)), met
+    assert all(met[kind] for kind in (*kinds, "tokens", "extra", "drafts", "doubled", "calls", None)), met
 
 
 def test_workflows_match_an_independent_recomputation(world: World) -> None:

@@ -1,16 +1,15 @@
+"""The API's dates, in every form that ISO 8601 allows."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.errors import RecordError
-from etl.models import REASONS, Document, Run, Step, StepOutput, Version, Workflow, describe, read_moment, validated
-from etl.normalize.fast_values import day_or_time, time_of
+from etl.normalize.dates import read_moment
+from etl.normalize.fitting import time_of
 
 # By `datetime.fromisoformat`, in one version or another.
 PYTHON_READS_TOO = (
@@ -93,10 +92,9 @@ def test_invalid_dates_are_refused_by_the_parser(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", PYTHON_READS_TOO)
-def test_nor_are_they_taken_on_the_fast_path(text: str) -> None:
-    for read in (time_of, day_or_time):
-        with pytest.raises(ValueError, match=r"."):
-            read(text)
+def test_nor_are_they_read_for_a_column(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        time_of(text)
 
 
 @given(st.datetimes(timezones=st.timezones() | st.just(UTC)), st.sampled_from(["T", " "]))
@@ -111,58 +109,3 @@ def test_python_timestamps_are_parsed(time: datetime, separator: str) -> None:
         assert read_moment(text).time is None
     else:
         assert read_moment(text).time == expected
-
-
-def test_unknown_fields_and_values_are_kept() -> None:
-    run = validated(Run, {"id": "r", "status": "HIBERNATING", "new": {"a": 1}, "model_config": None, "copy": 2})
-    assert (run.status, run.unknown) == ("HIBERNATING", {"new": {"a": 1}, "model_config": None, "copy": 2})
-
-
-@pytest.mark.parametrize("model", [Run, Workflow, Version])
-def test_null_means_absent_except_for_the_id(model: type[Document]) -> None:
-    fields = {name: None for name in model.model_fields if name != "id"}
-    assert validated(model, {"id": "x", **fields}) == validated(model, {"id": "x"})
-
-
-@pytest.mark.parametrize(
-    ("model", "value", "message"),
-    [
-        (Run, {"id": "r", "error": {"a": 1}}, "at.error: expected text, found an object"),
-        (
-            Run,
-            {"id": "r", "output": {"a": {"calls": [{}, {"id": 5}]}}},
-            "at.output.a.calls.1.id: expected text, found a number",
-        ),
-        (
-            Run,
-            {"id": "r", "usage": {"steps": {"a": {"total": True}}}},
-            "at.usage.steps.a.total: expected a number, found true",
-        ),
-        (Run, {"id": "r", "workflow_version": "v"}, "at.workflow_version: expected an object, found the text 'v'"),
-        (Run, [], "at: expected an object, found a list"),
-        (StepOutput, {"calls": {}}, "at.calls: expected a list, found an object"),
-        (Step, {"position": ["1"]}, "at.position.0: expected a number, found the text '1'"),
-        (Step, {"throw_on_error": "true"}, "at.throw_on_error: expected true or false, found the text 'true'"),
-        (Version, {"id": ""}, "at.id: expected text that is not empty, found the text ''"),
-        (Workflow, {"id": "w", "tags": "x"}, "at.tags: expected a list, found the text 'x'"),
-        (Workflow, {"id": "w", "created_at": False}, "at.created_at: expected an ISO 8601 date, found false"),
-    ],
-)
-def test_column_values_are_never_coerced(model: type[Document], value: Any, message: str) -> None:
-    with pytest.raises(RecordError) as error:
-        validated(model, value, "at")
-    assert error.value.reason == "invalid_field"
-    assert error.value.reason in REASONS
-    assert error.value.message == message
-
-
-def test_error_messages_truncate_values() -> None:
-    assert describe("x" * 50) == f"the text '{'x' * 40}'..."
-    assert [describe(value) for value in (None, True, False, Decimal(1), [], {})] == [
-        "null",
-        "true",
-        "false",
-        "a number",
-        "a list",
-        "an object",
-    ]

@@ -1,0 +1,228 @@
+"""The API's documents as msgspec structs, generated from the columns of `etl.tables`, and how they are read.
+
+A document is decoded in one call. Only where that fails is it read field by field: unknown fields are set aside for
+`extra`, nested documents are read each for itself, and a value of another type is fitted alone. The result is the same
+struct either way, so there is one way to make rows of it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Union
+
+import msgspec
+from msgspec import Raw
+
+from etl.decode import dump, parse
+from etl.errors import RecordError
+from etl.normalize.fitting import FITTERS, UNREADABLE, Fitter, UnfitError, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from etl.tables import Column, Table
+
+
+def fields_at(table: Table, parent: str) -> list[Column]:
+    """The columns of a table that hold a field of the object at `parent`."""
+    return [column for column in table.columns if column.path and column.parent == parent]
+
+
+class Part(Protocol):
+    """A field of a document: a `Fitter` for a single value, a `Document`, or `Each` of many."""
+
+    @property
+    def decoded(self) -> Any:
+        """The type as which msgspec decodes the field."""
+
+    @property
+    def default(self) -> Any:
+        """What stands for null and for a field that is absent."""
+
+    def read(self, raw: Raw, place: str) -> Any:
+        """What a field that stands at `place` is decoded as, where its document cannot be decoded at once."""
+
+
+class _Never:
+    """The type of a struct's field that is no field of the document: it decodes from no JSON value."""
+
+
+class Document:
+    """One kind of object that the API sends.
+
+    `extra` of its struct has the fields that no column holds.
+
+    Args:
+        name: the struct's name.
+        columns: those that hold a field of this object.
+        others: its further fields, nested documents for example.
+        known: the fields that the object has, where these are not all of the struct's.
+        strict: whether unknown fields are kept and values of other types refused; otherwise both are ignored.
+        module: where the struct's name is defined, if the type of a field mentions it.
+    """
+
+    default: ClassVar[None] = None
+
+    def __init__(
+        self,
+        name: str,
+        columns: Iterable[Column],
+        others: Mapping[str, Part] | None = None,
+        *,
+        known: Iterable[str] | None = None,
+        strict: bool = True,
+        module: str = __name__,
+    ) -> None:
+        fields: dict[str, Part] = {}
+        for column in columns:
+            fields.setdefault(column.field, FITTERS[column.fitter])
+        fields |= others or {}
+        self.fields = fields if known is None else {field: fields[field] for field in known}
+        self._strict = strict
+        self.struct = msgspec.defstruct(
+            name,
+            [
+                *(
+                    (each, part.decoded if each in self.fields else _Never, part.default)
+                    for each, part in fields.items()
+                ),
+                ("extra", _Never, None),
+            ],
+            module=module,
+            forbid_unknown_fields=strict,
+            gc=False,  # none can be part of a cycle
+        )
+        self.empty: Any = self.struct()
+
+    @property
+    def decoded(self) -> Any:
+        """The type as which msgspec decodes the document."""
+        return self.struct | None
+
+    @cached_property
+    def decode(self) -> Callable[[bytes | Raw], Any]:
+        """Decode an ordinary document; raises one of `UNREADABLE` of any other."""
+        return msgspec.json.Decoder(self.decoded).decode
+
+    def read(self, raw: bytes | Raw, place: str) -> Any:
+        """The struct of the document that stands at `place`; None for null.
+
+        Raises:
+            RecordError: with the first reason why no rows can be made of it.
+        """
+        try:
+            return self.decode(raw)
+        except UNREADABLE:
+            members = members_of(raw, place)
+        return None if members is None else self.fill(members, place)
+
+    def fill(self, members: dict[str, Raw], place: str) -> Any:
+        """The struct of a document, read field by field; raises as `read` does."""
+        document: Any = self.struct()
+        extra: dict[str, Any] = {}
+        for field, value in members.items():
+            part = self.fields.get(field)
+            if part is None:
+                extra[field] = value
+                continue
+            try:
+                setattr(document, field, part.read(value, f"{place}.{field}" if place else field))
+            except UnfitError:
+                extra[field] = value
+            except RecordError:
+                if self._strict:
+                    raise
+        if self._strict:
+            document.extra = extra or None
+        else:
+            document.extra = {field: extra[field] for field in extra if field in self.fields} or None
+        return document
+
+    def settle(self, document: Any, place: str) -> None:
+        """Move the decoded values that do not fit their columns to `extra`; raises as `read` does."""
+        for field, part in self.fields.items():
+            if isinstance(part, Fitter):
+                value = getattr(document, field)
+                try:
+                    setattr(document, field, part.check(value, f"{place}.{field}" if place else field))
+                except UnfitError:
+                    setattr(document, field, part.default)
+                    document.extra = {**(document.extra or {}), field: value}
+
+
+class Each:
+    """A field with many documents: by key, in a list, or either.
+
+    Args:
+        document: what each of them is; null stands for an empty one, but not in a list.
+        keyed: whether it may be a map.
+        listed: whether it may be a list.
+    """
+
+    default: ClassVar[None] = None
+
+    def __init__(self, document: Document, *, keyed: bool = False, listed: bool = False) -> None:
+        self._document = document
+        self._keyed = keyed
+        self._listed = listed
+
+    @property
+    def decoded(self) -> Any:
+        """The type as which msgspec decodes the field."""
+        forms: list[Any] = [None]
+        if self._keyed:
+            forms.append(dict[str, self._document.decoded])  # type: ignore[name-defined]
+        if self._listed:
+            forms.append(list[self._document.struct])  # type: ignore[name-defined]
+        return Union[tuple(forms)]  # noqa: UP007 - made while the program runs
+
+    @cached_property
+    def _decode(self) -> Callable[[bytes | Raw], Any]:
+        return msgspec.json.Decoder(self.decoded).decode
+
+    def read(self, raw: Raw, place: str) -> Any:
+        """As `Document.read`."""
+        try:
+            return self._decode(raw)
+        except UNREADABLE:
+            pass
+        if not self._keyed or (self._listed and memoryview(raw)[0] == _BRACKET):
+            items = items_of(raw, place) or ()
+            return [self._item(item, f"{place}.{ordinal}") for ordinal, item in enumerate(items)]
+        members = members_of(raw, place) or {}
+        return {key: self._document.read(value, f"{place}.{key}") for key, value in members.items()}
+
+    def _item(self, raw: Raw, place: str) -> Any:
+        item = self._document.read(raw, place)
+        return refuse(place, "an object", None) if item is None else item
+
+
+_BRACKET: Final = ord("[")
+_MEMBERS: Final[msgspec.json.Decoder[dict[str, Raw] | None]] = msgspec.json.Decoder(dict[str, Raw] | None)
+_ITEMS: Final[msgspec.json.Decoder[list[Raw] | None]] = msgspec.json.Decoder(list[Raw] | None)
+
+
+def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
+    """The fields of an object, at any depth of nesting; None for null.
+
+    Raises:
+        RecordError: `invalid_json`, or `invalid_field` where it is not an object.
+    """
+    try:
+        return _MEMBERS.decode(raw)
+    except UNREADABLE:
+        value = parse(bytes(raw))
+    if not isinstance(value, dict):
+        refuse(place, "an object", value)
+    return {key: Raw(dump(item)) for key, item in value.items()}
+
+
+def items_of(raw: bytes | Raw, place: str) -> list[Raw] | None:
+    """The items of an array, as `members_of` gives those of an object."""
+    try:
+        return _ITEMS.decode(raw)
+    except UNREADABLE:
+        value = parse(bytes(raw))
+    if not isinstance(value, list):
+        refuse(place, "an array", value)
+    return [Raw(dump(item)) for item in value]

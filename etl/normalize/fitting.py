@@ -1,0 +1,376 @@
+"""Fitting values into columns, one kind of value at a time.
+
+msgspec decodes almost every value as the type that its fitter names, and `to_column` converts it. Any other is parsed
+and goes through `fit`, which makes it fit, refuses it, or raises `UnfitError`: then the column is null, and `extra`
+keeps the value.
+
+Rows hold `jsonb` and `numeric` in PostgreSQL's binary form (`jsonb_recv` and `numeric_recv`, the same since 9.4): made
+here, where most values repeat, they cost COPY a copy of their bytes and no call into Python.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from struct import Struct, pack
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import msgspec
+from msgspec import Meta, Raw
+
+from etl.decode import Json, Number, dump, parse
+from etl.errors import RecordError
+from etl.normalize.dates import read_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NULL: Final = Raw(b"null")
+JSONB: Final = b"\x01"
+"""What precedes the JSON text in a jsonb: the version of the form."""
+
+_JSONB_NULL: Final = JSONB + b"null"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_US: Final = -946_684_800_000_000  # the same in microseconds since 2000, by which PostgreSQL counts
+_SURE_MS: Final = 200_000_000_000_000  # safely within the years 1 to 9999, either side of 1970
+_LARGEST: Final = 20  # digits of a number that may fit an integer column
+
+
+class UnfitError(Exception):
+    """The column cannot hold the value, or only `Fitter.fit` can tell why not."""
+
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises where a document is not as expected, is not JSON, or is nested too deeply."""
+
+UNFIT: Final = (UnfitError, ValueError, ArithmeticError)
+"""What `Fitter.to_column` raises."""
+
+
+class Fitter:
+    """How one kind of value gets into a column.
+
+    Args:
+        decoded: the type as which msgspec decodes an ordinary value.
+        fit: makes any other parsed value, null apart, into one that `to_column` takes; None where there is no other.
+        to_column: makes a decoded value, null apart, into that of the row; None where it is the same already.
+        default: what a field that is absent is decoded as.
+        null: what the row has where the document has null.
+        form: how `to_column` is called, where not with the value alone: an expression with its name and `value`.
+    """
+
+    def __init__(
+        self,
+        decoded: Any,
+        fit: Callable[[Json], Any] | None,
+        to_column: Callable[[Any], Any] | None = None,
+        default: Any = None,
+        null: Any = None,
+        form: str = "",
+    ) -> None:
+        self.form = form
+        self.null = null
+        self.decoded = decoded
+        self.to_column = to_column
+        self.default = default
+        self._fit = fit
+
+    @cached_property
+    def _decode(self) -> Callable[[bytes | Raw], Any]:
+        return msgspec.json.Decoder(self.decoded).decode
+
+    def read(self, raw: Raw, place: str) -> Any:
+        """What a field that stands at `place` is decoded as.
+
+        Raises:
+            RecordError: `invalid_field` or `number_out_of_range`.
+            UnfitError: the value goes to `extra`.
+        """
+        if self.decoded is Raw:
+            return raw
+        try:
+            return self._decode(raw)
+        except UNREADABLE:
+            return self.fit(parse(bytes(raw)), place)
+
+    def fit(self, value: Json, place: str) -> Any:
+        """Fit a parsed value that stands at `place`; raises as `read` does."""
+        if value is None:
+            return self.default
+        if self._fit is None:
+            return Raw(dump(value))
+        try:
+            return self._fit(value)
+        except _ExpectedError as expected:
+            refuse(place, str(expected), value)
+
+    def check(self, value: Any, place: str) -> Any:
+        """Fit a decoded value that `to_column` did not take; raises as `read` does."""
+        if self._fit is None or self.to_column is None or value is self.default:
+            return value
+        if isinstance(value, Raw):
+            return self.fit(parse(bytes(value)), place)
+        return self.fit(value if isinstance(value, str | Number) else Number(repr(value)), place)
+
+
+def refuse(place: str, expected: str, value: Json) -> NoReturn:
+    """Refuse a value that no column can be made from; the message has its type alone, since it may be a secret."""
+    raise RecordError("invalid_field", f"{place or 'the item'}: expected {expected}, got {describe(value)}")
+
+
+def describe(value: Json) -> str:
+    """The type of a JSON value, for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, Decimal | int | float):
+        return "a number"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+class _ExpectedError(Exception):
+    """The value has another type than any that the column takes; the argument says which it takes."""
+
+
+# Text and flags
+
+
+def _fit_text(value: Json) -> str:
+    if not isinstance(value, str):
+        raise _ExpectedError("a string")
+    return value
+
+
+def _fit_flag(value: Json) -> bool:
+    if not isinstance(value, bool):
+        raise _ExpectedError("a boolean")
+    return value
+
+
+def _fit_texts(value: Json) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _ExpectedError("an array of strings")
+    return value
+
+
+# Numbers
+
+
+def _number(value: Json) -> Number:
+    if not isinstance(value, Number):
+        raise _ExpectedError("a number")
+    return value
+
+
+def _integers(bits: int) -> Fitter:
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def fit(value: Json) -> int:
+        number = _number(value)
+        # The size is asked first: making an int of 1e999999 would take for ever.
+        if number.is_finite() and number.adjusted() < _LARGEST and least <= number <= most and number == int(number):
+            return int(number)
+        raise UnfitError
+
+    return Fitter(Annotated[int, Meta(ge=least, le=most)] | None, fit)
+
+
+def _fit_numeric(value: Json) -> Raw:
+    number = _number(value)
+    if not number.storable:
+        raise RecordError("number_out_of_range", "numeric cannot hold a number of this size")
+    return Raw(number.literal.encode())
+
+
+class _Numerics(dict[bytes, "bytes | None"]):
+    """Numbers in binary form by their JSON text. Most repeat, above all 0: those met lately are remembered."""
+
+    def __missing__(self, text: bytes) -> bytes | None:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        value = self[text] = None if text == b"null" else numeric(text)
+        return value
+
+
+NUMERICS: Final = _Numerics()
+_REMEMBERED: Final = 16_384
+
+
+# Of numeric: the number of groups of four decimal digits, the weight of the first (a power of 10,000), the sign, and
+# the number of digits after the point; then the groups.
+_NUMERIC_HEAD: Final = "!HhHH"
+_NEGATIVE: Final = 0x4000
+_USUAL_LENGTH: Final = 100
+_PACK: Final = tuple(Struct(f"{_NUMERIC_HEAD}{groups}H").pack for groups in range(_USUAL_LENGTH // 4 + 2))
+_TO_WHOLE_GROUP: Final = (b"", b"000", b"00", b"0")  # what to append, after how many digits of the last group
+
+
+def numeric(text: bytes) -> bytes:
+    """A number in JSON in binary form, with its digits as they are.
+
+    Raises:
+        UnfitError: it is not a number, or one that numeric cannot hold.
+    """
+    whole, _, part = text.partition(b".")
+    digits = whole + part
+    if len(digits) > _USUAL_LENGTH or not digits.isdigit():
+        return _unusual_numeric(str(text, "ascii"))
+    scale = len(part)
+    behind = (scale + 3) // 4
+    left = int(digits + _TO_WHOLE_GROUP[scale % 4])
+    groups: list[int] = []
+    while left:
+        left, group = divmod(left, 10_000)
+        groups.append(group)
+    groups.reverse()
+    count = len(groups)
+    return _PACK[count](count, count - behind - 1, 0, scale, *groups)
+
+
+def _unusual_numeric(text: str) -> bytes:
+    """A number with a sign, an exponent or very many digits."""
+    if text[0] not in "-0123456789" or not (number := Number(text)).storable:
+        raise UnfitError
+    whole, _, part = format(number.copy_abs(), "f").partition(".")
+    before, behind = -(-len(whole) // 4), -(-len(part) // 4)
+    digits = whole.zfill(before * 4) + part.ljust(behind * 4, "0")
+    groups = [int(digits[at : at + 4]) for at in range(0, len(digits), 4)]
+    filled = [place for place, group in enumerate(groups) if group] or [0]
+    used = groups[filled[0] : filled[-1] + 1]
+    sign = _NEGATIVE if number.is_signed() else 0
+    return pack(f"{_NUMERIC_HEAD}{len(used)}H", len(used), before - 1 - filled[0], sign, len(part), *used)
+
+
+# Times
+
+_USUAL_LENGTHS: Final = frozenset(
+    map(len, ("2026-09-02T17:14:49Z", "2026-09-02T17:14:49.960Z", "2026-09-02T17:14:49.960123Z"))
+)
+_from_text = datetime.fromisoformat
+
+
+def time_of(text: str) -> datetime:
+    """The time in UTC that a date of the API says."""
+    # What is written like this, Python reads right or not at all.
+    if len(text) in _USUAL_LENGTHS and text[-1] == "Z" and text[10] == "T" and text[16] == ":" and text[19] in ".Z":
+        try:
+            return _from_text(text)
+        except ValueError:
+            pass  # a leap second, perhaps
+    time = read_moment(text).time
+    if time is None:
+        raise UnfitError
+    return time
+
+
+def is_bare_day(text: str) -> bool:
+    """Whether a date of the API is a day without a time."""
+    return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
+
+
+def _fit_date(value: Json) -> str:
+    if not isinstance(value, str):
+        raise _ExpectedError("an ISO 8601 date")
+    try:
+        moment = read_moment(value)
+    except ValueError:
+        raise _ExpectedError("an ISO 8601 date") from None
+    if moment.time is None:
+        raise UnfitError
+    return value
+
+
+def epoch_ms_of(value: float | Decimal) -> int:
+    """The time `value` milliseconds after 1970 in microseconds since 2000, rounded half to even."""
+    if type(value) is int and -_SURE_MS < value < _SURE_MS:
+        return value * 1000 + _EPOCH_US
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
+    if not exact.is_finite() or exact.adjusted() >= _LARGEST:
+        raise UnfitError
+    since = round(exact * 1000)
+    try:
+        _EPOCH + timedelta(microseconds=since)
+    except OverflowError:
+        raise UnfitError from None
+    return since + _EPOCH_US
+
+
+def _fit_epoch_ms(value: Json) -> Number:
+    number = _number(value)
+    epoch_ms_of(number)
+    return number
+
+
+# JSON
+
+
+def jsonb_of(raw: Raw) -> bytes | None:
+    """JSON as received, for a jsonb column; None for null.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8; msgspec does not look into the strings that it leaves raw.
+    """
+    value = JSONB + raw
+    if not value.isascii():
+        value.decode()
+    return None if value == _JSONB_NULL else value
+
+
+def extra_of(extra: dict[str, Any] | None) -> bytes | None:
+    """What the `extra` column holds; None where there is nothing. Raises as `jsonb_of` does."""
+    return jsonb_of(Raw(msgspec.json.encode(extra))) if extra else None
+
+
+class Answer(msgspec.Struct, gc=False):
+    """What a provider's own answer to a model step may say of tokens."""
+
+    usage: Any = None
+    usageMetadata: Any = None  # noqa: N815 - Google's name
+
+
+def _tokens(answer: Answer, *names: str) -> int | None:
+    """The first whole number that a provider gives under one of `names`."""
+    for counts in (answer.usage, answer.usageMetadata):
+        for name in names if type(counts) is dict else ():
+            count = counts.get(name)
+            if type(count) is int and 0 <= count < 2**63:
+                return count
+    return None
+
+
+def input_tokens_of(answer: Answer) -> int | None:
+    """The tokens that a model was given."""
+    return _tokens(answer, "prompt_tokens", "input_tokens", "promptTokenCount")
+
+
+def output_tokens_of(answer: Answer) -> int | None:
+    """The tokens that a model made."""
+    return _tokens(answer, "completion_tokens", "output_tokens", "candidatesTokenCount")
+
+
+def _fit_answer(_: Json) -> Answer | None:
+    return None  # an answer of another form says nothing about tokens
+
+
+JSON: Final = Fitter(Raw, None, jsonb_of, NULL)
+
+FITTERS: Final = {
+    "text": Fitter(str | None, _fit_text),
+    "text[]": Fitter(list[str] | None, _fit_texts),
+    "boolean": Fitter(bool | None, _fit_flag),
+    "integer": _integers(32),
+    "bigint": _integers(64),
+    "numeric": Fitter(Raw, _fit_numeric, NUMERICS.__getitem__, NULL, form="numeric(b'' + value)"),
+    "timestamptz": Fitter(str | None, _fit_date, time_of),
+    "on_day": Fitter(str | None, _fit_date, is_bare_day, null=False),
+    "epoch_ms": Fitter(int | float | None, _fit_epoch_ms, epoch_ms_of),
+    "jsonb": JSON,
+    "payload": JSON,
+    "input_tokens": Fitter(Answer | None, _fit_answer, input_tokens_of),
+    "output_tokens": Fitter(Answer | None, _fit_answer, output_tokens_of),
+}
+"""The fitters by the names that `etl.tables` has for them; a payload is JSON that the settings may leave out."""
