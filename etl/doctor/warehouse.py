@@ -1,4 +1,4 @@
-"""Looks at the database: reach, version, rights (naming the GRANT that lacks), migrations, room on the disk."""
+"""Check the database: connection, version, privileges (with the missing GRANT), migrations, disk space."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
 
-_ROOM = 1 << 30  # bytes; a sync that runs out of disk is a bad night
+_MIN_FREE = 1 << 30  # bytes on disk
 
-_CONNECTIONS = 7  # that a sync takes at most: its session, four for loading, one for the request budget, one at the end
+_CONNECTIONS = 7  # of a sync at most: its session, four for loading, one for the request budget, one at the end
 _UP_TO_DATE = ok("migrations", "all are applied")
 
 _SQL = statements("doctor")
 
 
 async def examine_warehouse(settings: Settings) -> AsyncGenerator[Check]:
-    """Yield the findings about the database; stops at the first that makes the others meaningless."""
+    """Yield the checks of the database, until one fails on which the others depend."""
     schema = settings.database.schema_name
     try:
         url = settings.database_url()
         if url is None:
-            yield _room(settings.data_dir)
+            yield _disk(settings.data_dir)
             url = await asyncio.to_thread(embedded.start, settings.data_dir)
         connection = await connect(url, schema)
     except SettingsError as error:
@@ -60,12 +60,12 @@ def _unusable(error: Exception) -> Check:
     return failed("database", problem.message, problem.hint, problem.exit_code)
 
 
-def _room(data_dir: Path) -> Check:
+def _disk(data_dir: Path) -> Check:
     place = data_dir.absolute()
     free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
     found = f"{free / (1 << 30):.1f} GiB free for {data_dir}"
-    if free < _ROOM:
-        return warning("disk", found, "Make room, or set data_dir to a larger disk.")
+    if free < _MIN_FREE:
+        return warning("disk", found, "Free some space, or set data_dir to a directory on a larger disk.")
     return ok("disk", found)
 
 
@@ -74,20 +74,26 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
     assert server is not None  # noqa: S101 -- the statement always gives one row
     place = "embedded" if not settings.names_database else redact_url(url)
     if server["is_standby"]:
-        yield failed("database", f"{place} is a standby, which takes no writes", "Name the primary.", 4)
+        yield failed(
+            "database", f"{place} is a standby, which accepts no writes", "Set database.url to the primary.", 4
+        )
         return
     if server["is_read_only"]:
         role = quote_identifier(server["role"])
-        hint = f"Let its owner run: ALTER ROLE {role} SET default_transaction_read_only = off;"
-        yield failed("database", f"{place} takes no writes of {server['role']}", hint, 4)
+        hint = f"Ask its owner to run: ALTER ROLE {role} SET default_transaction_read_only = off;"
+        yield failed("database", f"{place} accepts no writes from {server['role']}", hint, 4)
         return
     yield ok("database", f"{place}, PostgreSQL {server['version'].split()[0]}, as {server['role']}")
     if 0 <= server["connections"] < _CONNECTIONS:
-        hint = f"Let its owner run: ALTER ROLE {quote_identifier(server['role'])} CONNECTION LIMIT -1;"
-        yield warning("database", f"{server['role']} may hold {server['connections']} connections only", hint)
-    rights = await _rights(connection, server, settings.database.schema_name)
-    yield rights
-    if rights.state == "failed":
+        hint = f"Ask its owner to run: ALTER ROLE {quote_identifier(server['role'])} CONNECTION LIMIT -1;"
+        yield warning(
+            "database",
+            f"{server['role']} may open only {server['connections']} connections; a sync opens up to {_CONNECTIONS}",
+            hint,
+        )
+    privileges = await _privileges(connection, server, settings.database.schema_name)
+    yield privileges
+    if privileges.state == "failed":
         return
     migrations = await _migrations(connection, server, settings)
     yield migrations
@@ -96,30 +102,34 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
             yield check
 
 
-async def _rights(connection: asyncpg.Connection, server: asyncpg.Record, schema: str) -> Check:
-    """Find the first right that lacks, and the GRANT for it."""
+async def _privileges(connection: asyncpg.Connection, server: asyncpg.Record, schema: str) -> Check:
+    """Find the first missing privilege, and the GRANT for it."""
     name, role = quote_identifier(schema), quote_identifier(server["role"])
     database = quote_identifier(server["database"])
     if not server["may_temp"]:
         grant = f"GRANT TEMPORARY ON DATABASE {database} TO {role};"
-        return failed("rights", f"{server['role']} may not make temporary tables", f"Let the owner run: {grant}", 4)
+        return failed(
+            "privileges", f"{server['role']} may not create temporary tables", f"Ask its owner to run: {grant}", 4
+        )
     found = await connection.fetchrow(_SQL["schema"], schema)
     if found is None:
         if server["may_create"]:
-            return ok("rights", f"schema {schema} is not there yet; {server['role']} may create it")
+            return ok("privileges", f"schema {schema} does not exist yet; {server['role']} may create it")
         grant = f"CREATE SCHEMA {name} AUTHORIZATION {role};"
-        return failed("rights", f"there is no schema {schema}", f"Let the owner of the database run: {grant}", 4)
+        return failed(
+            "privileges", f"schema {schema} does not exist", f"Ask the owner of the database to run: {grant}", 4
+        )
     if not found["may_use"]:
         grant = f"GRANT USAGE ON SCHEMA {name} TO {role};"
         return failed(
-            "rights", f"{server['role']} may not use schema {schema}", f"Let {found['owner']} run: {grant}", 4
+            "privileges", f"{server['role']} may not use schema {schema}", f"Ask {found['owner']} to run: {grant}", 4
         )
-    lacking = [row["name"] for row in await connection.fetch(_SQL["tables"], schema)]
-    if lacking:
+    missing = [row["name"] for row in await connection.fetch(_SQL["tables"], schema)]
+    if missing:
         grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {name} TO {role};"
-        what = f"{server['role']} may not read and write {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
-        return failed("rights", what, f"Let {found['owner']} run: {grant}", 4)
-    return ok("rights", f"{server['role']} may do all that loading needs in schema {schema}")
+        what = f"{server['role']} may not read and write {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
+        return failed("privileges", what, f"Ask {found['owner']} to run: {grant}", 4)
+    return ok("privileges", f"{server['role']} has all privileges that loading needs in schema {schema}")
 
 
 async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, settings: Settings) -> Check:
@@ -130,12 +140,12 @@ async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, se
         return failed("migrations", error.message, error.hint, error.exit_code)
     if not names:
         return _UP_TO_DATE
-    found = f"{len(names)} to apply: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+    found = f"{len(names)} pending: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
     if not settings.database.auto_migrate:
         return failed("migrations", found, "Run: cortex-etl migrate", 4)
     owner = await connection.fetchrow(_SQL["schema"], schema)
     if owner is not None and not owner["may_create"]:
         grant = f"GRANT CREATE ON SCHEMA {quote_identifier(schema)} TO {quote_identifier(server['role'])};"
-        hint = f"Let {owner['owner']} run cortex-etl migrate, or: {grant}"
-        return failed("migrations", f"{found}; {server['role']} may not", hint, 4)
-    return ok("migrations", f"{found}; the next sync does it")
+        hint = f"Ask {owner['owner']} to run cortex-etl migrate, or: {grant}"
+        return failed("migrations", f"{found}; {server['role']} may not apply them", hint, 4)
+    return ok("migrations", f"{found}; the next sync applies them")

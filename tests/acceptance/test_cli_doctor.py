@@ -246,7 +246,7 @@ async def test_doctor_reports_an_unreadable_view(command, warehouse, role, datab
         f"REVOKE SELECT ON sync_health FROM {role}"
     )
     command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}'}}\n")
-    (found,) = (await findings(command))["rights"]
+    (found,) = (await findings(command))["privileges"]
     assert (found["state"], found["found"]) == ("failed", f"{role} may not read and write sync_health")
 
 
@@ -283,7 +283,7 @@ async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, 
     (tmp_path / "blocked").touch()
     found = [check async for check in examine_warehouse(Settings(data_dir=tmp_path / "blocked" / "data"))]
     assert [(check.name, check.state) for check in found] == [("disk", "warning"), ("database", "failed")]
-    assert found[0].hint == "Make room, or set data_dir to a larger disk."
+    assert found[0].hint == "Free some space, or set data_dir to a directory on a larger disk."
 
 
 async def test_doctor_reports_an_old_server(database_url, monkeypatch) -> None:

@@ -108,7 +108,7 @@ async def test_doctor_succeeds(at_work) -> None:
     ended = await command("doctor")
     assert ended.code == 0, ended.out
     assert "FAIL" not in ended.out
-    for name in ("settings", "api", "clock", "app", "database", "rights", "migrations"):
+    for name in ("settings", "api", "clock", "app", "database", "privileges", "migrations"):
         assert f"ok   {name}" in ended.out
     assert running.key not in ended.out + ended.err
 
@@ -193,7 +193,7 @@ async def test_doctor_names_the_missing_grant(command, warehouse, database_url) 
         assert f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "cortex" TO "{role}";' in ended.out
         await warehouse.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA cortex TO {role}")
         ended = await command("doctor")
-        assert "ok   rights" in ended.out
+        assert "ok   privileges" in ended.out
         assert "ok   migrations" in ended.out
     finally:
         await warehouse.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
