@@ -44,7 +44,7 @@ async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRo
     stored = {row["id"]: row for row in await connection.fetch(_SQL["hold_versions"], list(wanted))}
     fresh: list[tuple[VersionRows, datetime | None]] = []
     replaced: list[tuple[VersionRows, datetime | None]] = []
-    for key, (version, as_of) in wanted.items():
+    for key, (version, as_of) in sorted(wanted.items()):  # so that no two transactions wait for each other
         row = stored.get(key)
         if row is None:
             fresh.append((version, as_of))

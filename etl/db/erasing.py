@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from asyncpg import ForeignKeyViolationError
+from asyncpg import ForeignKeyViolationError, LockNotAvailableError
 from msgspec.structs import replace
 
 from etl.db.statements import statements
 from etl.decode import spelled_plainly
+from etl.errors import DatabaseError
 from etl.tables import RUNS
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from etl.normalize import RunRows
 
 _SQL = statements("erasing")
+
+PATIENCE_S: Final = 30.0
+"""How long `forget` waits for the loads under way; those that come meanwhile wait behind it."""
 
 FORGOTTEN: Final = b'"[forgotten]"'
 """What the quarantine keeps of the bytes of an erased item."""
@@ -148,9 +152,12 @@ async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: S
         connection: to the warehouse, outside of a transaction.
         runs: ids of runs.
         records: ids of records.
+
+    Raises:
+        DatabaseError: a load under way does not end; nothing was erased.
     """
     async with connection.transaction():
-        await connection.execute(_SQL["wait_for_loads"])
+        await _wait_for_loads(connection)
         await connection.execute(_SQL["create_salt"], secrets.token_hex(32))
         hashes = _Hashes(await connection.fetchval(_SQL["salt"]))
         named = [row["id"] for row in await connection.fetch(_SQL["runs_to_erase"], list(runs), list(records))]
@@ -160,6 +167,19 @@ async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: S
         async with connection.transaction():
             await _erase_run(connection, run_id)
     return Forgotten(len(named), await _empty_rejects(connection, [*runs, *named], records))
+
+
+async def _wait_for_loads(connection: asyncpg.Connection) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = {PATIENCE_S * 1000:.0f}")
+            await connection.execute(_SQL["wait_for_loads"])
+    except LockNotAvailableError:
+        pids = ", ".join(str(row["backend_pid"]) for row in await connection.fetch(_SQL["loads_under_way"]))
+        raise DatabaseError(
+            f"a sync has been loading runs for more than {PATIENCE_S:.0f} s",
+            hint=f"Wait until it ends, or end it by SELECT pg_terminate_backend(pid): {pids or 'unknown'}.",
+        ) from None
 
 
 async def _remember(connection: asyncpg.Connection, kind: str, hashes: Sequence[bytes]) -> None:

@@ -28,8 +28,8 @@ _GRANTABLE_SINCE = 15  # the version of PostgreSQL in which a superuser can gran
 async def hold_owners(connection: Connection, apps: Iterable[str | None], workflows: Iterable[str | None]) -> None:
     """Make sure that apps and workflows have a row, and lock those rows until the transaction ends.
 
-    One that is known only by its id gets a row of nulls. Ids are inserted in sorted order, apps first, so that two
-    transactions never wait for each other.
+    One that is known only by its id gets a row of nulls. Ids are inserted in sorted order, apps first, so that no two
+    transactions wait for each other.
     """
     missing = {("app", each) for each in apps if each is not None}
     missing |= {("workflow", each) for each in workflows if each is not None}
@@ -42,25 +42,25 @@ async def hold_owners(connection: Connection, apps: Iterable[str | None], workfl
             await connection.execute(_SQL[name], sorted(each for of, each in missing if of == kind))
 
 
-class References:
-    """Knows, after the first time, whether the role may leave checks out."""
+class ForeignKeyChecks:
+    """Skips checks of foreign keys where the role may; it is asked once."""
 
     def __init__(self) -> None:
-        self._may_spare: bool | None = None
+        self._may_skip: bool | None = None
 
     @asynccontextmanager
-    async def unchecked(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
-        """Within the block, COPY of runs and of their children does not look up what the rows refer to.
+    async def skipped(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
+        """Within the block, COPY of runs and of their children does not look up the rows that they refer to.
 
-        Where these tables have triggers or foreign keys that are not ours, all stays checked.
+        Nothing is skipped where these tables have triggers or foreign keys that the migrations do not create.
 
         Args:
-            connection: in a transaction that wrote or locked what is not looked up.
+            connection: in a transaction that wrote or locked these rows.
         """
-        if self._may_spare is None:
+        if self._may_skip is None:
             grantable = connection.get_server_version().major >= _GRANTABLE_SINCE
-            self._may_spare = await connection.fetchval(_SQL["may_spare" if grantable else "may_spare_14"])
-        spared = self._may_spare and await connection.execute(_SQL["spare"]) == "SELECT 1"
+            self._may_skip = await connection.fetchval(_SQL["may_skip" if grantable else "may_skip_14"])
+        are_skipped = self._may_skip and await connection.execute(_SQL["skip"]) == "SELECT 1"
         yield
-        if spared:  # an error would have ended the transaction, and the setting with it
+        if are_skipped:  # an error would have ended the transaction, and the setting with it
             await connection.execute(_SQL["check_again"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from etl.db.definitions import copy_rows, supersedes
 from etl.db.erasing import KEPT
-from etl.db.foreign_keys import References, hold_owners
+from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
 from etl.db.statements import statements
 from etl.normalize import effective_updated_at
 from etl.tables import (
@@ -45,7 +45,7 @@ class RunWriter:
 
     def __init__(self, *, keep_payloads: bool) -> None:
         self._keep = keep_payloads
-        self._references = References()
+        self._checks = ForeignKeyChecks()
 
     async def insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:
         """Insert runs that the warehouse does not hold; returns the number of rows written.
@@ -55,7 +55,7 @@ class RunWriter:
         """
         if not new:
             return 0
-        async with self._references.unchecked(connection):
+        async with self._checks.skipped(connection):
             await copy_rows(connection, RUNS, [rows.run for rows in new])
             return len(new) + await _copy_children(connection, new)
 
@@ -95,7 +95,7 @@ class RunWriter:
             await connection.execute(_SQL["delete_children"], stale, [rows.run_id for rows in written])
         count = len(written)
         if replaced:
-            async with self._references.unchecked(connection):
+            async with self._checks.skipped(connection):
                 count += await _copy_children(connection, replaced)
         for rows in written:
             if rows.run_id in kept:

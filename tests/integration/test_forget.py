@@ -387,6 +387,18 @@ async def test_concurrent_sync_cannot_restore_an_erased_run(trial: Trial) -> Non
         await assert_blank(trial, other)
 
 
+async def test_a_load_that_does_not_end_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    await trial.sync()
+    workflow_id, run = trial.some()
+    monkeypatch.setattr(erasing, "PATIENCE_S", 0.2)
+    async with trial.loading(workflow_id) as (store, _, pool), pool.acquire() as connection, connection.transaction():
+        await store.begin(connection)
+        with pytest.raises(DatabaseError, match="has been loading runs") as stuck:
+            await forget(trial.settings, runs=[run["id"]])
+        assert str(connection.get_server_pid()) in stuck.value.hint
+    assert (await forget(trial.settings, runs=[run["id"]])).runs == 1
+
+
 async def test_content_never_replaces_an_erased_row(trial: Trial) -> None:
     """As where two loads hold one run under two records, of which one is erased."""
     await trial.sync()

@@ -10,6 +10,10 @@ INSERT INTO etl_settings (name, value) VALUES ('erased_salt', to_jsonb($1::text)
 -- and those that come later see what is remembered.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || E'\nerased', 0))
 
+-- name: loads_under_way
+SELECT backend_pid FROM etl_locks
+WHERE key = hashtextextended(current_schema() || E'\nerased', 0) AND backend_pid <> pg_backend_pid()
+
 -- name: remember
 INSERT INTO etl_erased (kind, hash) SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING
 

@@ -13,19 +13,19 @@ INSERT INTO apps (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
 -- name: add_workflows
 INSERT INTO workflows (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
 
--- name: may_spare
+-- name: may_skip
 -- On Citus the shards check for themselves.
 SELECT has_parameter_privilege('session_replication_role', 'SET')
     AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
--- name: may_spare_14
+-- name: may_skip_14
 SELECT current_setting('is_superuser')::boolean AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
--- name: spare
--- Checks of foreign keys are triggers. The lock keeps others from adding any until the transaction ends. Nothing is left
--- out where there are some on insert that this program does not know; where runs have any that it does not know, which
--- may take away what was just written; where its own note of changed days would be left out too; nor with partitions,
--- which may have their own.
+-- name: skip
+-- Checks of foreign keys are triggers. The lock keeps others from adding any until the transaction ends. Nothing is
+-- skipped if a table has an insert trigger that this program does not know, if runs have any trigger that it does not
+-- know (it may remove what was just written), if its own triggers on runs would be skipped too, or with partitions,
+-- which may have triggers of their own.
 LOCK TABLE runs, run_steps, run_step_calls, run_usage_calls IN ROW EXCLUSIVE MODE;
 WITH loaded AS (
     SELECT oid, relkind

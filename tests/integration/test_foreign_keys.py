@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
+from postgres_fixtures import add_owners
 
 from etl.db.connect import connect
 from etl.db.definitions import write_definitions
+from etl.db.foreign_keys import hold_owners
 from etl.normalize import RunRows
 from etl.normalize.rows import VersionRows
 
@@ -201,3 +205,46 @@ async def test_deferred_constraints_are_checked(sync, warehouse) -> None:
     assert said["rejects"] > 0
     repeated = "SELECT count(*) - count(DISTINCT model) FROM run_steps WHERE model IS NOT NULL"
     assert await warehouse.fetchval(repeated) == 0
+
+
+async def test_apps_and_workflows_known_only_by_their_ids_are_rows_of_nulls(sync, at_work, warehouse) -> None:
+    command, running = at_work
+    config = command.folder / "config.yaml"
+    workflow_id, runs = next(iter(running.world.runs.items()))
+    next(iter(runs.values())).update(workflow_app_id="app_unknown")
+    app_id = running.world.workflows[workflow_id]["app"]["id"]
+    settings, _, _ = config.read_text().partition("apps:\n")
+    config.write_text(f"{settings}apps: [{{id: {app_id}, workflows: [{workflow_id}]}}]\n")
+    await sync("backfill")
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") == len(runs)
+    (workflow,) = await warehouse.fetch("SELECT * FROM workflows")
+    assert {name for name, value in workflow.items() if value is not None} == {"id"}
+    apps = await warehouse.fetch("SELECT id, name, verified FROM apps")
+    assert ("app_unknown", None, None) in [tuple(app) for app in apps]
+    assert await warehouse.fetchval(ORPHANS) == 0
+
+
+async def test_transactions_that_add_the_same_owners_do_not_deadlock(warehouse, database_url) -> None:
+    connections = [await connect(database_url, "cortex") for _ in range(4)]
+    ids = [f"id_{number}" for number in range(50)]
+
+    async def add(connection: asyncpg.Connection, place: int) -> None:
+        async with connection.transaction():
+            await hold_owners(connection, random.Random(place).sample(ids, 40), random.Random(-place).sample(ids, 40))
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(add(connection, place) for place, connection in enumerate(connections)))
+    for connection in connections:
+        await connection.close()
+    assert await warehouse.fetchval("SELECT count(*) FROM apps") > 40
+
+
+async def test_an_owner_of_runs_under_way_cannot_be_deleted(warehouse, database_url) -> None:
+    await add_owners(warehouse, "w", apps=["a"])
+    other = await connect(database_url, "cortex")
+    async with warehouse.transaction():
+        await hold_owners(warehouse, ["a"], ["w"])
+        for table in ("apps", "workflows"):
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await other.execute(f"SET lock_timeout = 100; DELETE FROM {table}")
+    await other.close()
