@@ -424,6 +424,12 @@ CREATE INDEX runs_retention_idx ON runs (retention_due_at) WHERE retention_due_a
 COMMENT ON INDEX runs_retention_idx IS
     'Runs that the API removes soon: WHERE gone_at IS NULL AND retention_due_at < now() + interval ''7 days''.';
 
+CREATE INDEX runs_version_idx ON runs (workflow_version_id);
+COMMENT ON INDEX runs_version_idx IS 'Runs of a version: WHERE workflow_version_id = ...';
+
+CREATE INDEX runs_draft_idx ON runs (workflow_draft_id) WHERE workflow_draft_id IS NOT NULL;
+COMMENT ON INDEX runs_draft_idx IS 'Runs that carry a draft: WHERE workflow_draft_id = ..., and whether forget can delete it.';
+
 CREATE INDEX runs_shared_idx ON runs (workflow_id, created_at) WHERE also_listed_by IS NOT NULL;
 COMMENT ON INDEX runs_shared_idx IS 'Runs that several apps list: listed_runs and sync_health.';
 

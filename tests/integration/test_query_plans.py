@@ -27,6 +27,8 @@ QUESTIONS = {
     "SELECT * FROM open_runs": "runs_open_idx",
     "SELECT * FROM open_runs WHERE workflow_id = 'w3'": "runs_open_idx",
     "SELECT * FROM runs WHERE record_id = 'rec 17'": "runs_record_idx",
+    "SELECT * FROM runs WHERE workflow_version_id = 'v17'": "runs_version_idx",
+    "SELECT * FROM runs WHERE workflow_draft_id = 'v25'": "runs_draft_idx",
     "SELECT * FROM runs WHERE gone_at IS NULL AND retention_due_at < now() + interval '1 day'": "runs_retention_idx",
     "SELECT * FROM run_tree WHERE root_run_id = 'r7'": "run_steps_parent_idx",
     "SELECT * FROM run_tree WHERE day = current_date - 1": "runs_day_idx",
@@ -43,9 +45,11 @@ FILL = """
     INSERT INTO apps (id) VALUES ('a');
     INSERT INTO workflows (id, app_id, name) SELECT 'w' || i, 'a', 'Workflow ' || i FROM generate_series(0, 19) AS i;
     INSERT INTO etl_streams (app_id, workflow_id) SELECT 'a', id FROM workflows;
-    INSERT INTO runs (id, app_id, stream_app_id, workflow_id, status, origin, created_at, started_at, ended_at,
+    INSERT INTO workflow_versions (id, is_draft) SELECT 'v' || i, i % 25 = 0 FROM generate_series(0, 199) AS i;
+    INSERT INTO runs (id, workflow_version_id, workflow_draft_id, app_id, stream_app_id, workflow_id, status, origin,
+                      created_at, started_at, ended_at,
                       record_id, retention_due_at, input, credits)
-    SELECT 'r' || i, 'a', 'a', 'w' || i % 20,
+    SELECT 'r' || i, 'v' || i % 200, CASE WHEN i % 25 = 0 THEN 'v' || i % 200 END, 'a', 'a', 'w' || i % 20,
         CASE WHEN i < 20 THEN 'RUNNING' WHEN i % 25 = 0 THEN 'FAILED' ELSE 'COMPLETED' END, 'TRIGGER', t, t,
         CASE WHEN i >= 20 THEN t + interval '5 s' END, CASE WHEN i % 5 = 0 THEN 'rec ' || i % 500 END,
         CASE WHEN i % 3 = 0 THEN t + interval '740 days' END, jsonb_build_object('text', repeat('x', 300)), 0.5
