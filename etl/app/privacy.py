@@ -8,7 +8,7 @@ import asyncpg
 
 from etl.app.warehouse import bring_up_to_date, database_url
 from etl.db import erasing
-from etl.db.connect import connect, quote_identifier, refused_right
+from etl.db.connect import connect, missing_privilege, quote_identifier
 from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 from etl.events import ignore
@@ -45,7 +45,7 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
     try:
         return await erasing.forget(connection, runs, records)
     except asyncpg.InsufficientPrivilegeError as refusal:
-        raise refused_right(refusal, schema) from refusal
+        raise missing_privilege(refusal, schema) from refusal
     finally:
         await connection.close()
 
@@ -114,7 +114,7 @@ async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants:
             hint=f"Create it as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
         ) from None
     except asyncpg.InsufficientPrivilegeError as refusal:
-        raise refused_right(refusal, schema) from refusal
+        raise missing_privilege(refusal, schema) from refusal
     except asyncpg.PostgresError as refusal:
         raise DatabaseError(
             f"PostgreSQL refused a grant: {refusal}", hint="Fix the cause named in the message."

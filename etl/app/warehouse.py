@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from etl.db import embedded
-from etl.db.connect import connect, create_pool, refused_right
+from etl.db.connect import connect, create_pool, missing_privilege
 from etl.db.migrate import migrate, pending
 from etl.db.refusals import LOST
 from etl.db.session import Session
@@ -136,4 +136,4 @@ async def open_warehouse(
             stack.push_async_callback(warehouse.close)
             yield warehouse
     except asyncpg.InsufficientPrivilegeError as refusal:
-        raise refused_right(refusal, schema) from refusal
+        raise missing_privilege(refusal, schema) from refusal

@@ -1,7 +1,7 @@
-"""The script that spreads a warehouse over the nodes of a Citus cluster, made from the descriptors of the tables.
+"""A script that distributes a warehouse over a Citus cluster, generated from the table descriptions.
 
-Runs are distributed by id and what belongs to them by run_id, so that a run is whole on one node; what many runs share,
-and the bookkeeping, stands on every node.
+Runs are distributed by id and their child rows by run_id, so that a run is on one node; definitions and bookkeeping are
+replicated to every node.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TRIGGERS = ("runs_inserted", "runs_updated", "runs_deleted", "runs_truncated")
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """A foreign key of the warehouse, by the name that the migrations give it."""
+    """A foreign key of the warehouse, with the name given by the migrations."""
 
     name: str
     table: str
@@ -48,13 +48,13 @@ class ForeignKey:
 
     @property
     def definition(self) -> str:
-        """As ALTER TABLE takes it."""
+        """The definition for ALTER TABLE."""
         text = f"FOREIGN KEY ({', '.join(self.columns)}) REFERENCES {self.target} ({', '.join(self.target_columns)})"
         return f"{text} ON DELETE {self.on_delete}" if self.on_delete else text
 
 
 def foreign_keys() -> tuple[ForeignKey, ...]:
-    """Every foreign key of the warehouse, in the order in which they can be made."""
+    """Return all foreign keys of the warehouse, in an order in which they can be created."""
     version, runs = WORKFLOW_VERSIONS, RUNS.name
     return (
         ForeignKey("workflows_app_fkey", WORKFLOWS.name, ("app_id",), APPS.name, APPS.key, on_delete=None),
@@ -74,38 +74,31 @@ def _to_parent(table: Table) -> ForeignKey:
 
 
 def citus_script(schema: str) -> str:
-    """The script for psql.
-
-    Args:
-        schema: name of the warehouse's schema, as it stands in the settings.
-
-    Returns:
-        SQL that is run once, as the schema's owner, on the coordinator of a cluster whose nodes are known to it.
-    """
+    """Return the script for psql, to be run once as the owner of the schema on the coordinator."""
     return "\n".join(_lines(schema)) + "\n"
 
 
 def _lines(schema: str) -> Iterator[str]:
-    yield "-- Spreads the warehouse over the nodes of a Citus cluster. On the coordinator, with its nodes added and the"
-    yield "-- migrations applied, and while no sync runs: cortex-etl migrate --citus | psql -v ON_ERROR_STOP=1 URL"
+    yield "-- Distributes the warehouse over a Citus cluster. Add the nodes and apply the migrations, then run this"
+    yield "-- on the coordinator while no sync is running: cortex-etl migrate --citus | psql -v ON_ERROR_STOP=1 URL"
     yield ""
     yield "BEGIN;"
     yield f"SET LOCAL search_path TO {quote_identifier(schema)}, public;"
     yield ""
-    yield "-- A table at which an undistributed one points cannot be distributed."
+    yield "-- Citus cannot distribute a table that a local table refers to."
     for key in reversed(foreign_keys()):
         yield f"ALTER TABLE {key.table} DROP CONSTRAINT {key.name};"
     yield ""
-    yield "-- Citus takes no such triggers. Without them no rollup holds, so the views count from the runs."
+    yield "-- Citus does not support these triggers. Rollups depend on them, so the views are computed from the runs."
     for trigger in _TRIGGERS:
         yield f"DROP TRIGGER {trigger} ON {RUNS.name};"
     yield _SQL["count_from_runs"] + ";"
     yield ""
-    yield "-- On every node."
+    yield "-- Replicated to every node."
     for name in (*(table.name for table in (APPS, WORKFLOWS, *DEFINITIONS)), *_BOOKKEEPING):
         yield f"SELECT create_reference_table('{name}');"
     yield ""
-    yield "-- Spread, each run with what belongs to it."
+    yield "-- Distributed, each run together with its child rows."
     yield f"SELECT create_distributed_table('{RUNS.name}', '{RUNS.key[0]}');"
     for table in RUN_CHILDREN:
         yield f"SELECT create_distributed_table('{table.name}', '{table.key[0]}', colocate_with => '{RUNS.name}');"

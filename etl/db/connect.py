@@ -1,4 +1,4 @@
-"""Connections to the warehouse: the schema on the search path, values by `codecs`, failures as `DatabaseError`."""
+"""Connections to the warehouse, with its schema as search_path, codecs for values, and errors with hints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 import asyncpg
 
 from etl.db.codecs import prepare, prepare_to_load
-from etl.db.pooling import not_passed_on, refuse_what_pools_lose
+from etl.db.pooling import refuse_unsuitable_pooler, search_path_ignored
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 15
 _SEND_BUFFER_BYTES = 1_000_000
-_OLDEST = 14  # major version of PostgreSQL
+_MIN_VERSION = 14  # major version of PostgreSQL
 
-_OF_LIBPQ_ALONE = re.compile(
+_LIBPQ_ONLY = re.compile(
     r"(channel_binding|client_encoding|connect_timeout|fallback_application_name|gssencmode|keepalives\w*"
     r"|load_balance_hosts|sslcompression|sslsni|tcp_user_timeout)="
 )
-"""Parameters of a URL that asyncpg would send to the server, which knows none of them."""
+"""URL parameters that asyncpg would send to the server, which does not know them."""
 
-# What asyncpg raises when a server cannot be reached or its URL cannot be used.
+# Raised by asyncpg if a server cannot be reached or its URL is invalid.
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
 
 
@@ -44,17 +44,17 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
         "refused the login",
         "Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
     ),
-    ((asyncpg.UndefinedObjectError,), "refused the connection", "Take that parameter out of database.url."),
+    ((asyncpg.UndefinedObjectError,), "refused the connection", "Remove this parameter from database.url."),
     (
         (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
-        "takes no connection now",
+        "does not accept connections now",
         (
-            "Try again when it has started or others have left; a sync takes up to 7 connections: raise "
-            "max_connections, or the role's CONNECTION LIMIT, if it happens often."
+            "Try again later. A sync uses up to 7 connections: if this happens often, raise max_connections or the "
+            "CONNECTION LIMIT of the role."
         ),
     ),
 )
-"""How a server that is reached says no, what that means, and the hint."""
+"""Errors of a reachable server, what they mean, and the hint."""
 
 
 async def connect(
@@ -65,17 +65,17 @@ async def connect(
     statement_timeout: float | None = None,
     read_only: bool = False,
 ) -> asyncpg.Connection:
-    """Open one connection on which unqualified names mean `schema`'s.
+    """Open a connection whose search_path is `schema`.
 
     Args:
-        url: `postgresql://` or `postgres://`, with what libpq knows as parameters (`host`, `sslmode`, ...).
+        url: `postgresql://` or `postgres://`, with parameters of libpq (`host`, `sslmode`, ...).
         schema: name of the schema; it need not exist yet.
-        application_name: what `pg_stat_activity` shows.
-        statement_timeout: time limit of each statement in seconds; None sets none.
-        read_only: make every transaction read-only unless it says otherwise.
+        application_name: the name shown in `pg_stat_activity`.
+        statement_timeout: time limit of each statement in seconds; None for no limit.
+        read_only: make transactions read-only by default.
 
     Raises:
-        DatabaseError: the server cannot be reached, refuses, or the URL cannot be used.
+        DatabaseError: the server cannot be reached or refuses the connection, or the URL is invalid.
     """
     url = _for_driver(url)
     settings = _server_settings(schema, application_name)
@@ -88,7 +88,7 @@ async def connect(
     try:
         _refuse_older_servers(connection, url)
         _refuse_other_encodings(connection, url)
-        await refuse_what_pools_lose(connection, url, _place(url), schema)
+        await refuse_unsuitable_pooler(connection, url, _place(url), schema)
         await prepare(connection)
     except BaseException:
         connection.terminate()
@@ -97,62 +97,62 @@ async def connect(
 
 
 def _refuse_older_servers(connection: asyncpg.Connection, url: str) -> None:
-    """Migrations and statements use what came with PostgreSQL 14.
+    """Check the version: migrations and statements use features of PostgreSQL 14.
 
     Raises:
-        DatabaseError: the server is older.
+        DatabaseError: the server is too old.
     """
     version = connection.get_server_version()
-    if version.major < _OLDEST:
+    if version.major < _MIN_VERSION:
         raise DatabaseError(
             f"PostgreSQL {version.major}.{version.minor} at {_place(url)} is too old.",
-            hint=f"Use PostgreSQL {_OLDEST} or newer.",
+            hint=f"Use PostgreSQL {_MIN_VERSION} or newer.",
         )
 
 
 def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
-    """Payloads hold every character there is.
+    """Check the encoding: payloads may contain any character.
 
     Raises:
-        DatabaseError: the database cannot hold them.
+        DatabaseError: the encoding is not UTF8.
     """
     encoding = connection.get_settings().server_encoding
     if encoding != "UTF8":
         raise DatabaseError(
-            f"The database at {_place(url)} is encoded in {encoding}, which cannot hold every text.",
-            hint="Create one with: createdb --encoding=UTF8 --template=template0 NAME, and name it in database.url.",
+            f"The database at {_place(url)} has the encoding {encoding}, which cannot store all characters.",
+            hint="Create a database with: createdb --encoding=UTF8 --template=template0 NAME, and set database.url.",
         )
 
 
-class _Loading(asyncpg.Connection):
-    """A connection that loads: nothing on it outlasts a transaction, but locks that who took them gives back."""
+class _LoadingConnection(asyncpg.Connection):
+    """A connection for loading, without session state except locks, which are released explicitly."""
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
         super().__init__(protocol, transport, *rest)
         connected = transport.get_extra_info("socket")
-        # So that PostgreSQL has rows to go on with while others are made. Of TCP the kernel sees to that by itself.
+        # Give PostgreSQL rows to process while others are normalized. TCP buffers grow automatically.
         if connected is not None and connected.family == socket.AF_UNIX:
             with suppress(OSError):  # the system may allow less
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def get_reset_query(self) -> str:
-        """Nothing: it would be one round trip more for each time that the pool gets the connection back."""
+        """Return no statement, which saves a round trip whenever the connection is released to the pool."""
         return ""
 
 
 async def create_pool(
     url: str, schema: str, *, size: int, application_name: str = "cortex-etl"
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """Open a pool of at most `size` connections made as by `connect`; one is open when this returns.
+    """Open a pool of at most `size` connections configured as by `connect`, one of them immediately.
 
     Raises:
-        DatabaseError: as of `connect`.
+        DatabaseError: see `connect`.
     """
     opening = asyncpg.create_pool(
         _for_driver(url),
         min_size=1,
         max_size=size,
-        connection_class=_Loading,
+        connection_class=_LoadingConnection,
         init=prepare_to_load,
         server_settings=_server_settings(schema, application_name),
         timeout=_CONNECT_TIMEOUT_S,
@@ -162,22 +162,22 @@ async def create_pool(
 
 
 def _for_driver(url: str) -> str:
-    """The URL without what only libpq understands."""
-    place, mark, query = url.partition("?")
-    kept = [each for each in query.split("&") if not _OF_LIBPQ_ALONE.match(each)]
-    return f"{place}{mark}{'&'.join(kept)}"
+    """Return the URL without parameters that only libpq supports."""
+    base, mark, query = url.partition("?")
+    kept = [each for each in query.split("&") if not _LIBPQ_ONLY.match(each)]
+    return f"{base}{mark}{'&'.join(kept)}"
 
 
 def _server_settings(schema: str, application_name: str) -> dict[str, str]:
-    # The catalogue comes first wherever it is not named, so that no table of the schema can stand in for one of its.
+    # pg_catalog is searched first if it is not named, so that no table of the schema can hide one of the catalog.
     return {"application_name": application_name, "search_path": quote_identifier(schema), "timezone": "UTC"}
 
 
 def quote_identifier(name: str) -> str:
-    """`name` as SQL takes it for a name, whatever characters it holds.
+    """Quote an identifier for SQL.
 
     Raises:
-        DatabaseError: PostgreSQL has no such name: empty, longer than 63 bytes, or with a NUL.
+        DatabaseError: the name is not a valid identifier: empty, longer than 63 bytes, or with a NUL.
     """
     if not name or "\0" in name or len(name.encode(errors="replace")) > 63:
         raise DatabaseError(
@@ -187,7 +187,7 @@ def quote_identifier(name: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """`url` with every password in it replaced by `***`, fit for logs and messages."""
+    """Replace every password in a URL by `***`."""
     try:
         parts = urlsplit(url)
         user, at, place = parts.netloc.rpartition("@")
@@ -199,16 +199,16 @@ def redact_url(url: str) -> str:
 
 
 def embedded_url(socket_dir: str, user: str, database: str) -> str:
-    """The URL of a database that is reached over a Unix socket in `socket_dir`, whatever PGPORT says."""
+    """Return the URL of a database on a Unix socket in `socket_dir`, independent of PGPORT."""
     return f"postgresql://{quote(user)}@/{quote(database)}?host={quote(socket_dir)}&port=5432"
 
 
-def refused_right(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
-    """The error for a right that the role lacks on `schema`."""
+def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
+    """Return the error for a missing privilege on `schema`."""
     return DatabaseError(
         f'The database role may not do this in the schema "{schema}": {refusal}',
         hint=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
-        "or grant the role what the message names.",
+        "or grant the role the privilege named in the message.",
     )
 
 
@@ -217,10 +217,10 @@ async def _reach(opening: Awaitable[Any], url: str, schema: str) -> Any:
         return await opening
     except asyncpg.ProtocolViolationError as failure:
         if "startup parameter" in str(failure):
-            raise not_passed_on(_place(url), schema) from None
+            raise search_path_ignored(_place(url), schema) from None
         raise _unreachable(failure, url) from None
     except _CONNECT_FAILURES as failure:
-        # The chain is cut: the driver's own message may quote the URL with its password.
+        # Drop the cause: the driver's message may contain the URL with its password.
         raise _unreachable(failure, url) from None
 
 
@@ -228,7 +228,7 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
     place = _place(url)
     if isinstance(failure, asyncpg.InvalidCatalogNameError):
         return DatabaseError(
-            f"PostgreSQL at {place} has no such database.", hint="Create it with createdb, or hint database.url."
+            f"PostgreSQL at {place} has no such database.", hint="Create it with createdb, or fix database.url."
         )
     for kinds, words, hint in _REFUSALS:
         if isinstance(failure, kinds):
@@ -240,18 +240,18 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
             hint="Check sslmode and sslrootcert in database.url.",
         )
     if isinstance(failure, TimeoutError):
-        reason = f"no answer within {_CONNECT_TIMEOUT_S} s"
+        reason = f"no response within {_CONNECT_TIMEOUT_S} s"
     else:
         reason = _clean(failure, url) or type(failure).__name__
     return DatabaseError(
         f"PostgreSQL cannot be reached at {place}: {reason}",
-        hint="Check that it runs, and the host, port and database in database.url "
-        "(leave it empty for the embedded PostgreSQL).",
+        hint="Check that it is running, and check the host, port and database in database.url "
+        "(leave it empty to use the embedded PostgreSQL).",
     )
 
 
 def _place(url: str) -> str:
-    """Host, port and database of a URL, in words."""
+    """Describe the host, port and database of a URL."""
     try:
         parts = urlsplit(url)
         query = parse_qs(parts.query)
@@ -266,7 +266,7 @@ def _place(url: str) -> str:
 
 
 def _clean(failure: Exception, url: str) -> str:
-    """The failure's message without the URL's password, should it quote it."""
+    """Return the message of a failure without the password of the URL."""
     message = str(failure).strip()
     try:
         parts = urlsplit(url)

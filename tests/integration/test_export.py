@@ -236,7 +236,7 @@ async def test_lost_connection_is_a_database_error(database_url, warehouse, tmp_
     async with asyncio.timeout(30):
         while not await warehouse.fetchval(victim):
             await asyncio.sleep(0.02)
-        with pytest.raises(DatabaseError, match="the database went away during the export"):
+        with pytest.raises(DatabaseError, match="lost the connection to the database during the export"):
             await exporting
     await holder.close()
 

@@ -86,12 +86,12 @@ async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, data
 
 
 async def test_long_query_times_out(database_url: str) -> None:
-    with pytest.raises(SettingsError, match=r"longer than its time limit of 0\.2 s"):
+    with pytest.raises(SettingsError, match=r"exceeded its time limit of 0\.2 s"):
         await run_query(database_url, "cortex", "SELECT pg_sleep(30)", timeout_s=0.2)
 
 
 async def test_lost_connection_during_a_query_is_a_database_error(database_url: str) -> None:
-    with pytest.raises(DatabaseError, match="went away"):
+    with pytest.raises(DatabaseError, match="Lost the connection"):
         await run_query(database_url, "cortex", "SELECT pg_terminate_backend(pg_backend_pid())", timeout_s=10)
 
 

@@ -1,15 +1,15 @@
 -- name: lease
--- Lease requests from the budget of one API host, or tell how long to wait.
+-- Lease requests from the budget of one API host, or return how long to wait.
 --
 -- $1 host, $2 requests wanted, $3 requests allowed in a window, $4 seconds of the window and its guard,
 -- $5 seconds for which the lease is valid, $6 seconds of a slot.
--- Returns granted (0 to $2) and wait_s (seconds until more can be granted; 0 where something was). No row: unknown host.
+-- Returns granted (0 to $2) and wait_s (seconds until more can be granted; 0 if any were). No row: unknown host.
 --
--- `granted_at` holds the instants by which the granted requests have been sent at the latest, rounded up to slots so
--- that the arrays stay short; `granted` holds how many. An entry counts for $4 seconds from its instant. Two requests
--- further apart than a window are then the only ones that may exceed the allowance together.
--- The row lock comes before the clock is read. Instants far in the future (the clock was set back) are
--- pulled in, so that they cannot stop everybody until the clock has caught up.
+-- `granted_at` holds the times by which granted requests have been sent at the latest, rounded up to slots to keep the
+-- arrays short; `granted` holds their number. An entry counts for $4 seconds from its time, so that only requests more
+-- than a window apart can exceed the limit together.
+-- The row is locked before the clock is read. Times far in the future (the clock was set back) are reduced, so that they
+-- do not block all requests until the clock has caught up.
 WITH budget AS MATERIALIZED (
     SELECT granted_at, granted, paused_until
     FROM etl_rate_budgets
@@ -66,7 +66,7 @@ RETURNING
     END::double precision AS wait_s
 
 -- name: open
--- Open the budget of an API host; one that is open stays as it is.
+-- Create the budget of an API host if it does not exist.
 --
 -- $1 host.
 INSERT INTO etl_rate_budgets (host, granted_at, granted)
@@ -74,7 +74,7 @@ VALUES ($1, '{}', '{}')
 ON CONFLICT (host) DO NOTHING
 
 -- name: pause
--- Let nobody send requests to an API host for a while; a longer pause in force stays. Note after how many requests it came.
+-- Pause all requests to an API host; a longer current pause is kept. Record the number of requests before the pause.
 --
 -- $1 host, $2 seconds.
 INSERT INTO etl_rate_budgets AS budget (host, granted_at, granted, paused_until, paused_at, paused_after)

@@ -35,5 +35,5 @@ ORDER BY failed_at DESC
 LIMIT 5;
 
 -- name: forget
--- Begin anew: the demo's own schema, in the demo's own PostgreSQL.
+-- Drop the demo's schema in the demo's own PostgreSQL, to start over.
 DROP SCHEMA IF EXISTS cortex CASCADE;

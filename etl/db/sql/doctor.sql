@@ -1,5 +1,5 @@
 -- name: server
--- Version, role and database of the server; and whether it is a standby, which takes no writes.
+-- Version, role and database of the server, and whether it is a standby, which is read-only.
 SELECT current_setting('server_version')          AS version,
        current_user                               AS role,
        current_database()                         AS database,
@@ -10,7 +10,7 @@ SELECT current_setting('server_version')          AS version,
        has_database_privilege(current_database(), 'CREATE') AS may_create;
 
 -- name: schema
--- Rights on the schema $1; no row where there is no such schema.
+-- Privileges on the schema $1; no row if it does not exist.
 SELECT has_schema_privilege(n.oid, 'USAGE')  AS may_use,
        has_schema_privilege(n.oid, 'CREATE') AS may_create,
        pg_get_userbyid(n.nspowner)           AS owner
@@ -18,7 +18,7 @@ FROM pg_namespace n
 WHERE n.nspname = $1;
 
 -- name: tables
--- Tables and views of the schema $1 on which the role lacks a right that loading needs.
+-- Tables and views of the schema $1 on which the role lacks a privilege needed for loading.
 SELECT c.relname AS name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -41,6 +41,6 @@ JOIN pg_stat_activity AS activity ON activity.pid = live.backend_pid
 ORDER BY is_stale DESC NULLS LAST, live.id;
 
 -- name: paused
--- When an API host asked for a pause last, within a day, and how many requests it had taken in the minute before.
+-- The last pause requested by an API host within a day, and the number of requests in the minute before.
 SELECT paused_at, paused_after FROM etl_rate_budgets
 WHERE host = $1 AND paused_at > now() - interval '1 day';

@@ -1,5 +1,5 @@
 -- name: place
--- The database, the owner of the schema $1, and whether the role $2 may connect (false where there is no such role).
+-- The database, the owner of the schema $1, and whether the role $2 may connect (false if it does not exist).
 SELECT
     current_database() AS name,
     (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = $1) AS owner,
