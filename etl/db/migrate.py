@@ -1,10 +1,10 @@
-"""Applies the numbered SQL files of `migrations/` to a schema: in order, once, each in one transaction with its record.
+"""Apply the numbered SQL files of `migrations/` to a schema, in order, each once and in one transaction.
 
-The ledger, `etl_migrations`, keeps each file's checksum, so that a schema created by another version of the program is
-refused. An advisory lock keeps two programs from migrating one schema at the same time.
+The table `etl_migrations` records the checksum of each file, so that a schema created by another version of the program
+is refused. An advisory lock prevents concurrent migrations of a schema.
 
-A file that has to wait for a reader's lock would make all later readers wait behind it. So it waits only for a moment,
-releases everything, and tries again.
+A migration that waits for a reader's lock would block all later readers. It therefore waits only briefly, rolls back,
+and tries again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 LOCK_TIMEOUT_S = 2.0
-"""How long a file waits for a table or view that others use, with whoever comes later waiting behind it."""
+"""How long a file waits for a lock, while later readers wait behind it."""
 
 PAUSE_S = 3.0
-"""How long others then have it for themselves."""
+"""How long others can proceed before the next attempt."""
 
-PATIENCE_S = 300.0
-"""How long a file is tried."""
+TIMEOUT_S = 300.0
+"""How long a file is attempted."""
 
 _SQL = statements("migrate")
 
@@ -49,10 +49,10 @@ class Migration:
 
 
 def migrations() -> list[Migration]:
-    """The migrations that this program knows, in the order in which they apply.
+    """Return the migrations of this program, in order.
 
     Raises:
-        DatabaseError: the installation holds no migrations.
+        DatabaseError: the installation contains no migrations.
     """
     files = sorted((entry for entry in _folder().iterdir() if entry.name.endswith(".sql")), key=lambda file: file.name)
     found = []
@@ -63,25 +63,25 @@ def migrations() -> list[Migration]:
 
 
 def _folder() -> Traversable:
-    """The folder of the SQL files: inside the installed package, else beside it in the source tree."""
+    """Return the directory of the SQL files: in the installed package, or in the source tree."""
     installed = resources.files("etl").joinpath("migrations")
     if installed.is_dir():
         return installed
     source = Path(__file__).resolve().parents[2] / "migrations"
     if not source.is_dir():
-        raise DatabaseError("The installation holds no migrations.", hint="Install cortex-etl again.")
+        raise DatabaseError("The installation contains no migrations.", hint="Install cortex-etl again.")
     return source
 
 
 async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
-    """Bring `schema` up to date, creating it where it is missing.
+    """Bring `schema` up to date, creating it if it does not exist.
 
     Args:
-        conn: a session connection (not one behind a pooler in transaction mode), outside of a transaction.
-        schema: name of the schema, as it stands in the settings.
+        conn: a session connection (not behind a pooler in transaction mode), outside of a transaction.
+        schema: name of the schema.
 
     Returns:
-        The names of the files that were applied now, in order; empty when none was pending.
+        The names of the files that were applied, in order.
 
     Raises:
         DatabaseError: a file failed, privileges are missing, or another version created the schema.
@@ -99,7 +99,7 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
 
 
 async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:
-    """The names of the files that `migrate` would apply to `schema`, in order. Writes nothing.
+    """Return the names of the files that `migrate` would apply, in order, without writing anything.
 
     Raises:
         DatabaseError: another version created the schema.
@@ -108,7 +108,7 @@ async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:
 
 
 def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -> list[Migration]:
-    """Compare what was applied (name → checksum) with what is known; returns what is left to apply."""
+    """Compare the applied migrations (name → checksum) with the known ones; return the pending ones."""
     known = list(known)
     checksums = {migration.name: migration.checksum for migration in known}
     foreign = sorted(name for name, checksum in applied.items() if checksums.get(name) != checksum)
@@ -124,7 +124,7 @@ def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -
 
 
 async def _applied(conn: asyncpg.Connection, schema: str) -> dict[str, str]:
-    """Name → checksum of each migration in the ledger; empty where there is no ledger."""
+    """Return name → checksum of the applied migrations; empty if the table does not exist."""
     ledger = f"{quote_identifier(schema)}.etl_migrations"
     try:
         if await conn.fetchval("SELECT to_regclass($1)", ledger) is None:
@@ -140,7 +140,7 @@ async def _create_ledger(conn: asyncpg.Connection, schema: str) -> None:
         if await conn.fetchval("SELECT to_regclass($1)", f"{quote_identifier(schema)}.etl_migrations") is not None:
             return
         async with conn.transaction():
-            # CREATE SCHEMA asks for the right to create one even where the schema stands already.
+            # CREATE SCHEMA IF NOT EXISTS requires the privilege to create a schema even if it exists.
             if await conn.fetchval("SELECT to_regnamespace($1)", quote_identifier(schema)) is None:
                 await conn.execute(f"CREATE SCHEMA {quote_identifier(schema)}")
             await _enter(conn, schema)
@@ -151,19 +151,20 @@ async def _create_ledger(conn: asyncpg.Connection, schema: str) -> None:
 
 async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) -> None:
     clock = asyncio.get_running_loop().time
-    give_up = clock() + PATIENCE_S
+    give_up = clock() + TIMEOUT_S
     while not await _try(conn, schema, migration):
         if clock() > give_up:
-            users = ", ".join(str(row["pid"]) for row in await conn.fetch(_SQL["who_uses"], schema))
+            users = ", ".join(str(row["pid"]) for row in await conn.fetch(_SQL["lock_holders"], schema))
             raise DatabaseError(
-                f'{migration.name} has to wait for what others use in the schema "{schema}".',
-                hint=f"Wait until they end, or end them by SELECT pg_terminate_backend(pid): {users or 'unknown'}.",
+                f'{migration.name} cannot be applied: others are using the schema "{schema}".',
+                hint="Wait until they end, or end them with SELECT pg_terminate_backend(pid). "
+                f"Process ids: {users or 'unknown'}.",
             )
         await asyncio.sleep(PAUSE_S)
 
 
 async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> bool:
-    """Apply a file; False where it has to wait for others."""
+    """Apply a file; return False if it could not get a lock in time."""
     try:
         async with conn.transaction():
             await _enter(conn, schema)
@@ -179,11 +180,11 @@ async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> b
     except asyncpg.PostgresError as failure:
         raise DatabaseError(
             f'{migration.name} could not be applied to the schema "{schema}": {failure}',
-            hint="Nothing of that file was applied. Fix what the message names and migrate again.",
+            hint="The file was rolled back. Fix the reported problem and migrate again.",
         ) from failure
     return True
 
 
 async def _enter(conn: asyncpg.Connection, schema: str) -> None:
-    """Let unqualified names mean `schema`'s until the transaction ends, and switch off every time limit meanwhile."""
+    """Set the search_path to `schema` and disable the statement timeout until the transaction ends."""
     await conn.execute(f"SET LOCAL search_path TO {quote_identifier(schema)}; SET LOCAL statement_timeout = 0")

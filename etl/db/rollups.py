@@ -1,7 +1,7 @@
-"""Counts anew the days whose runs changed, so that the daily views read few rows.
+"""Roll up the days whose runs have changed, so that the daily views read few rows.
 
-Nothing depends on when this runs, or whether: a change to runs notes its days in its own transaction, and the views
-count those from the runs themselves (see `migrations/0003_rollups.sql`).
+The views are correct whether or not this runs: a change to runs records the affected days in its transaction, and the
+views compute those days from the runs (see `migrations/0003_rollups.sql`).
 """
 
 from __future__ import annotations
@@ -25,75 +25,75 @@ _SQL = statements("rollups")
 
 
 async def roll_up(connection: Connection, *more: Connection, seconds: float) -> int:
-    """Count days that changed, the newest first, each in a transaction of its own.
+    """Roll up changed days, newest first, each in its own transaction.
 
-    What that costs stays in proportion to what has changed: see `due` in `sql/rollups.sql`.
+    The cost is proportional to the changes: see `due` in `sql/rollups.sql`.
 
     Args:
-        connection: to the warehouse, outside of a transaction.
-        more: others like it, on which further days, or shares of a large one, are counted meanwhile.
-        seconds: after which nothing further is begun; what is left is for the next time.
+        connection: a connection to the warehouse, outside of a transaction.
+        more: further connections, on which other days, or parts of a large day, are rolled up concurrently.
+        seconds: time after which no further day is started; the rest is left for the next time.
 
     Returns:
-        How many days, or shares of large ones, were counted; 0 as well while another process is at it.
+        The number of days, or parts of large days, that were rolled up; 0 if another process is doing it.
 
     Raises:
-        asyncpg.PostgresError: what PostgreSQL refuses; the views stay right.
+        asyncpg.PostgresError: PostgreSQL refused; the views stay correct.
     """
-    if not await connection.fetchval(_SQL["take_turns"]):
+    if not await connection.fetchval(_SQL["lock_all"]):
         return 0
     until = monotonic() + seconds
     try:
         due = iter(await connection.fetch(_SQL["due"], 1 + len(more)))
-        lanes = [_count_due(each, due, until) for each in (connection, *more)]
-        ends = await asyncio.gather(*lanes, return_exceptions=True)  # where one connection is lost, the others go on
+        tasks = [_roll_up_due(each, due, until) for each in (connection, *more)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)  # if one connection is lost, the others continue
     finally:
         if not connection.is_closed():
-            await connection.execute(_SQL["give_turn"])
-    for end in ends:
-        if isinstance(end, BaseException):
-            raise end
-    return sum(end for end in ends if isinstance(end, int))
+            await connection.execute(_SQL["unlock_all"])
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return sum(result for result in results if isinstance(result, int))
 
 
 async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds: float) -> int:
-    """Count days of one workflow that changed, as `roll_up` does, while other workflows are still loaded.
+    """Roll up changed days of one workflow, while other workflows are still being loaded.
 
     Args:
-        connection: to the warehouse, outside of a transaction.
-        workflow_id: of the workflow.
-        seconds: as of `roll_up`.
+        connection: a connection to the warehouse, outside of a transaction.
+        workflow_id: id of the workflow.
+        seconds: see `roll_up`.
 
     Returns:
-        How many days were counted; 0 as well while another process counts all of them.
+        The number of days that were rolled up; 0 if another process is rolling up all workflows.
 
     Raises:
-        asyncpg.PostgresError: what PostgreSQL refuses, such as to count what another process counts as well.
+        asyncpg.PostgresError: PostgreSQL refused, for example because another process has rolled up the same days.
     """
-    if not await connection.fetchval(_SQL["join_in"]):
+    if not await connection.fetchval(_SQL["lock_workflow"]):
         return 0
     until = monotonic() + seconds
     try:
         due = iter(await connection.fetch(_SQL["due_of_workflow"], workflow_id))
-        return await _count_due(connection, due, until)
+        return await _roll_up_due(connection, due, until)
     finally:
         if not connection.is_closed():
-            await connection.execute(_SQL["leave"])
+            await connection.execute(_SQL["unlock_workflow"])
 
 
-async def _count_due(connection: Connection, due: Iterator[asyncpg.Record], until: float) -> int:
-    """Count days until there are none left, or begin none after `until`; `due` may feed several connections."""
-    counted = 0
+async def _roll_up_due(connection: Connection, due: Iterator[asyncpg.Record], until: float) -> int:
+    """Roll up days until none are left or the time is up; several connections may share `due`."""
+    done = 0
     for row in due:
-        await _count(connection, row["days"], row["workflows"])
-        counted += len(row["days"])
+        await _roll_up_days(connection, row["days"], row["workflows"])
+        done += len(row["days"])
         if monotonic() >= until:
             break
-    return counted
+    return done
 
 
-async def _count(connection: Connection, days: Sequence[date], workflows: Sequence[str]) -> None:
-    # Who finds notes gone that its picture still holds ends with an error: another process has counted these days.
+async def _roll_up_days(connection: Connection, days: Sequence[date], workflows: Sequence[str]) -> None:
+    # Repeatable read fails if another process has rolled up these days since the snapshot.
     async with connection.transaction(isolation="repeatable_read"):
         await connection.execute(_SQL["tune"])
-        await connection.execute(_SQL["count"], days, workflows)
+        await connection.execute(_SQL["roll_up"], days, workflows)

@@ -79,13 +79,13 @@ async def test_long_reader_does_not_block_other_readers(empty_database_url, know
 async def test_endless_reader_is_named(empty_database_url, known, monkeypatch) -> None:
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.05)
     monkeypatch.setattr(runner, "PAUSE_S", 0.05)
-    monkeypatch.setattr(runner, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(runner, "TIMEOUT_S", 0.2)
     long, migrating = [await connect(empty_database_url, "cortex") for _ in range(2)]
     await migrate(migrating, "cortex")
     known.append(FILES[-1])
     async with long.transaction():
         await long.fetch(READ)
-        with pytest.raises(DatabaseError, match=r"0003_columns\.sql has to wait for what others use") as caught:
+        with pytest.raises(DatabaseError, match=r"0003_columns\.sql cannot be applied: others are using") as caught:
             await migrate(migrating, "cortex")
     assert str(long.get_server_pid()) in caught.value.hint
     assert await migrate(migrating, "cortex") == [FILES[-1].name]

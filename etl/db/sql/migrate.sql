@@ -1,13 +1,13 @@
 -- name: lock_migrations
--- Wait until no other program migrates this schema ($1); the number is the lock's kind, "cetl" in ASCII.
+-- Wait until no other program migrates this schema ($1). The number is "cetl" in ASCII.
 SELECT pg_advisory_lock(1667593324, hashtext($1));
 
 -- name: unlock_migrations
--- Let the next one in.
+-- Release the lock.
 SELECT pg_advisory_unlock(1667593324, hashtext($1));
 
 -- name: create_ledger
--- The table that says what has been applied; the search_path is the schema.
+-- Create the table of applied migrations; the search_path is the schema.
 CREATE TABLE etl_migrations (
     name       text        NOT NULL,
     checksum   text        NOT NULL,
@@ -22,11 +22,11 @@ COMMENT ON COLUMN etl_migrations.applied_at IS 'When it was applied.';
 COMMENT ON COLUMN etl_migrations.applied_by IS 'Role that applied it.';
 
 -- name: record_migration
--- Write that the file $1 with checksum $2 has been applied.
+-- Record that the file $1 with checksum $2 has been applied.
 INSERT INTO etl_migrations (name, checksum) VALUES ($1, $2);
 
--- name: who_uses
--- Processes that hold a table or view of the schema $1.
+-- name: lock_holders
+-- Processes that hold a lock on a table or view of the schema $1.
 SELECT DISTINCT locks.pid
 FROM pg_locks AS locks
 JOIN pg_class AS relations ON relations.oid = locks.relation

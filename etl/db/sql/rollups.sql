@@ -1,14 +1,14 @@
--- name: take_turns
--- One process at a time; who finds another at it leaves the work to it.
+-- name: lock_all
+-- Lock out other processes; false if another process is rolling up.
 SELECT pg_try_advisory_lock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
--- name: give_turn
+-- name: unlock_all
 SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
 -- name: due
--- Days whose rollups do not hold, the newest first, each with its workflows that are noted. One of many runs of which few
--- have changed can wait for an hour: it would be counted at each sync, and the views count it meanwhile from its runs.
--- A day of which much has changed comes in $1 shares of its workflows.
+-- Days whose rollups are out of date, newest first, each with its changed workflows. A large day with few changes waits
+-- for up to an hour, because it would otherwise be rolled up at each sync; the views compute it from its runs meanwhile.
+-- A day with many changes is divided into $1 parts by workflow.
 WITH days AS (
     SELECT day, array_agg(workflow_id ORDER BY runs DESC, workflow_id) AS workflows, sum(runs) AS changed,
         min(noted_at) AS since
@@ -28,15 +28,15 @@ WHERE since < now() - interval '1 hour'
 GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
 ORDER BY day DESC
 
--- name: join_in
--- Beside other streams of this or another process, and not while one counts all days: see take_turns.
+-- name: lock_workflow
+-- Allow other workflows to be rolled up concurrently, but not all of them: see lock_all.
 SELECT pg_try_advisory_lock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
--- name: leave
+-- name: unlock_workflow
 SELECT pg_advisory_unlock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
 -- name: due_of_workflow
--- The same of one workflow ($1), the newest days first: as many at once as have about 5,000 changed runs together.
+-- The same for one workflow ($1), newest days first, in groups with about 5,000 changed runs each.
 WITH days AS (
     SELECT day, sum(runs) AS changed, min(noted_at) AS since
     FROM etl_changed_days
@@ -55,16 +55,16 @@ GROUP BY div(so_far, 5000)
 ORDER BY max(day) DESC
 
 -- name: tune
--- For one transaction: a plan made while the rollups were small would read all of them later, compiling costs more than
--- these statements take, and no two steps are alike in what their calls are looked up by, to remember the answer. What is
--- counted is few rows by their keys: reading whole tables for them, or collecting their places first, takes longer.
+-- For one transaction: a plan cached while the rollups were small would scan all of them later; JIT compilation takes
+-- longer than these statements; memoize never hits, because each step has its own calls. The statement reads few rows
+-- by key, for which sequential and bitmap scans are slower.
 SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
     set_config('enable_memoize', 'off', true), set_config('enable_seqscan', 'off', true),
     set_config('enable_bitmapscan', 'off', true)
 
--- name: count
--- Counts noted days ($1) of workflows ($2) anew. Being one statement, it sees one picture: a note exactly where it sees the
--- change. The notes in that picture go with it, those made meanwhile stay.
+-- name: roll_up
+-- Roll up the changed days $1 of the workflows $2. One statement has one snapshot, in which a changed day is recorded if
+-- and only if its changes are visible. The records in that snapshot are deleted; later ones are kept.
 WITH noted AS (
     SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), drop_health AS (
