@@ -290,7 +290,7 @@ async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, 
 
 
 async def test_doctor_reports_an_old_server(database_url, monkeypatch) -> None:
-    monkeypatch.setattr("etl.db.connect._OLDEST", 99)
+    monkeypatch.setattr("etl.db.connect._MIN_VERSION", 99)
     found = [check async for check in examine_warehouse(Settings(database=DatabaseSettings(url=database_url)))]
     assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]
     assert found[0].hint == "Use PostgreSQL 99 or newer."
