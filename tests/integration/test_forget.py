@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -117,6 +118,7 @@ async def test_a_run_is_emptied_and_stays_so(trial: Trial) -> None:
     await trial.sync()
     _, run = trial.some()
     assert await trial.holds(run["id"]) > 2
+    await trial.warehouse.execute("UPDATE runs SET own_credits = 0.25 WHERE id = $1", run["id"])
     before = dict(await trial.warehouse.fetchrow("SELECT * FROM runs WHERE id = $1", run["id"]))
     totals = "SELECT sum(runs), sum(completed), sum(credits) FROM workflow_health_daily"
     counted = await trial.warehouse.fetchrow(totals)
@@ -385,6 +387,41 @@ async def test_concurrent_sync_cannot_restore_an_erased_run(trial: Trial) -> Non
             assert not waiting.done()
         assert (await waiting).runs == 1
         await assert_blank(trial, other)
+
+
+async def test_stored_runs_and_runs_that_arrive_are_blanked_alike(trial: Trial) -> None:
+    for number, run in enumerate(run for runs in trial.world.runs.values() for run in runs.values()):
+        if number % 3 == 0:
+            run["workflow_version"] = None
+            run["workflow_version_draft"] = {"steps": [{"key": "n", "type": "note", "note": f"note {number % 7}"}]}
+        if number % 5 == 0:
+            run["updated_at"] = run["updated_at"][:10]
+    await trial.sync()
+    everything = [run_id for runs in trial.world.runs.values() for run_id in runs]
+    assert (await forget(trial.settings, runs=everything)).runs == len(everything)
+    columns = ", ".join(MAY_STAY - {"first_synced_at", "last_synced_at", "erased_at"})
+    rows = f"SELECT {columns} FROM runs ORDER BY id"
+    stored = [tuple(row) for row in await trial.warehouse.fetch(rows)]
+    assert len(stored) == len(everything)
+    assert await trial.warehouse.fetchval("SELECT count(*) FROM workflow_versions WHERE is_draft") == 0
+    await trial.warehouse.execute("TRUNCATE runs CASCADE; UPDATE etl_streams SET backfill_done = false")
+    await trial.sync("backfill")
+    assert [tuple(row) for row in await trial.warehouse.fetch(rows)] == stored
+    assert await trial.warehouse.fetchval("SELECT count(*) FROM workflow_versions WHERE is_draft") == 0
+    assert await trial.warehouse.fetchval("SELECT count(*) FROM run_steps") == 0
+
+
+async def test_runs_erased_during_a_backfill_stay_blank(trial: Trial) -> None:
+    runs = [run for runs in trial.world.runs.values() for run in runs.values()]
+    chosen = random.Random(17).sample(runs, 20)
+    loading = asyncio.create_task(trial.sync("backfill"))
+    for run in chosen:
+        await forget(trial.settings, runs=[run["id"]])
+    await loading
+    for run in chosen:
+        await assert_blank(trial, run)
+    assert await trial.warehouse.fetchval("SELECT count(*) FROM runs WHERE erased_at IS NULL") == len(runs) - 20
+    assert await agrees(trial)
 
 
 async def test_a_load_that_does_not_end_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
