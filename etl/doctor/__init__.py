@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from etl.doctor.checks import Check, failed, ok, warning
+from etl.doctor.database import examine_database
 from etl.doctor.source import examine_source
-from etl.doctor.warehouse import examine_warehouse
 from etl.errors import SettingsError
 from etl.events import ignore
 from etl.normalize import redactor_of
@@ -33,7 +33,7 @@ async def examine(settings: Settings, settings_file: str, listener: Listener = i
     yield _settings(settings, settings_file)
     if settings.telemetry:
         yield _traces()
-    for checks in (examine_source(settings, listener), examine_warehouse(settings)):
+    for checks in (examine_source(settings, listener), examine_database(settings)):
         async with aclosing(checks):
             async for check in checks:
                 yield check

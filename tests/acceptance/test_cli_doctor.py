@@ -18,7 +18,7 @@ from postgres_proxies import far_away
 from etl.config import DatabaseSettings, Settings
 from etl.db.budget import Budget
 from etl.doctor.bookkeeping import _locks
-from etl.doctor.warehouse import examine_warehouse
+from etl.doctor.database import examine_database
 from etl.sandbox.faults import Headers, Status, any_request
 
 
@@ -284,13 +284,13 @@ async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 << 20))
     (tmp_path / "blocked").touch()
-    found = [check async for check in examine_warehouse(Settings(data_dir=tmp_path / "blocked" / "data"))]
+    found = [check async for check in examine_database(Settings(data_dir=tmp_path / "blocked" / "data"))]
     assert [(check.name, check.state) for check in found] == [("disk", "warning"), ("database", "failed")]
     assert found[0].hint == "Free some space, or set data_dir to a directory on a larger disk."
 
 
 async def test_doctor_reports_an_old_server(database_url, monkeypatch) -> None:
     monkeypatch.setattr("etl.db.connect._MIN_VERSION", 99)
-    found = [check async for check in examine_warehouse(Settings(database=DatabaseSettings(url=database_url)))]
+    found = [check async for check in examine_database(Settings(database=DatabaseSettings(url=database_url)))]
     assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]
     assert found[0].hint == "Use PostgreSQL 99 or newer."

@@ -31,7 +31,7 @@ _UP_TO_DATE = ok("migrations", "all are applied")
 _SQL = statements("doctor")
 
 
-async def examine_warehouse(settings: Settings) -> AsyncGenerator[Check]:
+async def examine_database(settings: Settings) -> AsyncGenerator[Check]:
     """Yield the checks of the database, until one fails on which the others depend."""
     schema = settings.database.schema_name
     try:
