@@ -1,4 +1,4 @@
-"""What one transaction loads, and what it did."""
+"""The content of one transaction, and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """The bytes of an item as received, the URL that they came from, and the page."""
+    """The received bytes of an item, their URL, and the page."""
 
     raw: bytes
     url: str
@@ -19,7 +19,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One item for the quarantine, with its bytes as received; the digest identifies it."""
+    """One item for the quarantine with its received bytes; the digest identifies it."""
 
     run_id: str | None
     source: Source
@@ -30,17 +30,17 @@ class Reject:
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction loads.
+    """The content of one transaction.
 
     Attributes:
-        new: runs that the warehouse does not hold, as far as is known.
-        changed: runs that it may hold.
-        sources: where each of these came from, by run id, in case PostgreSQL refuses it.
+        new: runs that are probably not in the warehouse.
+        changed: runs that may be in the warehouse.
+        sources: the sources of these runs, by run id, in case PostgreSQL refuses one.
         restored: ids of unchanged runs that had `gone_at` and are listed again.
         shared: ids of runs that were found in another app's listing first.
         gone: ids of runs that this app no longer lists.
         rejects: items for the quarantine.
-        settled: ids of runs of which a good copy, or none at all, is listed now: their rejects are resolved.
+        settled: ids of runs whose rejects are resolved, because a valid copy or none is listed now.
         cursor: where an interrupted backfill resumes, if `moves_cursor`.
     """
 
@@ -60,7 +60,7 @@ class Batch:
         return bool(runs or self.rejects or self.settled) or self.moves_cursor
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Split the new and changed runs into halves, each with the runs it settles; all else goes with the second."""
+        """Split the new and changed runs into halves with their settled ids; everything else goes to the second."""
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
         first = Batch(self.new[:of_new], self.changed[:of_changed], self.sources)
@@ -72,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a transaction did."""
+    """The result of a transaction."""
 
     inserted: int = 0
     updated: int = 0

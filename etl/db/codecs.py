@@ -1,4 +1,4 @@
-"""How values travel between Python and PostgreSQL: in the binary form that COPY needs."""
+"""Codecs between Python and PostgreSQL, in the binary form that COPY needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIME_ZERO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary 
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
-    """Let `jsonb` and `timestamptz` travel as the warehouse has them.
+    """Set the codecs of `jsonb` and `timestamptz`.
 
     `jsonb` as JSON text: `bytes` or `str` in, `str` out. `timestamptz` as a `datetime` with a zone: asyncpg's own codec
     makes infinities of the first and the last microsecond of the years 1 to 9999, and times without a zone of those.
@@ -28,7 +28,7 @@ async def prepare(connection: asyncpg.Connection) -> None:
 
 
 async def prepare_to_load(connection: asyncpg.Connection) -> None:
-    """Let `jsonb` and `numeric`, in and out, travel in their binary form, as `etl.normalize` makes them."""
+    """Also transfer `jsonb` and `numeric` in their binary form, as created by `etl.normalize`."""
     await prepare(connection)
     for each in ("jsonb", "numeric"):
         await connection.set_builtin_type_codec(each, schema="pg_catalog", codec_name="bytea", format="binary")

@@ -1,4 +1,4 @@
-"""Loading the version documents that runs point at: each once, and its newest copy where copies differ."""
+"""Loading the version documents that runs refer to: each once, with its newest copy."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SQL = statements("load")
 
 
 async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRows]) -> int:
-    """Write the definitions that runs point at, where they are new or newer than what is stored.
+    """Write the definitions that runs refer to, if they are new or newer than the stored ones.
 
-    Those that are stored are locked: nobody deletes one before the transaction ends.
+    Stored definitions are locked against deletion until the transaction ends.
 
     Args:
-        connection: in the transaction that writes the runs.
-        runs: whose definitions these are.
+        connection: a connection in the transaction that writes the runs.
+        runs: the runs.
 
     Returns:
         The number of rows written.
@@ -77,12 +77,12 @@ def _later(one: datetime | None, other: datetime | None) -> bool:
 
 
 def supersedes(incoming: datetime | None, stored: datetime | None) -> bool:
-    """Whether a copy received later is also the newer one: only a smaller updated_at makes it the older."""
+    """Return whether a copy received later is the newer one: only a smaller updated_at makes it older."""
     return incoming is None or stored is None or incoming >= stored
 
 
 async def copy_rows(connection: asyncpg.Connection, table: Table, records: Sequence[tuple[Any, ...]]) -> None:
-    """COPY rows, in the order of the table's columns, into a table."""
+    """COPY rows, with values in the order of the columns, into a table."""
     if records:
         await connection.copy_records_to_table(table.name, columns=table.names, records=records)
 

@@ -1,8 +1,8 @@
-"""Erasing for good: a run keeps the columns that counts and sums need, everything else goes and does not return.
+"""Erasing runs permanently: a run keeps the columns needed for counts and sums; everything else is removed.
 
-`forget` first commits the salted hashes of the ids, behind every load under way, and then empties what is stored. Each
-later load looks its runs up in the same transaction and blanks those that were erased, so no process can bring back
-what it had in hand meanwhile.
+`forget` first waits for running loads and commits the salted hashes of the ids, and then blanks the stored rows. Every
+later load checks its runs in the same transaction and blanks those that were erased, so that no process can restore
+content that it read earlier.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 _SQL = statements("erasing")
 
 PATIENCE_S: Final = 30.0
-"""How long `forget` waits for the loads under way; those that come meanwhile wait behind it."""
+"""How long `forget` waits for running loads, while new ones wait behind it."""
 
 FORGOTTEN: Final = b'"[forgotten]"'
-"""What the quarantine keeps of the bytes of an erased item."""
+"""Replaces the bytes of an erased item in the quarantine."""
 
 ERASED: Final = "erased"
-"""What it keeps of the error, which may quote them."""
+"""Replaces its error message, which may quote the bytes."""
 
 KEPT: Final = (
     "id", "app_id", "workflow_app_id", "workflow_id", "workflow_version_id", "version", "status", "origin",
     "started_at", "ended_at", "created_at", "updated_at", "updated_on_day", "credits", "stream_app_id",
 )  # fmt: skip
-"""The columns of an erased run that stay."""
+"""The columns that an erased run keeps."""
 
 OF_VERSION: Final = ("workflow_version_id", "version")
-"""Those of them that go where the run used a draft."""
+"""Columns that are also blanked if the run used a draft."""
 
 _RECORD: Final = RUNS.names.index("record_id")
 _PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
@@ -59,7 +59,7 @@ _ESCAPED: Final = re.compile(rb'\\(["\\])')
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was erased: runs with all that belongs to them, and items of the quarantine."""
+    """Numbers of erased runs and of erased items in the quarantine."""
 
     runs: int
     rejects: int
@@ -67,14 +67,14 @@ class Forgotten:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What of a batch was erased: ids of runs, and digests of rejects."""
+    """The erased items of a batch: ids of runs, and digests of rejects."""
 
     runs: frozenset[str] = frozenset()
     rejects: frozenset[bytes] = frozenset()
 
 
 class _Hashes:
-    """Salted hashes of what was erased, or may have been."""
+    """Computes salted hashes of ids."""
 
     def __init__(self, salt: str) -> None:
         self._salt = bytes.fromhex(salt)
@@ -86,7 +86,7 @@ class _Hashes:
         return self._of("record", record_id.encode())
 
     def texts(self, raw: bytes) -> Iterator[bytes]:
-        """The hashes of all strings of a JSON text, valid or not, as ids of records."""
+        """Hash all strings in a JSON text, which may be invalid, as ids of records."""
         for text in _TEXT.findall(spelled_plainly(raw)):
             yield self._of("record", _ESCAPED.sub(rb"\1", text))
 
@@ -95,7 +95,7 @@ class _Hashes:
 
 
 def blank(rows: RunRows) -> RunRows:
-    """The rows of an erased run: no content, no children, no draft."""
+    """Blank the rows of an erased run: no content, no children, no draft."""
     values = dict(zip(RUNS.names, rows.run, strict=True))
     used_draft = (
         values["workflow_draft_id"] is not None and values["workflow_version_id"] == values["workflow_draft_id"]
@@ -117,12 +117,12 @@ def blank(rows: RunRows) -> RunRows:
 
 
 async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], rejects: Sequence[Reject]) -> Erased:
-    """Find what of a batch was erased, in the transaction that loads it.
+    """Find the erased items of a batch, in the transaction that loads it.
 
-    A run of an erased record is from now on known by its own id as well, and what is stored of it is erased.
+    A new run of an erased record is added to the erased ids, and its stored row is blanked.
     """
     salt = await connection.fetchval(_SQL["salt"])
-    if salt is None:  # nothing ever was
+    if salt is None:  # nothing was ever erased
         return Erased()
     hashes = _Hashes(salt)
     by_id = {rows.run_id: hashes.run(rows.run_id) for rows in runs}
@@ -144,17 +144,17 @@ async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], r
 
 
 async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> Forgotten:
-    """Erase runs, and all runs of records: content, children, and bytes in quarantine.
+    """Erase runs, and all runs of records: content, children, and bytes in the quarantine.
 
-    Run again after an interruption, it goes on. Ids that the warehouse does not hold are remembered as well.
+    An interrupted call can be repeated. Unknown ids are recorded as well.
 
     Args:
-        connection: to the warehouse, outside of a transaction.
+        connection: a connection to the warehouse, outside of a transaction.
         runs: ids of runs.
         records: ids of records.
 
     Raises:
-        DatabaseError: a load under way does not end; nothing was erased.
+        DatabaseError: a running load does not end; nothing was erased.
     """
     async with connection.transaction():
         await _wait_for_loads(connection)
@@ -178,7 +178,8 @@ async def _wait_for_loads(connection: asyncpg.Connection) -> None:
         pids = ", ".join(str(row["backend_pid"]) for row in await connection.fetch(_SQL["loads_under_way"]))
         raise DatabaseError(
             f"a sync has been loading runs for more than {PATIENCE_S:.0f} s",
-            hint=f"Wait until it ends, or end it by SELECT pg_terminate_backend(pid): {pids or 'unknown'}.",
+            hint="Wait until it ends, or end it with SELECT pg_terminate_backend(pid). "
+            f"Process ids: {pids or 'unknown'}.",
         ) from None
 
 
@@ -188,10 +189,10 @@ async def _remember(connection: asyncpg.Connection, kind: str, hashes: Sequence[
 
 
 async def _erase_run(connection: asyncpg.Connection, run_id: str) -> None:
-    """Erase what is stored of a run, and the draft that it alone used."""
+    """Blank the row of a run, delete its children, and delete its draft if no other run uses it."""
     draft = await connection.fetchval(_ERASE_RUN, run_id)
     if draft is not None:
-        with suppress(ForeignKeyViolationError):  # another run came meanwhile
+        with suppress(ForeignKeyViolationError):  # another run was loaded in the meantime
             async with connection.transaction():
                 await connection.execute(_SQL["delete_draft"], draft)
 
@@ -211,12 +212,12 @@ async def _empty_rejects(connection: asyncpg.Connection, runs: Sequence[str], re
 
 
 def _quoting(records: Iterable[str]) -> list[bytes]:
-    """How JSON spells the ids of records, escapes apart."""
+    """Encode ids of records as JSON strings without optional escapes."""
     return [spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in records]
 
 
 def _blanked() -> Iterator[str]:
-    """What erasing assigns to a stored run, as `blank` does to one that is loaded."""
+    """Yield the assignments that blank a stored run, as `blank` does for a loaded one."""
     for name in RUNS.names:
         if name not in KEPT:
             yield f'"{name}" = NULL'

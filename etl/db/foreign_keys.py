@@ -26,14 +26,13 @@ _GRANTABLE_SINCE = 15  # the version of PostgreSQL in which a superuser can gran
 
 
 async def hold_owners(connection: Connection, apps: Iterable[str | None], workflows: Iterable[str | None]) -> None:
-    """Make sure that apps and workflows have a row, and lock those rows until the transaction ends.
+    """Ensure that apps and workflows have rows, and lock these rows until the transaction ends.
 
-    One that is known only by its id gets a row of nulls. Ids are inserted in sorted order, apps first, so that no two
-    transactions wait for each other.
+    If only the id is known, the row has nulls. Ids are inserted in sorted order, apps first, to avoid deadlocks.
     """
     missing = {("app", each) for each in apps if each is not None}
     missing |= {("workflow", each) for each in workflows if each is not None}
-    for _ in range(2):  # those added by another transaction meanwhile are locked in the second round
+    for _ in range(2):  # the second round locks rows added concurrently by another transaction
         ids = {kind: sorted(each for of, each in missing if of == kind) for kind in ("app", "workflow")}
         missing -= {tuple(row) for row in await connection.fetch(_SQL["hold_owners"], *ids.values())}
         if not missing:
@@ -43,19 +42,19 @@ async def hold_owners(connection: Connection, apps: Iterable[str | None], workfl
 
 
 class ForeignKeyChecks:
-    """Skips checks of foreign keys where the role may; it is asked once."""
+    """Skips checks of foreign keys if the role may; this is determined once."""
 
     def __init__(self) -> None:
         self._may_skip: bool | None = None
 
     @asynccontextmanager
     async def skipped(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
-        """Within the block, COPY of runs and of their children does not look up the rows that they refer to.
+        """Skip foreign key checks for COPY of runs and their children inside the block.
 
-        Nothing is skipped where these tables have triggers or foreign keys that the migrations do not create.
+        Nothing is skipped if these tables have triggers or foreign keys that the migrations did not create.
 
         Args:
-            connection: in a transaction that wrote or locked these rows.
+            connection: a connection in a transaction that wrote or locked the referenced rows.
         """
         if self._may_skip is None:
             grantable = connection.get_server_version().major >= _GRANTABLE_SINCE

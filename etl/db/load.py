@@ -1,7 +1,7 @@
-"""How the rows of a batch are written, within the transaction of `etl.db.store`.
+"""Writing the rows of a batch, within a transaction of `etl.db.store`.
 
-New runs go straight to their tables by binary COPY. Changed ones are staged in a temporary table, anti-joined with what
-is stored, and upserted; their children are replaced.
+New runs are copied directly into their tables. Changed runs are staged in a temporary table, anti-joined with the
+stored rows, and upserted; their children are replaced.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflo
 
 
 class RunWriter:
-    """Writes runs and what belongs to them, within a transaction of the caller.
+    """Writes runs and their children within a transaction of the caller.
 
     Args:
-        keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
+        keep_payloads: whether due runs with empty payloads keep the stored ones.
     """
 
     def __init__(self, *, keep_payloads: bool) -> None:
@@ -48,10 +48,10 @@ class RunWriter:
         self._checks = ForeignKeyChecks()
 
     async def insert(self, connection: asyncpg.Connection, new: Sequence[RunRows]) -> int:
-        """Insert runs that the warehouse does not hold; returns the number of rows written.
+        """Insert runs that are not in the warehouse; return the number of rows written.
 
         Raises:
-            asyncpg.UniqueViolationError: it holds one of them.
+            asyncpg.UniqueViolationError: the warehouse contains one of them.
         """
         if not new:
             return 0
@@ -62,12 +62,12 @@ class RunWriter:
     async def merge(
         self, connection: asyncpg.Connection, staged: Sequence[RunRows], erased: Container[str]
     ) -> tuple[int, int, int]:
-        """Upsert runs that are new or newer than what is stored.
+        """Upsert runs that are new, or newer than the stored ones.
 
         Args:
-            connection: in a transaction.
-            staged: the runs; several copies of one run may be among them.
-            erased: ids of those that were erased, and blanked.
+            connection: a connection in a transaction.
+            staged: the runs, possibly several copies of one.
+            erased: ids of blanked runs.
 
         Returns:
             The numbers of runs inserted, runs updated and rows written.
@@ -106,30 +106,30 @@ class RunWriter:
 async def write_rejects(
     connection: asyncpg.Connection, stream: StreamId, sync_id: int | None, rejects: Iterable[tuple[Reject, bytes]]
 ) -> None:
-    """Put items into the quarantine, each with the bytes to keep of it.
+    """Quarantine items.
 
     Args:
-        connection: in a transaction.
-        stream: whose listing showed them.
-        sync_id: the ledger row that they point at.
-        rejects: the items.
+        connection: a connection in a transaction.
+        stream: the stream that listed them.
+        sync_id: the sync that they refer to.
+        rejects: the items, each with the bytes to store.
     """
     for reject, payload in rejects:
         run_id = _storable(reject.run_id)
         if run_id is not None:
             await connection.execute(_SQL["supersede_rejects"], *stream, run_id, reject.digest)
         place = (_storable(reject.source.url), reject.source.page)
-        told = (reject.reason, _storable(reject.error), payload, reject.digest)
-        await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *told)
+        details = (reject.reason, _storable(reject.error), payload, reject.digest)
+        await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *details)
 
 
 async def write_owners(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> None:
-    """Make sure that the apps and workflows of runs have a row, and lock these."""
+    """Ensure that the apps and workflows of runs have rows, and lock these."""
     await hold_owners(connection, {rows.run[_APP] for rows in runs}, {rows.run[_WORKFLOW] for rows in runs})
 
 
 def _latest(staged: Sequence[RunRows]) -> list[RunRows]:
-    """One copy a run: the newer by updated_at, the later received where they tie."""
+    """Return the newest copy of each run by updated_at; of equally new ones, the one received last."""
     latest: dict[str, RunRows] = {}
     for rows in staged:
         at_hand = latest.get(rows.run_id)
@@ -142,14 +142,14 @@ def _latest(staged: Sequence[RunRows]) -> list[RunRows]:
 
 
 def _storable(text: str | None) -> str | None:
-    """Text that PostgreSQL takes: NUL and lone surrogates become U+FFFD."""
+    """Replace NUL and lone surrogates, which PostgreSQL cannot store, by U+FFFD."""
     if text is None:
         return None
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
-    """Write what belongs to runs that this transaction wrote."""
+    """Copy the children of runs written by this transaction."""
     steps = list(chain.from_iterable(rows.steps for rows in runs))
     calls = list(chain.from_iterable(rows.calls for rows in runs))
     usage = list(chain.from_iterable(rows.usage for rows in runs))
@@ -187,13 +187,13 @@ _STAGE = (
 
 
 def _older(staged: str) -> str:
-    """SQL: the copy in `staged` is older than the stored one (false where either has no time)."""
+    """Return an SQL condition: the copy in `staged` is older than the stored one (false if either has no time)."""
     key = "CASE WHEN {0}.updated_on_day THEN {0}.updated_at + interval '86399.999999 s' ELSE {0}.updated_at END"
     return f"coalesce({key.format('runs')} > {key.format(staged)}, false)"
 
 
 def _same(staged: str) -> str:
-    """SQL: the copy in `staged` says nothing new. An erased run has no hash; what is kept of it is compared."""
+    """Return an SQL condition: the copy in `staged` is unchanged. Erased runs have no hash: compare their columns."""
     names = [name for name in KEPT if name not in ("id", "stream_app_id")]
     stored, incoming = (", ".join(f'{table}."{name}"' for name in names) for table in ("runs", staged))
     return (
@@ -202,8 +202,8 @@ def _same(staged: str) -> str:
     )
 
 
-# Unchanged runs and older copies are left out before the upsert (a conflict would cost a row version even where nothing
-# is assigned); the guard on the update is for a copy that another stream commits in between.
+# Exclude unchanged runs and older copies before the upsert, because a conflict locks the row even if nothing is
+# assigned. The condition on the update is for copies that another stream commits in between.
 _UPSERT = f"""
 INSERT INTO runs ({_columns(RUNS.names)}, erased_at)
 SELECT {_columns(RUNS.names)}, CASE WHEN staged.erased THEN now() END FROM pg_temp.staged_runs AS staged

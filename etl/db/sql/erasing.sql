@@ -1,13 +1,13 @@
 -- name: salt
--- Of the hashes of erased ids; null while nothing was ever erased.
+-- The salt of the hashes of erased ids; null if nothing was ever erased.
 SELECT value #>> '{}' FROM etl_settings WHERE name = 'erased_salt'
 
 -- name: create_salt
 INSERT INTO etl_settings (name, value) VALUES ('erased_salt', to_jsonb($1::text)) ON CONFLICT DO NOTHING
 
 -- name: wait_for_loads
--- Every load holds this lock shared until it ends (see begin_commit): those under way are committed once this has it,
--- and those that come later see what is remembered.
+-- Every load holds this lock in shared mode (see begin_commit): running loads are committed when this returns, and later
+-- ones see the recorded hashes.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || E'\nerased', 0))
 
 -- name: loads_under_way
@@ -34,7 +34,7 @@ WHERE id = $1 AND is_draft
 SELECT id FROM etl_rejects WHERE run_id = ANY ($1::text[]) AND payload <> $2
 
 -- name: payloads_of_rejects
--- In quarantine a record is known by its id alone, wherever it stands in the bytes.
+-- In the quarantine, a record is identified only by its id, anywhere in the bytes.
 SELECT id, payload FROM etl_rejects WHERE payload <> $1 ORDER BY id
 
 -- name: empty_reject

@@ -1,5 +1,5 @@
 -- name: hold_owners
--- Lock the apps $1 and workflows $2 that exist, so that nobody deletes one before the transaction ends.
+-- Lock the apps $1 and workflows $2 that exist against deletion until the transaction ends.
 WITH held_apps AS (
     SELECT id FROM apps WHERE id = ANY ($1::text[]) FOR KEY SHARE
 ), held_workflows AS (
@@ -14,7 +14,7 @@ INSERT INTO apps (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
 INSERT INTO workflows (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
 
 -- name: may_skip
--- On Citus the shards check for themselves.
+-- On Citus, the shards check foreign keys themselves.
 SELECT has_parameter_privilege('session_replication_role', 'SET')
     AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
@@ -22,10 +22,9 @@ SELECT has_parameter_privilege('session_replication_role', 'SET')
 SELECT current_setting('is_superuser')::boolean AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
 -- name: skip
--- Checks of foreign keys are triggers. The lock keeps others from adding any until the transaction ends. Nothing is
--- skipped if a table has an insert trigger that this program does not know, if runs have any trigger that it does not
--- know (it may remove what was just written), if its own triggers on runs would be skipped too, or with partitions,
--- which may have triggers of their own.
+-- Foreign key checks are triggers. The lock prevents others from adding triggers until the transaction ends. Nothing is
+-- skipped if a table has an unknown insert trigger, if runs have any unknown trigger (it may delete rows just written),
+-- if our own triggers on runs would be skipped too, or if there are partitions, which may have their own triggers.
 LOCK TABLE runs, run_steps, run_step_calls, run_usage_calls IN ROW EXCLUSIVE MODE;
 WITH loaded AS (
     SELECT oid, relkind

@@ -1,6 +1,6 @@
 -- name: known_runs
--- What the warehouse holds of the runs with these ids, to tell unchanged ones without reading them further.
--- $2: when a sync of the stream last came to its end; what was loaded since is `fresh`. $3: the stream's app.
+-- The stored runs with these ids, to recognize unchanged ones without parsing them.
+-- $2: when a sync of the stream last ended; runs loaded since are `fresh`. $3: the stream's app.
 SELECT id, content_hash, status, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone,
     erased_at IS NOT NULL AS erased, workflow_id,
     stream_app_id = $3 OR $3 = ANY (coalesce(also_listed_by, '{}')) AS is_ours, coalesce(last_synced_at > $2, false) AS fresh
@@ -8,12 +8,12 @@ FROM runs
 WHERE id = ANY ($1::text[])
 
 -- name: begin_commit
--- Marks the transaction as one of this stream, and as one that forget waits for.
+-- Mark the transaction as one of this stream, and as one that forget waits for.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0)),
     pg_advisory_xact_lock_shared(hashtextextended(current_schema() || E'\nerased', 0))
 
 -- name: keep_payloads
--- A run re-read after its due date with emptied payloads keeps the stored ones, also where the date was put off since.
+-- A due run with empty payloads keeps the stored ones, even if its due date was extended.
 UPDATE pg_temp.staged_runs AS staged
 SET input = runs.input, result = runs.result, kept = true
 FROM runs
@@ -23,12 +23,12 @@ WHERE runs.id = staged.id
 RETURNING staged.id
 
 -- name: delete_children
--- The steps and usage of runs that are about to be written anew; calls go with their steps.
+-- Delete the steps and usage of runs that are about to be replaced; calls are deleted with their steps.
 WITH steps AS (DELETE FROM run_steps WHERE run_id = ANY ($1::text[]))
 DELETE FROM run_usage_calls WHERE run_id = ANY ($2::text[])
 
 -- name: merge_kept_step
--- A kept run's steps stay as stored; what usage says of them is brought up to date.
+-- A run with kept payloads keeps its steps; only their credits are updated.
 INSERT INTO run_steps (run_id, step_key, ordinal, credits)
 VALUES ($1, $2, (SELECT coalesce(max(ordinal) + 1, 0) FROM run_steps WHERE run_id = $1), $3)
 ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits
@@ -37,19 +37,19 @@ ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits
 UPDATE run_steps SET credits = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
 
 -- name: restore_runs
--- Runs listed again as they were before they left.
+-- Runs that were gone and are listed again unchanged.
 UPDATE runs SET gone_at = NULL, stream_app_id = $2
 WHERE id = ANY ($1::text[]) AND gone_at IS NOT NULL
 
 -- name: share_runs
--- Runs that the listing of another app shows stand in that of app $2 and workflow $3, too.
+-- Record that app $2 also lists these runs of workflow $3.
 UPDATE runs SET also_listed_by = array_append(also_listed_by, $2)
 WHERE id = ANY ($1::text[]) AND workflow_id = $3 AND gone_at IS NULL
     AND stream_app_id <> $2 AND NOT $2 = ANY (coalesce(also_listed_by, '{}'))
 
 -- name: mark_gone
--- Mark runs of workflow $3 that app $2 no longer lists. A run that another requested stream lists stays, as its own;
--- but not where that stream was not synced since a day before this one was last compared with the API.
+-- Mark runs of workflow $3 that app $2 no longer lists as gone. A run that another requested stream lists is moved to
+-- that stream instead, unless that stream was last synced more than a day before this one was last reconciled.
 WITH others AS (
     SELECT other.app_id
     FROM etl_streams AS other
@@ -70,7 +70,7 @@ WHERE id = ANY ($1::text[]) AND gone_at IS NULL
 RETURNING id, gone_at
 
 -- name: hold_versions
--- Nobody deletes these before the transaction ends.
+-- Lock the rows against deletion until the transaction ends.
 SELECT id, content_hash, as_of FROM workflow_versions WHERE id = ANY ($1::text[]) FOR KEY SHARE
 
 -- name: delete_version_parts
@@ -81,27 +81,27 @@ DELETE FROM workflow_step_links WHERE workflow_version_id = ANY ($1::text[])
 UPDATE workflow_versions SET as_of = $2 WHERE id = $1
 
 -- name: quarantine
--- The same bytes are kept once while they are open.
+-- Identical bytes are stored once while unresolved.
 INSERT INTO etl_rejects (sync_id, app_id, workflow_id, run_id, url, page, reason, error, payload, digest)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 ON CONFLICT DO NOTHING
 
 -- name: supersede_rejects
--- Another bad copy of the same run takes the place of the earlier one.
+-- A new bad copy of a run replaces the earlier one.
 UPDATE etl_rejects SET resolved_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND run_id = $3 AND digest <> $4 AND resolved_at IS NULL
 
 -- name: resolve_rejects
--- A good copy of the run is here, or the API knows the run no more.
+-- A valid copy of the run was loaded, or the API no longer knows the run.
 UPDATE etl_rejects SET resolved_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND run_id = ANY ($3::text[]) AND resolved_at IS NULL
 
 -- name: checkpoint
--- Every commit of a stream passes here: no row comes back when another process has taken the stream over.
+-- Every commit of a stream runs this: it returns no row if another process has taken over the stream.
 UPDATE etl_streams SET backfill_cursor = $4::text::jsonb
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
 -- name: hold
--- The same check for a commit that moves no cursor.
+-- The same check for a commit that does not move the cursor.
 SELECT fence FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3 FOR UPDATE

@@ -1,12 +1,12 @@
 -- name: rejects
--- The quarantine, newest first; the bytes themselves only on demand.
+-- The quarantine without payloads, newest first.
 SELECT id, app_id, workflow_id, run_id, page, reason, error, created_at, resolved_at, NULL::bigint AS bytes, url
 FROM etl_rejects
 WHERE $1 OR resolved_at IS NULL
 ORDER BY id DESC
 
 -- name: may_read_payloads
--- Readers may not (see grants.sql), and PostgreSQL tells them no length either.
+-- Roles that only read may not (see grants.sql), and cannot even read the length.
 SELECT has_column_privilege('etl_rejects', 'payload', 'SELECT')
 
 -- name: reject_sizes
@@ -21,6 +21,6 @@ ORDER BY app_id, workflow_id, id
 UPDATE etl_rejects SET resolved_at = now() WHERE id = $1 AND resolved_at IS NULL
 
 -- name: still_open
--- The item itself, or what the API's copy of its run has put in its place.
+-- The item itself, or the one that replaced it with the API's copy of its run.
 SELECT id, reason, error FROM etl_rejects
 WHERE (id = $1 OR (app_id = $2 AND workflow_id = $3 AND run_id = $4)) AND resolved_at IS NULL
