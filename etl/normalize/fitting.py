@@ -33,7 +33,7 @@ JSONB: Final = b"\x01"
 _JSONB_NULL: Final = JSONB + b"null"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_US: Final = -946_684_800_000_000  # the same in microseconds since 2000, by which PostgreSQL counts
-_SURE_MS: Final = 200_000_000_000_000  # safely within the years 1 to 9999, either side of 1970
+_SURE_MS: Final = 200_000_000_000_000  # in the year 8307; Python has times up to the year 9999
 _LARGEST: Final = 20  # digits of a number that may fit an integer column
 
 
@@ -222,6 +222,9 @@ def numeric(text: bytes) -> bytes:
     scale = len(part)
     behind = (scale + 3) // 4
     left = int(digits + _TO_WHOLE_GROUP[scale % 4])
+    first, second = divmod(left, 10_000)
+    if 0 < first < 10_000:  # as most credits are
+        return _PACK[2](2, 1 - behind, 0, scale, first, second)
     groups: list[int] = []
     while left:
         left, group = divmod(left, 10_000)
@@ -284,10 +287,14 @@ def _fit_date(value: Json) -> str:
     return value
 
 
+_USUAL_EPOCH_MS: Final = (
+    f"value * 1000 + {_EPOCH_US} if type(value) is int and 0 <= value < {_SURE_MS} else epoch_ms(value)"
+)
+"""As `epoch_ms_of`, without a call for an ordinary value."""
+
+
 def epoch_ms_of(value: float | Decimal) -> int:
     """The time `value` milliseconds after 1970 in microseconds since 2000, rounded half to even."""
-    if type(value) is int and -_SURE_MS < value < _SURE_MS:
-        return value * 1000 + _EPOCH_US
     exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if not exact.is_finite() or exact.adjusted() >= _LARGEST:
         raise UnfitError
@@ -367,7 +374,7 @@ FITTERS: Final = {
     "numeric": Fitter(Raw, _fit_numeric, NUMERICS.__getitem__, NULL, form="numeric(b'' + value)"),
     "timestamptz": Fitter(str | None, _fit_date, time_of),
     "on_day": Fitter(str | None, _fit_date, is_bare_day, null=False),
-    "epoch_ms": Fitter(int | float | None, _fit_epoch_ms, epoch_ms_of),
+    "epoch_ms": Fitter(int | float | None, _fit_epoch_ms, epoch_ms_of, form=_USUAL_EPOCH_MS),
     "jsonb": JSON,
     "payload": JSON,
     "input_tokens": Fitter(Answer | None, _fit_answer, input_tokens_of),

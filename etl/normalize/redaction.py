@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from etl.decode import Json, canonical, dump, parse
 from etl.errors import RecordError, SettingsError
+from etl.tables import RUN_STEP_CALLS, RUN_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +31,11 @@ _IDENTITY: Final[frozenset[_Parts]] = frozenset(
     }
 )
 # What the rows of steps and calls need: these stay where a path selects a step or a call, or all of them.
-_FRAME: Final = frozenset({"id", "key", "index", "status", "type", "start", "end"})
+_FRAME: Final = {"key"} | {
+    column.field
+    for column in (*RUN_STEPS.columns, *RUN_STEP_CALLS.columns)
+    if column.parent in {"output.*", "output.*.calls[*]"} and column.fit != "payload" and column.name != "error"
+}
 
 _DEEPEST: Final = 300  # levels that `..` looks into; Python's own recursion ends soon after
 

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from etl.errors import RecordError, SettingsError
+from etl.normalize.normalizer import Normalizer
 from etl.normalize.redaction import Redactor
-from etl.normalize.runs import Normalizer
 from etl.tables import ENTITIES
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A page of a listing, cut into its items without reading them."""
+"""Split a page of a listing into its items, and read the ids of items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from etl.decode.cleaning import clean_text
+from etl.decode.json_text import clean_text
 from etl.errors import TransientError
 
 _SPACE: Final = b" \t\n\r"
@@ -25,7 +25,7 @@ class _Identified(msgspec.Struct):
 
 
 class _Listed(msgspec.Struct):
-    """What tells a run (its workflow and status) or a workflow (its app and name) from the objects inside of them."""
+    """The fields by which a run (workflow and status) or a workflow (app and name) differs from the objects in it."""
 
     id: str
     created_at: msgspec.Raw
@@ -46,9 +46,9 @@ def digest(raw: bytes) -> bytes:
 
 
 def split_page(body: bytes) -> list[bytes]:
-    """The bytes of each element of a JSON array, without the white space around them.
+    """Split a JSON array into the bytes of its elements, without the white space around them.
 
-    An element that is not valid JSON by itself comes out as it is, so that it can be set aside alone.
+    An element that is not valid JSON is returned as it is, so that it alone can be quarantined.
 
     Raises:
         TransientError: the body is not a JSON array, or it was cut.
@@ -81,7 +81,7 @@ def _split_tolerantly(body: bytes) -> list[bytes]:
 
 
 def _end_of_item(text: bytes, start: int) -> int | None:
-    """Where the comma or the bracket behind the item at `start` stands; None where its own brackets do not match."""
+    """Find the comma or bracket after the item at `start`; None where the brackets of the item do not match."""
     closing = bytearray()  # the brackets that the open containers end with
     for piece in _PIECE.finditer(text, start):
         mark = piece["mark"]
@@ -99,10 +99,10 @@ def _end_of_item(text: bytes, start: int) -> int | None:
 
 
 def _end_of_damage(text: bytes, start: int) -> int:
-    """Where the item at `start`, which lost its end, gives way to the next good one.
+    """Find where the item at `start`, which was cut, is followed by the next good one.
 
     Raises:
-        TransientError: nothing good follows, so that it is the body which lost its end.
+        TransientError: no good item follows, so the body itself was cut.
     """
     for gap in _GAP.finditer(text, start):
         end = _end_of_item(text, gap.end())
@@ -131,7 +131,7 @@ def _what_it_is(text: bytes) -> str:
 
 
 def _api_message(text: bytes) -> str:
-    """What an error document in the API's form says, for the reader of the log."""
+    """The message of an error document of the API, for the log."""
     try:
         document: Any = json.loads(text)
     except ValueError:
@@ -143,16 +143,16 @@ def _api_message(text: bytes) -> str:
 
 
 def guess_id(raw: bytes) -> str | None:
-    """The `id` that an item seems to have, at next to no cost: the one it begins with, if it is plain.
+    """Guess the id of an item from its first bytes, which costs next to nothing.
 
-    Not surely the right one, since of duplicate keys the last counts.
+    The guess may be wrong: of duplicate keys the last counts.
     """
     found = _LEADING_ID.match(raw)
     return None if found is None else str(found[1], "ascii")
 
 
 def peek_id(raw: bytes) -> str | None:
-    """The `id` of an item, cleaned as in the tables, valid JSON or not; None where it cannot be told."""
+    """Read the id of an item, valid JSON or not, cleaned as in the tables; None where it has none."""
     try:
         found = _IDENTITY.decode(raw).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

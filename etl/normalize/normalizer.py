@@ -11,11 +11,11 @@ from msgspec import Raw
 
 from etl.decode import Json, clean_json, clean_text, dump, needs_cleaning, parse, peek_id
 from etl.errors import RecordError
-from etl.normalize.definitions import Definitions
 from etl.normalize.documents import Document, Each, fields_at
 from etl.normalize.fitting import FITTERS, JSON, NULL, UNFIT, UNREADABLE, describe, refuse
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.step_keys import StepKeys, keep_apart
+from etl.normalize.versions import Definitions
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS, Table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _RECURSION: Final = 100  # levels of a credit tree
 
 
 class _Calls:
-    """The calls of a usage: a tree of any depth, whose nodes are read one by one where it cannot be decoded."""
+    """The calls of a usage: a tree of any depth, read node by node where it cannot be decoded."""
 
     decoded: Final = "list[UsageCall] | None"
     default: Final = None
@@ -86,14 +86,12 @@ RUN: Final = Document(
         "retention": RETENTION,
     },
 )
-
-
 _NO_STEP: Final = STEP.empty
 _NO_USAGE: Final = STEP_USAGE.empty
 
 
 def _outputs(table: Table) -> dict[str | None, Document]:
-    """What columns hold of an output, which depends on the type of its step or call; by that type."""
+    """The fields of an output that have columns, by the type of the step or call."""
     columns = [column for column in table.columns if column.step_types]
     return {
         step_type: Document(
@@ -109,7 +107,6 @@ def _outputs(table: Table) -> dict[str | None, Document]:
 STEP_OUTPUTS: Final = _outputs(RUN_STEPS)
 CALL_OUTPUTS: Final = _outputs(RUN_STEP_CALLS)
 _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
-
 
 _Level: TypeAlias = "tuple[list[Any], str | None, int]"
 """Nodes of a credit tree that have the same parent, its path, and their depth."""
@@ -172,14 +169,14 @@ class Normalizer:
         self._definitions = Definitions(self._workflow_id, cache_size)
 
     def normalize(self, raw: bytes, digest: bytes) -> RunRows:
-        """The rows of one run; `digest` is the hash of its bytes as received, `raw`.
+        """Make the rows of one run; `digest` is the hash of its bytes as received, `raw`.
 
         Raises:
             RecordError: the run cannot be normalized; it carries the run's id where that can be told.
         """
         try:
             if not self._keep:
-                raw.decode()  # what is left out has to be JSON too
+                raw.decode()  # also what is not stored has to be UTF-8
             return self._rows(self._read(raw), digest)
         except UnicodeDecodeError:
             raise RecordError("invalid_json", "not UTF-8", run_id=peek_id(raw)) from None
@@ -255,8 +252,8 @@ class Normalizer:
         for ordinal, (step_key, key, step, used) in enumerate(_steps(run, usage)):
             if step.key is not None and step.key != key:
                 step.extra = {**(step.extra or {}), "key": step.key}
-            document = STEP_OUTPUTS.get(step.type)
-            made = _NO_OUTPUT if document is None else _output(document, step)
+            kind = STEP_OUTPUTS.get(step.type)
+            made = _NO_OUTPUT if kind is None else _output(kind, step)
             try:
                 row = step_row(run_id, step_key, ordinal, step, used, made, keep)
             except UNFIT:
@@ -271,11 +268,11 @@ class Normalizer:
         return steps, calls
 
     def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, key: str, step: Any) -> None:
-        # An iteration of a loop has the step's type, also where it does not say so; a tool call need not have it.
+        # An untyped iteration of a loop has the step's type. An untyped tool call is recognized by its output.
         untyped = step.type if memoryview(step.output)[0] == _BRACKET else None
         for ordinal, call in enumerate(step.calls):
-            document = CALL_OUTPUTS.get(call.type or untyped or _shape(call.output))
-            made = _NO_OUTPUT if document is None else _output(document, call)
+            kind = CALL_OUTPUTS.get(call.type or untyped or _type_by_shape(call.output))
+            made = _NO_OUTPUT if kind is None else _output(kind, call)
             try:
                 rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
             except UNFIT:
@@ -284,7 +281,7 @@ class Normalizer:
 
 
 def _read_unusual(raw: bytes) -> Any:
-    """A run that cannot be decoded at once."""
+    """Read a run that cannot be decoded at once."""
     if needs_cleaning(raw):
         document = _object(raw)
         keep_apart(document)
@@ -338,8 +335,8 @@ def _is_null(raw: Raw) -> bool:
     return bytes(raw) == _NULL_TEXT
 
 
-def _shape(output: Raw) -> str | None:
-    """The type of a call that does not tell it: one that started a run names that run's workflow."""
+def _type_by_shape(output: Raw) -> str | None:
+    """Guess the type of a call: the output of one that started a run names the workflow."""
     if memoryview(output)[0] == _BRACE:
         with suppress(*UNREADABLE):
             return "workflow" if _UNTYPED.decode(output).workflow_id is not NULL else None
@@ -347,13 +344,13 @@ def _shape(output: Raw) -> str | None:
 
 
 def _steps(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
-    """Each step of a run: its key in the tables, its key in the payload, what it did, and its credits."""
+    """List the steps of a run: key in the tables, key in the payload, the step, and its usage."""
     output: Any = run.output or {}
     credited: dict[str, Any] = usage.steps or {}
     if type(output) is dict and "" not in output and "" not in credited:
         steps = [(key, key, step or _NO_STEP, credited.get(key) or _NO_USAGE) for key, step in output.items()]
         return steps + [(key, key, _NO_STEP, used or _NO_USAGE) for key, used in credited.items() if key not in output]
-    # '' is the key of the run's own tree, so a step of that name with a tree of its own has another one.
+    # The run's own tree has the step key '', so a step of that name gets another key where both have a tree.
     both = usage.calls and "" in credited and credited[""] and credited[""].calls
     keys = StepKeys({""} if both else ())
     by_key: dict[str, tuple[str, Any]] = {}
@@ -374,14 +371,14 @@ def _by_key(items: list[Any]) -> Iterator[tuple[str, Any]]:
         yield step.key, step
 
 
-def _output(document: Document, holder: Any) -> Any:
-    """The fields of a step's (or call's) output that columns hold; its `extra` gets those that they cannot hold."""
+def _output(kind: Document, holder: Any) -> Any:
+    """Read the fields of an output that have columns; values that do not fit go to the holder's `extra`."""
     try:
-        return document.decode(holder.output) or _NO_OUTPUT
+        return kind.decode(holder.output) or _NO_OUTPUT
     except UNREADABLE:
         if memoryview(holder.output)[0] != _BRACE:
             return _NO_OUTPUT
-        output = document.read(holder.output, "output")
+        output = kind.read(holder.output, "output")
     if output.extra:
         holder.extra = {**(holder.extra or {}), "output": output.extra}
     return output

@@ -1,0 +1,311 @@
+"""JSON text to values and back, exact and at any depth; what PostgreSQL cannot store of it is replaced."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
+
+import msgspec
+
+from etl.errors import RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Json: TypeAlias = Any
+"""A parsed JSON value: dict, list, str, `Number`, bool or None."""
+
+# PostgreSQL's numeric: digits before and after the decimal point.
+_NUMERIC_WHOLE: Final = 131072
+_NUMERIC_SCALE: Final = 16383
+
+
+class Number(Decimal):
+    """A JSON number that remembers its digits: `literal` is the text as received.
+
+    Its value is infinite where the exponent is beyond what Decimal can hold.
+    """
+
+    __slots__ = ("literal",)
+    literal: str
+
+    def __new__(cls, literal: str) -> Self:
+        """Make the number from its JSON text."""
+        try:
+            number = super().__new__(cls, literal)
+        except InvalidOperation:
+            number = super().__new__(cls, "-Infinity" if literal.startswith("-") else "Infinity")
+        number.literal = literal
+        return number
+
+    @property
+    def storable(self) -> bool:
+        """Whether PostgreSQL's numeric can hold it."""
+        literal = self.literal
+        if len(literal) < _NUMERIC_SCALE and "e" not in literal and "E" not in literal:
+            return True
+        exponent = self.as_tuple().exponent
+        if not isinstance(exponent, int):
+            return False
+        return -exponent <= _NUMERIC_SCALE and (not self or self.adjusted() < _NUMERIC_WHOLE)
+
+
+# Reading
+
+_SPACE = " \t\n\r"
+_TOKEN = re.compile(
+    r"""[ \t\n\r]*+(?:
+        (?P<string>"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+")
+      | (?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)
+      | (?P<word>true|false|null)
+      | (?P<mark>[\[\]{},:])
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_CLOSING: Final[dict[type, str]] = {dict: "}", list: "]"}
+_WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None}
+
+
+def parse(raw: bytes) -> Json:
+    """Read one JSON text of any depth.
+
+    Of duplicate keys the last value wins, in the place of the first. Numbers become `Number`.
+
+    Raises:
+        RecordError: `invalid_json` for what is not JSON (NaN and Infinity are not) or not UTF-8.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError("invalid_json", f"not UTF-8 at byte {error.start}") from None
+    try:
+        return _read_shallow(text)
+    except RecursionError:
+        return _Reader(text).read()
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise RecordError("invalid_json", f"{name} is not JSON")
+
+
+_SHALLOW = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
+
+
+def _read_shallow(text: str) -> Json:
+    try:
+        return _SHALLOW.decode(text)
+    except json.JSONDecodeError as error:
+        raise RecordError("invalid_json", f"{error.msg} at character {error.pos}") from None
+
+
+class _Reader:
+    """Reads a JSON text without recursion: the containers that are still open stand on a stack."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.kind = self.symbol = ""  # the token just read: a group of `_TOKEN`, and its text
+
+    def fail(self, expected: str) -> NoReturn:
+        raise RecordError("invalid_json", f"expected {expected} before character {self.position}")
+
+    def advance(self) -> str:
+        """Read the next token; returns its text where it is a mark, else ''."""
+        match = _TOKEN.match(self.text, self.position)
+        if match is None or match.lastgroup is None:
+            self.fail("a JSON token")
+        self.position = match.end()
+        self.kind, self.symbol = match.lastgroup, match[match.lastgroup]
+        return self.symbol if self.kind == "mark" else ""
+
+    def scalar(self) -> Json:
+        if self.kind == "number":
+            return Number(self.symbol)
+        if self.kind == "word":
+            return _WORDS[self.symbol]
+        if self.kind != "string":
+            self.fail("a value")
+        try:
+            return json.loads(self.symbol)
+        except json.JSONDecodeError:
+            self.fail("a valid string")
+
+    def key(self) -> str:
+        """The key of the current token, and on to its value."""
+        if self.kind != "string":
+            self.fail("a key")
+        key: str = self.scalar()
+        if self.advance() != ":":
+            self.fail("':'")
+        self.advance()
+        return key
+
+    def read(self) -> Json:
+        """The whole text as one value."""
+        root: list[Json] = []
+        open_containers: list[tuple[Json, str]] = [(root, "")]
+        self.advance()
+        while True:
+            container, key = open_containers[-1]
+            if self.kind == "mark" and self.symbol in "{[":
+                value: Json = {} if self.symbol == "{" else []
+                _place(container, key, value)
+                if self.advance() != _CLOSING[type(value)]:
+                    open_containers.append((value, self.key() if type(value) is dict else ""))
+                    continue
+            else:
+                _place(container, key, self.scalar())
+            if not self.next_value(open_containers):
+                return root[0]
+
+    def next_value(self, open_containers: list[tuple[Json, str]]) -> bool:
+        """Go on behind a finished value, to where the next one begins; False at the end of the text."""
+        while len(open_containers) > 1:
+            container, _ = open_containers[-1]
+            mark = self.advance()
+            if mark == ",":
+                self.advance()
+                if type(container) is dict:
+                    open_containers[-1] = (container, self.key())
+                return True
+            if mark != _CLOSING[type(container)]:
+                self.fail(f"',' or '{_CLOSING[type(container)]}'")
+            open_containers.pop()
+        if self.text[self.position :].strip(_SPACE):
+            self.fail("nothing more")
+        return False
+
+
+def _place(container: Json, key: str, value: Json) -> None:
+    if isinstance(container, dict):
+        container[key] = value
+    else:
+        container.append(value)
+
+
+# Writing
+
+
+def dump(value: Json) -> bytes:
+    """Write a value as compact JSON, numbers with their literal digits; the inverse of `parse`, at any depth."""
+    return _text(value, _PLAIN, sort=False)
+
+
+def canonical(value: Json) -> bytes:
+    """Write a value as canonical JSON: keys sorted by code point, no white space, UTF-8, numbers as received."""
+    return _text(value, _SORTED, sort=True)
+
+
+def _literal(number: object) -> msgspec.Raw:
+    return msgspec.Raw(_scalar(number).encode())
+
+
+_PLAIN = msgspec.json.Encoder(enc_hook=_literal)
+_SORTED = msgspec.json.Encoder(enc_hook=_literal, order="sorted")
+
+
+def _text(value: Json, encoder: msgspec.json.Encoder, *, sort: bool) -> bytes:
+    try:
+        return encoder.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        # Lone surrogates, which UTF-8 has no bytes for, are written as the escapes that they came as.
+        return "".join(_pieces(value, sort=sort)).encode("utf-8", "backslashreplace")
+
+
+def _pieces(value: Json, *, sort: bool) -> Iterator[str]:
+    """Yield the text of a value without recursion: what is left of open containers is on a stack."""
+    stack: list[tuple[Iterator[tuple[str, Json]], str]] = [(iter([("", value)]), "")]
+    first = True
+    while stack:
+        entries, closing = stack[-1]
+        for prefix, item in entries:
+            yield prefix if first else f",{prefix}"
+            first = type(item) is dict or type(item) is list
+            if type(item) is dict:
+                yield "{"
+                stack.append((_members(item, sort=sort), "}"))
+                break
+            if type(item) is list:
+                yield "["
+                stack.append((_elements(item), "]"))
+                break
+            yield _scalar(item)
+        else:
+            yield closing
+            stack.pop()
+            first = False
+
+
+def _members(item: dict[str, Json], *, sort: bool) -> Iterator[tuple[str, Json]]:
+    pairs: Iterable[tuple[str, Json]] = item.items()
+    if sort:
+        pairs = sorted(pairs, key=lambda pair: pair[0])
+    return ((f"{encode_basestring(key)}:", value) for key, value in pairs)
+
+
+def _elements(item: list[Json]) -> Iterator[tuple[str, Json]]:
+    return (("", value) for value in item)
+
+
+def _scalar(item: Json) -> str:
+    if isinstance(item, str):
+        return encode_basestring(item)
+    if item is None:
+        return "null"
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    if isinstance(item, Number):
+        return item.literal
+    return str(item)
+
+
+# Cleaning
+
+REPLACEMENT: Final = "\ufffd"
+_REPLACEMENT_UTF8: Final = REPLACEMENT.encode()
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# One escape a match, so that an escaped backslash never lends its second half to a `\u` behind it.
+_ESCAPE = re.compile(
+    rb"\\(?:u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}|0000)|)|[^u])",
+    re.DOTALL,
+)
+
+_SPELLING = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
+
+
+def needs_cleaning(raw: bytes) -> bool:
+    r"""Whether a JSON text holds an escaped NUL or lone surrogate (`\u0000`, `\ud83d` without its second half)."""
+    if b"\\u0000" not in raw and b"\\ud" not in raw and b"\\uD" not in raw:
+        return False
+    return any(match["lone"] is not None for match in _ESCAPE.finditer(raw))
+
+
+def clean_text(text: str) -> str:
+    """The text with each NUL and each lone surrogate replaced by U+FFFD."""
+    return _UNSTORABLE.sub(REPLACEMENT, text)
+
+
+def spelled_plainly(raw: bytes) -> bytes:
+    r"""JSON text, valid or not, with each character of its strings spelled in one way, and cleaned.
+
+    Escapes become the characters that they stand for, but for quotes and backslashes, which stay escaped (`\"`, `\\`):
+    so that a string which is part of another text is found however either was written.
+    """
+    return _SPELLING.sub(_plain, raw)
+
+
+def _plain(escape: re.Match[bytes]) -> bytes:
+    try:
+        character = clean_text(str(json.loads(b'"%b"' % escape[0])))
+    except ValueError:
+        return escape[0]  # no escape that JSON knows
+    return b"\\" + character.encode() if character in '"\\' else character.encode()
+
+
+def clean_json(raw: bytes) -> bytes:
+    r"""JSON text with each escaped NUL and each escaped lone surrogate replaced by U+FFFD, in strings and keys."""
+    return _ESCAPE.sub(lambda escape: escape[0] if escape["lone"] is None else _REPLACEMENT_UTF8, raw)
