@@ -197,7 +197,8 @@ class StreamRunner:
         self._listener(StreamFinished(stream, "skipped", error=error))
 
     async def _fail(self, stream: StreamId, error: str, hint: str) -> None:
-        self.outcomes[stream] = Outcome(stream, "failed", error=error, hint=hint, tally=self._tallies[stream])
+        tally = self._tallies.get(stream, Tally())
+        self.outcomes[stream] = Outcome(stream, "failed", error=error, hint=hint, tally=tally)
         self._listener(StreamFinished(stream, "failed", error=error, hint=hint))
         if not self._dry_run:
             fence = self._states[stream].fence

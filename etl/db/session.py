@@ -1,7 +1,7 @@
-"""The connection that a process lives on: its locks, its fencing tokens, its ledger row and its scratch tables.
+"""The session of a process: its locks, fencing tokens, row of `etl_syncs` and scratch tables, on one connection.
 
-When this connection breaks, PostgreSQL frees the locks at once, and whoever takes a stream next gets a higher fencing
-token, so that nothing this process still has in hand can be committed.
+If this connection breaks, PostgreSQL releases the locks, and the next process to lock a stream gets a higher fencing
+token, so that this one can no longer commit to it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
@@ -22,15 +23,17 @@ from etl.events import StreamId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
-
 
 _SQL = statements("state")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A row of `etl_streams`, as found when the stream was locked."""
+    """A row of `etl_streams`, as found when the stream was locked.
+
+    `clock_ahead` is PostgreSQL's clock less this machine's; `last_reconciled_at`, which is compared with times of this
+    machine, is converted by it.
+    """
 
     fence: int
     watermark: datetime | None
@@ -40,17 +43,22 @@ class StreamState:
     last_reconciled_at: datetime | None
     api_count: int | None
     listing_order: str | None
+    clock_ahead: timedelta
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> StreamState:
         """Make the state of a row; an unknown stream has never been read."""
         if row is None:
-            return cls(0, None, False, None, None, None, None, None)  # noqa: FBT003 - in the order of the fields
-        return cls(**{name: row[name] for name in cls.__slots__})
+            return cls(0, None, False, None, None, None, None, None, timedelta(0))  # noqa: FBT003 - in the order of the fields
+        values = {name: row[name] for name in cls.__slots__ if name != "clock_ahead"}
+        clock_ahead = row["clock"] - datetime.now(UTC)
+        if row["last_reconciled_at"] is not None:
+            values["last_reconciled_at"] -= clock_ahead
+        return cls(**values, clock_ahead=clock_ahead)
 
 
 class Session:
-    """One process's standing in a warehouse. Calls are serialized: the connection does one thing at a time."""
+    """The connection that holds the locks of a process. Calls are serialized, one statement at a time."""
 
     def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
         self._connection = connection

@@ -284,13 +284,17 @@ class Store:
         order: Order | None,
         error: str | None,
     ) -> None:
-        """Write down how the stream stands after a crawl that read to its end; `reconciled`: since when it is compared.
+        """Record the state of the stream after a crawl that read it to its end.
+
+        `reconciled` is since when everything is compared, by this machine's clock; it is stored by PostgreSQL's.
 
         Raises:
             LockLostError: another process owns the stream.
         """
         if self.is_dry_run:
             return
+        if reconciled is not None:
+            reconciled += self.state.clock_ahead
         values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters)
         key = (*self.stream, self.state.fence)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -201,3 +201,29 @@ async def test_late_after_follows_the_setting(sandbox: Any, warehouse: Any, data
             t.reconcile_every = timedelta(hours=hours)
             assert await t.sync(a="all") == "succeeded"
             assert await warehouse.fetchval("SELECT late_after FROM etl_streams") == timedelta(hours=late_after)
+
+
+async def test_reconcile_is_recorded_and_due_by_the_clock_of_postgresql(
+    sandbox: Any, warehouse: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine's clock is three days behind."""
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) - timedelta(days=3)
+
+    for module in ("etl.db.session", "etl.sync.stream", "etl.sync.crawl"):
+        monkeypatch.setattr(f"{module}.datetime", Behind)
+    async with settled(sandbox, database_url, warehouse, a=["w1"]) as t:
+        for _ in range(200):
+            t.source.world.create_run("w1")
+        assert await t.sync(a="all") == "succeeded"
+        age = await warehouse.fetchval("SELECT now() - last_reconciled_at FROM etl_streams")
+        assert timedelta(0) <= age < timedelta(minutes=1)
+        reconciled = await warehouse.fetchval("SELECT last_reconciled_at FROM etl_streams")
+        assert await t.sync(a="all") == "succeeded"
+        assert await warehouse.fetchval("SELECT last_reconciled_at FROM etl_streams") == reconciled, "not due yet"
+        await warehouse.execute("UPDATE etl_streams SET last_reconciled_at = now() - interval '25 hours'")
+        assert await t.sync(a="all") == "succeeded"
+        assert await warehouse.fetchval("SELECT last_reconciled_at FROM etl_streams") > reconciled, "due"

@@ -27,10 +27,12 @@ WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
 -- Safety: whoever held the stream before can no longer commit to it.
 UPDATE etl_streams SET fence = fence + 1
 WHERE app_id = $1 AND workflow_id = $2
-RETURNING fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order
+RETURNING fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order,
+    now() AS clock
 
 -- name: read_stream
-SELECT fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order
+SELECT fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order,
+    now() AS clock
 FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
 
