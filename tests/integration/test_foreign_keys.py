@@ -207,7 +207,7 @@ async def test_deferred_constraints_are_checked(sync, warehouse) -> None:
     assert await warehouse.fetchval(repeated) == 0
 
 
-async def test_apps_and_workflows_known_only_by_their_ids_are_rows_of_nulls(sync, at_work, warehouse) -> None:
+async def test_apps_and_workflows_known_only_by_id_have_null_columns(sync, at_work, warehouse) -> None:
     command, running = at_work
     config = command.folder / "config.yaml"
     workflow_id, runs = next(iter(running.world.runs.items()))
@@ -239,7 +239,7 @@ async def test_transactions_that_add_the_same_owners_do_not_deadlock(warehouse, 
     assert await warehouse.fetchval("SELECT count(*) FROM apps") > 40
 
 
-async def test_an_owner_of_runs_under_way_cannot_be_deleted(warehouse, database_url) -> None:
+async def test_owner_of_runs_being_loaded_cannot_be_deleted(warehouse, database_url) -> None:
     await add_owners(warehouse, "w", apps=["a"])
     other = await connect(database_url, "cortex")
     async with warehouse.transaction():

@@ -114,7 +114,7 @@ async def assert_blank(trial: Trial, run: dict[str, Any]) -> None:
         assert await trial.warehouse.fetchval(f"SELECT count(*) FROM {table} WHERE run_id = $1", run["id"]) == 0
 
 
-async def test_a_run_is_emptied_and_stays_so(trial: Trial) -> None:
+async def test_erased_run_is_blanked_and_stays_blank(trial: Trial) -> None:
     await trial.sync()
     _, run = trial.some()
     assert await trial.holds(run["id"]) > 2
@@ -149,7 +149,7 @@ async def test_a_run_is_emptied_and_stays_so(trial: Trial) -> None:
     assert await trial.warehouse.fetchval("SELECT gone_at IS NOT NULL FROM runs WHERE id = $1", run["id"])
 
 
-async def test_only_salted_hashes_tell_who_was_erased(trial: Trial) -> None:
+async def test_erased_ids_are_stored_only_as_salted_hashes(trial: Trial) -> None:
     await trial.sync()
     _, run = trial.some()
     await forget(trial.settings, runs=[run["id"]], records=["rec_1"])
@@ -165,7 +165,7 @@ async def test_only_salted_hashes_tell_who_was_erased(trial: Trial) -> None:
     assert await trial.warehouse.fetchval("SELECT value FROM etl_settings WHERE name = 'erased_salt'") == salt
 
 
-async def test_a_draft_goes_with_the_last_run_that_used_it(trial: Trial) -> None:
+async def test_draft_is_deleted_with_the_last_run_that_used_it(trial: Trial) -> None:
     workflow_id, _ = trial.some()
     first, second, third = list(trial.world.runs[workflow_id].values())[:3]
     version, note = {"id": "v7", "version": 7, "steps": []}, {"key": "n", "type": "note", "note": "Zoë"}
@@ -190,7 +190,7 @@ async def test_a_draft_goes_with_the_last_run_that_used_it(trial: Trial) -> None
     assert tuple(await trial.warehouse.fetchrow(used, third["id"])) == ("v7", None, 7)
 
 
-async def test_an_erased_run_shows_in_no_list_of_failures_or_open_runs(trial: Trial) -> None:
+async def test_erased_runs_are_not_listed_as_failures_or_open_runs(trial: Trial) -> None:
     workflow_id, _ = trial.some()
     failed, open_ = list(trial.world.runs[workflow_id].values())[:2]
     failed["status"], open_["status"], open_["ended_at"] = "FAILED", "RUNNING", None
@@ -214,7 +214,7 @@ async def test_idle_sync_stays_cheap_after_forget(trial: Trial) -> None:
     assert (await trial.sync()).requests <= before
 
 
-async def test_all_of_a_record_goes_and_what_comes_later_is_blanked(trial: Trial) -> None:
+async def test_forget_record_blanks_its_runs_and_later_ones(trial: Trial) -> None:
     record = 'rec "ü" 1'
     workflow_id, _ = trial.some()
     mine = list(trial.world.runs[workflow_id].values())[:3]
@@ -243,7 +243,7 @@ async def test_all_of_a_record_goes_and_what_comes_later_is_blanked(trial: Trial
 
 
 @pytest.mark.parametrize("before", [None, "rec_other"])
-async def test_a_run_that_comes_under_an_erased_record_later_is_emptied(trial: Trial, before: str | None) -> None:
+async def test_run_that_joins_an_erased_record_is_blanked(trial: Trial, before: str | None) -> None:
     workflow_id, run = trial.some()
     run["record_id"] = before
     trial.world.raw[run["id"]] = b'{"id": "%b", "status": 7}' % run["id"].encode()
@@ -260,7 +260,7 @@ async def test_a_run_that_comes_under_an_erased_record_later_is_emptied(trial: T
     assert await agrees(trial)
 
 
-async def test_a_copy_that_is_older_than_the_stored_one_empties_it_all_the_same(trial: Trial) -> None:
+async def test_older_copy_with_an_erased_record_blanks_the_run(trial: Trial) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
     await forget(trial.settings, records=["rec_z"])
@@ -351,7 +351,7 @@ async def test_counts_agree_with_a_filter(sandbox, database_url, warehouse) -> N
     assert await agrees(trial)
 
 
-async def test_a_run_that_was_never_met_is_blank_from_the_start(trial: Trial) -> None:
+async def test_unknown_erased_run_is_stored_blank(trial: Trial) -> None:
     _, run = trial.some()
     assert (await forget(trial.settings, runs=[run["id"]])).runs == 0
     await trial.sync()
@@ -359,7 +359,7 @@ async def test_a_run_that_was_never_met_is_blank_from_the_start(trial: Trial) ->
     assert await agrees(trial)
 
 
-async def test_a_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
+async def test_erased_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
     workflow_id, run = trial.some()
     run["updated_at"] = "2027-11-01"
     await trial.sync()
@@ -389,7 +389,7 @@ async def test_concurrent_sync_cannot_restore_an_erased_run(trial: Trial) -> Non
         await assert_blank(trial, other)
 
 
-async def test_stored_runs_and_runs_that_arrive_are_blanked_alike(trial: Trial) -> None:
+async def test_stored_and_loaded_runs_are_blanked_alike(trial: Trial) -> None:
     for number, run in enumerate(run for runs in trial.world.runs.values() for run in runs.values()):
         if number % 3 == 0:
             run["workflow_version"] = None
@@ -424,7 +424,7 @@ async def test_runs_erased_during_a_backfill_stay_blank(trial: Trial) -> None:
     assert await agrees(trial)
 
 
-async def test_a_load_that_does_not_end_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endless_load_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
     monkeypatch.setattr(erasing, "PATIENCE_S", 0.2)

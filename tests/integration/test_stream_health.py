@@ -82,7 +82,7 @@ async def test_stream_is_loading_while_an_invocation_holds_it(warehouse: asyncpg
     assert await warehouse.fetchval("SELECT status FROM sync_history") == "interrupted"
 
 
-async def test_row_that_a_commit_holds_is_left_to_the_next_sync(
+async def test_row_locked_by_a_commit_is_left_to_the_next_sync(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w1'), ('a', 'w2')")

@@ -60,7 +60,7 @@ def test_file_in_the_working_directory_is_used(write, tmp_path: Path, monkeypatc
     assert load(None, {}).api.page_size == 7
 
 
-def test_the_environment_overrides_the_file(write) -> None:
+def test_environment_overrides_the_file(write) -> None:
     path = write("api:\n  concurrency: 2\n  page_size: 3\nsync:\n  lookback: 5m\n")
     environment = {
         "CORTEX_ETL__API__CONCURRENCY": "4",
@@ -110,12 +110,12 @@ def test_app_with_a_missing_key_does_not_use_another(write, written: str) -> Non
     assert "apps[1].key_file" in caught.value.hint
 
 
-def test_numbers_are_read_as_people_write_them(write) -> None:
+def test_numbers_in_common_notations(write) -> None:
     settings = load(write("api: {page_size: 010, requests_per_minute: 1_000}\napps:\n  - id: 0123\n"), {})
     assert (settings.api.page_size, settings.api.requests_per_minute, settings.apps[0].id) == (10, 1000, "0123")
 
 
-def test_paths_may_begin_at_home(write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_paths_may_start_with_a_tilde(write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "key").write_text("sk-home")
     settings = load(write("data_dir: ~/data\nmetrics: {file: ~/m.prom}\napi: {key_file: ~/key}\n"), {})
@@ -123,14 +123,14 @@ def test_paths_may_begin_at_home(write, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert settings.require_key().get_secret_value() == "sk-home"
 
 
-def test_a_dotenv_that_cannot_be_read_is_told(write, tmp_path: Path) -> None:
+def test_unreadable_dotenv_is_reported(write, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
     with pytest.raises(SettingsError, match=r"\.env: cannot read it: not UTF-8 text"):
         load(write(""), {})
 
 
 @pytest.mark.parametrize("line", ["CORTEX_API_KEY: sk-hunter2", "CORTEX_API_KEY='sk-hunter2", "a b=hunter2"])
-def test_a_dotenv_with_a_line_that_cannot_be_read_is_told(write, tmp_path: Path, line: str, caplog) -> None:
+def test_invalid_line_in_dotenv_is_reported(write, tmp_path: Path, line: str, caplog) -> None:
     (tmp_path / ".env").write_text(f"# for cron\nONE=1\n  \n{line}\n")
     with pytest.raises(SettingsError) as caught:
         load(write(""), {})
@@ -147,7 +147,7 @@ def test_secrets_come_from_the_usual_variables(write) -> None:
     assert settings.place("database", "url") == "environment variable DATABASE_URL"
 
 
-def test_the_file_wins_over_the_usual_variables(write) -> None:
+def test_file_overrides_the_usual_variables(write) -> None:
     settings = load(write("api: {key: sk-file}\n"), {"CORTEX_API_KEY": "sk-1"})
     assert settings.require_key().get_secret_value() == "sk-file"
 
@@ -165,7 +165,7 @@ def test_secrets_from_files(write, tmp_path: Path) -> None:
     assert settings.place("api", "key") == f"file {tmp_path / 'key'}"
 
 
-def test_a_dotenv_beside_the_file_stands_in_for_variables(write, tmp_path: Path) -> None:
+def test_dotenv_provides_missing_variables(write, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(
         "CORTEX_API_KEY=sk-env\nCORTEX_ETL__API__PAGE_SIZE=9\nOTHER=${x\nALONE\nexport LAST=1\n"
     )
@@ -175,7 +175,7 @@ def test_a_dotenv_beside_the_file_stands_in_for_variables(write, tmp_path: Path)
     assert load(path, {"CORTEX_API_KEY": "sk-real"}).require_key().get_secret_value() == "sk-real"
 
 
-def test_what_a_dotenv_says_is_not_called_the_environment(write, tmp_path: Path) -> None:
+def test_dotenv_is_named_as_the_source(write, tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("CORTEX_ETL__API__CONCURRENCY=4\nCORTEX_API_KEY=sk-file\n")
     settings = load(write(""), {"CORTEX_API_KEY": "sk-shell"})
@@ -187,7 +187,7 @@ def test_what_a_dotenv_says_is_not_called_the_environment(write, tmp_path: Path)
     assert caught.value.hint == f"Change variable CORTEX_ETL__API__CONCURRENCY in {dotenv}."
 
 
-def test_the_data_folder_is_beside_the_file(write, tmp_path: Path) -> None:
+def test_data_dir_is_relative_to_the_file(write, tmp_path: Path) -> None:
     assert load(write("data_dir: data\n"), {}).data_dir == tmp_path / "data"
     assert load(write("data_dir: /var/lib/x\n"), {}).data_dir == Path("/var/lib/x")
 
@@ -225,22 +225,22 @@ def test_durations(value: object, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "h", "1w", "1 hour", "-1", -1, None, True, "1e3", [], "٣h"])
-def test_what_is_no_duration(value: object) -> None:
+def test_invalid_durations(value: object) -> None:
     with pytest.raises(ValueError, match="a duration"):
         parse_duration(value)
 
 
 @pytest.mark.parametrize("text", ["45s", "10m", "1h", "7d", "0s", "90s", "1.5s"])
-def test_durations_are_written_as_they_are_read(text: str) -> None:
+def test_durations_round_trip(text: str) -> None:
     assert format_duration(parse_duration(text)) == text
 
 
 @pytest.mark.parametrize("url", ["http://localhost:80", "http://127.0.0.1:1", "http://[::1]:8080", "https://a.b/"])
-def test_base_urls_that_are_right(write, url: str) -> None:
+def test_valid_base_urls(write, url: str) -> None:
     assert load(write(f"api: {{base_url: '{url}'}}\n"), {}).api.base_url == url.rstrip("/")
 
 
-def test_the_starter_is_the_defaults(write) -> None:
+def test_starter_equals_the_defaults(write) -> None:
     settings = load(write(starter()), {"CORTEX_API_KEY": "sk-1"})
     assert settings.api == Settings(api={"key": "sk-1"}).api
     for section in ("database", "sync", "payloads"):
@@ -248,7 +248,7 @@ def test_the_starter_is_the_defaults(write) -> None:
     assert [app.id for app in settings.apps] == ["app_123"]
 
 
-def test_the_starter_is_the_example_in_the_repository() -> None:
+def test_starter_equals_the_example_in_the_repository() -> None:
     example = (ROOT / "config.yaml").read_text()
     assert example.replace("$schema=docs/", "$schema=", 1) == starter(), "only the path of the schema differs"
 

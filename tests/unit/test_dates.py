@@ -92,7 +92,7 @@ def test_invalid_dates_are_refused_by_the_parser(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", PYTHON_READS_TOO)
-def test_nor_are_they_read_for_a_column(text: str) -> None:
+def test_invalid_dates_are_refused_for_columns(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         time_of(text)
 

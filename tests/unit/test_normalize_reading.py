@@ -114,7 +114,7 @@ def without_new(rows: Any) -> Any:
 
 
 @given(RUNS, st.booleans())
-def test_a_run_read_field_by_field_gives_the_same_rows(run: dict[str, Any], escaped: bool) -> None:
+def test_field_by_field_decoding_returns_the_same_rows(run: dict[str, Any], escaped: bool) -> None:
     def made(run: dict[str, Any]) -> Any:
         raw = json.dumps({"id": "run"} | run, ensure_ascii=escaped).encode("utf-8", "backslashreplace")
         try:
@@ -133,7 +133,7 @@ def test_ordinary_runs_are_decoded_at_once() -> None:
 
 
 @pytest.mark.parametrize("levels", [900, 20_000])
-def test_json_of_any_depth_comes_out_as_it_went_in(levels: int) -> None:
+def test_json_of_any_depth_is_preserved(levels: int) -> None:
     deep = b"[" * levels + b"]" * levels
     rows = normalized(b'{"id":"run","input":' + deep + b',"output":{"a":{"type":"model","output":' + deep + b"}}}")
     assert rows.run[17].removeprefix(b"\x01") == rows.steps[0][8].removeprefix(b"\x01") == deep
@@ -143,11 +143,11 @@ def test_json_of_any_depth_comes_out_as_it_went_in(levels: int) -> None:
     "twice",
     [b'"status":"first","status":"last"', b'"status":5,"status":"last"', b'"new":1,"status":"first","status":"last"'],
 )
-def test_of_duplicate_keys_the_last_wins(twice: bytes) -> None:
+def test_last_duplicate_key_wins_in_runs(twice: bytes) -> None:
     assert run_row(normalized(b'{"id":"run",' + twice + b"}"))["status"] == "last"
 
 
-def test_a_list_of_steps_with_equal_keys_keeps_their_credits_apart() -> None:
+def test_steps_with_equal_keys_keep_their_own_credits() -> None:
     usage = {"steps": {"a\0": {"total": 1}, "a\ufffd": {"total": 2}}}
     raw = run_bytes(output=[{"key": "a\0", "error": "x"}, {"key": "a\ufffd", "error": "y"}], usage=usage)
     rows = step_rows(normalized(raw))
@@ -172,7 +172,7 @@ def test_a_list_of_steps_with_equal_keys_keeps_their_credits_apart() -> None:
     ],
 )
 @pytest.mark.parametrize("store_payloads", [True, False])
-def test_tokens_are_the_providers_own_numbers(raw: Any, tokens: Any, store_payloads: bool) -> None:
+def test_tokens_are_taken_from_the_provider(raw: Any, tokens: Any, store_payloads: bool) -> None:
     output = {"provider": "p", "model": "m", "raw": raw}
     steps = {
         "one": {"type": "model", "output": output},

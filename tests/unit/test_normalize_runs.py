@@ -197,7 +197,7 @@ def test_numbers_too_large_for_columns_go_to_extra() -> None:
 
 
 @pytest.mark.parametrize(("field", "limit"), [("version", 2**31), ("index", 2**63)])
-def test_the_largest_numbers_still_fit(field: str, limit: int) -> None:
+def test_largest_numbers_fit(field: str, limit: int) -> None:
     for value, fits in ((limit - 1, True), (-limit, True), (limit, False), (-limit - 1, False), (1.5, False)):
         rows = normalized(run_bytes(output={"a": {"calls": [{"index": value}]}}, version=value))
         found = run_row(rows) if field == "version" else call_rows(rows)[0]
@@ -381,7 +381,7 @@ def test_invalid_run_is_refused_with_a_reason(raw: bytes, reason: str, says: str
         b'"hunter2"',
     ],
 )
-def test_a_message_never_quotes_a_value(raw: bytes) -> None:
+def test_error_messages_never_quote_values(raw: bytes) -> None:
     message = refused(raw).message
     assert "hunter2" not in message
     assert "234567" not in message

@@ -163,7 +163,7 @@ def facts(days: int, rows: list[DailyRuns], durations: list[Durations] | None = 
     )
 
 
-def test_the_last_week_is_compared_with_the_one_before() -> None:
+def test_last_week_is_compared_with_the_week_before() -> None:
     rows = [daily(each) for each in range(20)]
     assert last_week(facts(13, rows)) is None
     week = last_week(facts(14, rows))
@@ -183,7 +183,7 @@ def test_workflow_summary() -> None:
     assert tally(rows).runs == 29
 
 
-def test_stretches_end_with_the_last_day() -> None:
+def test_periods_end_with_the_last_day() -> None:
     assert split_into_periods(date(2026, 11, 1), date(2026, 11, 7), 3) == [
         (date(2026, 11, 5), date(2026, 11, 7)),
         (date(2026, 11, 2), date(2026, 11, 4)),
