@@ -38,6 +38,26 @@ def test_the_page_is_up_to_date(structure) -> None:
         assert f"| {what} | `{name}`: " in page, hint
 
 
+def test_every_file_of_the_story_exists(structure) -> None:
+    page = (DOCS / "architecture.md").read_text()
+    story = page.partition("## One run")[2].partition("## Sizes")[0]
+    files = set(re.findall(r"`((?:\w+/)?\w+\.py)`", story))
+    assert len(files) > 20
+    assert [name for name in sorted(files) if not (structure.ROOT / "etl" / name).exists()] == []
+
+
+def test_every_name_of_the_story_exists(structure) -> None:
+    page = (DOCS / "architecture.md").read_text()
+    story = page.partition("## One run")[2].partition("## The parts")[0]
+    code = "".join(path.read_text() for path in (structure.ROOT / "etl").rglob("*.py"))
+    names = set(re.findall(r"`([A-Z]\w+(?:\.\w+)?|\w+_\w+)`", story)) - {"etl_syncs", "etl_streams", "gone_at"}
+    assert len(names) > 8
+    for name in sorted(names):
+        owner, _, method = name.rpartition(".")
+        assert re.search(rf"\b(def|class) {method}\b", code), name
+        assert not owner or f"class {owner}" in code, name
+
+
 @pytest.mark.parametrize(
     ("code", "cycle"),
     [
