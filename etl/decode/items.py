@@ -25,7 +25,7 @@ class _Identified(msgspec.Struct):
 
 
 class _Listed(msgspec.Struct):
-    """The fields by which a run (workflow and status) or a workflow (app and name) differs from the objects in it."""
+    """The fields that distinguish a run (workflow and status) or a workflow (app and name) from nested objects."""
 
     id: str
     created_at: msgspec.Raw
@@ -41,17 +41,17 @@ _IDENTITY = msgspec.json.Decoder(_Identified)
 
 
 def digest(raw: bytes) -> bytes:
-    """The content hash of an item as received: SHA-256, which CPUs compute faster than BLAKE2."""
+    """Return the content hash of an item: SHA-256, which CPUs compute faster than BLAKE2."""
     return hashlib.sha256(raw).digest()
 
 
 def split_page(body: bytes) -> list[bytes]:
     """Split a JSON array into the bytes of its elements, without the white space around them.
 
-    An element that is not valid JSON is returned as it is, so that it alone can be quarantined.
+    Elements that are not valid JSON are returned unchanged, so that only they are quarantined.
 
     Raises:
-        TransientError: the body is not a JSON array, or it was cut.
+        TransientError: the body is not a JSON array, or is truncated.
     """
     try:
         return [bytes(item) for item in _ITEMS.decode(body)]
@@ -81,12 +81,12 @@ def _split_tolerantly(body: bytes) -> list[bytes]:
 
 
 def _end_of_item(text: bytes, start: int) -> int | None:
-    """Find the comma or bracket after the item at `start`; None where the brackets of the item do not match."""
-    closing = bytearray()  # the brackets that the open containers end with
+    """Find the comma or bracket after the item at `start`; return None if the brackets of the item do not match."""
+    closing = bytearray()  # the closing brackets of the open containers
     for piece in _PIECE.finditer(text, start):
         mark = piece["mark"]
         if mark == b'"':
-            return None  # a string without an end
+            return None  # an unterminated string
         if mark in _CLOSING:
             closing += _CLOSING[mark]
         elif not closing and mark in {b",", b"]"}:
@@ -99,10 +99,10 @@ def _end_of_item(text: bytes, start: int) -> int | None:
 
 
 def _end_of_damage(text: bytes, start: int) -> int:
-    """Find where the item at `start`, which was cut, is followed by the next good one.
+    """Find the end of the truncated item at `start`, which is before the next valid item.
 
     Raises:
-        TransientError: no good item follows, so the body itself was cut.
+        TransientError: no valid item follows, so the body itself is truncated.
     """
     for gap in _GAP.finditer(text, start):
         end = _end_of_item(text, gap.end())
@@ -112,7 +112,7 @@ def _end_of_damage(text: bytes, start: int) -> int:
 
 
 def _is_listed(item: bytes) -> bool:
-    """Whether an object is a run or a workflow, and no part of one."""
+    """Return whether an object is a run or a workflow, rather than a part of one."""
     try:
         listed = _LISTED.decode(item)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -131,7 +131,7 @@ def _what_it_is(text: bytes) -> str:
 
 
 def _api_message(text: bytes) -> str:
-    """The message of an error document of the API, for the log."""
+    """Return the message of an error document of the API, for the log."""
     try:
         document: Any = json.loads(text)
     except ValueError:
@@ -143,16 +143,16 @@ def _api_message(text: bytes) -> str:
 
 
 def guess_id(raw: bytes) -> str | None:
-    """Guess the id of an item from its first bytes, which costs next to nothing.
+    """Guess the id of an item from its first bytes, which is very fast.
 
-    The guess may be wrong: of duplicate keys the last counts.
+    The guess may be wrong: if keys are duplicated, the last one counts.
     """
     found = _LEADING_ID.match(raw)
     return None if found is None else str(found[1], "ascii")
 
 
 def peek_id(raw: bytes) -> str | None:
-    """Read the id of an item, valid JSON or not, cleaned as in the tables; None where it has none."""
+    """Read the id of an item, which may be invalid JSON, cleaned as in the tables; return None if it has none."""
     try:
         found = _IDENTITY.decode(raw).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -161,7 +161,7 @@ def peek_id(raw: bytes) -> str | None:
 
 
 def _find_id(raw: bytes) -> str | None:
-    """The last string value of the key `id` at the top level of what looks like an object."""
+    """Return the last string value of the top-level key `id` in bytes that look like an object."""
     if not raw.lstrip(_SPACE).startswith(b"{"):
         return None
     found: str | None = None

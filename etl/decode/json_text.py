@@ -1,4 +1,4 @@
-"""JSON text to values and back, exact and at any depth; what PostgreSQL cannot store of it is replaced."""
+"""Exact JSON parsing and writing at any depth, and replacement of characters that PostgreSQL cannot store."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 Json: TypeAlias = Any
 """A parsed JSON value: dict, list, str, `Number`, bool or None."""
 
-# PostgreSQL's numeric: digits before and after the decimal point.
+# Limits of PostgreSQL's numeric: digits before and after the decimal point.
 _NUMERIC_WHOLE: Final = 131072
 _NUMERIC_SCALE: Final = 16383
 
 
 class Number(Decimal):
-    """A JSON number that remembers its digits: `literal` is the text as received.
+    """A JSON number that preserves its digits: `literal` is the received text.
 
-    Its value is infinite where the exponent is beyond what Decimal can hold.
+    Its value is infinite if the exponent is too large for Decimal.
     """
 
     __slots__ = ("literal",)
     literal: str
 
     def __new__(cls, literal: str) -> Self:
-        """Make the number from its JSON text."""
+        """Create the number from its JSON text."""
         try:
             number = super().__new__(cls, literal)
         except InvalidOperation:
@@ -72,10 +72,10 @@ _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": N
 def parse(raw: bytes) -> Json:
     """Read one JSON text of any depth.
 
-    Of duplicate keys the last value wins, in the place of the first. Numbers become `Number`.
+    Of duplicate keys, the last value wins, at the position of the first. Numbers become `Number`.
 
     Raises:
-        RecordError: `invalid_json` for what is not JSON (NaN and Infinity are not) or not UTF-8.
+        RecordError: `invalid_json` if the text is not JSON (NaN and Infinity are not) or not UTF-8.
     """
     try:
         text = raw.decode()
@@ -102,18 +102,18 @@ def _read_shallow(text: str) -> Json:
 
 
 class _Reader:
-    """Reads a JSON text without recursion: the containers that are still open stand on a stack."""
+    """A JSON parser without recursion, with a stack of open containers."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.position = 0
-        self.kind = self.symbol = ""  # the token just read: a group of `_TOKEN`, and its text
+        self.kind = self.symbol = ""  # the current token: a group of `_TOKEN`, and its text
 
     def fail(self, expected: str) -> NoReturn:
         raise RecordError("invalid_json", f"expected {expected} before character {self.position}")
 
     def advance(self) -> str:
-        """Read the next token; returns its text where it is a mark, else ''."""
+        """Read the next token; return its text if it is a mark, else ''."""
         match = _TOKEN.match(self.text, self.position)
         if match is None or match.lastgroup is None:
             self.fail("a JSON token")
@@ -134,7 +134,7 @@ class _Reader:
             self.fail("a valid string")
 
     def key(self) -> str:
-        """The key of the current token, and on to its value."""
+        """Return the key at the current token, and advance to its value."""
         if self.kind != "string":
             self.fail("a key")
         key: str = self.scalar()
@@ -144,7 +144,7 @@ class _Reader:
         return key
 
     def read(self) -> Json:
-        """The whole text as one value."""
+        """Parse the whole text as one value."""
         root: list[Json] = []
         open_containers: list[tuple[Json, str]] = [(root, "")]
         self.advance()
@@ -162,7 +162,7 @@ class _Reader:
                 return root[0]
 
     def next_value(self, open_containers: list[tuple[Json, str]]) -> bool:
-        """Go on behind a finished value, to where the next one begins; False at the end of the text."""
+        """Advance from a finished value to the next one; return False at the end of the text."""
         while len(open_containers) > 1:
             container, _ = open_containers[-1]
             mark = self.advance()
@@ -190,7 +190,7 @@ def _place(container: Json, key: str, value: Json) -> None:
 
 
 def dump(value: Json) -> bytes:
-    """Write a value as compact JSON, numbers with their literal digits; the inverse of `parse`, at any depth."""
+    """Write a value of any depth as compact JSON with the literal digits of numbers; the inverse of `parse`."""
     return _text(value, _PLAIN, sort=False)
 
 
@@ -211,12 +211,12 @@ def _text(value: Json, encoder: msgspec.json.Encoder, *, sort: bool) -> bytes:
     try:
         return encoder.encode(value)
     except (UnicodeEncodeError, RecursionError):
-        # Lone surrogates, which UTF-8 has no bytes for, are written as the escapes that they came as.
+        # Write lone surrogates, which UTF-8 cannot encode, as escapes.
         return "".join(_pieces(value, sort=sort)).encode("utf-8", "backslashreplace")
 
 
 def _pieces(value: Json, *, sort: bool) -> Iterator[str]:
-    """Yield the text of a value without recursion: what is left of open containers is on a stack."""
+    """Yield the text of a value without recursion, with a stack of unfinished containers."""
     stack: list[tuple[Iterator[tuple[str, Json]], str]] = [(iter([("", value)]), "")]
     first = True
     while stack:
@@ -268,7 +268,7 @@ REPLACEMENT: Final = "\ufffd"
 _REPLACEMENT_UTF8: Final = REPLACEMENT.encode()
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# One escape a match, so that an escaped backslash never lends its second half to a `\u` behind it.
+# Match one escape at a time, so that the second half of an escaped backslash is never taken for the start of a `\u`.
 _ESCAPE = re.compile(
     rb"\\(?:u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}|0000)|)|[^u])",
     re.DOTALL,
@@ -278,22 +278,22 @@ _SPELLING = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F
 
 
 def needs_cleaning(raw: bytes) -> bool:
-    r"""Whether a JSON text holds an escaped NUL or lone surrogate (`\u0000`, `\ud83d` without its second half)."""
+    r"""Return whether a JSON text has an escaped NUL or lone surrogate (`\u0000`, `\ud83d` without its second half)."""
     if b"\\u0000" not in raw and b"\\ud" not in raw and b"\\uD" not in raw:
         return False
     return any(match["lone"] is not None for match in _ESCAPE.finditer(raw))
 
 
 def clean_text(text: str) -> str:
-    """The text with each NUL and each lone surrogate replaced by U+FFFD."""
+    """Replace each NUL and lone surrogate by U+FFFD."""
     return _UNSTORABLE.sub(REPLACEMENT, text)
 
 
 def spelled_plainly(raw: bytes) -> bytes:
-    r"""JSON text, valid or not, with each character of its strings spelled in one way, and cleaned.
+    r"""Normalize the escapes in a JSON text, which may be invalid, and clean it.
 
-    Escapes become the characters that they stand for, but for quotes and backslashes, which stay escaped (`\"`, `\\`):
-    so that a string which is part of another text is found however either was written.
+    Escapes become the characters they represent, except quotes and backslashes, which stay escaped (`\"`, `\\`). A
+    string can then be found in another text independent of the escapes in either.
     """
     return _SPELLING.sub(_plain, raw)
 
@@ -302,10 +302,10 @@ def _plain(escape: re.Match[bytes]) -> bytes:
     try:
         character = clean_text(str(json.loads(b'"%b"' % escape[0])))
     except ValueError:
-        return escape[0]  # no escape that JSON knows
+        return escape[0]  # not a JSON escape
     return b"\\" + character.encode() if character in '"\\' else character.encode()
 
 
 def clean_json(raw: bytes) -> bytes:
-    r"""JSON text with each escaped NUL and each escaped lone surrogate replaced by U+FFFD, in strings and keys."""
+    r"""Replace each escaped NUL and lone surrogate in a JSON text by U+FFFD, in strings and keys."""
     return _ESCAPE.sub(lambda escape: escape[0] if escape["lone"] is None else _REPLACEMENT_UTF8, raw)

@@ -1,4 +1,4 @@
-"""One document of the API becomes rows, parents first; pure: no clock, no I/O.
+"""Normalization: from one document of the API to rows, parents first. Pure: no clock, no I/O.
 
 Reasons that a `RecordError` can carry (`etl_rejects.reason`):
 

@@ -12,7 +12,7 @@ _TIME = re.compile(
     r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?",
     re.ASCII,
 )
-# What of Python's reading is ISO 8601: some versions also take what they do not understand, such as 10:00:102.
+# Restrict Python's parser to ISO 8601: some versions also accept invalid times such as 10:00:102.
 _UNUSUAL = re.compile(
     r"(?:\d{8}|\d{4}-\d\d-\d\d|\d{4}-?W\d\d(?:-?\d)?)"
     r"(?P<clock>[Tt ]\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?(?:[Zz]|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?)?",
@@ -21,7 +21,7 @@ _UNUSUAL = re.compile(
 
 
 class Moment(NamedTuple):
-    """A date of the API: its time in UTC (None beyond the years 1 to 9999), whether it was a bare day, its text."""
+    """A date of the API: its UTC time (None outside the years 1 to 9999), whether it is a bare day, and its text."""
 
     time: datetime | None
     on_day: bool
@@ -29,7 +29,7 @@ class Moment(NamedTuple):
 
 
 def read_moment(text: str) -> Moment:
-    """Read an ISO 8601 day or timestamp; without a zone it is UTC; digits beyond microseconds are cut off.
+    """Parse an ISO 8601 day or timestamp; the default zone is UTC; digits beyond microseconds are dropped.
 
     Raises:
         ValueError: the text is neither.
@@ -63,7 +63,7 @@ def _zone(text: str | None) -> timezone:
 
 
 def _read_unusual(text: str) -> Moment:
-    """The forms of ISO 8601 that nobody sends (`20231225T101500Z`, `2023-W52-1`), as far as Python reads them."""
+    """Parse rare forms of ISO 8601 (`20231225T101500Z`, `2023-W52-1`), as far as Python supports them."""
     match = _UNUSUAL.fullmatch(text)
     if match is None:
         raise ValueError(f"no date: {text[:40]!r}")
@@ -73,7 +73,7 @@ def _read_unusual(text: str) -> Moment:
 
 
 def _in_utc(local: datetime, leap: timedelta = timedelta(0)) -> datetime | None:
-    """None where the zone or what is added takes it out of the years that `datetime` has."""
+    """Convert to UTC and add `leap`; return None if the result is outside the range of `datetime`."""
     try:
         return local.astimezone(UTC) + leap
     except OverflowError:

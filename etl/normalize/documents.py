@@ -1,8 +1,8 @@
-"""The API's documents as msgspec structs, generated from the columns of `etl.tables`, and how they are read.
+"""The API's documents as msgspec structs, generated from the columns of `etl.tables`, and their decoding.
 
-A document is decoded in one call. Only where that fails is it read field by field: unknown fields are set aside for
-`extra`, nested documents are read each for itself, and a value of another type is fitted alone. The result is the same
-struct either way, so there is one way to make rows of it.
+A document is decoded in one call. Only if that fails is it read field by field: unknown fields are collected for
+`extra`, nested documents are read separately, and values of another type are fitted one by one. The result is the same
+struct either way, so rows are made in one way.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
 
 def fields_at(table: Table, parent: str) -> list[Column]:
-    """The columns of a table that hold a field of the object at `parent`."""
+    """Return the columns of a table that hold a field of the object at `parent`."""
     return [column for column in table.columns if column.path and column.parent == parent]
 
 
 class Part(Protocol):
-    """A field of a document: a `Fitter` for a single value, a `Document`, or `Each` of many."""
+    """A field of a document: a `Fitter` for a single value, a `Document`, or `Each` for several documents."""
 
     @property
     def decoded(self) -> Any:
-        """The type as which msgspec decodes the field."""
+        """The type that msgspec decodes."""
 
     @property
     def default(self) -> Any:
-        """What stands for null and for a field that is absent."""
+        """The value for null and for absent fields."""
 
     def read(self, raw: Raw, place: str) -> Any:
-        """What a field that stands at `place` is decoded as, where its document cannot be decoded at once."""
+        """Decode the field at `place` of a document that could not be decoded in one call."""
 
 
 class _Never:
-    """The type of a struct's field that is no field of the document: it decodes from no JSON value."""
+    """The type of a struct's field that is not a field of the document: no JSON value decodes to it."""
 
 
 class Document:
-    """One kind of object that the API sends.
+    """One kind of object in the API.
 
-    `extra` of its struct has the fields that no column holds.
+    `extra` of its struct holds the fields without a column.
 
     Args:
-        name: the struct's name.
-        columns: those that hold a field of this object.
-        others: its further fields, nested documents for example.
-        known: the fields that the object has, where these are not all of the struct's.
+        name: name of the struct.
+        columns: the columns that hold a field of this object.
+        others: further fields, such as nested documents.
+        known: the fields of the object, if they are not all fields of the struct.
         strict: whether unknown fields are kept and values of other types refused; otherwise both are ignored.
-        module: where the struct's name is defined, if the type of a field mentions it.
+        module: the module that defines the struct's name, if the type of a field refers to it.
     """
 
     default: ClassVar[None] = None
@@ -90,25 +90,25 @@ class Document:
             ],
             module=module,
             forbid_unknown_fields=strict,
-            gc=False,  # none can be part of a cycle
+            gc=False,  # the structs cannot be part of a cycle
         )
         self.empty: Any = self.struct()
 
     @property
     def decoded(self) -> Any:
-        """The type as which msgspec decodes the document."""
+        """The type that msgspec decodes."""
         return self.struct | None
 
     @cached_property
     def decode(self) -> Callable[[bytes | Raw], Any]:
-        """Decode an ordinary document; raises one of `UNREADABLE` of any other."""
+        """Decode an ordinary document; raise one of `UNREADABLE` for any other."""
         return msgspec.json.Decoder(self.decoded).decode
 
     def read(self, raw: bytes | Raw, place: str) -> Any:
-        """The struct of the document that stands at `place`; None for null.
+        """Decode the document at `place`; return None for null.
 
         Raises:
-            RecordError: with the first reason why no rows can be made of it.
+            RecordError: the document is invalid; the first reason is reported.
         """
         try:
             return self.decode(raw)
@@ -117,7 +117,7 @@ class Document:
         return None if members is None else self.fill(members, place)
 
     def fill(self, members: dict[str, Raw], place: str) -> Any:
-        """The struct of a document, read field by field; raises as `read` does."""
+        """Read a document field by field; raises like `read`."""
         document: Any = self.struct()
         extra: dict[str, Any] = {}
         for field, value in members.items():
@@ -139,7 +139,7 @@ class Document:
         return document
 
     def settle(self, document: Any, place: str) -> None:
-        """Move the decoded values that do not fit their columns to `extra`; raises as `read` does."""
+        """Move decoded values that do not fit their columns to `extra`; raises like `read`."""
         for field, part in self.fields.items():
             if isinstance(part, Fitter):
                 value = getattr(document, field)
@@ -151,12 +151,12 @@ class Document:
 
 
 class Each:
-    """A field with many documents: by key, in a list, or either.
+    """A field with several documents in a map, in a list, or either.
 
     Args:
-        document: what each of them is; null stands for an empty one, but not in a list.
-        keyed: whether it may be a map.
-        listed: whether it may be a list.
+        document: the kind of the documents; null is an empty document, except in a list.
+        keyed: whether the field may be a map.
+        listed: whether the field may be a list.
     """
 
     default: ClassVar[None] = None
@@ -168,20 +168,20 @@ class Each:
 
     @property
     def decoded(self) -> Any:
-        """The type as which msgspec decodes the field."""
+        """The type that msgspec decodes."""
         forms: list[Any] = [None]
         if self._keyed:
             forms.append(dict[str, self._document.decoded])  # type: ignore[name-defined]
         if self._listed:
             forms.append(list[self._document.struct])  # type: ignore[name-defined]
-        return Union[tuple(forms)]  # noqa: UP007 - made while the program runs
+        return Union[tuple(forms)]  # noqa: UP007 - built at run time
 
     @cached_property
     def _decode(self) -> Callable[[bytes | Raw], Any]:
         return msgspec.json.Decoder(self.decoded).decode
 
     def read(self, raw: Raw, place: str) -> Any:
-        """As `Document.read`."""
+        """Decode the field at `place`; see `Document.read`."""
         try:
             return self._decode(raw)
         except UNREADABLE:
@@ -203,10 +203,10 @@ _ITEMS: Final[msgspec.json.Decoder[list[Raw] | None]] = msgspec.json.Decoder(lis
 
 
 def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
-    """The fields of an object, at any depth of nesting; None for null.
+    """Return the fields of an object of any depth; None for null.
 
     Raises:
-        RecordError: `invalid_json`, or `invalid_field` where it is not an object.
+        RecordError: `invalid_json`, or `invalid_field` if it is not an object.
     """
     try:
         return _MEMBERS.decode(raw)
@@ -218,7 +218,7 @@ def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
 
 
 def items_of(raw: bytes | Raw, place: str) -> list[Raw] | None:
-    """The items of an array, as `members_of` gives those of an object."""
+    """Return the items of an array of any depth; see `members_of`."""
     try:
         return _ITEMS.decode(raw)
     except UNREADABLE:

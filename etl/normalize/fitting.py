@@ -1,11 +1,11 @@
 """Fitting values into columns, one kind of value at a time.
 
-msgspec decodes almost every value as the type that its fitter names, and `to_column` converts it. Any other is parsed
-and goes through `fit`, which makes it fit, refuses it, or raises `UnfitError`: then the column is null, and `extra`
-keeps the value.
+msgspec decodes almost every value as the type of its fitter, and `to_column` converts it. Other values are parsed and
+passed to `fit`, which converts or refuses them, or raises `UnfitError`: then the column is null, and `extra` keeps the
+value.
 
-Rows hold `jsonb` and `numeric` in PostgreSQL's binary form (`jsonb_recv` and `numeric_recv`, the same since 9.4): made
-here, where most values repeat, they cost COPY a copy of their bytes and no call into Python.
+Rows hold `jsonb` and `numeric` in PostgreSQL's binary form (`jsonb_recv` and `numeric_recv`, unchanged since 9.4).
+Converting them here, where most values repeat, saves COPY a call into Python per value.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ if TYPE_CHECKING:
 
 NULL: Final = Raw(b"null")
 JSONB: Final = b"\x01"
-"""What precedes the JSON text in a jsonb: the version of the form."""
+"""The version byte before the JSON text of a jsonb value."""
 
 _JSONB_NULL: Final = JSONB + b"null"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_US: Final = -946_684_800_000_000  # the same in microseconds since 2000, by which PostgreSQL counts
-_SURE_MS: Final = 200_000_000_000_000  # in the year 8307; Python has times up to the year 9999
+_EPOCH_US: Final = -946_684_800_000_000  # 1970 in microseconds since 2000, PostgreSQL's epoch
+_SURE_MS: Final = 200_000_000_000_000  # in the year 8307, well before Python's limit of 9999
 _LARGEST: Final = 20  # digits of a number that may fit an integer column
 
 
 class UnfitError(Exception):
-    """The column cannot hold the value, or only `Fitter.fit` can tell why not."""
+    """The column cannot hold the value, or only `Fitter.fit` can determine why not."""
 
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises where a document is not as expected, is not JSON, or is nested too deeply."""
+"""Raised by decoding if a document is not as expected, is not JSON, or is nested too deeply."""
 
 UNFIT: Final = (UnfitError, ValueError, ArithmeticError)
-"""What `Fitter.to_column` raises."""
+"""Raised by `Fitter.to_column`."""
 
 
 class Fitter:
-    """How one kind of value gets into a column.
+    """Converts one kind of value to a column.
 
     Args:
-        decoded: the type as which msgspec decodes an ordinary value.
-        fit: makes any other parsed value, null apart, into one that `to_column` takes; None where there is no other.
-        to_column: makes a decoded value, null apart, into that of the row; None where it is the same already.
-        default: what a field that is absent is decoded as.
-        null: what the row has where the document has null.
-        form: how `to_column` is called, where not with the value alone: an expression with its name and `value`.
+        decoded: the type that msgspec decodes for ordinary values.
+        fit: converts any other parsed value except null to one that `to_column` accepts; None if there are no others.
+        to_column: converts a decoded value except null to the value in the row; None if they are the same.
+        default: the decoded value of an absent field.
+        null: the value in the row if the document has null.
+        form: an expression with `to_column`'s name and `value`, if it is not called with the value alone.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Fitter:
         return msgspec.json.Decoder(self.decoded).decode
 
     def read(self, raw: Raw, place: str) -> Any:
-        """What a field that stands at `place` is decoded as.
+        """Decode the field at `place`.
 
         Raises:
             RecordError: `invalid_field` or `number_out_of_range`.
@@ -95,7 +95,7 @@ class Fitter:
             return self.fit(parse(bytes(raw)), place)
 
     def fit(self, value: Json, place: str) -> Any:
-        """Fit a parsed value that stands at `place`; raises as `read` does."""
+        """Fit a parsed value at `place`; raises like `read`."""
         if value is None:
             return self.default
         if self._fit is None:
@@ -106,7 +106,7 @@ class Fitter:
             refuse(place, str(expected), value)
 
     def check(self, value: Any, place: str) -> Any:
-        """Fit a decoded value that `to_column` did not take; raises as `read` does."""
+        """Fit a decoded value that `to_column` did not accept; raises like `read`."""
         if self._fit is None or self.to_column is None or value is self.default:
             return value
         if isinstance(value, Raw):
@@ -115,12 +115,12 @@ class Fitter:
 
 
 def refuse(place: str, expected: str, value: Json) -> NoReturn:
-    """Refuse a value that no column can be made from; the message has its type alone, since it may be a secret."""
+    """Refuse a value that cannot be converted; the message has only its type, because the value may be a secret."""
     raise RecordError("invalid_field", f"{place or 'the item'}: expected {expected}, got {describe(value)}")
 
 
 def describe(value: Json) -> str:
-    """The type of a JSON value, for a message."""
+    """Return the type of a JSON value, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -133,7 +133,7 @@ def describe(value: Json) -> str:
 
 
 class _ExpectedError(Exception):
-    """The value has another type than any that the column takes; the argument says which it takes."""
+    """The value has the wrong type; the argument is the expected type."""
 
 
 # Text and flags
@@ -171,7 +171,7 @@ def _integers(bits: int) -> Fitter:
 
     def fit(value: Json) -> int:
         number = _number(value)
-        # The size is asked first: making an int of 1e999999 would take for ever.
+        # Check the size first: converting 1e999999 to an int would take very long.
         if number.is_finite() and number.adjusted() < _LARGEST and least <= number <= most and number == int(number):
             return int(number)
         raise UnfitError
@@ -187,7 +187,7 @@ def _fit_numeric(value: Json) -> Raw:
 
 
 class _Numerics(dict[bytes, "bytes | None"]):
-    """Numbers in binary form by their JSON text. Most repeat, above all 0: those met lately are remembered."""
+    """A cache of numbers in binary form by their JSON text: most numbers repeat, above all 0."""
 
     def __missing__(self, text: bytes) -> bytes | None:
         if len(self) >= _REMEMBERED:
@@ -200,20 +200,20 @@ NUMERICS: Final = _Numerics()
 _REMEMBERED: Final = 16_384
 
 
-# Of numeric: the number of groups of four decimal digits, the weight of the first (a power of 10,000), the sign, and
-# the number of digits after the point; then the groups.
+# Binary form of numeric: the number of groups of four decimal digits, the weight of the first one (a power of 10,000),
+# the sign, the number of fractional digits, and the groups.
 _NUMERIC_HEAD: Final = "!HhHH"
 _NEGATIVE: Final = 0x4000
 _USUAL_LENGTH: Final = 100
 _PACK: Final = tuple(Struct(f"{_NUMERIC_HEAD}{groups}H").pack for groups in range(_USUAL_LENGTH // 4 + 2))
-_TO_WHOLE_GROUP: Final = (b"", b"000", b"00", b"0")  # what to append, after how many digits of the last group
+_TO_WHOLE_GROUP: Final = (b"", b"000", b"00", b"0")  # zeros to append, by the number of digits in the last group
 
 
 def numeric(text: bytes) -> bytes:
-    """A number in JSON in binary form, with its digits as they are.
+    """Convert a JSON number to binary form, preserving its digits.
 
     Raises:
-        UnfitError: it is not a number, or one that numeric cannot hold.
+        UnfitError: it is not a number, or numeric cannot hold it.
     """
     whole, _, part = text.partition(b".")
     digits = whole + part
@@ -223,7 +223,7 @@ def numeric(text: bytes) -> bytes:
     behind = (scale + 3) // 4
     left = int(digits + _TO_WHOLE_GROUP[scale % 4])
     first, second = divmod(left, 10_000)
-    if 0 < first < 10_000:  # as most credits are
+    if 0 < first < 10_000:  # most credits
         return _PACK[2](2, 1 - behind, 0, scale, first, second)
     groups: list[int] = []
     while left:
@@ -235,7 +235,7 @@ def numeric(text: bytes) -> bytes:
 
 
 def _unusual_numeric(text: str) -> bytes:
-    """A number with a sign, an exponent or very many digits."""
+    """Convert a number with a sign, an exponent or very many digits."""
     if text[0] not in "-0123456789" or not (number := Number(text)).storable:
         raise UnfitError
     whole, _, part = format(number.copy_abs(), "f").partition(".")
@@ -257,13 +257,13 @@ _from_text = datetime.fromisoformat
 
 
 def time_of(text: str) -> datetime:
-    """The time in UTC that a date of the API says."""
-    # What is written like this, Python reads right or not at all.
+    """Convert a date of the API to a UTC time."""
+    # Python parses this form correctly or not at all.
     if len(text) in _USUAL_LENGTHS and text[-1] == "Z" and text[10] == "T" and text[16] == ":" and text[19] in ".Z":
         try:
             return _from_text(text)
         except ValueError:
-            pass  # a leap second, perhaps
+            pass  # possibly a leap second
     time = read_moment(text).time
     if time is None:
         raise UnfitError
@@ -271,7 +271,7 @@ def time_of(text: str) -> datetime:
 
 
 def is_bare_day(text: str) -> bool:
-    """Whether a date of the API is a day without a time."""
+    """Return whether a date of the API is a day without a time."""
     return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
 
 
@@ -290,11 +290,11 @@ def _fit_date(value: Json) -> str:
 _USUAL_EPOCH_MS: Final = (
     f"value * 1000 + {_EPOCH_US} if type(value) is int and 0 <= value < {_SURE_MS} else epoch_ms(value)"
 )
-"""As `epoch_ms_of`, without a call for an ordinary value."""
+"""Like `epoch_ms_of`, but without a call for ordinary values."""
 
 
 def epoch_ms_of(value: float | Decimal) -> int:
-    """The time `value` milliseconds after 1970 in microseconds since 2000, rounded half to even."""
+    """Convert milliseconds since 1970 to microseconds since 2000, rounded half to even."""
     exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if not exact.is_finite() or exact.adjusted() >= _LARGEST:
         raise UnfitError
@@ -316,10 +316,10 @@ def _fit_epoch_ms(value: Json) -> Number:
 
 
 def jsonb_of(raw: Raw) -> bytes | None:
-    """JSON as received, for a jsonb column; None for null.
+    """Convert JSON to a jsonb value, unchanged; return None for null.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8; msgspec does not look into the strings that it leaves raw.
+        UnicodeDecodeError: it is not UTF-8, which msgspec does not check in raw values.
     """
     value = JSONB + raw
     if not value.isascii():
@@ -328,19 +328,19 @@ def jsonb_of(raw: Raw) -> bytes | None:
 
 
 def extra_of(extra: dict[str, Any] | None) -> bytes | None:
-    """What the `extra` column holds; None where there is nothing. Raises as `jsonb_of` does."""
+    """Convert extra fields to a jsonb value; return None if there are none. Raises like `jsonb_of`."""
     return jsonb_of(Raw(msgspec.json.encode(extra))) if extra else None
 
 
 class Answer(msgspec.Struct, gc=False):
-    """What a provider's own answer to a model step may say of tokens."""
+    """The token counts in a provider's response to a model step."""
 
     usage: Any = None
     usageMetadata: Any = None  # noqa: N815 - Google's name
 
 
 def _tokens(answer: Answer, *names: str) -> int | None:
-    """The first whole number that a provider gives under one of `names`."""
+    """Return the first integer under one of `names`."""
     for counts in (answer.usage, answer.usageMetadata):
         for name in names if type(counts) is dict else ():
             count = counts.get(name)
@@ -350,17 +350,17 @@ def _tokens(answer: Answer, *names: str) -> int | None:
 
 
 def input_tokens_of(answer: Answer) -> int | None:
-    """The tokens that a model was given."""
+    """Return the number of input tokens."""
     return _tokens(answer, "prompt_tokens", "input_tokens", "promptTokenCount")
 
 
 def output_tokens_of(answer: Answer) -> int | None:
-    """The tokens that a model made."""
+    """Return the number of output tokens."""
     return _tokens(answer, "completion_tokens", "output_tokens", "candidatesTokenCount")
 
 
 def _fit_answer(_: Json) -> Answer | None:
-    return None  # an answer of another form says nothing about tokens
+    return None  # a response of another form has no token counts
 
 
 JSON: Final = Fitter(Raw, None, jsonb_of, NULL)
@@ -380,4 +380,4 @@ FITTERS: Final = {
     "input_tokens": Fitter(Answer | None, _fit_answer, input_tokens_of),
     "output_tokens": Fitter(Answer | None, _fit_answer, output_tokens_of),
 }
-"""The fitters by the names that `etl.tables` has for them; a payload is JSON that the settings may leave out."""
+"""The fitters by their names in `etl.tables`; a payload is JSON that the settings may omit."""

@@ -1,4 +1,4 @@
-"""One listed workflow as received becomes its row and its app's."""
+"""Normalization of listed workflows and their apps."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ app_row: Final = row_maker(APPS, "app", {"app": "app"})
 
 
 def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Row, Row | None]:
-    """The rows for `workflows` and `apps`; the second is None where the workflow names no app.
+    """Return the rows for `workflows` and `apps`; the second is None if the workflow has no app.
 
-    What no column holds (tag colours, the current version's document, the draft's fields) is kept in `extra`.
+    Fields without a column (tag colours, the current version's document, the draft's fields) are kept in `extra`.
 
     Args:
-        raw: the workflow as received.
-        redactor: applied before anything is made of it.
+        raw: the received workflow.
+        redactor: redacts the workflow before it is normalized.
 
     Raises:
         RecordError: with one of `REASONS`.
@@ -65,10 +65,10 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
 
 
 def _keep_the_rest(workflow: Any, app: Any, retention: Any) -> None:
-    """Put what no column holds into the workflow's `extra`."""
+    """Add the fields without a column to the workflow's `extra`."""
     extra: dict[str, Any] = workflow.extra or {}
     of_app = dict(app.extra or {})
-    if not app.id:  # there is no row of the app
+    if not app.id:  # the app has no row
         known = {"name": app.name, "verified": app.verified}
         of_app |= {name: value for name, value in known.items() if value is not None}
     if of_app:

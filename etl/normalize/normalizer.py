@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from etl.normalize.redaction import Redactor
     from etl.normalize.rows import VersionRows
 
-_NUL: Final = re.compile(rb"\\u0000")  # on text with many escapes quicker than `in`
+_NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for text with many escapes
 _WHITE_SPACE: Final = b" \t\n\r"
 _NULL_TEXT: Final = b"null"
 _BRACE: Final = ord("{")
 _BRACKET: Final = ord("[")
-_RECURSION: Final = 100  # levels of a credit tree
+_RECURSION: Final = 100  # levels of a usage tree
 
 
 class _Calls:
-    """The calls of a usage: a tree of any depth, read node by node where it cannot be decoded."""
+    """The calls of a usage: a tree of any depth, read node by node if it cannot be decoded in one call."""
 
     decoded: Final = "list[UsageCall] | None"
     default: Final = None
@@ -146,11 +146,11 @@ class Normalizer:
     """Normalizes the runs of one stream.
 
     Args:
-        app_id: the app in whose listing the runs are (`stream_app_id`).
-        workflow_id: the workflow in whose listing the runs are.
-        store_payloads: False leaves `input`, `result`, and the outputs and logs of steps and calls null.
-        redact: what is replaced in a run before anything is made of it.
-        cache_size: how many definitions are remembered.
+        app_id: the app that lists the runs (`stream_app_id`).
+        workflow_id: the workflow that lists the runs.
+        store_payloads: if False, `input`, `result`, and the outputs and logs of steps and calls are null.
+        redact: redacts runs before they are normalized.
+        cache_size: number of cached definitions.
     """
 
     def __init__(
@@ -169,14 +169,14 @@ class Normalizer:
         self._definitions = Definitions(self._workflow_id, cache_size)
 
     def normalize(self, raw: bytes, digest: bytes) -> RunRows:
-        """Make the rows of one run; `digest` is the hash of its bytes as received, `raw`.
+        """Make the rows of one run; `digest` is the hash of its received bytes `raw`.
 
         Raises:
-            RecordError: the run cannot be normalized; it carries the run's id where that can be told.
+            RecordError: the run cannot be normalized; the error has the run's id if it could be read.
         """
         try:
             if not self._keep:
-                raw.decode()  # also what is not stored has to be UTF-8
+                raw.decode()  # payloads that are not stored must be UTF-8 too
             return self._rows(self._read(raw), digest)
         except UnicodeDecodeError:
             raise RecordError("invalid_json", "not UTF-8", run_id=peek_id(raw)) from None
@@ -238,7 +238,7 @@ class Normalizer:
         )
 
     def _versions(self, run: Any) -> tuple[VersionRows | None, VersionRows | None]:
-        """The saved version and the draft that the run used."""
+        """Return the rows of the saved version and of the draft that the run used."""
         version, draft = bytes(run.workflow_version), bytes(run.workflow_version_draft)
         return (
             None if version == _NULL_TEXT else self._definitions.version(version),
@@ -246,7 +246,7 @@ class Normalizer:
         )
 
     def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row]]:
-        """The rows of the steps and of their calls; those of the steps' credits are added to `tree`."""
+        """Return the rows of the steps and of their calls; add their usage rows to `tree`."""
         run_id, keep = run.id, self._keep
         steps, calls = list[Row](), list[Row]()
         for ordinal, (step_key, key, step, used) in enumerate(_steps(run, usage)):
@@ -281,7 +281,7 @@ class Normalizer:
 
 
 def _read_unusual(raw: bytes) -> Any:
-    """Read a run that cannot be decoded at once."""
+    """Read a run that cannot be decoded in one call."""
     if needs_cleaning(raw):
         document = _object(raw)
         keep_apart(document)
@@ -294,7 +294,7 @@ def _read_unusual(raw: bytes) -> Any:
 
 
 def _gather_extra(run: Any) -> None:
-    """Put the unknown fields of a run's parts that have no `extra` column into its own, under their paths."""
+    """Move the unknown fields of parts without an `extra` column to the run's own, keyed by their paths."""
     extra: dict[str, Any] = run.extra or {}
     if run.retention is not None and run.retention.extra:
         extra["retention"] = run.retention.extra
@@ -309,7 +309,7 @@ def _gather_extra(run: Any) -> None:
 
 
 def _extra_of_usage(usage: Any) -> dict[str, Any]:
-    """The unknown fields of a usage, those of the nodes of its tree under their paths."""
+    """Return the unknown fields of a usage and of the nodes of its tree, keyed by path."""
     extra: dict[str, Any] = dict(usage.extra or {})
     pending = [(node, str(ordinal)) for ordinal, node in enumerate(usage.calls or ())]
     while pending:
@@ -336,7 +336,7 @@ def _is_null(raw: Raw) -> bool:
 
 
 def _type_by_shape(output: Raw) -> str | None:
-    """Guess the type of a call: the output of one that started a run names the workflow."""
+    """Guess the type of a call: if it started a run, its output has a workflow id."""
     if memoryview(output)[0] == _BRACE:
         with suppress(*UNREADABLE):
             return "workflow" if _UNTYPED.decode(output).workflow_id is not NULL else None
@@ -350,7 +350,7 @@ def _steps(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
     if type(output) is dict and "" not in output and "" not in credited:
         steps = [(key, key, step or _NO_STEP, credited.get(key) or _NO_USAGE) for key, step in output.items()]
         return steps + [(key, key, _NO_STEP, used or _NO_USAGE) for key, used in credited.items() if key not in output]
-    # The run's own tree has the step key '', so a step of that name gets another key where both have a tree.
+    # The run's own tree has the step key '', so a step of that name gets another key if both have a tree.
     both = usage.calls and "" in credited and credited[""] and credited[""].calls
     keys = StepKeys({""} if both else ())
     by_key: dict[str, tuple[str, Any]] = {}
@@ -385,14 +385,14 @@ def _output(kind: Document, holder: Any) -> Any:
 
 
 def _add_tree(rows: list[Row], run_id: str, step_key: str, calls: list[Any]) -> None:
-    """Add a row for each node of a credit tree, parents before children, whatever the depth."""
+    """Add a row for each node of a usage tree of any depth, parents before children."""
     pending: list[_Level] = [(calls, None, 1)]
     while pending:
         _add_level(rows, run_id, step_key, pending.pop(), pending)
 
 
 def _add_level(rows: list[Row], run_id: str, step_key: str, level: _Level, pending: list[_Level]) -> None:
-    """Add the rows of some nodes and of what is below them; what is too deep for recursion becomes `pending`."""
+    """Add the rows of nodes and their descendants; nodes too deep for recursion are added to `pending`."""
     nodes, parent_path, depth = level
     prefix = "" if parent_path is None else f"{parent_path}."
     for ordinal, node in enumerate(nodes):

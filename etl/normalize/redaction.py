@@ -1,4 +1,4 @@
-"""Replacing the values that must not be stored, before anything is made of a run."""
+"""Redaction: replacing values that must not be stored, before a run is normalized."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDACTED: Final = "[redacted]"
 Mode: TypeAlias = Literal["replace", "hash"]
 _Parts: TypeAlias = tuple[int | str, ...]
 
-# What rows are known by: without these, runs would be mistaken for one another.
+# Identifying fields: without these, runs would be confused with each other.
 _DRAFT: Final = "workflow_version_draft"
 _IDENTITY: Final[frozenset[_Parts]] = frozenset(
     {
@@ -30,7 +30,7 @@ _IDENTITY: Final[frozenset[_Parts]] = frozenset(
         (_DRAFT, "version", "id"),
     }
 )
-# What the rows of steps and calls need: these stay where a path selects a step or a call, or all of them.
+# Fields required by the rows of steps and calls: they are kept if a path selects a step or call, or all of them.
 _FRAME: Final = {"key"} | {
     column.field
     for column in (*RUN_STEPS.columns, *RUN_STEP_CALLS.columns)
@@ -78,10 +78,10 @@ class Redactor:
             self._paths.append(compiled)
 
     def redact(self, document: Json) -> Json:
-        """Replace the selected values in `document`, a parsed run, in place; returns it.
+        """Replace the selected values in a parsed run in place, and return it.
 
         Raises:
-            RecordError: `not_redactable` where the document is nested too deeply to be searched.
+            RecordError: `not_redactable` if the document is nested too deeply to be searched.
         """
         try:
             matches = [match for path in self._paths for match in path.finditer(document)]
@@ -99,18 +99,18 @@ class Redactor:
         return document
 
     def redact_workflow(self, document: dict[str, Json]) -> None:
-        """Replace in place what the paths select in a listed workflow: in its version, and in its draft, which it is.
+        """Replace the selected values in a listed workflow in place: in its version, and in itself as a draft.
 
         Raises:
-            RecordError: as of `redact`.
+            RecordError: see `redact`.
         """
         self.redact({"workflow_version": document.get("version"), _DRAFT: document})
 
     def redact_bytes(self, raw: bytes) -> bytes:
-        """The item as received, with the selected values replaced; all of it where it cannot be searched."""
+        """Replace the selected values in a received item, or the whole item if it cannot be searched."""
         try:
             document = parse(raw)
-            # The library would read a text as JSON.
+            # The library would parse a string as JSON.
             return dump(REDACTED if isinstance(document, str) else self.redact(document))
         except RecordError:
             return dump(REDACTED)
@@ -124,7 +124,7 @@ class Redactor:
 
 
 def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts, Any, Json]]:
-    """What to replace where a path selects `value`, which stands in `container` at `parts` of a run."""
+    """Yield what to replace if a path selects `value`, which is in `container` at `parts` of a run."""
     in_frame = len(parts) <= 4 and parts[0] == "output" and parts[2:3] in {(), ("calls",)}
     if not in_frame or not isinstance(value, dict | list):
         yield parts, container, value

@@ -1,4 +1,4 @@
-"""The redactors that the settings ask for, tried on a run before any run is left out for their sake."""
+"""The redactors configured by the settings, tested on a sample run to reject unusable paths."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _SAMPLE: Final = json.dumps(
     }
     | dict.fromkeys(("created_at", "updated_at", "started_at", "ended_at", "retention_due_at"), "2026-01-01T00:00:00Z")
 ).encode()
-"""A run with everything in it that a column is made from."""
+"""A run with all fields that have columns."""
 
 
 def redactor_of(payloads: PayloadSettings) -> Redactor | None:
-    """The redactor that the settings ask for; None where nothing is to be replaced.
+    """Return the configured redactor; None if nothing is to be replaced.
 
     Raises:
-        SettingsError: a path cannot be read, or takes what no run can be stored without.
+        SettingsError: a path is invalid, or matches a field without which no run can be stored.
     """
     for path in payloads.redact:
         redactor = _redactor([path], payloads)
@@ -64,10 +64,10 @@ def redactor_of(payloads: PayloadSettings) -> Redactor | None:
 
 
 def quarantine_redactor_of(payloads: PayloadSettings) -> Redactor | None:
-    """The redactor for the bytes of quarantined items; None where they are kept as received.
+    """Return the redactor for the bytes of quarantined items; None if they are stored unchanged.
 
     Raises:
-        SettingsError: a path cannot be read.
+        SettingsError: a path is invalid.
     """
     return _redactor([*payloads.redact, *(_PAYLOADS if payloads.store == "none" else ())], payloads)
 

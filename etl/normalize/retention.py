@@ -1,4 +1,4 @@
-"""When a run's payloads are due to be removed, as its bytes tell; they may be those of a run that cannot be read."""
+"""The due date of a run's payloads, read from its bytes, which may be invalid."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _RETAINED: Final = msgspec.json.Decoder(_Retained)
 
 
 def is_due(raw: bytes, now: datetime) -> bool | None:
-    """Whether the payloads of a run are to be removed by now; None where its bytes do not tell.
+    """Return whether the payloads of a run are due for removal; None if its bytes do not say.
 
     Args:
-        raw: the run as received, valid JSON or not.
-        now: the time to compare with.
+        raw: the received run, which may be invalid JSON.
+        now: the current time.
     """
     try:
         run = _RETAINED.decode(raw)

@@ -1,4 +1,4 @@
-"""The rows of one run and of one definition, how a row is made, and when a run counts as updated."""
+"""The rows of a run and of a definition, the functions that make them, and the comparison of copies."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RunRows(msgspec.Struct, frozen=True, gc=False):
 
 
 def effective_updated_at(updated_at: datetime | None, on_day: bool) -> datetime | None:  # noqa: FBT001 - a column
-    """The time by which two copies of a run are compared: a bare day counts as the last microsecond of its day."""
+    """Return the time by which copies of a run are compared: a bare day counts as its last microsecond."""
     if updated_at is None or not on_day:
         return updated_at
     return updated_at + timedelta(days=1, microseconds=-1)

@@ -1,4 +1,4 @@
-"""Which steps a run has, and the key by which each is known."""
+"""Unique keys for the steps of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class StepKeys:
-    """Gives each step of a run a key of its own.
+    """Gives each step of a run a unique key.
 
-    Of keys that are equal, or become equal when they are cleaned, the second one is `key#2`, and so on.
+    If keys are equal, or become equal by cleaning, the second one becomes `key#2`, and so on.
 
     Args:
-        taken: keys that no step may have.
+        taken: keys that must not be used.
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
@@ -24,7 +24,7 @@ class StepKeys:
         self._by_payload_key: dict[str, str] = {}
 
     def of_output(self, key: str) -> str:
-        """The key of one more step under `output`, which the payload calls `key`."""
+        """Return the key of the next step in `output`, whose key in the payload is `key`."""
         clean = step_key = clean_text(key)
         number = 2
         while step_key in self._taken:
@@ -35,13 +35,13 @@ class StepKeys:
         return step_key
 
     def of_usage(self, key: str) -> str:
-        """The key of the step that `usage.steps` calls `key`; one more step where `output` has none of that name."""
+        """Return the key of a step in `usage.steps`, which is a new one if `output` has no such step."""
         known = self._by_payload_key.get(key)
         return self.of_output(key) if known is None else known
 
 
 def keep_apart(run: dict[str, Json]) -> None:
-    """Rename, in a parsed run, the steps whose keys would become equal when they are cleaned."""
+    """Rename the steps of a parsed run whose keys would become equal by cleaning."""
     usage, output = run.get("usage"), run.get("output")
     credited = usage.get("steps") if isinstance(usage, dict) else None
     keys = StepKeys()
@@ -55,7 +55,7 @@ def keep_apart(run: dict[str, Json]) -> None:
 
 
 def _without_key(step: Json, key: str) -> Json:
-    """A step without the field that repeats the key by which it is listed."""
+    """Return a step without the field that repeats its key."""
     if isinstance(step, dict) and isinstance(step.get("key"), str) and clean_text(step["key"]) == clean_text(key):
         del step["key"]
     return step

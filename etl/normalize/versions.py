@@ -1,4 +1,4 @@
-"""A workflow's definition (a saved version or a draft) becomes its rows: once, as thousands of runs repeat it."""
+"""Normalization of definitions (saved versions and drafts), cached because thousands of runs repeat them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from msgspec import Raw
 
-_MAX_BYTES: Final = 4 * 2**20  # of the documents that are kept, so that huge ones cannot fill the memory
+_MAX_BYTES: Final = 4 * 2**20  # of cached documents, to limit memory
 _DRAFT_ID_DIGITS: Final = 32
 _BODY: Final = ("key", "input", "input_default", "input_options", "steps")
 
@@ -54,7 +54,7 @@ step_row: Final = row_maker(
 
 
 class Definitions:
-    """The definitions of one workflow; at most `size` of them are kept, those used longest ago leave first."""
+    """An LRU cache of at most `size` definitions of one workflow."""
 
     def __init__(self, workflow_id: str, size: int) -> None:
         self._workflow_id = workflow_id
@@ -63,15 +63,15 @@ class Definitions:
         self._known: OrderedDict[tuple[bytes, str | None, bool], VersionRows] = OrderedDict()
 
     def version(self, text: bytes) -> VersionRows:
-        """The rows of the saved version whose JSON text is `text`.
+        """Return the rows of the saved version with the JSON text `text`.
 
         Raises:
-            RecordError: with the first reason why no rows can be made of it.
+            RecordError: the version is invalid; the first reason is reported.
         """
         return self._known_or_made(text, None, is_draft=False)
 
     def draft(self, text: bytes, app_id: str | None) -> VersionRows:
-        """The rows of the draft whose JSON text is `text`, in a workflow of the app `app_id`; raises as `version`."""
+        """Return the rows of the draft with the JSON text `text`, in a workflow of `app_id`; raises like `version`."""
         return self._known_or_made(text, app_id, is_draft=True)
 
     def _known_or_made(self, text: bytes, app_id: str | None, *, is_draft: bool) -> VersionRows:
@@ -144,7 +144,7 @@ def _step_row(version_id: str, ordinal: int, step: Any, place: str) -> Row:
 
 
 def _pair(raw: Raw, name: str, config: dict[str, Any], place: str) -> tuple[float | None, float | None]:
-    """The two columns of a position or a size; what they cannot hold is kept whole in the configuration."""
+    """Return the two columns of a position or a size; values that do not fit are kept in the configuration."""
     numbers = _parsed(raw) or []
     if not isinstance(numbers, list):
         refuse(f"{place}.{name}", "an array", numbers)
@@ -161,7 +161,7 @@ def _pair(raw: Raw, name: str, config: dict[str, Any], place: str) -> tuple[floa
 
 
 def _links(step: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Where a step leads: (key of the next step, via)."""
+    """Yield the successors of a step: (key of the next step, via)."""
     extra = step.extra or {}
     targets: list[tuple[Json, str, str]] = [(step.destinations, "destination", "destinations")]
     conditions = _parsed(extra.get("conditions"))
@@ -172,7 +172,7 @@ def _links(step: Any, place: str) -> Iterator[tuple[str, str]]:
     targets.append((_parsed(extra.get("else")), "else", "else"))
     for keys, via, field in targets:
         if not _is_list_of_keys(keys):
-            # These fields are documented for branches; what they mean in steps of other types is unknown.
+            # These fields are documented only for branches.
             if step.type == "branch":
                 refuse(f"{place}.{field}", "an array of step keys", keys)
             continue
