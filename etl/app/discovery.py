@@ -11,7 +11,7 @@ from etl.decode import peek_id
 from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
-from etl.sync.received import LONGEST_ID_BYTES
+from etl.sync.intake import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -157,11 +157,11 @@ class _Retrying:
 
     async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes) -> bool:
         """Load a copy of the item; return whether it was accepted."""
-        sorted_ = await intake.sort([Page([raw], 0, 1, None, item["url"], monotonic(), None, None)])
-        if sorted_.batch.rejects and raw == item["payload"]:
+        classified = await intake.classify([Page([raw], 0, 1, None, item["url"], monotonic(), None, None)])
+        if classified.batch.rejects and raw == item["payload"]:
             return False
-        await intake.load(sorted_)
-        good = not sorted_.batch.rejects  # PostgreSQL may have refused it
+        await intake.load(classified)
+        good = not classified.batch.rejects  # PostgreSQL may have refused it
         if good:
             await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
         return good

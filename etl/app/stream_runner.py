@@ -163,12 +163,12 @@ class StreamRunner:
         api, payloads, task = self._settings.api, self._settings.payloads, self._task
         store = self._store(stream)
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
-        intake = Intake(store, normalizer, self._listener, since=task.since, until=task.until)
+        intake = Intake(store, normalizer, self._listener, window=task.window)
         intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
         listing = Listing(
             self._clients[stream.app_id],
             stream,
-            take=api.page_size,
+            size=api.page_size,
             window=api.concurrency,
             status=api.status,
             origin=api.origin,

@@ -62,8 +62,8 @@ class SyncSummary:
         """Add the outcome of a stream."""
         counts = (outcome.api_count, outcome.warehouse_count)
         self.streams.append(StreamSummary(*outcome.stream, outcome.status, *counts, outcome.error, outcome.hint))
-        for each in fields(Tally):
-            setattr(self, each.name, getattr(self, each.name) + getattr(outcome.tally, each.name))
+        for name in ("runs_seen", *(each.name for each in fields(Tally))):
+            setattr(self, name, getattr(self, name) + getattr(outcome.tally, name))
 
     def count(self, *statuses: str) -> int:
         """Count the streams that ended in one of these ways."""

@@ -17,6 +17,7 @@ from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, ignore, tee
 from etl.normalize import redactor_of
+from etl.plan import Window
 from etl.sync import Outcome, Task
 from etl.sync.intake import finish_in_hand
 
@@ -65,7 +66,7 @@ async def run_sync(
         in it as `cause`.
     """
     sync = settings.sync
-    task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, since=since, until=until)
+    task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))
     return await _Invocation(settings, task, listener, dry_run=dry_run, policy=policy).run(apps, workflows)
 
 

@@ -159,36 +159,20 @@ class Session:
         self._passes += 1
         return self._passes
 
-    async def note_seen(self, number: int, *pages: Sequence[str]) -> list[int]:
-        """Note the runs of some pages as met; returns how many of each were not met before in this pass."""
-        idents = list(dict.fromkeys(ident for page in pages for ident in page))
-        met = {row["ident"] for row in await self._rows("note_seen", number, idents)}
-        fresh = []
-        for page in pages:
-            before = len(met)
-            met.update(page)
-            fresh.append(len(met) - before)
-        return fresh
+    async def note_seen(self, number: int, keys: Sequence[str]) -> int:
+        """Note items as met in a pass; return how many of them are new to it."""
+        return int(await self._value("note_seen", number, list(dict.fromkeys(keys))))
 
     async def end_pass(self, number: int) -> None:
         """Forget what a pass met."""
         await self._value("forget_seen", number)
 
-    async def count_seen(self, passes: Sequence[int], without: Sequence[str]) -> int:
-        """How many different runs some passes met together, apart from those `without`."""
-        count: int = await self._value("count_seen", passes, without)
-        return count
-
     async def unseen_runs(
-        self,
-        stream: StreamId,
-        passes: Sequence[int],
-        filters: tuple[str, str] = ("ALL", "ALL"),
-        window: tuple[datetime | None, datetime | None] = (None, None),
+        self, stream: StreamId, number: int, filters: tuple[str, str], window: tuple[datetime | None, datetime | None]
     ) -> list[str]:
-        """Ids of listed runs (that pass the filters, and were created in the window) which none of the passes met."""
-        return [row["id"] for row in await self._rows("unseen_runs", *stream, passes, *filters, *window)]
+        """Return the listed runs of a window that pass the filters and were not met, the latest first."""
+        return [row["id"] for row in await self._rows("unseen_runs", *stream, number, *filters, *window)]
 
-    async def unseen_rejects(self, stream: StreamId, passes: Sequence[int]) -> list[bytes]:
-        """Digests of quarantined items which the passes did not meet."""
-        return [row["digest"] for row in await self._rows("unseen_rejects", *stream, passes)]
+    async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
+        """Return the digests of quarantined items that were not met in a pass."""
+        return [row["digest"] for row in await self._rows("unseen_rejects", *stream, number)]

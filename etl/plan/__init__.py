@@ -1,38 +1,44 @@
-"""What to read next: pure decisions from what is known of a stream and what its pages show.
+"""What to read next, and what it proves: pure decisions from what is known of a stream and what its pages show.
 
 The API promises no order, no change filter and no stable pages, so nothing here assumes them: the order of a listing is
-observed, early stops are allowed only where that order makes them safe, and `pagination-count` has the last word.
+observed, and neighbouring pages overlap, so that the runs themselves show whether anything lies between two answers.
 """
 
-from etl.plan.checkpoint import Checkpoint, expires_soon, pages_to_rescue, resume_offset
-from etl.plan.extent import Extent
+from etl.plan.checkpoint import EDGE, Checkpoint, expires_soon
 from etl.plan.head import HeadWatch
-from etl.plan.lookups import list_by_status
-from etl.plan.order import Listed, Order, OrderObserver, latest_reading, order_key, tie_fits
-from etl.plan.passes import MAX_PASSES, Pass, passes_allowed
+from etl.plan.order import OVERLAPPING_PAGES, Listed, Order, OrderObserver, latest_reading, order_key, tie_ends
+from etl.plan.paging import LINK, Answer, Paging, Span, link, meets
+from etl.plan.passes import Pass, closing_pass
 from etl.plan.search import GoneSearch, Suspects
-from etl.plan.window import WindowSearch, in_window, window_is_passed
+from etl.plan.verdict import MAX_PASSES, Evidence, passes_allowed, verdict
+from etl.plan.window import EVERYTHING, Window
 
 __all__ = [
+    "EDGE",
+    "EVERYTHING",
+    "LINK",
     "MAX_PASSES",
+    "OVERLAPPING_PAGES",
+    "Answer",
     "Checkpoint",
-    "Extent",
+    "Evidence",
     "GoneSearch",
     "HeadWatch",
     "Listed",
     "Order",
     "OrderObserver",
+    "Paging",
     "Pass",
+    "Span",
     "Suspects",
-    "WindowSearch",
+    "Window",
+    "closing_pass",
     "expires_soon",
-    "in_window",
     "latest_reading",
-    "list_by_status",
+    "link",
+    "meets",
     "order_key",
-    "pages_to_rescue",
     "passes_allowed",
-    "resume_offset",
-    "tie_fits",
-    "window_is_passed",
+    "tie_ends",
+    "verdict",
 ]

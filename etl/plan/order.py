@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime, time, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+OVERLAPPING_PAGES = 4
+"""A page begins no further up than so many pages before it; small pages overlap by more than one."""
 
 _A_DAY = timedelta(days=1) - timedelta(microseconds=1)
 
@@ -36,12 +40,12 @@ class Order(StrEnum):
 class Listed(msgspec.Struct, frozen=True):
     """One item of a page, as planning sees it.
 
-    `ident` is the run's id, or the digest's hex where no id can be told; `known` says that the warehouse (or the
+    `key` is the run's id, or the digest's hex where no id can be told; `known` says that the warehouse (or the
     quarantine) holds it exactly as listed, `fresh` that it does so since a sync that has not come to its end: then it
     tells nothing of what stands below it. A time is None where the item has none or cannot be read.
     """
 
-    ident: str
+    key: str
     created_at: datetime | None
     updated_at: datetime | None
     known: bool
@@ -71,8 +75,8 @@ def latest_reading(moment: datetime) -> datetime:
 class OrderObserver:
     """Watches items in their order and tells which order of the listing they support.
 
-    An order needs a step in its direction somewhere (ties alone prove nothing) and no step against it. Items repeated
-    from the page before are drift and are passed over. A bare day stands for any instant of its day.
+    An order needs a step in its direction somewhere (ties alone prove nothing) and no step against it. Items that
+    recent pages showed are passed over. A bare day stands for any instant of its day.
     """
 
     def __init__(self) -> None:
@@ -80,16 +84,16 @@ class OrderObserver:
         self._before: dict[Order, datetime] = {}
         self._steps: dict[Order, int] = dict.fromkeys((Order.CREATED_DESC, Order.UPDATED_DESC, Order.CREATED_ASC), 0)
         self._broken: set[Order] = set()
-        self._page: set[str] = set()
+        self._recent: deque[set[str]] = deque(maxlen=OVERLAPPING_PAGES)
 
     def watch(self, items: Sequence[Listed]) -> None:
         """Take in the next page of the listing."""
         for item in items:
-            if item.ident not in self._page:
+            if not any(item.key in page for page in self._recent):
                 for order in self._steps:
                     if order not in self._broken:
                         self._step(order, order_key(item, order))
-        self._page = {item.ident for item in items}
+        self._recent.append({item.key for item in items})
 
     def _step(self, order: Order, key: datetime | None) -> None:
         """Follow one order: `_last` is the time that leaves most room for what comes, `_before` the item's own."""
@@ -122,18 +126,10 @@ class OrderObserver:
         return Order.NONE if len(self._broken) == len(self._steps) else None
 
 
-def tie_fits(items: Sequence[Listed], order: Order, size: int) -> bool:
-    """Whether those items that tie with the first one end within the first `size` items.
+def tie_ends(items: Sequence[Listed]) -> bool:
+    """Tell whether a newest-first page shows a run that was surely created before its newest.
 
-    Only then must what arrives at that end of the listing show among them: new items may settle anywhere in a tie.
-
-    Args:
-        items: one end of the listing, from its end inwards.
-        order: by which they stand.
-        size: of the page at that end.
+    Only then does whatever is created at the newest moment show on that page.
     """
-    keys = [order_key(item, order) for item in items[: size + 1]]
-    first = next((key for key in keys if key is not None), None)
-    if first is None:
-        return False
-    return any(key is not None and latest_reading(key) < first for key in keys)
+    times = [item.created_at for item in items if item.created_at is not None]
+    return any(latest_reading(time) < times[0] for time in times)

@@ -1,128 +1,218 @@
-"""What one reading of a listing that may move meanwhile proves."""
+"""One reading of a listing by linked pages: which request comes next, and whether each page meets the one before it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from hashlib import blake2b
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic
 
 from etl.plan.order import Order
+from etl.plan.paging import LINK, Answer, PageT, Paging, Span, link, meets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-MAX_PASSES = 6
-"""How often a listing is read anew before a crawl stops waiting for a quiet pass."""
-
-LARGE_LISTING_PAGES = 200
-"""Above this many pages, two passes must do: later reconciles catch what a never quiet API hides."""
+REPAIRS = 3
+"""How often two pages that do not meet are bridged by a page that overlaps both, each time by more."""
 
 
-@dataclass(slots=True)
-class Pass:
-    """One reading of a listing.
+class Pass(Generic[PageT]):
+    """A reading of a listing from a position to its end; pure.
 
-    Pages are read one after another while runs come and go: one that comes above the place of reading pushes items down
-    (they are read twice), one that goes pulls them up (one is missed). Both show in the counts, unless they happen
-    together; then what came shows at the listing's new end, where it has one.
+    Ask `next_request` for what to send, and give each answer to `receive`, which returns the pages that come next in
+    the order of the listing. Several requests may be under way at once. Where a page does not meet the one before it,
+    because runs were removed meanwhile, a page that overlaps both is read in between.
+
+    Args:
+        paging: what is known of the server's pages.
+        ahead: how many pages may be asked for or waiting at once.
+        position: where to begin; 0 is the listing's first item.
+        first: the first items of the listing, where an earlier reading began.
+        last: the last items before `position`, where it ended; the first page must meet them.
+        count: the count that came with them.
+        tail: the position and the first items of a part that was read beforehand; the pass ends where it meets them.
 
     Attributes:
-        whole: whether it began at the first page.
-        base: the count when it began.
-        counts: the count that came with each page.
-        items, distinct: how many items were read, and how many different ones.
-        news: how many of them the warehouse did not hold.
-        arrived: how many stand now beyond the item that was the newest at the beginning; None where that is unknown.
-        anchored: whether all that can arrive must show there.
+        pages: how many pages were read in order.
+        first: the first page's items.
+        last: the last page's items.
+        began: the position where it began.
+        reach: the position behind the last page, `end` that behind its last item.
+        ended: whether the end of the listing showed.
+        joined: whether the pass met the tail.
+        linked: whether each page met the one before it.
+        count: the count that came with the last page.
+        counts: all counts that came.
+        repeats: how many pages in a row showed nothing new.
+        token: leads to the next page where the server hands tokens out.
     """
 
-    whole: bool = True
-    base: int | None = None
-    counts: dict[int, int | None] = field(default_factory=dict)
-    items: int = 0
-    distinct: int = 0
-    news: int = 0
-    arrived: int | None = None
-    anchored: bool = False
-    _trail: Any = field(default_factory=lambda: blake2b(digest_size=16))
+    def __init__(
+        self,
+        paging: Paging,
+        *,
+        ahead: int = 1,
+        position: int = 0,
+        first: Sequence[str] = (),
+        last: Sequence[str] = (),
+        count: int | None = None,
+        tail: tuple[int, tuple[str, ...]] | None = None,
+    ) -> None:
+        self.paging = paging
+        self.pages = self.repeats = 0
+        self.first = tuple(first)
+        self.last = tuple(last)
+        self.began = self.reach = self.end = position
+        self.ended = self.joined = False
+        self.linked = True
+        self.count = count
+        self.counts: set[int | None] = set()
+        self.token: str | None = None
+        self._ahead = ahead
+        self.tail = tail
+        self._queue: deque[Span] = deque()
+        self._sent: set[Span] = set()
+        self._answers: dict[Span, Answer[PageT]] = {}
+        self._repairs = 0
 
-    def observe(self, number: int, count: int | None, idents: Iterable[str], fresh: int) -> None:
-        """Take in page `number`: its (different) items, of which `fresh` are new to this pass."""
-        if not self.counts and self.base is None:
-            self.base = count
-        self.counts[number] = count
-        size = 0
-        self._trail.update(f"\n{number} {count}".encode())
-        for ident in idents:
-            size += 1
-            self._trail.update(b"\0" + ident.encode("utf-8", "surrogatepass"))
-        self.items += size
-        self.distinct += fresh
+    def next_request(self) -> Span | None:
+        """Return the next page to ask for; None while there is nothing to ask before another answer."""
+        if self.ended:
+            return None
+        span = next((span for span in self._queue if span not in self._sent), None)
+        if span is None:
+            planned = self._queue[-1].end if self._queue else self.reach
+            if self._queue and not self._may_read_ahead(planned):
+                return None
+            span = self.paging.next(planned)
+            self._queue.append(span)
+        self._sent.add(span)
+        return span
 
-    @property
-    def fingerprint(self) -> bytes:
-        """What the pass showed; two in a row with the same one saw the same listing."""
-        digest: bytes = self._trail.digest()
-        return digest
-
-    @property
-    def steady(self) -> bool:
-        """Whether so far every answer gave the same count and no item came twice."""
-        return self.items == self.distinct and set(self.counts.values()) <= {self.base}
-
-    @property
-    def growing(self) -> bool:
-        """Whether the count never fell from one page to the next, and was no less than what was read."""
-        counts = [self.base, *self.counts.values()]
-        risen = all(above is not None and here is not None and here >= above for above, here in pairwise(counts))
-        return risen and (counts[-1] or 0) >= self.distinct
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing was seen to move, and as many items came as were counted."""
-        return self.steady and not self.arrived and (not self.whole or self.base in (None, self.distinct))
-
-    @property
-    def conclusive(self) -> bool:
-        """Whether the pages are one consistent picture for certain: quiet, and nothing could move unseen."""
-        if len(self.counts) <= 1 and self.whole:
-            return self.quiet
-        return self.quiet and self.base is not None and self.anchored and self.arrived is not None
-
-    def only_grew(self, last_count: int | None) -> bool:
-        """Whether all movement is explained by what was created at the newest end since the pass began.
-
-        Args:
-            last_count: the count at the time when `arrived` was looked up.
-        """
-        if not self.anchored or self.arrived is None or self.base is None or None in self.counts.values():
+    def _may_read_ahead(self, planned: int) -> bool:
+        """Tell whether a page at `planned` is sure to hold items, as far as the count tells."""
+        if not self.pages or self.count is None or self.token is not None or len(self._queue) >= self._ahead:
             return False
-        return self.base + self.arrived == last_count
+        return planned < (self.count if self.tail is None else min(self.count, self.tail[0]))
 
-    def gaps(self, order: Order, take: int, last_count: int) -> list[int]:
-        """Pages to read again in a listing that only grew (see `only_grew`).
+    def receive(self, span: Span, answer: Answer[PageT]) -> list[PageT]:
+        """Take in an answer; return the pages that follow in the order of the listing."""
+        if span in self._sent:
+            self._answers[span] = answer
+        ready: list[PageT] = []
+        while not self.ended and self._queue:
+            span = self._queue[0]
+            if self.pages and span.end <= self.reach:  # a page that bridges a gap reached as far
+                self._drop(1)
+                continue
+            if span not in self._answers:
+                break
+            size = self.paging.observe(span, self._answers[span])
+            if not size:
+                self._drop(len(self._queue))
+                break
+            if self.last and not self._joins(span, self._answers[span]) and self._repair(self._answers[span]):
+                break
+            self._accept(span, size, self._answers[span])
+            ready.append(self._answers[span].page)
+            self._drop(1)
+        return ready
 
-        A page that was answered before the one above it had slid down leaves a gap between them. Where its items stand
-        now follows from the counts.
+    def spans_ahead(self) -> list[Span]:
+        """Return the pages that follow, as far as the count tells."""
+        spans, position = [], self.reach
+        while position < (self.count or 0):
+            spans.append(self.paging.next(position))
+            position = spans[-1].end
+        return spans
 
-        Args:
-            order: of the listing; an oldest-first one grows at its end and slides nowhere.
-            take: page size in force.
-            last_count: the listing's present count.
+    def stop(self) -> None:
+        """End the pass here: what follows is not wanted."""
+        self.ended = True
+
+    def _drop(self, spans: int) -> None:
+        for _ in range(spans):
+            span = self._queue.popleft()
+            self._sent.discard(span)
+            self._answers.pop(span, None)
+
+    def _joins(self, span: Span, answer: Answer[Any]) -> bool:
+        """Tell whether a page meets the one before it; where no page did, there is no use in looking any more."""
+        keys = answer.keys
+        if not self.pages:  # only the last items of the earlier reading are known
+            here = set(self.last)
+            keys = keys[next((place for place, key in enumerate(keys) if key in here), 0) :]
+        elif not keys and self.end <= span.start and self.end < self.reach:
+            return True  # the page before showed the end of the listing, and nothing stands behind it
+        shared = self.reach - span.start
+        if shared <= 0:
+            self.linked = self.linked and self.paging.next(self.reach).start < self.reach
+            return not self.linked
+        wanted = min(LINK, shared, len(self.last), max(len(answer.keys), 1))
+        return not self.linked or link(self.last, keys) >= wanted
+
+    def _repair(self, answer: Answer[Any]) -> bool:
+        """Plan another page in front of one that does not join; return whether there is one left to try."""
+        self._repairs += 1
+        if not self.pages:
+            self._look_for_place(answer)
+            return True
+        if self._repairs > REPAIRS:
+            self.linked = False
+            return False
+        if self._repairs > 1:  # the page in front was to bridge the gap itself
+            self._drop(1)
+        overlap = max(self.paging.size * self._repairs // (REPAIRS + 1), LINK + self._repairs)
+        bridge = self.paging.next(self.reach, overlap)
+        if self._queue and self._queue[0] == bridge:  # it is read again
+            self._drop(1)
+        self._queue.appendleft(bridge)
+        return True
+
+    def _look_for_place(self, answer: Answer[Any]) -> None:
+        """Move to where the items of the earlier reading may be now: as far as the count moved, then a few pages up."""
+        moved = 0 if answer.total is None or self.count is None else answer.total - self.count
+        steps = [moved] if moved else []
+        steps += [-pages * self.paging.size for pages in range(1, REPAIRS + 1)]
+        self._drop(len(self._queue))
+        if self._repairs > len(steps) or self.began + steps[self._repairs - 1] <= 0:
+            self.linked = False
+            self.stop()
+        else:
+            self.reach = self.began + steps[self._repairs - 1]
+
+    def _accept(self, span: Span, size: int, answer: Answer[Any]) -> None:
+        keys, here = answer.keys, span.start + len(answer.keys)
+        self.end = here if keys else self.end
+        is_short, is_new = len(keys) < size, not set(keys) <= {*self.first, *self.last}
+        self.paging.uneven = self.paging.uneven or (is_short and bool(keys) and (answer.total or 0) > here)
+        self.ended = self._is_end(answer, here, is_short=is_short)
+        self.count, self.token = answer.total, answer.token
+        self.counts.add(answer.total)
+        self.pages += 1
+        self.repeats = 0 if is_new or self.ended else self.repeats + 1
+        self._repairs = 0
+        self.first, self.last = self.first or keys, keys or self.last
+        self.reach = span.start + size
+
+    def _is_end(self, answer: Answer[Any], here: int, *, is_short: bool) -> bool:
+        """Tell whether a page shows the end of the listing.
+
+        A full page never does, whatever the count says; a short one does where the count agrees. Otherwise an empty one
+        does: a server may cut a list into pages before it filters them.
         """
-        if order is Order.CREATED_ASC or self.base is None:
-            return []
-        pages: set[int] = set()
-        for number in sorted(self.counts):
-            above, here = self.counts.get(number - 1), self.counts[number]
-            if above is not None and here is not None and here < above:
-                first = (number - 1) * take + last_count - above
-                last = (number - 1) * take + last_count - here - 1
-                pages.update(range(max(0, first) // take + 1, max(0, last) // take + 2))
-        return sorted(pages)
+        self.joined = self.tail is not None and meets(answer.keys, self.tail[1])
+        if self.joined:
+            return True
+        if self.token is not None or answer.token is not None:
+            return answer.token is None or not answer.keys
+        counted = answer.total is not None and here >= answer.total and not self.paging.uneven
+        return not answer.keys or (is_short and counted)
 
 
-def passes_allowed(pages: int) -> int:
-    """How many passes a listing of `pages` pages may take until a quiet one is given up."""
-    return MAX_PASSES if pages <= LARGE_LISTING_PAGES else 2
+def closing_pass(main: Pass[PageT], order: Order | None) -> Pass[PageT] | None:
+    """Return the pass that reads the newest end again after everything else; None where the order does not tell it."""
+    if order is Order.CREATED_ASC:
+        return Pass(main.paging, position=main.end, last=main.last, count=main.count)
+    if order is not None and order.newest_first:
+        return Pass(main.paging, tail=(0, main.first))
+    return None

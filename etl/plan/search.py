@@ -48,9 +48,9 @@ class GoneSearch:
     difference are never read.
     """
 
-    def __init__(self, *, count: int, take: int, warehouse_count: int) -> None:
-        self._take = take
-        self._pages = max(1, -(-count // take))
+    def __init__(self, *, count: int, size: int, warehouse_count: int) -> None:
+        self._size = size
+        self._pages = max(1, -(-count // size))
         self._points = [_Point(-1, 0, None), _Point(count, warehouse_count - count, None)]
         self._read: set[int] = set()
 
@@ -60,7 +60,7 @@ class GoneSearch:
         for place in range(1, len(keys)):
             above, below = keys[place - 1], keys[place]
             if above is not None and below is not None and above != below:
-                return (number - 1) * self._take + place, below
+                return (number - 1) * self._size + place, below
         return None
 
     def observe(self, number: int, at: tuple[int, datetime] | None, warehouse_above: int) -> None:
@@ -70,8 +70,8 @@ class GoneSearch:
             insort(self._points, _Point(at[0], warehouse_above - at[0], at[1]))
 
     def _span(self, above: _Point, below: _Point) -> range:
-        first = max(above.offset, 0) // self._take + 1
-        last = min((max(below.offset, 1) - 1) // self._take + 1, self._pages)
+        first = max(above.offset, 0) // self._size + 1
+        last = min((max(below.offset, 1) - 1) // self._size + 1, self._pages)
         return range(first, last + 1)
 
     def next_page(self) -> int | None:

@@ -2,61 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from etl.plan.order import Listed, Order, latest_reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
 
-class WindowSearch:
-    """Finds the first page of a window of creation times in a sorted listing, by bisection."""
+class Window(NamedTuple):
+    """Creation times from `since` (inclusive) to `until` (exclusive); None is open."""
 
-    def __init__(self, order: Order, pages: int, *, since: datetime | None, until: datetime | None) -> None:
-        self._descending = order is Order.CREATED_DESC
-        self._bound = until if self._descending else since
-        self._low, self._high = (1, pages) if self._bound is not None else (1, 1)
-
-    def next_page(self) -> int | None:
-        """The page to probe next, or None when `first_page` is known."""
-        return (self._low + self._high) // 2 if self._low < self._high else None
-
-    def observe(self, number: int, items: Iterable[Listed]) -> None:
-        """Take in a probed page: does the window begin at or before it?"""
-        times = [item.created_at for item in items if item.created_at is not None]
-        begins = any(self._reached(moment) for moment in times)
-        if begins or not times:
-            self._high = number
-        else:
-            self._low = number + 1
-
-    def _reached(self, moment: datetime) -> bool:
-        if self._bound is None:
-            return True
-        return moment < self._bound if self._descending else latest_reading(moment) >= self._bound
+    since: datetime | None = None
+    until: datetime | None = None
 
     @property
-    def first_page(self) -> int:
-        """The page at which reading begins."""
-        return self._low
+    def is_bounded(self) -> bool:
+        """Tell whether there is a bound at all."""
+        return self.since is not None or self.until is not None
+
+    def holds(self, created_at: datetime | None) -> bool:
+        """Tell whether a run is in the window; without a time, never in one that has a bound."""
+        if created_at is None:
+            return not self.is_bounded
+        return (self.since is None or created_at >= self.since) and (self.until is None or created_at < self.until)
+
+    def begins_behind(self, items: Sequence[Listed], order: Order | None) -> bool:
+        """Tell whether all runs of a page stand in front of the window, so that it begins on a later page."""
+        times = [item.created_at for item in items if item.created_at is not None]
+        return bool(times) and all(self._is_before(time, order) for time in times)
+
+    def begins_after(self, items: Sequence[Listed], order: Order | None) -> bool:
+        """Tell whether a page of a listing sorted by creation shows a run in front of the window."""
+        return any(self._is_before(item.created_at, order) for item in items)
+
+    def ends_before(self, items: Sequence[Listed], order: Order | None) -> bool:
+        """Tell whether a page of a listing sorted by creation shows a run behind the window."""
+        return any(self._is_behind(item.created_at, order) for item in items)
+
+    def _is_before(self, created_at: datetime | None, order: Order | None) -> bool:
+        if created_at is None:
+            return False
+        if order is Order.CREATED_DESC:
+            return self.until is not None and created_at >= self.until
+        return order is Order.CREATED_ASC and self.since is not None and latest_reading(created_at) < self.since
+
+    def _is_behind(self, created_at: datetime | None, order: Order | None) -> bool:
+        if created_at is None:
+            return False
+        if order is Order.CREATED_DESC:
+            return self.since is not None and latest_reading(created_at) < self.since
+        return order is Order.CREATED_ASC and self.until is not None and created_at >= self.until
 
 
-def window_is_passed(
-    items: Sequence[Listed], order: Order | None, *, since: datetime | None, until: datetime | None
-) -> bool:
-    """Whether a listing sorted by creation has left the window by the end of this page."""
-    times = [item.created_at for item in items if item.created_at is not None]
-    if not times:
-        return False
-    if order is Order.CREATED_DESC:
-        return since is not None and latest_reading(times[-1]) < since
-    return order is Order.CREATED_ASC and until is not None and times[-1] >= until
-
-
-def in_window(created_at: datetime | None, *, since: datetime | None, until: datetime | None) -> bool:
-    """Whether a run belongs to a bounded backfill: since inclusive, until exclusive; without a time, never."""
-    if created_at is None:
-        return since is None and until is None
-    return (since is None or created_at >= since) and (until is None or created_at < until)
+EVERYTHING = Window()

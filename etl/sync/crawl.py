@@ -1,325 +1,286 @@
-"""Reading a whole listing: passes until one that proves itself complete, and what has gone."""
+"""Reading a whole listing, or a window of it: passes until one is complete, and what has gone."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from etl.decode import peek_id
 from etl.plan import (
+    EDGE,
+    EVERYTHING,
     Checkpoint,
-    Listed,
+    Evidence,
     Order,
     OrderObserver,
     Pass,
+    Span,
+    closing_pass,
     expires_soon,
-    pages_to_rescue,
+    meets,
     passes_allowed,
-    tie_fits,
+    tie_ends,
+    verdict,
 )
-from etl.plan.checkpoint import ANCHORS
-from etl.sync.gone import look_up
-from etl.sync.resume import Resumption, resume
+from etl.sync.gone import settle_unseen
+from etl.sync.listing import answer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from etl.api.pages import Page
     from etl.db.store import Store
-    from etl.sync.intake import Intake, Sorted
+    from etl.plan import Listed, Window
+    from etl.sync.intake import Classified, Intake
     from etl.sync.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a crawl of the whole listing came to.
+    """Result of reading a listing.
 
-    `settled` says that it proved itself complete; `whole`, that its last pass began at the first page; `began` is since
-    when all that it stands for was read.
+    Attributes:
+        doubt: why a run may have been missed; empty where the last pass was complete.
+        order: of the listing, as observed.
+        whole: whether the last pass began at the first page.
+        moved: whether it was complete, but met more runs than the API counts: some were removed meanwhile.
+        began: since when everything was read.
     """
 
-    settled: bool
+    doubt: str
     order: Order | None
     whole: bool
+    moved: bool
     began: datetime
 
 
-class _Proof(IntEnum):
-    """What passes have proved: nothing, that every listed run was met, or that they are one consistent picture."""
-
-    NONE = 0
-    ALL_MET = 1
-    PICTURE = 2
-
-
-@dataclass(slots=True)
-class _Ends:
-    """The two ends of a listing as a pass met them: its first two pages, its last two, and the last item beforehand."""
-
-    head: list[Listed] = field(default_factory=list)
-    head_size: int = 0
-    tail: list[Listed] = field(default_factory=list)
-    tail_size: int = 0
-    edge: str | None = None
-    edge_is_late: bool = False
-    after_edge: int | None = None
-
-    def watch(self, items: Sequence[Listed], *, adjacent: bool = True) -> None:
-        if not items:
-            return  # the page behind the last one
-        if not self.head_size or (adjacent and len(self.head) <= self.head_size):
-            self.head.extend(items)
-        self.head_size = self.head_size or len(items)
-        self.tail = [*self.tail[len(self.tail) - self.tail_size :], *items]
-        self.tail_size = len(items)
-        for item in items:
-            if item.ident == self.edge:
-                self.after_edge = 0
-            elif self.after_edge is not None:
-                self.after_edge += 1
-
-    @property
-    def first(self) -> list[str]:
-        return [item.ident for item in self.head[: self.head_size]]
-
-    def anchored(self, order: Order | None) -> bool:
-        """Whether whatever arrives must show at the end that is looked at."""
-        if order is Order.CREATED_ASC:
-            return tie_fits(self.tail[::-1], order, self.tail_size)
-        return order is not None and order.newest_first and tie_fits(self.head, order, self.head_size)
-
-
 class Crawl:
-    """Reads a stream's whole listing into the warehouse.
+    """Reads a stream's whole listing, or a window of it, into the warehouse.
 
     Args:
         listing: the source side.
         intake: takes the pages in.
         store: the warehouse side.
         order: of the listing, as it was last observed.
+        window: the creation times asked for.
         checkpoints: whether to write down how far the first pass came, for a later process to go on from.
     """
 
     def __init__(
-        self, listing: Listing, intake: Intake, store: Store, *, order: Order | None = None, checkpoints: bool = False
+        self,
+        listing: Listing,
+        intake: Intake,
+        store: Store,
+        *,
+        order: Order | None = None,
+        window: Window = EVERYTHING,
+        checkpoints: bool = False,
     ) -> None:
         self._listing = listing
         self._intake = intake
         self._store = store
-        self._checkpoints = checkpoints
         self._order = order
+        self._window = window
+        self._checkpoints = checkpoints
         self._began = datetime.now(UTC)
-        self._marks: list[int] = []
+        self._mark = 0
+        self._met = 0
+        self._observer = OrderObserver()
+        self._probes: dict[Span, Page] = {}
+        self._first: Sequence[Listed] = ()
+        self._last: Sequence[Listed] = ()
 
     async def read(self) -> Reading:
-        """Read until a pass proves itself complete, mark what has gone, and tell how it went."""
-        resumed = await resume(self._listing, self._intake, self._store) if self._checkpoints else None
-        if resumed is not None and resumed.point.began is not None:
-            self._began = resumed.point.began
-        before: Pass | None = None
-        steady_count = True
+        """Read until a pass is complete or no more are allowed; runs that were not met are looked up."""
+        resumed = self._checkpoint() if self._checkpoints else None
+        passes, before = 0, None
+        while True:
+            self._mark = await self._store.session.begin_pass()
+            try:
+                main = await self._main_pass(resumed)
+                if resumed is None or main.pages:  # otherwise the place of the checkpoint was not found: start over
+                    passes += 1
+                    evidence = await self._evidence(main, is_resumed=resumed is not None)
+                    doubt = verdict(evidence)
+                    settled = resumed is not None or await self._settle_unseen(complete=not doubt)
+                    pages = -(-(self._listing.count or 0) // self._listing.paging.size)
+                    # A pass that shows the same as the one before it would only be repeated.
+                    if (not doubt and settled) or evidence == before or passes >= passes_allowed(pages):
+                        is_moved = not doubt and self._listing.count not in (None, self._met)
+                        return Reading(doubt, self._order, resumed is None, is_moved, self._began)
+                    before = evidence
+            finally:
+                await self._store.session.end_pass(self._mark)
+            resumed, self._checkpoints = None, False
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """Return how far an earlier process came; None where there is nothing, or nothing that can be read."""
+        text = self._store.state.backfill_cursor
+        if text is None:
+            return None
         try:
-            while True:
-                result = await self._one_pass(resumed if before is None else None)
-                repeated = before is not None and before.fingerprint == result.fingerprint
-                steady_count = steady_count and set(result.counts.values()) == {self._listing.count}
-                proof = await self._proof(result, repeated=repeated, steady_count=steady_count)
-                if proof or len(self._marks) >= passes_allowed(self._listing.extent.pages or 1):
-                    if result.whole:
-                        await self._settle_unseen(proof, repeated=repeated)
-                    return Reading(bool(proof), self._order, result.whole, self._began)
-                before = result
-        finally:
-            for mark in self._marks:
-                await self._store.session.end_pass(mark)
+            return msgspec.json.decode(text, type=Checkpoint)
+        except msgspec.ValidationError:
+            return None
 
-    async def _proof(self, result: Pass, *, repeated: bool, steady_count: bool) -> _Proof:
-        """What the pass proves, together with those before it."""
-        if result.conclusive:
-            return _Proof.PICTURE
-        if repeated and result.whole:
-            return _Proof.PICTURE if result.quiet else _Proof.ALL_MET
-        if result.quiet and result.whole and not result.news and not await self._unseen():
-            return _Proof.PICTURE  # the second look at an unsorted listing, or at one without counts
-        if await self._only_grew(result):
-            return _Proof.PICTURE
-        count = self._listing.count
-        shuffled = self._order is Order.NONE and steady_count and count is not None and len(self._marks) > 1
-        if shuffled and await self._count_seen(self._marks) == count:
-            return _Proof.ALL_MET  # a listing in another order at each request
-        return _Proof.NONE
-
-    async def _one_pass(self, resumed: Resumption | None) -> Pass:
-        self._marks.append(await self._store.session.begin_pass())
-        first, checkpoints = len(self._marks) == 1, self._checkpoints and len(self._marks) == 1
-        result, observer, ends, nameless = Pass(whole=resumed is None), OrderObserver(), _Ends(), Counter[bytes]()
-        if resumed is not None:
-            self._take_over(resumed, result, ends, observer)
-        elif not first:
-            self._listing.tail = None
-            await self._note_edge(ends)
-        start, token = (1, None) if resumed is None else (resumed.start, resumed.point.token)
-        last_page = start - 1
-        async for pages in self._listing.pages(start, token):
-            sorted_ = await self._intake.sort(pages, nameless)
-            result.news += sorted_.news
-            for items in sorted_.pages:
-                observer.watch(items)
-                ends.watch(items, adjacent=resumed is None)
-            await self._note(result, pages, sorted_)
-            last_page = pages[-1].number
-            if checkpoints:
-                self._checkpoint(sorted_, result, ends, pages[-1], observer.order)
-            await self._intake.load(sorted_)
-            if last_page == 1:
-                self._order = observer.order or self._order
-                if checkpoints:
-                    await self._rescue(result, sorted_)
-                if first and ends.edge is None:
-                    await self._note_edge(ends)
-                    ends.edge_is_late = True
-        self._order = observer.order or (resumed.point.order if resumed is not None else None)
-        if len(result.counts) > 1 or resumed is not None:
-            await self._close(result, ends)
-        result.anchored = ends.anchored(self._order)
-        return result
-
-    def _take_over(self, resumed: Resumption, result: Pass, ends: _Ends, observer: OrderObserver) -> None:
-        """Begin a pass where an earlier process was cut off."""
-        point = resumed.point
-        result.base = self._listing.count
-        observer.watch(resumed.head)
-        ends.watch(resumed.head)
-        ends.edge = point.edge
-        if point.tail is not None and point.count is not None:
-            self._listing.tail = (point.tail, point.count)
-        if point.newest is not None:
-            self._intake.newest = max(point.newest, self._intake.newest or point.newest)
-
-    async def _note(self, result: Pass, pages: Sequence[Page], sorted_: Sorted) -> None:
-        """Count the items of pages, each once: the same run twice on one page is no sign of movement."""
-        told = [list(dict.fromkeys(item.ident for item in items)) for items in sorted_.pages]
-        fresh = await self._store.session.note_seen(self._marks[-1], *told)
-        for page, idents, new in zip(pages, told, fresh, strict=True):
-            result.observe(page.number, page.count, idents, new)
-
-    async def _note_edge(self, ends: _Ends) -> None:
-        """Look which item is the last of an oldest-first listing before the rest of it is read."""
-        count = self._listing.count
-        if self._order is Order.CREATED_ASC and count and not self._listing.by_token:
-            page = await self._listing.probe(count)
-            if page.count == count and len(page.items) == 1:
-                ends.edge = peek_id(page.items[0])
-
-    async def _rescue(self, result: Pass, head: Sorted) -> None:
-        """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
-        pages, count = self._listing.extent.pages, self._listing.count
-        if pages is None or pages < 3 or count is None or self._order is not Order.CREATED_DESC:
-            return
-        expiring = any(rows.retention_due_at for rows in head.batch.new)
-        for number in range(pages, pages - pages_to_rescue(pages), -1):
-            if not expiring or self._listing.count != count or self._listing.by_token:
-                return
-            page = await self._listing.page(number)
-            sorted_ = await self._intake.sort([page])
-            expiring = expires_soon([rows.retention_due_at for rows in sorted_.batch.new], datetime.now(UTC))
-            await self._intake.load(sorted_)
-            await self._note(result, [page], sorted_)
-            self._listing.tail = (number, count)
-
-    async def _close(self, result: Pass, ends: _Ends) -> None:
-        """Look at the newest end once more: what was created meanwhile shows there."""
-        before, first = self._listing.count, ends.first
-        if self._order is Order.CREATED_ASC:
-            result.arrived = ends.after_edge
-            if ends.edge_is_late and [peek_id(raw) for raw in (await self._listing.page(1)).items] != first:
-                result.arrived = None
-            return
-        probe = await self._listing.probe()
-        if probe.count == before and [peek_id(raw) for raw in probe.items[:1]] == first[:1]:
-            result.arrived = 0
-            return
-        above: set[str] = set()
-        async for page in self._listing.walk():
-            sorted_ = await self._intake.sort([page])
-            await self._intake.load(sorted_)
-            await self._store.session.note_seen(self._marks[-1], sorted_.idents)
-            for ident in sorted_.idents:
-                if ident in first:
-                    result.arrived = len(above)
-                    return
-                above.add(ident)
-        result.arrived = len(above)
-
-    async def _only_grew(self, result: Pass) -> bool:
-        """Whether what was created meanwhile explains all movement; reads gaps left by parallel reading again."""
-        count = self._listing.count
-        if count is None or self._order is None or not result.only_grew(count):
-            return False
-        for number in result.gaps(self._order, self._listing.extent.take, count):
-            sorted_ = await self._intake.sort([await self._listing.page(number)])
-            await self._intake.load(sorted_)
-            await self._store.session.note_seen(self._marks[-1], sorted_.idents)
-            if self._listing.count != count:
-                return False
-        return not result.whole or await self._count_seen(self._marks[-1:]) == count
-
-    async def _count_seen(self, marks: Sequence[int]) -> int:
-        """How many items some passes met for sure: one more of equal items without ids may be the same, met again."""
-        return await self._store.session.count_seen(marks, [key.hex() for key in self._intake.copies])
-
-    async def _unseen(self, *, anywhere: bool = False) -> list[str]:
-        marks = self._marks if anywhere else self._marks[-1:]
-        return await self._store.session.unseen_runs(self._store.stream, marks, self._store.filters)
-
-    async def _settle_unseen(self, proof: _Proof, *, repeated: bool) -> None:
-        """Mark the warehouse's runs that the pass did not meet; one by one where the pass alone does not prove it."""
-        shuffled = proof is not _Proof.PICTURE and self._order is Order.NONE
-        if proof is _Proof.PICTURE and self._store.filters == ("ALL", "ALL"):
-            await self._intake.mark_gone(await self._unseen())
+    async def _main_pass(self, resumed: Checkpoint | None) -> Pass[Page]:
+        """Read the listing once, committing batch by batch."""
+        self._met, self._observer, self._first, self._last = 0, OrderObserver(), (), ()
+        paging, ahead = self._listing.paging, self._listing.window
+        if resumed is None:
+            reading: Pass[Page] = Pass(paging, ahead=ahead, position=await self._start())
         else:
-            # Of a shuffled listing a single pass shows too little to go by.
-            unsettled = await look_up(self._listing, self._intake, await self._unseen(anywhere=shuffled))
-            if proof is _Proof.PICTURE:
-                await self._intake.mark_gone(unsettled.unasked)
-            if proof:
-                # All that is listed was met; of a shuffled listing no further pass would tell more.
-                await self._intake.mark_gone(unsettled.unnamed + (unsettled.unanswered if shuffled else []))
-        if proof is not _Proof.PICTURE:
-            await self._intake.drop_copies(earlier=shuffled)
-        if proof or repeated:
-            session = self._store.session
-            # Without a picture or a repetition, it is all passes together that met everything.
-            marks = self._marks[-1:] if proof is _Proof.PICTURE or repeated else self._marks
-            await self._store.drop_rejects(await session.unseen_rejects(self._store.stream, marks))
+            reading = Pass(
+                paging,
+                ahead=ahead,
+                position=resumed.position,
+                first=resumed.first,
+                last=resumed.last,
+                count=resumed.count,
+                tail=resumed.tail,
+            )
+            self._order, self._began = resumed.order, resumed.began or self._began
+            self._intake.note_time(resumed.newest)
+        async with aclosing(self._listing.pages(reading, self._probes)) as batches:
+            async for pages in batches:
+                found = await self._take(pages, reading)
+                if self._window.ends_before(self._last, self._order):
+                    reading.stop()
+                elif reading.pages == 1 and self._checkpoints and resumed is None:
+                    await self._rescue(reading, found)
+        self._probes.clear()
+        self._order = self._observer.order or (None if resumed is None else resumed.order)
+        return reading
 
-    def _checkpoint(self, sorted_: Sorted, result: Pass, ends: _Ends, page: Page, order: Order | None) -> None:
-        """Let the batch carry how far the listing is committed with it."""
-        slid = 0
-        if not result.steady:
-            newest_first = order is not None and order.newest_first
-            if not newest_first or not result.growing or page.count is None or result.base is None:
-                return
-            slid = page.count - result.base
-        idents = sorted_.idents
-        if not ends.first or not idents:
-            return
+    async def _take(self, pages: Sequence[Page], reading: Pass[Page]) -> Classified:
+        """Commit consecutive pages of a pass, with the checkpoint that covers them."""
+        found = await self._intake.classify(pages)
+        for items in found.pages:
+            self._observer.watch(items)
+            self._first = self._first or items
+            self._last = items or self._last
+        self._order = self._observer.order or self._order
+        if self._checkpoints and reading.linked and reading.token is None:
+            found.batch.cursor, found.batch.moves_cursor = self._cursor(reading), True
+        await self._intake.load(found)
+        await self._note(found)
+        return found
+
+    async def _note(self, found: Classified) -> None:
+        self._met += await self._store.session.note_seen(self._mark, found.keys)
+
+    def _cursor(self, reading: Pass[Page]) -> str:
         point = Checkpoint(
-            offset=page.number * self._listing.extent.take - slid,
-            count=result.base,
-            head=tuple(ends.first[:ANCHORS]),
-            order=order or self._order,
-            last=idents[-1],
-            edge=ends.edge,
+            position=reading.end,
+            last=reading.last[-EDGE:],
+            first=reading.first[:EDGE],
+            count=reading.count,
+            order=self._order,
             newest=self._intake.newest,
-            tail=self._listing.tail[0] if self._listing.tail is not None else None,
-            token=page.next_token,
+            tail=reading.tail,
             began=self._began,
         )
-        sorted_.batch.cursor = msgspec.json.encode(point).decode()
-        sorted_.batch.moves_cursor = True
+        return msgspec.json.encode(point).decode()
+
+    async def _rescue(self, reading: Pass[Page], head: Classified) -> None:
+        """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
+        spans = reading.spans_ahead()
+        if self._order is not Order.CREATED_DESC or len(spans) < 2:
+            return
+        is_due = any(rows.retention_due_at for rows in head.batch.new)
+        for span in spans[: -len(spans) // 4 : -1]:
+            page = await self._listing.read(span) if is_due else None
+            if page is None or page.count is None or page.count != reading.count:
+                return
+            keys = answer_of(page).keys
+            if span.start + len(keys) < page.count if reading.tail is None else not meets(keys, reading.tail[1]):
+                return
+            found = await self._intake.classify([page])
+            await self._intake.load(found)
+            await self._note(found)
+            reading.tail = (span.start, keys[:EDGE])
+            is_due = expires_soon([rows.retention_due_at for rows in found.batch.new], datetime.now(UTC))
+
+    async def _start(self) -> int:
+        """Return the position to begin at: 0, or where the window begins in a listing sorted by creation."""
+        if not self._window.is_bounded:
+            return 0
+        paging, places = self._listing.paging, {}
+        first = Span(1, paging.size)
+        places[0] = await self._probe(first)
+        paging.observe(first, answer_of(self._probes[first]))
+        order, count = _order_of(places), self._listing.count
+        if order is None or not order.by_creation or count is None or paging.aligned:
+            return 0
+        spans = [Span(1, paging.size)]
+        while spans[-1].end < count:
+            spans.append(paging.next(spans[-1].end))
+        low, high = 0, len(spans) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if middle not in places:
+                places[middle] = await self._probe(spans[middle])
+            low, high = (middle + 1, high) if self._window.begins_behind(places[middle], order) else (low, middle)
+        if low not in places:
+            places[low] = await self._probe(spans[low])
+        if low and not self._window.begins_after(places[low], order):
+            low -= 1
+        return spans[low - 1].end if low and _order_of(places) is order else 0
+
+    async def _probe(self, span: Span) -> Sequence[Listed]:
+        """Read a page before its turn; it is taken in when the pass comes to it."""
+        self._probes[span] = await self._listing.read(span)
+        return self._intake.peek(self._probes[span])
+
+    async def _evidence(self, main: Pass[Page], *, is_resumed: bool) -> Evidence:
+        """Read the newest end once more where the order tells it, and put together what the pass showed."""
+        window, order, look = self._window, self._order, None
+        begun = main.began == 0 or window.begins_after(self._first, order)
+        passed = window.ends_before(self._last, order)
+        is_single = main.pages == 1 and not is_resumed
+        beyond = passed if order is Order.CREATED_ASC else window.begins_after(self._first, order)
+        if not is_single and not beyond:
+            look = closing_pass(main, order)
+        if look is not None:
+            await self._look(look)
+        counts = main.counts | (look.counts if look is not None else set())
+        return Evidence(
+            pages=1 if is_single else max(main.pages, 2),
+            begun=begun or is_resumed,
+            ended=main.ended,
+            linked=main.linked,
+            met=None if is_resumed or window.is_bounded else self._met,
+            count=(look or main).count,
+            same_count=len(counts) == 1,
+            newest_linked=None if look is None else look.linked and (look.joined or order is Order.CREATED_ASC),
+            newest_same=look is not None and look.first == main.first,
+            newest_first=order is Order.CREATED_DESC and not is_resumed and tie_ends(self._first),
+        )
+
+    async def _look(self, look: Pass[Page]) -> None:
+        async with aclosing(self._listing.pages(look)) as batches:
+            async for pages in batches:
+                found = await self._intake.classify(pages, again=True)
+                if not self._store.is_dry_run:
+                    await self._intake.load(found)
+                await self._note(found)
+
+    async def _settle_unseen(self, *, complete: bool) -> bool:
+        """Look up the warehouse's runs that the pass did not meet; return whether nothing speaks against it."""
+        store, session, window = self._store, self._store.session, self._window
+        unseen = await session.unseen_runs(store.stream, self._mark, store.filters, window)
+        settled = await settle_unseen(self._listing, self._intake, unseen, complete=complete)
+        if complete and not window.is_bounded:
+            await store.drop_rejects(await session.unseen_rejects(store.stream, self._mark))
+        return settled
+
+
+def _order_of(places: Mapping[int, Sequence[Listed]]) -> Order | None:
+    """Return the order that pages at some places of a listing show."""
+    observer = OrderObserver()
+    for place in sorted(places):
+        observer.watch(places[place])
+    return observer.order

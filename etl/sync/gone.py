@@ -1,4 +1,4 @@
-"""Runs that the listing does not show: asked for one by one, or found by bisection where the listing is sorted."""
+"""Runs that the listing does not show: looked up one by one, or found by bisection where the listing is sorted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etl.api.pages import Page
 from etl.decode import REPLACEMENT, peek_id
 from etl.errors import NotFoundError, TransientError
-from etl.plan import GoneSearch, Order, latest_reading
+from etl.plan import GoneSearch, Order, Span, latest_reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,50 +21,54 @@ if TYPE_CHECKING:
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
 
+LOOKED_UP = 50
+"""So many runs that a pass did not show are looked up one by one."""
+
+SAMPLED = 20
+"""Of more runs than that, so many are looked up after a complete pass before the others are marked with them."""
+
 SEARCH_SHARE = 4
 """A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
 
-
 UNANSWERED_RUNS = 3
-"""So many runs may stay without an answer when each is asked for; with more it is the API that fails."""
+"""So many runs may stay without an answer when each is looked up; with more it is the API that fails."""
 
 
 @dataclass(slots=True)
 class Unsettled:
-    """Runs of which asking told nothing."""
+    """Runs about which a look-up told nothing; they stay as they are."""
 
-    unasked: list[str] = field(default_factory=list)
-    """Their ids were cleaned, and by such a one the API knows no run."""
-    unanswered: list[str] = field(default_factory=list)
-    """The API had no sensible answer; they stay as they are."""
     unnamed: list[str] = field(default_factory=list)
-    """The answer has no id that could be read: it was taken in, as one more item of the quarantine."""
+    """The API knows no run by an id that was cleaned, or answered with an item that has no id."""
+    unanswered: list[str] = field(default_factory=list)
+    """The API had no sensible answer."""
+    listed: int = 0
+    """How many runs the API still knows."""
 
     def __bool__(self) -> bool:
-        return bool(self.unasked or self.unanswered)
+        return bool(self.unnamed or self.unanswered)
 
 
 async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unsettled:
     """Ask for runs one by one, some at once: take in their present state, or mark them gone.
 
-    Returns:
-        Those of which the present state is still not known.
-
     Raises:
         TransientError: there are more than `UNANSWERED_RUNS` without an answer.
     """
-    unsettled = Unsettled(unasked=[run_id for run_id in ids if REPLACEMENT in run_id])
+    unsettled = Unsettled(unnamed=[run_id for run_id in ids if REPLACEMENT in run_id])
     known = [run_id for run_id in ids if REPLACEMENT not in run_id]
     for start in range(0, len(known), listing.window):
         some = known[start : start + listing.window]
         told = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
         answers = dict(zip(some, told, strict=True))
-        pages = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, Page)}
-        await intake.load(await intake.sort(list(pages.values())))
+        pages = [answer for answer in answers.values() if isinstance(answer, Page)]
+        await intake.take_in(pages)
+        unnamed = [run_id for run_id, page in answers.items() if isinstance(page, Page) and not peek_id(page.items[0])]
+        unsettled.unnamed += unnamed
         await intake.mark_gone([run_id for run_id, answer in answers.items() if answer is None])
         failures = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, TransientError)}
         unsettled.unanswered += failures
-        unsettled.unnamed += [run_id for run_id, page in pages.items() if peek_id(page.items[0]) is None]
+        unsettled.listed += len(pages) - len(unnamed)
         if len(unsettled.unanswered) > UNANSWERED_RUNS:
             raise next(iter(failures.values()))
     return unsettled
@@ -84,6 +88,34 @@ async def _ask(listing: Listing, run_id: str) -> Page | TransientError | None:
     return page
 
 
+async def settle_unseen(listing: Listing, intake: Intake, unseen: Sequence[str], *, complete: bool) -> bool:
+    """Look up runs that a pass did not show; after a complete pass, of many only a sample.
+
+    Args:
+        listing: the source side.
+        intake: takes in the answers.
+        unseen: ids, those created last first.
+        complete: whether the pass proved that it met everything listed.
+
+    Returns:
+        Whether nothing speaks against the pass: no run of the sample is listed after all.
+    """
+    if complete and len(unseen) > LOOKED_UP:
+        half = SAMPLED // 2
+        sample = [*unseen[:half], *unseen[half :: max(1, len(unseen) // half)][:half]]
+        found = await look_up(listing, intake, sample)
+        rest = [run_id for run_id in unseen if run_id not in set(sample)]
+        if not (found.listed or found.unanswered):
+            await intake.mark_gone([*found.unnamed, *rest])
+            return True
+        await look_up(listing, intake, rest)
+        return False
+    found = await look_up(listing, intake, unseen[:LOOKED_UP])
+    if complete:
+        await intake.mark_gone(found.unnamed)
+    return not found.unanswered
+
+
 class GoneHunt:
     """Marks the runs that left a listing sorted by creation, by bisection.
 
@@ -99,7 +131,7 @@ class GoneHunt:
         self._intake = intake
         self._store = store
         self._order = order
-        # PostgreSQL, and so perhaps the API, takes no time for the latest one.
+        # PostgreSQL, and so perhaps the API, sorts runs without a time as the latest ones.
         self._undated_first = order is Order.CREATED_DESC
         self._listed: set[str] = set()
 
@@ -110,17 +142,16 @@ class GoneHunt:
             Whether it found exactly as many as were missing. False where the listing does not allow the search, moved
             meanwhile, or reading it all is cheaper.
         """
-        count = self._listing.count
+        count, size = self._listing.count, self._listing.paging.size
         if not self._order.by_creation or count is None or self._store.filters != ("ALL", "ALL"):
             return False
-        if self._listing.by_token or await self._store.open_rejects():
+        if self._listing.paging.aligned or await self._store.open_rejects():
             return False
-        take, ours = self._listing.extent.take, await self._store.count()
-        search = GoneSearch(count=count, take=take, warehouse_count=ours)
+        search = GoneSearch(count=count, size=size, warehouse_count=await self._store.count())
         end = await self._newest(count)
-        budget = max(3, (self._listing.extent.pages or 1) // SEARCH_SHARE)
+        budget = max(3, -(-count // size) // SEARCH_SHARE)
         while (number := search.next_page()) is not None:
-            items = await self._read(number)
+            items = await self._read(Span(number, size))
             budget -= 1
             if items is None or self._listing.count != count or budget < 0 or not self._in_order(items):
                 return False
@@ -138,19 +169,19 @@ class GoneHunt:
         return True
 
     async def _newest(self, count: int) -> str | None:
-        """The item at the end where new ones show: while it and the count stay, nothing moves."""
+        """Return the item at the end where new ones show: while it and the count stay, nothing moves."""
         page = await self._listing.probe(1 if self._order is Order.CREATED_DESC else max(1, count))
         return peek_id(page.items[0]) if len(page.items) == 1 else None
 
-    async def _read(self, number: int) -> Sequence[Listed] | None:
-        """A page, None where it holds what the warehouse does not."""
-        sorted_ = await self._intake.sort([await self._listing.page(number)])
-        await self._intake.load(sorted_)
-        self._listed.update(sorted_.idents)
-        return None if sorted_.news else sorted_.pages[0]
+    async def _read(self, span: Span) -> Sequence[Listed] | None:
+        """Read a page; None where it holds what the warehouse does not."""
+        found = await self._intake.classify([await self._listing.read(span)])
+        await self._intake.load(found)
+        self._listed.update(found.keys)
+        return None if found.brings_news else found.pages[0]
 
     def _in_order(self, items: Sequence[Listed]) -> bool:
-        """Whether the page is sorted as strictly as the search needs, its undated items where they are taken to be."""
+        """Tell whether the page is sorted as strictly as the search needs, its undated items where they should be."""
         dated = [item.created_at for item in items if item.created_at is not None]
         if self._order is Order.CREATED_ASC:
             dated.reverse()
@@ -163,7 +194,7 @@ class GoneHunt:
         return undated == list(places)
 
     async def _missing(self, search: GoneSearch) -> list[str] | None:
-        """The runs of the stretches with a surplus that were not listed there; None where the numbers do not agree."""
+        """Return the runs of the stretches with a surplus that were not listed there; None if the numbers disagree."""
         gone: list[str] = []
         for stretch in search.suspects:
             here = await self._store.runs_in(self._order, stretch, undated_first=self._undated_first)
@@ -175,5 +206,5 @@ class GoneHunt:
 
 
 def _has_its_place(created_at: datetime | None) -> bool:
-    """Whether its time tells where a run stands; without one, or with a bare day, it may be on any page."""
+    """Tell whether a time says where a run stands; without one, or with a bare day, it may be on any page."""
     return created_at is not None and latest_reading(created_at) == created_at

@@ -1,23 +1,22 @@
-"""From pages to committed rows: each item is taken alone, known ones by their hash before anything else is read."""
+"""From pages to committed rows: each item is classified alone, known ones by the hash of their bytes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.db.batch import Batch, Reject, Source
 from etl.db.store import Held
-from etl.decode import clean_text
+from etl.decode import clean_text, digest, guess_id, peek_id
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize import effective_updated_at
-from etl.plan import Listed, in_window
-from etl.sync.received import LONGEST_ID_BYTES, key_of_copy, read_id, receive
+from etl.plan import EVERYTHING, OVERLAPPING_PAGES, Listed, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -25,10 +24,15 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.db.store import Store
     from etl.normalize import Normalizer, RunRows
-    from etl.sync.received import Received
 
 COMMIT_PATIENCE_S = 5.0
-"""How long an interrupted process waits for the commit in hand."""
+"""How long an interrupted process waits for the commit in progress."""
+
+LONGEST_ID_BYTES = 1000
+"""Longer ids fit no index of PostgreSQL."""
+
+REMEMBERED_ANSWERS = 5000
+"""Of so many items at least the time of the answer is remembered, to tell which of two copies is the newer."""
 
 
 @dataclass(slots=True)
@@ -36,17 +40,40 @@ class Tally:
     """What a stream's crawl has met and done so far."""
 
     pages: int = 0
-    runs_seen: int = 0
     runs_inserted: int = 0
     runs_updated: int = 0
     runs_unchanged: int = 0
     runs_gone: int = 0
     rejects: int = 0
 
+    @property
+    def runs_seen(self) -> int:
+        """Runs received; what a page shows again of the page before it counts once."""
+        return self.runs_inserted + self.runs_updated + self.runs_unchanged + self.rejects
+
+
+class Item(NamedTuple):
+    """An item as received: its bytes, their hash, its run's id (None where it has none), and its page."""
+
+    raw: bytes
+    digest: bytes
+    run_id: str | None
+    page: Page
+
+    @property
+    def key(self) -> str:
+        """What identifies the item in the listing."""
+        return self.digest.hex() if self.run_id is None else self.run_id
+
+    @property
+    def source(self) -> Source:
+        """Its bytes and where they came from."""
+        return Source(self.raw, self.page.url, self.page.number)
+
 
 @dataclass(slots=True)
-class Sorted:
-    """Pages told apart: what to load, and how planning sees each item, page by page."""
+class Classified:
+    """Classified pages: what to load, and how planning sees each item, page by page."""
 
     batch: Batch = field(default_factory=Batch)
     pages: list[list[Listed]] = field(default_factory=list)
@@ -55,18 +82,14 @@ class Sorted:
     bad: set[str] = field(default_factory=set)
 
     @property
-    def idents(self) -> list[str]:
-        """All items, in the order of the listing."""
-        return [item.ident for page in self.pages for item in page]
+    def keys(self) -> list[str]:
+        """Return what identifies the items, in the order of the listing."""
+        return [item.key for page in self.pages for item in page]
 
     @property
-    def news(self) -> int:
-        """How many of them the warehouse did not hold."""
-        return len(self.batch.new) + len(self.batch.rejects)
-
-
-class _MisreadError(Exception):
-    """An item has another id than it seemed to have: of duplicate keys the last counts."""
+    def brings_news(self) -> bool:
+        """Tell whether there are items that the warehouse does not hold."""
+        return bool(self.batch.new or self.batch.rejects)
 
 
 class Intake:
@@ -76,9 +99,12 @@ class Intake:
         store: the stream's warehouse side.
         normalizer: makes rows of a run's bytes.
         listener: hears of pages, batches and rejects.
-        since: runs created before are left alone.
-        until: runs created at or after are left alone.
+        window: runs created outside of it are left alone.
         retry: read items anew although the quarantine holds them.
+
+    Attributes:
+        tally: what was met and done.
+        newest: the largest updated_at met.
     """
 
     def __init__(
@@ -87,8 +113,7 @@ class Intake:
         normalizer: Normalizer,
         listener: Listener,
         *,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        window: Window = EVERYTHING,
         retry: bool = False,
     ) -> None:
         self.tally = Tally()
@@ -97,119 +122,169 @@ class Intake:
         self._workflow_id = clean_text(store.stream.workflow_id)
         self._normalizer = normalizer
         self._listener = listener
-        self._since, self._until = since, until
-        self._held: dict[bytes, Held] | None = None
+        self._window = window
         self._retry = retry
+        self._held: dict[bytes, Held] | None = None
         self._counted: set[bytes] = set()
-        self._held_copies: set[bytes] = set()
-        self._met_copies: set[bytes] = set()
-        self._sure_copies: set[bytes] = set()
+        self._recent: deque[dict[bytes, Listed]] = deque(maxlen=OVERLAPPING_PAGES)
+        self._answers: list[dict[str, float]] = [{}, {}]
 
-    async def sort(self, pages: Sequence[Page], nameless: Counter[bytes] | None = None) -> Sorted:
-        """Tell the items of some pages apart, and make rows of those that are new or changed.
+    async def take_in(self, pages: Sequence[Page], *, again: bool = False) -> list[list[Listed]]:
+        """Classify pages and commit what they bring; return how planning sees their items."""
+        classified = await self.classify(pages, again=again)
+        await self.load(classified)
+        return classified.pages
+
+    async def classify(self, pages: Sequence[Page], *, again: bool = False) -> Classified:
+        """Tell which items are known, new, changed or invalid, and make rows of those that are new or changed.
 
         Args:
-            pages: what was read.
-            nameless: where the pages are part of a longer reading: how often it met each item without an id. Equal ones
-                stand for different runs, so the quarantine holds each of them.
+            pages: as read.
+            again: whether they were read before in this pass, so that what is unchanged is not counted.
         """
         if self._held is None:
             self._held = {} if self._retry else await self._store.open_rejects()
-        counted = Counter(nameless)
-        try:
-            result, read = await self._sort(pages, counted, guess=True)
-        except _MisreadError:
-            counted = Counter(nameless)
-            result, read = await self._sort(pages, counted, guess=False)
-        if nameless is not None:
-            nameless.update(counted - nameless)
-        for page in read:
-            self._announce(page)
-        return result
-
-    async def _sort(
-        self, pages: Sequence[Page], nameless: Counter[bytes], *, guess: bool
-    ) -> tuple[Sorted, list[PageRead]]:
-        """Sort; raises `_MisreadError` where a guess was wrong, after which nothing has changed that matters."""
-        assert self._held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
-        result, read = Sorted(), []
-        told, known = await receive(pages, self._store.known, nameless, guess=guess)
-        for items in told:
-            alike = Counter(item.digest for item in items if item.ident is None)
-            self._sure_copies.update(key_of_copy(each, n) for each, times in alike.items() for n in range(2, times + 1))
-            self._met_copies.update(item.key for item in items if item.ident is None and item.key != item.digest)
+        items, known = await self._identify(pages)
+        result = Classified()
         new: dict[str, RunRows] = {}
         changed: dict[str, RunRows] = {}
-        for page, items in zip(pages, told, strict=True):
-            await asyncio.sleep(0)  # or the other streams' commits starve while all of a batch is made into rows
-            listed, before = [], (len(new), len(changed), len(result.batch.rejects), result.unchanged)
-            for item in items:
-                stored = known.get(item.ident) if item.ident is not None else None
+        for page, of_page in zip(pages, items, strict=True):
+            await asyncio.sleep(0)  # the other streams' commits would wait while a whole batch is normalized
+            before = (len(new), len(changed), len(result.batch.rejects), result.unchanged, self.tally.rejects)
+            if page.number <= 1:  # the listing is read from the top again, or a run was asked for alone
+                self._recent.clear()
+            listed: dict[bytes, Listed] = {}
+            for item in of_page:
+                stored = known.get(item.key)
                 if stored is not None and stored["workflow_id"] != self._workflow_id:
                     stored = None  # a run of another workflow, listed here by mistake
-                listed.append(self._take(item, stored, result, new if stored is None else changed))
-            result.pages.append(listed)
-            read.append(self._page_read(page, len(items), before, (new, changed, result)))
+                group = changed if stored is not None else new
+                if item.digest not in listed:
+                    listed[item.digest] = self._shown(item) or self._take(item, stored, result, group)
+            result.pages.append([listed[item.digest] for item in of_page])
+            if page.number:
+                self._recent.append(listed)
+            if again:
+                result.unchanged = 0
+            after = (len(new), len(changed), len(result.batch.rejects), result.unchanged, self.tally.rejects)
+            self._announce(page, [now - then for now, then in zip(after, before, strict=True)])
         result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
         held = {each.run_id for each in self._held.values()}
         result.batch.settled = sorted(run for run in result.good - result.bad if self._retry or run in held)
-        return result, read
+        return result
 
-    def _take(self, item: Received, stored: asyncpg.Record | None, result: Sorted, group: dict[str, RunRows]) -> Listed:
-        """Take one item: unchanged, known to be bad, or made into rows (which join `group`)."""
-        held = self._held
-        assert held is not None  # noqa: S101 - set by `sort`; this only tells the type checker
+    def peek(self, page: Page) -> list[Listed]:
+        """Return how planning sees a page, without taking it in."""
+        found = []
+        for raw in page.items:
+            content = digest(raw)
+            try:
+                rows = self._normalizer.normalize(raw, content)
+                found.append(Listed(rows.run_id, rows.created_at, rows.updated_at, known=False))
+            except RecordError:
+                found.append(Listed(content.hex(), None, None, known=False))
+        return found
+
+    async def _identify(self, pages: Sequence[Page]) -> tuple[list[list[Item]], dict[str, asyncpg.Record]]:
+        """Tell the id of each item, and what the warehouse holds of these runs.
+
+        An unchanged item is not read: the id that it begins with is the right one if the warehouse holds the very same
+        bytes under it.
+        """
+        hashed = [[(raw, digest(raw), guess_id(raw)) for raw in page.items] for page in pages]
+        guesses = [guess for items in hashed for _, _, guess in items if guess is not None]
+        known = dict(await self._store.known(guesses))
+        found: list[list[Item]] = []
+        for page, items in zip(pages, hashed, strict=True):
+            found.append([])
+            for raw, content, guess in items:
+                stored = known.get(guess) if guess is not None else None
+                is_known = stored is not None and stored["content_hash"] == content
+                found[-1].append(Item(raw, content, guess if is_known else _read_id(raw), page))
+        ids = {item.run_id for items in found for item in items if item.run_id is not None}
+        if unasked := ids.difference(guesses):
+            known |= await self._store.known(list(unasked))
+        return found, known
+
+    def _shown(self, item: Item) -> Listed | None:
+        """Return what was made of the same item on a page that overlaps with its own."""
+        return next((page[item.digest] for page in self._recent if item.digest in page), None)
+
+    def _take(self, item: Item, stored: asyncpg.Record | None, result: Classified, group: dict[str, RunRows]) -> Listed:
+        """Take one item: unchanged, in quarantine already, or made into rows (which join `group`)."""
+        assert self._held is not None  # noqa: S101 - set by `classify`; this only tells the type checker
         if stored is not None and self._is_unchanged(item, stored, result):
             times = (stored["created_at"], stored["updated_at"])
             return Listed(stored["id"], *times, known=True, fresh=stored["fresh"])
-        if item.key in held:
-            self._count_reject(item.key)
-            run_id, fresh = held[item.key]
-            result.bad.update(() if run_id is None else (run_id,))
-            return Listed(run_id or item.key.hex(), None, None, known=True, fresh=fresh)
+        if (held := self._held.get(item.digest)) is not None:
+            self._count_reject(item.digest)
+            result.bad.update(() if held.run_id is None else (held.run_id,))
+            return Listed(held.run_id or item.key, None, None, known=True, fresh=held.fresh)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
             _check_id(rows.run_id)
         except RecordError as error:
             return self._reject(item, error, result)
-        if item.guessed and rows.run_id != item.ident:
-            raise _MisreadError
-        self._note_time(rows.updated_at)
-        wanted = in_window(rows.created_at, since=self._since, until=self._until)
-        if wanted and not _is_older(rows, group.get(rows.run_id)):
+        self.note_time(rows.updated_at)
+        is_known = stored is not None and _is_erased_and_the_same(rows, stored)
+        listed = Listed(
+            rows.run_id, rows.created_at, rows.updated_at, known=is_known, fresh=stored is not None and stored["fresh"]
+        )
+        if self._window.holds(rows.created_at) and not self._is_older(item, rows, stored, group.get(rows.run_id)):
             group[rows.run_id] = rows
             result.good.add(rows.run_id)
-            result.batch.sources[rows.run_id] = Source(item.raw, item.page.url, item.page.number)
-        if stored is not None and _is_erased_and_the_same(rows, stored):
-            return Listed(rows.run_id, rows.created_at, rows.updated_at, known=True, fresh=stored["fresh"])
-        return Listed(rows.run_id, rows.created_at, rows.updated_at, known=False)
+            result.batch.sources[rows.run_id] = item.source
+        return listed
 
-    def _is_unchanged(self, item: Received, stored: asyncpg.Record, result: Sorted) -> bool:
-        """Note that a stored run stands in this listing, and whether it is as it was."""
+    def _is_unchanged(self, item: Item, stored: asyncpg.Record, result: Classified) -> bool:
+        """Note that a stored run stands in this listing, and tell whether it is as it was."""
         if stored["gone"]:
             result.batch.restored.append(stored["id"])
         elif not stored["is_ours"]:
             result.batch.shared.append(stored["id"])
         if stored["content_hash"] != item.digest:
             return False
-        result.unchanged += not stored["gone"]  # one that is back is counted as updated
+        if not stored["gone"] and self._window.holds(stored["created_at"]):
+            result.unchanged += 1  # one that is back is counted as updated
         result.good.add(stored["id"])
-        self._note_time(stored["updated_at"])
+        self.note_time(stored["updated_at"])
+        self._note_answer(item, stored["id"])
         return True
 
-    def _reject(self, item: Received, error: RecordError, result: Sorted) -> Listed:
-        if item.guessed and read_id(item.raw) != item.ident:
-            raise _MisreadError
-        run_id, page = item.ident, item.page
-        source = Source(item.raw, page.url, page.number)
-        reject = Reject(run_id, source, error.reason, error.message, item.key)
-        result.batch.rejects.append(reject)
-        if item.key != item.digest:
-            self._held_copies.add(item.key)
-        result.bad.update(() if run_id is None else (run_id,))
-        return Listed(run_id or item.key.hex(), None, None, known=False)
+    def _is_older(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, at_hand: RunRows | None) -> bool:
+        """Tell whether another copy of the run, of these pages or loaded already in this crawl, is the newer one.
 
-    def _note_time(self, updated_at: datetime | None) -> None:
+        Where updated_at does not tell, it is the one that the API answered last; the pages come in another order.
+        """
+        answered = max(answers.get(rows.run_id, 0.0) for answers in self._answers)
+        mine = effective_updated_at(rows.updated_at, rows.updated_on_day)
+        other = None
+        if at_hand is not None:
+            other = effective_updated_at(at_hand.updated_at, at_hand.updated_on_day)
+        elif stored is not None:
+            other = effective_updated_at(stored["updated_at"], stored["updated_on_day"])
+        if mine is not None and other is not None and mine != other:
+            is_older = at_hand is not None and mine < other  # PostgreSQL compares it with what is stored
+        else:
+            is_older = item.page.received_at < answered
+        if not is_older:
+            self._note_answer(item, rows.run_id)
+        return is_older
+
+    def _note_answer(self, item: Item, run_id: str) -> None:
+        """Remember when the API answered with a run, for the last few thousand of them."""
+        if len(self._answers[0]) >= REMEMBERED_ANSWERS:
+            self._answers = [{}, self._answers[0]]
+        self._answers[0][run_id] = item.page.received_at
+
+    def _reject(self, item: Item, error: RecordError, result: Classified) -> Listed:
+        reject = Reject(item.run_id, item.source, error.reason, error.message, item.digest)
+        result.batch.rejects.append(reject)
+        result.bad.update(() if item.run_id is None else (item.run_id,))
+        return Listed(item.key, None, None, known=False)
+
+    def note_time(self, updated_at: datetime | None) -> None:
+        """Let the watermark reach this time, once all is committed."""
         if updated_at is not None and (self.newest is None or updated_at > self.newest):
             self.newest = updated_at
 
@@ -218,43 +293,32 @@ class Intake:
             self._counted.add(key)
             self.tally.rejects += 1
 
-    def _page_read(
-        self,
-        page: Page,
-        items: int,
-        before: tuple[int, int, int, int],
-        after: tuple[Mapping[str, RunRows], Mapping[str, RunRows], Sorted],
-    ) -> PageRead:
-        new, changed, result = after
-        counts = (len(new), len(changed), len(result.batch.rejects), result.unchanged)
-        found = [max(0, now - then) for now, then in zip(counts, before, strict=True)]
-        total = None if page.count is None else max(1, -(-page.count // max(page.take, 1)))
-        return PageRead(
-            self._store.stream,
-            page.number,
-            items,
-            new=found[0],
-            changed=found[1],
-            unchanged=found[3],
-            rejected=found[2],
-            count=page.count,
-            pages_total=total,
-        )
-
-    def _announce(self, read: PageRead) -> None:
-        self.tally.runs_seen += read.items
-        if read.page == 0:  # a run read alone is no page
+    def _announce(self, page: Page, found: Sequence[int]) -> None:
+        if page.number == 0:  # a run read alone is no page
             return
         self.tally.pages += 1
-        self._listener(read)
+        new, changed, rejected, unchanged, _ = found
+        self._listener(
+            PageRead(
+                self._store.stream,
+                page.number,
+                sum(found),
+                new=new,
+                changed=changed,
+                unchanged=unchanged,
+                rejected=rejected,
+                count=page.count,
+                pages_total=None if page.count is None else max(1, -(-page.count // max(page.take, 1))),
+            )
+        )
 
-    async def load(self, result: Sorted) -> None:
-        """Commit what `sort` found; only then is it counted and told."""
+    async def load(self, result: Classified) -> None:
+        """Commit what `classify` found; only then is it counted and told."""
         self.tally.runs_unchanged += result.unchanged
         if result.batch:
             await finish_in_hand(self._commit(result))
 
-    async def _commit(self, result: Sorted) -> None:
+    async def _commit(self, result: Classified) -> None:
         done, refused = await self._store.load(result.batch)
         rejects = result.batch.rejects
         for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
@@ -279,38 +343,14 @@ class Intake:
             )
         )
 
-    @property
-    def copies(self) -> set[bytes]:
-        """Keys of items without ids that equal an earlier one of their reading, and may be the same, met again.
-
-        Those that stood on one page are different items.
-        """
-        return self._met_copies - self._sure_copies
-
-    async def drop_copies(self, *, earlier: bool) -> None:
-        """Settle what was quarantined as one more of equal items without ids, where it may have been the same again.
-
-        Args:
-            earlier: also what an earlier process has quarantined so, and this one has met.
-        """
-        dropped = self.copies if earlier else self.copies & self._held_copies
-        await self._store.drop_rejects(list(dropped))
-        for key in dropped:
-            if self._held is not None:
-                self._held.pop(key, None)
-        self._held_copies.clear()
-
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Give runs that the API no longer lists their `gone_at`."""
         if ids:
-            await self.load(Sorted(batch=Batch(gone=list(ids), settled=list(ids))))
+            await self.load(Classified(batch=Batch(gone=list(ids), settled=list(ids))))
 
 
 async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
-    """Await a commit, of a batch or of the ledger.
-
-    A cancellation that arrives meanwhile is raised only when it has ended, and was counted.
-    """
+    """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended and was counted."""
     task = asyncio.ensure_future(commit)
     try:
         await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later
@@ -323,20 +363,17 @@ async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
     await task
 
 
-def _check_id(run_id: str) -> None:
-    if len(run_id) > LONGEST_ID_BYTES / 4 and len(run_id.encode()) > LONGEST_ID_BYTES:
-        raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, found {len(run_id)}")
+def _read_id(raw: bytes) -> str | None:
+    """Return the id of an item, cleaned; None where it has none, or one that is too long for any index."""
+    run_id = peek_id(raw)
+    return None if run_id is not None and len(run_id.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES else run_id
 
 
 def _is_erased_and_the_same(rows: RunRows, stored: asyncpg.Record) -> bool:
-    """Whether a run was erased, so that no hash of it is stored, and has not changed since as far as that tells."""
+    """Tell whether a run was erased, so that no hash of it is stored, and looks as it did before."""
     return stored["erased"] and (rows.status, rows.updated_at) == (stored["status"], stored["updated_at"])
 
 
-def _is_older(rows: RunRows, at_hand: RunRows | None) -> bool:
-    """Whether another copy of the run in the same pages is strictly newer."""
-    if at_hand is None:
-        return False
-    mine = effective_updated_at(rows.updated_at, rows.updated_on_day)
-    other = effective_updated_at(at_hand.updated_at, at_hand.updated_on_day)
-    return mine is not None and other is not None and mine < other
+def _check_id(run_id: str) -> None:
+    if len(run_id) > LONGEST_ID_BYTES / 4 and len(run_id.encode()) > LONGEST_ID_BYTES:
+        raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, got {len(run_id)}")

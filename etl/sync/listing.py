@@ -1,27 +1,32 @@
-"""Reading a run listing: pages in parallel, handed on in their order, at most a window of them in hand."""
+"""Requests to one run listing, and reading it by linked pages: several at once, handed on in their order."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.plan import Extent
-from etl.sync.repeats import RepeatGuard
+from etl.decode import digest, guess_id, peek_id
+from etl.errors import FatalError
+from etl.plan import Answer, Paging, Span
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from etl.api.client import CortexClient
     from etl.events import StreamId
+    from etl.plan import Pass
 
 BATCH_ITEMS = 700
 """Items after which a batch is handed on; one transaction takes about this many runs."""
 
 LINGER_S = 0.1
-"""How long a batch waits for a page that is under way: commits of few runs cost PostgreSQL much more a run."""
+"""How long a batch waits for a page that is under way: a commit of few runs costs PostgreSQL much more per run."""
+
+REPEATED_PAGES = 5
+"""How many full pages in a row may show nothing new: many runs created at once push a listing down by whole pages."""
 
 
 class Listing:
@@ -30,10 +35,14 @@ class Listing:
     Args:
         client: the source.
         stream: whose runs.
-        take: page size to ask for.
-        window: pages in hand at once: those under way and those fetched but not yet committed.
+        size: page size to ask for.
+        window: how many pages may be under way or waiting to be committed.
         status: filter.
         origin: filter.
+
+    Attributes:
+        paging: how the server pages.
+        count: how many items the API last counted; None where it tells none.
     """
 
     def __init__(
@@ -41,80 +50,55 @@ class Listing:
         client: CortexClient,
         stream: StreamId,
         *,
-        take: int,
+        size: int,
         window: int,
         status: str = "ALL",
         origin: str = "ALL",
     ) -> None:
+        self.paging = Paging(size)
+        self.count: int | None = None
+        self.window = window
         self._client = client
         self._stream = stream
+        self._size = size
         self._status, self._origin = status, origin
-        self.window = window
-        self.take = take
-        self.extent = Extent(take)
-        self.count: int | None = None
-        self.answers = 0
-        self.tail: tuple[int, int] | None = None
-        self.by_token = False
 
     def filtered(self, status: str) -> Listing:
-        """The same listing through a status filter."""
+        """Return the same listing through a status filter."""
         return Listing(
-            self._client, self._stream, take=self.take, window=self.window, status=status, origin=self._origin
+            self._client, self._stream, size=self._size, window=self.window, status=status, origin=self._origin
         )
 
-    async def page(self, number: int, token: str | None = None) -> Page:
-        """Read one page and learn the listing's extent from it."""
+    async def read(self, span: Span, token: str | None = None) -> Page:
+        """Read one page."""
         page = await self._client.list_runs(
-            *self._stream, number, self.take, status=self._status, origin=self._origin, next_token=token
+            *self._stream, span.number, span.size, status=self._status, origin=self._origin, next_token=token
         )
-        if page.number != number:  # the header says otherwise; what it holds decides
-            page = replace(page, number=number)
-        self.answers += 1
-        self.by_token = self.by_token or page.next_token is not None
-        self.extent.observe(number, len(page.items), page.take, page.count)
         self.count = page.count
         return page
 
     async def probe(self, place: int = 1) -> Page:
         """Read the one item at a place (from 1), with the listing's count."""
-        page = await self._client.list_runs(*self._stream, place, 1, status=self._status, origin=self._origin)
-        self.count = page.count
-        return page
+        return await self.read(Span(place, 1))
 
     async def run(self, run_id: str) -> Page:
         """Read one run, as a page (number 0) that holds it alone.
 
         Raises:
-            NotFoundError: the API knows it no more.
+            NotFoundError: the API does not know it.
         """
         raw = await self._client.get_run(*self._stream, run_id)
         url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
         return Page([raw], 0, 1, None, url, monotonic(), None, None)
 
-    async def walk(self) -> AsyncGenerator[Page, None]:
-        """Read pages one after another from the first one on, for as long as they are wanted.
+    async def pages(
+        self, reading: Pass[Page], probes: Mapping[Span, Page] = MappingProxyType({})
+    ) -> AsyncGenerator[list[Page], None]:
+        """Read what a pass asks for.
 
-        Yields:
-            Each page with items.
-
-        Raises:
-            FatalError: the API repeats a page instead of going on.
-        """
-        number, token = 1, None
-        guard = RepeatGuard(self.page)
-        self.extent.begin()
-        while self.extent.wants(number):
-            page = await self.page(number, token)
-            if not page.items or await guard.is_end(page, self.extent.take):
-                return
-            yield page
-            number, token = number + 1, page.next_token
-            if self.by_token and token is None:
-                return
-
-    async def pages(self, start: int = 1, token: str | None = None) -> AsyncGenerator[list[Page], None]:
-        """Read from page `start` (which the API may call `token`) to the end.
+        Args:
+            reading: the pass.
+            probes: pages that were read beforehand.
 
         Yields:
             Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most).
@@ -122,52 +106,46 @@ class Listing:
         Raises:
             FatalError: the API repeats a page instead of going on.
         """
-        tasks: dict[int, asyncio.Task[Page]] = {}
-        ahead, due = start, start
-        guard = RepeatGuard(self.page)
-        self.extent.begin()
+        tasks: dict[asyncio.Task[Page], Span] = {}
+        ready: list[Page] = []
         try:
             while True:
-                while len(tasks) < self.window and self._may_read(ahead, due):
-                    tasks[ahead] = asyncio.create_task(self.page(ahead, token))
-                    ahead += 1
-                if due not in tasks:
-                    return
-                ready: list[Page] = []
-                ended = False
-                while not ended and due in tasks and (not ready or await _joins(ready, tasks[due])):
-                    page = await tasks.pop(due)
-                    ended = await guard.is_end(page, self.extent.take)
-                    if not ended:
-                        ready.append(page)
-                        due += 1
-                        token = page.next_token
-                        ended = self.by_token and token is None
-                if ready:
+                if ready and (reading.ended or not tasks or sum(len(page.items) for page in ready) >= BATCH_ITEMS):
                     yield ready
-                if ended:
+                    ready = []
+                while len(tasks) + len(ready) < self.window and (span := reading.next_request()) is not None:
+                    if span in probes:
+                        ready += reading.receive(span, answer_of(probes[span]))
+                        continue
+                    token = reading.token if span.number > 1 else None
+                    tasks[asyncio.create_task(self.read(span, token))] = span
+                if ready and (reading.ended or not tasks):
+                    continue
+                if not tasks:
                     return
+                waiting = LINGER_S if ready else None
+                done, _ = await asyncio.wait(tasks, timeout=waiting, return_when=asyncio.FIRST_COMPLETED)
+                if ready and (not done or any(task.exception() for task in done)):
+                    yield ready
+                    ready = []
+                for task in done:
+                    ready += reading.receive(tasks.pop(task), answer_of(task.result()))
+                _check_progress(reading)
         finally:
-            for task in tasks.values():
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-
-    def _may_read(self, number: int, due: int) -> bool:
-        """Whether page `number` may be asked for: ahead as far as the count reaches, then one at a time to the end."""
-        if self.by_token:
-            return number == due
-        if not self.extent.wants(number):
-            return False
-        if self.tail is not None and number >= self.tail[0] and self.count == self.tail[1]:
-            return False
-        pages = self.extent.pages if self.answers else 1
-        return number == due or (pages is not None and number <= pages)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _joins(ready: list[Page], task: asyncio.Task[Page]) -> bool:
-    """Whether a page belongs to the batch that is ready: there is room, and it arrives soon."""
-    if sum(len(page.items) for page in ready) >= BATCH_ITEMS:
-        return False
-    if not task.done():
-        await asyncio.wait((task,), timeout=LINGER_S)
-    return task.done()
+def answer_of(page: Page) -> Answer[Page]:
+    """Return what planning sees of a page."""
+    keys = tuple(guess_id(item) or peek_id(item) or digest(item).hex() for item in page.items)
+    return Answer(page, keys, page.count, page.take if page.tells_take else None, page.next_token)
+
+
+def _check_progress(reading: Pass[Page]) -> None:
+    if reading.repeats >= REPEATED_PAGES and not reading.ended:
+        raise FatalError(
+            "the API answers one page after another with items of an earlier page",
+            hint="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
+        )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from etl.decode import REPLACEMENT
 from etl.events import StreamFinished, StreamStarted
-from etl.plan import Order, list_by_status
+from etl.plan import EVERYTHING, Order, Pass, Window
 from etl.sync.crawl import Crawl, Reading
 from etl.sync.gone import GoneHunt, look_up
 from etl.sync.head import Head
 from etl.sync.intake import Tally
-from etl.sync.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from etl.db.store import Store
     from etl.events import Listener, StreamId
     from etl.sync.intake import Intake
@@ -27,18 +29,12 @@ Mode = Literal["sync", "backfill", "reconcile"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an invocation wants of each stream. `since` and `until` bound a backfill by creation."""
+    """What an invocation asks of each stream; `window` bounds a backfill by creation."""
 
     mode: Mode
     lookback: timedelta = timedelta(hours=1)
     reconcile_every: timedelta = timedelta(hours=24)
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def windowed(self) -> bool:
-        """Whether only a window of the history is asked for."""
-        return self.since is not None or self.until is not None
+    window: Window = EVERYTHING
 
 
 @dataclass(slots=True)
@@ -81,7 +77,7 @@ class StreamSync:
         self._unanswered: list[str] = []
 
     async def run(self) -> Outcome:
-        """Do it.
+        """Bring the stream up to date.
 
         Returns:
             The outcome, succeeded or partial.
@@ -90,7 +86,7 @@ class StreamSync:
             EtlError: the stream cannot go on.
         """
         self._listener(StreamStarted(self._store.stream, self._store.state.api_count))
-        if self._task.windowed:
+        if self._task.window.is_bounded:
             return await self._window()
         due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at)
         if self._task.mode == "sync" and self._store.state.backfill_done and not due:
@@ -100,18 +96,18 @@ class StreamSync:
         return await self._compare()
 
     async def _whole(self) -> None:
-        """Read all that the API lists; a history load that was cut off goes on where it stopped."""
+        """Read everything that the API lists; a history load that was interrupted goes on where it stopped."""
         history = not self._store.state.backfill_done and self._reading is None
         crawl = Crawl(self._listing, self._intake, self._store, order=self._order, checkpoints=history)
         self._reading = await crawl.read()
         self._order = self._reading.order or self._order
         self._unanswered = []
         if not self._reading.whole or self._store.filters != ("ALL", "ALL"):
-            # Not met were those above the point where it went on, and those that pass the filter no more.
+            # Open runs above the place where it went on, or that no longer pass the filter, were not met.
             await self._settle_open(set())
 
     async def _news(self) -> None:
-        """Read what is new, and what was open; all of the listing where that is not enough."""
+        """Read what is new and what was open, or the whole listing where that is not enough."""
         head = Head(self._listing, self._intake, self._store, self._order, self._task.lookback)
         if not (await head.read() and await self._settle_open(head.seen)):
             await self._whole()
@@ -120,17 +116,15 @@ class StreamSync:
         """Bring every run that was open in the warehouse and was not `seen` to its present state.
 
         Returns:
-            Whether that could be done. By an id that was cleaned the API knows no run, and for another it may have no
-            answer: of such only the whole listing tells.
+            Whether that could be done. Where the API has no answer for a run, or knows it by another id because this
+            one was cleaned, only the whole listing tells.
         """
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
-        statuses = list_by_status(Counter(unseen.values()), self._listing.take)
-        statuses.update(status for run, status in unseen.items() if REPLACEMENT in run)
-        for status in sorted(statuses):
-            async for pages in self._listing.filtered(status).pages():
-                sorted_ = await self._intake.sort(pages)
-                await self._intake.load(sorted_)
-                seen.update(sorted_.idents)
+        for status in sorted(_cheaper_to_list(unseen, self._listing.paging.size)):
+            listing = self._listing.filtered(status)
+            async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.window))) as batches:
+                async for pages in batches:
+                    seen.update(item.key for page in await self._intake.take_in(pages) for item in page)
         unsettled = await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
         self._unanswered = unsettled.unanswered
         return not unsettled
@@ -143,16 +137,22 @@ class StreamSync:
         if self._disagrees(ours) and self._reading is None:
             await self._news()
             ours = await self._store.count()
-        if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
-            await GoneHunt(self._listing, self._intake, self._store, self._order).find()
-            ours = await self._store.count()
-        if self._disagrees(ours) and not (self._reading and self._reading.settled and self._reading.whole):
-            await self._whole()
-            ours = await self._store.count()
+        for _ in range(2):
+            if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
+                await GoneHunt(self._listing, self._intake, self._store, self._order).find()
+                ours = await self._store.count()
+            if self._disagrees(ours) and not self._is_read:
+                await self._whole()
+                ours = await self._store.count()
         return await self._finish(ours)
 
     def _disagrees(self, ours: int) -> bool:
         return self._listing.count is not None and self._listing.count != ours
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether the whole listing was read, and reading it again would show no more."""
+        return self._reading is not None and self._reading.whole and not self._reading.moved
 
     async def _finish(self, ours: int) -> Outcome:
         count, reading, error = self._listing.count, self._reading, ""
@@ -160,27 +160,38 @@ class StreamSync:
             error = f"the API has no answer for the open run {self._unanswered[0]}"
         elif self._disagrees(ours):
             error = f"the API counts {count} runs, the warehouse {ours}"
-        agrees = not error
-        hint = "" if agrees else f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}"
+        elif reading is not None and reading.doubt:
+            error = reading.doubt
+        hint = f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}" if error else ""
         await self._store.finish(
-            watermark=self._intake.newest if agrees else None,
+            watermark=None if error else self._intake.newest,
             backfilled=reading is not None,
-            reconciled=reading.began if reading is not None and reading.settled and agrees else None,
+            reconciled=None if error or reading is None else reading.began,
             api_count=count,
             order=self._order,
-            error=None if agrees else f"{error}; run: {hint}",
+            error=f"{error}; run: {hint}" if error else None,
         )
-        return self._ended("succeeded" if agrees else "partial", ours, error, hint)
+        return self._ended("partial" if error else "succeeded", ours, error, hint)
 
-    def _ended(self, status: str, ours: int, error: str = "", hint: str = "") -> Outcome:
-        count = self._listing.count
+    def _ended(self, status: str, ours: int | None, error: str = "", hint: str = "") -> Outcome:
+        count = None if self._task.window.is_bounded else self._listing.count
         self._listener(StreamFinished(self._store.stream, status, count, ours, error, hint))
         return Outcome(self._store.stream, status, count, ours, error, hint, self._intake.tally)
 
     async def _window(self) -> Outcome:
-        window = Window(self._listing, self._intake, self._store, since=self._task.since, until=self._task.until)
-        settled = await window.read()
-        ours = await self._store.count()
-        if settled:
-            return self._ended("succeeded", ours)
-        return self._ended("partial", ours, "the listing kept moving while it was read", "Run the same command again.")
+        """Load a window of the history, about which neither counts nor watermarks say anything."""
+        reading = await Crawl(self._listing, self._intake, self._store, window=self._task.window).read()
+        if not reading.doubt:
+            return self._ended("succeeded", None)
+        return self._ended("partial", None, reading.doubt, "Run the same command again.")
+
+
+def _cheaper_to_list(open_runs: Mapping[str, str], size: int) -> set[str]:
+    """Return the statuses whose open runs are to be found through the status filter instead of one by one.
+
+    A filtered page shows up to `size` runs for one request, and only those that have ended since cost one more each. A
+    run whose id was cleaned can be found in no other way.
+    """
+    by_status = Counter(open_runs.values())
+    statuses = {status for status, runs in by_status.items() if runs > 2 + runs // size}
+    return statuses | {status for run, status in open_runs.items() if REPLACEMENT in run}

@@ -143,7 +143,7 @@ async def test_json_reports_the_work_done_before_the_key_was_refused(at_work, wa
     assert "expired" in ended.json["error"]
     assert ended.json["hint"]
     assert ended.json["streams"]
-    assert ended.json["pages"] == 3
+    assert 0 < ended.json["pages"] < ended.json["requests"]
     assert ended.json["requests"] == len(running.requests)
     await is_in_the_ledger(ended.json, warehouse)
 

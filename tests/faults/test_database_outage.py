@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def _restart(data_dir: Path, *, away_s: float = 0) -> None:
+    embedded.stop(data_dir)
+    time.sleep(away_s)
+    embedded.start(data_dir)
+
+
 @pytest.mark.parametrize("mode", ["backfill", "reconcile"])
 async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str) -> None:
     url = embedded.start(data_dir)
@@ -44,8 +51,7 @@ async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str)
         async def restart(path: str, query: dict[str, str], number: int) -> None:
             if query.get("page") == "8" and not restarted:
                 restarted.append(number)
-                await asyncio.to_thread(embedded.stop, data_dir)
-                await asyncio.to_thread(embedded.start, data_dir)
+                await asyncio.shield(asyncio.to_thread(_restart, data_dir))  # the sync may give this request up
 
         restarted: list[int] = []
         sandbox.faults.before_response = restart
@@ -70,9 +76,7 @@ async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: P
         async def restart(path: str, query: dict[str, str], number: int) -> None:
             if query.get("page") == "8" and not restarted:
                 restarted.append(number)
-                await asyncio.to_thread(embedded.stop, data_dir)
-                await asyncio.sleep(1)
-                await asyncio.to_thread(embedded.start, data_dir)
+                await asyncio.shield(asyncio.to_thread(_restart, data_dir, away_s=1))
 
         restarted: list[int] = []
         sandbox.faults.before_response = restart

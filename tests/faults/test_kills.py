@@ -58,6 +58,7 @@ async def test_killed_backfill_resumes(database_url, tmp_path, order):
         world.order = order
         async with trial(database_url, world) as t:
             t.api = {"page_size": SIZE, "concurrency": WIDTH}
+            whole = (await t.run("backfill", dry_run=True)).requests
             await killed(t, tmp_path, place, "backfill")
             if meanwhile:
                 meanwhile(world)
@@ -66,7 +67,7 @@ async def test_killed_backfill_resumes(database_url, tmp_path, order):
             # pages that they may have slid up by, and a search for them.
             slack = WIDTH + 5 + (9 if meanwhile in (both, top_leaves) else 2 if meanwhile else 0)
             if not (meanwhile and order != "created_desc"):
-                assert summary.requests <= PAGES - place + slack, (place, meanwhile)
+                assert summary.requests <= whole - place + slack, (place, meanwhile, whole)
             assert await t.requests_of("sync") <= 3
 
 
@@ -85,15 +86,14 @@ async def test_open_runs_above_the_checkpoint_are_read_again(database_url, tmp_p
 
 
 async def test_killed_backfill_of_an_unsorted_listing_is_complete(database_url, tmp_path):
-    for order in ("none", "shuffled"):
-        world = one_stream(40)
-        world.order = order
-        async with trial(database_url, world) as t:
-            t.api = {"page_size": 7, "concurrency": 2}
-            for place in (3, 5):
-                await killed(t, tmp_path, place, "sync")
-                both(world)
-            await t.agrees("sync")
+    world = one_stream(40)
+    world.order = "none"
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 7, "concurrency": 2}
+        for place in (3, 5):
+            await killed(t, tmp_path, place, "sync")
+            both(world)
+        await t.agrees("sync")
 
 
 async def test_runs_loaded_by_a_killed_sync_hide_nothing(database_url, tmp_path):

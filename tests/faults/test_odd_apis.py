@@ -12,7 +12,6 @@ from etl.app import run_sync, status_report
 from etl.config import AppSettings
 from etl.sandbox import World
 from etl.sandbox.faults import (
-    BadItem,
     Body,
     Headers,
     Status,
@@ -30,6 +29,17 @@ class Hide:
 
     def apply(self, response):
         response.items[:] = [item for item in response.items if not any(run.encode() in item for run in self.hidden)]
+
+
+@dataclass
+class Replace:
+    """A server that shows something else in the place of one item."""
+
+    run_id: str
+    by: bytes
+
+    def apply(self, response):
+        response.items[:] = [self.by if self.run_id.encode() in item else item for item in response.items]
 
 
 def two_streams():
@@ -173,9 +183,10 @@ async def test_empty_page_between_full_ones_loses_nothing(database_url):
 
 
 async def test_inserted_item_does_not_affect_others(database_url):
-    async with trial(database_url, one_stream(25)) as t:
+    world = one_stream(25)
+    async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
-        t.sandbox.faults.on(page(2), BadItem(b"NaN", at=2, replace=True))
+        t.sandbox.faults.on(lists_runs, Replace(world.listing(WORKFLOW)[7]["id"], b"NaN"))
         summary = await t.run()
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 24
         assert summary.status == "succeeded"

@@ -8,19 +8,14 @@ from itertools import count
 import pytest
 
 from etl.plan import (
-    Checkpoint,
-    Extent,
+    EVERYTHING,
     GoneSearch,
     HeadWatch,
     Listed,
     Order,
     OrderObserver,
-    Pass,
-    WindowSearch,
-    list_by_status,
-    resume_offset,
-    tie_fits,
-    window_is_passed,
+    Window,
+    tie_ends,
 )
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -107,70 +102,17 @@ def test_items_that_come_again_on_the_next_page_are_drift() -> None:
     assert observer.order is Order.CREATED_DESC
 
 
-def test_new_items_show_at_an_end_whose_ties_fit_into_its_page() -> None:
-    assert tie_fits(hours(0, 0, 1), Order.CREATED_DESC, 3)
-    assert not tie_fits(hours(0, 0, 0), Order.CREATED_DESC, 3)
-    assert not tie_fits([item(NOON), item(NOON), item(DAY)], Order.CREATED_DESC, 3)
-    assert not tie_fits([item(None), item(None)], Order.CREATED_DESC, 2)
-
-
-def quiet(**fields) -> Pass:
-    reading = Pass(anchored=True, arrived=0)
-    reading.observe(1, 4, ["a", "b"], 2)
-    reading.observe(2, 4, ["c", "d"], 2)
-    for name, value in fields.items():
-        setattr(reading, name, value)
-    return reading
-
-
-def test_a_pass_proves_itself_complete_only_where_nothing_could_move_unseen() -> None:
-    assert quiet().conclusive
-    for spoilt in ({"anchored": False}, {"arrived": 1}, {"arrived": None}, {"base": 5}, {"distinct": 3}):
-        assert not quiet(**spoilt).conclusive, spoilt
-
-
-def test_counts_that_moved_prove_nothing() -> None:
-    reading = quiet()
-    reading.observe(3, 5, ["e"], 1)
-    assert not reading.steady
-    assert not reading.conclusive
-
-
-def test_what_arrived_explains_a_count_that_grew() -> None:
-    assert quiet(arrived=2).only_grew(6)
-    assert not quiet(arrived=2).only_grew(5), "one has left as well"
-    assert not quiet(arrived=2, anchored=False).only_grew(6)
-
-
-def test_pages_answered_out_of_turn_leave_a_gap() -> None:
-    reading = Pass()
-    for number, total in ((1, 10), (2, 12), (3, 10)):
-        reading.observe(number, total, [], 0)
-    assert reading.gaps(Order.CREATED_DESC, 5, 12) == [3]
-    assert reading.gaps(Order.CREATED_ASC, 5, 12) == []
-
-
-@pytest.mark.parametrize(
-    ("arrived", "total", "order", "offset"),
-    [
-        (0, 100, Order.CREATED_DESC, 40),
-        (3, 103, Order.CREATED_DESC, 43),
-        (0, 95, Order.CREATED_DESC, 35),
-        (3, 98, Order.CREATED_DESC, 38),
-        (0, 101, Order.CREATED_DESC, 0),
-        (0, 95, Order.CREATED_ASC, 0),
-        (0, None, Order.CREATED_DESC, 0),
-    ],
-)
-def test_a_load_that_was_cut_off_goes_on_where_all_above_is_surely_here(arrived, total, order, offset) -> None:
-    point = Checkpoint(offset=40, count=100, head=("a",), order=order)
-    assert resume_offset(point, arrived=arrived, count=total) == offset
+def test_a_page_shows_what_is_new_where_its_newest_moment_ends_on_it() -> None:
+    assert tie_ends(hours(0, 0, 1))
+    assert not tie_ends(hours(0, 0, 0))
+    assert not tie_ends([item(NOON), item(NOON), item(DAY)])
+    assert not tie_ends([item(None), item(None)])
 
 
 def test_what_left_is_found_by_reading_a_few_pages() -> None:
     take, stored = 10, [NOON - n * HOUR for n in range(1000)]
     listed = [moment for n, moment in enumerate(stored) if n not in {137, 700, 701}]
-    search, read = GoneSearch(count=len(listed), take=take, warehouse_count=len(stored)), 0
+    search, read = GoneSearch(count=len(listed), size=take, warehouse_count=len(stored)), 0
     while (number := search.next_page()) is not None:
         read += 1
         at = search.breaks(number, [item(moment) for moment in listed[(number - 1) * take : number * take]])
@@ -186,28 +128,22 @@ def test_what_left_is_found_by_reading_a_few_pages() -> None:
     assert sum(each.surplus for each in search.suspects) == 3
 
 
-def test_the_first_page_of_a_window_is_found_by_bisection() -> None:
-    search, read = WindowSearch(Order.CREATED_DESC, 64, since=None, until=NOON - 200 * HOUR), 0
-    while (number := search.next_page()) is not None:
-        read += 1
-        search.observe(number, hours(*range((number - 1) * 10, number * 10)))
-    assert (search.first_page, read) == (21, 6)
-    assert window_is_passed(hours(1, 2), Order.CREATED_DESC, since=NOON - HOUR, until=None)
-    assert not window_is_passed([item(DAY)], Order.CREATED_DESC, since=NOON, until=None), "it may stand at its evening"
+def test_a_window_begins_and_ends_where_pages_show_runs_beyond_it() -> None:
+    window = Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR)
+    assert window.begins_behind(hours(0, 1, 2), Order.CREATED_DESC)
+    assert not window.begins_behind(hours(1, 2, 3), Order.CREATED_DESC)
+    assert window.begins_after(hours(2, 3), Order.CREATED_DESC)
+    assert not window.begins_after(hours(3, 4), Order.CREATED_DESC)
+    assert window.ends_before(hours(5, 6), Order.CREATED_DESC)
+    assert not window.ends_before(hours(4, 5), Order.CREATED_DESC)
+    assert window.begins_after(hours(6, 5), Order.CREATED_ASC)
+    assert window.ends_before(hours(3, 2), Order.CREATED_ASC)
+    assert not window.ends_before(hours(9, 1), Order.UPDATED_DESC), "its order says nothing about creation"
+    assert not Window(since=NOON).ends_before([item(DAY)], Order.CREATED_DESC), "a bare day may be its evening"
 
 
-def test_a_short_page_ends_a_listing_only_where_the_count_agrees() -> None:
-    extent = Extent(10)
-    extent.observe(1, 10, 10, 25)
-    extent.observe(2, 10, 10, 25)
-    assert extent.wants(3)
-    extent.observe(3, 5, 10, 25)
-    assert not extent.wants(4)
-    capped = Extent(10)
-    capped.observe(1, 7, 10, 25)
-    assert (capped.take, capped.pages, capped.wants(2)) == (7, 4, True)
-
-
-def test_many_open_runs_of_a_status_are_listed_and_few_are_asked_for() -> None:
-    assert list_by_status({"RUNNING": 2, "PENDING": 40}, 100) == {"PENDING"}
-    assert list_by_status({"RUNNING": 3}, 100) == {"RUNNING"}
+def test_a_window_holds_its_beginning_and_not_its_end() -> None:
+    window = Window(since=NOON, until=NOON + HOUR)
+    assert [window.holds(NOON + n * HOUR) for n in (-1, 0, 1)] == [False, True, False]
+    assert not window.holds(None)
+    assert EVERYTHING.holds(None)

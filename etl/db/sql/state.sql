@@ -108,35 +108,33 @@ WHERE listed_by = $1 AND workflow_id = $2
            ELSE ($3::timestamptz IS NULL OR created_at > $3) AND ($4::timestamptz IS NULL OR created_at <= $4) END
 
 -- name: create_seen
-CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, ident text, PRIMARY KEY (pass, ident))
+CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, key text, PRIMARY KEY (pass, key))
 
 -- name: note_seen
--- Note runs as met in a pass; gives those that were noted before.
+-- Note items as met in a pass; returns how many of them were not met before.
 WITH fresh AS (
-    INSERT INTO pg_temp.seen_runs SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING ident
+    INSERT INTO pg_temp.seen_runs SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING key
 )
-SELECT unnest($2::text[]) AS ident EXCEPT SELECT ident FROM fresh
-
--- name: count_seen
-SELECT count(DISTINCT ident) FROM pg_temp.seen_runs WHERE pass = ANY ($1::integer[]) AND NOT ident = ANY ($2::text[])
+SELECT count(*) FROM fresh
 
 -- name: forget_seen
 DELETE FROM pg_temp.seen_runs WHERE pass = $1
 
 -- name: unseen_runs
--- Runs of a stream that passes over its listing (or the part of it that was created in a window) did not meet.
+-- Runs of a stream (of those created in a window) that a pass over its listing did not meet.
 SELECT id FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2
   AND ($4 = 'ALL' OR status = $4) AND ($5 = 'ALL' OR origin = $5)
   AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7)
-  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = ANY ($3::integer[]) AND seen.ident = listed_runs.id)
+  AND NOT EXISTS (SELECT FROM pg_temp.seen_runs AS seen WHERE seen.pass = $3 AND seen.key = listed_runs.id)
+ORDER BY created_at DESC, id
 
 -- name: unseen_rejects
 SELECT digest FROM etl_rejects AS held
 WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
   AND NOT EXISTS (
       SELECT FROM pg_temp.seen_runs AS seen
-      WHERE seen.pass = ANY ($3::integer[]) AND seen.ident IN (held.run_id, encode(held.digest, 'hex')))
+      WHERE seen.pass = $3 AND seen.key IN (held.run_id, encode(held.digest, 'hex')))
 
 -- name: start_sync
 INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4) RETURNING id, started_at

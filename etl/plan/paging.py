@@ -1,0 +1,138 @@
+"""Which pages to ask for, so that neighbours overlap although the API pages by number and size only."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PageT = TypeVar("PageT")
+
+LINK = 2
+"""How many runs neighbouring pages share: a single one may be shared by chance where a listing is shuffled."""
+
+
+class Span(NamedTuple):
+    """One request for a page of a listing: page `number` (from 1) of `size` items."""
+
+    number: int
+    size: int
+
+    @property
+    def start(self) -> int:
+        """The position of the first item, from 0."""
+        return (self.number - 1) * self.size
+
+    @property
+    def end(self) -> int:
+        """The position behind the last item."""
+        return self.number * self.size
+
+
+class Answer(NamedTuple, Generic[PageT]):
+    """A page, and what planning sees of it.
+
+    `keys` identify its items: the run's id, or the hash of an item without one. `total` is what the server counts in
+    all and `size` the page size that it says it used; None where it says nothing. `token` leads to the next page where
+    the server hands tokens out.
+    """
+
+    page: PageT
+    keys: tuple[str, ...]
+    total: int | None
+    size: int | None = None
+    token: str | None = None
+
+
+def next_span(position: int, size: int, *, overlap: int = LINK, larger: bool = True) -> Span:
+    """Return the page that reaches furthest past `position` and begins at least `overlap` items before it.
+
+    Sizes between half of `size` and `size` are tried. At some positions none of them fits, which happens for sizes
+    below 13 only; there a slightly larger page is taken, or, if the server refuses `larger` ones, a smaller overlap.
+    """
+    best = None
+    for one in range(size, max(size // 2, 1) - 1, -1):
+        best = max(best, _span_at(position, one, overlap), key=lambda span: (span is not None and span.end) or 0)
+    if best is not None and best.end > position:
+        return best
+    if overlap == 0 or position == 0:
+        return Span(position // size + 1, size)
+    if larger:
+        spans = (_span_at(position, one, overlap) for one in range(size + 1, position + 2))
+        return next((span for span in spans if span.end > position), Span(1, position + 1))
+    return next_span(position, size, overlap=min(overlap, LINK) - 1, larger=False)
+
+
+def _span_at(position: int, size: int, overlap: int) -> Span:
+    return Span(max(position - overlap, 0) // size + 1, size)
+
+
+def meets(page: Sequence[str], head: Sequence[str]) -> bool:
+    """Tell whether a page reaches the first items of a part that was read before."""
+    wanted = set(head)
+    upto = max((place for place, key in enumerate(page, 1) if key in wanted), default=0)
+    return link(page[:upto], head) >= min(LINK, len(head))
+
+
+def link(above: Sequence[str], below: Sequence[str]) -> int:
+    """Return how many runs the end of one page shares with the beginning of the next; 0 if they do not meet.
+
+    The shared runs stand in the same order. A few others may stand between them: runs that were created or removed, or
+    moved to the listing's newest end, between the two answers.
+    """
+    places = {key: place for place, key in enumerate(below)}
+    shared = [(place, places[key]) for place, key in enumerate(above) if key in places]
+    if not shared:
+        return 0
+    rising: list[int] = []  # rising[n]: the smallest end of n + 1 shared runs that stand in the same order in both
+    for _, place in shared:
+        at = bisect_left(rising, place)
+        rising[at : at + 1] = [place]
+    edge = max(len(above) - shared[0][0], max(place for _, place in shared) + 1)
+    return len(rising) if 2 * len(rising) > edge else 0
+
+
+@dataclass(slots=True)
+class Paging:
+    """How a server pages, as its answers show.
+
+    Attributes:
+        size: the largest page it gives.
+        capped: whether larger pages were refused.
+        aligned: whether pages cannot overlap, because it rounds sizes or pages by token.
+        uneven: whether short pages stand among full ones, as where a server filters what it has cut into pages.
+    """
+
+    size: int
+    capped: bool = False
+    aligned: bool = False
+    uneven: bool = False
+
+    def next(self, position: int, overlap: int = LINK) -> Span:
+        """Return the page to ask for when everything before `position` was read."""
+        if self.aligned:
+            return Span(position // self.size + 1, self.size)
+        return next_span(position, self.size, overlap=overlap, larger=not self.capped)
+
+    def observe(self, span: Span, answer: Answer[Any]) -> int:
+        """Learn from the answer to `span`; return how many positions it covers, 0 if it is not the page asked for."""
+        items, is_first = len(answer.keys), span.number == 1
+        if answer.token is not None:
+            self.aligned = True
+        if answer.size is not None and answer.size != span.size:
+            if answer.size > span.size or (self.capped and not is_first):
+                self.aligned = True
+            self.size, self.capped = answer.size, True
+            return answer.size if is_first else 0
+        if items > span.size:
+            self.size, self.aligned = items, True
+            return items if is_first else 0
+        # A server may cap silently. Without a count, a short first page may be capped, or all there is.
+        more = items > LINK if answer.total is None else items < answer.total
+        if is_first and 0 < items < span.size and answer.size is None and more:
+            self.size, self.capped = min(self.size, items), True
+            return items
+        return span.size

@@ -1,0 +1,195 @@
+"""Reading a listing by pages that overlap."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.plan import LINK, Answer, Evidence, Order, Paging, Pass, Span, closing_pass, link, verdict
+from etl.plan.paging import next_span
+
+PAGES_OF_100 = -(-50_000 // 100)
+
+
+def read(reading: Pass, listing: Callable[[Span], Sequence[str]], *, counted: bool = True) -> list[str]:
+    """Answer what a pass asks for, in turn; return the items in the order in which they are handed on."""
+    found: list[str] = []
+    for number in range(1000):
+        span = reading.next_request()
+        if span is None:
+            return found
+        items = listing(span)
+        total = len(listing(Span(1, 10**6))) if counted else None
+        for page in reading.receive(span, Answer(items, tuple(items), total, span.size)):
+            found += page
+        assert number < 999
+    return found
+
+
+def served(runs: Sequence[str]) -> Callable[[Span], Sequence[str]]:
+    return lambda span: runs[span.start : span.end]
+
+
+def runs(count: int) -> list[str]:
+    return [f"run_{number}" for number in range(count)]
+
+
+@given(st.integers(0, 10**7), st.integers(1, 1000))
+def test_the_next_page_overlaps_and_goes_on(position: int, size: int) -> None:
+    span = next_span(position, size)
+    assert span.end > position
+    assert span.start <= max(position - min(LINK, position), 0)
+    assert span.size <= max(size, 13)
+
+
+def test_reading_everything_costs_at_most_16_percent_more_than_the_fewest_pages_of_100() -> None:
+    position, pages = 0, 0
+    while position < 50_000:
+        position, pages = next_span(position, 100).end, pages + 1
+    assert pages <= 1.16 * PAGES_OF_100
+
+
+def test_a_server_that_gives_no_larger_pages_is_asked_for_none() -> None:
+    assert all(next_span(position, 7, larger=False).size <= 7 for position in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "shared"),
+    [
+        ("abcd", "cdef", 2),
+        ("abcd", "bcdef", 3),
+        ("abcd", "efgh", 0),
+        ("abcd", "dcef", 0),
+        ("abcd", "abef", 0),
+        ("abcde", "cexf", 2),
+        ("abcd", "xcdef", 2),
+        ("zabcy", "bzcy", 3),
+        ("", "ab", 0),
+    ],
+)
+def test_two_pages_meet_where_the_end_of_one_is_the_beginning_of_the_next(above, below, shared) -> None:
+    assert link(above, below) == shared
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 30, 200])
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_quiet_listing_is_read_in_one_pass(count: int, counted: bool) -> None:
+    reading = Pass(Paging(6), ahead=4)
+    assert set(read(reading, served(runs(count)), counted=counted)) == set(runs(count))
+    assert reading.ended
+    assert reading.linked
+
+
+def test_a_removal_between_two_pages_is_bridged() -> None:
+    listing, asked = runs(60), []
+
+    def moving(span: Span) -> Sequence[str]:
+        if span.size < 1000:
+            asked.append(span)
+            if len(asked) == 4:
+                del listing[:5]
+        return listing[span.start : span.end]
+
+    reading = Pass(Paging(10))
+    assert set(runs(60)) - set(read(reading, moving)) == set()
+    assert reading.linked
+
+
+def test_a_shuffled_listing_is_not_linked() -> None:
+    listing = runs(60)
+
+    def shuffled(span: Span) -> Sequence[str]:
+        turned = listing[span.size * 7 % 60 :] + listing[: span.size * 7 % 60]
+        return turned[::-1][span.start : span.end] if span.number % 2 else turned[span.start : span.end]
+
+    reading = Pass(Paging(10))
+    read(reading, shuffled)
+    assert not reading.linked
+
+
+@pytest.mark.parametrize("moved", [-7, 0, 5, 40])
+def test_a_pass_goes_on_where_an_earlier_one_stopped(moved: int) -> None:
+    before = runs(100)
+    now = before[-moved:] if moved < 0 else [f"new_{number}" for number in range(moved)] + before
+    reading = Pass(Paging(10), position=50, first=before[:10], last=before[40:50], count=100)
+    assert set(before[50:]) <= set(read(reading, served(now)))
+    assert reading.linked
+    assert reading.ended
+
+
+def test_a_pass_whose_place_is_not_found_reads_nothing() -> None:
+    reading = Pass(Paging(10), position=50, last=["lost_1", "lost_2"], count=100)
+    assert read(reading, served(runs(100))) == []
+    assert (reading.pages, reading.linked) == (0, False)
+
+
+def test_a_pass_ends_where_it_meets_what_was_read_beforehand() -> None:
+    reading, listing = Pass(Paging(10), tail=(80, tuple(runs(100)[80:90]))), runs(100)
+    found = read(reading, served(listing))
+    assert set(listing[:82]) <= set(found)
+    assert reading.joined
+    assert listing[-1] not in found
+
+
+def test_the_newest_end_is_read_again_until_it_meets_what_was_read_there() -> None:
+    main = Pass(Paging(10))
+    read(main, served(runs(40)))
+    look = closing_pass(main, Order.CREATED_DESC)
+    assert look is not None
+    new = [f"new_{number}" for number in range(25)]
+    assert set(new) <= set(read(look, served(new + runs(40))))
+    assert look.linked
+    assert look.joined
+    end = closing_pass(main, Order.CREATED_ASC)
+    assert end is not None
+    assert set(new) <= set(read(end, served(runs(40) + new)))
+    assert end.linked
+    assert closing_pass(main, Order.NONE) is None
+
+
+def test_a_cap_is_learned_and_a_server_that_rounds_sizes_is_read_by_whole_pages() -> None:
+    paging = Paging(100)
+    assert paging.observe(Span(1, 100), Answer((), ("a",) * 50, 300, 50)) == 50
+    assert paging.next(50).size <= 50
+    assert paging.observe(paging.next(50), Answer((), ("a",) * 50, 300, 50)) == 0
+    assert paging.aligned
+    assert paging.next(100) == Span(3, 50)
+
+
+def test_a_short_page_is_no_end_while_more_is_counted() -> None:
+    paging = Paging(100)
+    assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == 70, "a server may cap silently"
+    assert paging.size == 70
+
+
+COMPLETE = {"pages": 3, "begun": True, "ended": True, "linked": True, "met": 9, "count": 9, "newest_linked": True}
+ALIGNED = COMPLETE | {"linked": False, "same_count": True, "newest_same": True, "newest_first": True}
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_complete"),
+    [
+        (COMPLETE, True),
+        (COMPLETE | {"met": 10}, True),
+        (COMPLETE | {"met": 8}, False),
+        (COMPLETE | {"count": None}, True),
+        (COMPLETE | {"met": None}, True),
+        (COMPLETE | {"newest_linked": None}, True),
+        (COMPLETE | {"newest_linked": False}, False),
+        (COMPLETE | {"linked": False}, False),
+        (COMPLETE | {"ended": False}, False),
+        (COMPLETE | {"begun": False}, False),
+        (COMPLETE | {"pages": 1, "linked": False, "newest_linked": None}, True),
+        (COMPLETE | {"pages": 1, "met": 8}, False),
+        (COMPLETE | {"pages": 1, "met": 10}, False),
+        (ALIGNED, True),
+        (ALIGNED | {"same_count": False}, False),
+        (ALIGNED | {"newest_same": False}, False),
+        (ALIGNED | {"newest_first": False}, False),
+        (ALIGNED | {"count": None}, False),
+        (ALIGNED | {"met": 10}, False),
+    ],
+)
+def test_the_verdict(seen, is_complete) -> None:
+    assert (verdict(Evidence(**seen)) == "") is is_complete
