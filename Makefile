@@ -3,9 +3,10 @@
 #   make demo    run the whole pipeline, with nothing to configure
 #   make test    run all tests        make lint    check style, types and layers
 #   make bench   run the benchmarks   make soak    compare random histories with kills with the API
+#   make verify  check the completeness rule against every way small listings can change
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-peer soak wheel clean
+.PHONY: help demo test lint format bench bench-peer soak verify wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -64,6 +65,9 @@ bench-peer: $(VENV)/made
 
 soak: $(VENV)/installed-dev
 	@$(PYTHON) -m tests.faults.soak $(ARGS)
+
+verify: $(VENV)/installed-dev
+	@$(PYTHON) tests/support/moving_listings.py $(ARGS)
 
 wheel: $(VENV)/installed-dev
 	@$(PYTHON) -m build --wheel
