@@ -120,8 +120,8 @@ class Settings(Section):
         return found if named and not off else {}
 
     def secrets(self) -> list[str]:
-        """Return all secret values, so that output can be masked."""
-        return [secret.get_secret_value() for secret in _secrets(self)]
+        """Return the values to mask in output; the database URL is not among them, as only its password is secret."""
+        return [secret.get_secret_value() for secret in _secrets(self) if secret is not self.database.url]
 
     @property
     def file(self) -> str:

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from etl.config.schema import render, starter
+from etl.db.connect import redact_url
 from etl.db.migrate import migrations
 from etl.sandbox.faults import HTML_OK, any_request
 
@@ -103,13 +104,14 @@ async def test_config_show_names_sources_and_masks_secrets(command) -> None:
     assert "hunter2" not in ended.out + ended.err
 
 
-async def test_doctor_succeeds(at_work) -> None:
+async def test_doctor_succeeds(at_work, database_url) -> None:
     command, running = at_work
     ended = await command("doctor")
     assert ended.code == 0, ended.out
     assert "FAIL" not in ended.out
     for name in ("settings", "api", "clock", "app", "database", "privileges", "migrations"):
         assert f"ok   {name}" in ended.out
+    assert f"ok   database    {redact_url(database_url)}, PostgreSQL" in ended.out
     assert running.key not in ended.out + ended.err
 
 

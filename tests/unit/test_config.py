@@ -198,6 +198,15 @@ def test_no_secret_is_shown(write) -> None:
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
+def test_all_secrets_are_known(write) -> None:
+    path = write(
+        "api: {key: sk-1}\napps: [{id: a, key: sk-2}, {id: b}]\ndatabase: {url: 'postgresql://h/d'}\n"
+        "payloads: {redact_salt: 0123456789abcdef}\nalerts: {on_state_change: 'https://a.b/c', ping_url: 'https://a.b/d'}\n"
+    )
+    secrets = ["0123456789abcdef", "https://a.b/c", "https://a.b/d", "sk-1", "sk-2"]
+    assert sorted(load(path, {}).secrets()) == secrets  # of the database URL only the password is one
+
+
 def test_settings_are_frozen() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
