@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.db.statements import statements
+from etl.tables import ENTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +35,14 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
   their column, which is null then.
 - NUL and lone surrogates, which PostgreSQL cannot store, are replaced by `\N{REPLACEMENT CHARACTER}`.
 - JSON null is SQL NULL.
+- *from* is the JSON path of the field that a column holds, as in `payloads.redact`: in the run, or for `workflows` and
+  `apps` in the listed workflow. `*` stands for a step key, `[*]` for each item of a list.
 """
+_FIELDS = {
+    table.name: {column.name: f"`$.{column.path}`" for column in table.columns if column.path} for table in ENTITIES
+}
+"""The JSON path of the field that a column holds, by table and column."""
+
 _CHAPTERS = {
     "runs": ("## Runs", "Workflow runs and their steps, calls and usage."),
     "definitions": ("## Workflows and their definitions", "Apps, workflows, their versions and steps."),
@@ -140,12 +148,14 @@ def _entry(relation: Relation) -> Iterator[str]:
     yield ""
     yield _sentence(relation.comment)
     yield ""
-    yield "| column | type | meaning |"
-    yield "| --- | --- | --- |"
+    fields = _FIELDS.get(relation.name, {})
+    yield "| column | type | from | meaning |" if fields else "| column | type | meaning |"
+    yield "| --- | --- | --- | --- |" if fields else "| --- | --- | --- |"
     for column in relation.columns:
         kind = f", {column.kind}" if column.kind else ""
         type_name = column.type.replace("timestamp with time zone", "timestamptz")
-        yield f"| `{column.name}` | {type_name}{kind} | {_sentence(column.comment)} |"
+        field = f" {fields.get(column.name, '')} |" if fields else ""
+        yield f"| `{column.name}` | {type_name}{kind} |{field} {_sentence(column.comment)} |"
     if relation.indexes:
         yield ""
         yield "Indexes:"
