@@ -84,7 +84,7 @@ async def find_streams(
 
 @dataclass(slots=True)
 class _Discovered:
-    """The workflows that an app lists, by id: their rows, or None where only the id is readable; and what is wrong."""
+    """Rows of the workflows that an app lists, by id (None if only the id is readable), and any error."""
 
     workflows: dict[str, tuple[Row, Row | None] | None] = field(default_factory=dict)
     trouble: str = ""

@@ -131,7 +131,7 @@ async def _plan_stream(
 
 
 def _rows_of(stream: StreamId, page: Page) -> float | None:
-    """How many rows the probe's runs make on average; None where it holds none that can be read."""
+    """Return the average number of rows per run in the probed page, None if no run is readable."""
     made = []
     for raw in page.items:
         with suppress(RecordError):

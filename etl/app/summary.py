@@ -30,10 +30,10 @@ class StreamSummary:
 
 @dataclass(slots=True)
 class SyncSummary:
-    """The result of one invocation: the counts are over all its streams, `seconds` by the wall clock.
+    """The result of one invocation; counts are totals over all streams, `seconds` is wall-clock time.
 
-    `id` and the times are those of its row of `etl_syncs`, None where none was written. `cause` is the error that
-    ended it early, None where it ran to its end.
+    `id` and the times come from its row in `etl_syncs`, None if none was written. `cause` is the error that ended it
+    early, None if it completed.
     """
 
     mode: str

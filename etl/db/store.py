@@ -311,7 +311,7 @@ async def empty_due_rejects(connection: Connection) -> None:
         found = connection.cursor(_STATE["rejects_with_retention"], prefetch=_PAYLOADS_AT_ONCE)
         due = []
         async for row in found:
-            told = is_due(row["payload"], row["now"])
-            if row["run_is_due"] if told is None else told:
+            payload_is_due = is_due(row["payload"], row["now"])
+            if row["run_is_due"] if payload_is_due is None else payload_is_due:
                 due.append(row["id"])
         await connection.execute(_STATE["empty_rejects"], due)
