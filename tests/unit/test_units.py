@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import tomllib
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -170,11 +171,14 @@ def test_image_name_cannot_inject_yaml() -> None:
 
 def test_containerfile_matches_the_sources_and_the_manifest() -> None:
     top = Path(__file__).parents[2]
-    lines = (top / "docs" / "Containerfile").read_text().splitlines()
+    lines, copied = (top / "docs" / "Containerfile").read_text().splitlines(), set()
     for line in lines:
         if line.startswith("COPY "):
             *sources, _ = line.split()[1:]
             assert all((top / source).exists() for source in sources), line
+            copied.update(sources)
+    build = tomllib.loads((top / "pyproject.toml").read_text())
+    assert copied >= set(build["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"])
     (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
     manifest = yaml.safe_load(
         kubernetes_manifest(timedelta(hours=1), image="x", config=HERE.config, environment=HERE.environment)
