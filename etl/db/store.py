@@ -56,10 +56,10 @@ REFUSALS = (
 
 
 class Held(NamedTuple):
-    """A quarantined item: the run's id where it can be told, and whether no sync has come to its end since."""
+    """A quarantined item: its run's id, None where it has none, and whether no sync has ended since."""
 
     run_id: str | None
-    fresh: bool
+    recent: bool
 
 
 class Store:
@@ -108,7 +108,7 @@ class Store:
     async def open_rejects(self) -> dict[bytes, Held]:
         """The quarantine of this stream, by digest."""
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
-        return {row["digest"]: Held(row["run_id"], fresh=row["fresh"]) for row in rows}
+        return {row["digest"]: Held(row["run_id"], recent=row["recent"]) for row in rows}
 
     async def load(self, batch: Batch) -> tuple[Loaded, list[Reject]]:
         """Commit a batch; what PostgreSQL refuses is quarantined.

@@ -40,40 +40,43 @@ class Order(StrEnum):
 class Listed(msgspec.Struct, frozen=True):
     """One item of a page, as planning sees it.
 
-    `key` is the run's id, or the digest's hex where no id can be told; `known` says that the warehouse (or the
-    quarantine) holds it exactly as listed, `fresh` that it does so since a sync that has not come to its end: then it
-    tells nothing of what stands below it. A time is None where the item has none or cannot be read.
+    Attributes:
+        key: the run's id, or the hash of an item without one.
+        created_at: None where the item has none or it cannot be read.
+        updated_at: the same.
+        known: whether the warehouse (or the quarantine) holds the item exactly as listed.
+        recent: whether it was loaded by a sync that did not end, so that the runs below it may be unknown.
     """
 
     key: str
     created_at: datetime | None
     updated_at: datetime | None
     known: bool
-    fresh: bool = False
+    recent: bool = False
 
     @property
-    def is_ground(self) -> bool:
-        """Whether a sync that came to its end knew it as it is."""
-        return self.known and not self.fresh
+    def is_confirmed(self) -> bool:
+        """Whether a sync that ended knew it as it is."""
+        return self.known and not self.recent
 
 
 def order_key(item: Listed, order: Order) -> datetime | None:
-    """The time by which `order` places the item."""
+    """Return the time by which `order` sorts the item."""
     return item.updated_at if order is Order.UPDATED_DESC else item.created_at
 
 
 def is_day(moment: datetime) -> bool:
-    """Whether a time may be a bare day, of which the listing may know more than it tells."""
+    """Tell whether a time may be a bare day."""
     return moment.time() == time.min
 
 
 def latest_reading(moment: datetime) -> datetime:
-    """The last instant that a listed time may mean: a bare day reads as midnight and may be any time of that day."""
+    """Return the last instant that a listed time may mean: a bare day reads as midnight and may be any time of it."""
     return moment + _A_DAY if is_day(moment) else moment
 
 
 class OrderObserver:
-    """Watches items in their order and tells which order of the listing they support.
+    """Observes which order of the listing its items support.
 
     An order needs a step in its direction somewhere (ties alone prove nothing) and no step against it. Items that
     recent pages showed are passed over. A bare day stands for any instant of its day.
@@ -87,7 +90,7 @@ class OrderObserver:
         self._recent: deque[set[str]] = deque(maxlen=OVERLAPPING_PAGES)
 
     def watch(self, items: Sequence[Listed]) -> None:
-        """Take in the next page of the listing."""
+        """Observe the next page of the listing."""
         for item in items:
             if not any(item.key in page for page in self._recent):
                 for order in self._steps:
@@ -96,7 +99,7 @@ class OrderObserver:
         self._recent.append({item.key for item in items})
 
     def _step(self, order: Order, key: datetime | None) -> None:
-        """Follow one order: `_last` is the time that leaves most room for what comes, `_before` the item's own."""
+        """Follow one order: `_last` is the loosest bound for the next item, `_before` the time of the item itself."""
         if key is None:
             return
         earliest, latest = key, latest_reading(key)
@@ -114,12 +117,12 @@ class OrderObserver:
             self._last[order] = min(last, latest)
 
     def agrees_with(self, order: Order) -> bool:
-        """Whether nothing seen speaks against `order`."""
+        """Tell whether no item contradicts `order`."""
         return order is not Order.NONE and order not in self._broken
 
     @property
     def order(self) -> Order | None:
-        """The order that the items support; NONE when they contradict every one, None when they do not tell."""
+        """The order that the items support; NONE if they contradict every one, None if they do not show any."""
         supported = [order for order, steps in self._steps.items() if steps and order not in self._broken]
         if supported:
             return supported[0]

@@ -1,4 +1,4 @@
-"""One reading of a listing by linked pages: which request comes next, and whether each page meets the one before it."""
+"""One reading of a listing by pages that overlap: which request comes next, and whether each page joins the last."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Pass(Generic[PageT]):
         began: the position where it began.
         reach: the position behind the last page, `end` that behind its last item.
         ended: whether the end of the listing showed.
-        joined: whether the pass met the tail.
-        linked: whether each page met the one before it.
+        joined: whether the pass reached the tail.
+        linked: whether the end of each page was the beginning of the next.
         count: the count that came with the last page.
         counts: all counts that came.
         repeats: how many pages in a row showed nothing new.

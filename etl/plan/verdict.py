@@ -19,8 +19,8 @@ class Evidence:
         pages: pages read in order.
         begun: the first page is the listing's first, or shows a run beyond the window.
         ended: the end of the listing showed, or a run beyond the window.
-        linked: each page met the one before it.
-        met: different runs met; None where the count says nothing about them (a window, or a resumed pass).
+        linked: the end of each page was the beginning of the next.
+        met: different runs found; None where the count says nothing about them (a window, or a resumed pass).
         count: the count that came with the last answer; None where the server sends none.
         same_count: every answer gave the same count.
         newest_linked: the newest end, read again after everything else, meets what was read there; None where the
@@ -51,15 +51,17 @@ def verdict(seen: Evidence) -> str:
     if not (seen.begun and seen.ended):
         return "the end of the listing did not show"
     if seen.pages == 1:  # one answer is one moment
-        return "" if counted or seen.met == seen.count else f"the API counts {seen.count} runs and lists {seen.met}"
+        return (
+            "" if counted or seen.met == seen.count else f"the API counts {seen.count} runs, the page lists {seen.met}"
+        )
     if seen.linked:
         if seen.newest_linked is False:
             return "more runs were created than a page holds while the listing was read"
         enough = counted or (seen.met or 0) >= (seen.count or 0)
-        return "" if enough else f"the API counts {seen.count} runs, {seen.met} were met"
+        return "" if enough else f"the API counts {seen.count} runs, the listing shows {seen.met}"
     if not (seen.newest_first and seen.count is not None and seen.same_count and seen.newest_same):
         return "the listing moved while it was read, and its pages cannot be linked"
-    return "" if seen.met == seen.count else f"the API counts {seen.count} runs, {seen.met} were met"
+    return "" if seen.met == seen.count else f"the API counts {seen.count} runs, the listing shows {seen.met}"
 
 
 def passes_allowed(pages: int) -> int:

@@ -46,7 +46,7 @@ class Reading:
         doubt: why a run may have been missed; empty where the last pass was complete.
         order: of the listing, as observed.
         whole: whether the last pass began at the first page.
-        moved: whether it was complete, but met more runs than the API counts: some were removed meanwhile.
+        moved: whether it was complete, but showed more runs than the API counts: some were removed meanwhile.
         began: since when everything was read.
     """
 
@@ -94,7 +94,7 @@ class Crawl:
         self._last: Sequence[Listed] = ()
 
     async def read(self) -> Reading:
-        """Read until a pass is complete or no more are allowed; runs that were not met are looked up."""
+        """Read until a pass is complete or no more are allowed; runs that it did not show are looked up."""
         resumed = self._checkpoint() if self._checkpoints else None
         passes, before = 0, None
         while True:

@@ -36,7 +36,7 @@ UNANSWERED_RUNS = 3
 
 @dataclass(slots=True)
 class Unsettled:
-    """Runs about which a look-up told nothing; they stay as they are."""
+    """Result of looking up runs; those in the lists stay as they are."""
 
     unnamed: list[str] = field(default_factory=list)
     """The API knows no run by an id that was cleaned, or answered with an item that has no id."""
@@ -59,8 +59,8 @@ async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unset
     known = [run_id for run_id in ids if REPLACEMENT not in run_id]
     for start in range(0, len(known), listing.window):
         some = known[start : start + listing.window]
-        told = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
-        answers = dict(zip(some, told, strict=True))
+        results = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
+        answers = dict(zip(some, results, strict=True))
         pages = [answer for answer in answers.values() if isinstance(answer, Page)]
         await intake.take_in(pages)
         unnamed = [run_id for run_id, page in answers.items() if isinstance(page, Page) and not peek_id(page.items[0])]
@@ -95,7 +95,7 @@ async def settle_unseen(listing: Listing, intake: Intake, unseen: Sequence[str],
         listing: the source side.
         intake: takes in the answers.
         unseen: ids, those created last first.
-        complete: whether the pass proved that it met everything listed.
+        complete: whether the pass proved that it read everything listed.
 
     Returns:
         Whether nothing speaks against the pass: no run of the sample is listed after all.
@@ -178,7 +178,7 @@ class GoneHunt:
         found = await self._intake.classify([await self._listing.read(span)])
         await self._intake.load(found)
         self._listed.update(found.keys)
-        return None if found.brings_news else found.pages[0]
+        return None if found.has_new else found.pages[0]
 
     def _in_order(self, items: Sequence[Listed]) -> bool:
         """Tell whether the page is sorted as strictly as the search needs, its undated items where they should be."""

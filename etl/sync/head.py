@@ -1,4 +1,4 @@
-"""Reading the end of a listing at which news show, until known ground."""
+"""Reading the newest end of a listing until everything below is known."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Head:
         lookback: see `HeadWatch`.
 
     Attributes:
-        seen: the items met.
+        seen: the items read.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Head:
         self._lookback = lookback
 
     async def read(self) -> bool:
-        """Read until known ground; return False where only reading the whole listing is safe."""
+        """Read until everything below is known; return False where only reading the whole listing is safe."""
         if self._order is None or self._order is Order.NONE:
             return False
         by_day = self._order is Order.UPDATED_DESC and await self._store.has_bare_days()
         for _ in range(MAX_PASSES):
             watermark, now = self._store.state.watermark, datetime.now(UTC)
             watch = HeadWatch(self._order, watermark=watermark, lookback=self._lookback, now=now, by_day=by_day)
-            met = await (self._down(watch) if self._order.newest_first else self._up(watch))
-            if met is not None:
-                return met
+            is_safe = await (self._down(watch) if self._order.newest_first else self._up(watch))
+            if is_safe is not None:
+                return is_safe
         return False
 
     async def _down(self, watch: HeadWatch) -> bool | None:
@@ -65,7 +65,7 @@ class Head:
                 watch.watch(await self._take(page))
                 if not watch.in_order:
                     return False
-                if watch.met:
+                if watch.is_done:
                     break
         is_steady = len(reading.counts) == 1 and None not in reading.counts
         return True if reading.linked or is_steady else None
@@ -82,13 +82,13 @@ class Head:
             watch.watch((await self._take([page]))[::-1])
             if not watch.in_order:
                 return False
-            if watch.met or number == 1:
+            if watch.is_done or number == 1:
                 return True
             number -= 1
             page = await self._listing.read(Span(number, self._listing.paging.size))
 
     async def _last_page(self, guess: int) -> tuple[int, Page | None]:
-        """Return the listing's last page, None where it cannot be told; `guess` is where it stood last."""
+        """Return the listing's last page, None where it cannot be found; `guess` is its number at the last sync."""
         number, paging = max(1, guess), self._listing.paging
         for _ in range(MAX_PASSES):
             span = Span(number, paging.size)

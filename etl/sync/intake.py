@@ -37,7 +37,7 @@ REMEMBERED_ANSWERS = 5000
 
 @dataclass(slots=True)
 class Tally:
-    """What a stream's crawl has met and done so far."""
+    """What a stream's crawl has read and done so far."""
 
     pages: int = 0
     runs_inserted: int = 0
@@ -87,7 +87,7 @@ class Classified:
         return [item.key for page in self.pages for item in page]
 
     @property
-    def brings_news(self) -> bool:
+    def has_new(self) -> bool:
         """Tell whether there are items that the warehouse does not hold."""
         return bool(self.batch.new or self.batch.rejects)
 
@@ -103,8 +103,8 @@ class Intake:
         retry: read items anew although the quarantine holds them.
 
     Attributes:
-        tally: what was met and done.
-        newest: the largest updated_at met.
+        tally: what was read and done.
+        newest: the largest updated_at read.
     """
 
     def __init__(
@@ -215,11 +215,11 @@ class Intake:
         assert self._held is not None  # noqa: S101 - set by `classify`; this only tells the type checker
         if stored is not None and self._is_unchanged(item, stored, result):
             times = (stored["created_at"], stored["updated_at"])
-            return Listed(stored["id"], *times, known=True, fresh=stored["fresh"])
+            return Listed(stored["id"], *times, known=True, recent=stored["recent"])
         if (held := self._held.get(item.digest)) is not None:
             self._count_reject(item.digest)
             result.bad.update(() if held.run_id is None else (held.run_id,))
-            return Listed(held.run_id or item.key, None, None, known=True, fresh=held.fresh)
+            return Listed(held.run_id or item.key, None, None, known=True, recent=held.recent)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
             _check_id(rows.run_id)
@@ -227,9 +227,8 @@ class Intake:
             return self._reject(item, error, result)
         self.note_time(rows.updated_at)
         is_known = stored is not None and _is_erased_and_the_same(rows, stored)
-        listed = Listed(
-            rows.run_id, rows.created_at, rows.updated_at, known=is_known, fresh=stored is not None and stored["fresh"]
-        )
+        is_recent = stored is not None and stored["recent"]
+        listed = Listed(rows.run_id, rows.created_at, rows.updated_at, known=is_known, recent=is_recent)
         if self._window.holds(rows.created_at) and not self._is_older(item, rows, stored, group.get(rows.run_id)):
             group[rows.run_id] = rows
             result.good.add(rows.run_id)
@@ -313,7 +312,7 @@ class Intake:
         )
 
     async def load(self, result: Classified) -> None:
-        """Commit what `classify` found; only then is it counted and told."""
+        """Commit what `classify` found; count it and emit events only then."""
         self.tally.runs_unchanged += result.unchanged
         if result.batch:
             await finish_in_hand(self._commit(result))
@@ -324,7 +323,7 @@ class Intake:
         for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
             self._count_reject(reject.digest)
             if self._held is not None:
-                self._held[reject.digest] = Held(reject.run_id, fresh=True)
+                self._held[reject.digest] = Held(reject.run_id, recent=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
         self.tally.runs_inserted += done.inserted
         self.tally.runs_updated += done.updated

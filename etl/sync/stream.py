@@ -90,7 +90,7 @@ class StreamSync:
             return await self._window()
         due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at)
         if self._task.mode == "sync" and self._store.state.backfill_done and not due:
-            await self._news()
+            await self._read_head()
         else:
             await self._whole()
         return await self._compare()
@@ -103,10 +103,10 @@ class StreamSync:
         self._order = self._reading.order or self._order
         self._unanswered = []
         if not self._reading.whole or self._store.filters != ("ALL", "ALL"):
-            # Open runs above the place where it went on, or that no longer pass the filter, were not met.
+            # Open runs above the place where it went on, or that no longer pass the filter, were not read.
             await self._settle_open(set())
 
-    async def _news(self) -> None:
+    async def _read_head(self) -> None:
         """Read what is new and what was open, or the whole listing where that is not enough."""
         head = Head(self._listing, self._intake, self._store, self._order, self._task.lookback)
         if not (await head.read() and await self._settle_open(head.seen)):
@@ -135,7 +135,7 @@ class StreamSync:
         if self._store.is_dry_run:
             return self._ended("succeeded", ours)
         if self._disagrees(ours) and self._reading is None:
-            await self._news()
+            await self._read_head()
             ours = await self._store.count()
         for _ in range(2):
             if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:

@@ -24,8 +24,8 @@ HOUR = timedelta(hours=1)
 _names = count()
 
 
-def item(created: datetime | None, updated: datetime | None = None, *, known: bool = True, fresh: bool = False):
-    return Listed(f"run_{next(_names)}", created, updated or created, known=known, fresh=fresh)
+def item(created: datetime | None, updated: datetime | None = None, *, known: bool = True, recent: bool = False):
+    return Listed(f"run_{next(_names)}", created, updated or created, known=known, recent=recent)
 
 
 def hours(*places: float) -> list[Listed]:
@@ -38,7 +38,7 @@ def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False) -> HeadWatc
 
 def met(watch: HeadWatch, *items: Listed) -> bool:
     watch.watch(items)
-    return watch.met
+    return watch.is_done
 
 
 def test_known_ground_ends_the_head_below_the_ties_of_its_first_item() -> None:
@@ -53,7 +53,7 @@ def test_after_news_the_head_ends_strictly_below_the_lookback() -> None:
     assert not met(watch, item(NOON, known=False), *hours(0.5))
     assert not met(watch, *hours(1))
     assert not met(watch, item(NOON - 2 * HOUR, known=False))
-    assert not met(watch, item(NOON - 3 * HOUR, fresh=True)), "loaded by a sync that did not come to its end"
+    assert not met(watch, item(NOON - 3 * HOUR, recent=True)), "loaded by a sync that did not come to its end"
     assert met(watch, *hours(4))
 
 

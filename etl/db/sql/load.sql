@@ -1,9 +1,9 @@
 -- name: known_runs
 -- The stored runs with these ids, to recognize unchanged ones without parsing them.
--- $2: when a sync of the stream last ended; runs loaded since are `fresh`. $3: the stream's app.
+-- $2: when a sync of the stream last ended; runs loaded since are `recent`. $3: the stream's app.
 SELECT id, content_hash, status, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone,
     erased_at IS NOT NULL AS erased, workflow_id,
-    stream_app_id = $3 OR $3 = ANY (coalesce(also_listed_by, '{}')) AS is_ours, coalesce(last_synced_at > $2, false) AS fresh
+    stream_app_id = $3 OR $3 = ANY (coalesce(also_listed_by, '{}')) AS is_ours, coalesce(last_synced_at > $2, false) AS recent
 FROM runs
 WHERE id = ANY ($1::text[])
 

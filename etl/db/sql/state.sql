@@ -57,7 +57,7 @@ WHERE listed_by = $1 AND workflow_id = $2 AND status IN ('PENDING', 'RUNNING')
 ORDER BY created_at, id
 
 -- name: open_rejects
-SELECT digest, run_id, coalesce(created_at > $3, false) AS fresh FROM etl_rejects
+SELECT digest, run_id, coalesce(created_at > $3, false) AS recent FROM etl_rejects
 WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
 
 -- name: drop_rejects
