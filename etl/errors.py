@@ -54,6 +54,10 @@ class TransientError(EtlError):
     """The same request may succeed later."""
 
 
+class NoDocumentError(TransientError):
+    """The API answered with complete JSON that is not an object, where it was asked for one document."""
+
+
 class FatalError(EtlError):
     """This stream cannot go on; the others can."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from etl.api.retry import http_date
 from etl.decode import split_page
-from etl.errors import TransientError
+from etl.errors import NoDocumentError, TransientError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,7 +64,7 @@ def read_document(answer: Answer) -> bytes:
     """Read the only document of a body, without white space around it.
 
     Raises:
-        TransientError: the body is not exactly one complete JSON object.
+        TransientError: the body is not exactly one complete JSON object; `NoDocumentError` if it is other JSON.
     """
     try:
         documents = split_page(b"[%b]" % answer.body)
@@ -72,7 +72,9 @@ def read_document(answer: Answer) -> bytes:
         raise TransientError("cut body: the JSON document has no end") from None
     if len(documents) != 1 or not documents[0].startswith(b"{"):
         found = "a JSON list" if answer.body.lstrip().startswith(b"[") else "something else"
-        raise TransientError(f"not a JSON document: {found if answer.body.strip() else 'an empty body'}")
+        is_json = len(documents) == 1 and documents[0][:1] in b'["-0123456789tfn'
+        kind = NoDocumentError if is_json else TransientError
+        raise kind(f"not a JSON document: {found if answer.body.strip() else 'an empty body'}")
     return documents[0]
 
 

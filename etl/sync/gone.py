@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
 from etl.decode import REPLACEMENT, peek_id
-from etl.errors import NotFoundError, TransientError
+from etl.errors import NoDocumentError, NotFoundError, TransientError
 from etl.plan import GoneSearch, Order, Span, latest_reading
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Unsettled:
     """Result of looking up runs; those in the lists stay as they are."""
 
     unnamed: list[str] = field(default_factory=list)
-    """The API knows no run by an id that was cleaned, or answered with an item that has no id."""
+    """The API knows no run by an id that was cleaned, or answered with something that is not a run."""
     unanswered: list[str] = field(default_factory=list)
     """The API had no sensible answer."""
     listed: int = 0
@@ -63,12 +63,15 @@ async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> Unset
         answers = dict(zip(some, results, strict=True))
         pages = [answer for answer in answers.values() if isinstance(answer, Page)]
         await intake.take_in(pages)
-        unnamed = [run_id for run_id, page in answers.items() if isinstance(page, Page) and not peek_id(page.items[0])]
-        unsettled.unnamed += unnamed
+        unsettled.unnamed += [run_id for run_id, answer in answers.items() if _is_nameless(answer)]
         await intake.mark_gone([run_id for run_id, answer in answers.items() if answer is None])
-        failures = {run_id: answer for run_id, answer in answers.items() if isinstance(answer, TransientError)}
+        failures = {
+            run_id: answer
+            for run_id, answer in answers.items()
+            if isinstance(answer, TransientError) and not _is_nameless(answer)
+        }
         unsettled.unanswered += failures
-        unsettled.listed += len(pages) - len(unnamed)
+        unsettled.listed += sum(not _is_nameless(page) for page in pages)
         if len(unsettled.unanswered) > UNANSWERED_RUNS:
             raise next(iter(failures.values()))
     return unsettled
@@ -86,6 +89,11 @@ async def _ask(listing: Listing, run_id: str) -> Page | TransientError | None:
     if peek_id(page.items[0]) not in (run_id, None):
         return TransientError(f"asked for the run {run_id}, the API answered with another one")
     return page
+
+
+def _is_nameless(answer: Page | TransientError | None) -> bool:
+    """Tell whether the answer is JSON, but not a run: no object, or one without an id."""
+    return isinstance(answer, NoDocumentError) or (isinstance(answer, Page) and peek_id(answer.items[0]) is None)
 
 
 async def settle_unseen(listing: Listing, intake: Intake, unseen: Sequence[str], *, complete: bool) -> bool:

