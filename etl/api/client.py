@@ -79,30 +79,30 @@ class CortexClient:
         app_id: str,
         workflow_id: str,
         page: int,
-        take: int,
+        size: int,
         *,
         status: str = "ALL",
         origin: str = "ALL",
         next_token: str | None = None,
     ) -> Page:
         """Read one page of a workflow's runs; `page` counts from 1, `next_token` comes from the previous page."""
-        query: dict[str, str | int] = {"page": page, "take": take, "status": status, "origin": origin}
+        query: dict[str, str | int] = {"page": page, "take": size, "status": status, "origin": origin}
         return await self._page(_path(app_id, "workflows", workflow_id, "runs"), self._verbose(query), next_token)
 
     async def probe_count(
-        self, app_id: str, workflow_id: str, *, take: int = 1, status: str = "ALL", origin: str = "ALL"
+        self, app_id: str, workflow_id: str, *, size: int = 1, status: str = "ALL", origin: str = "ALL"
     ) -> Page:
-        """Read the first `take` runs only; the `count` of the page says how many runs match."""
-        return await self.list_runs(app_id, workflow_id, 1, take, status=status, origin=origin)
+        """Read the first `size` runs only; the `count` of the page says how many runs match."""
+        return await self.list_runs(app_id, workflow_id, 1, size, status=status, origin=origin)
 
     async def get_run(self, app_id: str, workflow_id: str, run_id: str) -> bytes:
         """Read one run as the bytes of its JSON document."""
         path = _path(app_id, "workflows", workflow_id, "runs", run_id)
         return await self._get(path, self._verbose({}), lambda answer, _: read_document(answer))
 
-    async def list_workflows(self, app_id: str, page: int, take: int, *, next_token: str | None = None) -> Page:
+    async def list_workflows(self, app_id: str, page: int, size: int, *, next_token: str | None = None) -> Page:
         """Read one page of an app's workflows; `page` counts from 1."""
-        return await self._page(_path(app_id, "workflows"), {"page": page, "take": take}, next_token)
+        return await self._page(_path(app_id, "workflows"), {"page": page, "take": size}, next_token)
 
     async def get_workflow(self, app_id: str, workflow_id: str) -> bytes:
         """Read one workflow as the bytes of its JSON document."""
@@ -112,10 +112,10 @@ class CortexClient:
         return {**query, "verbose": "all"} if self._settings.verbose else query
 
     async def _page(self, path: str, query: dict[str, str | int], next_token: str | None) -> Page:
-        number, take = int(query["page"]), int(query["take"])
+        number, size = int(query["page"]), int(query["take"])
         if next_token is not None:
             query = {**query, "next": next_token}
-        return await self._get(path, query, lambda answer, url: read_page(answer, url, number, take))
+        return await self._get(path, query, lambda answer, url: read_page(answer, url, number, size))
 
     async def _get(self, path: str, query: dict[str, str | int], read: Callable[[Answer, str], _T]) -> _T:
         """Send a request until `read` accepts the answer, its retries are used up, or another try would not help."""

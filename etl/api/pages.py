@@ -22,25 +22,25 @@ _http_date = lru_cache(maxsize=16)(http_date)  # many answers carry the same sec
 class Page:
     """One page.
 
-    `items` are the raw bytes of each element. `number`, `take` and `count` (how many items match in all) come from the
-    `pagination-*` headers; if one is missing, `number` and `take` are those of the request and `count` is None.
-    `tells_take` says whether the API sent `take`. `received_at` is a reading of `time.monotonic`; `server_time` is the
+    `items` are the raw bytes of each element. `number`, `size` and `count` (how many items match in all) come from the
+    `pagination-*` headers; if one is missing, `number` and `size` are those of the request and `count` is None.
+    `tells_size` says whether the API sent `size`. `received_at` is a reading of `time.monotonic`; `server_time` is the
     `Date` header. `url` contains no secret.
     """
 
     items: list[bytes]
     number: int
-    take: int
+    size: int
     count: int | None
     url: str
     received_at: float
     server_time: datetime | None
     next_token: str | None
-    tells_take: bool = True
+    tells_size: bool = True
 
 
-def read_page(answer: Answer, url: str, number: int, take: int) -> Page:
-    """Read a page from the answer for `url`; `number` and `take` are those of the request.
+def read_page(answer: Answer, url: str, number: int, size: int) -> Page:
+    """Read a page from the answer for `url`; `number` and `size` are those of the request.
 
     Raises:
         TransientError: the body is not a complete JSON array.
@@ -50,13 +50,13 @@ def read_page(answer: Answer, url: str, number: int, take: int) -> Page:
     return Page(
         items=split_page(answer.body),
         number=_integer(headers.get("pagination-page")) or number,
-        take=used or take,
+        size=used or size,
         count=_integer(headers.get("pagination-count")),
         url=url,
         received_at=answer.received_at,
         server_time=_http_date(headers.get("Date")),
         next_token=headers.get("pagination-next") or None,
-        tells_take=bool(used),
+        tells_size=bool(used),
     )
 
 

@@ -49,7 +49,7 @@ async def find_streams(
     pool: asyncpg.Pool | None,
     listener: Listener,
     *,
-    take: int,
+    size: int,
     redactor: Redactor | None = None,
 ) -> tuple[list[StreamId], str]:
     """Return the streams of an app, from its settings or by discovery, which stores the workflows it finds.
@@ -59,7 +59,7 @@ async def find_streams(
         client: client with the app's key.
         pool: connections to the warehouse; None writes nothing.
         listener: receives an event for each workflow that cannot be read.
-        take: page size.
+        size: page size.
         redactor: applied to each workflow first.
 
     Returns:
@@ -72,7 +72,7 @@ async def find_streams(
         if pool is not None:
             await name_workflows(pool, app.workflows)
         return [StreamId(app.id, workflow_id) for workflow_id in app.workflows], ""
-    found = await _discover(app.id, client, listener, take, redactor)
+    found = await _discover(app.id, client, listener, size, redactor)
     if pool is not None:
         rows = [row for row in found.workflows.values() if row is not None]
         bare = [workflow_id for workflow_id, row in found.workflows.items() if row is None]
@@ -91,12 +91,12 @@ class _Discovered:
 
 
 async def _discover(
-    app_id: str, client: CortexClient, listener: Listener, take: int, redactor: Redactor | None
+    app_id: str, client: CortexClient, listener: Listener, size: int, redactor: Redactor | None
 ) -> _Discovered:
     """Read the listing until its count stays the same: while one is removed, the reader can miss another."""
     for _ in range(_PASSES):
         found, counts, listed = _Discovered(), set[int | None](), set[str | bytes]()
-        async for page in _pages(app_id, client, take, listed):
+        async for page in _pages(app_id, client, size, listed):
             counts.add(page.count)
             for raw in page.items:
                 _take(raw, app_id, found, listener, redactor)
@@ -109,16 +109,16 @@ async def _discover(
     return found
 
 
-async def _pages(app_id: str, client: CortexClient, take: int, listed: set[str | bytes]) -> AsyncIterator[Page]:
+async def _pages(app_id: str, client: CortexClient, size: int, listed: set[str | bytes]) -> AsyncIterator[Page]:
     """Yield the pages of one pass and add the items to `listed`."""
     token: str | None = None
     for number in range(1, _MAX_PAGES):
-        page = await client.list_workflows(app_id, number, take, next_token=token)
+        page = await client.list_workflows(app_id, number, size, next_token=token)
         before = len(listed)
         listed.update(peek_id(raw) or raw for raw in page.items)
         yield page
         token = page.next_token
-        # A server may cap `take` without saying so: a short page ends nothing while more is counted, or none at all.
+        # A server may cap `size` without saying so: a short page ends nothing while more is counted, or none at all.
         if len(listed) == before or (token is None and len(listed) == page.count):
             return
 
@@ -185,7 +185,7 @@ async def discover(
     pool: asyncpg.Pool | None,
     listener: Listener,
     *,
-    take: int,
+    size: int,
     redactor: Redactor | None,
 ) -> Discovery:
     """Find the streams of several apps; see `find_streams`. An app that fails leaves the others alone.
@@ -196,7 +196,7 @@ async def discover(
     found = Discovery()
     for app in apps:
         try:
-            streams, trouble = await find_streams(app, clients[app.id], pool, listener, take=take, redactor=redactor)
+            streams, trouble = await find_streams(app, clients[app.id], pool, listener, size=size, redactor=redactor)
         except KeyRefusedError:
             raise
         except (FatalError, TransientError) as error:

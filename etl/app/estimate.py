@@ -85,7 +85,7 @@ async def make_plan(
         clients = await open_clients(stack, settings, wanted, warehouse.leases, listener)
         streams: list[StreamId] = []
         for app in wanted:
-            found, _ = await find_streams(app, clients[app.id], None, listener, take=settings.api.page_size)
+            found, _ = await find_streams(app, clients[app.id], None, listener, size=settings.api.page_size)
             streams += found
         places = asyncio.Semaphore(settings.api.concurrency)
 
@@ -113,7 +113,7 @@ async def _plan_stream(
     store = Store(
         warehouse.pool, warehouse.session, stream, state, sync_id=None, filters=(api.status, api.origin), dry_run=True
     )
-    page = await client.probe_count(*stream, take=_SAMPLE, status=api.status, origin=api.origin)
+    page = await client.probe_count(*stream, size=_SAMPLE, status=api.status, origin=api.origin)
     ours, count = await store.count(), page.count or 0
     pages = max(1, -(-count // api.page_size))
     missing = max(0, count - ours)

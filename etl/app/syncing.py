@@ -149,8 +149,8 @@ class _Invocation:
     ) -> list[StreamId]:
         """Find the streams asked for; an app whose workflows cannot be listed gets an outcome of its own, `APP/*`."""
         pool = None if self._dry_run else warehouse.pool
-        redactor, take = redactor_of(self._settings.payloads), self._settings.api.page_size
-        found = await discover(apps, clients, pool, self._listener, take=take, redactor=redactor)
+        redactor, size = redactor_of(self._settings.payloads), self._settings.api.page_size
+        found = await discover(apps, clients, pool, self._listener, size=size, redactor=redactor)
         if pool is not None:
             await record_discovery(pool, self._settings, apps, found)
         for app_id, problem in found.problems.items():

@@ -96,7 +96,7 @@ class Head:
             if page.count is None or page.next_token is not None:
                 break
             paging.observe(span, answer_of(page))
-            if not page.tells_take and number > 1:  # only the first page shows how many items a page really holds
+            if not page.tells_size and number > 1:  # only the first page shows how many items a page really holds
                 first = Span(1, paging.size)
                 paging.observe(first, answer_of(await self._listing.read(first)))
             last = max(1, -(-page.count // paging.size))

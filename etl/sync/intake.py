@@ -307,7 +307,7 @@ class Intake:
                 unchanged=unchanged,
                 rejected=rejected,
                 count=page.count,
-                pages_total=None if page.count is None else max(1, -(-page.count // max(page.take, 1))),
+                pages_total=None if page.count is None else max(1, -(-page.count // max(page.size, 1))),
             )
         )
 

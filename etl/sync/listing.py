@@ -140,7 +140,7 @@ class Listing:
 def answer_of(page: Page) -> Answer[Page]:
     """Return what planning sees of a page."""
     keys = tuple(guess_id(item) or peek_id(item) or digest(item).hex() for item in page.items)
-    return Answer(page, keys, page.count, page.take if page.tells_take else None, page.next_token)
+    return Answer(page, keys, page.count, page.size if page.tells_size else None, page.next_token)
 
 
 def _check_progress(reading: Pass[Page]) -> None:

@@ -18,7 +18,7 @@ async def test_page_has_raw_items_and_paging_headers(sandbox, small_world):
         page = await client.list_runs(app_id, workflow_id, 2, 7)
     expected = small_world.listing(workflow_id)[7:14]
     assert [json.loads(item) for item in page.items] == expected
-    assert (page.number, page.take, page.count) == (2, 7, len(small_world.runs[workflow_id]))
+    assert (page.number, page.size, page.count) == (2, 7, len(small_world.runs[workflow_id]))
     assert page.next_token is None
     assert (
         page.url
@@ -88,7 +88,7 @@ async def test_capped_page_size_is_accepted(sandbox, small_world):
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
         page = await client.list_runs(app_id, workflow_id, 1, 100)
-    assert (len(page.items), page.take) == (20, 20)
+    assert (len(page.items), page.size) == (20, 20)
 
 
 async def test_missing_paging_headers_default_to_the_request(sandbox, small_world):
@@ -97,7 +97,7 @@ async def test_missing_paging_headers_default_to_the_request(sandbox, small_worl
     app_id, workflow_id = busiest(small_world)
     async with client_of(server.url) as client:
         page = await client.list_runs(app_id, workflow_id, 2, 10)
-    assert (page.number, page.take, page.count, len(page.items)) == (2, 10, None, 10)
+    assert (page.number, page.size, page.count, len(page.items)) == (2, 10, None, 10)
 
 
 async def test_server_date_is_reported_unchanged(sandbox, small_world):

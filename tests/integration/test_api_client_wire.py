@@ -131,14 +131,14 @@ async def test_invalid_paging_headers_are_ignored():
     odd = http(PAGE, "pagination-page: one", "pagination-take: -5", "pagination-count: 1e3", "Date: yesterday")
     async with serving(odd) as (address, _), client_of(f"http://{address}") as client:
         page = await client.list_workflows("c", 3, 10)
-    assert (page.number, page.take, page.count, page.server_time) == (3, 10, None, None)
+    assert (page.number, page.size, page.count, page.server_time) == (3, 10, None, None)
 
 
 async def test_page_longer_than_requested_is_accepted():
     long = http(PAGE, "pagination-take: 2", "pagination-count: 2")
     async with serving(long) as (address, _), client_of(f"http://{address}") as client:
         page = await client.list_workflows("c", 1, 1)
-    assert (len(page.items), page.take, page.count) == (2, 2, 2)
+    assert (len(page.items), page.size, page.count) == (2, 2, 2)
 
 
 async def test_untrusted_certificate_is_refused_immediately():
