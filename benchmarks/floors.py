@@ -75,7 +75,7 @@ def decode(runs: int) -> float:
     started = perf_counter()
     for body in bodies:
         for item in split_page(body):
-            RUN.decode(item)
+            RUN.read(item, "")
     return perf_counter() - started
 
 
@@ -100,6 +100,11 @@ class Rows:
             self.versions.update({version.id: version for version in made.versions})
         self.rows = sum(len(rows) for batch in self.batches for rows in batch.values())
 
+    def ids(self, column: str) -> list[str]:
+        """Return what the runs refer to in a column."""
+        place = RUNS.names.index(column)
+        return sorted({run[place] for batch in self.batches for run in batch["runs"]} - {None})
+
 
 async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
     """COPY rows into temporary tables and upsert them from there, batch by batch."""
@@ -107,6 +112,8 @@ async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
     pool = [await connect(url, SCHEMA) for _ in range(connections)]
     for each in pool:
         await prepare_to_load(each)
+    await pool[0].executemany("INSERT INTO apps (id) VALUES ($1)", [(each,) for each in rows.ids("workflow_app_id")])
+    await pool[0].executemany("INSERT INTO workflows (id) VALUES ($1)", [(each,) for each in rows.ids("workflow_id")])
     versions = list(rows.versions.values())
     for table, records in (
         (WORKFLOW_VERSIONS, [version.row for version in versions]),

@@ -12,17 +12,21 @@ import json
 import re
 import sys
 from time import monotonic
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
 
 import uvloop
 
 from benchmarks.data import App, library
+from etl.plan.paging import next_span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LATENCY_S = 0.1
 RATE_LIMIT = 500
 WINDOW_S = 60.0
-MAX_CACHED_BYTES = 400 * 2**20
+MAX_CACHED_BYTES = 800 * 2**20
 PREPARED_RUNS = 40_000
 """Pages of apps with at most this many runs are prepared before the first request."""
 
@@ -51,8 +55,8 @@ class World:
 
     def prepare(self, app: App) -> None:
         for workflow_id in app.workflows:
-            for number in range(1, -(-app.runs_each // 100) + 1):
-                self.respond(f"/apps/{app.name}/workflows/{workflow_id}/runs?page={number}&take=100&status=ALL")
+            for number, take in _pages_asked_for(app.runs_each):
+                self.respond(f"/apps/{app.name}/workflows/{workflow_id}/runs?page={number}&take={take}&status=ALL")
 
     def respond(self, target: str) -> bytes:
         parts = urlsplit(target)
@@ -99,6 +103,16 @@ class World:
             return False
         granted.append(now)
         return True
+
+
+def _pages_asked_for(runs: int) -> Iterator[tuple[int, int]]:
+    """Yield pages of 100 as the peers read them, and the overlapping ones of cortex-etl."""
+    yield from ((number, 100) for number in range(1, -(-runs // 100) + 1))
+    position = 0
+    while position < runs:
+        span = next_span(position, 100)
+        yield span
+        position = span.end
 
 
 def _response(body: bytes, number: int, take: int, count: int) -> bytes:
