@@ -60,7 +60,7 @@ def verdict(seen: Evidence) -> str:
         enough = counted or (seen.met or 0) >= (seen.count or 0)
         return "" if enough else f"the API counts {seen.count} runs, the listing shows {seen.met}"
     if not (seen.newest_first and seen.count is not None and seen.same_count and seen.newest_same):
-        return "the listing moved while it was read, and its pages cannot be linked"
+        return "its pages cannot be linked, and its counts do not prove that all of it was read"
     return "" if seen.met == seen.count else f"the API counts {seen.count} runs, the listing shows {seen.met}"
 
 

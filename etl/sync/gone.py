@@ -125,7 +125,7 @@ async def settle_unseen(listing: Listing, intake: Intake, unseen: Sequence[str],
 
 
 class GoneHunt:
-    """Marks the runs that left a listing sorted by creation, by bisection.
+    """Finds the runs that left a listing sorted by creation, by bisection; they are looked up before they are marked.
 
     Args:
         listing: the source side; its count is what the API counts now.
@@ -173,8 +173,7 @@ class GoneHunt:
             return False
         if (await self._listing.probe(count + 1)).items:
             return False  # the count is not where the listing ends
-        await self._intake.mark_gone(gone)
-        return True
+        return await settle_unseen(self._listing, self._intake, gone, complete=True)
 
     async def _newest(self, count: int) -> str | None:
         """Return the item at the end where new ones show: while it and the count stay, nothing moves."""

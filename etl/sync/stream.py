@@ -96,9 +96,9 @@ class StreamSync:
         return await self._compare()
 
     async def _whole(self) -> None:
-        """Read everything that the API lists; a history load that was interrupted goes on where it stopped."""
-        history = not self._store.state.backfill_done and self._reading is None
-        crawl = Crawl(self._listing, self._intake, self._store, order=self._order, checkpoints=history)
+        """Read everything that the API lists; an interrupted history load resumes, except in a reconcile."""
+        resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._reading is None
+        crawl = Crawl(self._listing, self._intake, self._store, order=self._order, checkpoints=resumes)
         self._reading = await crawl.read()
         self._order = self._reading.order or self._order
         self._unanswered = []

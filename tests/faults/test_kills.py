@@ -85,6 +85,17 @@ async def test_open_runs_above_the_checkpoint_are_read_again(database_url, tmp_p
         await t.agrees(mode)
 
 
+async def test_reconcile_after_a_killed_backfill_compares_everything(database_url, tmp_path):
+    world = one_stream(PAGES * SIZE)
+    newest = world.listing(WORKFLOW)[0]["id"]
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": SIZE, "concurrency": WIDTH}
+        await killed(t, tmp_path, 14, "backfill")
+        world.listing(WORKFLOW)[0]["error"] = "changed after it was loaded"
+        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE id = $1", newest) == 1
+        await t.agrees("reconcile")
+
+
 async def test_killed_backfill_of_an_unsorted_listing_is_complete(database_url, tmp_path):
     world = one_stream(40)
     world.order = "none"
