@@ -87,12 +87,12 @@ async def test_open_runs_above_the_checkpoint_are_read_again(database_url, tmp_p
 
 async def test_reconcile_after_a_killed_backfill_compares_everything(database_url, tmp_path):
     world = one_stream(PAGES * SIZE)
-    newest = world.listing(WORKFLOW)[0]["id"]
+    loaded = world.listing(WORKFLOW)[10]
     async with trial(database_url, world) as t:
         t.api = {"page_size": SIZE, "concurrency": WIDTH}
         await killed(t, tmp_path, 14, "backfill")
-        world.listing(WORKFLOW)[0]["error"] = "changed after it was loaded"
-        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE id = $1", newest) == 1
+        assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE id = $1", loaded["id"]) == 1
+        loaded["error"] = "changed after it was loaded"
         await t.agrees("reconcile")
 
 
