@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from etl.sync.stream import Mode
 
 _ORDERS = ("created_desc", "created_desc", "updated_desc", "created_asc", "none")
-_BAD_RUNS = ("nan", "string", "missing_id", "bad_date", "nul", "lone_surrogate", "foreign_workflow")
+_BAD_RUNS = ("nan", "missing_id", "bad_date", "nul", "lone_surrogate", "foreign_workflow")
 _PATIENCE = RetryPolicy(first_pause_s=0.02, longest_pause_s=0.2)
 _LONGEST_SYNC_S = 120.0
 _STARTS = ("forkserver", "spawn")

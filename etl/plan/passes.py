@@ -143,6 +143,8 @@ class Pass(Generic[PageT]):
             keys = keys[next((place for place, key in enumerate(keys) if key in here), 0) :]
         elif not keys and self.end <= span.start and self.end < self.reach:
             return True  # the page before showed the end of the listing, and nothing stands behind it
+        else:  # small pages may begin in front of the last one
+            keys = keys[max(0, self.end - len(self.last) - span.start) :]
         shared = self.reach - span.start
         if shared <= 0:
             self.linked = self.linked and self.paging.next(self.reach).start < self.reach

@@ -193,3 +193,10 @@ ALIGNED = COMPLETE | {"linked": False, "same_count": True, "newest_same": True, 
 )
 def test_the_verdict(seen, is_complete) -> None:
     assert (verdict(Evidence(**seen)) == "") is is_complete
+
+
+@pytest.mark.parametrize("size", range(3, 14))
+def test_pages_of_any_size_link(size: int) -> None:
+    reading = Pass(Paging(size))
+    assert set(read(reading, served(runs(900)))) == set(runs(900))
+    assert reading.linked
