@@ -6,7 +6,7 @@ observed, and neighbouring pages overlap, so that the runs themselves show wheth
 
 from etl.plan.checkpoint import EDGE, Checkpoint, expires_soon
 from etl.plan.head_watch import HeadWatch
-from etl.plan.order import OVERLAPPING_PAGES, Listed, Order, OrderObserver, latest_reading, order_key, tie_ends
+from etl.plan.order import OVERLAPPING_PAGES, Listed, Order, OrderObserver, latest_reading, tie_ends
 from etl.plan.paging import LINK, Answer, Paging, Span, link, meets
 from etl.plan.passes import Pass, closing_pass
 from etl.plan.search import GoneSearch, Suspects
@@ -37,7 +37,6 @@ __all__ = [
     "latest_reading",
     "link",
     "meets",
-    "order_key",
     "passes_allowed",
     "tie_ends",
     "verdict",
