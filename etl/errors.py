@@ -13,6 +13,11 @@ EtlError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 EXIT_OK = 0
 EXIT_INCOMPLETE = 1
 EXIT_SETTINGS = 2
@@ -20,6 +25,8 @@ EXIT_KEY_REFUSED = 3
 EXIT_DATABASE = 4
 EXIT_HELD = 75
 EXIT_INTERRUPTED = 130
+
+_PRECEDENCE = (EXIT_INTERRUPTED, EXIT_SETTINGS, EXIT_KEY_REFUSED, EXIT_DATABASE, EXIT_INCOMPLETE)
 
 
 class EtlError(Exception):
@@ -113,3 +120,8 @@ def explain(error: BaseException) -> EtlError:
         )
     explained.__cause__ = error
     return explained
+
+
+def gravest(errors: Iterable[BaseException]) -> BaseException:
+    """Return the error whose exit code takes precedence; of several such errors, the first."""
+    return min(errors, key=lambda error: _PRECEDENCE.index(getattr(error, "exit_code", EXIT_INCOMPLETE)))

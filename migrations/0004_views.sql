@@ -432,7 +432,10 @@ CREATE VIEW sync_health AS
 WITH holders AS MATERIALIZED (
     SELECT
         locks.key,
-        coalesce(max(live.mode || format(' %s (process %s on %s)', live.id, live.pid, live.host)), 'another command') AS name
+        coalesce(
+            max(live.mode || format(' %s (process %s on %s, since %s)', live.id, live.pid, live.host,
+                to_char(live.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))),
+            format('another command (PostgreSQL process %s)', max(locks.backend_pid))) AS name
     FROM etl_locks AS locks
     LEFT JOIN live_syncs AS live ON live.backend_pid = locks.backend_pid
     GROUP BY locks.key
@@ -518,7 +521,7 @@ COMMENT ON COLUMN sync_health.quarantined IS 'Number of its runs in quarantine (
 COMMENT ON COLUMN sync_health.last_error IS 'Message of the last failure; null after a success.';
 COMMENT ON COLUMN sync_health.last_error_at IS 'When the last failure occurred.';
 COMMENT ON COLUMN sync_health.blocker IS 'What keeps the stream from being complete; null where it is complete or retired.';
-COMMENT ON COLUMN sync_health.held_by IS 'The invocation that holds the stream at this moment; null where none does.';
+COMMENT ON COLUMN sync_health.held_by IS 'The invocation that holds the stream at this moment: process, host, and since when it runs; null where none does.';
 COMMENT ON COLUMN sync_health.last_succeeded_at IS
     'When a sync of the stream last ended with the counts of the API and the warehouse in agreement.';
 COMMENT ON COLUMN sync_health.accounted_for IS

@@ -13,7 +13,7 @@ from etl.app.upkeep import roll_up_stream
 from etl.db.refusals import LOST, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
-from etl.errors import DatabaseError, EtlError, KeyRefusedError
+from etl.errors import DatabaseError, EtlError, KeyRefusedError, LockLostError
 from etl.events import Notice, StreamFinished
 from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync import Outcome, StreamSync
@@ -137,6 +137,8 @@ class StreamRunner:
                 self.outcomes[stream] = await self._sync(stream)
             except (KeyRefusedError, DatabaseError):
                 raise
+            except LockLostError:
+                self._skip(stream, "another invocation took the stream over")
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock

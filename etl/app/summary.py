@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError
+from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError, gravest
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class SyncSummary:
             self.error = f"other invocations hold {skipped} of {len(self.streams)} streams"
 
     def end_with(self, error: EtlError) -> None:
-        """Let an error be the end; the first one stays, unless an interruption follows it."""
-        if self.cause is None or isinstance(error, InterruptedSyncError):
+        """Let an error be the end; of several, the one whose exit code takes precedence stays, or else the first."""
+        if self.cause is None or gravest([self.cause, error]) is error:
             self.status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
             self.cause, self.error, self.hint, self.exit_code = error, error.message, error.hint, error.exit_code
 

@@ -89,7 +89,9 @@ def cron_line(made: Installation, every: timedelta) -> str:
         raise SettingsError("a path contains a line break, which a crontab cannot", hint="Rename it.")
     # cron reads a bare % as the end of the line.
     line = f"{cron_times(every)} {command}".replace("%", "\\%")
-    return _filled("cron", line=line, words=format_duration(every), log=str(log), environment=str(made.environment))
+    lock = shlex.quote(str(made.config.parent / "cortex-etl.lock")).replace("%", "\\%")
+    places = {"log": str(log), "lock": lock, "environment": str(made.environment)}
+    return _filled("cron", line=line, words=format_duration(every), **places)
 
 
 def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:

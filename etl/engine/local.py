@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from etl.errors import gravest
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -25,7 +27,7 @@ class LocalEngine:
             The results in the order of the jobs.
 
         Raises:
-            BaseException: the first error that `work` lets out; the other jobs are cancelled.
+            BaseException: the error that `work` lets out, the gravest of several; the other jobs are cancelled.
         """
         places = asyncio.Semaphore(self._width)
 
@@ -37,5 +39,5 @@ class LocalEngine:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(job)) for job in jobs]
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise gravest(errors.exceptions) from None
         return [task.result() for task in tasks]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import re
 from pathlib import Path
 
 import yaml
@@ -18,15 +20,35 @@ async def test_cron_line_syncs_silently(at_work, warehouse, tmp_path) -> None:
     assert all(each.startswith("#") for each in comments)
     times, shell = line.split(" /", 1)
     assert times == "*/5 * * * *"
+    assert await as_cron_does(f"/{shell}", tmp_path) == b""
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") > 100
+    assert (command.folder / "sync%.log").read_text() == ""
+
+
+async def as_cron_does(line: str, home: Path) -> bytes:
+    """Run the command of a crontab line; return its output."""
     process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", f"/{shell}".replace("\\%", "%"), cwd="/",
-        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "LOGNAME": "x", "SHELL": "/bin/sh"},
+        "/bin/sh", "-c", line.replace("\\%", "%"), cwd="/",
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "LOGNAME": "x", "SHELL": "/bin/sh"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out, _ = await process.communicate()
-    assert out == b""
-    assert await warehouse.fetchval("SELECT count(*) FROM runs") > 100
-    assert (command.folder / "sync%.log").read_text() == ""
+    return out
+
+
+async def test_cron_starts_no_overlapping_sync_with_the_lock_of_its_comment(at_work, warehouse, tmp_path) -> None:
+    command, running = at_work
+    (command.folder / ".env").write_text(f"CORTEX_API_KEY={running.key}\n")
+    *comments, line = (await command("schedule", "cron")).out.splitlines()
+    prefix = next(found[1] for each in comments if (found := re.search("`(flock .+)`", each)))
+    assert str(command.folder) in prefix
+    shell = f"{prefix} /{line.split(' /', 1)[1]}"
+    with (command.folder / "cortex-etl.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert await as_cron_does(shell, tmp_path) == b""
+        assert await warehouse.fetchval("SELECT count(*) FROM etl_syncs") == 0
+    assert await as_cron_does(shell, tmp_path) == b""
+    assert await warehouse.fetchval("SELECT array_agg(status) FROM etl_syncs") == ["succeeded"]
 
 
 async def test_variables_set_only_in_the_shell_are_reported(at_work) -> None:

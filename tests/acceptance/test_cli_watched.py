@@ -248,3 +248,31 @@ async def test_held_streams_are_an_alert_once_one_is_late(at_work, receiver, war
     told = json.loads(body)
     assert (told["state"], told["exit_code"]) == ("bad", 75)
     assert "4 streams are late" in told["text"]
+
+
+async def test_held_stream_moves_no_success_time(at_work, receiver, warehouse) -> None:
+    """Of four streams one is held: the others are synced, exit 75, one line even with --quiet."""
+    command, running = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"alerts: {{ping_url: '{receiver.url}/ping', on_state_change: '{receiver.url}/hook'}}\n")
+        file.write("metrics: {file: cortex.prom}\n")
+    assert (await command("sync", "--quiet")).code == 0
+    before = samples(command.folder / "cortex.prom")
+    receiver.taken()
+    for workflow_id in running.world.workflows:
+        running.world.create_run(workflow_id)
+    held = tuple(await warehouse.fetchrow("SELECT app_id, workflow_id FROM etl_streams ORDER BY 1, 2 LIMIT 1"))
+    name = "\n".join(("cortex", "stream", *held))
+    await warehouse.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+    ended = await command("sync", "--quiet")
+    line = "sync partial: other invocations hold 1 of 4 streams\n"
+    assert (ended.code, ended.out, ended.err) == (75, "", line)
+    assert [path for path, _ in receiver.taken()] == ["/ping/start"], "neither a success nor a failure"
+    after = samples(command.folder / "cortex.prom")
+    assert after["cortex_etl_sync_exit_code", ("sync",)] == 75
+    moved = {key for key in before if "last_success" in key[0] and after[key] != before[key]}
+    streams = await warehouse.fetch("SELECT app_id, workflow_id FROM etl_streams")
+    others = {tuple(row) for row in streams} - {held}
+    assert moved == {("cortex_etl_stream_last_success_timestamp_seconds", stream) for stream in others}
+    row = await warehouse.fetchrow("SELECT status, runs_inserted, error FROM etl_syncs ORDER BY id DESC LIMIT 1")
+    assert tuple(row) == ("partial", 3, "other invocations hold 1 of 4 streams")

@@ -198,3 +198,41 @@ async def test_failed_streams_take_precedence_over_locked_ones(database_url):
         summary = await t.run()
         assert (summary.status, summary.exit_code) == ("failed", 1)
         await session.close()
+
+
+@pytest.mark.parametrize("exit_code", [3, 4])
+async def test_refused_key_and_unusable_database_take_precedence_over_held_streams(database_url, exit_code):
+    world = World(1)
+    for each in ("wf_1", "wf_2"):
+        world.add_workflow("app_1", each)
+    async with trial(database_url, world) as t:
+        session = await Session.open(t.url, SCHEMA)
+        assert await session.lock(StreamId("app_1", "wf_1")) is not None
+        before = [row["pid"] for row in await t.connection.fetch("SELECT pid FROM pg_stat_activity")]
+
+        async def take_no_writes(path, query, number):
+            name = await t.connection.fetchval("SELECT current_database()")
+            await t.connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> ALL ($2)"
+            await t.connection.execute(query, name, before)
+
+        if exit_code == 3:
+            t.sandbox.faults.on(lambda request: "wf_2" in request.path, Status(401))
+        else:
+            t.sandbox.faults.before_response = take_no_writes
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("failed", exit_code)
+        await session.close()
+
+
+async def test_stream_that_another_invocation_took_over_is_skipped(database_url):
+    async with trial(database_url, one_stream(30)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+
+        async def take_over(path, query, number):
+            await t.connection.execute("UPDATE etl_streams SET fence = fence + 1")
+
+        t.sandbox.faults.before_response = take_over
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("skipped", 75)
+        assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None

@@ -1,0 +1,40 @@
+"""Which error decides the exit code where several apply."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from etl.app import SyncSummary
+from etl.engine.local import LocalEngine
+from etl.errors import DatabaseError, EtlError, FatalError, InterruptedSyncError, KeyRefusedError
+
+IN_ORDER = [InterruptedSyncError(), KeyRefusedError("no key"), DatabaseError("no database"), FatalError("no stream")]
+
+
+@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize("second", range(4))
+def test_exit_codes_take_precedence_in_the_order_130_3_4_1(first: int, second: int) -> None:
+    summary = SyncSummary("sync")
+    summary.end_with(IN_ORDER[first])
+    summary.end_with(IN_ORDER[second])
+    assert summary.exit_code == (130, 3, 4, 1)[min(first, second)]
+
+
+def test_first_of_several_errors_with_one_exit_code_stays() -> None:
+    summary = SyncSummary("sync")
+    summary.end_with(FatalError("first"))
+    summary.end_with(FatalError("second"))
+    assert summary.error == "first"
+
+
+async def test_engine_raises_the_gravest_error_of_its_jobs() -> None:
+    async def work(error: EtlError) -> None:
+        try:
+            await asyncio.sleep(0 if error is IN_ORDER[2] else 60)
+        finally:
+            raise error
+
+    with pytest.raises(KeyRefusedError):
+        await LocalEngine(3).run(IN_ORDER[1:], work)
