@@ -50,7 +50,7 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
         world = World.generate(seed, runs=runs, now=now - _PASSING)
     per_minute = max(500, runs // 4)
     async with Sandbox(world, _KEY, requests_per_minute=per_minute) as sandbox:
-        settings = _settings(call.settings, sandbox, per_minute)
+        settings = _settings(call.settings_if_any, sandbox, per_minute)
         with _step(out, 2, "An embedded PostgreSQL, migrated"):
             await _reset(settings)
         with _step(out, 3, f"Backfill of {len(world.apps)} apps with {len(world.workflows)} workflows"):
@@ -177,13 +177,13 @@ async def _ask(settings: Settings, query: str) -> QueryResult:
 
 def _show_next_steps(out: Console) -> None:
     program = _program()
-    begin = "" if Path("config.yaml").exists() else f"{program} init && "
     lines = [
         "The data is kept. Query it:",
-        f'  {program} sql "SELECT * FROM credits_daily ORDER BY day DESC LIMIT 20"',  # noqa: S608 -- for people to type
-        f"  {program} status --explain",
-        "Your own runs:",
-        f"  {begin}$EDITOR config.yaml        # set your app id",
+        f'  {program} sql --demo "SELECT * FROM credits_daily ORDER BY day DESC LIMIT 20"',  # noqa: S608 -- to type
+        f"  {program} status --demo --explain",
+        "Your own runs, in a folder of their own:",
+        f"  mkdir -p ~/cortex && cd ~/cortex && {program} init",
+        "  $EDITOR config.yaml        # set your app id",
         "  export CORTEX_API_KEY=...",
         f"  {program} doctor && {program} sync",
     ]
@@ -192,10 +192,8 @@ def _show_next_steps(out: Console) -> None:
 
 
 def _program() -> str:
-    """Return what to type for this program: its name if it is on the path, else its location."""
+    """Return what to type for this program in any folder: its name if it is on the path, else its location."""
     if shutil.which("cortex-etl") is not None:
         return "cortex-etl"
     here = Path(sys.argv[0])
-    if here.name != "cortex-etl":
-        return f"{sys.executable} -m etl"
-    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
+    return str(here.absolute()) if here.name == "cortex-etl" and here.exists() else f"{sys.executable} -m etl"

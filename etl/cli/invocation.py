@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Settings file [./config.yaml].")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Settings file.")]
 FormatOption = Annotated[
     Literal["console", "json"] | None,
     typer.Option(
@@ -57,11 +57,23 @@ class Invocation:
         """The settings, read at first use; their secrets are masked in all output from then on.
 
         Raises:
+            SettingsError: there are none, or they cannot be used.
+        """
+        return self._read(optional=False)
+
+    @cached_property
+    def settings_if_any(self) -> Settings:
+        """The settings, or the defaults if there are none: for commands that run without settings too.
+
+        Raises:
             SettingsError: they cannot be used.
         """
+        return self._read(optional=True)
+
+    def _read(self, *, optional: bool) -> Settings:
         from etl.config import load
 
-        settings = load(self.config)
+        settings = load(self.config, optional=optional)
         for secret in settings.secrets():
             self.mask.add(secret)
         if settings.database.url is not None:

@@ -110,13 +110,13 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
     Raises:
         SettingsError: there is no settings file.
     """
-    config = (call.config or Path("config.yaml")).absolute()
-    if not config.is_file():
-        raise SettingsError(f"no settings file {config}", hint="Create one: cortex-etl init")
+    settings = call.settings
+    if settings.file is None:
+        raise SettingsError("a schedule needs a settings file; there is none", hint="Create one: cortex-etl init")
+    config = settings.file.absolute()
     for warning in _lacking(config):
         call.say(warning)
     script = Path(sys.executable).parent / "cortex-etl"
-    settings = call.settings
     return Installation(
         program=(str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "etl"),
         config=config,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import aclosing, suppress
 from functools import reduce
 from operator import getitem
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,9 +30,10 @@ def init(call: Invocation) -> None:
 
     Example: `cortex-etl init && $EDITOR config.yaml && cortex-etl doctor`
     """
+    from etl.config.locate import candidates
     from etl.config.schema import SCHEMA_NAME, render, starter
 
-    path = call.config or Path("config.yaml")
+    path = call.config or candidates(os.environ)[0]
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(starter())
@@ -69,7 +70,7 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
             call.say(f"(the API asked for a pause of {event.wait_s:.0f} s)")
 
     checks = []
-    async with aclosing(examine(call.settings, call.settings.file, say_pauses)) as found:
+    async with aclosing(examine(call.settings, say_pauses)) as found:
         async for check in found:
             checks.append(check)
             if json:
@@ -191,7 +192,7 @@ def stop(call: Invocation) -> None:
     """
     from etl.db import embedded
 
-    settings = call.settings
+    settings = call.settings_if_any
     stopped = [each.data_dir for each in (settings, demo_settings(settings)) if embedded.stop(each.data_dir)]
     for folder in stopped:
         typer.echo(f"stopped PostgreSQL in {folder}")

@@ -1,10 +1,12 @@
-"""Choose the warehouse of a command: that of the settings, or the demo's while there is no other."""
+"""Choose the warehouse of a command: that of the settings, or the demo's."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from etl.cli.invocation import Invocation
@@ -30,17 +32,16 @@ def readable_settings(call: Invocation, *, demo: bool = False) -> Settings:
 
     Args:
         call: the invocation.
-        demo: use the demo's data.
+        demo: use the demo's data, which needs no settings.
 
-    Returns:
-        The settings; those of the demo if there is no warehouse yet and the demo has run.
+    Raises:
+        SettingsError: there are no settings, or there is no data of the demo.
     """
-    settings = call.settings
-    theirs = demo_settings(settings)
-    if demo or (not is_made(settings) and is_made(theirs)):
-        if not demo:
-            call.say("(showing the demo's data: you have no warehouse yet)")
-        return theirs
+    if not demo:
+        return call.settings
+    settings = demo_settings(call.settings_if_any)
+    if not is_made(settings):
+        raise SettingsError(f"the demo has not run: {settings.data_dir} is empty", hint="Run it: cortex-etl demo")
     return settings
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from etl.config.document import Document, KeyPath, dotted, read_document
+from etl.config.document import PREFIX, Document, KeyPath, dotted, read_document, sets_anything
+from etl.config.locate import candidates, find_file
 from etl.config.problems import settings_error
 from etl.config.sections import (
     AlertSettings,
@@ -43,7 +44,8 @@ __all__ = [
     "parse_duration",
 ]
 
-DEFAULT_PATH = Path("config.yaml")
+EXAMPLE_APP = "app_123"
+"""The app id in the file that `init` writes."""
 
 
 class Settings(Section):
@@ -124,9 +126,9 @@ class Settings(Section):
         return [secret.get_secret_value() for secret in _secrets(self) if secret is not self.database.url]
 
     @property
-    def file(self) -> str:
-        """The settings file that was read, or a text that says that there was none."""
-        return self._document.name or "defaults (no config.yaml found)"
+    def file(self) -> Path | None:
+        """The settings file that was read; None if all settings come from variables."""
+        return Path(self._document.name) if self._document.name else None
 
     def place(self, *path: str | int) -> str:
         """Return the place of a value: `config.yaml:4`, `environment variable X` or `default`."""
@@ -144,24 +146,27 @@ def _secrets(value: object) -> Iterator[SecretStr]:
             yield from _secrets(each)
 
 
-def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None, *, optional: bool = False) -> Settings:
     """Read the settings.
 
     Args:
-        path: the file; None reads `./config.yaml` if there is one.
+        path: the file; None looks for one (see `candidates`).
         environment: the variables; None reads those of the process. A `.env` in the folder of the file adds variables
             that are not set.
+        optional: whether the defaults do if there are no settings, or only those of the example.
 
     Returns:
         The settings. Relative paths are relative to the folder of the file.
 
     Raises:
-        SettingsError: names file, line, key, what was expected and what was found.
+        SettingsError: names file, line, key, what was expected and what was found; or there are no settings.
     """
-    if path is None and DEFAULT_PATH.exists():
-        path = DEFAULT_PATH
+    environment = os.environ if environment is None else environment
+    path = path or find_file(environment)
     folder = path.parent if path else Path()
-    document, variables = read_document(path, os.environ if environment is None else environment, folder)
+    document, variables = read_document(path, environment, folder)
+    if path is None and not optional and not sets_anything(variables):
+        raise _no_settings(environment)
     try:
         settings = Settings(**document.values)
     except ValidationError as error:
@@ -172,4 +177,24 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         settings = settings.model_copy(update={"metrics": metrics})
     settings._document = document  # noqa: SLF001 -- set once, here
     settings._telemetry = {name: value for name, value in variables.items() if name.startswith("OTEL_")}  # noqa: SLF001
+    if not optional:
+        _refuse_example(settings)
     return settings
+
+
+def _no_settings(environment: Mapping[str, str]) -> SettingsError:
+    files = [str(path) for path in candidates(environment)]
+    lacking = f"neither {files[0]} nor {files[1]} exists" if len(files) > 1 else f"{files[0]} does not exist"
+    return SettingsError(
+        f"no settings found: {lacking}, and neither DATABASE_URL nor a variable {PREFIX}... is set",
+        hint="Create a settings file with `cortex-etl init`, or name one with --config PATH.",
+    )
+
+
+def _refuse_example(settings: Settings) -> None:
+    for index, app in enumerate(settings.apps):
+        if app.id == EXAMPLE_APP:
+            raise SettingsError(
+                f"{settings.place('apps', index, 'id')}: apps[{index}].id: {EXAMPLE_APP} is the example's id",
+                hint="Replace it by the id of your app.",
+            )

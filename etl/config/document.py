@@ -90,6 +90,11 @@ def read_document(path: Path | None, environment: Mapping[str, str], folder: Pat
     return document, variables
 
 
+def sets_anything(variables: Mapping[str, str]) -> bool:
+    """Return whether any of the variables counts as settings; a key alone does not."""
+    return bool(variables.get("DATABASE_URL")) or any(name.upper().startswith(PREFIX) for name in variables)
+
+
 def _read_file(path: Path, environment: Mapping[str, str], document: Document) -> None:
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["Check", "examine"]
 
 
-async def examine(settings: Settings, settings_file: str, listener: Listener = ignore) -> AsyncGenerator[Check]:
+async def examine(settings: Settings, listener: Listener = ignore) -> AsyncGenerator[Check]:
     """Yield each check as soon as its result is known.
 
     Args:
         settings: those that a sync would use.
-        settings_file: where they came from, for the first line.
         listener: receives the events of the requests.
     """
-    yield _settings(settings, settings_file)
+    yield _settings(settings)
     if settings.telemetry:
         yield _traces()
     for checks in (examine_source(settings, listener), examine_database(settings)):
@@ -39,12 +38,12 @@ async def examine(settings: Settings, settings_file: str, listener: Listener = i
                 yield check
 
 
-def _settings(settings: Settings, settings_file: str) -> Check:
+def _settings(settings: Settings) -> Check:
     try:
         redactor_of(settings.payloads)
     except SettingsError as error:
         return failed("settings", error.message, error.hint, error.exit_code)
-    return ok("settings", settings_file)
+    return ok("settings", str(settings.file or "environment variables, without a file"))
 
 
 def _traces() -> Check:

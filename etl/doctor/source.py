@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 10
 _POLICY = RetryPolicy(attempts=3, patience_s=60)  # whoever runs it waits for the answer
 _MAX_SKEW_S = 60  # beyond it times are hard to read, and `sync.lookback` may be too short
-_PLACEHOLDER = "app_123"
 
 
 async def examine_source(settings: Settings, listener: Listener) -> AsyncGenerator[Check]:
@@ -121,8 +120,7 @@ def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
     if isinstance(error, KeyRefusedError):
         return failed("key", f"{app.id}: the API refuses the key: {error.message}", error.hint, error.exit_code)
     if isinstance(error, NotFoundError):
-        hint = "Replace the example's id by that of your app." if app.id == _PLACEHOLDER else "Correct the app's id."
-        return failed("app", f"{app.id}: the API knows no such app", hint, SettingsError.exit_code)
+        return failed("app", f"{app.id}: the API knows no such app", "Correct the app's id.", SettingsError.exit_code)
     if status is None:
         return failed(
             "api", error.message, error.hint or "Check the network, proxies and api.base_url.", error.exit_code

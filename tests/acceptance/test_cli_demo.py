@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import subprocess
+
 import pytest
+from command_fixtures import clean_environment
 from typer.main import get_command
 
 from etl.cli.root import app
@@ -18,20 +23,38 @@ async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> No
         "run_usage_calls",
         "Changes",
         "Which workflows cost most",
-        'sql "SELECT',
     ):
         assert words in ended.out
     del command.environment["DATABASE_URL"]
-    counted = await command("sql", "SELECT count(*) FROM runs")
-    assert int(counted.out.split()[1]) >= 300
-    assert "the demo's data" in counted.err
+    shown = ended.out.partition("The data is kept.")[2]
+    first, second = re.findall(r"^ .* ((?:sql|status) --demo .*)$", shown, re.MULTILINE)
+    assert (await command(*shlex.split(first))).out.startswith("day,")
+    explained = await command(*shlex.split(second))
+    assert (explained.code, "complete" in explained.out) == (0, True)
+    assert (await command("sql", "SELECT count(*) FROM runs")).code == 2  # only --demo shows this data
+    assert (await command("init")).code == 0
+    for words in (["sql", "SELECT count(*) FROM runs"], ["rejects", "list"], ["export", "files"]):
+        assert (await command(*words, "--demo")).code == 0, words
+    counted = await command("sql", "--demo", "SELECT count(*) FROM runs")
+    assert (int(counted.out.split()[1]) >= 300, counted.err) == (True, "")
     command.configure("apps: [{id: some_other_app}]\n")
-    streams = (await command("status", "--json")).json["streams"]
+    streams = (await command("status", "--json", "--demo")).json["streams"]
     assert {each["state"] for each in streams} == {"complete"}
     assert (await command("migrate", "--quiet")).code == 0
     assert (await command("sql", "SELECT count(*) FROM runs")).out == "count\n0\n"
     again = await command("sql", "--demo", "SELECT count(*) FROM runs", "--quiet")
     assert (int(again.out.split()[1]) >= 300, again.err) == (True, "")
+
+
+async def test_demo_says_how_to_begin_in_another_folder(command) -> None:
+    ended = await command("demo", "--runs", "10")
+    assert ended.code == 0, ended
+    shown = ended.out.partition("Your own runs, in a folder of their own:\n")[2]
+    begin = next(line.strip() for line in shown.splitlines())
+    environment = clean_environment() | {"HOME": str(command.folder)}
+    done = subprocess.run(["/bin/sh", "-ec", begin], cwd="/", env=environment, check=False)
+    assert done.returncode == 0
+    assert (command.folder / "cortex" / "config.yaml").exists()
 
 
 def commands(tree, path=()):

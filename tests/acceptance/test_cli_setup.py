@@ -130,11 +130,11 @@ async def test_doctor_reports_unknown_apps_and_workflows(at_work) -> None:
     foreign = next(key for key, each in running.world.workflows.items() if each["app"]["id"] == other)
     path = command.folder / "config.yaml"
     path.write_text(
-        path.read_text().partition("apps:")[0] + f"apps:\n  - id: app_123\n  - id: {one}\n    workflows: [{foreign}]\n"
+        path.read_text().partition("apps:")[0] + f"apps:\n  - id: app_no\n  - id: {one}\n    workflows: [{foreign}]\n"
     )
     ended = await command("doctor")
     assert ended.code == 2
-    assert "app_123: the API knows no such app" in ended.out
+    assert "app_no: the API knows no such app" in ended.out
     assert f"{one}/{foreign}: the app has no such workflow" in ended.out
 
 
@@ -217,11 +217,13 @@ async def test_migrate_applies_pending_migrations_once(command, empty_database_u
 
 
 async def test_migrate_check_creates_no_embedded_server(command) -> None:
+    command.configure("data_dir: .cortex-etl\n")
     assert (await command("migrate", "--check")).code == 1
     assert not (command.folder / ".cortex-etl").exists()
 
 
 async def test_stop_stops_the_embedded_server_and_keeps_its_data(command) -> None:
+    command.configure("data_dir: .cortex-etl\n")
     assert (await command("stop")).err.strip() == "no embedded PostgreSQL is running"
     migrated = await command("migrate", "--quiet")
     assert (migrated.code, migrated.out, migrated.err) == (0, "", "")

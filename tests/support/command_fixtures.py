@@ -124,7 +124,7 @@ class Command:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return clean_environment() | self.environment
+        return clean_environment() | {"XDG_CONFIG_HOME": "/nonexistent"} | self.environment
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start the command in a new Python process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from etl.config import Settings, format_duration, load, parse_duration
+from etl.config.locate import candidates
 from etl.config.schema import starter
 from etl.errors import SettingsError
 
@@ -51,7 +53,33 @@ def test_empty_file_has_the_documented_defaults(write, text: str) -> None:
 
 def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load(None, {}).data_dir == Path(".cortex-etl")
+    assert load(None, {}, optional=True).data_dir == Path(".cortex-etl")
+    assert load(None, {"DATABASE_URL": "postgresql://h/d"}).data_dir == Path(".cortex-etl")
+    for too_little in ({}, {"CORTEX_API_KEY": "sk-1"}, {"DATABASE_URL": ""}):
+        with pytest.raises(SettingsError, match=r"no settings found: config\.yaml does not exist"):
+            load(None, too_little)
+
+
+@pytest.mark.parametrize(
+    ("environment", "files"),
+    [
+        ({}, ["config.yaml"]),
+        ({"HOME": "/home/me"}, ["config.yaml", "/home/me/.config/cortex-etl/config.yaml"]),
+        ({"HOME": "/home/me", "XDG_CONFIG_HOME": "/etc/xdg"}, ["config.yaml", "/etc/xdg/cortex-etl/config.yaml"]),
+        ({"XDG_CONFIG_HOME": "not/absolute"}, ["config.yaml"]),
+        ({"CORTEX_ETL_CONFIG": "mine.yaml", "HOME": "/home/me"}, ["mine.yaml"]),
+    ],
+)
+def test_files_to_look_for(environment: dict[str, str], files: list[str]) -> None:
+    assert [str(path) for path in candidates(environment)] == files
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every folder")
+def test_home_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0)
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {"HOME": str(home), "DATABASE_URL": "postgresql://h/d"}).file is None
 
 
 def test_file_in_the_working_directory_is_used(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +278,10 @@ def test_valid_base_urls(write, url: str) -> None:
 
 
 def test_starter_equals_the_defaults(write) -> None:
-    settings = load(write(starter()), {"CORTEX_API_KEY": "sk-1"})
+    path = write(starter())
+    with pytest.raises(SettingsError, match=r"config.yaml:\d+: apps\[0\].id: app_123 is the example's id"):
+        load(path, {})
+    settings = load(path, {"CORTEX_API_KEY": "sk-1"}, optional=True)
     assert settings.api == Settings(api={"key": "sk-1"}).api
     for section in ("database", "sync", "payloads"):
         assert getattr(settings, section) == getattr(Settings(), section)

@@ -1,0 +1,31 @@
+"""Where the settings file is looked for if the command line names none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VARIABLE = "CORTEX_ETL_CONFIG"
+_NAME = "config.yaml"
+
+
+def candidates(environment: Mapping[str, str]) -> list[Path]:
+    """Return the files to look for, in order: the one that `CORTEX_ETL_CONFIG` names, or the usual ones."""
+    if named := environment.get(VARIABLE):
+        return [Path(named)]
+    shared = environment.get("XDG_CONFIG_HOME") or ""
+    if not shared and (home := environment.get("HOME")):
+        shared = f"{home}/.config"
+    usual = [Path(_NAME)]
+    return [*usual, Path(shared, "cortex-etl", _NAME)] if Path(shared).is_absolute() else usual
+
+
+def find_file(environment: Mapping[str, str]) -> Path | None:
+    """Return the first file that exists, or the one that `CORTEX_ETL_CONFIG` names, even if it does not exist."""
+    found = candidates(environment)
+    # Path.exists raises if the folder of the user cannot be read.
+    return next((path for path in found if environment.get(VARIABLE) or os.path.lexists(path)), None)
