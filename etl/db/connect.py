@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 import asyncpg
 
 from etl.db.codecs import prepare, prepare_to_load
-from etl.db.pooling import refuse_unsuitable_pooler, search_path_ignored
+from etl.db.pooling import refuse_unsuitable_pooler
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ async def connect(
     schema: str,
     *,
     application_name: str = "cortex-etl",
-    statement_timeout: float | None = None,
-    read_only: bool = False,
 ) -> asyncpg.Connection:
     """Open a connection whose search_path is `schema`.
 
@@ -71,24 +69,18 @@ async def connect(
         url: `postgresql://` or `postgres://`, with parameters of libpq (`host`, `sslmode`, ...).
         schema: name of the schema; it need not exist yet.
         application_name: the name shown in `pg_stat_activity`.
-        statement_timeout: time limit of each statement in seconds; None for no limit.
-        read_only: make transactions read-only by default.
 
     Raises:
         DatabaseError: the server cannot be reached or refuses the connection, or the URL is invalid.
     """
     url = _for_driver(url)
-    settings = _server_settings(schema, application_name)
-    if statement_timeout is not None:
-        settings["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
-    if read_only:
-        settings["default_transaction_read_only"] = "on"
-    connecting = asyncpg.connect(url, server_settings=settings, timeout=_CONNECT_TIMEOUT_S)
-    connection: asyncpg.Connection = await _reach(connecting, url, schema)
+    connecting = asyncpg.connect(url, server_settings=_startup(application_name), timeout=_CONNECT_TIMEOUT_S)
+    connection: asyncpg.Connection = await _reach(connecting, url)
     try:
         _refuse_older_servers(connection, url)
         _refuse_other_encodings(connection, url)
-        await refuse_unsuitable_pooler(connection, url, _place(url), schema)
+        await refuse_unsuitable_pooler(connection, url, _place(url))
+        await _search(connection, schema)
         await prepare(connection)
     except BaseException:
         connection.terminate()
@@ -148,16 +140,21 @@ async def create_pool(
     Raises:
         DatabaseError: see `connect`.
     """
+
+    async def begin(connection: asyncpg.Connection) -> None:
+        await _search(connection, schema)
+        await prepare_to_load(connection)
+
     opening = asyncpg.create_pool(
         _for_driver(url),
         min_size=1,
         max_size=size,
         connection_class=_LoadingConnection,
-        init=prepare_to_load,
-        server_settings=_server_settings(schema, application_name),
+        init=begin,
+        server_settings=_startup(application_name),
         timeout=_CONNECT_TIMEOUT_S,
     )
-    pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url, schema)
+    pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url)
     return pool
 
 
@@ -168,9 +165,14 @@ def _for_driver(url: str) -> str:
     return f"{base}{mark}{'&'.join(kept)}"
 
 
-def _server_settings(schema: str, application_name: str) -> dict[str, str]:
+def _startup(application_name: str) -> dict[str, str]:
+    """Return the startup parameters: poolers know these two, and refuse others."""
+    return {"application_name": application_name, "timezone": "UTC"}
+
+
+async def _search(connection: asyncpg.Connection, schema: str) -> None:
     # pg_catalog is searched first if it is not named, so that no table of the schema can hide one of the catalog.
-    return {"application_name": application_name, "search_path": quote_identifier(schema), "timezone": "UTC"}
+    await connection.execute(f"SET search_path TO {quote_identifier(schema)}")
 
 
 def quote_identifier(name: str) -> str:
@@ -212,13 +214,9 @@ def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseEr
     )
 
 
-async def _reach(opening: Awaitable[Any], url: str, schema: str) -> Any:
+async def _reach(opening: Awaitable[Any], url: str) -> Any:
     try:
         return await opening
-    except asyncpg.ProtocolViolationError as failure:
-        if "startup parameter" in str(failure):
-            raise search_path_ignored(_place(url), schema) from None
-        raise _unreachable(failure, url) from None
     except _CONNECT_FAILURES as failure:
         # Drop the cause: the driver's message may contain the URL with its password.
         raise _unreachable(failure, url) from None

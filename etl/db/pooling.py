@@ -16,46 +16,28 @@ _TIMEOUT_S = 15
 _LOST_STATEMENT = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 """Errors of prepared statements if another server connection is used than the one that prepared them."""
 
-_CONNECT_DIRECTLY = "Connect to PostgreSQL directly (usually on port 5432), or to a pool with pool_mode = session"
 
-
-async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, place: str, schema: str) -> None:
+async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, place: str) -> None:
     """Detect whether a pooler is in use, and check that it preserves sessions.
 
     Args:
         connection: a new connection to the server or pooler.
         url: its URL, to open two more connections if there is a pooler.
         place: its host, port and database, for messages.
-        schema: the expected search_path.
 
     Raises:
-        DatabaseError: the pooler does not preserve the session between transactions, or ignores search_path.
+        DatabaseError: the pooler does not preserve the session between transactions.
     """
     try:
         # Poolers send clients a fake process id.
-        row = await connection.fetchrow("SELECT pg_backend_pid() AS pid, current_setting('search_path') AS path")
-        if row is None or row["pid"] == connection.get_server_pid():
+        backend = await connection.fetchval("SELECT pg_backend_pid()")
+        if backend == connection.get_server_pid() or await _keeps_its_server(url):
             return
-        keeps = await _keeps_its_server(url)
     except _LOST_STATEMENT:
-        keeps = False
-    else:
-        if keeps and row["path"].strip('"') == schema:
-            return
-    if keeps:
-        raise search_path_ignored(place, schema)
+        pass
     raise DatabaseError(
         f"The server at {place} is a pooler in transaction mode, which loses locks and temporary tables.",
-        hint=f"{_CONNECT_DIRECTLY}.",
-    )
-
-
-def search_path_ignored(place: str, schema: str) -> DatabaseError:
-    """Return the error for a pooler that refuses or ignores search_path."""
-    return DatabaseError(
-        f"The server at {place} is a pooler that does not pass search_path on.",
-        hint=f"{_CONNECT_DIRECTLY}, set ignore_startup_parameters = search_path in the pooler, and run in PostgreSQL: "
-        f"ALTER ROLE <role> SET search_path TO {schema};",
+        hint="Connect to PostgreSQL directly (usually on port 5432), or to a pool with pool_mode = session.",
     )
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from etl.db.connect import connect
+from etl.db.query_text import accept, refused
+from etl.db.reading import connect_to_read, leave
+from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-# A read-only transaction refuses writes to tables, but not, for example, COPY ... TO PROGRAM.
-_ALLOWED = frozenset({"select", "with", "values", "table", "explain", "show"})
 # Types with values that Python cannot represent: an interval of a month, infinity, the year 10000, 24:00.
 _MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
 _AS_TEXT = frozenset(
     "interval time timetz float4 point line lseg box path polygon circle bit varbit".split()  # noqa: SIM905 - reads best
 )
-# Format numbers and times like psql by default, whatever the settings of the role.
-_FORMATS = "SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL extra_float_digits = 1"
-_BEFORE_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*", re.DOTALL)
+
+_SQL = statements("reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,20 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
         SettingsError: PostgreSQL refuses the statement, it is not read-only, or the time limit is exceeded.
         DatabaseError: the database cannot be reached, or the connection is lost.
     """
-    word = re.match(r"\w*", sql[_BEFORE_FIRST_WORD.match(sql).end() :]).group().lower()  # type: ignore[union-attr] # both match ''
-    if word not in _ALLOWED:
-        raise SettingsError(
-            f"Only read-only queries are allowed, got {word.upper() or 'an empty statement'}.",
-            hint="Use SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW.",
-        )
-    connection = await connect(
-        url, schema, application_name="cortex-etl sql", statement_timeout=timeout_s, read_only=True
-    )
+    connection = await connect_to_read(url, schema, purpose="sql", time_limit_s=timeout_s)
     try:
-        return await _ask(connection, sql)
-    except asyncpg.QueryCanceledError as failure:
+        with _explained_failures(sql, timeout_s):
+            async with asyncio.timeout(timeout_s):
+                return await _ask(connection, sql)
+    finally:
+        await leave(connection)
+
+
+@contextmanager
+def _explained_failures(sql: str, timeout_s: float) -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.QueryCanceledError, TimeoutError) as failure:
         raise SettingsError(
             f"The query exceeded its time limit of {timeout_s:g} s.",
             hint="Limit the query, for example by day, or raise the time limit.",
@@ -74,29 +76,26 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
             hint="Check PostgreSQL and run the query again.",
         ) from failure
     except asyncpg.PostgresError as failure:
-        raise _refused(failure, sql) from failure
+        raise refused(failure, sql) from failure
     except (ValueError, OverflowError, asyncpg.InterfaceError) as failure:
         raise SettingsError(f"A value of the result cannot be shown: {failure}", hint="Cast it to text.") from failure
-    finally:
-        connection.terminate()
 
 
 async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
-    transaction = connection.transaction(readonly=True)
-    await transaction.start()
-    await connection.execute(_FORMATS)
-    # A prepared statement is a single statement: "COMMIT; DELETE ..." is refused.
-    statement = await connection.prepare(sql)
+    text = await accept(connection, sql)
+    await connection.transaction(readonly=True).start()  # the connection ends with it
+    await connection.execute(_SQL["formats"])
+    # With the extended protocol again, as it was checked.
+    statement = await connection.prepare(text.sql)
     kinds = {attribute.type.name.removesuffix("[]") for attribute in statement.get_attributes()}
     if special := kinds & (_MOMENTS | _AS_TEXT):
         for kind in special:
             await connection.set_type_codec(
                 kind, schema="pg_catalog", encoder=str, decoder=_decoder(kind), format="text"
             )
-        statement = await connection.prepare(sql)
+        statement = await connection.prepare(text.sql)
     records = await statement.fetch()
     attributes = statement.get_attributes()
-    await transaction.rollback()
     return QueryResult(
         tuple(attribute.name for attribute in attributes),
         tuple(attribute.type.name for attribute in attributes),
@@ -114,14 +113,3 @@ def _moment(text: str) -> datetime | date | str:
         return date.fromisoformat(text) if len(text) == len("2026-11-25") else datetime.fromisoformat(text)
     except ValueError:
         return text
-
-
-def _refused(failure: asyncpg.PostgresError, sql: str) -> SettingsError:
-    place = ""
-    if position := getattr(failure, "position", None):
-        before = sql[: int(position) - 1]
-        place = f" (line {before.count(chr(10)) + 1}, column {len(before) - (before.rfind(chr(10)) + 1) + 1})"
-    hint = getattr(failure, "hint", None) or ""
-    if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
-        hint = "See docs/warehouse.md for the tables; run `cortex-etl migrate` to create them."
-    return SettingsError(f"PostgreSQL refused the query: {failure.args[0]}{place}", hint=hint)

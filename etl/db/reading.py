@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from etl.db.connect import connect
+from etl.db.refusals import DRIVER_ERRORS
+from etl.db.statements import statements
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+_CLOSE_TIMEOUT_S = 2.0
+
+_SQL = statements("reading")
+
+
+async def connect_to_read(
+    url: str, schema: str, *, purpose: str, time_limit_s: float | None = None
+) -> asyncpg.Connection:
+    """Open a read-only connection, never with the rights of a superuser.
+
+    Args:
+        url: URL of the database.
+        schema: schema of the warehouse.
+        purpose: purpose of the connection, such as `report` or `export`.
+        time_limit_s: time limit of each statement in seconds; None for the server's own.
+
+    Raises:
+        DatabaseError: the database cannot be reached or used.
+    """
+    connection = await connect(url, schema, application_name=f"cortex-etl {purpose}")
+    limit = None if time_limit_s is None else str(max(1, round(time_limit_s * 1000)))
+    try:
+        await connection.execute(_SQL["read_only"], limit)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def leave(connection: asyncpg.Connection) -> None:
+    """Close a connection, and cancel the statement that it still runs: PostgreSQL would run it to its end."""
+    with suppress(*DRIVER_ERRORS, OSError, TimeoutError):
+        await connection.close(timeout=_CLOSE_TIMEOUT_S)
+    connection.terminate()
 
 
 @asynccontextmanager
@@ -26,7 +63,7 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
     Raises:
         DatabaseError: the warehouse cannot be reached or read, or does not exist.
     """
-    connection = await connect(url, schema, application_name=f"cortex-etl {purpose}", read_only=True)
+    connection = await connect_to_read(url, schema, purpose=purpose)
     try:
         yield connection
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as failure:
@@ -52,4 +89,4 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
             hint="Check PostgreSQL and try again.",
         ) from failure
     finally:
-        connection.terminate()
+        await leave(connection)

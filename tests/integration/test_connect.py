@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from etl.db.connect import connect, create_pool, quote_identifier, redact_url
+from etl.db.reading import connect_to_read
 from etl.errors import DatabaseError
 
 
@@ -74,11 +75,15 @@ async def test_released_connection_is_reset_without_a_statement(database_url: st
     await pool.close()
 
 
-async def test_statement_timeout_and_read_only(database_url: str) -> None:
-    connection = await connect(database_url, "cortex", statement_timeout=0.1, read_only=True)
+async def test_connection_to_read_is_limited_and_cannot_write(database_url: str) -> None:
+    connection = await connect_to_read(database_url, "cortex", purpose="test", time_limit_s=0.1)
     with pytest.raises(asyncpg.QueryCanceledError):
         await connection.execute("SELECT pg_sleep(30)")
     with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await connection.execute("DELETE FROM runs")
+    assert await connection.fetchval("SELECT current_user") == "pg_read_all_data"
+    await connection.execute("SET default_transaction_read_only = off")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await connection.execute("DELETE FROM runs")
     await connection.close()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from etl.db.query import run_query
+from etl.db.query_text import accept
 from etl.errors import DatabaseError, SettingsError
 
 
@@ -34,44 +37,176 @@ async def test_query_returns_columns_types_and_exact_values(one_run: asyncpg.Con
     "sql",
     [
         "SELECT count(*) FROM runs;",
-        "  -- how many\n/* runs */ SELECT count(*) FROM runs",
+        "SELECT count(*) FROM runs ; ; -- done",
+        "  -- how many\n/* runs /* of\n all */ workflows */ SELECT count(*) FROM runs -- all",
         "WITH r AS (SELECT * FROM runs) SELECT count(*) FROM r",
         "(SELECT 1) EXCEPT (SELECT 2)",
+        "((SELECT 1))",
         "values (1)",
+        "SELECT length($$;$$)",
+        "SELECT length($a$'$a$)",
+        "SELECT length(';') /* ; */",
+        "TABLE one",
     ],
 )
 async def test_all_forms_of_queries_are_allowed(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+    await one_run.execute("CREATE VIEW one AS SELECT 1 AS n")
     assert (await run_query(database_url, "cortex", sql, timeout_s=10)).rows == [(1,)]
-    assert (await run_query(database_url, "cortex", "EXPLAIN SELECT 1", timeout_s=10)).columns == ("QUERY PLAN",)
 
 
 @pytest.mark.parametrize(
     "sql",
     [
-        "DELETE FROM runs",
-        "COMMIT; DELETE FROM runs",
-        "SELECT 1; DELETE FROM runs",
-        "SELECT 1; COMMIT; DELETE FROM runs; SELECT 1",
-        "WITH gone AS (DELETE FROM runs RETURNING *) SELECT * FROM gone",
-        "EXPLAIN ANALYZE DELETE FROM runs",
-        "SELECT * INTO copied FROM runs",
-        "SELECT set_config('transaction_read_only', 'off', false), * FROM runs",
-        "SET TRANSACTION READ WRITE; DELETE FROM runs",
-        "SET default_transaction_read_only = off",
-        "DO $$ BEGIN DELETE FROM runs; END $$",
-        "COPY (SELECT 1) TO PROGRAM 'cat'",
-        "SELECT query_to_xml('DELETE FROM cortex.runs', true, true, '')",
-        "SELECT nextval('etl_syncs_id_seq')",
-        "/* SELECT */ TRUNCATE runs",
-        "",
-        "-- nothing",
+        "EXPLAIN SELECT 1",
+        "explain(SELECT 1)",
+        "EXPLAIN ((SELECT 1)) UNION SELECT 2;",
+        "-- the plan\nEXPLAIN /* with /* times */ */ ANALYZE -- all\n VERBOSE SELECT 1",
+        "EXPLAIN (ANALYZE, COSTS off) SELECT 1",
+        "EXPLAIN (FORMAT JSON) TABLE runs",
+        "EXPLAIN (ANALYZE)(SELECT 1)",
+        "Explain Analyse VALUES (1)",
     ],
 )
-async def test_writing_statements_are_refused(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+async def test_queries_are_explained(database_url: str, sql: str) -> None:
+    result = await run_query(database_url, "cortex", sql, timeout_s=10)
+    assert result.columns == ("QUERY PLAN",)
+    assert result.rows
+
+
+async def test_settings_are_shown(database_url: str) -> None:
+    result = await run_query(database_url, "cortex", "/* read-only? */ show transaction_read_only;", timeout_s=10)
+    assert (result.columns, result.rows) == (("transaction_read_only",), [("on",)])
+
+
+WRITING = [
+    "DELETE FROM runs",
+    "DELETE FROM runs RETURNING id",
+    "COMMIT; DELETE FROM runs",
+    "SELECT 1; DELETE FROM runs",
+    "SELECT 1; COMMIT; DELETE FROM runs; SELECT 1",
+    "SELECT 1 /* ; */ ; DELETE FROM runs --",
+    "SELECT 1) TO STDOUT; DELETE FROM runs; COPY (SELECT 1",
+    "SELECT 1; CLOSE query; DELETE FROM runs",
+    "WITH gone AS (DELETE FROM runs RETURNING *) SELECT * FROM gone",
+    "SELECT * FROM (WITH gone AS (DELETE FROM runs RETURNING *) TABLE gone) AS deleted",
+    "SELECT * INTO copied FROM runs",
+    "SELECT * FROM runs FOR UPDATE",
+    "SELECT set_config('transaction_read_only', 'off', false), * FROM runs",
+    "SELECT set_config('transaction_read_only', 'off', true) UNION ALL SELECT nextval('etl_syncs_id_seq')::text",
+    "SET TRANSACTION READ WRITE; DELETE FROM runs",
+    "SET default_transaction_read_only = off",
+    "RESET ALL",
+    "BEGIN READ WRITE",
+    "END",
+    "DO $$ BEGIN DELETE FROM runs; END $$",
+    "CALL erase()",
+    "SELECT erase_all()",
+    "SELECT query_to_xml('DELETE FROM cortex.runs', true, true, '')",
+    "SELECT nextval('etl_syncs_id_seq')",
+    "SELECT setval('etl_syncs_id_seq', 100)",
+    "SELECT lo_from_bytea(0, 'x')",
+    "/* SELECT */ TRUNCATE runs",
+    "/* /* */ SELECT 1 */ DELETE FROM runs",
+    "/* /* */ EXPLAIN */ DELETE FROM runs",
+    "-- SELECT\rDELETE FROM runs",
+    "-- SELECT\n\rDELETE FROM runs",
+    "\ufeffSELECT 1; DELETE FROM runs",
+    "EXPLAIN ANALYZE DELETE FROM runs",
+    "EXPLAIN (ANALYZE) DELETE FROM runs",
+    "EXPLAIN (ANALYZE, FORMAT JSON) WITH gone AS (DELETE FROM runs RETURNING *) SELECT * FROM gone",
+    "EXPLAIN ANALYZE CREATE TABLE copied AS SELECT * FROM runs",
+    "EXPLAIN (ANALYZE) CREATE MATERIALIZED VIEW copied AS SELECT * FROM runs",
+    "EXPLAIN ANALYZE SELECT 1; DELETE FROM runs",
+    "EXPLAIN /* /* */ SELECT 1 */ ANALYZE DELETE FROM runs",
+    "EXPLAIN (SELECT 1) DELETE FROM runs",
+    "EXPLAIN EXPLAIN ANALYZE DELETE FROM runs",
+    "SHOW search_path; DELETE FROM runs",
+    "PREPARE gone AS DELETE FROM runs",
+    "EXECUTE gone",
+    "DECLARE other CURSOR WITH HOLD FOR SELECT 1",
+    "FETCH ALL FROM query",
+    "COPY runs TO STDOUT",
+    "COPY (DELETE FROM runs RETURNING *) TO STDOUT",
+    "CREATE TEMP TABLE copied AS SELECT 1",
+    "LOCK TABLE runs",
+    "LISTEN all_events",
+    "VACUUM runs",
+    "SELECT $1",
+    "SELECT 1 /* not closed",
+    "SELECT 'not closed",
+    "SELECT $$not closed",
+    "EXPLAIN",
+    "EXPLAIN ANALYZE",
+    "EXPLAIN (ANALYZE)",
+    "SHOW",
+    "",
+    " ;",
+    "-- nothing",
+    "/* nothing",
+    "SELECT 1\0; DELETE FROM runs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", WRITING)
+async def test_anything_but_a_query_is_refused(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+    await one_run.execute(
+        """
+        CREATE FUNCTION erase_all() RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM set_config('role', 'none', true); DELETE FROM cortex.runs; RETURN 'erased'; END $$;
+        CREATE PROCEDURE erase() LANGUAGE sql AS $$ DELETE FROM cortex.runs $$;
+        """
+    )
     with pytest.raises(SettingsError):
         await run_query(database_url, "cortex", sql, timeout_s=10)
     assert await one_run.fetchval("SELECT count(*) FROM runs") == 1
+    assert await one_run.fetchval("SELECT last_value FROM etl_syncs_id_seq") == 1
     assert await one_run.fetchval("SELECT to_regclass('copied')") is None
+
+
+PROGRAM = "COPY (SELECT 1) TO PROGRAM 'touch {path}'"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        PROGRAM,
+        f"/* /* */ select 1 */ {PROGRAM}",
+        f"/* /* */ explain */ {PROGRAM}",
+        f"EXPLAIN ANALYZE {PROGRAM}",
+        f"SELECT 1; {PROGRAM}",
+        f"SELECT 1) TO STDOUT; {PROGRAM}; COPY (SELECT 1",
+        "SELECT 1) TO PROGRAM 'touch {path}' --",
+        "SELECT query_to_xml($q$" + PROGRAM + "$q$, true, true, '')",
+        "SELECT lo_export(lo_from_bytea(0, 'x'), '{path}')",
+        "SELECT pg_read_file('/etc/hostname')",
+        "SELECT pg_ls_dir('/')",
+        "SELECT pg_reload_conf()",
+        "SELECT pg_switch_wal()",
+        "SELECT pg_stat_reset()",
+        "SELECT pg_terminate_backend({backend})",
+        "SELECT pg_cancel_backend({backend})",
+    ],
+)
+async def test_a_superuser_gives_up_its_rights(
+    warehouse: asyncpg.Connection, database_url: str, tmp_path: Path, sql: str
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o777)  # the server may run as another account
+    made = tmp_path / "made"
+    text = sql.format(path=made, backend=warehouse.get_server_pid())
+    with pytest.raises(SettingsError):
+        await run_query(database_url, "cortex", text, timeout_s=10)
+    assert not made.exists()
+    assert await warehouse.fetchval("SELECT 1") == 1
+
+
+async def test_checking_a_text_executes_nothing(warehouse: asyncpg.Connection) -> None:
+    await warehouse.execute(
+        "CREATE FUNCTION count_up() RETURNS bigint IMMUTABLE LANGUAGE sql AS $$ SELECT nextval('etl_syncs_id_seq') $$"
+    )
+    for text in ("SELECT count_up()", "EXPLAIN ANALYZE SELECT count_up()"):
+        await accept(warehouse, text)
+    assert not await warehouse.fetchval("SELECT is_called FROM etl_syncs_id_seq")
 
 
 async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, database_url: str) -> None:
@@ -79,23 +214,93 @@ async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, data
         await run_query(database_url, "cortex", "SELECT id,\n  stats FROM runs", timeout_s=10)
     assert 'column "stats" does not exist (line 2, column 3)' in caught.value.message
     assert "status" in caught.value.hint  # PostgreSQL's own hint
-    with pytest.raises(SettingsError, match=r"relation .nowhere. does not exist"):
-        await run_query(database_url, "cortex", "SELECT 1 FROM nowhere", timeout_s=10)
-    with pytest.raises(SettingsError, match="division by zero"):
-        await run_query(database_url, "cortex", "SELECT 1 / 0", timeout_s=10)
 
 
-async def test_long_query_times_out(database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("SELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 1, column 15\)"),
+        ("EXPLAIN (ANALYZE)\nSELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 2, column 15\)"),
+        ("EXPLAIN (ANALYZE) SELECT 1 FRM runs", r"at or near .runs. \(line 1, column 32\)"),
+        ("EXPLAIN ANALYZE DELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
+        ("  -- all\nDELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
+        ("WITH gone AS (DELETE FROM runs RETURNING 1) TABLE gone", "Only read-only queries are allowed: a WITH clause"),
+        ("", "Only read-only queries are allowed, got an empty statement"),
+        ("SELECT 1; SELECT 2", "multiple commands"),
+        ("SELECT $1", "takes no parameters"),
+        ("SELECT 1 / 0", "division by zero"),
+        ("SELECT '\0'", "NUL"),
+        ("SELECT '\udc80'", "NUL"),
+        ("\\d+ runs\n", r"\\d\+ runs is a command of psql"),
+    ],
+)
+async def test_refusals_say_what_is_wrong(database_url: str, sql: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        await run_query(database_url, "cortex", sql, timeout_s=10)
+
+
+async def test_long_query_times_out(warehouse: asyncpg.Connection, database_url: str) -> None:
     with pytest.raises(SettingsError, match=r"exceeded its time limit of 0\.2 s"):
         await run_query(database_url, "cortex", "SELECT pg_sleep(30)", timeout_s=0.2)
+    assert await running(warehouse) == 0
 
 
-async def test_lost_connection_during_a_query_is_a_database_error(database_url: str) -> None:
+async def test_query_cannot_raise_its_time_limit(warehouse: asyncpg.Connection, database_url: str) -> None:
+    sql = "SELECT set_config('statement_timeout', '0', false), pg_sleep(1) FROM generate_series(1, 30)"
+    with pytest.raises(SettingsError, match=r"exceeded its time limit of 0\.5 s"):
+        await run_query(database_url, "cortex", sql, timeout_s=0.5)
+    assert await running(warehouse) == 0
+
+
+async def test_interrupted_query_ends_in_the_server(warehouse: asyncpg.Connection, database_url: str) -> None:
+    query = asyncio.create_task(run_query(database_url, "cortex", "SELECT pg_sleep(30)", timeout_s=60))
+    async with asyncio.timeout(10):
+        while await running(warehouse) == 0:
+            await asyncio.sleep(0.05)
+    query.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await query
+    assert await running(warehouse) == 0
+
+
+async def running(warehouse: asyncpg.Connection) -> int:
+    count: int = await warehouse.fetchval(
+        """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'cortex-etl sql' AND query LIKE '%pg_sleep%'
+            AND state = 'active'
+        """
+    )
+    return count
+
+
+async def test_lost_connection_during_a_query_is_a_database_error(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    query = asyncio.create_task(run_query(database_url, "cortex", "SELECT pg_sleep(30)", timeout_s=60))
+    async with asyncio.timeout(10):
+        while await running(warehouse) == 0:
+            await asyncio.sleep(0.05)
+    await warehouse.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'cortex-etl sql'"
+    )
     with pytest.raises(DatabaseError, match="Lost the connection"):
-        await run_query(database_url, "cortex", "SELECT pg_terminate_backend(pg_backend_pid())", timeout_s=10)
+        await query
 
 
 @pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
 async def test_values_without_a_python_type_are_reported(database_url: str, time: str) -> None:
     with pytest.raises(SettingsError, match="cannot be shown"):
         await run_query(database_url, "cortex", f"SELECT row('{time}'::timestamptz)", timeout_s=10)
+
+
+async def test_backslashes_are_read_as_the_server_is_set(one_run: asyncpg.Connection, database_url: str) -> None:
+    database = await one_run.fetchval("SELECT current_database()")
+    for setting in ("standard_conforming_strings = off", "default_transaction_read_only = off"):
+        await one_run.execute(f"ALTER DATABASE {database} SET {setting}")
+    one_string = await run_query(database_url, "cortex", r"SELECT '\'; DELETE FROM runs; --';", timeout_s=10)
+    assert one_string.rows == [("'; DELETE FROM runs; --",)]
+    with pytest.raises(SettingsError, match="multiple commands"):
+        await run_query(database_url, "cortex", r"SELECT '\\'; DELETE FROM runs; --'", timeout_s=10)
+    assert await one_run.fetchval("SELECT count(*) FROM runs") == 1

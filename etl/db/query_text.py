@@ -1,0 +1,169 @@
+"""PostgreSQL decides whether a text is a query: nothing here parses SQL.
+
+A text that `DECLARE ... CURSOR FOR` accepts is one SELECT, VALUES or TABLE statement that changes no data. It is only
+parsed, with the extended protocol, which takes a single statement, so that no text can end this one and begin another.
+SHOW, and EXPLAIN of such a query, are sent from their first word on, so that they cannot be anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DECLARE = "DECLARE query NO SCROLL CURSOR FOR "
+_FORMS = "Use SELECT, WITH, VALUES, TABLE, SHOW, or EXPLAIN of one of these."
+
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_SPACE = re.compile(r"\s*")
+_WORD = re.compile(r"\w*")
+_COMMENT_BOUNDS = re.compile(r"/\*|\*/")
+_EXPLAIN_WORD = re.compile(r"(?:analy[sz]e|verbose)\b", re.IGNORECASE)
+_EXPLAIN_OPTIONS = re.compile(r"\([\w\s,]*\)")
+
+
+@dataclass(frozen=True, slots=True)
+class QueryText:
+    """One statement that only reads: a query, else EXPLAIN or SHOW."""
+
+    sql: str
+    is_query: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why PostgreSQL does not take the text from `start` on as a query."""
+
+    failure: asyncpg.PostgresError
+    start: int
+
+    @property
+    def place(self) -> int | None:
+        """Where in the text, if PostgreSQL says so."""
+        position = getattr(self.failure, "position", None)
+        return None if position is None else self.start + int(position) - 1 - len(_DECLARE)
+
+
+async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
+    """Have PostgreSQL check that a text is one statement that only reads. Nothing is executed.
+
+    Args:
+        connection: a connection outside of a transaction.
+        text: the text, which may be anything.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if _UNSENDABLE.search(text):
+        raise SettingsError("A query must be UTF-8 text without NUL.", hint="Check the file or program it comes from.")
+    first = _after_comments(text, 0)
+    word = _word_at(text, first)
+    if word == "SHOW":
+        return QueryText(text[first:], is_query=False)
+    refusals = []
+    for prefix, start in _explained(text, first + len(word)) if word == "EXPLAIN" else [("", 0)]:
+        refusal = await _refusal(connection, text, start)
+        if refusal is None:
+            return QueryText(prefix + text[start:], is_query=not prefix)
+        refusals.append(refusal)
+        if not isinstance(refusal.failure, asyncpg.PostgresSyntaxError):
+            break
+    raise _not_a_query(max(refusals, key=lambda each: each.place or 0), text)
+
+
+async def _refusal(connection: asyncpg.Connection, text: str, start: int) -> _Refusal | None:
+    """Return why the text from `start` on is no query; None if it is one."""
+    try:
+        declared = await connection.prepare(_DECLARE + text[start:])
+    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
+        raise
+    except asyncpg.PostgresError as failure:
+        return _Refusal(failure, start)
+    if declared.get_parameters():
+        raise SettingsError("A query takes no parameters, such as $1.", hint="Write the value itself.")
+    return None
+
+
+def _explained(text: str, start: int) -> Iterator[tuple[str, int]]:
+    """Yield what may be an EXPLAIN with its options, and where its query starts.
+
+    A parenthesis opens a list of options or the query; only PostgreSQL can tell.
+    """
+    start = _after_comments(text, start)
+    if options := _EXPLAIN_OPTIONS.match(text, start):
+        yield f"EXPLAIN {options.group()} ", _after_comments(text, options.end())
+    words = ["EXPLAIN"]
+    while word := _EXPLAIN_WORD.match(text, start):
+        words.append(word.group())
+        start = _after_comments(text, word.end())
+    yield " ".join(words) + " ", start
+
+
+def _after_comments(text: str, start: int) -> int:
+    """Return where the text goes on after white space and comments."""
+    while True:
+        start = _SPACE.match(text, start).end()  # type: ignore[union-attr] # it matches ''
+        if text.startswith("--", start):
+            start = text.find("\n", start)
+        elif text.startswith("/*", start):
+            start = _end_of_comment(text, start)
+        else:
+            return start
+        if start == -1:
+            return len(text)
+
+
+def _end_of_comment(text: str, start: int) -> int:
+    """Return where a comment ends, which may contain others; -1 if it does not end."""
+    depth = 0
+    for bound in _COMMENT_BOUNDS.finditer(text, start):
+        depth += 1 if bound.group() == "/*" else -1
+        if depth == 0:
+            return bound.end()
+    return -1
+
+
+def _word_at(text: str, start: int) -> str:
+    return _WORD.match(text, start).group().upper()  # type: ignore[union-attr] # it matches ''
+
+
+def _not_a_query(refusal: _Refusal, text: str) -> SettingsError:
+    first = _after_comments(text, refusal.start)
+    if text.startswith("\\", first):
+        command = text[first:].partition("\n")[0].strip()
+        return SettingsError(
+            f"{command} is a command of psql, not SQL.", hint=f"Run: cortex-etl psql -- -c '{command}'"
+        )
+    if isinstance(refusal.failure, asyncpg.PostgresSyntaxError) and refusal.place == first:
+        found = _word_at(text, first) or text[first : first + 1] or "an empty statement"
+        return SettingsError(f"Only read-only queries are allowed, got {found}.", hint=_FORMS)
+    if "DECLARE CURSOR" in str(refusal.failure):  # of the statement that the user did not write
+        return SettingsError("Only read-only queries are allowed: a WITH clause changes data.", hint=_FORMS)
+    return refused(refusal.failure, text, refusal.place)
+
+
+def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None) -> SettingsError:
+    """Return the error for a query that PostgreSQL refuses.
+
+    Args:
+        failure: PostgreSQL's error.
+        text: the query.
+        place: where in the query.
+    """
+    where = ""
+    if place is not None:
+        before = text[:place]
+        where = f" (line {before.count(chr(10)) + 1}, column {place - before.rfind(chr(10))})"
+    hint = getattr(failure, "hint", None) or ""
+    if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
+        hint = "See docs/warehouse.md for the tables; run `cortex-etl migrate` to create them."
+    elif isinstance(failure, asyncpg.PostgresSyntaxError) and place is None:
+        hint = "Run one statement at a time."
+    return SettingsError(f"PostgreSQL refused the query: {failure.args[0]}{where}", hint=hint)

@@ -1,0 +1,17 @@
+-- name: read_only
+-- Make the session read-only, with a time limit of $1 milliseconds for each statement (null: the server's own), and give
+-- up the rights of a superuser. Not as startup parameters: a pooler refuses those that it does not know.
+SELECT
+    set_config('default_transaction_read_only', 'on', false),
+    CASE WHEN $1::text IS NOT NULL THEN set_config('statement_timeout', $1::text, false) END,
+    CASE WHEN roles.rolsuper THEN set_config('role', 'pg_read_all_data', false) END
+FROM pg_roles AS roles
+WHERE roles.rolname = current_user
+
+-- name: formats
+-- For this transaction: write numbers and times as psql does by default, whatever the settings of the role.
+SELECT
+    set_config('datestyle', 'ISO', true),
+    set_config('intervalstyle', 'postgres', true),
+    set_config('extra_float_digits', '1', true),
+    set_config('bytea_output', 'hex', true)
