@@ -6,7 +6,7 @@
 #   make verify  check the completeness rule against every way small listings can change
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-peer soak verify wheel clean
+.PHONY: help demo test lint lowest format bench bench-peer soak verify wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -36,7 +36,8 @@ $(VENV)/installed: $(VENV)/made pyproject.toml
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/made pyproject.toml
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) 'pip>=25.1'  # knows dependency groups
+	@$(PIP) --editable '.[report,parquet,otel]' --group dev
 	@touch $@ $(VENV)/installed
 
 demo: $(VENV)/installed
@@ -49,7 +50,16 @@ lint: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(VENV)/bin/codespell
 	@$(VENV)/bin/lint-imports --no-cache
+
+# The demo and the tests of the promises with the lowest versions that pyproject.toml allows.
+lowest: $(VENV)/installed-dev
+	@$(VENV)/bin/uv venv -q --clear --python $(PYTHON) $(VENV)-lowest
+	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)/bin/uv pip install -q --resolution lowest-direct --editable '.[report,parquet,otel]'
+	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)/bin/uv pip install -q --group dev
+	@$(VENV)-lowest/bin/cortex-etl demo --quiet
+	@$(VENV)-lowest/bin/python -m pytest -q -n auto tests/unit tests/acceptance/test_promises.py
 
 format: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check --fix .
@@ -61,7 +71,8 @@ bench: $(VENV)/installed-dev
 
 bench-peer: $(VENV)/made
 	@$(PYTHON) -m venv $(VENV)-peer
-	@$(VENV)-peer/bin/python -m pip --disable-pip-version-check install -qq --no-input '.[bench]'
+	@$(VENV)-peer/bin/python -m pip --disable-pip-version-check install -qq --no-input 'pip>=25.1'
+	@$(VENV)-peer/bin/python -m pip --disable-pip-version-check install -qq --no-input . --group peer
 
 soak: $(VENV)/installed-dev
 	@$(PYTHON) -m tests.faults.soak $(ARGS)
@@ -74,4 +85,4 @@ wheel: $(VENV)/installed-dev
 
 clean:
 	@test ! -x $(VENV)/bin/cortex-etl || $(VENV)/bin/cortex-etl stop --quiet
-	rm -rf $(VENV) $(VENV)-peer build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-peer $(VENV)-lowest build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
