@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from etl.config.document import PREFIX, Document, KeyPath, dotted, read_document, sets_anything
 from etl.config.locate import candidates, find_file
-from etl.config.problems import settings_error
+from etl.config.problems import refuse_misspelled, settings_error
 from etl.config.sections import (
     AlertSettings,
     ApiSettings,
@@ -165,6 +165,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None,
     path = path or find_file(environment)
     folder = path.parent if path else Path()
     document, variables = read_document(path, environment, folder)
+    refuse_misspelled(document, variables, Settings)
     if path is None and not optional and not sets_anything(variables):
         raise _no_settings(environment)
     try:

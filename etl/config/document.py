@@ -30,7 +30,7 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The values, the place of each (`config.yaml:4`, `environment variable X`), and what is missing.
+    """The values, the place of each (`config.yaml:4`, `environment variable X`, or both), and what is missing.
 
     `origins` has the places of variables that are not from the environment. `unset` has the variable of each `${NAME}`
     that is not set, and `unread` the error for each secret whose file cannot be read: many commands need no secret.
@@ -43,9 +43,21 @@ class Document:
     unset: dict[KeyPath, str] = field(default_factory=dict)
     unread: dict[KeyPath, SettingsError] = field(default_factory=dict)
 
-    def came_from(self, path: KeyPath, variable: str) -> None:
-        """Record that the value at `path` came from a variable."""
-        self.places[path] = self.origins.get(variable, f"environment variable {variable}")
+    def origin(self, variable: str) -> str:
+        """Return the place of a variable."""
+        return self.origins.get(variable, f"environment variable {variable}")
+
+    def came_from(self, place: str, path: KeyPath, value: Any) -> None:
+        """Record the place of a value and of all values in it, and forget their places so far."""
+        for known in [each for each in self.places if each[: len(path)] == path]:
+            del self.places[known]
+        self._place_all(place, path, value, _DEEPEST)
+
+    def _place_all(self, place: str, path: KeyPath, value: Any, levels: int) -> None:
+        self.places[path] = place
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, each in inner if levels else ():
+            self._place_all(place, (*path, key), each, levels - 1)
 
     def place(self, path: KeyPath) -> str:
         """Return the place of the value at `path`, else of the nearest value in or around it, else ''."""
@@ -170,18 +182,21 @@ class _Reader:
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            place = f"{self._document.name}:{key_node.start_mark.line + 1}"
+            line = key_node.start_mark.line + 1
+            place = f"{self._document.name}:{line}"
             if not isinstance(key_node, yaml.ScalarNode):
                 raise SettingsError(f"{place}: expected a key, got {_kind(key_node)}", hint="Write the name of a key.")
             key = str(key_node.value)
             here = (*path, key)
             if key in values:
-                first = self._document.places[here].rpartition(":")[2]
                 raise SettingsError(
-                    f"{place}: {dotted(here)}: duplicate key, first set on line {first}", hint="Keep one of the two."
+                    f"{place}: {dotted(here)}: duplicate key, first set on line {lines[key]}",
+                    hint="Keep one of the two.",
                 )
             self._document.places[here] = place
+            lines[key] = line
             values[key] = self.value(value_node, here)
         return values
 
@@ -215,13 +230,17 @@ class _Reader:
                     f"{self._document.place(path)}: {dotted(path)}: {match[0]} {wrong}",
                     hint="Write ${NAME} or ${NAME:-default}.",
                 )
-            found = self._environment.get(match["name"]) or match["default"]
-            if found is None:
+            if found := self._environment.get(match["name"]):
+                used.append(self._document.origin(match["name"]))
+                return found
+            if match["default"] is None:
                 self._document.unset[path] = match["name"]
-                return ""
-            return found
+            return match["default"] or ""
 
+        used: list[str] = []
         filled = _REFERENCE.sub(replace, text)
+        if used:
+            self._document.places[path] = ", ".join([self._document.places[path], *dict.fromkeys(used)])
         return None if path in self._document.unset else filled or None
 
 
@@ -252,10 +271,9 @@ def _override(document: Document, variable: str, text: str) -> None:
             )
         target = inner
     target[str(path[-1])] = value
-    for known in [each for each in document.places if each[: len(path)] == path]:
-        del document.places[known]
-    document.came_from(path, variable)
-    document.unset.pop(path, None)
+    document.came_from(document.origin(variable), path, value)
+    for each in [each for each in document.unset if each[: len(path)] == path]:
+        del document.unset[each]
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
@@ -298,9 +316,10 @@ def _fill_secrets(document: Document, variables: Mapping[str, str], folder: Path
         if not isinstance(values, dict):
             continue
         _fill_from_file(document, values, (section,), key, folder)
-        if values.get(key) is None and (section, key) not in document.unread and variables.get(variable):
+        named = (section, key) in document.unset or (section, key) in document.unread
+        if values.get(key) is None and not named and variables.get(variable):
             values[key] = variables[variable]
-            document.came_from((section, key), variable)
+            document.places[section, key] = document.origin(variable)
     apps = document.values.get("apps")
     for index, app in enumerate(apps if isinstance(apps, list) else []):
         if isinstance(app, dict):

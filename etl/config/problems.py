@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
+from functools import reduce
+from operator import getitem
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, SecretStr
 
-from etl.config.document import Document, KeyPath, dotted
+from etl.config.document import PREFIX, Document, KeyPath, dotted
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ _EXPECTED = {
     "model_attributes_type": "a section",
     "path_type": "a path",
 }
+_FILLED = re.compile(r":\d+, (?:environment )?variable (.+)")
+"""The variable in the place of a value that a `${NAME}` filled."""
 
 
 def settings_error(error: ValidationError, document: Document, model: type[BaseModel]) -> SettingsError:
@@ -56,13 +61,13 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
     place = document.place(path)
     where = f"{place}: {dotted(path)}" if place else dotted(path)
     if found["type"] == "extra_forbidden":
-        return _unknown_key(where, path, model)
+        return _unknown_key(where, path, model, is_variable=place.startswith(("environment", "variable")))
     if found["type"] in ("missing", "no_salt"):
         return f"{where} is missing", f"Add `{path[-1]}: ...`."
     if found["type"] == "duplicate_app":
         return f"{where}: duplicate app", "Merge the two, or remove one."
-    expected = "a number of seconds" if _wants_seconds(path, found) else _expected(found)
-    return f"{where}: expected {expected}, got {_shown(path, found['input'], model)}", _hint(found, place)
+    value = reduce(getitem, found.get("ctx", {}).get("path", ()), found["input"])
+    return f"{where}: expected {_expected(found)}, got {_shown(path, value, model)}", _hint(found, place)
 
 
 def _real_path(found: ErrorDetails) -> KeyPath:
@@ -73,16 +78,45 @@ def _real_path(found: ErrorDetails) -> KeyPath:
     return (*path, *found.get("ctx", {}).get("path", ()))
 
 
-def _unknown_key(where: str, path: KeyPath, model: type[BaseModel]) -> tuple[str, str]:
+def _unknown_key(where: str, path: KeyPath, model: type[BaseModel], *, is_variable: bool) -> tuple[str, str]:
     names = key_names(model, path[:-1])
-    near = nearest(str(path[-1]), names)
-    elsewhere = [dotted(each) for each in all_keys(model) if each[-1] == path[-1]]
+    spelled = variable_of if is_variable else dotted
     message = f"{where}: unknown key; expected one of {', '.join(names)}"
-    if near:
+    for each in all_keys(model):
+        if len(each) > 1 and "_".join(map(str, each)) == path[-1]:
+            return message, f"Did you mean {spelled(each)}?"
+    if near := nearest(str(path[-1]), names):
         return message, f"Did you mean {near}?"
+    elsewhere = [spelled(each) for each in all_keys(model) if each[-1] == path[-1]]
     if elsewhere:
         return message, f"Move it to {elsewhere[0]}."
     return message, "Remove it."
+
+
+def variable_of(path: KeyPath) -> str:
+    """Return the variable that overrides a setting."""
+    return PREFIX + "__".join(map(str, path)).upper()
+
+
+def refuse_misspelled(document: Document, variables: Iterable[str], model: type[BaseModel]) -> None:
+    """Raise for a variable such as `CORTEX_ETL_API__KEY`, which would have no effect.
+
+    Others that begin like ours are left alone: Kubernetes sets `CORTEX_ETL_SERVICE_HOST` for a service `cortex-etl`.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    keys = {"_".join(map(str, path)).upper(): variable_of(path) for path in all_keys(model)}
+    for name in sorted(variables):
+        start, ours, rest = name.upper().partition("CORTEX_ETL_")
+        if start or not ours or rest.startswith("_"):
+            continue
+        meant = keys.get(rest.replace("__", "_"))
+        if meant or "__" in rest:
+            raise SettingsError(
+                f"{document.origin(name)}: the variables of settings begin with {PREFIX}, with two underscores",
+                hint=f"Rename it to {meant or 'CORTEX_ETL__SECTION__KEY'}, or unset it.",
+            )
 
 
 def _expected(found: ErrorDetails) -> str:
@@ -112,10 +146,6 @@ def _shown(path: KeyPath, value: Any, model: type[BaseModel]) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _wants_seconds(path: KeyPath, found: ErrorDetails) -> bool:
-    return str(path[-1]).endswith("_s") and found["type"].startswith("float")
-
-
 def _hint(found: ErrorDetails, place: str) -> str:
     if found["type"] == "literal_error" and isinstance(found["input"], str):
         options = [each.strip(" '\"") for each in _expected(found).replace(" or ", ",").split(",")]
@@ -124,6 +154,8 @@ def _hint(found: ErrorDetails, place: str) -> str:
             return f"Did you mean {near}?"
     if place.startswith("environment"):
         return f"Set {place.removeprefix('environment variable ')} to a valid value, or unset it."
+    if filled := _FILLED.search(place):
+        return f"Set {filled[1]} to a valid value."
     file, _, line = place.rpartition(":")
     return f"Change line {line} of {file}." if line.isdigit() else f"Change {place or 'it'}."
 

@@ -75,6 +75,8 @@ def _explained(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:
     if value.get("format") == "duration":
         kept["default"] = format_duration(TypeAdapter(timedelta).validate_python(value["default"]))
         kinds = [_DURATION, {"type": "number", "minimum": 0}]
+    elif value.get("format") == "seconds":
+        kinds.append(_DURATION)
     if {"type": "string"} not in kinds:
         kinds.append(_REFERENCE)
     kind = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}

@@ -71,6 +71,17 @@ def format_duration(value: timedelta) -> str:
     return f"{seconds:g}s"
 
 
+def parse_seconds(value: object) -> object:
+    """Return a duration as a number of seconds; a number is left to the checks of its field.
+
+    Raises:
+        ValueError: the value is not a duration.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return parse_duration(value).total_seconds()
+
+
 def not_bool(value: object) -> object:
     """Reject true and false, which Python treats as 1 and 0.
 
@@ -186,34 +197,37 @@ def check_schema(value: str) -> str:
 
 
 def check_id(value: str) -> str:
-    """Return an id without white space around it.
+    """Return an id, which may be any text that the API gives.
 
     Raises:
-        ValueError: it is empty or contains white space or unprintable characters.
+        ValueError: it is empty or contains a NUL.
     """
-    text = value.strip()
-    if not text or not text.isprintable() or " " in text:
+    if not value.strip() or "\0" in value:
         raise ValueError("an id such as app_123")
-    return text
+    return value
 
 
 def check_workflows(value: object) -> object:
     """Return `all` or a list of different ids.
 
     Raises:
-        ValueError: the value is neither.
+        ValueError, PydanticCustomError: the value is neither, or an id is none.
     """
     if value == "all":
         return value
     if not isinstance(value, list | tuple) or not value or not all(isinstance(each, str) for each in value):
         raise ValueError("all, or a list of workflow ids")
-    ids = [check_id(each) for each in value]
-    if "all" in ids:
+    for index, each in enumerate(value):
+        try:
+            check_id(each)
+        except ValueError as wrong:
+            raise PydanticCustomError("no_id", "{wrong}", {"wrong": str(wrong), "path": (index,)}) from None
+    if "all" in value:
         raise ValueError("all without brackets, or a list of workflow ids")
-    twice = next((each for each in ids if ids.count(each) > 1), None)
+    twice = next((each for each in value if value.count(each) > 1), None)
     if twice is not None:
         raise ValueError(f"each workflow once ({twice} is listed twice)")
-    return ids
+    return value
 
 
 def check_json_path(value: str) -> str:
@@ -291,6 +305,9 @@ def check_salt(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
 """A timedelta in the notation of `config.yaml`."""
 
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(json_schema_extra={"format": "seconds"})]
+"""A number of seconds, which `config.yaml` may also write as a duration."""
+
 File = Annotated[Path, BeforeValidator(check_path), AfterValidator(expand_home)]
 Whole = Annotated[int, BeforeValidator(not_bool)]
 Key = Annotated[SecretStr, BeforeValidator(check_key)]
@@ -313,7 +330,7 @@ class ApiSettings(Section):
     requests_per_minute: Whole = Field(default=500, ge=1, le=100_000)
     concurrency: Whole = Field(default=8, ge=1, le=64)
     page_size: Whole = Field(default=100, ge=1, le=10_000)
-    timeout_s: Annotated[float, BeforeValidator(not_bool)] = Field(default=60, gt=0, le=3600)
+    timeout_s: Seconds = Field(default=60, gt=0, le=3600)
     origin: Origin = "ALL"
     status: Status = "ALL"
     verbose: bool = True

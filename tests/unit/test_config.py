@@ -107,6 +107,26 @@ def test_environment_overrides_the_file(write) -> None:
     assert settings.place("api", "timeout_s") == "default"
 
 
+def test_places_of_values_that_variables_set(write) -> None:
+    path = write("api:\n  page_size: ${SIZE:-5}\n  concurrency: ${MANY:-6}\napps:\n  - id: b\n  - id: c\n")
+    settings = load(path, {"SIZE": "7", "CORTEX_ETL__APPS": '[{"id": "a", "workflows": ["w"]}]'})
+    variable = "environment variable CORTEX_ETL__APPS"
+    assert settings.place("api", "page_size") == f"{path}:2, environment variable SIZE"
+    assert settings.place("api", "concurrency") == f"{path}:3"
+    assert settings.place("apps", 0, "id") == settings.place("apps", 0, "workflows", 0) == variable
+    assert settings.place("apps", 0, "key") == settings.place("apps", 1, "id") == "default"
+
+
+def test_ids_are_whatever_the_api_gives(write) -> None:
+    (app,) = load(write("apps:\n  - id: my app/1\n    workflows: [a workflow, ' w ', ü]\n"), {}).apps
+    assert (app.id, app.workflows) == ("my app/1", ["a workflow", " w ", "ü"])
+
+
+def test_seconds_may_be_written_as_durations(write) -> None:
+    for text, seconds in (("2m", 120), ("45s", 45), ("1.5", 1.5), ("0.5", 0.5), ("'90'", 90)):
+        assert load(write(f"api: {{timeout_s: {text}}}\n"), {}).api.timeout_s == seconds
+
+
 def test_variables_are_substituted(write) -> None:
     path = write('api:\n  page_size: ${SIZE}\n  key: "sk-${A}-${B:-b}"\ndatabase: {url: "${URL:-}"}\ndata_dir: $${x}\n')
     settings = load(path, {"SIZE": "12", "A": "a"})
@@ -126,6 +146,18 @@ def test_missing_key_is_an_error_only_if_needed(write) -> None:
     with pytest.raises(SettingsError, match=r"config.yaml:2: api.key: .*MY_KEY is not set") as caught:
         settings.require_key()
     assert "export MY_KEY=" in caught.value.hint
+
+
+@pytest.mark.parametrize("written", ["${MY_KEY}", "sk-${MY_KEY}"])
+def test_missing_key_is_not_replaced_by_another(write, tmp_path: Path, written: str) -> None:
+    path = write(f"api:\n  key: {written}\napps:\n  - id: a\n")
+    settings = load(path, {"CORTEX_API_KEY": "sk-other"})
+    for app in (None, settings.apps[0]):
+        with pytest.raises(SettingsError, match=r"config.yaml:2: api.key: .*MY_KEY is not set"):
+            settings.require_key(app)
+    (tmp_path / "key").write_text("sk-file")
+    path.write_text(path.read_text().replace("api:\n", "api:\n  key_file: key\n"))
+    assert load(path, {}).require_key().get_secret_value() == "sk-file"
 
 
 @pytest.mark.parametrize("written", ["${MY_KEY}", "sk-${MY_KEY}"])

@@ -48,7 +48,8 @@ IN_FILE = [
     ("range: too large", "api:\n  concurrency: 65\n", 2, "api.concurrency", "expected at most 64, got 65", "line 2"),
     ("range: zero seconds", "api:\n  timeout_s: 0\n", 2, "api.timeout_s", "expected more than 0", ""),
     ("range: not finite", "api:\n  timeout_s: .inf\n", 2, "api.timeout_s", "got inf", ""),
-    ("unit: where none belongs", "api:\n  timeout_s: 10m\n", 2, "api.timeout_s", "expected a number of seconds", ""),
+    ("unit: too many minutes", "api:\n  timeout_s: 90m\n", 2, "api.timeout_s", "expected at most 3600, got 5400", ""),
+    ("unit: unknown in seconds", "api:\n  timeout_s: 1 min\n", 2, "api.timeout_s", "expected a duration such as", ""),
     (
         "unit: unknown",
         "sync:\n  lookback: 1 hour\n",
@@ -86,7 +87,14 @@ IN_FILE = [
     ("typo: section in capitals", "API:\n  page_size: 4\n", 1, "API", "unknown key", "Did you mean api?"),
     ("typo: name inside", "database:\n  schema_name: x\n", 2, "database.schema_name", "unknown key", "mean schema?"),
     ("type: boolean for number", "api:\n  concurrency: true\n", 2, "api.concurrency", "expected a number", ""),
-    ("type: boolean for seconds", "api:\n  timeout_s: yes\n", 2, "api.timeout_s", "expected a number, got true", ""),
+    (
+        "type: boolean for seconds",
+        "api:\n  timeout_s: yes\n",
+        2,
+        "api.timeout_s",
+        "or a number of seconds, got true",
+        "",
+    ),
     ("type: minutes and seconds", "api:\n  concurrency: 1:30\n", 2, "api.concurrency", "got '1:30'", ""),
     ("unit: hours as a clock has them", "sync:\n  lookback: 1:00:00\n", 2, "sync.lookback", "got '1:00:00'", ""),
     ("unit: beyond a century", "sync:\n  lookback: 99999d\n", 2, "sync.lookback", "at most 36500d", ""),
@@ -123,7 +131,16 @@ IN_FILE = [
     ("variable: not closed", "api:\n  base_url: ${HOME\n", 2, "api.base_url", "${HOME is not a reference", "${NAME}"),
     ("app: twice", "apps:\n  - id: a\n  - id: b\n  - id: a\n", 4, "apps[2].id", "duplicate app", "remove one"),
     ("app: no id", "apps:\n  - workflows: all\n", 2, "apps[0].id", "is missing", "Add `id: ...`"),
-    ("app: id with blank", "apps:\n  - id: 'my app'\n", 2, "apps[0].id", "expected an id such as app_123", ""),
+    ("app: blank id", "apps:\n  - id: ' '\n", 2, "apps[0].id", "expected an id such as app_123, got ' '", ""),
+    (
+        "workflows: empty id",
+        "apps:\n  - id: a\n    workflows:\n      - w\n      - ''\n",
+        5,
+        "apps[0].workflows[1]",
+        "expected an id",
+        "",
+    ),
+    ("joined key", "api_key: sk-1\n", 1, "api_key", "unknown key", "Did you mean api.key?"),
     (
         "workflows: word",
         "apps:\n  - id: a\n    workflows: every\n",
@@ -288,6 +305,27 @@ IN_ENVIRONMENT = [
     ("typo: key", {"CORTEX_ETL__API__CONCURENCY": "4"}, "api.concurency: unknown key", "Did you mean concurrency?"),
     ("typo: section", {"CORTEX_ETL__APII__KEY": "4"}, "apii: unknown key", "Did you mean api?"),
     ("type", {"CORTEX_ETL__API__CONCURRENCY": "x"}, "expected an integer, got 'x'", "unset it"),
+    (
+        "one underscore",
+        {"CORTEX_ETL_API__KEY": "hunter2"},
+        "begin with CORTEX_ETL__",
+        "Rename it to CORTEX_ETL__API__KEY",
+    ),
+    (
+        "one underscore twice",
+        {"CORTEX_ETL_API_KEY": "hunter2"},
+        "begin with CORTEX_ETL__",
+        "Rename it to CORTEX_ETL__API__KEY",
+    ),
+    ("one underscore, section", {"CORTEX_ETL_APPS": "[]"}, "begin with CORTEX_ETL__", "Rename it to CORTEX_ETL__APPS"),
+    (
+        "one underscore, no key",
+        {"CORTEX_ETL_X__Y": "1"},
+        "begin with CORTEX_ETL__",
+        "Rename it to CORTEX_ETL__SECTION__KEY",
+    ),
+    ("one underscore inside", {"CORTEX_ETL__API_KEY": "hunter2"}, "unknown key", "Did you mean CORTEX_ETL__API__KEY?"),
+    ("wrong place", {"CORTEX_ETL__PAGE_SIZE": "7"}, "unknown key", "Move it to CORTEX_ETL__API__PAGE_SIZE."),
     ("no section", {"CORTEX_ETL__API": "4"}, "expected a section, got '4'", "unset it"),
     ("no key", {"CORTEX_ETL__": "4"}, "the name of a key is missing", "CORTEX_ETL__SECTION__KEY"),
     ("invalid JSON", {"CORTEX_ETL__APPS": '[{"id"'}, "invalid JSON", "Fix its value"),
@@ -314,6 +352,44 @@ def test_errors_in_the_environment(tmp_path: Path, environment: dict[str, str], 
     assert says in error.message
     assert hint in error.hint
     assert "hunter2" not in f"{error} {error.hint}"
+
+
+def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    of_kubernetes = {"CORTEX_ETL_SERVICE_HOST": "10.0.0.1", "CORTEX_ETL_PORT": "tcp://10.0.0.1:80"}
+    load(tmp_path / "config.yaml", of_kubernetes | {"MY_CORTEX_ETL_APPS": "x"})
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+@pytest.mark.parametrize(
+    ("text", "name", "value", "key"),
+    [
+        ("api:\n  key: ${MY_KEY}\n", "MY_KEY", "sk hunter2", "api.key"),
+        ("api:\n  concurrency: ${MANY:-3}\n", "MANY", "x", "api.concurrency"),
+        ("apps:\n  - {id: a, workflows: [w, '${WORKFLOW}']}\n", "WORKFLOW", " ", "apps[0].workflows[1]"),
+    ],
+)
+def test_bad_value_of_a_variable_blames_the_variable(
+    tmp_path: Path, text: str, name: str, value: str, key: str, place: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    if place == ".env":
+        (tmp_path / ".env").write_text(f"{name}='{value}'\n")
+    error = problem(path, {} if place == ".env" else {name: value})
+    if place == ".env":
+        assert error.message.startswith(f"{path}:2, variable {name} in {tmp_path / '.env'}: {key}: expected ")
+        assert error.hint == f"Set {name} in {tmp_path / '.env'} to a valid value."
+    else:
+        assert error.message.startswith(f"{path}:2, environment variable {name}: {key}: expected ")
+        assert error.hint == f"Set {name} to a valid value."
+    assert "hunter2" not in f"{error} {error.hint}"
+
+
+def test_default_in_the_file_blames_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("api:\n  concurrency: ${MANY:-x}\n")
+    assert problem(path, {}).message.startswith(f"{path}:2: api.concurrency: ")
 
 
 def test_all_errors_are_reported_together(tmp_path: Path) -> None:
