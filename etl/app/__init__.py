@@ -1,7 +1,7 @@
 """The functions that commands call; the one place that puts the parts together."""
 
 from etl.app.estimate import Plan, StreamPlan, make_plan
-from etl.app.privacy import forget, reader_grants
+from etl.app.privacy import count_to_forget, forget, reader_grants
 from etl.app.rejects import RetryReport, list_rejects, retry_rejects
 from etl.app.status import StatusReport, status_report
 from etl.app.summary import StreamSummary, SyncSummary
@@ -14,6 +14,7 @@ __all__ = [
     "StreamPlan",
     "StreamSummary",
     "SyncSummary",
+    "count_to_forget",
     "forget",
     "list_rejects",
     "make_plan",

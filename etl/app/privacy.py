@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -14,7 +15,7 @@ from etl.errors import DatabaseError, SettingsError
 from etl.events import ignore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from etl.config import Settings
     from etl.db.erasing import Forgotten
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 _SQL = statements("grants")
 _NOT_FOR_READERS = ("etl_erased", "etl_settings")
 _BYTES_OF_REJECTS = "payload"
+
+
+async def count_to_forget(settings: Settings, *, runs: Sequence[str] = (), records: Sequence[str] = ()) -> int:
+    """Count the runs in the warehouse that `forget` would erase.
+
+    Raises:
+        DatabaseError: the database cannot be reached or used.
+    """
+    async with _connected(settings) as connection:
+        return await erasing.count(connection, runs, records)
 
 
 async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Sequence[str] = ()) -> Forgotten:
@@ -33,21 +44,10 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
         records: ids of records.
 
     Raises:
-        SettingsError: no id is given, or an id is empty.
         DatabaseError: the database cannot be reached or used.
     """
-    if not (runs or records) or not all(each.strip() for each in (*runs, *records)):
-        raise SettingsError("no run or record to forget", hint="Pass --run ID or --record ID.")
-    url = await database_url(settings)
-    await bring_up_to_date(url, settings, ignore)
-    schema = settings.database.schema_name
-    connection = await connect(url, schema)
-    try:
+    async with _connected(settings) as connection:
         return await erasing.forget(connection, runs, records)
-    except asyncpg.InsufficientPrivilegeError as refusal:
-        raise missing_privilege(refusal, schema) from refusal
-    finally:
-        await connection.close()
 
 
 async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -> list[str]:
@@ -63,15 +63,23 @@ async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -
     Raises:
         DatabaseError: the database cannot be reached, the role does not exist, or a privilege is missing.
     """
-    url = await database_url(settings)
+    async with _connected(settings) as connection:
+        grants = await _grants(connection, settings.database.schema_name, role)
+        if apply:
+            await _apply(connection, grants, role)
+        return grants
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the warehouse, with all migrations applied."""
+    url, schema = await database_url(settings), settings.database.schema_name
     await bring_up_to_date(url, settings, ignore)
-    schema = settings.database.schema_name
     connection = await connect(url, schema)
     try:
-        grants = await _grants(connection, schema, role)
-        if apply:
-            await _apply(connection, schema, role, grants)
-        return grants
+        yield connection
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise missing_privilege(refusal, schema) from refusal
     finally:
         await connection.close()
 
@@ -96,7 +104,7 @@ async def _grants(connection: asyncpg.Connection, schema: str, role: str) -> lis
     return grants
 
 
-async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants: Sequence[str]) -> None:
+async def _apply(connection: asyncpg.Connection, grants: Sequence[str], role: str) -> None:
     warnings: list[str] = []
     connection.add_log_listener(lambda _, message: warnings.append(message.message))
     try:
@@ -113,8 +121,8 @@ async def _apply(connection: asyncpg.Connection, schema: str, role: str, grants:
             f"role {role} does not exist",
             hint=f"Create it as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
         ) from None
-    except asyncpg.InsufficientPrivilegeError as refusal:
-        raise missing_privilege(refusal, schema) from refusal
+    except asyncpg.InsufficientPrivilegeError:
+        raise
     except asyncpg.PostgresError as refusal:
         raise DatabaseError(
             f"PostgreSQL refused a grant: {refusal}", hint="Fix the cause named in the message."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import encode_json
 from etl.cli.root import app
 from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from etl.config import Settings
 
 
 @command(app, "forget")
@@ -30,26 +33,42 @@ def forget(
 ) -> None:
     """Erase the content of a run, or of all runs of a record, for good: rows, and bytes in quarantine.
 
+    Says how many runs it will erase, and asks. An id that is not in the warehouse is remembered for later loads.
+
     Example: `cortex-etl forget --record rec_1 --yes`
     """
     from etl.app import forget as erase
 
+    runs, records = runs or [], records or []
+    if not (runs or records) or not all(each.strip() for each in (*runs, *records)):
+        raise SettingsError("no run or record to forget", hint="Pass --run ID or --record ID.")
     settings = call.settings
-    if not yes:
-        if not sys.stdin.isatty():
-            raise SettingsError("cannot prompt: not a terminal", hint="Pass --yes. Erased content cannot be restored.")
-        what = ", ".join([*(f"run {each}" for each in runs or []), *(f"record {each}" for each in records or [])])
-        if not typer.confirm(f"Erase {what or 'nothing'} for good?", err=True):
-            call.say("nothing was erased")
-            raise typer.Exit(1)
-    done = run_async(erase(settings, runs=runs or [], records=records or []))
+    if not yes and not _confirmed(settings, runs, records):
+        call.say("nothing was erased")
+        raise typer.Exit(1)
+    done = run_async(erase(settings, runs=runs, records=records))
     if json:
         typer.echo(encode_json({"runs": done.runs, "rejects": done.rejects}))
     elif not call.quiet:
         typer.echo(
-            f"erased {done.runs:,} run{'' if done.runs == 1 else 's'} and {done.rejects:,} from quarantine; "
+            f"erased {_runs(done.runs)} and {done.rejects:,} from quarantine; "
             "backups, WAL archives and exports keep their copies"
         )
+
+
+def _confirmed(settings: Settings, runs: list[str], records: list[str]) -> bool:
+    """Say how many runs will be erased, and ask."""
+    from etl.app import count_to_forget
+
+    if not sys.stdin.isatty():
+        raise SettingsError("cannot prompt: not a terminal", hint="Pass --yes. Erased content cannot be restored.")
+    count = run_async(count_to_forget(settings, runs=runs, records=records))
+    named = ", ".join([*(f"run {each}" for each in runs), *(f"record {each}" for each in records)])
+    return typer.confirm(f"Erase {_runs(count)} for good ({named})?", err=True)
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} run{'' if count == 1 else 's'}"
 
 
 @command(app, "grant")

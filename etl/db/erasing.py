@@ -143,6 +143,12 @@ async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], r
     )
 
 
+async def count(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> int:
+    """Count the runs whose content `forget` would erase."""
+    found: int = await connection.fetchval(_SQL["count_to_erase"], list(runs), list(records))
+    return found
+
+
 async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> Forgotten:
     """Erase runs, and all runs of records: content, children, and bytes in the quarantine.
 

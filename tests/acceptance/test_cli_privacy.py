@@ -25,8 +25,19 @@ async def test_forget_erases_and_reports(at_work, warehouse) -> None:
     ended = await command("sync", "--json", "--workflow", workflow_id)
     assert (ended.code, ended.json["runs_inserted"], ended.json["runs_updated"]) == (0, 0, 0)
     assert (await command("forget", "--record", "rec_none", "--yes", "--json")).json == {"runs": 0, "rejects": 0}
-    ended = await command("forget", "--yes")
-    assert (ended.code, "--run ID" in ended.err) == (2, True)
+    for nothing in ([], ["--yes"], ["--run", " ", "--yes"]):
+        ended = await command("forget", *nothing)
+        assert (ended.code, "--run ID" in ended.err) == (2, True), nothing
+
+
+async def test_unknown_run_is_remembered(at_work, warehouse) -> None:
+    command, running = at_work
+    workflow_id, runs = next(iter(running.world.runs.items()))
+    run_id = next(iter(runs))
+    ended = await command("forget", "--run", run_id, "--yes")
+    assert (ended.code, ended.out.startswith("erased 0 runs and 0 from quarantine")) == (0, True)
+    assert (await command("sync", "--quiet", "--workflow", workflow_id)).code == 0
+    assert await warehouse.fetchval("SELECT erased_at IS NOT NULL FROM runs WHERE id = $1", run_id)
 
 
 async def test_grant_prints_or_applies_statements(at_work, warehouse, database_url) -> None:
@@ -119,7 +130,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @pytest.mark.parametrize(("keys", "code", "left"), [("\x03", 130, 1), ("\x04", 130, 1), ("n\n", 1, 1), ("y\n", 0, 0)])
-async def test_forget_asks_for_confirmation(at_work, warehouse, keys: str, code: int, left: int) -> None:
+async def test_forget_says_how_many_runs_and_asks(at_work, warehouse, keys: str, code: int, left: int) -> None:
     command, running = at_work
     assert (await command("sync", "--quiet")).code == 0
     run_id = next(iter(next(iter(running.world.runs.values()))))
@@ -128,6 +139,6 @@ async def test_forget_asks_for_confirmation(at_work, warehouse, keys: str, code:
         subprocess.run, line, cwd=command.folder, env=command._environment, capture_output=True, timeout=30, check=False
     )
     said = ended.stdout.decode()
-    assert (ended.returncode, f"Erase run {run_id} for good?" in said) == (code, True)
+    assert (ended.returncode, f"Erase 1 run for good (run {run_id})?" in said) == (code, True)
     assert ("interrupted" in said) == (code == 130)
     assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE id = $1 AND erased_at IS NULL", run_id) == left

@@ -22,7 +22,7 @@ from etl.db.connect import connect
 from etl.db.erasing import FORGOTTEN
 from etl.db.store import Store
 from etl.decode import digest
-from etl.errors import DatabaseError, SettingsError
+from etl.errors import DatabaseError
 from etl.events import StreamId, ignore
 from etl.normalize import Normalizer, RunRows
 
@@ -467,12 +467,6 @@ async def test_interrupted_forget_can_be_repeated(trial: Trial, monkeypatch: pyt
     await assert_blank(trial, run)
     assert await trial.warehouse.fetchval("SELECT payload FROM etl_rejects") == FORGOTTEN
     assert await agrees(trial)
-
-
-async def test_forget_without_ids_is_refused(trial: Trial) -> None:
-    for wrong in ({}, {"runs": [" "]}, {"records": [""]}):
-        with pytest.raises(SettingsError):
-            await forget(trial.settings, **wrong)
 
 
 async def test_old_syncs_and_resolved_rejects_are_deleted(trial: Trial) -> None:

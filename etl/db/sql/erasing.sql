@@ -25,6 +25,10 @@ SELECT id FROM runs
 WHERE (id = ANY ($1::text[]) OR record_id = ANY ($2::text[])) AND erased_at IS NULL
 ORDER BY id
 
+-- name: count_to_erase
+SELECT count(*) FROM runs
+WHERE (id = ANY ($1::text[]) OR record_id = ANY ($2::text[])) AND erased_at IS NULL
+
 -- name: delete_draft
 DELETE FROM workflow_versions
 WHERE id = $1 AND is_draft
