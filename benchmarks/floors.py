@@ -18,7 +18,7 @@ from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
 from etl.decode import digest, split_page
 from etl.normalize import Normalizer
-from etl.normalize.normalizer import RUN
+from etl.normalize.run import RUN
 from etl.tables import (
     RUN_STEP_CALLS,
     RUN_STEPS,

@@ -79,8 +79,8 @@ def parse(raw: bytes) -> Json:
     """
     try:
         text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise RecordError("invalid_json", f"not UTF-8 at byte {error.start}") from None
+    except UnicodeDecodeError:
+        raise RecordError("invalid_json", "not UTF-8") from None
     try:
         return _read_shallow(text)
     except RecursionError:

@@ -1,26 +1,29 @@
 """The API's documents as msgspec structs, generated from the columns of `etl.tables`, and their decoding.
 
 A document is decoded in one call. Only if that fails is it read field by field: unknown fields are collected for
-`extra`, nested documents are read separately, and values of another type are fitted one by one. The result is the same
-struct either way, so rows are made in one way.
+`extra`, nested documents are read separately, and values of another type are fitted one by one. If a value decodes but
+does not fit its column, nested documents are read field by field too. The result is always the same struct, so rows are
+made in one way.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Union
 
 import msgspec
 from msgspec import Raw
 
 from etl.decode import dump, parse
 from etl.errors import RecordError
-from etl.normalize.fitting import FITTERS, UNREADABLE, Fitter, UnfitError, refuse
+from etl.normalize.fitting import FITTERS, UNFIT, UNREADABLE, UnfitError, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from etl.tables import Column, Table
+
+T = TypeVar("T")
 
 
 def fields_at(table: Table, parent: str) -> list[Column]:
@@ -39,8 +42,14 @@ class Part(Protocol):
     def default(self) -> Any:
         """The value for null and for absent fields."""
 
-    def read(self, raw: Raw, place: str) -> Any:
-        """Decode the field at `place` of a document that could not be decoded in one call."""
+    def read(self, raw: Raw, place: str, *, check: bool) -> Any:
+        """Decode the field at `place` of a document that could not be decoded in one call.
+
+        Args:
+            raw: the field's JSON text.
+            place: its path, for messages.
+            check: whether to check that every value fits its column; if not, what is nested is decoded in one call.
+        """
 
 
 class _Never:
@@ -104,19 +113,28 @@ class Document:
         """Decode an ordinary document; raise one of `UNREADABLE` for any other."""
         return msgspec.json.Decoder(self.decoded).decode
 
-    def read(self, raw: bytes | Raw, place: str) -> Any:
+    def rows(self, raw: bytes | Raw, place: str, make: Callable[[Any], T]) -> T:
+        """Return what `make` makes of the document; it may raise one of `UNFIT`, then the values are fitted first."""
+        try:
+            return make(self.read(raw, place))
+        except UNFIT:
+            return make(self.read(raw, place, check=True))
+
+    def read(self, raw: bytes | Raw, place: str, *, check: bool = False) -> Any:
         """Decode the document at `place`; return None for null.
 
         Raises:
             RecordError: the document is invalid; the first reason is reported.
         """
-        try:
-            return self.decode(raw)
-        except UNREADABLE:
-            members = members_of(raw, place)
-        return None if members is None else self.fill(members, place)
+        if not check:
+            try:
+                return self.decode(raw)
+            except UNREADABLE:
+                pass
+        members = members_of(raw, place)
+        return None if members is None else self.fill(members, place, check=check)
 
-    def fill(self, members: dict[str, Raw], place: str) -> Any:
+    def fill(self, members: dict[str, Raw], place: str, *, check: bool) -> Any:
         """Read a document field by field; raises like `read`."""
         document: Any = self.struct()
         extra: dict[str, Any] = {}
@@ -126,28 +144,16 @@ class Document:
                 extra[field] = value
                 continue
             try:
-                setattr(document, field, part.read(value, f"{place}.{field}" if place else field))
+                setattr(document, field, part.read(value, f"{place}.{field}" if place else field, check=check))
             except UnfitError:
                 extra[field] = value
             except RecordError:
                 if self._strict:
                     raise
-        if self._strict:
-            document.extra = extra or None
-        else:
-            document.extra = {field: extra[field] for field in extra if field in self.fields} or None
+        if not self._strict:
+            extra = {field: value for field, value in extra.items() if field in self.fields}
+        document.extra = extra or None
         return document
-
-    def settle(self, document: Any, place: str) -> None:
-        """Move decoded values that do not fit their columns to `extra`; raises like `read`."""
-        for field, part in self.fields.items():
-            if isinstance(part, Fitter):
-                value = getattr(document, field)
-                try:
-                    setattr(document, field, part.check(value, f"{place}.{field}" if place else field))
-                except UnfitError:
-                    setattr(document, field, part.default)
-                    document.extra = {**(document.extra or {}), field: value}
 
 
 class Each:
@@ -180,21 +186,21 @@ class Each:
     def _decode(self) -> Callable[[bytes | Raw], Any]:
         return msgspec.json.Decoder(self.decoded).decode
 
-    def read(self, raw: Raw, place: str) -> Any:
+    def read(self, raw: Raw, place: str, *, check: bool = False) -> Any:
         """Decode the field at `place`; see `Document.read`."""
-        try:
-            return self._decode(raw)
-        except UNREADABLE:
-            pass
-        if not self._keyed or (self._listed and memoryview(raw)[0] == _BRACKET):
-            items = items_of(raw, place) or ()
-            return [self._item(item, f"{place}.{ordinal}") for ordinal, item in enumerate(items)]
-        members = members_of(raw, place) or {}
-        return {key: self._document.read(value, f"{place}.{key}") for key, value in members.items()}
-
-    def _item(self, raw: Raw, place: str) -> Any:
-        item = self._document.read(raw, place)
-        return refuse(place, "an object", None) if item is None else item
+        if not check:
+            try:
+                return self._decode(raw)
+            except UNREADABLE:
+                pass
+        if self._keyed and not (self._listed and memoryview(raw)[0] == _BRACKET):
+            members = members_of(raw, place) or {}
+            return {key: self._document.read(each, f"{place}.{key}", check=check) for key, each in members.items()}
+        items = []
+        for ordinal, each in enumerate(items_of(raw, place) or ()):
+            at = f"{place}.{ordinal}"
+            items.append(self._document.read(each, at, check=check) or refuse(at, "an object", None))
+        return items
 
 
 _BRACKET: Final = ord("[")

@@ -48,70 +48,68 @@ UNFIT: Final = (UnfitError, ValueError, ArithmeticError)
 """Raised by `Fitter.to_column`."""
 
 
+def _refuse_any(_: Json) -> NoReturn:
+    raise ValueError
+
+
 class Fitter:
     """Converts one kind of value to a column.
 
     Args:
+        expected: the kind of value, for messages.
         decoded: the type that msgspec decodes for ordinary values.
-        fit: converts any other parsed value except null to one that `to_column` accepts; None if there are no others.
+        fit: converts any other parsed value except null to one that `to_column` accepts. A `ValueError` refuses the
+            run, an `UnfitError` leaves the value to `extra`.
         to_column: converts a decoded value except null to the value in the row; None if they are the same.
         default: the decoded value of an absent field.
         null: the value in the row if the document has null.
-        form: an expression with `to_column`'s name and `value`, if it is not called with the value alone.
+        inline: an expression of `value` that is faster than a call of `to_column`, with the names in `INLINED`.
     """
 
     def __init__(
         self,
+        expected: str,
         decoded: Any,
-        fit: Callable[[Json], Any] | None,
+        fit: Callable[[Json], Any] = _refuse_any,
         to_column: Callable[[Any], Any] | None = None,
+        *,
         default: Any = None,
         null: Any = None,
-        form: str = "",
+        inline: str = "",
     ) -> None:
-        self.form = form
-        self.null = null
         self.decoded = decoded
         self.to_column = to_column
         self.default = default
+        self.null = null
+        self.inline = inline
+        self._expected = expected
         self._fit = fit
 
     @cached_property
     def _decode(self) -> Callable[[bytes | Raw], Any]:
         return msgspec.json.Decoder(self.decoded).decode
 
-    def read(self, raw: Raw, place: str) -> Any:
-        """Decode the field at `place`.
+    def read(self, raw: Raw, place: str, *, check: bool) -> Any:
+        """Decode the field at `place`; `check` whether the value fits its column.
 
         Raises:
-            RecordError: `invalid_field` or `number_out_of_range`.
+            RecordError: `invalid_json`, `invalid_field` or `number_out_of_range`.
             UnfitError: the value goes to `extra`.
         """
-        if self.decoded is Raw:
+        if self.decoded is Raw and not check:
             return raw
         try:
-            return self._decode(raw)
-        except UNREADABLE:
-            return self.fit(parse(bytes(raw)), place)
-
-    def fit(self, value: Json, place: str) -> Any:
-        """Fit a parsed value at `place`; raises like `read`."""
-        if value is None:
-            return self.default
-        if self._fit is None:
-            return Raw(dump(value))
-        try:
-            return self._fit(value)
-        except _ExpectedError as expected:
-            refuse(place, str(expected), value)
-
-    def check(self, value: Any, place: str) -> Any:
-        """Fit a decoded value that `to_column` did not accept; raises like `read`."""
-        if self._fit is None or self.to_column is None or value is self.default:
+            value = self._decode(raw)
+            if check and value is not None and self.to_column is not None:
+                self.to_column(value)
+        except (*UNREADABLE, *UNFIT):
+            parsed = parse(bytes(raw))
+        else:
             return value
-        if isinstance(value, Raw):
-            return self.fit(parse(bytes(value)), place)
-        return self.fit(value if isinstance(value, str | Number) else Number(repr(value)), place)
+        try:
+            return self.default if parsed is None else self._fit(parsed)
+        except ValueError:
+            refuse(place, self._expected, parsed)
 
 
 def refuse(place: str, expected: str, value: Json) -> NoReturn:
@@ -132,37 +130,12 @@ def describe(value: Json) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
-class _ExpectedError(Exception):
-    """The value has the wrong type; the argument is the expected type."""
-
-
-# Text and flags
-
-
-def _fit_text(value: Json) -> str:
-    if not isinstance(value, str):
-        raise _ExpectedError("a string")
-    return value
-
-
-def _fit_flag(value: Json) -> bool:
-    if not isinstance(value, bool):
-        raise _ExpectedError("a boolean")
-    return value
-
-
-def _fit_texts(value: Json) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise _ExpectedError("an array of strings")
-    return value
-
-
 # Numbers
 
 
 def _number(value: Json) -> Number:
     if not isinstance(value, Number):
-        raise _ExpectedError("a number")
+        raise ValueError  # noqa: TRY004 - see `Fitter`
     return value
 
 
@@ -176,14 +149,17 @@ def _integers(bits: int) -> Fitter:
             return int(number)
         raise UnfitError
 
-    return Fitter(Annotated[int, Meta(ge=least, le=most)] | None, fit)
+    return Fitter("a number", Annotated[int, Meta(ge=least, le=most)] | None, fit)
 
 
-def _fit_numeric(value: Json) -> Raw:
-    number = _number(value)
-    if not number.storable:
-        raise RecordError("number_out_of_range", "numeric cannot hold a number of this size")
-    return Raw(number.literal.encode())
+def _fit_numeric(value: Json) -> NoReturn:
+    _number(value)
+    raise RecordError("number_out_of_range", "numeric cannot hold a number of this size")
+
+
+def numeric_of(raw: Raw) -> bytes | None:
+    """Convert a JSON number to binary form; return None for null. Raises like `numeric`."""
+    return NUMERICS[b"" + raw]
 
 
 class _Numerics(dict[bytes, "bytes | None"]):
@@ -275,22 +251,10 @@ def is_bare_day(text: str) -> bool:
     return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
 
 
-def _fit_date(value: Json) -> str:
-    if not isinstance(value, str):
-        raise _ExpectedError("an ISO 8601 date")
-    try:
-        moment = read_moment(value)
-    except ValueError:
-        raise _ExpectedError("an ISO 8601 date") from None
-    if moment.time is None:
+def _fit_date(value: Json) -> NoReturn:
+    if isinstance(value, str) and read_moment(value).time is None:
         raise UnfitError
-    return value
-
-
-_USUAL_EPOCH_MS: Final = (
-    f"value * 1000 + {_EPOCH_US} if type(value) is int and 0 <= value < {_SURE_MS} else epoch_ms(value)"
-)
-"""Like `epoch_ms_of`, but without a call for ordinary values."""
+    raise ValueError("not a date")
 
 
 def epoch_ms_of(value: float | Decimal) -> int:
@@ -312,7 +276,17 @@ def _fit_epoch_ms(value: Json) -> Number:
     return number
 
 
+INLINED: Final = {"NUMERICS": NUMERICS, "epoch_ms_of": epoch_ms_of}
+_USUAL_EPOCH_MS: Final = (
+    f"value * 1000 + {_EPOCH_US} if type(value) is int and 0 <= value < {_SURE_MS} else epoch_ms_of(value)"
+)
+
+
 # JSON
+
+
+def _fit_json(value: Json) -> Raw:
+    return Raw(dump(value))
 
 
 def jsonb_of(raw: Raw) -> bytes | None:
@@ -359,25 +333,26 @@ def output_tokens_of(answer: Answer) -> int | None:
     return _tokens(answer, "completion_tokens", "output_tokens", "candidatesTokenCount")
 
 
-def _fit_answer(_: Json) -> Answer | None:
+def _fit_answer(_: Json) -> None:
     return None  # a response of another form has no token counts
 
 
-JSON: Final = Fitter(Raw, None, jsonb_of, NULL)
+_DATE: Final = "an ISO 8601 date"
+JSON: Final = Fitter("JSON", Raw, _fit_json, jsonb_of, default=NULL)
 
 FITTERS: Final = {
-    "text": Fitter(str | None, _fit_text),
-    "text[]": Fitter(list[str] | None, _fit_texts),
-    "boolean": Fitter(bool | None, _fit_flag),
+    "text": Fitter("a string", str | None),
+    "text[]": Fitter("an array of strings", list[str] | None),
+    "boolean": Fitter("a boolean", bool | None),
     "integer": _integers(32),
     "bigint": _integers(64),
-    "numeric": Fitter(Raw, _fit_numeric, NUMERICS.__getitem__, NULL, form="numeric(b'' + value)"),
-    "timestamptz": Fitter(str | None, _fit_date, time_of),
-    "on_day": Fitter(str | None, _fit_date, is_bare_day, null=False),
-    "epoch_ms": Fitter(int | float | None, _fit_epoch_ms, epoch_ms_of, form=_USUAL_EPOCH_MS),
+    "numeric": Fitter("a number", Raw, _fit_numeric, numeric_of, default=NULL, inline="NUMERICS[b'' + value]"),
+    "timestamptz": Fitter(_DATE, str | None, _fit_date, time_of),
+    "on_day": Fitter(_DATE, str | None, _fit_date, is_bare_day, null=False),
+    "epoch_ms": Fitter("a number", int | float | None, _fit_epoch_ms, epoch_ms_of, inline=_USUAL_EPOCH_MS),
     "jsonb": JSON,
     "payload": JSON,
-    "input_tokens": Fitter(Answer | None, _fit_answer, input_tokens_of),
-    "output_tokens": Fitter(Answer | None, _fit_answer, output_tokens_of),
+    "input_tokens": Fitter("an answer", Answer | None, _fit_answer, input_tokens_of),
+    "output_tokens": Fitter("an answer", Answer | None, _fit_answer, output_tokens_of),
 }
 """The fitters by their names in `etl.tables`; a payload is JSON that the settings may omit."""

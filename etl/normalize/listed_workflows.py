@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from etl.decode import clean_json, dump, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import JSON, UNFIT, describe
+from etl.normalize.fitting import JSON
 from etl.normalize.rows import row_maker
+from etl.normalize.run import parse_object
 from etl.tables import APPS, WORKFLOWS
 
 if TYPE_CHECKING:
@@ -43,25 +44,21 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
     Raises:
         RecordError: with one of `REASONS`.
     """
-    document = parse(raw)
-    if not isinstance(document, dict):
-        raise RecordError("not_an_object", f"expected an object, got {describe(document)}")
+    document = parse_object(raw)
     if redactor is not None:
         redactor.redact_workflow(document)
-    workflow = WORKFLOW.read(clean_json(dump(document)), "")
+    return WORKFLOW.rows(clean_json(dump(document)), "", _rows)
+
+
+def _rows(workflow: Any) -> tuple[Row, Row | None]:
     if not workflow.id:
         raise RecordError("missing_id", "the workflow has no id")
     app, retention = workflow.app or APP.empty, workflow.retention or RETENTION.empty
     tags = TAGS.read(workflow.tags, "tags")
     version = CURRENT_VERSION.read(workflow.version, "version") or CURRENT_VERSION.empty
     _keep_the_rest(workflow, app, retention)
-    values = (workflow, app, retention, version, tags and [tag.name for tag in tags if tag.name is not None])
-    try:
-        row = workflow_row(*values)
-    except UNFIT:
-        WORKFLOW.settle(workflow, "")
-        row = workflow_row(*values)
-    return row, app_row(app) if app.id else None
+    names = tags and [tag.name for tag in tags if tag.name is not None]
+    return workflow_row(workflow, app, retention, version, names), app_row(app) if app.id else None
 
 
 def _keep_the_rest(workflow: Any, app: Any, retention: Any) -> None:

@@ -4,112 +4,39 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from etl.decode import Json, clean_json, clean_text, dump, needs_cleaning, parse, peek_id
+from etl.decode import clean_text, dump, peek_id
 from etl.errors import RecordError
-from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import FITTERS, JSON, NULL, UNFIT, UNREADABLE, describe, refuse
+from etl.normalize.fitting import NULL, UNFIT, UNREADABLE
 from etl.normalize.rows import Row, RunRows, row_maker
-from etl.normalize.step_keys import StepKeys, keep_apart
+from etl.normalize.run import (
+    CALL_OUTPUTS,
+    RETENTION,
+    RUN,
+    RUN_USAGE,
+    STEP_OUTPUTS,
+    cleaned,
+    gather_extra,
+    parse_object,
+    steps_of,
+)
 from etl.normalize.versions import Definitions
-from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS, Table
+from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
+    from etl.normalize.documents import Document
     from etl.normalize.redaction import Redactor
     from etl.normalize.rows import VersionRows
 
 _NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for text with many escapes
-_WHITE_SPACE: Final = b" \t\n\r"
 _NULL_TEXT: Final = b"null"
 _BRACE: Final = ord("{")
 _BRACKET: Final = ord("[")
-_RECURSION: Final = 100  # levels of a usage tree
-
-
-class _Calls:
-    """The calls of a usage: a tree of any depth, read node by node if it cannot be decoded in one call."""
-
-    decoded: Final = "list[UsageCall] | None"
-    default: Final = None
-
-    def read(self, raw: Raw, place: str) -> Any:
-        try:
-            return _USAGE_CALLS.decode(raw)
-        except UNREADABLE:
-            pass
-        roots: list[Any] = []
-        pending = [(parse(bytes(raw)), roots, place)]
-        while pending:
-            items, nodes, parent = pending.pop()
-            if not isinstance(items, list):
-                refuse(parent, "an array", items)
-            for ordinal, item in enumerate(items):
-                at = f"{parent}.{ordinal}"
-                if not isinstance(item, dict):
-                    refuse(at, "an object", item)
-                calls = item.pop("calls", None)
-                nodes.append(USAGE_CALL.fill({field: Raw(dump(value)) for field, value in item.items()}, at))
-                if calls is not None:
-                    nodes[-1].calls = []
-                    pending.append((calls, nodes[-1].calls, at))
-        return roots
-
-
-# What a run is, as the API sends it. The scalar fields are those that `etl.tables` has columns for.
-_CALLS: Final = {"calls": _Calls()}
-USAGE_CALL: Final = Document("UsageCall", fields_at(RUN_USAGE_CALLS, "usage.calls[*]"), _CALLS, module=__name__)
-UsageCall = USAGE_CALL.struct
-_USAGE_CALLS: Final = msgspec.json.Decoder(list[UsageCall] | None)  # type: ignore[valid-type]
-STEP_USAGE: Final = Document("StepUsage", fields_at(RUN_STEPS, "usage.steps.*"), _CALLS, module=__name__)
-RUN_USAGE: Final = Document(
-    "RunUsage", fields_at(RUNS, "usage"), {**_CALLS, "steps": Each(STEP_USAGE, keyed=True)}, module=__name__
-)
-RETENTION: Final = Document("Retention", fields_at(RUNS, "retention"))
-CALL: Final = Document("StepCall", fields_at(RUN_STEP_CALLS, "output.*.calls[*]"))
-STEP: Final = Document(
-    "Step", fields_at(RUN_STEPS, "output.*"), {"key": FITTERS["text"], "calls": Each(CALL, listed=True)}
-)
-RUN: Final = Document(
-    "Run",
-    fields_at(RUNS, ""),
-    {
-        "workflow_version": JSON,
-        "workflow_version_draft": JSON,
-        "output": Each(STEP, keyed=True, listed=True),  # a list in the API's older form
-        "usage": RUN_USAGE,
-        "retention": RETENTION,
-    },
-)
-_NO_STEP: Final = STEP.empty
-_NO_USAGE: Final = STEP_USAGE.empty
-
-
-def _outputs(table: Table) -> dict[str | None, Document]:
-    """The fields of an output that have columns, by the type of the step or call."""
-    columns = [column for column in table.columns if column.step_types]
-    return {
-        step_type: Document(
-            f"{step_type}_output",
-            columns,
-            known=[column.field for column in columns if step_type in column.step_types],
-            strict=False,
-        )
-        for step_type in {each for column in columns for each in column.step_types}
-    }
-
-
-STEP_OUTPUTS: Final = _outputs(RUN_STEPS)
-CALL_OUTPUTS: Final = _outputs(RUN_STEP_CALLS)
 _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
-
-_Level: TypeAlias = "tuple[list[Any], str | None, int]"
-"""Nodes of a credit tree that have the same parent, its path, and their depth."""
 
 
 class _Untyped(msgspec.Struct):
@@ -177,7 +104,9 @@ class Normalizer:
         try:
             if not self._keep:
                 raw.decode()  # payloads that are not stored must be UTF-8 too
-            return self._rows(self._read(raw), digest)
+            if self._redactor is not None:
+                raw = dump(self._redactor.redact(parse_object(raw)))
+            return self._read(raw, digest)
         except UnicodeDecodeError:
             raise RecordError("invalid_json", "not UTF-8", run_id=peek_id(raw)) from None
         except RecordError as error:
@@ -185,13 +114,21 @@ class Normalizer:
                 error.run_id = peek_id(raw)
             raise
 
-    def _read(self, raw: bytes) -> Any:
-        if self._redactor is not None:
-            raw = dump(self._redactor.redact(_object(raw)))
-        try:
-            run = RUN.decode(raw) if _NUL.search(raw) is None else _read_unusual(raw)
-        except UNREADABLE:
-            run = _read_unusual(raw)
+    def _read(self, raw: bytes, digest: bytes) -> RunRows:
+        """Decode a run in one call, which suffices for nearly every run; read any other field by field."""
+        if _NUL.search(raw) is None:
+            try:
+                return self._rows(RUN.decode(raw), digest)
+            except (*UNREADABLE, *UNFIT):
+                pass
+
+        def rows(run: Any) -> RunRows:
+            gather_extra(run)
+            return self._rows(run, digest)
+
+        return RUN.rows(cleaned(raw), "", rows)
+
+    def _rows(self, run: Any, digest: bytes) -> RunRows:
         if run is None:
             raise RecordError("not_an_object", "expected an object, got null")
         if not run.id:
@@ -200,27 +137,22 @@ class Normalizer:
             run.workflow_id = self._workflow_id
         elif run.workflow_id != self._workflow_id:
             raise RecordError("foreign_workflow", "the run names another workflow than the one that lists it")
-        return run
-
-    def _rows(self, run: Any, digest: bytes) -> RunRows:
         usage, retention = run.usage or RUN_USAGE.empty, run.retention or RETENTION.empty
         version, draft = self._versions(run)
         tree = list[Row]()
         if usage.calls:
             _add_tree(tree, run.id, "", usage.calls)
         steps, calls = self._step_rows(run, usage, tree)
-        values = (
-            *(run, usage, retention),
+        row = run_row(
+            run,
+            usage,
+            retention,
             _id_of(version or draft),
             _id_of(draft),
-            *(digest, self._app_id, self._keep),
+            digest,
+            self._app_id,
+            self._keep,
         )
-        try:
-            row = run_row(*values)
-        except UNFIT:
-            RUN.settle(run, "")
-            RUN_USAGE.settle(usage, "usage")
-            row = run_row(*values)
         return RunRows(
             run_id=run.id,
             digest=digest,
@@ -249,82 +181,25 @@ class Normalizer:
         """Return the rows of the steps and of their calls; add their usage rows to `tree`."""
         run_id, keep = run.id, self._keep
         steps, calls = list[Row](), list[Row]()
-        for ordinal, (step_key, key, step, used) in enumerate(_steps(run, usage)):
+        for ordinal, (step_key, key, step, used) in enumerate(steps_of(run, usage)):
             if step.key is not None and step.key != key:
                 step.extra = {**(step.extra or {}), "key": step.key}
             kind = STEP_OUTPUTS.get(step.type)
             made = _NO_OUTPUT if kind is None else _output(kind, step)
-            try:
-                row = step_row(run_id, step_key, ordinal, step, used, made, keep)
-            except UNFIT:
-                STEP.settle(step, f"output.{key}")
-                STEP_USAGE.settle(used, f"usage.steps.{key}")
-                row = step_row(run_id, step_key, ordinal, step, used, made, keep)
-            steps.append(row)
+            steps.append(step_row(run_id, step_key, ordinal, step, used, made, keep))
             if step.calls:
-                self._add_call_rows(calls, run_id, step_key, key, step)
+                self._add_call_rows(calls, run_id, step_key, step)
             if used.calls:
                 _add_tree(tree, run_id, step_key, used.calls)
         return steps, calls
 
-    def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, key: str, step: Any) -> None:
+    def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, step: Any) -> None:
         # An untyped iteration of a loop has the step's type. An untyped tool call is recognized by its output.
         untyped = step.type if memoryview(step.output)[0] == _BRACKET else None
         for ordinal, call in enumerate(step.calls):
             kind = CALL_OUTPUTS.get(call.type or untyped or _type_by_shape(call.output))
             made = _NO_OUTPUT if kind is None else _output(kind, call)
-            try:
-                rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
-            except UNFIT:
-                CALL.settle(call, f"output.{key}.calls.{ordinal}")
-                rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
-
-
-def _read_unusual(raw: bytes) -> Any:
-    """Read a run that cannot be decoded in one call."""
-    if needs_cleaning(raw):
-        document = _object(raw)
-        keep_apart(document)
-        raw = clean_json(dump(document))
-    if not raw.lstrip(_WHITE_SPACE).startswith(b"{"):
-        _object(raw)
-    run = RUN.read(raw, "")
-    _gather_extra(run)
-    return run
-
-
-def _gather_extra(run: Any) -> None:
-    """Move the unknown fields of parts without an `extra` column to the run's own, keyed by their paths."""
-    extra: dict[str, Any] = run.extra or {}
-    if run.retention is not None and run.retention.extra:
-        extra["retention"] = run.retention.extra
-    if run.usage is not None:
-        of_usage = _extra_of_usage(run.usage)
-        of_steps = {key: _extra_of_usage(used) for key, used in (run.usage.steps or {}).items() if used is not None}
-        if of_steps := {key: each for key, each in of_steps.items() if each}:
-            of_usage["steps"] = of_steps
-        if of_usage:
-            extra["usage"] = of_usage
-    run.extra = extra
-
-
-def _extra_of_usage(usage: Any) -> dict[str, Any]:
-    """Return the unknown fields of a usage and of the nodes of its tree, keyed by path."""
-    extra: dict[str, Any] = dict(usage.extra or {})
-    pending = [(node, str(ordinal)) for ordinal, node in enumerate(usage.calls or ())]
-    while pending:
-        node, path = pending.pop()
-        if node.extra:
-            extra.setdefault("calls", {})[path] = node.extra
-        pending += [(child, f"{path}.{ordinal}") for ordinal, child in enumerate(node.calls or ())]
-    return extra
-
-
-def _object(raw: bytes) -> dict[str, Json]:
-    document = parse(raw)
-    if not isinstance(document, dict):
-        raise RecordError("not_an_object", f"expected an object, got {describe(document)}")
-    return document
+            rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
 
 
 def _id_of(version: VersionRows | None) -> str | None:
@@ -343,34 +218,6 @@ def _type_by_shape(output: Raw) -> str | None:
     return None
 
 
-def _steps(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
-    """List the steps of a run: key in the tables, key in the payload, the step, and its usage."""
-    output: Any = run.output or {}
-    credited: dict[str, Any] = usage.steps or {}
-    if type(output) is dict and "" not in output and "" not in credited:
-        steps = [(key, key, step or _NO_STEP, credited.get(key) or _NO_USAGE) for key, step in output.items()]
-        return steps + [(key, key, _NO_STEP, used or _NO_USAGE) for key, used in credited.items() if key not in output]
-    # The run's own tree has the step key '', so a step of that name gets another key if both have a tree.
-    both = usage.calls and "" in credited and credited[""] and credited[""].calls
-    keys = StepKeys({""} if both else ())
-    by_key: dict[str, tuple[str, Any]] = {}
-    for key, step in output.items() if type(output) is dict else _by_key(output):
-        by_key[keys.of_output(key)] = (key, step or _NO_STEP)
-    used_by_key = {}
-    for key, used in credited.items():
-        step_key = keys.of_usage(key)
-        used_by_key[step_key] = used
-        by_key.setdefault(step_key, (key, _NO_STEP))
-    return [(each, key, step, used_by_key.get(each) or _NO_USAGE) for each, (key, step) in by_key.items()]
-
-
-def _by_key(items: list[Any]) -> Iterator[tuple[str, Any]]:
-    for place, step in enumerate(items):
-        if step.key is None:
-            refuse(f"output.{place}.key", "a string", None)
-        yield step.key, step
-
-
 def _output(kind: Document, holder: Any) -> Any:
     """Read the fields of an output that have columns; values that do not fit go to the holder's `extra`."""
     try:
@@ -386,25 +233,12 @@ def _output(kind: Document, holder: Any) -> Any:
 
 def _add_tree(rows: list[Row], run_id: str, step_key: str, calls: list[Any]) -> None:
     """Add a row for each node of a usage tree of any depth, parents before children."""
-    pending: list[_Level] = [(calls, None, 1)]
+    pending: list[tuple[list[Any], str | None, int]] = [(calls, None, 1)]
     while pending:
-        _add_level(rows, run_id, step_key, pending.pop(), pending)
-
-
-def _add_level(rows: list[Row], run_id: str, step_key: str, level: _Level, pending: list[_Level]) -> None:
-    """Add the rows of nodes and their descendants; nodes too deep for recursion are added to `pending`."""
-    nodes, parent_path, depth = level
-    prefix = "" if parent_path is None else f"{parent_path}."
-    for ordinal, node in enumerate(nodes):
-        path = f"{prefix}{ordinal}"
-        try:
+        nodes, parent_path, depth = pending.pop()
+        prefix = "" if parent_path is None else f"{parent_path}."
+        for ordinal, node in enumerate(nodes):
+            path = f"{prefix}{ordinal}"
             rows.append(usage_row(run_id, step_key, path, parent_path, depth, node))
-        except UNFIT:
-            USAGE_CALL.settle(node, f"usage.{f'steps.{step_key}.' if step_key else ''}calls.{path}")
-            rows.append(usage_row(run_id, step_key, path, parent_path, depth, node))
-        if node.calls:
-            below = (node.calls, path, depth + 1)
-            if depth % _RECURSION:
-                _add_level(rows, run_id, step_key, below, pending)
-            else:
-                pending.append(below)
+            if node.calls:
+                pending.append((node.calls, path, depth + 1))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from etl.normalize.fitting import FITTERS, NULL, extra_of
+from etl.normalize.fitting import FITTERS, INLINED, NULL, extra_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,9 +70,8 @@ def effective_updated_at(updated_at: datetime | None, on_day: bool) -> datetime 
 def row_maker(table: Table, parameters: str, documents: Mapping[str, str]) -> Callable[..., Row]:
     """Make the function that makes the rows of a table: one expression with an item per column.
 
-    The expression for `runs` begins `(run.id, run.app_id, ...` and has `timestamptz(run.created_at)` and
-    `numeric(usage.total)` further on, each call being that of the column's fitter. (A loop over the columns would take
-    three times as long.)
+    The expression for `runs` begins `(run.id, run.app_id, ...`; further on, values that have to be converted are passed
+    to the fitters of their columns. (A loop over the columns would take three times as long.)
 
     Args:
         table: whose rows these are.
@@ -83,7 +82,8 @@ def row_maker(table: Table, parameters: str, documents: Mapping[str, str]) -> Ca
     """
     names = parameters.split(", ")
     items = [_item(column, names, documents) for column in table.columns]
-    namespace = {name: fitter.to_column for name, fitter in FITTERS.items()} | {"extra_of": extra_of, "NULL": NULL}
+    namespace = {name: fitter.to_column for name, fitter in FITTERS.items()} | INLINED
+    namespace |= {"extra_of": extra_of, "NULL": NULL}
     made: Callable[..., Row] = eval(f"lambda {parameters}: ({', '.join(items)})", namespace)  # noqa: S307 - the above
     return made
 
@@ -99,4 +99,4 @@ def _item(column: Column, parameters: list[str], documents: Mapping[str, str]) -
     null = f"(value := {value}) is {'NULL' if fitter.default is NULL else 'None'}"
     if column.fit == "payload":
         null = f"not keep or {null}"
-    return f"{fitter.null} if {null} else {fitter.form or column.fitter + '(value)'}"
+    return f"{fitter.null} if {null} else {fitter.inline or column.fitter + '(value)'}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from etl.decode import Json, Number, canonical, digest, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import FITTERS, JSON, UNFIT, extra_of, refuse
+from etl.normalize.fitting import FITTERS, JSON, extra_of, refuse
 from etl.normalize.rows import Row, VersionRows, row_maker
 from etl.tables import WORKFLOW_STEPS, WORKFLOW_VERSIONS
 
@@ -90,21 +90,23 @@ class Definitions:
         return made
 
     def _draft_rows(self, text: bytes, app_id: str | None) -> VersionRows:
-        place = "workflow_version_draft"
         content = canonical(parse(text))
-        draft = DRAFT.read(text, place)
         draft_id = hashlib.sha256(self._workflow_id.encode() + b"\n" + content).hexdigest()[:_DRAFT_ID_DIGITS]
-        return _rows(draft, (f"draft:{draft_id}", app_id, self._workflow_id, True, digest(content)), place)
+        identity = (f"draft:{draft_id}", app_id, self._workflow_id, True, digest(content))
+        place = "workflow_version_draft"
+        return DRAFT.rows(text, place, lambda draft: _rows(draft, identity, place))
 
 
 def _version_rows(text: bytes) -> VersionRows:
     place = "workflow_version"
-    version = VERSION.read(text, place)
-    if not version.id:
-        raise RecordError("invalid_field", f"{place}.id: expected a string that is not empty")
-    return _rows(
-        version, (version.id, version.app_id, version.workflow_id, False, digest(canonical(parse(text)))), place
-    )
+    content = digest(canonical(parse(text)))
+
+    def rows(version: Any) -> VersionRows:
+        if not version.id:
+            raise RecordError("invalid_field", f"{place}.id: expected a string that is not empty")
+        return _rows(version, (version.id, version.app_id, version.workflow_id, False, content), place)
+
+    return VERSION.rows(text, place, rows)
 
 
 def _rows(definition: Any, identity: tuple[Any, ...], place: str) -> VersionRows:
@@ -112,12 +114,7 @@ def _rows(definition: Any, identity: tuple[Any, ...], place: str) -> VersionRows
     if author.extra:
         definition.extra = {**(definition.extra or {}), "created_by": author.extra}
     options = OPTIONS.read(definition.input_options, f"{place}.input_options") or OPTIONS.empty
-    values = (definition, author, options.display or DISPLAY.empty, *identity, None)
-    try:
-        row = version_row(*values)
-    except UNFIT:
-        VERSION.settle(definition, place)
-        row = version_row(*values)
+    row = version_row(definition, author, options.display or DISPLAY.empty, *identity, None)
     version_id, content = identity[0], identity[-1]
     steps, links = [], dict[Row, None]()
     for ordinal, step in enumerate(definition.steps or ()):
@@ -136,11 +133,7 @@ def _step_row(version_id: str, ordinal: int, step: Any, place: str) -> Row:
     places = *_pair(step.position, "position", config, place), *_pair(step.size, "size", config, place)
     if auto.extra:
         config["auto"] = auto.extra
-    try:
-        return step_row(step, auto, version_id, ordinal, *places, extra_of(config))
-    except UNFIT:
-        AUTO.settle(auto, f"{place}.auto")
-        return step_row(step, auto, version_id, ordinal, *places, extra_of(config))
+    return step_row(step, auto, version_id, ordinal, *places, extra_of(config))
 
 
 def _pair(raw: Raw, name: str, config: dict[str, Any], place: str) -> tuple[float | None, float | None]:

@@ -44,12 +44,12 @@ PYTHON_READS_TOO = (
     ],
 )
 def test_timestamps(text: str, time: datetime) -> None:
-    assert read_moment(text) == (time, False, text)
+    assert read_moment(text) == (time, False)
 
 
 @pytest.mark.parametrize("text", ["2026-09-02", "20260902", "2026-W36-3"])
 def test_days(text: str) -> None:
-    assert read_moment(text) == (datetime(2026, 9, 2, tzinfo=UTC), True, text)
+    assert read_moment(text) == (datetime(2026, 9, 2, tzinfo=UTC), True)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,7 @@ def test_days(text: str) -> None:
     ],
 )
 def test_times_beyond_the_calendar_are_null(text: str) -> None:
-    moment = read_moment(text)
-    assert (moment.time, moment.text) == (None, text)
+    assert read_moment(text).time is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from normalized import call_rows, normalized, run_bytes, run_row, step_rows, usa
 
 from etl.errors import RecordError
 from etl.normalize import REASONS, normalize_workflow
-from etl.normalize.normalizer import RUN
+from etl.normalize.run import RUN
 from etl.sandbox import World
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=6) | st.sampled_from(["model", "workflow", "browser", ""])

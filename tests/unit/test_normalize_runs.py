@@ -86,7 +86,7 @@ def test_usage_tree_is_flattened_at_any_depth() -> None:
     rows = usage_rows(
         normalized(run_bytes(usage={"calls": [{"id": "x", "total": 1, "calls": [{}, {"calls": [{"id": "y"}]}]}]}))
     )
-    assert [(row["path"], row["parent_path"], row["depth"], row["call_id"], row["credits"]) for row in rows] == [
+    assert sorted((row["path"], row["parent_path"], row["depth"], row["call_id"], row["credits"]) for row in rows) == [
         ("0", None, 1, "x", Decimal(1)),
         ("0.0", "0", 2, None, None),
         ("0.1", "0", 2, None, None),
