@@ -13,13 +13,9 @@ from etl.db.definitions import copy_rows, supersedes
 from etl.db.erasing import KEPT
 from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
 from etl.db.statements import statements
+from etl.decode import clean_text
 from etl.normalize import effective_updated_at
-from etl.tables import (
-    RUN_STEP_CALLS,
-    RUN_STEPS,
-    RUN_USAGE_CALLS,
-    RUNS,
-)
+from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -115,11 +111,11 @@ async def write_rejects(
         rejects: the items, each with the bytes to store.
     """
     for reject, payload in rejects:
-        run_id = _storable(reject.run_id)
+        run_id = None if reject.run_id is None else clean_text(reject.run_id)
         if run_id is not None:
             await connection.execute(_SQL["supersede_rejects"], *stream, run_id, reject.digest)
-        place = (_storable(reject.source.url), reject.source.page)
-        details = (reject.reason, _storable(reject.error), payload, reject.digest)
+        place = (clean_text(reject.source.url), reject.source.page)
+        details = (reject.reason, clean_text(reject.error), payload, reject.digest)
         await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *details)
 
 
@@ -139,13 +135,6 @@ def _latest(staged: Sequence[RunRows]) -> list[RunRows]:
         ):
             latest[rows.run_id] = rows
     return list(latest.values())
-
-
-def _storable(text: str | None) -> str | None:
-    """Replace NUL and lone surrogates, which PostgreSQL cannot store, by U+FFFD."""
-    if text is None:
-        return None
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from etl.errors import RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 Json: TypeAlias = Any
 """A parsed JSON value: dict, list, str, `Number`, bool or None."""
@@ -199,8 +199,8 @@ def canonical(value: Json) -> bytes:
     return _text(value, _SORTED, sort=True)
 
 
-def _literal(number: object) -> msgspec.Raw:
-    return msgspec.Raw(_scalar(number).encode())
+def _literal(number: Number) -> msgspec.Raw:
+    return msgspec.Raw(number.literal.encode())
 
 
 _PLAIN = msgspec.json.Encoder(enc_hook=_literal)
@@ -215,51 +215,35 @@ def _text(value: Json, encoder: msgspec.json.Encoder, *, sort: bool) -> bytes:
         return "".join(_pieces(value, sort=sort)).encode("utf-8", "backslashreplace")
 
 
+class _Mark(str):
+    """A piece of JSON text."""
+
+    __slots__ = ()
+
+
 def _pieces(value: Json, *, sort: bool) -> Iterator[str]:
-    """Yield the text of a value without recursion, with a stack of unfinished containers."""
-    stack: list[tuple[Iterator[tuple[str, Json]], str]] = [(iter([("", value)]), "")]
-    first = True
+    """Yield the text of a value without recursion, with a stack of what is still to be written."""
+    stack: list[Json] = [value]
     while stack:
-        entries, closing = stack[-1]
-        for prefix, item in entries:
-            yield prefix if first else f",{prefix}"
-            first = type(item) is dict or type(item) is list
-            if type(item) is dict:
-                yield "{"
-                stack.append((_members(item, sort=sort), "}"))
-                break
-            if type(item) is list:
-                yield "["
-                stack.append((_elements(item), "]"))
-                break
-            yield _scalar(item)
+        item = stack.pop()
+        if isinstance(item, _Mark):
+            yield item
+        elif isinstance(item, Number):
+            yield item.literal
+        elif isinstance(item, dict):
+            members = [_Mark("{")]
+            for key in sorted(item) if sort else item:
+                members += (_Mark(f"{encode_basestring(key)}:"), item[key], _Mark(","))
+            members[-1 if item else 1 :] = [_Mark("}")]
+            stack += reversed(members)
+        elif isinstance(item, list):
+            elements = [_Mark("[")]
+            for each in item:
+                elements += (each, _Mark(","))
+            elements[-1 if item else 1 :] = [_Mark("]")]
+            stack += reversed(elements)
         else:
-            yield closing
-            stack.pop()
-            first = False
-
-
-def _members(item: dict[str, Json], *, sort: bool) -> Iterator[tuple[str, Json]]:
-    pairs: Iterable[tuple[str, Json]] = item.items()
-    if sort:
-        pairs = sorted(pairs, key=lambda pair: pair[0])
-    return ((f"{encode_basestring(key)}:", value) for key, value in pairs)
-
-
-def _elements(item: list[Json]) -> Iterator[tuple[str, Json]]:
-    return (("", value) for value in item)
-
-
-def _scalar(item: Json) -> str:
-    if isinstance(item, str):
-        return encode_basestring(item)
-    if item is None:
-        return "null"
-    if isinstance(item, bool):
-        return "true" if item else "false"
-    if isinstance(item, Number):
-        return item.literal
-    return str(item)
+            yield json.dumps(item, ensure_ascii=False)
 
 
 # Cleaning

@@ -16,8 +16,7 @@ from typing import Final
 from etl.normalize.fitting import JSONB
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.redaction import REDACTED, Redactor
-from etl.normalize.redaction_settings import quarantine_redactor_of, redactor_of
+from etl.normalize.redaction import REDACTED, Redactor, quarantine_redactor_of, redactor_of
 from etl.normalize.retention import is_due
 from etl.normalize.rows import Row, RunRows, VersionRows, effective_updated_at
 

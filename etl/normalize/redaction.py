@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from etl.decode import Json, canonical, dump, parse
 from etl.errors import RecordError, SettingsError
-from etl.tables import RUN_STEP_CALLS, RUN_STEPS
+from etl.tables import DEFINITIONS, ENTITIES, RUN_CHILDREN, RUN_STEP_CALLS, RUN_STEPS, RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from etl.config import PayloadSettings
 
 REDACTED: Final = "[redacted]"
 
@@ -19,12 +21,13 @@ Mode: TypeAlias = Literal["replace", "hash"]
 _Parts: TypeAlias = tuple[int | str, ...]
 
 # Identifying fields: without these, runs would be confused with each other.
+_VERSION: Final = "workflow_version"
 _DRAFT: Final = "workflow_version_draft"
 _IDENTITY: Final[frozenset[_Parts]] = frozenset(
     {
         ("id",),
         ("workflow_id",),
-        ("workflow_version", "id"),
+        (_VERSION, "id"),
         (_DRAFT, "id"),
         (_DRAFT, "app", "id"),
         (_DRAFT, "version", "id"),
@@ -104,7 +107,7 @@ class Redactor:
         Raises:
             RecordError: see `redact`.
         """
-        self.redact({"workflow_version": document.get("version"), _DRAFT: document})
+        self.redact({_VERSION: document.get("version"), _DRAFT: document})
 
     def redact_bytes(self, raw: bytes) -> bytes:
         """Replace the selected values in a received item, or the whole item if it cannot be searched."""
@@ -133,3 +136,76 @@ def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if not (is_one and key in _FRAME):
             yield from _places(value, (*parts, key), item)
+
+
+# What the settings say
+
+_PAYLOADS: Final = tuple(
+    f"$.{column.path}" for table in ENTITIES for column in table.columns if column.fit == "payload"
+)
+
+
+def redactor_of(payloads: PayloadSettings) -> Redactor | None:
+    """Return the configured redactor; None if nothing is to be replaced.
+
+    Raises:
+        SettingsError: a path is invalid, or matches a field without which no run can be stored.
+    """
+    for path in payloads.redact:
+        lost = _lost_field(_redactor([path], payloads))
+        if lost is not None:
+            raise SettingsError(
+                f"payloads.redact: with {path} no run could be stored: it replaces $.{lost}",
+                hint="Name what people wrote: in input, result, output, logs, error; or set payloads.store: none.",
+            )
+    return _redactor(payloads.redact, payloads) if payloads.redact else None
+
+
+def quarantine_redactor_of(payloads: PayloadSettings) -> Redactor | None:
+    """Return the redactor for the bytes of quarantined items; None if they are stored unchanged.
+
+    Raises:
+        SettingsError: a path is invalid.
+    """
+    paths = [*payloads.redact, *(_PAYLOADS if payloads.store == "none" else ())]
+    return _redactor(paths, payloads) if paths else None
+
+
+def _redactor(paths: Sequence[str], payloads: PayloadSettings) -> Redactor:
+    salt = payloads.redact_salt.get_secret_value().encode() if payloads.redact_salt is not None else b""
+    return Redactor(paths, mode=payloads.redact_by, salt=salt)
+
+
+def _lost_field(redactor: Redactor) -> str | None:
+    """Return the path of a field that rows cannot do without and that the redactor replaces in a sample run."""
+    fields = dict(_fields())
+    sample: dict[str, Any] = {}
+    for path, is_required in fields.items():
+        container, field = _container(sample, path)
+        container.setdefault(field, 1 if is_required else {})
+    redactor.redact(sample)
+    for path, is_required in fields.items():
+        container, field = _container(sample, path)
+        if is_required and container.get(field) != 1:
+            return path
+    return None
+
+
+def _fields() -> Iterator[tuple[str, bool]]:
+    """Yield the paths of a run's fields that have columns, and whether no text may take their place."""
+    for table in (RUNS, *RUN_CHILDREN, *DEFINITIONS):
+        for column in table.columns:
+            if column.path and not column.step_types:
+                is_required = column.type not in {"text", "jsonb"} or column.path == "status"
+                yield column.path, is_required
+                if table in DEFINITIONS:
+                    yield column.path.replace(_VERSION, _DRAFT), is_required
+
+
+def _container(document: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """Return the object in a sample that has a column's field, and the field's name; lists are objects there."""
+    *parents, field = path.replace("[*]", ".*").split(".")
+    for each in parents:
+        child = document.setdefault(each, {})
+        document = child if isinstance(child, dict) else {}
+    return document, field
