@@ -15,8 +15,6 @@ CREATE TABLE etl_syncs (
     runs_unchanged bigint      NOT NULL DEFAULT 0,
     runs_gone      bigint      NOT NULL DEFAULT 0,
     rejects        bigint      NOT NULL DEFAULT 0,
-    streams        integer     NOT NULL DEFAULT 0,
-    streams_failed integer     NOT NULL DEFAULT 0,
     error          text,
     host           text,
     pid            integer,
@@ -39,8 +37,6 @@ COMMENT ON COLUMN etl_syncs.runs_updated IS 'Runs whose content had changed.';
 COMMENT ON COLUMN etl_syncs.runs_unchanged IS 'Runs that the warehouse already held as received.';
 COMMENT ON COLUMN etl_syncs.runs_gone IS 'Runs that the API no longer lists.';
 COMMENT ON COLUMN etl_syncs.rejects IS 'Runs put into quarantine (etl_rejects).';
-COMMENT ON COLUMN etl_syncs.streams IS 'Streams that the invocation was to read.';
-COMMENT ON COLUMN etl_syncs.streams_failed IS 'Streams that failed.';
 COMMENT ON COLUMN etl_syncs.error IS 'Message of the error that ended it or of the first failure; null without one.';
 COMMENT ON COLUMN etl_syncs.host IS 'Host that it ran on.';
 COMMENT ON COLUMN etl_syncs.pid IS 'Process id on that host.';
@@ -60,6 +56,7 @@ CREATE TABLE etl_streams (
     api_count          bigint,
     counts_at          timestamptz,
     last_error         text,
+    last_hint          text,
     last_error_at      timestamptz,
     fence              bigint NOT NULL DEFAULT 0,
     listing_order      text,
@@ -85,6 +82,7 @@ COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When everything that the AP
 COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs in the listing, as the API last counted them (pagination-count).';
 COMMENT ON COLUMN etl_streams.counts_at IS 'When the API counted them.';
 COMMENT ON COLUMN etl_streams.last_error IS 'Message of the last failure; null after a success.';
+COMMENT ON COLUMN etl_streams.last_hint IS 'What to do about the last failure; null after a success, or if nothing is known to help.';
 COMMENT ON COLUMN etl_streams.last_error_at IS 'When the last failure occurred.';
 COMMENT ON COLUMN etl_streams.fence IS
     'Fencing token: incremented by each process that takes the stream over and checked in each commit.';
@@ -94,6 +92,20 @@ COMMENT ON COLUMN etl_streams.listing_status IS
     'Filter by status with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
 COMMENT ON COLUMN etl_streams.listing_origin IS
     'Filter by origin with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
+
+CREATE TABLE etl_app_errors (
+    app_id        text NOT NULL,
+    last_error    text NOT NULL,
+    last_hint     text,
+    last_error_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT etl_app_errors_pkey PRIMARY KEY (app_id)
+);
+COMMENT ON TABLE etl_app_errors IS
+    'One row per app whose workflows the last sync of the app could not list, or not all of them. Its streams that no sync has read since are failing.';
+COMMENT ON COLUMN etl_app_errors.app_id IS 'App in the settings.';
+COMMENT ON COLUMN etl_app_errors.last_error IS 'Error message: why its workflows could not be listed.';
+COMMENT ON COLUMN etl_app_errors.last_hint IS 'What to do about it; null if nothing is known to help.';
+COMMENT ON COLUMN etl_app_errors.last_error_at IS 'When that happened.';
 
 CREATE TABLE etl_rejects (
     id          bigint GENERATED ALWAYS AS IDENTITY,

@@ -409,7 +409,7 @@ CREATE VIEW sync_history AS
 SELECT
     id, mode, started_at, ended_at,
     CASE WHEN status = 'running' AND id NOT IN (SELECT live.id FROM live_syncs AS live) THEN 'interrupted' ELSE status END AS status,
-    requests, retries, pages, runs_seen, runs_inserted, runs_updated, runs_unchanged, runs_gone, rejects, error
+    requests, retries, pages, runs_seen, runs_inserted, runs_updated, runs_unchanged, runs_gone, rejects, error, host, pid, version
 FROM etl_syncs;
 COMMENT ON VIEW sync_history IS 'The rows of etl_syncs; one that a dead process left running is shown as interrupted.';
 COMMENT ON COLUMN sync_history.id IS 'Number of the invocation, ascending.';
@@ -427,6 +427,9 @@ COMMENT ON COLUMN sync_history.runs_unchanged IS 'Runs that the warehouse alread
 COMMENT ON COLUMN sync_history.runs_gone IS 'Runs that the API no longer lists.';
 COMMENT ON COLUMN sync_history.rejects IS 'Runs put into quarantine (etl_rejects).';
 COMMENT ON COLUMN sync_history.error IS 'Message of the error that ended it or of the first failure; null without one.';
+COMMENT ON COLUMN sync_history.host IS 'Host that it ran on.';
+COMMENT ON COLUMN sync_history.pid IS 'Process id on that host.';
+COMMENT ON COLUMN sync_history.version IS 'Version of cortex-etl.';
 
 CREATE VIEW sync_health AS
 WITH holders AS MATERIALIZED (
@@ -445,15 +448,16 @@ SELECT
     streams.workflow_id,
     workflows.name AS workflow_name,
     health.state,
-    CASE health.state
-        WHEN 'new' THEN 'Run: cortex-etl sync'
-        WHEN 'loading' THEN CASE WHEN holders.key IS NULL
-            THEN format('Run: cortex-etl backfill --workflow %s', streams.workflow_id)
-            ELSE 'Wait for the invocation that loads it.' END
-        WHEN 'incomplete' THEN format('Run: cortex-etl reconcile --workflow %s', streams.workflow_id)
-        WHEN 'failing' THEN format('Run: cortex-etl sync --workflow %s', streams.workflow_id)
-        WHEN 'late' THEN 'Run: cortex-etl sync, and schedule it: cortex-etl schedule cron'
-        WHEN 'complete' THEN CASE WHEN counts.quarantined > 0 THEN 'Run: cortex-etl rejects list' END
+    CASE
+        WHEN health.state = 'retired' THEN NULL
+        WHEN health.state = 'loading' AND holders.key IS NOT NULL THEN 'Wait for the invocation that loads it.'
+        WHEN health.state IN ('new', 'loading', 'failing') AND failure.hint IS NOT NULL THEN failure.hint
+        WHEN health.state = 'new' THEN 'Run: cortex-etl sync'
+        WHEN health.state = 'loading' THEN format('Run: cortex-etl backfill --workflow %s', streams.workflow_id)
+        WHEN health.state = 'incomplete' THEN format('Run: cortex-etl reconcile --workflow %s', streams.workflow_id)
+        WHEN health.state = 'failing' THEN format('Run: cortex-etl sync --workflow %s', streams.workflow_id)
+        WHEN health.state = 'late' THEN 'Run: cortex-etl sync, and schedule it: cortex-etl schedule cron'
+        WHEN counts.quarantined > 0 THEN 'Run: cortex-etl rejects list'
     END AS hint,
     streams.watermark,
     extract(epoch FROM now() - streams.last_synced_at)::double precision AS lag_s,
@@ -463,16 +467,20 @@ SELECT
     streams.api_count,
     counts.warehouse_count,
     counts.quarantined,
-    streams.last_error,
-    streams.last_error_at,
+    failure.error AS last_error,
+    failure.error_at AS last_error_at,
     CASE health.state
         WHEN 'new' THEN 'no sync has read it yet'
         WHEN 'loading' THEN format('its history is not loaded yet (%s runs so far)', counts.warehouse_count)
         WHEN 'incomplete' THEN format('the API counts %s runs, the warehouse has %s', streams.api_count, counts.accounted_for)
-        WHEN 'failing' THEN streams.last_error
-        WHEN 'late' THEN coalesce(
-            'no complete sync since ' || to_char(streams.last_succeeded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'),
-            'no complete sync yet')
+        WHEN 'failing' THEN failure.error
+        WHEN 'late' THEN CASE
+            WHEN streams.last_succeeded_at IS NULL THEN 'no complete sync yet'
+            ELSE format(
+                CASE WHEN streams.last_succeeded_at > clock_timestamp()
+                    THEN 'its last complete sync is dated %s, in the future' ELSE 'no complete sync since %s' END,
+                to_char(streams.last_succeeded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))
+        END
     END AS blocker,
     holders.name AS held_by,
     streams.last_succeeded_at,
@@ -481,13 +489,22 @@ SELECT
         SELECT count(*) FROM listed_runs AS runs
         WHERE runs.listed_by = streams.app_id AND runs.workflow_id = streams.workflow_id
             AND runs.status IN ('PENDING', 'RUNNING')
-    ) AS open_runs
+    ) AS open_runs,
+    streams.listing_order
 FROM etl_streams AS streams
 JOIN stream_counts AS counts ON counts.app_id = streams.app_id AND counts.workflow_id = streams.workflow_id
 LEFT JOIN workflows ON workflows.id = streams.workflow_id
+LEFT JOIN etl_app_errors AS app ON app.app_id = streams.app_id
+    AND app.last_error_at > coalesce(streams.last_synced_at, '-infinity')
 LEFT JOIN holders ON holders.key = hashtextextended(concat_ws(
     E'\n', (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_streams'::regclass),
     'stream', streams.app_id, streams.workflow_id), 0)
+CROSS JOIN LATERAL (
+    SELECT
+        coalesce(app.last_error, streams.last_error) AS error,
+        CASE WHEN app.app_id IS NULL THEN streams.last_hint ELSE app.last_hint END AS hint,
+        coalesce(app.last_error_at, streams.last_error_at) AS error_at
+) AS failure
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN NOT streams.requested THEN 'retired'
@@ -495,17 +512,23 @@ CROSS JOIN LATERAL (
             AND holders.key IS NULL THEN 'new'
         WHEN NOT streams.backfill_done THEN 'loading'
         WHEN streams.api_count <> counts.accounted_for THEN 'incomplete'
-        WHEN streams.last_error IS NOT NULL THEN 'failing'
-        WHEN streams.last_succeeded_at >= now() - streams.late_after THEN 'complete'
+        WHEN failure.error IS NOT NULL THEN 'failing'
+        WHEN streams.last_succeeded_at BETWEEN now() - streams.late_after AND clock_timestamp() THEN 'complete'
         ELSE 'late'
     END AS state
-) AS health;
-COMMENT ON VIEW sync_health IS 'One row per stream: how up to date and how complete it is.';
+) AS health
+UNION ALL
+SELECT
+    app.app_id, '*', NULL, 'failing', coalesce(app.last_hint, 'Run: cortex-etl sync'), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    app.last_error, app.last_error_at, app.last_error, NULL, NULL, NULL, NULL, NULL
+FROM etl_app_errors AS app;
+COMMENT ON VIEW sync_health IS
+    'One row per stream: how up to date and how complete it is; and one per app whose workflows could not be listed, or not all of them.';
 COMMENT ON COLUMN sync_health.app_id IS 'App whose listing is read.';
-COMMENT ON COLUMN sync_health.workflow_id IS 'Workflow whose runs are read.';
+COMMENT ON COLUMN sync_health.workflow_id IS 'Workflow whose runs are read; * for an app whose workflows could not be listed.';
 COMMENT ON COLUMN sync_health.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN sync_health.state IS
-    'The first that applies: retired (the settings no longer ask for it), new (not read yet), loading (its history), incomplete (counts differ), failing (the last attempt failed), late (no complete sync within etl_streams.late_after), complete.';
+    'The first that applies: retired (the settings no longer ask for it), new (not read yet), loading (its history), incomplete (counts differ), failing (the last attempt failed, or listing the workflows of its app), late (no complete sync within etl_streams.late_after), complete.';
 COMMENT ON COLUMN sync_health.hint IS 'What to do about it; null where there is nothing to do.';
 COMMENT ON COLUMN sync_health.watermark IS
     'Largest updated_at such that every listed run at or below it is loaded or quarantined.';
@@ -527,6 +550,8 @@ COMMENT ON COLUMN sync_health.last_succeeded_at IS
 COMMENT ON COLUMN sync_health.accounted_for IS
     'warehouse_count plus the quarantined runs that the warehouse does not hold; equals api_count when the stream is complete.';
 COMMENT ON COLUMN sync_health.open_runs IS 'Number of its runs that were pending or running when last read.';
+COMMENT ON COLUMN sync_health.listing_order IS
+    'Order of the listing as observed: created_desc, created_asc, updated_desc or none, which makes each sync read all of it; null while unknown.';
 
 DO $$
 DECLARE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.db.health import record_requested
+from etl.db.health import record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode import peek_id
 from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
@@ -146,20 +146,25 @@ def _tell(listener: Listener, app_id: str, error: str) -> None:
     listener(Notice("workflow.refused", {"app_id": app_id, "error": error}, level="warning"))
 
 
-def only(streams: Sequence[StreamId], workflows: Sequence[str]) -> list[StreamId]:
+def only(streams: Sequence[StreamId], workflows: Sequence[str], *, all_listed: bool = True) -> list[StreamId]:
     """Return the streams of the selected workflows, or all where none is selected.
+
+    Args:
+        streams: those found.
+        workflows: selected ids.
+        all_listed: whether there are no others.
 
     Raises:
         SettingsError: a selected workflow is in none of the apps.
     """
-    known = {stream.workflow_id for stream in streams}
-    for name in workflows:
-        if name not in known:
-            raise SettingsError(
-                f"the workflow {name} is in none of the selected apps",
-                hint="Add it under `workflows:` in config.yaml, or correct --workflow.",
-            )
-    return [stream for stream in streams if not workflows or stream.workflow_id in workflows]
+    selected = [stream for stream in streams if not workflows or stream.workflow_id in workflows]
+    missing = set(workflows).difference(stream.workflow_id for stream in selected)
+    if missing and all_listed:
+        raise SettingsError(
+            f"the workflow {min(missing)} is in none of the selected apps",
+            hint="Add it under `workflows:` in config.yaml, or correct --workflow.",
+        )
+    return selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +205,8 @@ async def discover(
         except KeyRefusedError:
             raise
         except (FatalError, TransientError) as error:
-            found.problems[app.id] = Problem(error.message, error.hint, is_partial=False)
+            message = f"the workflows of the app were not listed: {error.message}"
+            found.problems[app.id] = Problem(message, error.hint, is_partial=False)
             continue
         found.streams.extend(streams)
         if trouble:
@@ -226,9 +232,6 @@ async def record_discovery(
         found.streams,
         reconcile_every=settings.sync.reconcile_every,
         kept_apps=[app.id for app in settings.apps if app not in whole],
-        errors={
-            app_id: f"the workflows of the app were not listed: {problem.error}"
-            for app_id, problem in found.problems.items()
-        },
     )
+    await record_app_errors(pool, [(app_id, problem.error, problem.hint) for app_id, problem in found.problems.items()])
     await mark_workflows_gone(pool, [app.id for app in whole if app.workflows == "all"])

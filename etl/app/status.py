@@ -28,22 +28,28 @@ class StatusReport:
     """The rows of `sync_health`, and the last row of `sync_history` (None before the first invocation).
 
     With `explain`, each stream also has `explanation`, a list of what blocks its watermark. `paused_until` is set while
-    the API wants no requests; `now` is PostgreSQL's time.
+    the API wants no requests; `now` is PostgreSQL's time. `page_size` is the setting: longer listings take many pages.
     """
 
     streams: Sequence[Mapping[str, Any]]
     last_sync: Mapping[str, Any] | None
     paused_until: datetime | None
     now: datetime
+    page_size: int
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every stream is complete, retired, or being loaded by a live invocation."""
+        """Whether every stream is complete, retired, or being loaded by a live invocation.
+
+        Before the first stream is known, the last invocation decides.
+        """
+        if not self.streams and self.last_sync is not None:
+            return self.last_sync["status"] in {"succeeded", "running"}
         return all(map(is_healthy, self.streams))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, for JSON."""
-        return {"streams": self.streams, "last_sync": self.last_sync, "paused_until": self.paused_until}
+        return {"streams": self.streams, "last_sync": self.last_sync}
 
 
 async def status_report(settings: Settings, *, explain: bool = False) -> StatusReport:
@@ -68,7 +74,13 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     finally:
         await connection.close()
     assert pause is not None  # noqa: S101 - an aggregate always gives one row
-    return StatusReport(streams, dict(last) if last is not None else None, *pause)
+    return StatusReport(
+        streams,
+        dict(last) if last is not None else None,
+        pause["paused_until"],
+        pause["now"],
+        settings.api.page_size,
+    )
 
 
 async def _explain(connection: asyncpg.Connection, stream: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from etl.app.upkeep import roll_up_stream
 from etl.db.refusals import LOST, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
-from etl.errors import DatabaseError, EtlError, KeyRefusedError, LockLostError
+from etl.errors import DatabaseError, EtlError, InterruptedSyncError, KeyRefusedError, LockLostError, NotFoundError
 from etl.events import Notice, StreamFinished
 from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync import Outcome, StreamSync
@@ -72,11 +72,14 @@ class StreamRunner:
         self._dry_run = sync_id is None
         self._redactor = redactor_of(settings.payloads)
         self._quarantine_redactor = quarantine_redactor_of(settings.payloads)
+        self._streams: Sequence[StreamId] = ()
+        self._unrecorded: list[StreamId] = []
         self._states: dict[StreamId, StreamState] = {}
         self._tallies: dict[StreamId, Tally] = {}
 
     async def lock_and_run(self, streams: Sequence[StreamId]) -> None:
         """Run the streams; those that another invocation holds are tried once more after all others."""
+        self._streams = streams
         held = await self._lock(streams, patience_s=LOCK_PATIENCE_S)
         await self._run_all([stream for stream in streams if stream not in held])
         if not held:
@@ -85,6 +88,22 @@ class StreamRunner:
         await self._run_all([stream for stream in held if stream not in still_held])
         for stream in still_held:
             self._skip(stream, "another invocation holds the stream")
+
+    def end_with(self, error: EtlError) -> None:
+        """Let the streams that have not ended fail with the error that ended the invocation, or be interrupted."""
+        status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
+        for stream in self._streams:
+            if stream not in self.outcomes or self.outcomes[stream].status == "interrupted":
+                tally = self._tallies.get(stream, Tally())
+                self.outcomes[stream] = Outcome(stream, status, error=error.message, hint=error.hint, tally=tally)
+                self._unrecorded += [stream] if status == "failed" else []
+
+    async def record_failures(self) -> None:
+        """Record why the streams failed that `end_with` let fail."""
+        for stream in self._unrecorded:
+            outcome, state = self.outcomes[stream], self._states.get(stream)
+            fence = None if state is None else state.fence
+            await self._warehouse.session.fail_stream(stream, fence, outcome.error, outcome.hint)
 
     async def _lock(self, streams: Sequence[StreamId], *, patience_s: float = 0.0) -> list[StreamId]:
         """Lock the streams; returns those that another invocation holds."""
@@ -139,6 +158,8 @@ class StreamRunner:
                 raise
             except LockLostError:
                 self._skip(stream, "another invocation took the stream over")
+            except NotFoundError as error:
+                await self._fail(stream, error.message, self._hint_of_a_move(stream) or error.hint)
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock
@@ -151,6 +172,13 @@ class StreamRunner:
             except REFUSALS as error:
                 await self._fail(stream, f"PostgreSQL refused: {error}", "Check PostgreSQL's log.")
             return
+
+    def _hint_of_a_move(self, stream: StreamId) -> str:
+        """Return a hint if another app of the settings has the workflow that this one does not know."""
+        others = [each.app_id for each in self._streams if each.workflow_id == stream.workflow_id and each != stream]
+        if not others:
+            return ""
+        return f"If the workflow has moved to the app {others[0]}, remove it from {stream.app_id} in config.yaml."
 
     async def _lock_again(self, broken: Session, stream: StreamId) -> bool:
         """Lock a stream again over a new connection; returns False where another invocation has taken it."""
@@ -205,4 +233,4 @@ class StreamRunner:
         if not self._dry_run:
             fence = self._states[stream].fence
             with suppress(*LOST):
-                await self._warehouse.session.fail_stream(stream, fence, f"{error} {hint}".strip())
+                await self._warehouse.session.fail_stream(stream, fence, error, hint)

@@ -9,10 +9,14 @@ from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from etl.errors import EtlError
     from etl.sync import Outcome
+
+_CHANGES = ("inserted", "updated", "unchanged", "gone")
+_INTERNAL = ("dry_run", "cause")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,10 @@ class StreamSummary:
 
 @dataclass(slots=True)
 class SyncSummary:
-    """The result of one invocation; counts are totals over all streams, `seconds` is wall-clock time.
+    """The result of one invocation: the columns of its row in `etl_syncs`, and what became of its streams.
 
-    `id` and the times come from its row in `etl_syncs`, None if none was written. `cause` is the error that ended it
-    early, None if it completed.
+    Counts are totals over all streams. `id`, the times and the process come from the row, None if none was written.
+    `seconds` is wall-clock time; `cause` is the error that ended the invocation early, None if it completed.
     """
 
     mode: str
@@ -51,12 +55,20 @@ class SyncSummary:
     runs_gone: int = 0
     rejects: int = 0
     error: str = ""
+    host: str | None = None
+    pid: int | None = None
+    version: str | None = None
     exit_code: int = EXIT_OK
     seconds: float = 0.0
     hint: str = ""
-    dry_run: bool = False
     streams: list[StreamSummary] = field(default_factory=list)
+    dry_run: bool = False
     cause: EtlError | None = None
+
+    def begin(self, row: Mapping[str, Any]) -> None:
+        """Take over what its row in `etl_syncs` says of the invocation."""
+        for name, value in row.items():
+            setattr(self, name, value)
 
     def add(self, outcome: Outcome) -> None:
         """Add the outcome of a stream."""
@@ -73,7 +85,7 @@ class SyncSummary:
         """Set status, error, hint and exit code from the streams."""
         done, bad, skipped = self.count("succeeded", "partial"), self.count("partial", "failed"), self.count("skipped")
         if skipped and skipped == len(self.streams):
-            self.status = "skipped"
+            self.status = "partial" if self.pages else "skipped"
         elif bad or skipped:
             self.status = "partial" if done else "failed"
         else:
@@ -91,7 +103,17 @@ class SyncSummary:
             self.status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
             self.cause, self.error, self.hint, self.exit_code = error, error.message, error.hint, error.exit_code
 
+    def ledger_values(self) -> tuple[object, ...]:
+        """Return the parameters of the statement `finish_sync`, in its order."""
+        counts = ("requests", "retries", "pages", "runs_seen", *(f"runs_{kind}" for kind in _CHANGES), "rejects")
+        return (self.id, self.status, *(getattr(self, name) for name in counts), self.error or None)
+
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it but `cause` as plain values, for JSON and for the one line that ends a sync."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "cause"}
-        return {"id": self.id} | values | {"streams": [asdict(stream) for stream in self.streams]}
+        """Return it as plain values, for JSON and for the log line that ends a sync; None where there is no text."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _INTERNAL}
+        values["streams"] = [_or_none(asdict(stream)) for stream in self.streams]
+        return {"id": self.id} | _or_none(values)
+
+
+def _or_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if value == "" else value for name, value in values.items()}

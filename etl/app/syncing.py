@@ -13,6 +13,7 @@ from etl.app.stream_runner import STREAMS_AT_ONCE, StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.upkeep import remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_warehouse
+from etl.db.health import record_app_errors
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, ignore, tee
@@ -82,6 +83,8 @@ class _Invocation:
         self._policy = policy
         self._listener = tee(self._count, listener)
         self._summary = SyncSummary(task.mode, dry_run=dry_run)
+        self._runner: StreamRunner | None = None
+        self._apps: list[AppSettings] = []  # whose streams are not known yet
 
     def _count(self, event: Event) -> None:
         if isinstance(event, RequestSent):
@@ -108,33 +111,44 @@ class _Invocation:
             self._summary.end_with(_known(error))
 
     async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
-        wanted = chosen_apps(self._settings, apps)
-        for app in wanted:
+        self._apps = chosen_apps(self._settings, apps)
+        for app in self._apps:
             self._settings.require_key(app)  # before anything is opened
         async with AsyncExitStack() as stack:
             opening = open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)
             warehouse = await stack.enter_async_context(opening)
             if not self._dry_run:
-                self._summary.id, self._summary.started_at = await warehouse.session.start_sync(self._task.mode)
-            await self._caught(self._work(stack, warehouse, wanted, workflows))
-            await finish_in_hand(asyncio.wait_for(self._close_ledger(warehouse), LEDGER_PATIENCE_S))
+                self._summary.begin(await warehouse.session.start_sync(self._task.mode))
+            await self._caught(self._run_streams(stack, warehouse, workflows))
+            self._conclude()
+            if not self._dry_run:
+                if self._summary.cause is None:
+                    await self._caught(self._keep_in_order(warehouse))
+                await finish_in_hand(asyncio.wait_for(self._record_end(warehouse), LEDGER_PATIENCE_S))
 
-    async def _work(
-        self, stack: AsyncExitStack, warehouse: Warehouse, apps: Sequence[AppSettings], workflows: Sequence[str]
-    ) -> None:
-        """Run the streams, then what keeps the warehouse in order."""
+    async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
+        apps = self._apps
         clients = await open_clients(stack, self._settings, apps, warehouse.leases, self._listener, self._policy)
-        runner = StreamRunner(self._settings, self._task, warehouse, clients, self._listener, sync_id=self._summary.id)
-        streams = await self._find_streams(warehouse, clients, apps, workflows, runner.outcomes)
+        self._runner = runner = StreamRunner(
+            self._settings, self._task, warehouse, clients, self._listener, sync_id=self._summary.id
+        )
+        streams = await self._find_streams(warehouse, clients, workflows, runner.outcomes)
         self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id, self._dry_run))
-        try:
-            await runner.lock_and_run(streams)
-        finally:
-            for outcome in runner.outcomes.values():
+        await runner.lock_and_run(streams)
+
+    def _conclude(self) -> None:
+        """Complete the summary with the streams."""
+        cause = self._summary.cause
+        if self._runner is not None:
+            if cause is not None:
+                self._runner.end_with(cause)
+            for outcome in self._runner.outcomes.values():
                 self._summary.add(outcome)
-        self._summary.conclude()
-        if self._dry_run:
-            return
+        if cause is None:
+            self._summary.conclude()
+
+    async def _keep_in_order(self, warehouse: Warehouse) -> None:
+        """Remove due payloads, and roll up the days that changed."""
         if self._settings.payloads.retention == "honour" and self._summary.status != "skipped":
             await remove_due_payloads(warehouse)
         await roll_up_all(warehouse, self._listener)
@@ -143,52 +157,40 @@ class _Invocation:
         self,
         warehouse: Warehouse,
         clients: dict[str, CortexClient],
-        apps: Sequence[AppSettings],
         workflows: Sequence[str],
         outcomes: dict[StreamId, Outcome],
     ) -> list[StreamId]:
         """Find the streams asked for; an app whose workflows cannot be listed gets an outcome of its own, `APP/*`."""
         pool = None if self._dry_run else warehouse.pool
         redactor, size = redactor_of(self._settings.payloads), self._settings.api.page_size
-        found = await discover(apps, clients, pool, self._listener, size=size, redactor=redactor)
+        found = await discover(self._apps, clients, pool, self._listener, size=size, redactor=redactor)
         if pool is not None:
-            await record_discovery(pool, self._settings, apps, found)
+            await record_discovery(pool, self._settings, self._apps, found)
+        self._apps = []
+        streams = only(found.streams, workflows, all_listed=not found.problems)
+        has_all_selected = bool(workflows) and {stream.workflow_id for stream in streams} == set(workflows)
         for app_id, problem in found.problems.items():
             whole_app, status = StreamId(app_id, "*"), "partial" if problem.is_partial else "failed"
-            if not (problem.is_partial and workflows):
+            if not (problem.is_partial and has_all_selected):
                 outcomes[whole_app] = Outcome(whole_app, status, error=problem.error, hint=problem.hint)
-        return only(found.streams, workflows) if found.streams or not outcomes else []
+        return streams
 
-    async def _close_ledger(self, warehouse: Warehouse) -> None:
-        """Complete the row of `etl_syncs`, over a new connection where the old one was lost unnoticed."""
-        summary = self._summary
-        if summary.id is None:
-            return
+    async def _record_end(self, warehouse: Warehouse) -> None:
+        """Write what became of the invocation, over a new connection where the old one was lost unnoticed."""
         try:
-            summary.ended_at = await warehouse.session.finish_sync(*_ledger_values(summary))
+            await self._write_end(warehouse)
         except LOST:
-            session = await warehouse.reconnect(warehouse.session, summary.id)
-            summary.ended_at = await session.finish_sync(*_ledger_values(summary))
+            await warehouse.reconnect(warehouse.session, self._summary.id)
+            await self._write_end(warehouse)
 
-
-def _ledger_values(summary: SyncSummary) -> tuple[object, ...]:
-    """Return the parameters of the statement `finish_sync`, in its order."""
-    return (
-        summary.id,
-        summary.status,
-        len(summary.streams),
-        summary.count("failed", "partial"),
-        summary.requests,
-        summary.retries,
-        summary.pages,
-        summary.runs_seen,
-        summary.runs_inserted,
-        summary.runs_updated,
-        summary.runs_unchanged,
-        summary.runs_gone,
-        summary.rejects,
-        summary.error or None,
-    )
+    async def _write_end(self, warehouse: Warehouse) -> None:
+        """Complete its row, and record the streams and apps that failed because the invocation ended."""
+        self._summary.ended_at = await warehouse.session.finish_sync(*self._summary.ledger_values())
+        cause = self._summary.cause
+        if cause is not None and not isinstance(cause, (InterruptedSyncError, SettingsError)):
+            if self._runner is not None:
+                await self._runner.record_failures()
+            await record_app_errors(warehouse.pool, [(app.id, cause.message, cause.hint) for app in self._apps])
 
 
 def _known(error: Exception) -> EtlError:

@@ -48,9 +48,18 @@ def status(
 
 
 def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> None:
-    if not report.streams:
+    if report.streams:
+        _show_streams(call, report, explain=explain)
+    else:
         typer.echo("no stream has been read yet; run: cortex-etl sync")
-        return
+    if report.last_sync is not None:
+        typer.echo(call.mask(_last_sync(report.last_sync, report.now)))
+    if report.paused_until is not None:
+        wait = (report.paused_until - report.now).total_seconds()
+        typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
+
+
+def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> None:
     rows = [
         [
             call.mask(name),
@@ -69,23 +78,21 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     show_table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
     for each in report.streams:
-        for line in _remarks(each, report.now, explain=explain):
+        for line in _remarks(each, report, explain=explain):
             typer.echo(call.mask(line))
-    if report.last_sync is not None:
-        typer.echo(call.mask(_last_sync(report.last_sync, report.now)))
-    if report.paused_until is not None:
-        wait = (report.paused_until - report.now).total_seconds()
-        typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
 
 
 def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a name for each stream: its workflow, after its app where two workflows have the same name."""
     names = [each["workflow_name"] or each["workflow_id"] for each in streams]
     times = Counter(names)
-    return [f"{each['app_id']}/{name}" if times[name] > 1 else name for each, name in zip(streams, names, strict=True)]
+    return [
+        f"{each['app_id']}/{name}" if times[name] > 1 or name == "*" else name
+        for each, name in zip(streams, names, strict=True)
+    ]
 
 
-def _remarks(stream: Mapping[str, Any], now: datetime, *, explain: bool) -> list[str]:
+def _remarks(stream: Mapping[str, Any], report: StatusReport, *, explain: bool) -> list[str]:
     """Return the lines below the table about a stream that needs attention, is held, or is to be explained."""
     lines = []
     if stream["held_by"]:
@@ -97,7 +104,13 @@ def _remarks(stream: Mapping[str, Any], now: datetime, *, explain: bool) -> list
     elif stream["blocker"]:
         lines.append(f"  {stream['state']}: {stream['blocker']}")
     if stream["last_error"] and stream["state"] not in {"failing", "retired"}:
-        lines.append(f"  last error, {age(stream['last_error_at'], now)} ago: {stream['last_error']}")
+        lines.append(f"  last error, {age(stream['last_error_at'], report.now)} ago: {stream['last_error']}")
+    if (
+        stream["listing_order"] == "none"
+        and stream["state"] != "retired"
+        and (stream["api_count"] or 0) > report.page_size
+    ):
+        lines.append("  not cheap: its listing is not sorted by time, so every sync reads all of it")
     if stream["hint"]:
         lines.append(f"  hint: {stream['hint']}")
     return [f"{stream['app_id']}/{stream['workflow_id']}", *lines] if lines else []

@@ -160,10 +160,10 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
 
 
 def _failures(summary: SyncSummary) -> list[str]:
-    """List the streams that did not succeed, each with error and hint."""
+    """List the streams that did not succeed, each with error and hint, without the error that ended them all."""
     lines = []
     for each in summary.streams:
-        if each.status != "succeeded":
+        if each.status != "succeeded" and each.error != summary.error:
             lines.append(f"{each.app_id}/{each.workflow_id}: {each.status}: {each.error}")
             if each.hint:
                 lines.append(f"  hint: {each.hint}")

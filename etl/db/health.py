@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     import asyncpg
@@ -25,7 +25,6 @@ async def record_requested(
     *,
     reconcile_every: timedelta,
     kept_apps: Sequence[str],
-    errors: Mapping[str, str],
 ) -> None:
     """Record which streams the settings ask for; other streams are retired.
 
@@ -33,8 +32,8 @@ async def record_requested(
         pool: connections to the warehouse.
         streams: those asked for.
         reconcile_every: the setting; a stream is late after twice that, or a day.
-        kept_apps: apps whose other streams stay as they were, because their workflows were not, or not all, listed.
-        errors: why the workflows of an app could not be listed, by app id.
+        kept_apps: apps whose other streams and errors stay as they were, because their workflows were not, or not all,
+            listed.
     """
     await pool.execute(
         _SQL["record_requested"],
@@ -42,9 +41,13 @@ async def record_requested(
         [stream.workflow_id for stream in streams],
         max(_SHORTEST_LATE_AFTER, 2 * reconcile_every),
         list(kept_apps),
-        list(errors),
-        list(errors.values()),
     )
+    await pool.execute(_SQL["clear_app_errors"], list(kept_apps))
+
+
+async def record_app_errors(pool: asyncpg.Pool, errors: Iterable[tuple[str, str, str]]) -> None:
+    """Record why the workflows of apps were not, or not all, listed: app id, error and hint of each."""
+    await pool.executemany(_SQL["record_app_error"], sorted(errors))
 
 
 async def read_health(connection: asyncpg.Connection) -> list[dict[str, Any]]:

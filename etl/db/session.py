@@ -101,8 +101,8 @@ class Session:
             return None
         await self._value("end_commits", *stream)
         await self._value("ensure_stream", *stream)
-        rows = await self._rows("take_fence", *stream)
-        return StreamState.of(rows[0])
+        await self._value("take_fence", *stream)
+        return await self.read(stream)
 
     async def read(self, stream: StreamId) -> StreamState:
         """The state of a stream, without taking it."""
@@ -123,8 +123,8 @@ class Session:
     def _sync_lock(self, sync_id: int) -> str:
         return "\n".join((self._schema, "sync", str(sync_id)))
 
-    async def start_sync(self, mode: str) -> tuple[int, datetime]:
-        """Write the row of this invocation, and close the rows of processes that died; returns its id and start."""
+    async def start_sync(self, mode: str) -> dict[str, Any]:
+        """Write the row of this invocation, and close the rows of processes that died; return what is known of it."""
         (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
         sync_id: int = row["id"]
         await self.adopt_sync(sync_id)
@@ -133,7 +133,7 @@ class Session:
             if await self._value("lock_stream", name):
                 await self._value("interrupt_sync", other["id"])
                 await self._value("unlock_stream", name)
-        return sync_id, row["started_at"]
+        return dict(row)
 
     async def adopt_sync(self, sync_id: int) -> None:
         """Hold the liveness lock of a ledger row on this connection."""
@@ -146,9 +146,9 @@ class Session:
         await self._value("prune_rejects")
         return ended_at
 
-    async def fail_stream(self, stream: StreamId, fence: int, error: str) -> None:
-        """Write down why a stream failed."""
-        await self._value("fail_stream", *stream, fence, error)
+    async def fail_stream(self, stream: StreamId, fence: int | None, error: str, hint: str) -> None:
+        """Record why a stream failed; `fence` is None where it was never locked."""
+        await self._value("fail_stream", *stream, fence, error, hint)
 
     async def begin_pass(self) -> int:
         """Begin to note which runs a pass over a listing meets; returns the pass's number."""

@@ -283,6 +283,7 @@ class Store:
         api_count: int | None,
         order: Order | None,
         error: str | None,
+        hint: str | None,
     ) -> None:
         """Record the state of the stream after a crawl that read it to its end.
 
@@ -295,7 +296,7 @@ class Store:
             return
         if reconciled is not None:
             reconciled += self.state.clock_ahead
-        values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters)
+        values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters, hint)
         key = (*self.stream, self.state.fence)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:
             raise LockLostError(f"another process has taken over the stream {self.stream}")

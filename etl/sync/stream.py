@@ -162,14 +162,15 @@ class StreamSync:
             error = f"the API counts {count} runs, the warehouse {ours}"
         elif reading is not None and reading.doubt:
             error = reading.doubt
-        hint = f"cortex-etl reconcile --workflow {self._store.stream.workflow_id}" if error else ""
+        hint = f"Run: cortex-etl reconcile --workflow {self._store.stream.workflow_id}" if error else ""
         await self._store.finish(
             watermark=None if error else self._intake.newest,
             backfilled=reading is not None,
             reconciled=None if error or reading is None else reading.began,
             api_count=count,
             order=self._order,
-            error=f"{error}; run: {hint}" if error else None,
+            error=error or None,
+            hint=hint or None,
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 
+import pytest
 from sync_trials import SCHEMA
 
 from etl.db.session import Session
 from etl.events import StreamId
+from etl.sandbox.faults import Status, lists_runs
 
 
 async def held(warehouse, database_url: str) -> tuple[Session, StreamId]:
@@ -34,3 +37,85 @@ async def test_status_names_the_holder_of_a_stream_and_since_when(at_work, wareh
     assert {row["held_by"] for row in rows.values()} == {None}
     await session.close()
     assert "held by" not in (await command("status")).out
+
+
+def lists_workflows(request) -> bool:
+    return request.path.endswith("/workflows")
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 1)])
+async def test_status_shows_an_app_whose_workflows_could_never_be_listed(at_work, status, code) -> None:
+    command, running = at_work
+    assert (await command("status")).code == 0, "nothing was tried yet"
+    running.faults.on(lists_workflows, Status(status, message="no access"))
+    synced = await command("sync", "--json")
+    assert synced.code == code
+    ended = await command("status")
+    assert ended.code == 1
+    for app_id in running.world.apps:
+        assert re.search(rf"^{app_id}/\* +failing", ended.out, re.MULTILINE), ended.out
+        assert re.search(rf"^{app_id}/\*\n  failing: .*no access\n  hint: .+\.$", ended.out, re.MULTILINE), ended.out
+    assert "last: sync failed" in ended.out
+    running.faults.clear()
+    assert (await command("sync", "--quiet")).code == 0
+    ended = await command("status")
+    assert (ended.code, "failing" in ended.out) == (0, False)
+
+
+async def test_refused_key_makes_every_stream_failing(at_work) -> None:
+    command, running = at_work
+    assert (await command("sync", "--quiet")).code == 0
+    workflows = set(running.world.workflows)
+    running.faults.on(lists_runs, Status(401, message="expired"))
+    ended = await command("sync", "--json")
+    assert (ended.code, ended.json["exit_code"]) == (3, 3)
+    assert {each["workflow_id"]: each["status"] for each in ended.json["streams"]} == dict.fromkeys(workflows, "failed")
+    for each in ended.json["streams"]:
+        assert (each["error"], each["hint"]) == (ended.json["error"], ended.json["hint"])
+    shown = await command("sync")
+    assert (shown.code, "expired" in shown.out) == (3, False), "it is said once, on stderr"
+    assert len(re.findall("^error: .*expired", shown.err, re.MULTILINE)) == 1
+    status = await command("status", "--json")
+    assert status.code == 1
+    assert {each["workflow_id"]: each["state"] for each in status.json["streams"]} == dict.fromkeys(
+        workflows, "failing"
+    )
+    for each in status.json["streams"]:
+        assert (each["last_error"], each["hint"]) == (ended.json["error"], ended.json["hint"])
+    running.faults.clear()
+    assert (await command("sync", "--quiet")).code == 0
+    assert (await command("status")).code == 0
+
+
+async def test_killed_first_sync_is_shown_as_interrupted(at_work, warehouse) -> None:
+    command, running = at_work
+    process = None
+
+    async def kill(path: str, query: dict[str, str], number: int) -> None:
+        process.send_signal(signal.SIGKILL)
+
+    running.faults.before_response = kill
+    process = await command.start("sync")
+    await process.communicate()
+    running.faults.before_response = None
+    ended = await command("status")
+    assert (ended.code, "last: sync interrupted" in ended.out) == (1, True)
+    assert await warehouse.fetchval("SELECT status FROM etl_syncs") == "running"
+    assert (await command("sync", "--quiet")).code == 0
+    assert await warehouse.fetchval("SELECT array_agg(status ORDER BY id) FROM etl_syncs") == [
+        "interrupted",
+        "succeeded",
+    ]
+
+
+async def test_status_says_why_a_sync_of_a_stream_is_not_cheap(at_work, warehouse) -> None:
+    command, _ = at_work
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 20\n"))
+    assert (await command("sync", "--quiet")).code == 0
+    assert "not cheap" not in (await command("status")).out
+    await warehouse.execute("UPDATE etl_streams SET listing_order = 'none' WHERE api_count > 20")
+    ended = await command("status")
+    large = await warehouse.fetchval("SELECT count(*) FROM etl_streams WHERE api_count > 20")
+    assert (ended.code, ended.out.count("  not cheap: its listing is not sorted by time")) == (0, large)
+    assert large > 0

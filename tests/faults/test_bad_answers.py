@@ -98,9 +98,9 @@ async def test_wrong_count_is_never_green_and_loses_no_run(database_url: str, de
         summary = await here.run("sync")
         assert (summary.status, summary.exit_code) == ("partial", 1)
         assert await here.differences() == []
-        row = await here.connection.fetchrow("SELECT watermark, api_count, last_error FROM etl_streams")
-        assert (row["watermark"], row["api_count"]) == (None, 45 + delta)
-        assert "reconcile" in row["last_error"]
+        row = await here.connection.fetchrow("SELECT watermark, api_count, last_error, last_hint FROM etl_streams")
+        error, hint = f"the API counts {45 + delta} runs, the warehouse 45", "Run: cortex-etl reconcile --workflow wf_1"
+        assert tuple(row) == (None, 45 + delta, error, hint)
 
 
 @pytest.mark.parametrize(

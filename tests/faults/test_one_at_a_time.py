@@ -154,7 +154,15 @@ async def test_all_writes_of_a_stream_check_the_fencing_token(database_url):
         session, pool = await Session.open(t.url, SCHEMA), await create_pool(t.url, SCHEMA, size=1)
         states = [await session.lock(stream), await session.lock(stream)]
         zombie, owner = (Store(pool, session, stream, each, sync_id=None, keep_payloads=False) for each in states)
-        end = {"watermark": None, "backfilled": True, "reconciled": None, "api_count": 9, "order": None, "error": None}
+        end = {
+            "watermark": None,
+            "backfilled": True,
+            "reconciled": None,
+            "api_count": 9,
+            "order": None,
+            "error": None,
+            "hint": None,
+        }
         rejects = list(await owner.open_rejects())
         facts = f"""SELECT (SELECT input FROM runs WHERE id = '{due}') IS NOT NULL AS payload,
             (SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL) AS rejects, api_count FROM etl_streams"""
@@ -234,5 +242,5 @@ async def test_stream_that_another_invocation_took_over_is_skipped(database_url)
 
         t.sandbox.faults.before_response = take_over
         summary = await t.run()
-        assert (summary.status, summary.exit_code) == ("skipped", 75)
+        assert (summary.status, summary.exit_code) == ("partial", 75), "it read a page"
         assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None

@@ -31,7 +31,7 @@ async def test_unlisted_workflow_is_marked_gone(database_url: str) -> None:
     async def gone_after(app: str, *listed: tuple[str, str | None]) -> list[str]:
         await save_workflows(pool, listing(*listed))
         streams, others = [StreamId(app, name) for name, _ in listed], sorted({"a", "b"} - {app})
-        await record_requested(pool, streams, reconcile_every=timedelta(0), kept_apps=others, errors={})
+        await record_requested(pool, streams, reconcile_every=timedelta(0), kept_apps=others)
         await mark_workflows_gone(pool, [app])
         rows = await pool.fetch("SELECT id FROM workflows WHERE gone_at IS NOT NULL ORDER BY id")
         return [row["id"] for row in rows]

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from api_clients import QUICK
 from sync_trials import SCHEMA
 
 from etl.app import run_sync, status_report
@@ -16,9 +17,11 @@ from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, Syn
 from etl.db.connect import create_pool
 from etl.db.health import record_requested
 from etl.db.session import Session
+from etl.db.statements import statements
 from etl.events import StreamId
+from etl.observe.metrics import read_warehouse_health
 from etl.sandbox import World
-from etl.sandbox.faults import Status
+from etl.sandbox.faults import HTML_OK, Status
 
 COMPLETE = {
     "backfill_done": "true",
@@ -27,6 +30,8 @@ COMPLETE = {
     "last_succeeded_at": "now() - interval '90 seconds'",
 }
 LONG_AGO = "now() - interval '25 hours'"
+IN_A_YEAR = "now() + interval '1 year'"
+TIMES = ("last_synced_at", "last_succeeded_at", "last_reconciled_at")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,7 @@ LONG_AGO = "now() - interval '25 hours'"
         ("complete", {}),
         ("complete", {"last_succeeded_at": LONG_AGO, "late_after": "interval '48 hours'"}),
         ("late", {"last_succeeded_at": LONG_AGO}),
+        ("late", {"last_succeeded_at": IN_A_YEAR}),
         ("failing", {"last_error": "'no answer'", "last_succeeded_at": LONG_AGO}),
         ("incomplete", {"api_count": "3", "last_error": "'no answer'"}),
         ("incomplete", {"api_count": "1"}),
@@ -69,7 +75,7 @@ async def test_new_until_something_is_read(warehouse: asyncpg.Connection, databa
 
 async def test_stream_is_loading_while_an_invocation_holds_it(warehouse: asyncpg.Connection, database_url: str) -> None:
     session = await Session.open(database_url, SCHEMA)
-    sync_id, _ = await session.start_sync("backfill")
+    sync_id = (await session.start_sync("backfill"))["id"]
     await session.lock(StreamId("a", "w"))
     row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
     assert row["state"] == "loading"
@@ -92,7 +98,7 @@ async def test_row_locked_by_a_commit_is_left_to_the_next_sync(
             await blocking.start()
             if "w2" not in seen:
                 await warehouse.execute("SELECT FROM etl_streams WHERE workflow_id = 'w2' FOR UPDATE")
-            await record_requested(pool, [], reconcile_every=timedelta(hours=24), kept_apps=[], errors={})
+            await record_requested(pool, [], reconcile_every=timedelta(hours=24), kept_apps=[])
             await blocking.rollback()
             retired = await warehouse.fetch("SELECT workflow_id FROM etl_streams WHERE NOT requested")
             assert {row["workflow_id"] for row in retired} == seen
@@ -159,19 +165,40 @@ async def test_sync_of_one_workflow_retires_no_other(sandbox: Any, warehouse: An
         assert not (await status_report(t.settings({"a": "all"}))).is_healthy
 
 
+REFUSALS = [
+    pytest.param(Status(401, message="expired"), 3, id="401"),
+    pytest.param(Status(403, message="not yours"), 1, id="403"),
+    pytest.param(Status(500, message="broken"), 1, id="500"),
+    pytest.param(HTML_OK, 1, id="HTML"),
+]
+
+
+def of_app(app_id: str) -> Any:
+    return lambda request: request.path.startswith(f"/apps/{app_id}/workflows")
+
+
+@pytest.mark.parametrize(("fault", "exit_code"), REFUSALS)
 async def test_failed_discovery_keeps_the_streams_and_marks_them_as_failing(
-    sandbox: Any, warehouse: Any, database_url: str
+    sandbox: Any, warehouse: Any, database_url: str, fault: Any, exit_code: int
 ) -> None:
     async with settled(sandbox, database_url, warehouse, a=["w1"], b=["w2"]) as t:
         assert await t.sync(a="all", b="all") == "succeeded"
-        t.source.faults.on(lambda request: request.path.startswith("/apps/a/workflows"), Status(403, message="no"))
-        assert await t.sync(a="all", b="all") == "partial"
-        assert await t.states() == {"a/w1": "failing", "b/w2": "complete"}
-        error = await warehouse.fetchval("SELECT last_error FROM sync_health WHERE app_id = 'a'")
-        assert "the workflows of the app were not listed" in error
+        t.source.faults.on(of_app("a"), fault)
+        summary = await run_sync(t.settings({"a": "all", "b": "all"}), "sync", policy=QUICK)
+        assert summary.exit_code == exit_code
+        streams = await t.states()
+        stopped = exit_code == 3
+        whole = {"a/*": "failing"} | ({"b/*": "failing"} if stopped else {})
+        assert streams == {"a/w1": "failing", "b/w2": "failing" if stopped else "complete"} | whole
+        for row in await warehouse.fetch("SELECT last_error, hint FROM sync_health WHERE app_id = 'a'"):
+            assert row["last_error"] == summary.error.removeprefix("a/*: ")
+            assert row["hint"] == summary.hint or (not summary.hint and row["hint"].startswith("Run: cortex-etl sync"))
+        report = await status_report(t.settings({"a": "all"}))
+        assert not report.is_healthy
         t.source.faults.clear()
         assert await t.sync(a="all", b="all") == "succeeded"
         assert await t.states() == {"a/w1": "complete", "b/w2": "complete"}
+        assert (await status_report(t.settings({"a": "all"}))).is_healthy
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
@@ -193,6 +220,68 @@ async def test_workflow_that_moves_to_another_app(
         assert await t.sync("reconcile", **apps) == "succeeded"
         assert await warehouse.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NOT NULL") == 1
         assert (await t.states())["b/w1"] == "complete"
+
+
+MOVED = {"a/stays": "complete", "b/w1": "complete", "b/w2": "complete"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "states"),
+    [
+        pytest.param(
+            {"a": ["w1", "stays"], "b": ["w2"]},
+            {"a": ["stays"], "b": ["w1", "w2"]},
+            MOVED | {"a/w1": "retired"},
+            id="ids, corrected in the settings",
+        ),
+        pytest.param(
+            {"a": ["w1", "stays"], "b": "all"},
+            {"a": ["w1", "stays"], "b": "all"},
+            MOVED | {"a/w1": "failing"},
+            id="ids, still in the settings",
+        ),
+        pytest.param(
+            {"a": "all", "b": "all"}, {"b": "all"}, MOVED | {"a/stays": "retired", "a/w1": "retired"}, id="app removed"
+        ),
+    ],
+)
+async def test_workflow_that_moves_between_apps_of_the_settings(
+    sandbox: Any, warehouse: Any, database_url: str, before: Any, after: Any, states: Any
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "stays"], b=["w2"]) as t:
+        assert await t.sync(**before) == "succeeded"
+        world = t.source.world
+        world.workflows["w1"]["app"] = world.workflows["w2"]["app"]
+        world.create_run("w1")
+        for _ in range(2):
+            summary = await run_sync(t.settings(after), "sync")
+            assert await t.states() == states
+            row = await warehouse.fetchrow("SELECT * FROM sync_health WHERE app_id = 'b' AND workflow_id = 'w1'")
+            assert (row["api_count"], row["warehouse_count"]) == (2, 2)
+            is_failing = "failing" in states.values()
+            assert summary.exit_code == is_failing
+            assert (await status_report(t.settings(after))).is_healthy == (not is_failing)
+            if is_failing:
+                hint = "If the workflow has moved to the app b, remove it from a in config.yaml."
+                assert summary.hint == hint
+                assert await warehouse.fetchval("SELECT hint FROM sync_health WHERE state = 'failing'") == hint
+
+
+async def test_workflow_that_moves_while_its_old_app_cannot_be_listed(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "stays"], b=["w2"]) as t:
+        assert await t.sync(a="all", b="all") == "succeeded"
+        world = t.source.world
+        world.workflows["w1"]["app"] = world.workflows["w2"]["app"]
+        world.create_run("w1")
+        t.source.faults.on(of_app("a"), Status(403))
+        assert await t.sync(a="all", b="all") == "partial"
+        failing = dict.fromkeys(("a/*", "a/stays", "a/w1"), "failing")
+        assert await t.states() == failing | {"b/w1": "complete", "b/w2": "complete"}
+        t.source.faults.clear()
+        assert await t.sync(a="all", b="all") == "succeeded"
+        assert await t.states() == MOVED | {"a/w1": "retired"}
 
 
 async def test_late_after_follows_the_setting(sandbox: Any, warehouse: Any, database_url: str) -> None:
@@ -227,3 +316,37 @@ async def test_reconcile_is_recorded_and_due_by_the_clock_of_postgresql(
         await warehouse.execute("UPDATE etl_streams SET last_reconciled_at = now() - interval '25 hours'")
         assert await t.sync(a="all") == "succeeded"
         assert await warehouse.fetchval("SELECT last_reconciled_at FROM etl_streams") > reconciled, "due"
+
+
+async def test_times_in_the_future_count_as_due(sandbox: Any, warehouse: Any, database_url: str) -> None:
+    """PostgreSQL's clock was ahead for a while: nothing that was written then may switch anything off."""
+    async with settled(sandbox, database_url, warehouse, a=["w1", "w2"]) as t:
+        for number in range(40):
+            t.source.world.create_run("w1", created_at=f"2026-01-01T00:{number:02}:00Z")
+        assert await t.sync(a="all") == "succeeded"
+        await warehouse.execute(f"UPDATE etl_streams SET {', '.join(f'{name} = {IN_A_YEAR}' for name in TIMES)}")
+        await warehouse.execute(f"UPDATE etl_syncs SET ended_at = {IN_A_YEAR}")
+        row = await warehouse.fetchrow("SELECT state, blocker FROM sync_health WHERE workflow_id = 'w1'")
+        assert row["state"] == "late"
+        assert row["blocker"].endswith("in the future")
+        assert (await read_warehouse_health(warehouse)).last_success is None
+        changed = next(iter(t.source.world.runs["w1"]))
+        t.source.world.replay_run(changed)
+        assert (await run_sync(t.settings({"a": "all"}), "sync")).runs_updated == 1, "it compared everything"
+        assert set((await t.states()).values()) == {"complete"}
+        times = await warehouse.fetchrow(
+            f"SELECT {', '.join(f'max({name})' for name in TIMES)}, now() FROM etl_streams"
+        )
+        assert max(times) == times[-1]
+        assert (await read_warehouse_health(warehouse)).last_success <= times[-1].timestamp()
+
+
+async def test_stream_that_another_app_lists_keeps_its_runs_whatever_the_clock_said(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1"]) as t:
+        assert await t.sync(a="all", c="all") == "succeeded"
+        await warehouse.execute(f"UPDATE etl_streams SET last_reconciled_at = {IN_A_YEAR} WHERE app_id = 'a'")
+        (run_id,) = t.source.world.runs["w1"]
+        row = await warehouse.fetchrow(statements("load")["mark_gone"], [run_id], "a", "w1")
+        assert row["gone_at"] is None

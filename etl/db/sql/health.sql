@@ -1,12 +1,12 @@
 -- name: streams
-SELECT * FROM sync_health ORDER BY app_id, workflow_name, workflow_id
+SELECT * FROM sync_health ORDER BY app_id, workflow_id = '*' DESC, workflow_name, workflow_id
 
 -- name: last_sync
 SELECT * FROM sync_history ORDER BY id DESC LIMIT 1
 
 -- name: last_success
 -- When an invocation last ended with all its streams complete.
-SELECT max(ended_at) FROM etl_syncs WHERE status = 'succeeded'
+SELECT max(ended_at) FROM etl_syncs WHERE status = 'succeeded' AND ended_at <= clock_timestamp()
 
 -- name: paused_until
 -- Until when nobody sends requests, because the API asked for it (null where requests may be sent), and the time now.
@@ -26,8 +26,8 @@ LIMIT $3
 
 -- name: record_requested
 -- Record which streams the settings ask for: $1 and $2, apps and workflows, $3 how long each may go without a complete
--- sync. Streams of the apps $4 stay as they were besides: their lists could not be read, or not wholly; $5 and $6 say
--- why, by app. A row that a commit holds at this moment is left to the next sync.
+-- sync. Streams of the apps $4 stay as they were besides: their workflows were not, or not all, listed. A row that a
+-- commit holds at this moment is left to the next sync.
 WITH asked AS (
     SELECT DISTINCT app_id, workflow_id FROM unnest($1::text[], $2::text[]) AS asked (app_id, workflow_id)
 ),
@@ -37,21 +37,25 @@ added AS (
     ON CONFLICT DO NOTHING
 ),
 changed AS (
-    SELECT streams.app_id, streams.workflow_id, now_.requested, failed.error
+    SELECT streams.app_id, streams.workflow_id, now_.requested
     FROM etl_streams AS streams
     LEFT JOIN asked ON asked.app_id = streams.app_id AND asked.workflow_id = streams.workflow_id
-    LEFT JOIN unnest($5::text[], $6::text[]) AS failed (app_id, error)
-        ON failed.app_id = streams.app_id AND asked.app_id IS NULL
     CROSS JOIN LATERAL (
         SELECT asked.app_id IS NOT NULL OR (streams.requested AND streams.app_id = ANY ($4::text[])) AS requested
     ) AS now_
-    WHERE streams.requested <> now_.requested OR streams.late_after <> $3 OR (now_.requested AND failed.error IS NOT NULL)
+    WHERE streams.requested <> now_.requested OR streams.late_after <> $3
     FOR NO KEY UPDATE OF streams SKIP LOCKED
 )
 UPDATE etl_streams AS streams
-SET requested = changed.requested,
-    late_after = $3,
-    last_error = CASE WHEN changed.requested THEN coalesce(changed.error, streams.last_error) ELSE streams.last_error END,
-    last_error_at = CASE WHEN changed.requested AND changed.error IS NOT NULL THEN now() ELSE streams.last_error_at END
+SET requested = changed.requested, late_after = $3
 FROM changed
 WHERE changed.app_id = streams.app_id AND changed.workflow_id = streams.workflow_id
+
+-- name: clear_app_errors
+-- All but the apps $1 have been listed, or the settings no longer name them.
+DELETE FROM etl_app_errors WHERE NOT app_id = ANY ($1::text[])
+
+-- name: record_app_error
+INSERT INTO etl_app_errors (app_id, last_error, last_hint) VALUES ($1, $2, nullif($3, ''))
+ON CONFLICT (app_id) DO UPDATE SET
+    last_error = excluded.last_error, last_hint = excluded.last_hint, last_error_at = excluded.last_error_at

@@ -55,7 +55,9 @@ WITH others AS (
     FROM etl_streams AS other
     LEFT JOIN etl_streams AS this ON this.app_id = $2 AND this.workflow_id = $3
     WHERE other.workflow_id = $3 AND other.app_id <> $2 AND other.requested
-        AND other.last_synced_at > coalesce(this.last_reconciled_at, '-infinity') - interval '1 day'
+        AND other.last_synced_at > CASE
+            WHEN this.last_reconciled_at <= clock_timestamp() THEN this.last_reconciled_at - interval '1 day'
+            ELSE '-infinity' END
 )
 UPDATE runs
 SET (stream_app_id, gone_at, also_listed_by) = (

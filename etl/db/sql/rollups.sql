@@ -22,7 +22,7 @@ WITH days AS (
 SELECT ARRAY[day] AS days, array_agg(share.workflow_id ORDER BY place) AS workflows
 FROM days
 CROSS JOIN LATERAL unnest(workflows) WITH ORDINALITY AS share (workflow_id, place)
-WHERE since < now() - interval '1 hour'
+WHERE since NOT BETWEEN now() - interval '1 hour' AND clock_timestamp()
     OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
         WHERE kept.day = days.day AND kept.workflow_id = ANY (days.workflows)) <= 5000 + 4 * changed
 GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
@@ -45,7 +45,7 @@ WITH days AS (
 ), due AS (
     SELECT day, sum(changed) OVER (ORDER BY day DESC) AS so_far
     FROM days
-    WHERE since < now() - interval '1 hour'
+    WHERE since NOT BETWEEN now() - interval '1 hour' AND clock_timestamp()
         OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
             WHERE kept.day = days.day AND kept.workflow_id = $1) <= 5000 + 4 * changed
 )

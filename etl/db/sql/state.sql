@@ -25,14 +25,15 @@ WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
 
 -- name: take_fence
 -- Safety: whoever held the stream before can no longer commit to it.
-UPDATE etl_streams SET fence = fence + 1
-WHERE app_id = $1 AND workflow_id = $2
-RETURNING fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order,
-    now() AS clock
+UPDATE etl_streams SET fence = fence + 1 WHERE app_id = $1 AND workflow_id = $2
 
 -- name: read_stream
-SELECT fence, watermark, backfill_done, backfill_cursor, last_synced_at, last_reconciled_at, api_count, listing_order,
-    now() AS clock
+-- A time in the future, written while the clock was ahead, says nothing: a reconcile is due, and any run may be recent.
+SELECT
+    fence, watermark, backfill_done, backfill_cursor,
+    CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
+    CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
+    api_count, listing_order, now() AS clock
 FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
 
@@ -73,11 +74,12 @@ SET watermark = greatest(watermark, $4),
     backfill_cursor = CASE WHEN $5 THEN NULL ELSE backfill_cursor END,
     last_synced_at = now(),
     last_succeeded_at = CASE WHEN $9::text IS NULL THEN now() ELSE last_succeeded_at END,
-    last_reconciled_at = greatest(last_reconciled_at, $6),
+    last_reconciled_at = coalesce($6, last_reconciled_at),
     api_count = coalesce($7, api_count),
     counts_at = now(),
     listing_order = coalesce($8, listing_order),
     last_error = $9,
+    last_hint = $12,
     last_error_at = CASE WHEN $9::text IS NULL THEN last_error_at ELSE now() END,
     listing_status = $10,
     listing_origin = $11
@@ -85,8 +87,8 @@ WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
 -- name: fail_stream
-UPDATE etl_streams SET last_error = $4, last_error_at = now()
-WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
+UPDATE etl_streams SET last_error = $4, last_hint = nullif($5, ''), last_error_at = now()
+WHERE app_id = $1 AND workflow_id = $2 AND ($3::bigint IS NULL OR fence = $3)
 
 -- name: count_before
 -- How many listed runs stand above a place in a listing sorted by creation, newest first; $4: those without a time too.
@@ -137,12 +139,13 @@ WHERE held.app_id = $1 AND held.workflow_id = $2 AND held.resolved_at IS NULL
       WHERE seen.pass = $3 AND seen.key IN (held.run_id, encode(held.digest, 'hex')))
 
 -- name: start_sync
-INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4) RETURNING id, started_at
+INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', $2, $3, $4)
+RETURNING id, started_at, host, pid, version
 
 -- name: finish_sync
 UPDATE etl_syncs
-SET status = $2, ended_at = now(), streams = $3, streams_failed = $4, requests = $5, retries = $6, pages = $7,
-    runs_seen = $8, runs_inserted = $9, runs_updated = $10, runs_unchanged = $11, runs_gone = $12, rejects = $13, error = $14
+SET status = $2, ended_at = now(), requests = $3, retries = $4, pages = $5, runs_seen = $6, runs_inserted = $7,
+    runs_updated = $8, runs_unchanged = $9, runs_gone = $10, rejects = $11, error = $12
 WHERE id = $1
 RETURNING ended_at
 
