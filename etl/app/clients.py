@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.api.client import CortexClient
-from etl.api.rate_limit import SharedLimiter
+from etl.api.rate_limit import LocalLimiter, SharedLimiter
 from etl.api.retry import RetryPolicy
 from etl.db.budget import Budget
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from etl.api.rate_limit import Limiter
     from etl.config import AppSettings, Settings
     from etl.events import Listener
 
@@ -23,7 +24,7 @@ async def open_clients(
     stack: AsyncExitStack,
     settings: Settings,
     apps: Sequence[AppSettings],
-    leases: asyncpg.Pool,
+    leases: asyncpg.Pool | None,
     listener: Listener,
     policy: RetryPolicy | None = None,
 ) -> dict[str, CortexClient]:
@@ -33,7 +34,7 @@ async def open_clients(
         stack: closes the clients.
         settings: all of them.
         apps: apps to open clients for.
-        leases: connection pool for the request budget.
+        leases: connection pool for the request budget; None counts the requests of this process alone.
         listener: receives events about requests.
         policy: how requests are retried; None for the default.
 
@@ -43,8 +44,7 @@ async def open_clients(
     Raises:
         SettingsError: an app has no key.
     """
-    budget = Budget(leases, settings.api.host, settings.api.requests_per_minute)
-    limiter = SharedLimiter(budget, ahead=settings.api.requests_per_minute // 2000)
+    limiter = _limiter(settings, leases)
     by_key: dict[str, CortexClient] = {}
     clients: dict[str, CortexClient] = {}
     for app in apps:
@@ -56,3 +56,10 @@ async def open_clients(
             )
         clients[app.id] = by_key[secret]
     return clients
+
+
+def _limiter(settings: Settings, leases: asyncpg.Pool | None) -> Limiter:
+    per_minute = settings.api.requests_per_minute
+    if leases is None:
+        return LocalLimiter(per_minute)
+    return SharedLimiter(Budget(leases, settings.api.host, per_minute), ahead=per_minute // 2000)

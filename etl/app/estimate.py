@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, find_streams, only
-from etl.app.warehouse import open_warehouse
+from etl.app.warehouse import open_unchanged
 from etl.db.store import Store
 from etl.decode import digest
 from etl.errors import RecordError
@@ -81,7 +81,7 @@ async def make_plan(
     """
     wanted = chosen_apps(settings, apps)
     async with AsyncExitStack() as stack:
-        warehouse = await stack.enter_async_context(open_warehouse(settings, listener))
+        warehouse = await stack.enter_async_context(open_unchanged(settings, listener))
         clients = await open_clients(stack, settings, wanted, warehouse.leases, listener)
         streams: list[StreamId] = []
         for app in wanted:

@@ -12,7 +12,7 @@ from etl.app.discovery import chosen_apps, discover, only, record_discovery
 from etl.app.stream_runner import STREAMS_AT_ONCE, StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.upkeep import remove_due_payloads, roll_up_all
-from etl.app.warehouse import open_warehouse
+from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import EtlError, InterruptedSyncError, SettingsError, explain
@@ -115,8 +115,8 @@ class _Invocation:
         for app in self._apps:
             self._settings.require_key(app)  # before anything is opened
         async with AsyncExitStack() as stack:
-            opening = open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)
-            warehouse = await stack.enter_async_context(opening)
+            opening = open_unchanged if self._dry_run else open_warehouse
+            warehouse = await stack.enter_async_context(opening(self._settings, self._listener, width=STREAMS_AT_ONCE))
             if not self._dry_run:
                 self._summary.begin(await warehouse.session.start_sync(self._task.mode))
             await self._caught(self._run_streams(stack, warehouse, workflows))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
 from etl.db import embedded
 from etl.db.connect import connect, create_pool, missing_privilege
-from etl.db.migrate import migrate, pending
+from etl.db.empty import EmptyPool, EmptySession
+from etl.db.migrate import migrate, migrations, pending
 from etl.db.refusals import LOST
 from etl.db.session import Session
 from etl.errors import DatabaseError
 from etl.events import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from etl.config import Settings
     from etl.events import Listener
@@ -57,19 +58,23 @@ async def _migrated(connection: asyncpg.Connection, settings: Settings, listener
         for name in await migrate(connection, schema):
             listener(Notice("migration.applied", {"name": name}))
     elif names := await pending(connection, schema):
-        raise DatabaseError(
-            f"migrations are pending: {', '.join(names)}",
-            hint="Run `cortex-etl migrate`, or set database.auto_migrate to true.",
-        )
+        raise _pending(names)
+
+
+def _pending(names: Sequence[str]) -> DatabaseError:
+    hint = "Run `cortex-etl migrate`, or set database.auto_migrate to true."
+    return DatabaseError(f"migrations are pending: {', '.join(names)}", hint=hint)
 
 
 class Warehouse:
-    """An open warehouse: a pool for work, a session for locks, and a connection for the request budget.
+    """An open warehouse: a pool for work, a session for locks, and a connection for the request budget (None if empty).
 
     After a lost connection `reconnect` opens a new session, in which streams must be locked again.
     """
 
-    def __init__(self, url: str, schema: str, pool: asyncpg.Pool, leases: asyncpg.Pool, session: Session) -> None:
+    def __init__(
+        self, url: str, schema: str, pool: asyncpg.Pool, leases: asyncpg.Pool | None, session: Session
+    ) -> None:
         self._url = url
         self._schema = schema
         self.pool = pool
@@ -103,6 +108,37 @@ class Warehouse:
                     await asyncio.sleep(0.5)
                 else:
                     return self.session
+
+
+@asynccontextmanager
+async def open_unchanged(settings: Settings, listener: Listener, *, width: int = 4) -> AsyncIterator[Warehouse]:
+    """Open the warehouse for a command that must change nothing in it but the request budget.
+
+    Where there is none yet, an empty one takes its place: neither schema nor embedded server is created.
+
+    Raises:
+        DatabaseError: it cannot be reached or used, or migrations are pending.
+    """
+    if settings.database_url() is None and not embedded.is_made(settings.data_dir):
+        yield _empty()
+        return
+    url, schema = await database_url(settings), settings.database.schema_name
+    connection = await connect(url, schema)
+    try:
+        todo = await pending(connection, schema)
+    finally:
+        await connection.close()
+    if len(todo) == len(migrations()):
+        yield _empty()
+        return
+    if todo:
+        raise _pending(todo)
+    async with open_warehouse(settings, listener, width=width, migrated=False) as warehouse:
+        yield warehouse
+
+
+def _empty() -> Warehouse:
+    return Warehouse("", "", cast("asyncpg.Pool", EmptyPool()), None, EmptySession())
 
 
 @asynccontextmanager

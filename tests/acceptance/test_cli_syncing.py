@@ -8,6 +8,7 @@ import signal
 from datetime import datetime
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from command_fixtures import ended as end_of
 
@@ -72,12 +73,54 @@ async def test_quiet_sync_reports_problems(at_work) -> None:
     assert workflow_id in ended.err
 
 
-async def test_dry_run_writes_nothing(at_work) -> None:
+async def test_dry_run_writes_only_its_requests_in_the_budget(at_work, warehouse) -> None:
     command, running = at_work
     ended = await command("sync", "--dry-run", "--json")
     assert (ended.code, ended.json["id"], ended.json["started_at"]) == (0, None, None)
     assert ended.json["runs_seen"] == listed(running.world)
-    assert await count(command, "SELECT count(*) FROM runs") == 0
+    for table in ("runs", "workflows", "etl_syncs", "etl_streams"):
+        assert await warehouse.fetchval(f"SELECT count(*) FROM {table}") == 0
+    assert await warehouse.fetchval("SELECT count(*) FROM etl_rate_budgets") == 1
+
+
+DRY_RUNS = [["sync"], ["reconcile"], ["backfill"], ["backfill", "--since", "2026-10-10", "--until", "2026-10-20"]]
+
+
+async def test_dry_run_creates_no_schema(at_work, empty_database_url) -> None:
+    command, running = at_work
+    command.environment["CORTEX_ETL__DATABASE__URL"] = empty_database_url
+    for words in DRY_RUNS:
+        ended = await command(*words, "--dry-run", "--json")
+        assert ended.code == 0, ended.err
+        if len(words) == 1:
+            assert ended.json["runs_seen"] == ended.json["runs_inserted"] == listed(running.world)
+        assert ended.json["runs_inserted"] > 0
+    assert (await command("plan", "--json")).json["runs"] == listed(running.world)
+    connection = await asyncpg.connect(empty_database_url)
+    try:
+        assert await connection.fetchval("SELECT to_regnamespace('cortex')") is None
+    finally:
+        await connection.close()
+
+
+async def test_dry_run_creates_no_embedded_server(at_work) -> None:
+    command, running = at_work
+    command.environment["CORTEX_ETL__DATABASE__URL"] = "null"
+    for words in DRY_RUNS:
+        ended = await command(*words, "--dry-run", "--json")
+        assert ended.code == 0, ended.err
+        assert ended.json["runs_inserted"] > 0
+    assert (await command("plan", "--json")).json["runs"] == listed(running.world)
+    assert not (command.folder / ".cortex-etl").exists()
+
+
+async def test_dry_run_applies_no_migrations(at_work, warehouse) -> None:
+    command, _ = at_work
+    last = await warehouse.fetchval("DELETE FROM etl_migrations WHERE name ~ 'views' RETURNING name")
+    for words in (*DRY_RUNS, ["plan"]):
+        ended = await command(*words, *(["--dry-run"] if words != ["plan"] else []))
+        assert (ended.code, f"migrations are pending: {last}" in ended.err) == (4, True)
+    assert await warehouse.fetchval("SELECT count(*) FROM etl_migrations WHERE name = $1", last) == 0
 
 
 async def test_sync_of_one_app_or_workflow(at_work) -> None:
