@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 from etl.cli.stdio import prepare
 
@@ -17,6 +18,6 @@ def main() -> None:
     prepare()
     gc.disable()  # imports allocate much and free little: this saves a seventh of the start-up time
     gc.set_threshold(50_000)  # batches are thousands of tuples without reference cycles
-    from etl.cli.root import app
+    from etl.cli.root import run
 
-    app(prog_name="cortex-etl")
+    sys.exit(run(sys.argv[1:]))

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import events
-from etl.cli.output import console, fitted, table
 from etl.cli.target import database_url, demo_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console
-
     from etl.app import SyncSummary
     from etl.cli.invocation import Invocation
+    from etl.cli.output import Output
     from etl.config import Settings
     from etl.db.query import QueryResult
     from etl.sandbox import Changes, Sandbox, World
@@ -44,7 +42,7 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
     """
     from etl.sandbox import Sandbox, World
 
-    out = console()
+    out = call.out
     with _step(out, 1, f"A simulated Cortex API with {runs:,} runs"):
         now = datetime.now(UTC).replace(microsecond=0)
         world = World.generate(seed, runs=runs, now=now - _PASSING)
@@ -70,13 +68,11 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
 
 
 @contextmanager
-def _step(out: Console, number: int, title: str) -> Iterator[None]:
+def _step(out: Output, number: int, title: str) -> Iterator[None]:
     began = time.monotonic()
-    out.print(f"[bold cyan]{number}[/] {title} ", end="")
-    if not out.is_terminal or number in (3, 5, 6):
-        out.print()
+    out.line(f" {title}", mark=str(number), style="cyan")
     yield
-    out.print(f"[green]  done[/] [dim]in {time.monotonic() - began:.1f} s[/]")
+    out.line(f" in {time.monotonic() - began:.1f} s", mark="  done", style="green")
 
 
 def _settings(settings: Settings, sandbox: Sandbox, requests_per_minute: int) -> Settings:
@@ -130,7 +126,7 @@ def _replay_one(world: World, changes: Changes) -> None:
         changes.replayed.append(ended[0])
 
 
-async def _show_rows_loaded(out: Console, settings: Settings) -> None:
+async def _show_rows_loaded(out: Output, settings: Settings) -> None:
     from etl.tables import ENTITIES
 
     counting = "\nUNION ALL ".join(
@@ -138,11 +134,11 @@ async def _show_rows_loaded(out: Console, settings: Settings) -> None:
         for each in ENTITIES
     )
     found = await _ask(settings, counting)
-    out.print()
-    out.print(table(["table", "rows"], found.rows, title="Rows loaded"))
+    out.line("")
+    out.table(["table", "rows"], found.rows, title="Rows loaded")
 
 
-def _show_changes_found(out: Console, changes: Changes, sync: SyncSummary, reconcile: SyncSummary) -> None:
+def _show_changes_found(out: Output, changes: Changes, sync: SyncSummary, reconcile: SyncSummary) -> None:
     """Compare what happened in the API with what the sync and the reconcile found."""
     fresh = {*changes.created}
     changed = {*changes.finished, *changes.replayed, *changes.emptied} - fresh - {*changes.deleted}
@@ -153,20 +149,21 @@ def _show_changes_found(out: Console, changes: Changes, sync: SyncSummary, recon
         ["requests", None, sync.requests, reconcile.requests],
     ]
     headings = ["Changes", "in the API", "by the sync", "by the recon\u00adcile"]
-    out.print()
-    out.print(fitted(headings, rows, width=out.width))
+    out.line("")
+    out.table(headings, rows)
 
 
-async def _show_answers(out: Console, settings: Settings) -> None:
+async def _show_answers(out: Output, settings: Settings) -> None:
     from etl.db.statements import statements
 
     for name in _QUESTIONS:
         question, _, query = statements("demo")[name].partition("\n")
         found = await _ask(settings, query)
-        out.print(f"\n[bold]{question.removeprefix('-- ')}[/]")
-        out.print(query, style="dim", markup=False)
-        out.print(fitted(found.columns, found.rows, width=out.width))
-    out.print()
+        out.line("")
+        out.line("", mark=question.removeprefix("-- "), style="bold")
+        out.lines(query)
+        out.table(found.columns, found.rows)
+    out.line("")
 
 
 async def _ask(settings: Settings, query: str) -> QueryResult:
@@ -175,7 +172,7 @@ async def _ask(settings: Settings, query: str) -> QueryResult:
     return await run_query(database_url(settings), settings.database.schema_name, query, timeout_s=60)
 
 
-def _show_next_steps(out: Console) -> None:
+def _show_next_steps(out: Output) -> None:
     program = _program()
     lines = [
         "The data is kept. Query it:",
@@ -188,7 +185,7 @@ def _show_next_steps(out: Console) -> None:
         f"  {program} doctor && {program} sync",
     ]
     for line in lines:
-        out.print(line, markup=False, soft_wrap=True)
+        out.line(line)
 
 
 def _program() -> str:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import inspect
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -19,15 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from etl import events
+from etl.cli.output import Output, drop_output, flush, on_terminal
 from etl.errors import EtlError, InterruptedSyncError, explain
+from etl.observe.logs import Logs, take_over_stderr
 from etl.observe.secrets import Mask
-from etl.observe.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from etl.config import Settings
-    from etl.observe.logs import Logs
 
 Result = TypeVar("Result")
 
@@ -81,14 +80,17 @@ class Invocation:
         return settings
 
     @property
+    def out(self) -> Output:
+        """Where the command prints."""
+        return Output(self.mask)
+
+    @property
     def form(self) -> Literal["console", "json"]:
         """The format of the logs."""
-        return self.log_format or ("console" if sys.stderr.isatty() else "json")
+        return self.log_format or ("console" if on_terminal() else "json")
 
     def logs(self, level: str = "info") -> Logs:
         """Return the logs of this call; `level` is the lowest level shown unless -v or --quiet is given."""
-        from etl.observe.logs import Logs
-
         return Logs(self.form, "error" if self.quiet else "debug" if self.verbose else level, self.mask)
 
     @contextmanager
@@ -99,22 +101,22 @@ class Invocation:
             requests_per_minute: rate limit, for the bars.
             level: lowest level logged where there are no bars.
         """
-        if not (sys.stderr.isatty() and self.form == "console") or self.quiet or self.verbose:
+        if not (on_terminal() and self.form == "console") or self.quiet or self.verbose:
             yield self.logs(level).listen
             return
         from etl.observe.progress import ProgressView
 
-        with ProgressView(requests_per_minute) as view:
+        with ProgressView(requests_per_minute, self.mask) as view:
             yield events.tee(view.listen, self.logs("warning").listen)
 
     def say(self, text: str) -> None:
         """Write a line to stderr unless --quiet; as an event if the log format is JSON."""
         if self.quiet:
             return
-        if self.log_format == "json":
+        if self.form == "json":
             self.logs().write("info", "command.said", text=text)
         else:
-            typer.echo(self.mask(text), err=True)
+            self.out.line(text, err=True)
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
@@ -225,23 +227,24 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
 
     Signals are ignored afterwards: the work is done, and one that arrives while Python exits would kill it.
     """
+    take_over_stderr(call.logs())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the parent shell ignored it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = work() or 0
-        sys.stdout.flush()
+        flush()
     except EtlError as error:
         return _failed(call, error)
     except (KeyboardInterrupt, typer.Abort):  # the latter at a prompt
         return _failed(call, InterruptedSyncError())
     except BrokenPipeError:
-        _drop_output()  # the reader closed the pipe, as `| head` does
+        drop_output()  # the reader closed the pipe, as `| head` does
         return 0
     except typer.Exit:
         raise
     except Exception as error:  # noqa: BLE001 -- last resort: a message instead of a traceback
         code = _failed(call, _database_error(error) or explain(error))
-        _drop_output()
+        drop_output()
         return code
     finally:
         for sign in (signal.SIGINT, signal.SIGTERM):
@@ -249,17 +252,18 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
     return code
 
 
-def _drop_output() -> None:
-    """Redirect stdout to the null device if it cannot be written, or Python complains on exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _failed(call: Invocation, error: EtlError) -> int:
-    _report(call, error.message, error.hint, error.exit_code)
-    return _traced(call, error.exit_code)
+    """Report an error on stderr; return its exit code."""
+    found = traceback.format_exc() if call.verbose and sys.exc_info()[0] else ""
+    if call.form == "json":
+        more = {"traceback": found} if found else {}
+        fields = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        call.logs().write("error", "command.failed", **fields, **more)
+        return error.exit_code
+    call.out.error(error.message, error.hint)
+    if found:
+        call.out.lines(found, err=True)
+    return error.exit_code
 
 
 def _database_error(error: Exception) -> EtlError | None:
@@ -269,20 +273,3 @@ def _database_error(error: Exception) -> EtlError | None:
     from etl.db.refusals import DRIVER_ERRORS, unusable
 
     return unusable(error) if isinstance(error, DRIVER_ERRORS) else None
-
-
-def _report(call: Invocation, message: str, hint: str, code: int) -> None:
-    if call.log_format == "json":
-        more = {"traceback": traceback.format_exc()} if call.verbose and sys.exc_info()[0] else {}
-        call.logs().write("error", "command.failed", error=message, hint=hint, exit_code=code, **more)
-        return
-    red, reset = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    typer.echo(f"{red}error:{reset} {visible(call.mask(message))}", err=True)
-    if hint:
-        typer.echo(f"  hint: {visible(call.mask(hint))}", err=True)
-
-
-def _traced(call: Invocation, code: int) -> int:
-    if call.verbose and call.log_format != "json":
-        typer.echo(call.mask(traceback.format_exc()), err=True, nl=False)
-    return code

@@ -1,8 +1,13 @@
-"""Write results to stdout: tables, CSV and JSON."""
+"""All output of the commands: results on stdout, messages on stderr; lines, tables, CSV and JSON.
+
+Nothing else in the package writes to either, except the logs and the progress bars (a lint rule checks it): `Output`
+masks secrets and escapes control characters.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from datetime import datetime
@@ -11,13 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from etl.observe.terminal import visible
+from etl.observe.terminal import visible, visible_json, visible_lines
+from etl.plurals import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
+
+    from etl.observe.secrets import Mask
 
 Form = Literal["table", "csv", "json"]
 
@@ -26,9 +34,142 @@ _NARROWEST_CELL = 8  # characters; if text had to be cut further, each row is sh
 _GAP = 3  # between columns
 _SOFT_HYPHEN = "\u00ad"  # where a heading may wrap
 _DELIMITING = re.compile(r'[\s,{}"\\]')  # an array element that contains one of these is quoted
+_STYLES = {"bold": "1", "green": "32", "yellow": "33", "red": "1;31", "cyan": "1;36"}
 
 
-def console(*, stderr: bool = False) -> Console:
+class Output:
+    """What a command prints; secrets are masked, and control characters are escaped.
+
+    Args:
+        mask: removes secrets.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+
+    def line(self, text: str, *, mark: str = "", style: str = "", err: bool = False) -> None:
+        """Write one line, whatever the text contains.
+
+        Args:
+            text: the line.
+            mark: text of our own in front of it.
+            style: of the mark, on a terminal: a key of `_STYLES`.
+            err: write to stderr.
+        """
+        stream = sys.stderr if err else sys.stdout
+        if style and stream.isatty() and "NO_COLOR" not in os.environ:
+            mark = f"\x1b[{_STYLES[style]}m{mark}\x1b[0m"
+        stream.write(f"{mark}{visible(self._mask(text))}\n")
+        stream.flush()
+
+    def error(self, message: str, hint: str) -> None:
+        """Write an error to stderr; only its first line begins at the left, so that no other looks like a hint."""
+        first, *others = self._mask(message).split("\n")
+        self.line(first, mark="error: ", style="red", err=True)
+        for each in others:
+            self.line(f"       {each}", err=True)
+        if hint:
+            self.line(hint, mark="  hint: ", err=True)
+
+    def lines(self, text: str, *, err: bool = False) -> None:
+        """Write text of several lines, such as a traceback."""
+        stream = sys.stderr if err else sys.stdout
+        stream.write(f"{visible_lines(self._mask(text)).rstrip()}\n")
+
+    def raw(self, text: str) -> None:
+        """Write a file, or data of the user, to stdout: exactly as it is, unless stdout is a terminal."""
+        sys.stdout.write(visible_lines(text) if sys.stdout.isatty() else text)
+
+    def json(self, value: Any) -> None:
+        """Write one JSON document to stdout."""
+        import msgspec
+
+        plainly = msgspec.to_builtins(value, builtin_types=(Decimal, datetime), enc_hook=plain)
+        sys.stdout.write(f"{visible_json(encode_json(self._mask(plainly)))}\n")
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        title: str = "",
+        numeric: Iterable[int] = (),
+        whole: Iterable[int] = (),
+        cut: bool = True,
+    ) -> None:
+        """Write a table to stdout.
+
+        Args:
+            columns: headings; see `fitted`.
+            rows: values.
+            title: line above the table, if any.
+            numeric: indexes of columns that are numeric even if all values are None.
+            whole: indexes of other columns that are not cut.
+            cut: cut text until the table fits the terminal.
+        """
+        if title:
+            self.line("", mark=title, style="bold")
+        self._show(columns, [[self._mask(value) for value in row] for row in rows], numeric, whole, cut=cut)
+
+    def result(
+        self, form: Form | None, columns: Sequence[str], types: Sequence[str], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Write the result of a query: data of the user, in which nothing is masked.
+
+        Args:
+            form: format; None means a table on a terminal and CSV elsewhere.
+            columns: names.
+            types: PostgreSQL type of each column.
+            rows: values.
+        """
+        form = form or ("table" if sys.stdout.isatty() else "csv")
+        if form == "csv":
+            for line in csv_lines(columns, rows):
+                self.raw(line)
+        elif form == "json":
+            sys.stdout.write(visible_json(json_list(columns, types, rows)))
+        else:
+            numbers = ("int2", "int4", "int8", "numeric", "float4", "float8", "money", "oid")
+            self._show(columns, rows, [place for place, kind in enumerate(types) if kind in numbers], ())
+            self.line(f"({counted(len(rows), 'row')})")
+
+    def ask(self, question: str) -> bool:
+        """Ask a question on stderr; return whether the answer is yes."""
+        return typer.confirm(visible(self._mask(question)), err=True)
+
+    def _show(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        numeric: Iterable[int],
+        whole: Iterable[int],
+        *,
+        cut: bool = True,
+    ) -> None:
+        out = _console()
+        made = fitted(columns, rows, width=out.width, numeric=numeric, whole=whole) if cut else table(columns, rows)
+        out.print(made, markup=False, soft_wrap=isinstance(made, str))
+
+
+def on_terminal() -> bool:
+    """Return whether messages are read by a person as they appear."""
+    return sys.stderr.isatty()
+
+
+def flush() -> None:
+    """Write what stdout has buffered."""
+    sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Redirect stdout to the null device if it cannot be written, or Python complains on exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _console() -> Console:
     """Return a console that does not wrap in a pipe, so that each row stays one line.
 
     It raises `BrokenPipeError` on a closed pipe, as `print` does, instead of exiting.
@@ -39,19 +180,16 @@ def console(*, stderr: bool = False) -> Console:
         def on_broken_pipe(self) -> None:
             raise  # noqa: PLE0704 - called while the error is handled
 
-    found = Plain(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Plain(stderr=stderr, highlight=False, width=100_000)
+    found = Plain(highlight=False, emoji=False)
+    return found if found.is_terminal else Plain(highlight=False, emoji=False, width=100_000)
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, numeric: Iterable[int] = ()
-) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Iterable[int] = ()) -> Table:
     """Make a table: numbers right-aligned, one line per row, long text cut.
 
     Args:
         columns: headings.
         rows: values; None is shown as an empty cell.
-        title: line above the table, if any.
         numeric: indexes of columns that are numeric even if all values are None.
     """
     from rich import box
@@ -60,9 +198,7 @@ def table(
 
     body = list(rows)
     right = _numeric(len(columns), body, numeric)
-    made = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, title=title, title_justify="left", title_style="bold", pad_edge=False
-    )
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(columns):
         heading = Text("\n".join(map(_shortened, name.split("\n"))))
         made.add_column(heading, justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis")
@@ -102,6 +238,7 @@ def fitted(
         The table; if it cannot be made narrow enough, each row as lines of name and value.
     """
     numbers = _numeric(len(columns), rows, numeric)
+    columns = [" ".join(name.split()) for name in columns]
     plainly = [name.replace(_SOFT_HYPHEN, "") for name in columns]
     cells = [[_shortened(plain(row[place])) for row in rows] for place in range(len(columns))]
     broken = [name.replace(_SOFT_HYPHEN, "-\n") for name in columns]
@@ -140,21 +277,6 @@ def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
             f"  {name:<{widest}}  {visible(plain(value))}".rstrip() for name, value in zip(names, row, strict=True)
         ]
     return "\n".join(lines)
-
-
-def show(*parts: Any) -> None:
-    """Write tables and lines to stdout."""
-    out = console()
-    for part in parts:
-        is_text = isinstance(part, str)
-        out.print(visible(part) if is_text else part, markup=False, soft_wrap=is_text)
-
-
-def show_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Iterable[int] = (), whole: Iterable[int] = ()
-) -> None:
-    """Write a table to stdout that fits the terminal; see `fitted`."""
-    show(fitted(columns, rows, width=console().width, numeric=numeric, whole=whole))
 
 
 def plain(value: Any) -> str:
@@ -207,11 +329,11 @@ def _shortened(text: str) -> str:
     return line if len(line) <= _WIDEST_CELL else line[: _WIDEST_CELL - 1] + "…"
 
 
-def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write CSV as PostgreSQL does: NULL is an empty field, an empty text is a pair of quotes."""
-    sys.stdout.write(",".join(_csv_field(name) for name in columns) + "\n")
+def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Yield lines of CSV as PostgreSQL writes it: NULL is an empty field, an empty text is a pair of quotes."""
+    yield ",".join(_csv_field(name) for name in columns) + "\n"
     for row in rows:
-        sys.stdout.write(",".join("" if value is None else _csv_field(plain(value)) for value in row) + "\n")
+        yield ",".join("" if value is None else _csv_field(plain(value)) for value in row) + "\n"
 
 
 def _csv_field(text: str) -> str:
@@ -220,8 +342,8 @@ def _csv_field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def write_json(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a JSON list of row objects; numbers keep their digits, jsonb values are nested.
+def json_list(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a JSON list of row objects; numbers keep their digits, jsonb values are nested.
 
     Args:
         columns: names; a name that occurs again gets the suffix `_2`.
@@ -239,7 +361,7 @@ def write_json(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequ
         )
         for row in rows
     )
-    sys.stdout.write("[" + ",\n ".join(lines) + "]\n")
+    return "[" + ",\n ".join(lines) + "]\n"
 
 
 def encode_json(value: Any) -> str:
@@ -272,26 +394,3 @@ def _different(names: Sequence[str]) -> list[str]:
         taken[name] = taken.get(name, 0) + 1
         different.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
     return different
-
-
-def write_result(
-    form: Form | None, columns: Sequence[str], types: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    """Write the result of a query.
-
-    Args:
-        form: format; None means a table on a terminal and CSV elsewhere.
-        columns: names.
-        types: PostgreSQL type of each column.
-        rows: values.
-    """
-    form = form or ("table" if sys.stdout.isatty() else "csv")
-    if form == "csv":
-        write_csv(columns, rows)
-    elif form == "json":
-        write_json(columns, types, rows)
-    else:
-        numbers = ("int2", "int4", "int8", "numeric", "float4", "float8", "money", "oid")
-        numeric = [place for place, kind in enumerate(types) if kind in numbers]
-        show_table(columns, rows, numeric=numeric)
-        typer.echo(f"({len(rows):,} row{'' if len(rows) == 1 else 's'})")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import encode_json
 from etl.cli.root import app
 from etl.errors import SettingsError
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from etl.config import Settings
@@ -43,32 +43,28 @@ def forget(
     if not (runs or records) or not all(each.strip() for each in (*runs, *records)):
         raise SettingsError("no run or record to forget", hint="Pass --run ID or --record ID.")
     settings = call.settings
-    if not yes and not _confirmed(settings, runs, records):
+    if not yes and not _confirmed(call, settings, runs, records):
         call.say("nothing was erased")
         raise typer.Exit(1)
     done = run_async(erase(settings, runs=runs, records=records))
     if json:
-        typer.echo(encode_json({"runs": done.runs, "rejects": done.rejects}))
+        call.out.json({"runs": done.runs, "rejects": done.rejects})
     elif not call.quiet:
-        typer.echo(
-            f"erased {_runs(done.runs)} and {done.rejects:,} from quarantine; "
+        call.out.line(
+            f"erased {counted(done.runs, 'run')} and {done.rejects:,} from quarantine; "
             "backups, WAL archives and exports keep their copies"
         )
 
 
-def _confirmed(settings: Settings, runs: list[str], records: list[str]) -> bool:
+def _confirmed(call: Invocation, settings: Settings, runs: list[str], records: list[str]) -> bool:
     """Say how many runs will be erased, and ask."""
     from etl.app import count_to_forget
 
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or call.form == "json":
         raise SettingsError("cannot prompt: not a terminal", hint="Pass --yes. Erased content cannot be restored.")
     count = run_async(count_to_forget(settings, runs=runs, records=records))
     named = ", ".join([*(f"run {each}" for each in runs), *(f"record {each}" for each in records)])
-    return typer.confirm(f"Erase {_runs(count)} for good ({named})?", err=True)
-
-
-def _runs(count: int) -> str:
-    return f"{count:,} run{'' if count == 1 else 's'}"
+    return call.out.ask(f"Erase {counted(count, 'run')} for good ({named})?")
 
 
 @command(app, "grant")
@@ -89,4 +85,4 @@ def grant(
         call.say(f"granted: {role} may read the tables and views of schema {call.settings.database.schema_name}")
         return
     for each in grants:
-        typer.echo(f"{each};")
+        call.out.raw(f"{each};\n")

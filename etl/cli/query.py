@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import write_result
+from etl.cli.output import flush
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, make_ready, readable_settings
 from etl.errors import SettingsError
@@ -68,7 +68,7 @@ def sql(
     text = _query_text(query, file)
     settings = readable_settings(call, demo=demo)
     result = run_async(_run(settings, text, timeout))
-    write_result(form, result.columns, result.types, result.rows)
+    call.out.result(form, result.columns, result.types, result.rows)
 
 
 def _query_text(query: str | None, file: Path | None) -> str:
@@ -101,7 +101,7 @@ def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:
     from etl.db.connect import redact_url
 
     found = database_url(readable_settings(call, demo=demo))
-    typer.echo(found if show_password else redact_url(found))
+    call.out.raw(f"{found if show_password else redact_url(found)}\n")
 
 
 @command(app, "psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -120,7 +120,7 @@ def psql(
         raise SettingsError("psql is not installed", hint='Install postgresql-client, or use: cortex-etl sql "..."')
     settings = readable_settings(call, demo=demo)
     environment = _psql_environment(database_url(settings), settings.database.schema_name)
-    sys.stdout.flush()
+    flush()
     os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606 -- no shell: nothing to inject into
 
 
@@ -167,7 +167,10 @@ def report(
     settings = readable_settings(call, demo=demo)
     url = database_url(settings)
     run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS, mask=call.mask))
-    typer.echo(f"Wrote {output}", err=output.is_relative_to("/dev"))  # not into a page written to stdout
+    if output.is_relative_to("/dev"):
+        call.say(f"Wrote {output}")  # not into a page written to stdout
+    else:
+        call.out.line(f"Wrote {output}")
 
 
 @command(app, "export")
@@ -197,7 +200,7 @@ def export(
     schema, first = settings.database.schema_name, since.date() if since else None
     written = run_async(export_parquet(database_url(settings), schema, directory, since=first))
     for path in written:
-        typer.echo(path)
+        call.out.line(str(path))
     if inexact := sum(written.values()):
         call.say(
             f"{inexact:,} credits have more digits than Parquet can store: rounded to 22 places, null from 10^16; "

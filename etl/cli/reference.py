@@ -6,12 +6,13 @@ import inspect
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import typer
 from typer.main import get_command
 
 from etl.cli.invocation import COMMON_OPTIONS
+from etl.cli.output import Output
 from etl.cli.root import app
 from etl.config import format_duration
+from etl.observe.secrets import Mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,4 +82,4 @@ def _default(parameter: Any) -> str:
 
 
 if __name__ == "__main__":
-    typer.echo(render(), nl=False)
+    Output(Mask()).raw(render())

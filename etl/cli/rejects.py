@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
 
@@ -33,16 +32,16 @@ def list_(
 
     rows = run_async(list_rejects(readable_settings(call, demo=demo), resolved=resolved))
     if json:
-        typer.echo(call.mask(encode_json(rows)))
+        call.out.json(rows)
         return
     if not rows:
-        typer.echo("the quarantine is empty")
+        call.out.line("the quarantine is empty")
         return
     names = ["id", "workflow_id", "run_id", "reason", "error", "bytes", "created_at"]
     if resolved:
         names.append("resolved_at")
-    show_table(names, [[call.mask(row[name]) for name in names] for row in rows])
-    typer.echo("Once the cause is fixed, run: cortex-etl rejects retry")
+    call.out.table(names, [[row[name] for name in names] for row in rows])
+    call.out.line("Once the cause is fixed, run: cortex-etl rejects retry")
 
 
 @command(rejects_group, "retry")
@@ -63,15 +62,15 @@ def retry(
     with call.listening(call.settings.api.requests_per_minute, level="warning") as listener:
         report = run_async(retry_rejects(call.settings, ids=ids or [], listener=listener))
     if json:
-        typer.echo(call.mask(encode_json(report.as_dict())))
+        call.out.json(report.as_dict())
     elif not call.quiet:
-        typer.echo(
+        call.out.line(
             f"{report.loaded} loaded, {report.gone} gone from the API, {len(report.still_bad)} still rejected"
             + (f", {report.held} held by another invocation" if report.held else "")
         )
     for number, reason, error in report.still_bad:
-        if call.log_format == "json":
+        if call.form == "json":
             call.logs().write("error", "reject.retried", id=number, reason=reason, error=error)
         else:
-            typer.echo(call.mask(f"  {number}: {reason}: {error}"), err=True)
+            call.out.line(f"  {number}: {reason}: {error}", err=True)
     return 1 if report.still_bad or report.held else 0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.main import get_command
 
-from etl.cli.invocation import ConfigOption, FormatOption, Invocation, QuietOption, VerboseOption
+from etl.cli.invocation import ConfigOption, FormatOption, Invocation, QuietOption, VerboseOption, finish
+from etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,11 +23,40 @@ app = typer.Typer(
 )
 
 
+_ParseError: Any = typer.BadParameter.__mro__[2]  # of click, or of the copy of it in newer versions of typer
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    return finish(Invocation(log_format=_log_format(arguments)), lambda: _parse_and_run(arguments))
+
+
+def _parse_and_run(arguments: Sequence[str]) -> int:
+    try:
+        code: int | None = get_command(app).main(list(arguments), prog_name="cortex-etl", standalone_mode=False)
+    except _ParseError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return SettingsError.exit_code  # the help has been printed
+        message = error.format_message().replace(": Value error, ", ": ")
+        context = getattr(error, "ctx", None)
+        raise SettingsError(message, hint=f"Run: {context.command_path if context else 'cortex-etl'} --help") from None
+    return code or 0
+
+
+def _log_format(arguments: Sequence[str]) -> Literal["console", "json"] | None:
+    """Return the value of --log-format, whatever else is wrong; None if there is no valid one."""
+    words = [word for each in arguments for word in (each.split("=") if each.startswith("--log-format=") else [each])]
+    found = [value for option, value in pairwise(words) if option == "--log-format"]
+    if found[-1:] == ["json"]:
+        return "json"
+    return "console" if found[-1:] == ["console"] else None
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from etl import __version__
 
-        typer.echo(f"cortex-etl {__version__}")
+        Invocation().out.line(f"cortex-etl {__version__}")
         raise typer.Exit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated
 
 import typer
@@ -64,8 +63,7 @@ async def _serve(
     )
     try:
         async with serving as api:
-            typer.echo(api.url)
-            sys.stdout.flush()
+            call.out.line(api.url)
             apps = ", ".join(f"{{id: {each}}}" for each in api.world.apps)
             call.say(
                 "The simulated API is listening. To use it:  "
@@ -98,17 +96,16 @@ def selftest(
     from dataclasses import asdict
 
     from etl.app.selftest import run_selftest
-    from etl.cli.output import encode_json
 
     found = run_async(run_selftest(call.settings, rounds=rounds, seed=seed, report=call.say))
     if json:
-        typer.echo(encode_json(asdict(found)))
+        call.out.json(asdict(found))
     else:
-        typer.echo(
+        call.out.line(
             f"{found.histories} histories, {found.syncs} syncs, {found.kills} kills: "
             f"missing {found.missing}, stale {found.stale}, duplicated {found.duplicated}, "
             f"unfinished {found.unfinished}"
         )
         for failure in found.failures:
-            typer.echo(failure)
+            call.out.line(failure)
     return 0 if found.clean else 1

@@ -18,6 +18,11 @@ from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_
 from etl.config import load, parse_duration
 from etl.errors import SettingsError
 
+_INSTALL = """\
+# To install: sudo cortex-etl schedule systemd --write /etc/systemd/system, with --config, then:
+#   systemctl daemon-reload && systemctl enable --now cortex-etl.timer
+"""
+
 schedule_group = typer.Typer(no_args_is_help=True, help="Print a schedule for the sync.")
 app.add_typer(schedule_group, name="schedule")
 
@@ -44,7 +49,7 @@ def cron(call: Invocation, *, every: EveryOption = timedelta(minutes=10), log: L
 
     Example: `cortex-etl schedule cron --every 10m`
     """
-    typer.echo(cron_line(_installation(call, log), every), nl=False)
+    call.out.raw(cron_line(_installation(call, log), every))
 
 
 @command(schedule_group, "systemd")
@@ -64,9 +69,8 @@ def systemd(
     units = systemd_units(_installation(call, log), every)
     if write is None:
         for name, text in units.items():
-            typer.echo(f"# /etc/systemd/system/{name}\n{text}")
-        typer.echo("# To install: sudo cortex-etl schedule systemd --write /etc/systemd/system, with --config, then:")
-        typer.echo("#   systemctl daemon-reload && systemctl enable --now cortex-etl.timer")
+            call.out.raw(f"# /etc/systemd/system/{name}\n{text}\n")
+        call.out.lines(_INSTALL)
         return
     for name, text in units.items():
         try:
@@ -75,7 +79,7 @@ def systemd(
             raise SettingsError(
                 f"cannot write {write / name}: {error.strerror}", hint="Choose another directory."
             ) from None
-        typer.echo(f"wrote {write / name}")
+        call.out.line(f"wrote {write / name}")
 
 
 @command(schedule_group, "k8s")
@@ -98,10 +102,7 @@ def k8s(
             hint="Set database.url to a PostgreSQL server that the cluster can reach.",
         )
     image = image or f"cortex-etl:{__version__}"
-    typer.echo(
-        kubernetes_manifest(every, image=image, config=made.config, environment=made.environment),
-        nl=False,
-    )
+    call.out.raw(kubernetes_manifest(every, image=image, config=made.config, environment=made.environment))
 
 
 def _installation(call: Invocation, log: Path | None) -> Installation:

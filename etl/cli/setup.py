@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import show, table
 from etl.cli.root import app
 from etl.cli.target import database_url, demo_settings, is_made
 from etl.errors import SettingsError
@@ -47,7 +46,8 @@ def init(call: Invocation) -> None:
         raise SettingsError(
             f"cannot write {path}: {error.strerror}", hint="Choose another path with --config PATH."
         ) from None
-    typer.echo(f"Wrote {path}. Next: set your app id in it, export CORTEX_API_KEY=..., then run `cortex-etl doctor`.")
+    next_steps = "set your app id in it, export CORTEX_API_KEY=..., then run `cortex-etl doctor`."
+    call.out.line(f"Wrote {path}. Next: {next_steps}")
 
 
 @command(app, "doctor")
@@ -61,7 +61,6 @@ def doctor(call: Invocation, *, json: JsonOption = False) -> int:
 
 async def _print_checks(call: Invocation, *, json: bool) -> int:
     """Print each check as it completes; return the exit code of the first one that failed."""
-    from etl.cli.output import encode_json
     from etl.doctor import examine
     from etl.events import RateLimited
 
@@ -75,12 +74,12 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
             checks.append(check)
             if json:
                 continue
-            mark, color = _MARKS[check.state]
-            typer.echo(f"{typer.style(mark, fg=color)} {check.name:<11} {call.mask(check.found)}")
+            mark, style = _MARKS[check.state]
+            call.out.line(f" {check.name:<11} {check.found}", mark=mark, style=style)
             if check.hint:
-                typer.echo(f"  {'':<11} -> {call.mask(check.hint)}")
+                call.out.line(f"  {'':<11} -> {check.hint}")
     if json:
-        typer.echo(call.mask(encode_json(checks)))
+        call.out.json(checks)
     return next((check.exit_code for check in checks if check.state == "failed"), 0)
 
 
@@ -96,22 +95,20 @@ def config_show(call: Invocation, *, json: JsonOption = False) -> None:
     """
     rows = list(_in_force(call.settings))
     if json:
-        from etl.cli.output import encode_json
-
-        typer.echo(encode_json([{"key": key, "value": value, "from": place} for key, value, place in rows]))
+        call.out.json([{"key": key, "value": value, "from": place} for key, value, place in rows])
         return
-    show(table(["key", "value", "from"], rows))
+    call.out.table(["key", "value", "from"], rows, cut=False)
 
 
 @command(config_group, "schema")
-def config_schema(_call: Invocation) -> None:
+def config_schema(call: Invocation) -> None:
     """Print the JSON schema of `config.yaml`, which editors use for completion and validation.
 
     Example: `cortex-etl config schema > config.schema.json`
     """
     from etl.config.schema import render
 
-    typer.echo(render(), nl=False)
+    call.out.raw(render())
 
 
 def _in_force(settings: Settings) -> list[tuple[str, str, str]]:
@@ -154,16 +151,16 @@ def migrate(
     if citus:
         from etl.db.citus import citus_script
 
-        typer.echo(citus_script(call.settings.database.schema_name), nl=False)
+        call.out.raw(citus_script(call.settings.database.schema_name))
         return 0
     names = run_async(_migrate(call.settings, check=check))
     if check:
         for name in names:
-            typer.echo(f"pending  {name}")
+            call.out.line(f"pending  {name}")
         return 1 if names else 0
     for name in names:
         if not call.quiet:
-            typer.echo(f"applied  {name}")
+            call.out.line(f"applied  {name}")
     if not names:
         call.say("nothing to do: all migrations are applied")
     return 0
@@ -195,6 +192,6 @@ def stop(call: Invocation) -> None:
     settings = call.settings_if_any
     stopped = [each.data_dir for each in (settings, demo_settings(settings)) if embedded.stop(each.data_dir)]
     for folder in stopped:
-        typer.echo(f"stopped PostgreSQL in {folder}")
+        call.out.line(f"stopped PostgreSQL in {folder}")
     if not stopped:
         call.say("no embedded PostgreSQL is running")

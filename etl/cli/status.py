@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import encode_json, show_table
 from etl.cli.root import app
 from etl.cli.syncing import AppOption, WorkflowOption
 from etl.cli.target import DemoOption, readable_settings
@@ -41,7 +40,7 @@ def status(
 
     report = run_async(status_report(readable_settings(call, demo=demo), explain=explain))
     if json:
-        typer.echo(call.mask(encode_json(report.as_dict())))
+        call.out.json(report.as_dict())
     else:
         _show_status(call, report, explain=explain)
     return EXIT_OK if report.is_healthy else EXIT_INCOMPLETE
@@ -51,18 +50,18 @@ def _show_status(call: Invocation, report: StatusReport, *, explain: bool) -> No
     if report.streams:
         _show_streams(call, report, explain=explain)
     else:
-        typer.echo("no stream has been read yet; run: cortex-etl sync")
+        call.out.line("no stream has been read yet; run: cortex-etl sync")
     if report.last_sync is not None:
-        typer.echo(call.mask(_last_sync(report.last_sync, report.now)))
+        call.out.line(_last_sync(report.last_sync, report.now))
     if report.paused_until is not None:
         wait = (report.paused_until - report.now).total_seconds()
-        typer.echo(f"paused: no requests for {span(wait)}, as the API asked")
+        call.out.line(f"paused: no requests for {span(wait)}, as the API asked")
 
 
 def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> None:
     rows = [
         [
-            call.mask(name),
+            name,
             each["state"],
             span(each["lag_s"]),
             age(each["watermark"], report.now),
@@ -76,10 +75,10 @@ def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> N
     ]
     counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
-    show_table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
+    call.out.table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
     for each in report.streams:
         for line in _remarks(each, report, explain=explain):
-            typer.echo(call.mask(line))
+            call.out.line(line)
 
 
 def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -159,12 +158,12 @@ def plan(
     with call.listening(settings.api.requests_per_minute, level="warning") as listener:
         made = run_async(make_plan(settings, mode, apps=apps or [], workflows=workflows or [], listener=listener))
     if json:
-        typer.echo(call.mask(encode_json(made.as_dict())))
+        call.out.json(made.as_dict())
         return
-    _show_plan(made, settings.api.requests_per_minute)
+    _show_plan(call, made, settings.api.requests_per_minute)
 
 
-def _show_plan(made: Plan, requests_per_minute: int) -> None:
+def _show_plan(call: Invocation, made: Plan, requests_per_minute: int) -> None:
     rows = [
         [
             each.app_id,
@@ -179,8 +178,8 @@ def _show_plan(made: Plan, requests_per_minute: int) -> None:
         for each in made.streams
     ]
     headings = ["app", "workflow", "work", "api", "ware\u00adhouse", "re\u00adquests", "runs", "rows"]
-    show_table(headings, rows, numeric=range(3, 8))
-    typer.echo(
+    call.out.table(headings, rows, numeric=range(3, 8))
+    call.out.line(
         f"{made.mode}: about {made.requests:,} requests for {made.runs:,} runs ({made.rows:,} rows), "
         f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests per minute"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli.invocation import Invocation, command
-from etl.cli.output import encode_json, show_table
+from etl.cli.output import flush
 from etl.cli.root import app
 from etl.cli.telemetry import run_watched
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
@@ -136,7 +135,7 @@ def _run(
     }
     summary = run_watched(call, mode, options, metrics_file)
     if json:
-        typer.echo(call.mask(encode_json(summary.as_dict())))
+        call.out.json(summary.as_dict())
     elif not call.quiet and (summary.streams or summary.cause is None):
         _show_summary(call, summary)
     if summary.cause is not None:
@@ -153,10 +152,10 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
         if len(summary.streams) <= _MANY or each.status != "succeeded"
     ]
     if rows:
-        show_table(["app", "workflow", "status", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
+        call.out.table(["app", "workflow", "status", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
     for line in _failures(summary):
-        typer.echo(call.mask(line))
-    typer.echo(call.mask(_in_one_line(summary)))
+        call.out.line(line)
+    call.out.line(_in_one_line(summary))
 
 
 def _failures(summary: SyncSummary) -> list[str]:
@@ -188,12 +187,12 @@ def _in_one_line(summary: SyncSummary) -> str:
 
 def _report_trouble(call: Invocation, summary: SyncSummary) -> None:
     """Say on stderr why the exit code is not 0, where the table that shows it is not printed."""
-    sys.stdout.flush()
-    if call.log_format == "json":
+    flush()
+    if call.form == "json":
         call.logs().write("error", "sync.troubled", status=summary.status, error=summary.error, hint=summary.hint)
         return
     if summary.exit_code == EXIT_HELD:  # the others do the work
-        typer.echo(call.mask(f"{summary.mode} {summary.status}: {summary.error}"), err=True)
+        call.out.line(f"{summary.mode} {summary.status}: {summary.error}", err=True)
         return
     for line in (_in_one_line(summary), *_failures(summary)):
-        typer.echo(call.mask(line), err=True)
+        call.out.line(line, err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def main() -> None:
     """Start a temporary server, migrate it and print the dictionary."""
     with tempfile.TemporaryDirectory(prefix="ce-") as directory:
         try:
-            sys.stdout.write(render(asyncio.run(_read_fresh_schema(embedded.start(Path(directory))))))
+            print(render(asyncio.run(_read_fresh_schema(embedded.start(Path(directory))))), end="")  # noqa: T201 -- our own text
         finally:
             embedded.stop(Path(directory))
 

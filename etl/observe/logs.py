@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import traceback
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl import events
-from etl.observe.terminal import visible
+from etl.observe.terminal import visible, visible_json
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -79,10 +82,16 @@ class Logs:
             return hidden
 
         def escape(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-            return {name: visible(value) if isinstance(value, str) else value for name, value in line.items()}
+            return {
+                name: visible(str(each)) if isinstance(each, str | datetime) else each for name, each in line.items()
+            }
+
+        def escape_json(_logger: object, _method: str, line: Any) -> str:
+            return visible_json(line)
 
         renderers: list[structlog.typing.Processor] = [
-            structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+            structlog.processors.JSONRenderer(ensure_ascii=False, default=lambda value: self.mask(str(value))),
+            escape_json,
         ]
         if self.form == "console":
             colours = sys.stderr.isatty()
@@ -99,6 +108,33 @@ class Logs:
             wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         )
         return logger
+
+
+class _Others(logging.Handler):
+    """Writes what libraries and Python itself would print on stderr as lines of the log."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__(logging.WARNING)
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        values = {"logger": record.name, "text": record.getMessage()}
+        if record.exc_info and record.exc_info[1] is not None:
+            values["error"] = "".join(traceback.format_exception_only(record.exc_info[1])).strip()
+            if self._logs.level == "debug":
+                values["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+        self._logs.write("error" if record.levelno >= logging.ERROR else "warning", "message.logged", **values)
+
+
+def take_over_stderr(logs: Logs) -> None:
+    """Write the messages of libraries, warnings, and exceptions that nothing caught as lines of these logs."""
+    logging.basicConfig(handlers=[_Others(logs)], force=True)
+    logging.captureWarnings(capture=True)
+    logger = logging.getLogger("python")
+    sys.excepthook = lambda _kind, error, _trace: logger.error("uncaught", exc_info=error)
+    sys.unraisablehook = lambda found: logger.error("ignored in %r", found.object, exc_info=found.exc_value)
+    threading.excepthook = lambda found: logger.error("uncaught in a thread", exc_info=found.exc_value)
 
 
 def _values(event: events.Event) -> dict[str, Any]:

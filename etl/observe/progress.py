@@ -19,9 +19,12 @@ from rich.progress import (
 from rich.table import Column
 
 from etl import events
+from etl.observe.terminal import visible
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from etl.observe.secrets import Mask
 
 _WINDOW_S = 60.0
 
@@ -53,11 +56,13 @@ class ProgressView:
 
     Args:
         requests_per_minute: the rate limit, to show how much of it is used.
+        mask: removes secrets from what the API says.
         console: where to draw; None means stderr.
     """
 
-    def __init__(self, requests_per_minute: int, console: Console | None = None) -> None:
+    def __init__(self, requests_per_minute: int, mask: Mask, console: Console | None = None) -> None:
         self._requests_per_minute = requests_per_minute
+        self._mask = mask
         # At 80 columns, only the ends of names and notes are cut.
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
@@ -111,7 +116,7 @@ class ProgressView:
 
     def _bar(self, stream: events.StreamId) -> _Bar:
         if stream not in self._bars:
-            task = self._progress.add_task(f"  {stream.workflow_id}", total=None, count="", note="")
+            task = self._progress.add_task(f"  {self._clean(stream.workflow_id)}", total=None, count="", note="")
             self._bars[stream] = _Bar(task, time.monotonic())
         return self._bars[stream]
 
@@ -130,8 +135,11 @@ class ProgressView:
         bar = self._bar(event.stream)
         bar.done = True
         failed = event.outcome == "failed"
-        self._progress.update(bar.task, visible=failed, note=event.error if failed else "")
+        self._progress.update(bar.task, visible=failed, note=self._clean(event.error) if failed else "")
         self._update_total()
+
+    def _clean(self, text: str) -> str:
+        return visible(self._mask(text))
 
     def _draw(self, stream: events.StreamId) -> None:
         bar = self._bars[stream]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 _HIDDEN = "***"
 _SHORTEST = 4  # characters; hiding shorter ones would garble every line
+_PASSWORDS = ("password", "sslpassword")  # parameters of a database URL
 
 
 class Mask:
@@ -16,30 +19,34 @@ class Mask:
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
 
     def add(self, secret: str) -> None:
-        """Mask this text and its HTML-escaped form; ignore it if it has fewer than four characters."""
+        """Mask this text, also as it is written in HTML, JSON and Python; ignore one of fewer than four characters."""
         if len(secret) >= _SHORTEST:
-            self._secrets |= {secret, escape(secret)}
+            self._secrets |= {secret, escape(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+            # Longest first: a secret may begin with another.
+            self._pattern = re.compile("|".join(map(re.escape, sorted(self._secrets, key=len, reverse=True))))
 
     def add_password_of(self, url: str) -> None:
-        """Mask the password of a database URL, quoted or not."""
+        """Mask the passwords of a database URL, quoted or not."""
         try:
-            password = urlsplit(url).password
+            parts = urlsplit(url)
+            passwords = [parts.password, *(value for name, value in parse_qsl(parts.query) if name in _PASSWORDS)]
         except ValueError:
             return
-        if password:
+        for password in filter(None, passwords):
             for form in (password, unquote(password), quote(unquote(password), safe="")):
                 self.add(form)
 
     def __call__(self, value: Any) -> Any:
         """Return `value` with secrets masked; values other than strings, lists and mappings are unchanged."""
-        if isinstance(value, str):
-            for secret in self._secrets:
-                value = value.replace(secret, _HIDDEN)
+        if self._pattern is None:
             return value
+        if isinstance(value, str):
+            return self._pattern.sub(_HIDDEN, value)
         if isinstance(value, Mapping):
-            return {name: self(each) for name, each in value.items()}
+            return {self(name): self(each) for name, each in value.items()}
         if isinstance(value, list | tuple):
             return [self(each) for each in value]
         return value

@@ -1,19 +1,32 @@
-"""Escaping of untrusted text before it is printed on a terminal."""
+"""Escaping of text from elsewhere before it is printed: it must not move the cursor, hide text or begin a line."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters except tab and newline (ESC starts sequences that move the cursor, rename the window, hide text),
-# and characters that change the writing direction.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters (ESC and the C1 characters start sequences that move the cursor, rename the window, hide text), and
+# characters that end a line or change the writing direction.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_USUAL = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def visible(text: str) -> str:
-    r"""Escape control characters: `\x1b` for ESC."""
+    r"""Escape control characters and line breaks: `\x1b` for ESC, `\n` for a newline."""
     return _CONTROL.sub(_escape, text)
+
+
+def visible_lines(text: str) -> str:
+    """Escape control characters in text of several lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def visible_json(text: str) -> str:
+    r"""Escape control characters in JSON, `\u009b` for CSI; programs read the same values."""
+    # JSON encodes the others in strings; between values, a carriage return is white space.
+    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r", " "))
 
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return _USUAL.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")

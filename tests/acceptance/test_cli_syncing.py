@@ -25,7 +25,7 @@ def listed(world) -> int:
 
 async def test_sync_loads_everything_then_only_new_runs(at_work) -> None:
     command, running = at_work
-    first = await command("sync", "--json")
+    first = await command("sync", "--json", "--log-format", "json")
     assert first.code == 0, first.err
     assert first.json["status"] == "succeeded"
     assert first.json["runs_inserted"] == listed(running.world) == await count(command, "SELECT count(*) FROM runs")

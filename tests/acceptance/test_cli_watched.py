@@ -126,7 +126,7 @@ async def test_metrics_count_the_work_done_before_the_key_was_refused(at_work, w
 
 async def test_unwritable_metrics_file_does_not_fail_the_sync(at_work) -> None:
     command, _ = at_work
-    ended = await command("sync", "--metrics-file", "no/such/folder/cortex.prom")
+    ended = await command("sync", "--log-format", "json", "--metrics-file", "no/such/folder/cortex.prom")
     assert ended.code == 0
     (line,) = [json.loads(each) for each in ended.err.splitlines() if "metrics.failed" in each]
     assert line["error"] == "No such file or directory"

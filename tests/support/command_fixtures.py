@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -66,8 +70,10 @@ class WarmStarts:
         self._running: dict[int, Running] = {}
         self._numbers = count()
 
-    def start(self, *arguments: str, folder: Path, environment: dict[str, str], stdin: str = "") -> Running:
-        """Start a command in a folder with exactly this environment."""
+    def start(
+        self, *arguments: str, folder: Path, environment: dict[str, str], stdin: str = "", terminal: str = ""
+    ) -> Running:
+        """Start a command in a folder with exactly this environment, on a terminal if one is given."""
         if self._server is None:
             self._server = subprocess.Popen(
                 [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -78,7 +84,7 @@ class WarmStarts:
         self._running[number] = running
         running.path("stdin").write_text(stdin)
         request = {"number": number, "arguments": arguments, "folder": str(folder), "environment": environment}
-        request |= {each: str(running.path(each)) for each in ("stdin", "stdout", "stderr")}
+        request |= {each: terminal or str(running.path(each)) for each in ("stdin", "stdout", "stderr")}
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._server.stdin.flush()
@@ -117,10 +123,14 @@ def pytest_unconfigure() -> None:
 
 @dataclass
 class Command:
-    """Runs `cortex-etl` in `folder`; `environment` is added to the clean one."""
+    """Runs `cortex-etl` in `folder`; `environment` is added to the clean one.
+
+    `options` come before the arguments: messages are text, as on a terminal; without one, JSON is the default.
+    """
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ("--log-format", "console")
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -129,7 +139,7 @@ class Command:
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start the command in a new Python process."""
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "etl", *arguments,
+            sys.executable, "-m", "etl", *self.options, *arguments,
             cwd=self.folder, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
@@ -139,12 +149,28 @@ class Command:
         if any(name.startswith("PYTHON") for name in self.environment):
             assert stdin is None
             return await ended(await self.start(*arguments))
-        running = WARM.start(*arguments, folder=self.folder, environment=self._environment, stdin=stdin or "")
+        running = WARM.start(
+            *self.options, *arguments, folder=self.folder, environment=self._environment, stdin=stdin or ""
+        )
         try:
             return _checked(await asyncio.wait_for(running.end(), 90))
         except TimeoutError:
             WARM.stop()
             raise
+
+    async def on_terminal(self, *arguments: str) -> tuple[int, str]:
+        """Run the command on a terminal of its own; return its exit code and what it wrote there."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 300, 0, 0))  # rows and columns
+        environment = self._environment | {"TERM": "xterm"}
+        running = WARM.start(*arguments, folder=self.folder, environment=environment, terminal=os.ttyname(theirs))
+        reading = asyncio.get_running_loop().run_in_executor(None, _read_all, ours)
+        code = await asyncio.wait_for(asyncio.wrap_future(running.code), 90)
+        running.folder.cleanup()
+        os.close(theirs)
+        written = await reading
+        os.close(ours)
+        return code, written
 
     def configure(self, text: str) -> Path:
         path = self.folder / "config.yaml"
@@ -155,6 +181,16 @@ class Command:
         """Configure small pages, read one after another."""
         path = self.folder / "config.yaml"
         path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
+
+
+def _read_all(terminal: int) -> str:
+    written = b""
+    try:
+        while some := os.read(terminal, 65536):
+            written += some
+    except OSError:
+        pass  # the other end is closed
+    return written.decode()
 
 
 async def ended(process: asyncio.subprocess.Process) -> Ended:

@@ -100,7 +100,7 @@ def test_secrets_are_masked_in_nested_values(capsys) -> None:
 def test_progress_shows_streams_and_the_request_budget(width) -> None:
     out = io.StringIO()
     stream = events.StreamId("app_1", "wf_with_a_name_that_is_rather_long")
-    with ProgressView(500, Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
+    with ProgressView(500, Mask(), Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
         view.listen(events.SyncStarted("backfill", (stream, STREAM), 7))
         view.listen(events.StreamStarted(stream, 25_000, 250))
         time.sleep(0.05)  # rates of over a million a second take more room than there is
@@ -117,6 +117,6 @@ def test_progress_shows_streams_and_the_request_budget(width) -> None:
 
 
 def test_progress_accepts_events_in_any_order() -> None:
-    with ProgressView(500, Console(file=io.StringIO(), force_terminal=True)) as view:
+    with ProgressView(500, Mask(), Console(file=io.StringIO(), force_terminal=True)) as view:
         for each in (*reversed(ONE_OF_EACH), *ONE_OF_EACH):
             view.listen(each)
