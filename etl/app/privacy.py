@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from etl.app.warehouse import bring_up_to_date, database_url
-from etl.db import erasing
+from etl.db import erasing, grants
 from etl.db.connect import connect, missing_privilege, quote_identifier
-from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 from etl.events import ignore
 
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.db.erasing import Forgotten
-
-_SQL = statements("grants")
-_NOT_FOR_READERS = ("etl_erased", "etl_settings")
-_BYTES_OF_REJECTS = "payload"
 
 
 async def count_to_forget(settings: Settings, *, runs: Sequence[str] = (), records: Sequence[str] = ()) -> int:
@@ -51,23 +46,30 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
 
 
 async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -> list[str]:
-    """Return the SQL statements that let a role read the warehouse and nothing else.
-
-    All tables and views except the bytes in quarantine and the hashes of what was erased.
+    """Let a role read the entities, the views and the state of the syncs, and nothing else.
 
     Args:
         settings: where the warehouse is.
         role: role of the reader; it must exist if the grants are applied.
-        apply: run the statements in one transaction.
+        apply: run the statements in one transaction, except that which sets the role's search_path: it may fail.
+
+    Returns:
+        The SQL statements that are left to run: all of them unless they are applied.
 
     Raises:
         DatabaseError: the database cannot be reached, the role does not exist, or a privilege is missing.
     """
+    if not role or "\0" in role or len(role.encode(errors="replace")) > 63:
+        raise SettingsError(f"invalid role name {role!r}", hint="Use 1 to 63 bytes.")
     async with _connected(settings) as connection:
-        grants = await _grants(connection, settings.database.schema_name, role)
-        if apply:
-            await _apply(connection, grants, role)
-        return grants
+        statements, search_path = await grants.reader_grants(connection, settings.database.schema_name, role)
+        if not apply:
+            return [*statements, search_path]
+        await _apply(connection, statements, role)
+        with suppress(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(search_path)
+            return []
+        return [search_path]
 
 
 @asynccontextmanager
@@ -84,32 +86,12 @@ async def _connected(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def _grants(connection: asyncpg.Connection, schema: str, role: str) -> list[str]:
-    space, reader = quote_identifier(schema), _quoted_role(role)
-    place = await connection.fetchrow(_SQL["place"], schema, role)
-    assert place is not None  # noqa: S101 - the statement always gives one row
-    relations = [row["name"] for row in await connection.fetch(_SQL["relations"], schema)]
-    columns = [row["name"] for row in await connection.fetch(_SQL["columns"], schema, "etl_rejects")]
-    whole = [name for name in relations if name not in (*_NOT_FOR_READERS, "etl_rejects")]
-    shown = ", ".join(quote_identifier(name) for name in columns if name != _BYTES_OF_REJECTS)
-    grants = (
-        [] if place["may_connect"] else [f"GRANT CONNECT ON DATABASE {quote_identifier(place['name'])} TO {reader}"]
-    )
-    grants.append(f"GRANT USAGE ON SCHEMA {space} TO {reader}")
-    grants += [f"GRANT SELECT ON {space}.{quote_identifier(name)} TO {reader}" for name in whole]
-    grants.append(f"GRANT SELECT ({shown}) ON {space}.etl_rejects TO {reader}")
-    owner = quote_identifier(place["owner"])
-    # Relations that an upgrade adds are readable without another grant.
-    grants.append(f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {space} GRANT SELECT ON TABLES TO {reader}")
-    return grants
-
-
-async def _apply(connection: asyncpg.Connection, grants: Sequence[str], role: str) -> None:
+async def _apply(connection: asyncpg.Connection, statements: Sequence[str], role: str) -> None:
     warnings: list[str] = []
     connection.add_log_listener(lambda _, message: warnings.append(message.message))
     try:
         async with connection.transaction():
-            for grant in grants:
+            for grant in statements:
                 await connection.execute(grant)
                 if warnings:  # PostgreSQL only warns if a role may not grant a privilege
                     raise DatabaseError(
@@ -119,7 +101,7 @@ async def _apply(connection: asyncpg.Connection, grants: Sequence[str], role: st
     except asyncpg.UndefinedObjectError:
         raise DatabaseError(
             f"role {role} does not exist",
-            hint=f"Create it as an administrator: CREATE ROLE {_quoted_role(role)} LOGIN PASSWORD '...';",
+            hint=f"Create it as an administrator: CREATE ROLE {quote_identifier(role)} LOGIN PASSWORD '...';",
         ) from None
     except asyncpg.InsufficientPrivilegeError:
         raise
@@ -127,9 +109,3 @@ async def _apply(connection: asyncpg.Connection, grants: Sequence[str], role: st
         raise DatabaseError(
             f"PostgreSQL refused a grant: {refusal}", hint="Fix the cause named in the message."
         ) from refusal
-
-
-def _quoted_role(role: str) -> str:
-    if not role or "\0" in role or len(role.encode(errors="replace")) > 63:
-        raise SettingsError(f"invalid role name {role!r}", hint="Use 1 to 63 bytes.")
-    return '"' + role.replace('"', '""') + '"'

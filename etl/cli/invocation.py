@@ -75,8 +75,9 @@ class Invocation:
         settings = load(self.config, optional=optional)
         for secret in settings.secrets():
             self.mask.add(secret)
-        if settings.database.url is not None:
-            self.mask.add_password_of(settings.database.url.get_secret_value())
+        for url in (settings.database.url, settings.database.read_url):
+            if url is not None:
+                self.mask.add_password_of(url.get_secret_value())
         return settings
 
     @property

@@ -74,15 +74,19 @@ def grant(
     *,
     apply: Annotated[bool, typer.Option("--apply", help="Run the statements in one transaction.")] = False,
 ) -> None:
-    """Print the statements that let a role read the warehouse, or apply them.
+    """Print the statements that let a role read the entities, the views and the state of the syncs, or apply them.
+
+    They also set the role's search_path, so that its queries need no schema.
 
     Example: `cortex-etl grant analyst --apply`
     """
     from etl.app import reader_grants
 
-    grants = run_async(reader_grants(call.settings, role, apply=apply))
+    left = run_async(reader_grants(call.settings, role, apply=apply))
     if apply:
         call.say(f"granted: {role} may read the tables and views of schema {call.settings.database.schema_name}")
+        for each in left:
+            call.say(f"An administrator may also run, for queries without the schema: {each};")
         return
-    for each in grants:
+    for each in left:
         call.out.raw(f"{each};\n")

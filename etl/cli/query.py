@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from typer.core import TyperCommand
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import flush
 from etl.cli.root import app
-from etl.cli.target import DemoOption, database_url, make_ready, readable_settings
+from etl.cli.target import DemoOption, database_url, readable_settings
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -93,14 +92,13 @@ def _query_text(query: str | None, file: Path | None) -> str:
 async def _run(settings: Settings, text: str, timeout_s: float) -> QueryResult:
     from etl.db.query import run_query
 
-    await make_ready(settings)
-    return await run_query(database_url(settings), settings.database.schema_name, text, timeout_s=timeout_s)
+    return await run_query(await _reading_url(settings), settings.database.schema_name, text, timeout_s=timeout_s)
 
 
 def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:
     from etl.db.connect import redact_url
 
-    found = database_url(readable_settings(call, demo=demo))
+    found = run_async(_reading_url(readable_settings(call, demo=demo)))
     call.out.raw(f"{found if show_password else redact_url(found)}\n")
 
 
@@ -109,39 +107,29 @@ def psql(
     call: Invocation,
     arguments: Annotated[list[str] | None, typer.Argument(help="Arguments for psql.")] = None,
     *,
+    write: Annotated[bool, typer.Option("--write", help="Allow changes, with the role of database.url.")] = False,
     demo: DemoOption = False,
-) -> int:
-    r"""Open psql on the warehouse, with its schema as the search path.
+) -> None:
+    """Open psql on the warehouse, read-only, with its schema as the search path.
 
-    Example: `cortex-etl psql -- -c '\\dv'`
+    Example: `cortex-etl psql -- -c 'TABLE sync_health'`
     """
-    program = shutil.which("psql")
-    if program is None:
-        raise SettingsError("psql is not installed", hint='Install postgresql-client, or use: cortex-etl sql "..."')
-    settings = readable_settings(call, demo=demo)
-    environment = _psql_environment(database_url(settings), settings.database.schema_name)
+    from etl.cli.psql import environment, find_psql, kept_read_only
+
+    program, settings = find_psql(), readable_settings(call, demo=demo)
+    url = run_async(_reading_url(settings))
+    if write:
+        variables = environment(database_url(settings), settings.database.schema_name)
+    else:
+        variables = kept_read_only(program, environment(url, settings.database.schema_name))
     flush()
-    os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606 -- no shell: nothing to inject into
+    os.execve(program, [program, *(arguments or [])], variables)  # noqa: S606 -- no shell: nothing to inject into
 
 
-def _psql_environment(url: str, schema: str) -> dict[str, str]:
-    """Pass the URL in the environment, so that `ps` does not show the password."""
-    from urllib.parse import parse_qsl, unquote, urlsplit
+async def _reading_url(settings: Settings) -> str:
+    from etl.db.reading import reading_url
 
-    parts = urlsplit(url)
-    host, _, port = parts.netloc.rpartition("@")[2].partition(":")
-    given = {
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGHOST": unquote(parts.hostname or host),
-        "PGPORT": port if port.isdigit() else "",
-        "PGDATABASE": unquote(parts.path.lstrip("/")),
-    }
-    for name, value in parse_qsl(parts.query):
-        variable = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME"}.get(name, f"PG{name.upper()}")
-        given[variable] = value
-    options = f"{given.get('PGOPTIONS', os.environ.get('PGOPTIONS', ''))} -c search_path={schema}".strip()
-    return os.environ | {name: value for name, value in given.items() if value} | {"PGOPTIONS": options}
+    return await reading_url(settings)
 
 
 @command(app, "report")
@@ -165,8 +153,12 @@ def report(
             "the report needs packages that are not installed", hint='Run: pip install "cortex-etl[report]"'
         ) from None
     settings = readable_settings(call, demo=demo)
-    url = database_url(settings)
-    run_async(write_report(url, settings.database.schema_name, output, days=days or DEFAULT_DAYS, mask=call.mask))
+
+    async def write() -> None:
+        url, schema = await _reading_url(settings), settings.database.schema_name
+        await write_report(url, schema, output, days=days or DEFAULT_DAYS, mask=call.mask)
+
+    run_async(write())
     if output.is_relative_to("/dev"):
         call.say(f"Wrote {output}")  # not into a page written to stdout
     else:
@@ -197,8 +189,12 @@ def export(
             "the export needs packages that are not installed", hint='Run: pip install "cortex-etl[parquet]"'
         ) from None
     settings = readable_settings(call, demo=demo)
-    schema, first = settings.database.schema_name, since.date() if since else None
-    written = run_async(export_parquet(database_url(settings), schema, directory, since=first))
+
+    async def write() -> dict[Path, int]:
+        url, schema = await _reading_url(settings), settings.database.schema_name
+        return await export_parquet(url, schema, directory, since=since.date() if since else None)
+
+    written = run_async(write())
     for path in written:
         call.out.line(str(path))
     if inexact := sum(written.values()):

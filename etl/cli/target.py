@@ -22,7 +22,7 @@ def is_made(settings: Settings) -> bool:
 
 def demo_settings(settings: Settings) -> Settings:
     """Return settings for the embedded PostgreSQL of the demo, which is kept apart from real data."""
-    own = {"url": None, "url_file": None, "schema_name": "cortex", "auto_migrate": True}
+    own = {"url": None, "url_file": None, "read_url": None, "schema_name": "cortex", "auto_migrate": True}
     database = settings.database.model_copy(update=own)
     return settings.model_copy(update={"database": database, "data_dir": settings.data_dir / "demo", "apps": []})
 
@@ -59,23 +59,3 @@ def database_url(settings: Settings) -> str:
     from etl.db import embedded
 
     return embedded.start(settings.data_dir)
-
-
-async def make_ready(settings: Settings) -> None:
-    """Migrate an embedded warehouse before a query, so that an empty one gives no error.
-
-    Other databases are left to the commands that load, as the user may lack the privileges.
-
-    Raises:
-        DatabaseError: it cannot be started or migrated.
-    """
-    if settings.names_database or not settings.database.auto_migrate:
-        return
-    from etl.db.connect import connect
-    from etl.db.migrate import migrate
-
-    connection = await connect(database_url(settings), settings.database.schema_name)
-    try:
-        await migrate(connection, settings.database.schema_name)
-    finally:
-        await connection.close()

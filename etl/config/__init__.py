@@ -122,8 +122,9 @@ class Settings(Section):
         return found if named and not off else {}
 
     def secrets(self) -> list[str]:
-        """Return the values to mask in output; the database URL is not among them, as only its password is secret."""
-        return [secret.get_secret_value() for secret in _secrets(self) if secret is not self.database.url]
+        """Return the values to mask in output, without the URLs of databases: only their password is secret."""
+        urls = (self.database.url, self.database.read_url)
+        return [secret.get_secret_value() for secret in _secrets(self) if not any(secret is url for url in urls)]
 
     @property
     def file(self) -> Path | None:

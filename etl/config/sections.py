@@ -164,7 +164,7 @@ def check_database_url(value: object) -> object:
         return value
     text = text.strip()
     if not re.match(r"postgres(ql)?://\S+$", text):
-        raise ValueError("postgresql://USER:PASSWORD@HOST:5432/DATABASE, or null for the embedded PostgreSQL")
+        raise ValueError("postgresql://USER:PASSWORD@HOST:5432/DATABASE, or null")
     try:
         parts = urlsplit(text)
         places = parts.netloc.rpartition("@")[2]
@@ -342,9 +342,10 @@ class ApiSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """The warehouse. Without `url` it is the embedded PostgreSQL in `data_dir`."""
+    """The warehouse. Without `url` it is the embedded PostgreSQL in `data_dir`. `read_url` is for queries."""
 
     url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
+    read_url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
     url_file: File | None = None
     schema_name: Annotated[str, AfterValidator(check_schema)] = Field(default="cortex", alias="schema")
     auto_migrate: bool = True

@@ -116,6 +116,15 @@ def stop(data_dir: Path) -> bool:
         return True
 
 
+def program(name: str) -> Path:
+    """Return the path of one of PostgreSQL's programs.
+
+    Raises:
+        DatabaseError: the embedded PostgreSQL is not available on this platform.
+    """
+    return _programs() / name
+
+
 def _cluster(data_dir: Path) -> Path:
     return data_dir.expanduser().resolve() / "postgres"
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from etl.db.connect import missing_privilege, quote_identifier
+from etl.db.grants import extend_grants, relations
 from etl.db.refusals import unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
@@ -169,7 +170,9 @@ async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> b
         async with conn.transaction():
             await _enter(conn, schema)
             await conn.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_S * 1000:.0f}")
+            before = await relations(conn, schema)
             await conn.execute(migration.sql)
+            await extend_grants(conn, schema, before)
             await conn.execute(_SQL["record_migration"], migration.name, migration.checksum)
     except asyncpg.LockNotAvailableError:
         return False

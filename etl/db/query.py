@@ -77,7 +77,7 @@ def _explained_failures(sql: str, timeout_s: float) -> Iterator[None]:
         ) from failure
     except asyncpg.PostgresError as failure:
         raise refused(failure, sql) from failure
-    except (ValueError, OverflowError, asyncpg.InterfaceError) as failure:
+    except (ValueError, OverflowError, asyncpg.InterfaceError, asyncpg.InternalClientError) as failure:
         raise SettingsError(f"A value of the result cannot be shown: {failure}", hint="Cast it to text.") from failure
 
 

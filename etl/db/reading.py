@@ -1,13 +1,18 @@
-"""Read-only connections to the warehouse, with errors that have hints."""
+"""Read-only connections to the warehouse: where to, as whom, and errors with hints."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from etl.db import embedded
 from etl.db.connect import connect
+from etl.db.grants import READER, admit_reader
+from etl.db.migrate import migrate
 from etl.db.refusals import DRIVER_ERRORS
 from etl.db.statements import statements
 from etl.errors import DatabaseError
@@ -15,9 +20,36 @@ from etl.errors import DatabaseError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from etl.config import Settings
+
 _CLOSE_TIMEOUT_S = 2.0
 
 _SQL = statements("reading")
+
+
+async def reading_url(settings: Settings) -> str:
+    """Return the URL for commands that only read: `database.read_url`, else `database.url`.
+
+    An embedded server is started and migrated, so that an empty warehouse gives no error, and the URL is that of its
+    reader role. Other databases are left to the commands that load: the role may lack the privileges.
+
+    Raises:
+        SettingsError: the URL cannot be read.
+        DatabaseError: the embedded server cannot be started or migrated.
+    """
+    if settings.database.read_url is not None:
+        return settings.database.read_url.get_secret_value()
+    if (url := settings.database_url()) is not None:
+        return url
+    url, schema = await asyncio.to_thread(embedded.start, settings.data_dir), settings.database.schema_name
+    connection = await connect(url, schema)
+    try:
+        if settings.database.auto_migrate:
+            await migrate(connection, schema)
+        await admit_reader(connection, schema)
+    finally:
+        await connection.close()
+    return urlunsplit(urlsplit(url)._replace(netloc=f"{READER}@"))
 
 
 async def connect_to_read(
@@ -74,7 +106,7 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
     except asyncpg.InsufficientPrivilegeError as failure:
         raise DatabaseError(
             f'the database role may not read the schema "{schema}": {failure}',
-            hint="Grant it USAGE on the schema and SELECT on its tables and views.",
+            hint="Let the owner of the schema run: cortex-etl grant ROLE --apply",
         ) from failure
     except (
         asyncpg.PostgresConnectionError,

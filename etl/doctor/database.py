@@ -13,6 +13,7 @@ from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.db.statements import statements
 from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
+from etl.doctor.reader import examine_reader
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
     migrations = await _migrations(connection, server, settings)
     yield migrations
     if migrations is _UP_TO_DATE:
+        if settings.names_database or settings.database.read_url is not None:
+            yield await examine_reader(connection, settings)
         async for check in examine_bookkeeping(connection, settings):
             yield check
 

@@ -58,27 +58,48 @@ async def test_grant_prints_or_applies_statements(at_work, warehouse, database_u
         await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
-async def test_granted_role_can_use_the_reading_commands(at_work, warehouse, database_url) -> None:
-    command, running = at_work
-    spoilt = next(iter(next(iter(running.world.runs.values()))))
-    running.world.raw[spoilt] = b'{"id": "%b", "status": 7}' % spoilt.encode()
+async def test_granted_role_serves_the_reading_commands(at_work, warehouse, database_url) -> None:
+    command, _ = at_work
     assert (await command("sync", "--quiet")).code == 0
     role = f"{urlsplit(database_url).path[1:]}_reader"
     await warehouse.execute(f'CREATE ROLE "{role}" LOGIN')
     try:
         assert (await command("grant", role, "--apply", "--quiet")).code == 0
+        read_url = database_url.replace("postgres@", f"{role}@")
         settings = command.folder / "config.yaml"
-        settings.write_text(settings.read_text().replace("postgres@", f"{role}@"))
-        for line in (["status"], ["status", "--explain"], ["sql", "TABLE sync_health"], ["migrate", "--check"],
-                     ["rejects", "list"], ["report"], ["export", "--format", "parquet", "files"]):  # fmt: skip
+        settings.write_text(settings.read_text().replace("database:\n", f"database:\n  read_url: {read_url}\n"))
+        assert (await command("sql", "SELECT current_user")).out == f"current_user\n{role}\n"
+        assert (await command("sql", "--url")).out == f"{read_url}\n"
+        for line in (["sql", "TABLE sync_health"], ["report"], ["export", "files"], ["psql", "--", "-c", "TABLE runs"]):
             ended = await command(*line)
             assert ended.code == 0, (line, ended.err)
+        for secret in ("SELECT id FROM etl_rejects", "TABLE etl_settings"):
+            ended = await command("sql", secret)
+            assert (ended.code, "permission denied" in ended.err) == (2, True)
+    finally:
+        await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+async def test_rejects_are_listed_without_their_bytes_where_those_are_not_granted(
+    at_work, warehouse, database_url
+) -> None:
+    command, running = at_work
+    spoilt = next(iter(next(iter(running.world.runs.values()))))
+    running.world.raw[spoilt] = b'{"id": "%b", "status": 7}' % spoilt.encode()
+    assert (await command("sync", "--quiet")).code == 0
+    (reject,) = (await command("rejects", "list", "--json")).json
+    assert reject["bytes"] == len(running.world.raw[spoilt])
+    role = f"{urlsplit(database_url).path[1:]}_reader"
+    columns = "id, sync_id, app_id, workflow_id, run_id, url, page, reason, error, digest, created_at, resolved_at"
+    await warehouse.execute(
+        f'CREATE ROLE "{role}" LOGIN; GRANT USAGE ON SCHEMA cortex TO "{role}"; '
+        f'GRANT SELECT ON etl_migrations TO "{role}"; GRANT SELECT ({columns}) ON etl_rejects TO "{role}"'
+    )
+    try:
+        settings = command.folder / "config.yaml"
+        settings.write_text(settings.read_text().replace("postgres@", f"{role}@"))
         (reject,) = (await command("rejects", "list", "--json")).json
         assert (reject["run_id"], reject["reason"], reject["bytes"]) == (spoilt, "invalid_field", None)
-        assert (await command("sql", "SELECT payload FROM etl_rejects")).code != 0
-        settings.write_text(settings.read_text().replace(f"{role}@", "postgres@"))
-        (reject,) = (await command("rejects", "list", "--json")).json
-        assert reject["bytes"] == len(running.world.raw[spoilt])
     finally:
         await warehouse.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 

@@ -295,6 +295,11 @@ async def test_values_without_a_python_type_are_reported(database_url: str, time
         await run_query(database_url, "cortex", f"SELECT row('{time}'::timestamptz)", timeout_s=10)
 
 
+async def test_types_that_the_driver_does_not_know_are_reported(database_url: str) -> None:
+    with pytest.raises(SettingsError, match="cannot be shown"):
+        await run_query(database_url, "cortex", "SELECT most_common_vals FROM pg_stats", timeout_s=10)
+
+
 async def test_backslashes_are_read_as_the_server_is_set(one_run: asyncpg.Connection, database_url: str) -> None:
     database = await one_run.fetchval("SELECT current_database()")
     for setting in ("standard_conforming_strings = off", "default_transaction_read_only = off"):

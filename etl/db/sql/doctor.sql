@@ -44,3 +44,14 @@ ORDER BY is_stale DESC NULLS LAST, live.id;
 -- The last pause requested by an API host within a day, and the number of requests in the minute before.
 SELECT paused_at, paused_after FROM etl_rate_budgets
 WHERE host = $1 AND paused_at > now() - interval '1 day';
+
+-- name: reader
+-- Who the role is and what it may do with the runs of the schema $1. No USAGE of the schema, or no such table: nothing.
+SELECT
+    current_user AS role,
+    (SELECT bool_or(rolsuper) FROM pg_roles WHERE pg_has_role(current_user, oid, 'MEMBER')) AS is_superuser,
+    coalesce(has_table_privilege(runs.oid, 'SELECT'), false) AS may_read,
+    coalesce(has_table_privilege(runs.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'), false) AS may_write
+FROM (VALUES (true)) AS one
+LEFT JOIN pg_namespace ON nspname = $1 AND has_schema_privilege(pg_namespace.oid, 'USAGE')
+LEFT JOIN pg_class AS runs ON runs.relnamespace = pg_namespace.oid AND runs.relname = 'runs';
