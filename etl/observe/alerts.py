@@ -1,7 +1,7 @@
 """Alerts: a webhook called when syncs start failing or recover, and pings for a dead man's switch.
 
 Neither can fail a sync or delay it for long: each call has a timeout and is tried twice, and a failed call is only
-logged. The URLs are secrets; only their host is ever shown.
+logged. A redirect is a failure: the URLs are secrets, of which only the host is ever shown, and the body is for them.
 """
 
 from __future__ import annotations
@@ -105,11 +105,13 @@ class Caller:
                 async with aiohttp.ClientSession(timeout=self._timeout) as session:
                     masked = self._mask(body)
                     content: dict[str, Any] = {"data": masked} if isinstance(masked, str) else {"json": masked}
-                    async with session.post(url, **content) as response:
-                        if response.status < 300:
+                    async with session.post(url, allow_redirects=False, **content) as response:
+                        if 200 <= response.status < 300:
                             return True
                         reason = f"status {response.status}"
-                        if 400 <= response.status < 500 and response.status != 429:
+                        if 300 <= response.status < 400:
+                            reason += ", a redirect, which is not followed: set the URL that it leads to"
+                        if 300 <= response.status < 500 and response.status != 429:
                             break
             except TimeoutError:
                 reason = f"no response within {self._timeout.total:g} s"

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -67,7 +68,7 @@ class Traces:
         named = "OTEL_SERVICE_NAME" in variables or "service.name=" in variables.get("OTEL_RESOURCE_ATTRIBUTES", "")
         resource = {"service.version": __version__} | ({} if named else {"service.name": "cortex-etl"})
         self._provider = TracerProvider(resource=Resource.create(resource), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter(session=_Session())))
         self._tracer = self._provider.get_tracer("cortex-etl", __version__)
         self._sync = self._tracer.start_span(f"cortex-etl {mode}", attributes={f"{_PREFIX}mode": mode})
         self._sync_context: Context = set_span_in_context(self._sync)
@@ -167,6 +168,13 @@ class Traces:
 
     def _note(self, span: Span, name: str, values: Mapping[str, Any]) -> None:
         span.add_event(name, self._mask(values))
+
+
+class _Session(requests.Session):
+    """Follows no redirect, which would take the headers with their secrets to another host."""
+
+    def get_redirect_target(self, resp: object) -> None:
+        """Return that there is none."""
 
 
 class _WarningCapture(logging.Handler):

@@ -193,3 +193,18 @@ async def test_opentelemetry_is_not_imported_when_off(at_work) -> None:
     )
     out, _ = await process.communicate()
     assert (process.returncode, out.decode().strip()) == (0, "[]")
+
+
+async def test_redirects_are_not_followed(at_work, collector) -> None:
+    """The headers would go to another host."""
+    command, _ = at_work
+
+    async def redirect(_request: web.Request) -> web.Response:
+        raise web.HTTPTemporaryRedirect(f"{collector.url}/v1/traces")
+
+    async with serving("POST", "/v1/traces", redirect) as url:
+        command.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_HEADERS": HEADERS}
+        ended = await command("sync")
+    assert ended.code == 0
+    assert "traces.failed" in ended.err
+    assert collector.bodies == []

@@ -22,11 +22,13 @@ class Receiver:
 
     url: str = ""
     status: int = 200
+    location: str = ""
     got: list[tuple[str, str]] = field(default_factory=list)
 
     async def take(self, request: web.Request) -> web.Response:
         self.got.append((request.path, await request.text()))
-        return web.Response(status=self.status)
+        headers = {"Location": self.location} if self.location else {}
+        return web.Response(status=self.status, headers=headers)
 
     def taken(self) -> list[tuple[str, str]]:
         got, self.got = self.got, []
@@ -181,6 +183,27 @@ async def test_failed_alert_is_sent_again_and_does_not_fail_the_sync(at_work, re
     assert len(receiver.taken()) == 1
     assert (await command("sync")).code == 3
     assert receiver.taken() == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
+async def test_redirect_is_a_failed_call_and_is_not_followed(at_work, receiver, status) -> None:
+    """A moved webhook answers the redirected GET with 200, and nobody is told anything."""
+    command, running = at_work
+    async with receiving() as other:
+        receiver.status, receiver.location = status, f"{other.url}/elsewhere"
+        with (command.folder / "config.yaml").open("a") as file:
+            file.write(f"alerts: {{on_state_change: '{receiver.url}/hook', ping_url: '{receiver.url}/ping'}}\n")
+        running.faults.on(any_request, Status(401, message="no such key"))
+        ended = await command("sync", "--log-format", "json")
+        lines = [json.loads(line) for line in ended.err.splitlines()]
+        assert [line["error"].partition(",")[0] for line in lines if line["event"] == "alert.failed"] == [
+            f"status {status}"
+        ] * 2
+        assert [path for path, _ in receiver.taken()] == ["/ping/fail", "/hook"]  # once each
+        receiver.status = 200
+        await command("sync")
+        assert [path for path, _ in receiver.taken()] == ["/ping/fail", "/hook"]
+        assert other.taken() == []
 
 
 async def test_unreachable_database_is_alerted_once(at_work, receiver) -> None:
