@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -14,7 +15,7 @@ from etl.db.refusals import LOST, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
 from etl.errors import DatabaseError, EtlError, InterruptedSyncError, KeyRefusedError, LockLostError, NotFoundError
-from etl.events import Notice, StreamFinished
+from etl.events import BatchLoaded, Notice, StreamFinished
 from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
 from etl.sync import Outcome, StreamSync
 from etl.sync.intake import Intake, Tally
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from etl.api.client import CortexClient
     from etl.app.warehouse import Warehouse
     from etl.config import Settings
+    from etl.db.batch import Loaded
     from etl.db.session import Session, StreamState
     from etl.events import Listener, StreamId
     from etl.sync import Task
@@ -76,6 +78,7 @@ class StreamRunner:
         self._unrecorded: list[StreamId] = []
         self._states: dict[StreamId, StreamState] = {}
         self._tallies: dict[StreamId, Tally] = {}
+        self._unanswered: dict[StreamId, list[tuple[str, Loaded]]] = {}
 
     async def lock_and_run(self, streams: Sequence[StreamId]) -> None:
         """Run the streams; those that another invocation holds are tried once more after all others."""
@@ -88,6 +91,18 @@ class StreamRunner:
         await self._run_all([stream for stream in held if stream not in still_held])
         for stream in still_held:
             self._skip(stream, "another invocation holds the stream")
+
+    async def compare_again(self) -> None:
+        """Compare all counts once more: what a stream loaded may have moved runs that another one had counted."""
+        if self._dry_run or self._task.window.is_bounded:
+            return
+        succeeded = [each for each in self.outcomes.values() if each.status == "succeeded"]
+        counted = {each.stream: self._states[each.stream] for each in succeeded if each.api_count is not None}
+        for stream, row in (await self._differing(counted)).items():
+            error, hint = row["last_error"], row["last_hint"]
+            changes = {"warehouse_count": row["accounted_for"], "error": error, "hint": hint}
+            self.outcomes[stream] = replace(self.outcomes[stream], status="partial", **changes)
+            self._listener(Notice("stream.incomplete", {"stream": str(stream), **changes}, level="warning"))
 
     def end_with(self, error: EtlError) -> None:
         """Let the streams that have not ended fail with the error that ended the invocation, or be interrupted."""
@@ -104,6 +119,13 @@ class StreamRunner:
             outcome, state = self.outcomes[stream], self._states.get(stream)
             fence = None if state is None else state.fence
             await self._warehouse.session.fail_stream(stream, fence, outcome.error, outcome.hint)
+
+    async def _differing(self, streams: Mapping[StreamId, StreamState]) -> Mapping[StreamId, Mapping[str, Any]]:
+        session = self._warehouse.session
+        try:
+            return await session.compare_again(streams) if streams else {}
+        except LOST:  # while nothing was asked of it
+            return await (await self._warehouse.reconnect(session, self._sync_id)).compare_again(streams)
 
     async def _lock(self, streams: Sequence[StreamId], *, patience_s: float = 0.0) -> list[StreamId]:
         """Lock the streams; returns those that another invocation holds."""
@@ -140,9 +162,18 @@ class StreamRunner:
         if self._dry_run:
             return
         with suppress(*LOST):
+            await self._count_unanswered(stream)
             await self._warehouse.session.release(stream)
         tally = self.outcomes[stream].tally
         await roll_up_stream(self._warehouse, stream, tally.runs_inserted + tally.runs_updated, self._listener)
+
+    async def _count_unanswered(self, stream: StreamId) -> None:
+        """Count what transactions did whose answer was lost with the connection, if they were committed."""
+        for transaction, done in self._unanswered.pop(stream, ()):
+            if await self._warehouse.session.is_committed(transaction):
+                self._tallies[stream].count(done)
+                counts = {name: getattr(done, name) for name in ("inserted", "updated", "unchanged", "gone", "rows")}
+                self._listener(BatchLoaded(stream, **counts))
 
     async def _try_until_done(self, stream: StreamId) -> None:
         """Sync a stream, again each time that PostgreSQL goes away and comes back.
@@ -207,6 +238,7 @@ class StreamRunner:
             return await StreamSync(task, listing, intake, store, self._listener).run()
         finally:
             self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally)
+            self._unanswered.setdefault(stream, []).extend(store.unanswered)
 
     def _store(self, stream: StreamId) -> Store:
         api = self._settings.api

@@ -135,6 +135,7 @@ class _Invocation:
         streams = await self._find_streams(warehouse, clients, workflows, runner.outcomes)
         self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id, self._dry_run))
         await runner.lock_and_run(streams)
+        await runner.compare_again()
 
     def _conclude(self) -> None:
         """Complete the summary with the streams."""

@@ -22,7 +22,7 @@ from etl.db.statements import statements
 from etl.events import StreamId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _SQL = statements("state")
 
@@ -43,13 +43,14 @@ class StreamState:
     last_reconciled_at: datetime | None
     api_count: int | None
     listing_order: str | None
+    last_succeeded_at: datetime | None
     clock_ahead: timedelta
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> StreamState:
         """Make the state of a row; an unknown stream has never been read."""
         if row is None:
-            return cls(0, None, False, None, None, None, None, None, timedelta(0))  # noqa: FBT003 - in the order of the fields
+            return cls(0, None, False, None, None, None, None, None, None, timedelta(0))  # noqa: FBT003 - in the order of the fields
         values = {name: row[name] for name in cls.__slots__ if name != "clock_ahead"}
         clock_ahead = row["clock"] - datetime.now(UTC)
         if row["last_reconciled_at"] is not None:
@@ -149,6 +150,22 @@ class Session:
     async def fail_stream(self, stream: StreamId, fence: int | None, error: str, hint: str) -> None:
         """Record why a stream failed; `fence` is None where it was never locked."""
         await self._value("fail_stream", *stream, fence, error, hint)
+
+    async def compare_again(self, streams: Mapping[StreamId, StreamState]) -> dict[StreamId, dict[str, Any]]:
+        """Compare the counts of streams that succeeded once more; record and return those that differ after all.
+
+        Args:
+            streams: each with its state when it was locked: what its success moved is set back.
+        """
+        columns = [
+            (*stream, state.fence, state.watermark, state.last_succeeded_at) for stream, state in streams.items()
+        ]
+        rows = await self._rows("compare_again", *([*column] for column in zip(*columns, strict=True)))
+        return {StreamId(row["app_id"], row["workflow_id"]): dict(row) for row in rows}
+
+    async def is_committed(self, transaction: str) -> bool:
+        """Tell whether a transaction was committed whose answer was lost."""
+        return bool(await self._value("is_committed", transaction))
 
     async def begin_pass(self) -> int:
         """Begin to note which runs a pass over a listing meets; returns the pass's number."""

@@ -99,6 +99,8 @@ class Store:
         self._sync_id = sync_id
         self._redactor = redactor
         self._writer = RunWriter(keep_payloads=keep_payloads)
+        self.unanswered: list[tuple[str, Loaded]] = []
+        """Transactions whose commit was sent and not answered: the id of each, and what it did if it was committed."""
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
@@ -123,7 +125,9 @@ class Store:
             done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
             return done, []
         async with self._pool.acquire() as connection:
-            return await self._load_surely(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
+            result = await self._load_surely(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
+        self.unanswered.clear()
+        return result
 
     async def _load_surely(self, connection: asyncpg.Connection, batch: Batch) -> tuple[Loaded, list[Reject]]:
         try:
@@ -170,7 +174,7 @@ class Store:
         shared: Sequence[str] = (),
     ) -> dict[str, int]:
         async with connection.transaction():
-            await self.begin(connection)
+            transaction = await self.begin(connection)
             erased = await find_erased(connection, [*new, *staged], batch.rejects)
             if erased.runs:
                 staged = [blank(rows) if rows.run_id in erased.runs else rows for rows in staged]
@@ -186,17 +190,24 @@ class Store:
             if batch.settled:
                 await connection.execute(_LOAD["resolve_rejects"], *self.stream, batch.settled)
             await self._check_fence(connection, batch)
-        return {
-            "inserted": len(new) + inserted,
-            "updated": updated + restored,
-            "unchanged": len(staged) - inserted - updated,
-            "gone": gone,
-            "rows": rows + merged,
-        }
+            done = {
+                "inserted": len(new) + inserted,
+                "updated": updated + restored,
+                "unchanged": len(staged) - inserted - updated,
+                "gone": gone,
+                "rows": rows + merged,
+            }
+            self.unanswered.append((transaction, Loaded(**done)))
+        return done
 
-    async def begin(self, connection: asyncpg.Connection) -> None:
-        """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`)."""
-        await connection.execute(_LOAD["begin_commit"], *self.stream)
+    async def begin(self, connection: asyncpg.Connection) -> str:
+        """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`).
+
+        Returns:
+            The id of the transaction.
+        """
+        transaction: str = await connection.fetchval(_LOAD["begin_commit"], *self.stream)
+        return transaction
 
     async def _write_listing(
         self, connection: asyncpg.Connection, batch: Batch, shared: Sequence[str]

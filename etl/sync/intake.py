@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etl.db.batch import Batch, Reject, Source
+from etl.db.batch import Batch, Loaded, Reject, Source
 from etl.db.store import Held
 from etl.decode import clean_text, digest, guess_id, peek_id
 from etl.errors import RecordError
@@ -45,6 +45,13 @@ class Tally:
     runs_unchanged: int = 0
     runs_gone: int = 0
     rejects: int = 0
+
+    def count(self, done: Loaded) -> None:
+        """Add what a transaction did."""
+        self.runs_inserted += done.inserted
+        self.runs_updated += done.updated
+        self.runs_unchanged += done.unchanged
+        self.runs_gone += done.gone
 
     @property
     def runs_seen(self) -> int:
@@ -325,10 +332,7 @@ class Intake:
             if self._held is not None:
                 self._held[reject.digest] = Held(reject.run_id, recent=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
-        self.tally.runs_inserted += done.inserted
-        self.tally.runs_updated += done.updated
-        self.tally.runs_unchanged += done.unchanged
-        self.tally.runs_gone += done.gone
+        self.tally.count(done)
         self._listener(
             BatchLoaded(
                 self._store.stream,

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sync_trials import SCHEMA, Trial, differences, one_stream, start
+from postgres_proxies import losing_answers
+from sync_trials import SCHEMA, Trial, differences, one_stream, start, trial
 
 from etl.app import run_sync, syncing
 from etl.app import warehouse as opening
 from etl.db import embedded
 from etl.db.connect import connect
 from etl.errors import DatabaseError
+from etl.events import BatchLoaded, Event, Notice
 from etl.sandbox import Sandbox
 
 
@@ -119,3 +121,48 @@ async def test_lasting_outage_exits_with_4_and_loses_nothing(
             assert statuses == ["interrupted", "succeeded"]
         finally:
             await connection.close()
+
+
+@pytest.mark.parametrize("mode", ["backfill", "sync"])
+async def test_runs_of_a_commit_whose_answer_was_lost_are_counted(database_url: str, mode: str) -> None:
+    async with losing_answers(database_url) as losses, trial(database_url, one_stream(45)) as t:
+        t.api = {"page_size": 10, "concurrency": 2}
+        if mode == "sync":
+            await t.agrees()
+            for _ in range(25):
+                t.world.create_run("wf_1")
+        t.url, asked = losses.url, []
+
+        def lose(path: str, query: dict[str, str], number: int) -> None:
+            asked.append(path)
+            losses.left += len(asked) == 2
+
+        t.sandbox.faults.before_response = lose
+        told: list[Event] = []
+        summary = await t.run(mode, listener=told.append)
+        assert losses.left == 0
+        assert any(isinstance(event, Notice) and event.name == "database.lost" for event in told)
+        assert (summary.status, summary.exit_code) == ("succeeded", 0)
+        assert await t.differences() == []
+        new = 45 if mode == "backfill" else 25
+        assert (summary.runs_inserted, summary.runs_updated) == (new, 0)
+        assert sum(event.inserted for event in told if isinstance(event, BatchLoaded)) == new
+        assert await t.connection.fetchval("SELECT runs_inserted FROM etl_syncs ORDER BY id DESC LIMIT 1") == new
+
+
+async def test_runs_of_a_transaction_that_was_not_committed_are_counted_once(database_url: str) -> None:
+    async with trial(database_url, one_stream(45)) as t:
+        t.api = {"page_size": 10, "concurrency": 1}
+        asked: list[str] = []
+
+        async def cut(path: str, query: dict[str, str], number: int) -> None:
+            asked.append(path)
+            if len(asked) == 3:
+                await t.connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+
+        t.sandbox.faults.before_response = cut
+        summary = await t.agrees("backfill")
+        assert summary.runs_inserted == 45

@@ -1,10 +1,13 @@
 """Promises 1, 3, 4 and 14 for runs listed by several apps: an app under its own id, and as `c`."""
 
+import asyncio
+
 import pytest
 from sync_trials import APP, WORKFLOW, one_stream, start, trial
 
+from etl.app.summary import StreamSummary
 from etl.db.erasing import forget
-from etl.sandbox.faults import Status
+from etl.sandbox.faults import Headers, Status, lists_runs
 
 BOTH = (APP, "c")
 
@@ -202,3 +205,76 @@ async def test_erased_run_counts_for_each_app_that_lists_it(database_url):
         assert await t.requests_of() == 2
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 36
         assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE erased_at IS NOT NULL") == 4
+
+
+def two_workflows():
+    world = one_stream(6)
+    world.add_workflow(APP, "wf_2")
+    world.create_run("wf_2")
+    return world
+
+
+async def after_the_other(t, statement):
+    """Run a statement once the stream of the first workflow has ended, while the second one is read."""
+
+    async def hook(path, query, number):
+        if "wf_2" in path:
+            done = "SELECT last_synced_at > now() - interval '1 minute' FROM etl_streams WHERE workflow_id = 'wf_1'"
+            while not await t.connection.fetchval(done):
+                await asyncio.sleep(0.01)
+            await t.connection.execute(statement)
+
+    t.sandbox.faults.before_response = hook
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["first sync", "later sync"])
+async def test_counts_are_compared_once_more_when_all_streams_have_ended(database_url, tmp_path, earlier):
+    async with trial(database_url, two_workflows()) as t:
+        before = (None, None)
+        times = "SELECT last_succeeded_at, watermark FROM etl_streams WHERE workflow_id = 'wf_1'"
+        if earlier:
+            await t.agrees()
+            await t.connection.execute("UPDATE etl_streams SET last_synced_at = now() - interval '1 hour'")
+            before = tuple(await t.connection.fetchrow(times))
+            t.world.create_run(WORKFLOW)
+        await after_the_other(t, "DELETE FROM runs WHERE id = (SELECT min(id) FROM runs WHERE workflow_id = 'wf_1')")
+        summary = await t.run()
+        runs = 6 + earlier
+        error, hint = (
+            f"the API counts {runs} runs, the warehouse {runs - 1}",
+            "Run: cortex-etl reconcile --workflow wf_1",
+        )
+        assert (summary.status, summary.exit_code) == ("partial", 1)
+        assert (summary.error, summary.hint) == (f"app_1/wf_1: {error}", hint)
+        ends = {each.workflow_id: each for each in summary.streams}
+        assert ends["wf_1"] == StreamSummary(APP, "wf_1", "partial", runs, runs - 1, error, hint)
+        assert ends["wf_2"].status == "succeeded"
+        assert tuple(await t.connection.fetchrow(times)) == before, "nothing says that it succeeded"
+        process = await start(t, tmp_path, "status")
+        assert await process.end() == 1
+        assert f"app_1/wf_1\n  incomplete: the API counts {runs} runs, the warehouse has {runs - 1}\n" in process.out
+        assert f"  hint: {hint}\n" in process.out
+        t.sandbox.faults.clear()
+        await t.agrees()
+
+
+async def test_stream_that_another_invocation_took_since_is_not_compared_again(database_url):
+    async with trial(database_url, two_workflows()) as t:
+        await after_the_other(
+            t,
+            "WITH taken AS (UPDATE etl_streams SET fence = fence + 1 WHERE workflow_id = 'wf_1')"
+            " DELETE FROM runs WHERE id = (SELECT min(id) FROM runs WHERE workflow_id = 'wf_1')",
+        )
+        assert (await t.run()).status == "succeeded"
+
+
+async def test_counts_are_not_compared_with_those_of_an_earlier_sync(database_url):
+    """The API stops telling how many runs there are."""
+    async with trial(database_url, two_workflows()) as t:
+        await t.agrees()
+        t.sandbox.faults.on(lists_runs, Headers({"pagination-count": None}))
+        t.world.create_run(WORKFLOW)
+        for mode in ("sync", "reconcile"):
+            await t.agrees(mode)
+            states = await t.connection.fetch("SELECT state FROM sync_health")
+            assert {row["state"] for row in states} == {"complete"}

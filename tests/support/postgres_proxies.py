@@ -1,4 +1,4 @@
-"""Proxies between a client and PostgreSQL: one adds TLS, one adds latency."""
+"""Proxies between a client and PostgreSQL: one adds TLS, one adds latency, one loses answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,8 +41,26 @@ async def far_away(server_url: str, seconds: float) -> AsyncIterator[str]:
         yield url
 
 
+@dataclass
+class Losses:
+    """Connections that are still to be cut after a commit, before the client gets the answer."""
+
+    url: str = ""
+    left: int = 0
+
+
 @asynccontextmanager
-async def _between(server_url: str, greet: Greet | None = None, seconds: float = 0) -> AsyncIterator[str]:
+async def losing_answers(server_url: str) -> AsyncIterator[Losses]:
+    """Cut as many connections as `left` says, each when the server has answered a COMMIT; yield these losses."""
+    losses = Losses()
+    async with _between(server_url, losses=losses) as losses.url:
+        yield losses
+
+
+@asynccontextmanager
+async def _between(
+    server_url: str, greet: Greet | None = None, seconds: float = 0, losses: Losses | None = None
+) -> AsyncIterator[str]:
     """Listen in front of a server on a Unix socket."""
     parts = urlsplit(server_url)
     query = parse_qs(parts.query)
@@ -55,7 +74,9 @@ async def _between(server_url: str, greet: Greet | None = None, seconds: float =
                 return
             inward, outward = await asyncio.open_unix_connection(path)
             try:
-                await asyncio.gather(_pass_on(reader, outward, seconds), _pass_on(inward, writer))
+                is_cut = asyncio.Event()
+                lose = _cut_at_commit(losses, is_cut) if losses is not None else None
+                await asyncio.gather(_pass_on(reader, outward, seconds, lose), _pass_on(inward, writer, is_cut=is_cut))
             finally:
                 outward.close()
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
@@ -74,10 +95,29 @@ async def _between(server_url: str, greet: Greet | None = None, seconds: float =
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float = 0) -> None:
+def _cut_at_commit(losses: Losses, is_cut: asyncio.Event) -> Callable[[bytes], None]:
+    def look_at(data: bytes) -> None:
+        if losses.left and b"COMMIT;\0" in data:
+            losses.left -= 1
+            is_cut.set()
+
+    return look_at
+
+
+async def _pass_on(
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    seconds: float = 0,
+    look_at: Callable[[bytes], None] | None = None,
+    is_cut: asyncio.Event | None = None,
+) -> None:
     while data := await source.read(65536):
         if seconds:
             await asyncio.sleep(seconds)
+        if look_at is not None:
+            look_at(data)
+        if is_cut is not None and is_cut.is_set():
+            break
         sink.write(data)
     with suppress(OSError):
         sink.close()

@@ -33,7 +33,7 @@ SELECT
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
     CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, now() AS clock
+    api_count, listing_order, last_succeeded_at, now() AS clock
 FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
 
@@ -75,7 +75,7 @@ SET watermark = greatest(watermark, $4),
     last_synced_at = now(),
     last_succeeded_at = CASE WHEN $9::text IS NULL THEN now() ELSE last_succeeded_at END,
     last_reconciled_at = coalesce($6, last_reconciled_at),
-    api_count = coalesce($7, api_count),
+    api_count = $7,
     counts_at = now(),
     listing_order = coalesce($8, listing_order),
     last_error = $9,
@@ -85,6 +85,27 @@ SET watermark = greatest(watermark, $4),
     listing_origin = $11
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
+
+-- name: compare_again
+-- Streams that succeeded whose counts differ after all, because what another stream loaded since has moved runs of theirs:
+-- they are incomplete, and their watermark and the time of their last success are set back. $1 apps, $2 workflows,
+-- $3 fencing tokens (a stream that another invocation has taken since is left to it), $4 watermarks, $5 last successes.
+UPDATE etl_streams AS streams
+SET watermark = before.watermark,
+    last_succeeded_at = before.last_succeeded_at,
+    last_error = format('the API counts %s runs, the warehouse %s', streams.api_count, counts.accounted_for),
+    last_hint = format('Run: cortex-etl reconcile --workflow %s', streams.workflow_id),
+    last_error_at = now()
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[])
+        AS before (app_id, workflow_id, fence, watermark, last_succeeded_at)
+JOIN stream_counts AS counts ON counts.app_id = before.app_id AND counts.workflow_id = before.workflow_id
+WHERE streams.app_id = before.app_id AND streams.workflow_id = before.workflow_id AND streams.fence = before.fence
+  AND streams.api_count <> counts.accounted_for
+RETURNING streams.app_id, streams.workflow_id, counts.accounted_for, streams.last_error, streams.last_hint
+
+-- name: is_committed
+-- Whether the transaction $1 was committed; null if it is too old to tell.
+SELECT pg_xact_status($1::text::xid8) = 'committed'
 
 -- name: fail_stream
 UPDATE etl_streams SET last_error = $4, last_hint = nullif($5, ''), last_error_at = now()
