@@ -9,23 +9,38 @@ if TYPE_CHECKING:
     from etl.normalize import RunRows
 
 
-class Source(NamedTuple):
-    """The received bytes of an item, their URL, and the page."""
+class Item(NamedTuple):
+    """An item as received: its bytes, their hash, its run's id (None where it has none), and where it came from.
+
+    `received_at` is a reading of `time.monotonic`.
+    """
 
     raw: bytes
+    digest: bytes
+    run_id: str | None
     url: str
-    page: int | None
+    page: int
+    received_at: float
+
+    @property
+    def key(self) -> str:
+        """What identifies the item in the listing."""
+        return self.digest.hex() if self.run_id is None else self.run_id
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One item for the quarantine with its received bytes; the digest identifies it."""
+    """One item for the quarantine; its digest identifies it."""
 
     run_id: str | None
-    source: Source
+    item: Item
     reason: str
     error: str
-    digest: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """The hash of its bytes as received."""
+        return self.item.digest
 
 
 @dataclass(slots=True)
@@ -35,7 +50,7 @@ class Batch:
     Attributes:
         new: runs that are probably not in the warehouse.
         changed: runs that may be in the warehouse.
-        sources: the sources of these runs, by run id, in case PostgreSQL refuses one.
+        items: these runs as received, by run id, in case PostgreSQL refuses one.
         restored: ids of unchanged runs that had `gone_at` and are listed again.
         shared: ids of runs that were found in another app's listing first.
         gone: ids of runs that this app no longer lists.
@@ -46,7 +61,7 @@ class Batch:
 
     new: list[RunRows] = field(default_factory=list)
     changed: list[RunRows] = field(default_factory=list)
-    sources: dict[str, Source] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
     restored: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -63,7 +78,7 @@ class Batch:
         """Split the new and changed runs into halves with their settled ids; everything else goes to the second."""
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
-        first = Batch(self.new[:of_new], self.changed[:of_changed], self.sources)
+        first = Batch(self.new[:of_new], self.changed[:of_changed], self.items)
         early = {rows.run_id for rows in (*first.new, *first.changed)}
         first.settled = [run_id for run_id in self.settled if run_id in early]
         late = [run_id for run_id in self.settled if run_id not in early]

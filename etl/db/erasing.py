@@ -128,7 +128,7 @@ async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], r
     by_id = {rows.run_id: hashes.run(rows.run_id) for rows in runs}
     by_record = {rows.run_id: hashes.record(rows.run[_RECORD]) for rows in runs if rows.run[_RECORD] is not None}
     in_rejects = {
-        each.digest: {*hashes.texts(bytes(each.source.raw)), *([hashes.run(each.run_id)] if each.run_id else [])}
+        each.digest: {*hashes.texts(bytes(each.item.raw)), *([hashes.run(each.run_id)] if each.run_id else [])}
         for each in rejects
     }
     asked = {*by_id.values(), *by_record.values()}.union(*in_rejects.values())

@@ -114,7 +114,7 @@ async def write_rejects(
         run_id = None if reject.run_id is None else clean_text(reject.run_id)
         if run_id is not None:
             await connection.execute(_SQL["supersede_rejects"], *stream, run_id, reject.digest)
-        place = (clean_text(reject.source.url), reject.source.page)
+        place = (clean_text(reject.item.url), reject.item.page)
         details = (reject.reason, clean_text(reject.error), payload, reject.digest)
         await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *details)
 

@@ -11,7 +11,6 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
@@ -23,17 +22,14 @@ from etl.events import StreamId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
 _SQL = statements("state")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A row of `etl_streams`, as found when the stream was locked.
-
-    `clock_ahead` is PostgreSQL's clock less this machine's; `last_reconciled_at`, which is compared with times of this
-    machine, is converted by it.
-    """
+    """A row of `etl_streams`, as found when the stream was locked."""
 
     fence: int
     watermark: datetime | None
@@ -44,18 +40,13 @@ class StreamState:
     api_count: int | None
     listing_order: str | None
     last_succeeded_at: datetime | None
-    clock_ahead: timedelta
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> StreamState:
         """Make the state of a row; an unknown stream has never been read."""
         if row is None:
-            return cls(0, None, False, None, None, None, None, None, None, timedelta(0))  # noqa: FBT003 - in the order of the fields
-        values = {name: row[name] for name in cls.__slots__ if name != "clock_ahead"}
-        clock_ahead = row["clock"] - datetime.now(UTC)
-        if row["last_reconciled_at"] is not None:
-            values["last_reconciled_at"] -= clock_ahead
-        return cls(**values, clock_ahead=clock_ahead)
+            return cls(0, None, False, None, None, None, None, None, None)  # noqa: FBT003 - in the order of the fields
+        return cls(**row)
 
 
 class Session:

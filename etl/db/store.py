@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
     from etl.normalize import Redactor, RunRows
-    from etl.plan import Suspects
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
@@ -102,6 +101,11 @@ class Store:
         self.unanswered: list[tuple[str, Loaded]] = []
         """Transactions whose commit was sent and not answered: the id of each, and what it did if it was committed."""
 
+    async def clock(self) -> datetime:
+        """The present time, by PostgreSQL's clock."""
+        now: datetime = await self._pool.fetchval(_STATE["clock"])
+        return now
+
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
         asked = (ids, self.state.last_synced_at, self.stream.app_id)
@@ -143,7 +147,7 @@ class Store:
                 return one + other, rejects + more
             (rows,) = runs
             message = f"PostgreSQL refused it: {error}"[:2000]
-            reject = Reject(rows.run_id, batch.sources[rows.run_id], REFUSED_BY_DATABASE, message, rows.digest)
+            reject = Reject(rows.run_id, batch.items[rows.run_id], REFUSED_BY_DATABASE, message)
         batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
         batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
         return await self.commit(connection, batch), [reject]
@@ -228,7 +232,7 @@ class Store:
         """What the quarantine keeps of an item, and of its bytes."""
         if is_erased:
             return replace(reject, error=ERASED), FORGOTTEN
-        raw = reject.source.raw
+        raw = reject.item.raw
         return reject, bytes(raw) if self._redactor is None else self._redactor.redact_bytes(raw)
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
@@ -252,25 +256,21 @@ class Store:
         count: int = await self._pool.fetchval(_STATE["count_listed"], *self.stream, *self.filters)
         return count
 
-    async def count_above(self, order: Order, key: datetime, *, undated_first: bool) -> int:
-        """How many listed runs stand above a place in a listing sorted by creation; those without a time at one end."""
-        name = "count_before" if order is Order.CREATED_DESC else "count_after"
-        count: int = await self._pool.fetchval(_STATE[name], *self.stream, key, undated_first)
+    async def count_above(self, order: Order, moment: datetime) -> int:
+        """How many listed runs stand above those of a moment in a listing sorted by creation."""
+        name = "count_after" if order is Order.CREATED_DESC else "count_before"
+        count: int = await self._pool.fetchval(_STATE[name], *self.stream, moment)
         return count
 
     async def has_bare_days(self) -> bool:
         """Whether some listed run says no more than the day of its last change."""
         return bool(await self._pool.fetchval(_STATE["has_bare_days"], *self.stream))
 
-    async def runs_in(self, order: Order, stretch: Suspects, *, undated_first: bool) -> dict[str, datetime | None]:
-        """The warehouse's listed runs in a stretch of a listing sorted by creation, and when each was created."""
-        undated = (stretch.upper if undated_first else stretch.lower) is None
-        if order is Order.CREATED_DESC:
-            name, bounds = "runs_between", (stretch.lower, stretch.upper)
-        else:
-            name, bounds = "runs_between_ascending", (stretch.upper, stretch.lower)
-        rows = await self._pool.fetch(_STATE[name], *self.stream, *bounds, undated)
-        return {row["id"]: row["created_at"] for row in rows}
+    async def runs_between(self, order: Order, upper: datetime | None, lower: datetime | None) -> list[str]:
+        """The listed runs of a stretch of a listing sorted by creation; the lower moment is not included."""
+        earliest, latest = (lower, upper) if order is Order.CREATED_DESC else (upper, lower)
+        rows = await self._pool.fetch(_STATE["runs_between"], *self.stream, earliest, latest)
+        return [row["id"] for row in rows if lower is None or row["created_at"] != lower]
 
     async def drop_rejects(self, digests: Sequence[bytes]) -> None:
         """Settle quarantined items that are listed no more."""
@@ -298,15 +298,13 @@ class Store:
     ) -> None:
         """Record the state of the stream after a crawl that read it to its end.
 
-        `reconciled` is since when everything is compared, by this machine's clock; it is stored by PostgreSQL's.
+        `reconciled` is since when everything is compared.
 
         Raises:
             LockLostError: another process owns the stream.
         """
         if self.is_dry_run:
             return
-        if reconciled is not None:
-            reconciled += self.state.clock_ahead
         values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters, hint)
         key = (*self.stream, self.state.fence)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:

@@ -4,40 +4,42 @@ The API promises no order, no change filter and no stable pages, so nothing here
 observed, and neighbouring pages overlap, so that the runs themselves show whether anything lies between two answers.
 """
 
-from etl.plan.checkpoint import EDGE, Checkpoint, expires_soon
-from etl.plan.head_watch import HeadWatch
-from etl.plan.order import OVERLAPPING_PAGES, Listed, Order, OrderObserver, latest_reading, tie_ends
+from etl.plan.lookback import head_is_read
+from etl.plan.order import OVERLAPPING_PAGES, Listed, Order, OrderObserver, order_of, tie_ends
 from etl.plan.paging import LINK, Answer, Paging, Span, link, meets
-from etl.plan.passes import Pass, closing_pass
-from etl.plan.search import GoneSearch, Suspects
+from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
+from etl.plan.search import Break, break_of, next_page, stretches
 from etl.plan.verdict import MAX_PASSES, Evidence, passes_allowed, verdict
-from etl.plan.window import EVERYTHING, Window
+from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
 
 __all__ = [
+    "BEHIND",
     "EDGE",
     "EVERYTHING",
+    "IN_FRONT",
     "LINK",
     "MAX_PASSES",
     "OVERLAPPING_PAGES",
     "Answer",
+    "Break",
     "Checkpoint",
     "Evidence",
-    "GoneSearch",
-    "HeadWatch",
     "Listed",
     "Order",
     "OrderObserver",
     "Paging",
     "Pass",
     "Span",
-    "Suspects",
     "Window",
+    "break_of",
     "closing_pass",
-    "expires_soon",
-    "latest_reading",
+    "head_is_read",
     "link",
     "meets",
+    "next_page",
+    "order_of",
     "passes_allowed",
+    "stretches",
     "tie_ends",
     "verdict",
 ]

@@ -37,6 +37,9 @@ class Order(StrEnum):
         return self in (Order.CREATED_DESC, Order.CREATED_ASC)
 
 
+_ORDERS = (Order.CREATED_DESC, Order.UPDATED_DESC, Order.CREATED_ASC)
+
+
 class Listed(msgspec.Struct, frozen=True):
     """One item of a page, as planning sees it.
 
@@ -46,6 +49,7 @@ class Listed(msgspec.Struct, frozen=True):
         updated_at: the same.
         known: whether the warehouse (or the quarantine) holds the item exactly as listed.
         recent: whether it was loaded by a sync that did not end, so that the runs below it may be unknown.
+        expires_at: when the API removes a new or changed run; None where it does not say.
     """
 
     key: str
@@ -53,6 +57,7 @@ class Listed(msgspec.Struct, frozen=True):
     updated_at: datetime | None
     known: bool
     recent: bool = False
+    expires_at: datetime | None = None
 
     @property
     def is_confirmed(self) -> bool:
@@ -65,14 +70,9 @@ def order_key(item: Listed, order: Order) -> datetime | None:
     return item.updated_at if order is Order.UPDATED_DESC else item.created_at
 
 
-def is_day(moment: datetime) -> bool:
-    """Tell whether a time may be a bare day."""
-    return moment.time() == time.min
-
-
 def latest_reading(moment: datetime) -> datetime:
     """Return the last instant that a listed time may mean: a bare day reads as midnight and may be any time of it."""
-    return moment + _A_DAY if is_day(moment) else moment
+    return moment + _A_DAY if moment.time() == time.min else moment
 
 
 class OrderObserver:
@@ -83,9 +83,9 @@ class OrderObserver:
     """
 
     def __init__(self) -> None:
-        self._last: dict[Order, datetime] = {}
-        self._before: dict[Order, datetime] = {}
-        self._steps: dict[Order, int] = dict.fromkeys((Order.CREATED_DESC, Order.UPDATED_DESC, Order.CREATED_ASC), 0)
+        self._bounds: dict[Order, float] = {}
+        self._before: dict[Order, float] = {}
+        self._shown: set[Order] = set()
         self._broken: set[Order] = set()
         self._recent: deque[set[str]] = deque(maxlen=OVERLAPPING_PAGES)
 
@@ -93,28 +93,21 @@ class OrderObserver:
         """Observe the next page of the listing."""
         for item in items:
             if not any(item.key in page for page in self._recent):
-                for order in self._steps:
-                    if order not in self._broken:
-                        self._step(order, order_key(item, order))
+                for order in _ORDERS:
+                    if order not in self._broken and (key := order_key(item, order)) is not None:
+                        self._step(order, key.timestamp(), latest_reading(key).timestamp())
         self._recent.append({item.key for item in items})
 
-    def _step(self, order: Order, key: datetime | None) -> None:
-        """Follow one order: `_last` is the loosest bound for the next item, `_before` the time of the item itself."""
-        if key is None:
-            return
-        earliest, latest = key, latest_reading(key)
-        last, before = self._last.get(order), self._before.get(order)
-        self._before[order] = key
-        if last is None or before is None:
-            self._last[order] = earliest if order is Order.CREATED_ASC else latest
-        elif order is Order.CREATED_ASC:
-            self._broken |= {order} if latest < last else set()
-            self._steps[order] += earliest > latest_reading(before)
-            self._last[order] = max(last, earliest)
-        else:
-            self._broken |= {order} if earliest > last else set()
-            self._steps[order] += latest < before
-            self._last[order] = min(last, latest)
+    def _step(self, order: Order, earliest: float, latest: float) -> None:
+        """Compare an item with the smallest time above it, and with the item right above it."""
+        if order is Order.CREATED_ASC:  # the same, mirrored
+            earliest, latest = -latest, -earliest
+        if earliest > self._bounds.get(order, earliest):
+            self._broken.add(order)
+        if latest < self._before.get(order, latest):
+            self._shown.add(order)
+        self._bounds[order] = min(self._bounds.get(order, latest), latest)
+        self._before[order] = earliest
 
     def agrees_with(self, order: Order) -> bool:
         """Tell whether no item contradicts `order`."""
@@ -123,10 +116,18 @@ class OrderObserver:
     @property
     def order(self) -> Order | None:
         """The order that the items support; NONE if they contradict every one, None if they do not show any."""
-        supported = [order for order, steps in self._steps.items() if steps and order not in self._broken]
+        supported = [order for order in _ORDERS if order in self._shown and order not in self._broken]
         if supported:
             return supported[0]
-        return Order.NONE if len(self._broken) == len(self._steps) else None
+        return Order.NONE if len(self._broken) == len(_ORDERS) else None
+
+
+def order_of(*pages: Sequence[Listed]) -> Order | None:
+    """Return the order that some pages of a listing support."""
+    observer = OrderObserver()
+    for items in pages:
+        observer.watch(items)
+    return observer.order
 
 
 def tie_ends(items: Sequence[Listed]) -> bool:

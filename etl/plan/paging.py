@@ -47,27 +47,25 @@ class Answer(NamedTuple, Generic[PageT]):
     token: str | None = None
 
 
-def next_span(position: int, size: int, *, overlap: int = LINK, larger: bool = True) -> Span:
+def next_span(position: int, size: int, overlap: int = LINK, *, capped: bool = False) -> Span:
     """Return the page that reaches furthest past `position` and begins at least `overlap` items before it.
 
     Sizes between half of `size` and `size` are tried. At some positions none of them fits, which happens for sizes
-    below 13 only; there a slightly larger page is taken, or, if the server refuses `larger` ones, a smaller overlap.
+    below 13 only; there a slightly larger page is taken, or, if the server gives no larger ones, a smaller overlap.
     """
-    best = None
-    for one in range(size, max(size // 2, 1) - 1, -1):
-        best = max(best, _span_at(position, one, overlap), key=lambda span: (span is not None and span.end) or 0)
-    if best is not None and best.end > position:
+    start = max(position - overlap, 0)
+
+    def page(of: int) -> Span:
+        return Span(start // of + 1, of)
+
+    best = max((page(of) for of in range(size, max(size // 2, 1) - 1, -1)), key=lambda span: span.end)
+    if best.end > position:
         return best
-    if overlap == 0 or position == 0:
+    if overlap == 0:
         return Span(position // size + 1, size)
-    if larger:
-        spans = (_span_at(position, one, overlap) for one in range(size + 1, position + 2))
-        return next((span for span in spans if span.end > position), Span(1, position + 1))
-    return next_span(position, size, overlap=min(overlap, LINK) - 1, larger=False)
-
-
-def _span_at(position: int, size: int, overlap: int) -> Span:
-    return Span(max(position - overlap, 0) // size + 1, size)
+    if capped:
+        return next_span(position, size, min(overlap, LINK) - 1, capped=True)
+    return next(page(of) for of in range(size + 1, position + 2) if page(of).end > position)
 
 
 def meets(page: Sequence[str], head: Sequence[str]) -> bool:
@@ -115,7 +113,7 @@ class Paging:
         """Return the page to ask for when everything before `position` was read."""
         if self.aligned:
             return Span(position // self.size + 1, self.size)
-        return next_span(position, self.size, overlap=overlap, larger=not self.capped)
+        return next_span(position, self.size, overlap, capped=self.capped)
 
     def observe(self, span: Span, answer: Answer[Any]) -> int:
         """Learn from the answer to `span`; return how many positions it covers, 0 if it is not the page asked for."""

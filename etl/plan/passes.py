@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003 - msgspec reads it when it decodes a checkpoint
 from typing import TYPE_CHECKING, Any, Generic
 
 from etl.plan.order import Order
@@ -13,6 +14,34 @@ if TYPE_CHECKING:
 
 REPAIRS = 3
 """How often two pages that do not meet are bridged by a page that overlaps both, each time by more."""
+
+EDGE = 20
+"""How many items a checkpoint names where a part of the listing begins or ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a history load came: the committed part of a listing, from its first item on.
+
+    Attributes:
+        position: the position behind the last committed page.
+        last: the last items before it.
+        first: the first items of the listing, where the load began.
+        count: the listing's count; None where the API tells none.
+        tail: the position and the first items of the part at the end that is committed too.
+        order: as far as it had shown.
+        newest: the largest updated_at committed.
+        began: when the load began.
+    """
+
+    position: int
+    last: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    count: int | None = None
+    tail: tuple[int, tuple[str, ...]] | None = None
+    order: Order | None = None
+    newest: datetime | None = None
+    began: datetime | None = None
 
 
 class Pass(Generic[PageT]):
@@ -59,33 +88,32 @@ class Pass(Generic[PageT]):
     ) -> None:
         self.paging = paging
         self.pages = self.repeats = 0
-        self.first = tuple(first)
-        self.last = tuple(last)
+        self.first, self.last = tuple(first), tuple(last)
         self.began = self.reach = self.end = position
         self.ended = self.joined = False
         self.linked = True
-        self.count = count
-        self.counts: set[int | None] = set()
+        self.count, self.counts = count, set[int | None]()
         self.token: str | None = None
-        self._ahead = ahead
         self.tail = tail
-        self._queue: deque[Span] = deque()
-        self._sent: set[Span] = set()
-        self._answers: dict[Span, Answer[PageT]] = {}
+        self._ahead = ahead
+        self._queue: dict[Span, Answer[PageT] | None] = {}  # in their order, with the answers that came early
         self._repairs = 0
+        self._bridges = False  # whether a page is to be read in front of the queue
 
     def next_request(self) -> Span | None:
         """Return the next page to ask for; None while there is nothing to ask before another answer."""
-        if self.ended:
+        planned = next(reversed(self._queue)).end if self._queue else self.reach
+        if self.ended or (self._queue and not self._bridges and not self._may_read_ahead(planned)):
             return None
-        span = next((span for span in self._queue if span not in self._sent), None)
-        if span is None:
-            planned = self._queue[-1].end if self._queue else self.reach
-            if self._queue and not self._may_read_ahead(planned):
-                return None
+        if self._bridges:
+            overlap = max(self.paging.size * self._repairs // (REPAIRS + 1), LINK + self._repairs)
+            span = self.paging.next(self.reach, overlap)
+            self._queue.pop(span, None)  # it is read again
+            self._queue = {span: None, **self._queue}
+            self._bridges = False
+        else:
             span = self.paging.next(planned)
-            self._queue.append(span)
-        self._sent.add(span)
+            self._queue[span] = None
         return span
 
     def _may_read_ahead(self, planned: int) -> bool:
@@ -96,25 +124,25 @@ class Pass(Generic[PageT]):
 
     def receive(self, span: Span, answer: Answer[PageT]) -> list[PageT]:
         """Take in an answer; return the pages that follow in the order of the listing."""
-        if span in self._sent:
-            self._answers[span] = answer
+        if span in self._queue:
+            self._queue[span] = answer
         ready: list[PageT] = []
-        while not self.ended and self._queue:
-            span = self._queue[0]
+        while self._queue and not self.ended and not self._bridges:
+            span, received = next(iter(self._queue.items()))
             if self.pages and span.end <= self.reach:  # a page that bridges a gap reached as far
-                self._drop(1)
+                del self._queue[span]
                 continue
-            if span not in self._answers:
+            if received is None:
                 break
-            size = self.paging.observe(span, self._answers[span])
+            size = self.paging.observe(span, received)
             if not size:
-                self._drop(len(self._queue))
+                self._queue.clear()
                 break
-            if self.last and not self._joins(span, self._answers[span]) and self._repair(self._answers[span]):
+            if self.last and not self._joins(span, received) and self._repair(span, received):
                 break
-            self._accept(span, size, self._answers[span])
-            ready.append(self._answers[span].page)
-            self._drop(1)
+            del self._queue[span]
+            self._accept(span, size, received)
+            ready.append(received.page)
         return ready
 
     def spans_ahead(self) -> list[Span]:
@@ -128,12 +156,6 @@ class Pass(Generic[PageT]):
     def stop(self) -> None:
         """End the pass here: what follows is not wanted."""
         self.ended = True
-
-    def _drop(self, spans: int) -> None:
-        for _ in range(spans):
-            span = self._queue.popleft()
-            self._sent.discard(span)
-            self._answers.pop(span, None)
 
     def _joins(self, span: Span, answer: Answer[Any]) -> bool:
         """Tell whether a page meets the one before it; where no page did, there is no use in looking any more."""
@@ -152,7 +174,7 @@ class Pass(Generic[PageT]):
         wanted = min(LINK, shared, len(self.last), max(len(answer.keys), 1))
         return not self.linked or link(self.last, keys) >= wanted
 
-    def _repair(self, answer: Answer[Any]) -> bool:
+    def _repair(self, span: Span, answer: Answer[Any]) -> bool:
         """Plan another page in front of one that does not join; return whether there is one left to try."""
         self._repairs += 1
         if not self.pages:
@@ -162,12 +184,8 @@ class Pass(Generic[PageT]):
             self.linked = False
             return False
         if self._repairs > 1:  # the page in front was to bridge the gap itself
-            self._drop(1)
-        overlap = max(self.paging.size * self._repairs // (REPAIRS + 1), LINK + self._repairs)
-        bridge = self.paging.next(self.reach, overlap)
-        if self._queue and self._queue[0] == bridge:  # it is read again
-            self._drop(1)
-        self._queue.appendleft(bridge)
+            del self._queue[span]
+        self._bridges = True
         return True
 
     def _look_for_place(self, answer: Answer[Any]) -> None:
@@ -175,7 +193,7 @@ class Pass(Generic[PageT]):
         moved = 0 if answer.total is None or self.count is None else answer.total - self.count
         steps = [moved] if moved else []
         steps += [-pages * self.paging.size for pages in range(1, REPAIRS + 1)]
-        self._drop(len(self._queue))
+        self._queue.clear()
         if self._repairs > len(steps) or self.began + steps[self._repairs - 1] <= 0:
             self.linked = False
             self.stop()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from etl.plan.passes import Pass
 
 MAX_PASSES = 6
 """How often a listing is read until a pass proves that it is complete."""
@@ -16,18 +20,19 @@ class Evidence:
     """What a pass over a listing, or over a window of it, showed.
 
     Attributes:
-        pages: pages read in order.
+        pages: pages read in order; 1 proves more than the others.
         begun: the first page is the listing's first, or shows a run beyond the window.
         ended: the end of the listing showed, or a run beyond the window.
         linked: the end of each page was the beginning of the next.
         met: different runs found; None where the count says nothing about them (a window, or a resumed pass).
         count: the count that came with the last answer; None where the server sends none.
-        same_count: every answer gave the same count.
+        counts: all counts that came.
+        first: the items of the first page.
+        newest_first: the pages are sorted by creation, newest first, and the first page shows a run older than the
+            newest.
         newest_linked: the newest end, read again after everything else, meets what was read there; None where the
             listing shows no order, so that it was not read again.
         newest_same: the newest end showed the same items both times.
-        newest_first: the pages are sorted by creation, newest first, and the first page shows a run older than the
-            newest.
     """
 
     pages: int
@@ -36,10 +41,37 @@ class Evidence:
     linked: bool
     met: int | None
     count: int | None
-    same_count: bool = False
+    counts: frozenset[int | None] = frozenset()
+    first: tuple[str, ...] = ()
+    newest_first: bool = False
     newest_linked: bool | None = None
     newest_same: bool = False
-    newest_first: bool = False
+
+    @classmethod
+    def of(cls, main: Pass[Any], *, begun: bool, resumed: bool, met: int | None, newest_first: bool) -> Self:
+        """Put together what the main pass showed; `resumed` says that it went on from a checkpoint."""
+        return cls(
+            pages=max(main.pages, 2) if resumed else main.pages,
+            begun=begun or resumed,
+            ended=main.ended,
+            linked=main.linked,
+            met=met,
+            count=main.count,
+            counts=frozenset(main.counts),
+            first=main.first,
+            newest_first=newest_first and not resumed,
+        )
+
+    def closed_by(self, look: Pass[Any], met: int | None) -> Self:
+        """Add what the closing pass showed, after which `met` different runs were found."""
+        return replace(
+            self,
+            met=met,
+            count=look.count,
+            counts=self.counts | look.counts,
+            newest_linked=look.linked and (look.joined or look.tail is None),
+            newest_same=look.first == self.first,
+        )
 
 
 def verdict(seen: Evidence) -> str:
@@ -47,21 +79,19 @@ def verdict(seen: Evidence) -> str:
 
     The rules, and the assumptions that no crawler of this API can do without, are in docs/delivery.md.
     """
-    counted = seen.met is None or seen.count is None
+    counted = seen.met is not None and seen.count is not None
+    differs = f"the API counts {seen.count} runs, the listing shows {seen.met}"
     if not (seen.begun and seen.ended):
         return "the end of the listing did not show"
     if seen.pages == 1:  # one answer is one moment
-        return (
-            "" if counted or seen.met == seen.count else f"the API counts {seen.count} runs, the page lists {seen.met}"
-        )
+        return differs if counted and seen.met != seen.count else ""
     if seen.linked:
         if seen.newest_linked is False:
             return "more runs were created than a page holds while the listing was read"
-        enough = counted or (seen.met or 0) >= (seen.count or 0)
-        return "" if enough else f"the API counts {seen.count} runs, the listing shows {seen.met}"
-    if not (seen.newest_first and seen.count is not None and seen.same_count and seen.newest_same):
-        return "its pages cannot be linked, and its counts do not prove that all of it was read"
-    return "" if seen.met == seen.count else f"the API counts {seen.count} runs, the listing shows {seen.met}"
+        return differs if counted and (seen.met or 0) < (seen.count or 0) else ""
+    if seen.newest_first and seen.count is not None and len(seen.counts) == 1 and seen.newest_same:
+        return differs if seen.met != seen.count else ""
+    return "its pages cannot be linked, and its counts do not prove that all of it was read"
 
 
 def passes_allowed(pages: int) -> int:

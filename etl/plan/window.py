@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+IN_FRONT, BEHIND = -1, 1
+"""Where a listing sorted by creation shows a run outside of a window."""
+
 
 class Window(NamedTuple):
     """Creation times from `since` (inclusive) to `until` (exclusive); None is open."""
@@ -28,32 +31,23 @@ class Window(NamedTuple):
             return not self.is_bounded
         return (self.since is None or created_at >= self.since) and (self.until is None or created_at < self.until)
 
-    def begins_behind(self, items: Sequence[Listed], order: Order | None) -> bool:
-        """Tell whether all runs of a page stand in front of the window, so that it begins on a later page."""
-        times = [item.created_at for item in items if item.created_at is not None]
-        return bool(times) and all(self._is_before(time, order) for time in times)
+    def sides(self, items: Sequence[Listed], order: Order | None) -> set[int]:
+        """Return on which sides of the window the dated items of a page stand: `IN_FRONT`, 0 (in it) or `BEHIND`.
 
-    def begins_after(self, items: Sequence[Listed], order: Order | None) -> bool:
-        """Tell whether a page of a listing sorted by creation shows a run in front of the window."""
-        return any(self._is_before(item.created_at, order) for item in items)
-
-    def ends_before(self, items: Sequence[Listed], order: Order | None) -> bool:
-        """Tell whether a page of a listing sorted by creation shows a run behind the window."""
-        return any(self._is_behind(item.created_at, order) for item in items)
-
-    def _is_before(self, created_at: datetime | None, order: Order | None) -> bool:
-        if created_at is None:
-            return False
-        if order is Order.CREATED_DESC:
-            return self.until is not None and created_at >= self.until
-        return order is Order.CREATED_ASC and self.since is not None and latest_reading(created_at) < self.since
-
-    def _is_behind(self, created_at: datetime | None, order: Order | None) -> bool:
-        if created_at is None:
-            return False
-        if order is Order.CREATED_DESC:
-            return self.since is not None and latest_reading(created_at) < self.since
-        return order is Order.CREATED_ASC and self.until is not None and created_at >= self.until
+        In a listing that is not sorted by creation this cannot be told, and the set is empty.
+        """
+        if order is None or not order.by_creation:
+            return set()
+        too_late, too_early = (IN_FRONT, BEHIND) if order is Order.CREATED_DESC else (BEHIND, IN_FRONT)
+        sides = set()
+        for time in (item.created_at for item in items if item.created_at is not None):
+            if self.until is not None and time >= self.until:
+                sides.add(too_late)
+            elif self.since is not None and latest_reading(time) < self.since:
+                sides.add(too_early)
+            else:
+                sides.add(0)
+        return sides
 
 
 EVERYTHING = Window()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from etl.db.batch import Batch, Loaded, Reject, Source
+from etl.db.batch import Batch, Item, Loaded, Reject
 from etl.db.store import Held
 from etl.decode import clean_text, digest, guess_id, peek_id
 from etl.errors import RecordError
@@ -16,7 +16,7 @@ from etl.normalize import effective_updated_at
 from etl.plan import EVERYTHING, OVERLAPPING_PAGES, Listed, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -32,7 +32,7 @@ LONGEST_ID_BYTES = 1000
 """Longer ids fit no index of PostgreSQL."""
 
 REMEMBERED_ANSWERS = 5000
-"""Of so many items at least the time of the answer is remembered, to tell which of two copies is the newer."""
+"""Of so many runs the time of the answer is remembered, to tell which of two copies is the newer."""
 
 
 @dataclass(slots=True)
@@ -59,44 +59,17 @@ class Tally:
         return self.runs_inserted + self.runs_updated + self.runs_unchanged + self.rejects
 
 
-class Item(NamedTuple):
-    """An item as received: its bytes, their hash, its run's id (None where it has none), and its page."""
-
-    raw: bytes
-    digest: bytes
-    run_id: str | None
-    page: Page
-
-    @property
-    def key(self) -> str:
-        """What identifies the item in the listing."""
-        return self.digest.hex() if self.run_id is None else self.run_id
-
-    @property
-    def source(self) -> Source:
-        """Its bytes and where they came from."""
-        return Source(self.raw, self.page.url, self.page.number)
-
-
 @dataclass(slots=True)
 class Classified:
     """Classified pages: what to load, and how planning sees each item, page by page."""
 
-    batch: Batch = field(default_factory=Batch)
     pages: list[list[Listed]] = field(default_factory=list)
+    new: dict[str, RunRows] = field(default_factory=dict)
+    changed: dict[str, RunRows] = field(default_factory=dict)
     unchanged: int = 0
     good: set[str] = field(default_factory=set)
-    bad: set[str] = field(default_factory=set)
-
-    @property
-    def keys(self) -> list[str]:
-        """Return what identifies the items, in the order of the listing."""
-        return [item.key for page in self.pages for item in page]
-
-    @property
-    def has_new(self) -> bool:
-        """Tell whether there are items that the warehouse does not hold."""
-        return bool(self.batch.new or self.batch.rejects)
+    bad: set[str | None] = field(default_factory=set)
+    batch: Batch = field(default_factory=Batch)
 
 
 class Intake:
@@ -132,9 +105,9 @@ class Intake:
         self._window = window
         self._retry = retry
         self._held: dict[bytes, Held] | None = None
-        self._counted: set[bytes] = set()
+        self._rejected: set[bytes] = set()
         self._recent: deque[dict[bytes, Listed]] = deque(maxlen=OVERLAPPING_PAGES)
-        self._answers: list[dict[str, float]] = [{}, {}]
+        self._answered: dict[str, float] = {}
 
     async def take_in(self, pages: Sequence[Page], *, again: bool = False) -> list[list[Listed]]:
         """Classify pages and commit what they bring; return how planning sees their items."""
@@ -151,34 +124,28 @@ class Intake:
         """
         if self._held is None:
             self._held = {} if self._retry else await self._store.open_rejects()
-        items, known = await self._identify(pages)
-        result = Classified()
-        new: dict[str, RunRows] = {}
-        changed: dict[str, RunRows] = {}
+        items, stored = await self._identify(pages)
+        found = Classified()
         for page, of_page in zip(pages, items, strict=True):
             await asyncio.sleep(0)  # the other streams' commits would wait while a whole batch is normalized
-            before = (len(new), len(changed), len(result.batch.rejects), result.unchanged, self.tally.rejects)
             if page.number <= 1:  # the listing is read from the top again, or a run was asked for alone
                 self._recent.clear()
             listed: dict[bytes, Listed] = {}
+            counts: Counter[str] = Counter()
             for item in of_page:
-                stored = known.get(item.key)
-                if stored is not None and stored["workflow_id"] != self._workflow_id:
-                    stored = None  # a run of another workflow, listed here by mistake
-                group = changed if stored is not None else new
                 if item.digest not in listed:
-                    listed[item.digest] = self._shown(item) or self._take(item, stored, result, group)
-            result.pages.append([listed[item.digest] for item in of_page])
+                    listed[item.digest] = self._shown(item) or self._take(item, stored.get(item.key), found, counts)
+            found.pages.append([listed[item.digest] for item in of_page])
             if page.number:
                 self._recent.append(listed)
             if again:
-                result.unchanged = 0
-            after = (len(new), len(changed), len(result.batch.rejects), result.unchanged, self.tally.rejects)
-            self._announce(page, [now - then for now, then in zip(after, before, strict=True)])
-        result.batch.new, result.batch.changed = list(new.values()), list(changed.values())
-        held = {each.run_id for each in self._held.values()}
-        result.batch.settled = sorted(run for run in result.good - result.bad if self._retry or run in held)
-        return result
+                del counts["unchanged"]
+            found.unchanged += counts["unchanged"]
+            self._announce(page, counts)
+        batch, held = found.batch, {each.run_id for each in self._held.values()}
+        batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
+        batch.settled = sorted(run_id for run_id in found.good - found.bad if self._retry or run_id in held)
+        return found
 
     def peek(self, page: Page) -> list[Listed]:
         """Return how planning sees a page, without taking it in."""
@@ -200,134 +167,146 @@ class Intake:
         """
         hashed = [[(raw, digest(raw), guess_id(raw)) for raw in page.items] for page in pages]
         guesses = [guess for items in hashed for _, _, guess in items if guess is not None]
-        known = dict(await self._store.known(guesses))
+        stored = dict(await self._store.known(guesses))
         found: list[list[Item]] = []
         for page, items in zip(pages, hashed, strict=True):
             found.append([])
             for raw, content, guess in items:
-                stored = known.get(guess) if guess is not None else None
-                is_known = stored is not None and stored["content_hash"] == content
-                found[-1].append(Item(raw, content, guess if is_known else _read_id(raw), page))
-        ids = {item.run_id for items in found for item in items if item.run_id is not None}
-        if unasked := ids.difference(guesses):
-            known |= await self._store.known(list(unasked))
-        return found, known
+                is_known = guess in stored and stored[guess]["content_hash"] == content
+                run_id = guess if is_known else _read_id(raw)
+                found[-1].append(Item(raw, content, run_id, page.url, page.number, page.received_at))
+        unasked = {item.run_id for items in found for item in items if item.run_id is not None}.difference(guesses)
+        if unasked:
+            stored |= await self._store.known(list(unasked))
+        # One of another workflow is listed here by mistake.
+        return found, {run_id: run for run_id, run in stored.items() if run["workflow_id"] == self._workflow_id}
 
     def _shown(self, item: Item) -> Listed | None:
         """Return what was made of the same item on a page that overlaps with its own."""
         return next((page[item.digest] for page in self._recent if item.digest in page), None)
 
-    def _take(self, item: Item, stored: asyncpg.Record | None, result: Classified, group: dict[str, RunRows]) -> Listed:
-        """Take one item: unchanged, in quarantine already, or made into rows (which join `group`)."""
+    def _take(self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]) -> Listed:
+        """Take one item: unchanged, in quarantine already, or made into rows."""
         assert self._held is not None  # noqa: S101 - set by `classify`; this only tells the type checker
-        if stored is not None and self._is_unchanged(item, stored, result):
-            times = (stored["created_at"], stored["updated_at"])
-            return Listed(stored["id"], *times, known=True, recent=stored["recent"])
+        if stored is not None:
+            self._note_listed(stored, found.batch)
+            if stored["content_hash"] == item.digest:
+                return self._take_unchanged(item, stored, found, counts)
         if (held := self._held.get(item.digest)) is not None:
-            self._count_reject(item.digest)
-            result.bad.update(() if held.run_id is None else (held.run_id,))
+            counts["held"] += self._count_reject(item.digest)
+            found.bad.add(held.run_id)
             return Listed(held.run_id or item.key, None, None, known=True, recent=held.recent)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
             _check_id(rows.run_id)
         except RecordError as error:
-            return self._reject(item, error, result)
-        self.note_time(rows.updated_at)
-        is_known = stored is not None and _is_erased_and_the_same(rows, stored)
-        is_recent = stored is not None and stored["recent"]
-        listed = Listed(rows.run_id, rows.created_at, rows.updated_at, known=is_known, recent=is_recent)
-        if self._window.holds(rows.created_at) and not self._is_older(item, rows, stored, group.get(rows.run_id)):
-            group[rows.run_id] = rows
-            result.good.add(rows.run_id)
-            result.batch.sources[rows.run_id] = item.source
-        return listed
+            found.batch.rejects.append(Reject(item.run_id, item, error.reason, error.message))
+            found.bad.add(item.run_id)
+            counts["rejected"] += 1
+            return Listed(item.key, None, None, known=False)
+        return self._take_rows(item, rows, stored, found, counts)
 
-    def _is_unchanged(self, item: Item, stored: asyncpg.Record, result: Classified) -> bool:
-        """Note that a stored run stands in this listing, and tell whether it is as it was."""
+    def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
+        """Note that a stored run stands in this listing, if that is new."""
         if stored["gone"]:
-            result.batch.restored.append(stored["id"])
+            batch.restored.append(stored["id"])
         elif not stored["is_ours"]:
-            result.batch.shared.append(stored["id"])
-        if stored["content_hash"] != item.digest:
-            return False
+            batch.shared.append(stored["id"])
+
+    def _take_unchanged(self, item: Item, stored: asyncpg.Record, found: Classified, counts: Counter[str]) -> Listed:
         if not stored["gone"] and self._window.holds(stored["created_at"]):
-            result.unchanged += 1  # one that is back is counted as updated
-        result.good.add(stored["id"])
+            counts["unchanged"] += 1  # one that is back is counted as updated
+        found.good.add(stored["id"])
         self.note_time(stored["updated_at"])
         self._note_answer(item, stored["id"])
-        return True
+        times = (stored["created_at"], stored["updated_at"])
+        return Listed(stored["id"], *times, known=True, recent=stored["recent"])
+
+    def _take_rows(
+        self, item: Item, rows: RunRows, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
+    ) -> Listed:
+        """Take a run that is new or has changed, unless another copy of it is the newer one."""
+        group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
+        self.note_time(rows.updated_at)
+        if self._window.holds(rows.created_at) and not self._is_older(item, rows, stored, group.get(rows.run_id)):
+            counts[kind] += rows.run_id not in group
+            group[rows.run_id] = rows
+            found.good.add(rows.run_id)
+            found.batch.items[rows.run_id] = item
+            self._note_answer(item, rows.run_id)
+        return Listed(
+            rows.run_id,
+            rows.created_at,
+            rows.updated_at,
+            known=stored is not None and _is_erased_and_the_same(rows, stored),
+            recent=stored is not None and stored["recent"],
+            expires_at=rows.retention_due_at,
+        )
 
     def _is_older(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, at_hand: RunRows | None) -> bool:
         """Tell whether another copy of the run, of these pages or loaded already in this crawl, is the newer one.
 
         Where updated_at does not tell, it is the one that the API answered last; the pages come in another order.
         """
-        answered = max(answers.get(rows.run_id, 0.0) for answers in self._answers)
-        mine = effective_updated_at(rows.updated_at, rows.updated_on_day)
-        other = None
+        mine, other = effective_updated_at(rows.updated_at, rows.updated_on_day), None
         if at_hand is not None:
             other = effective_updated_at(at_hand.updated_at, at_hand.updated_on_day)
         elif stored is not None:
             other = effective_updated_at(stored["updated_at"], stored["updated_on_day"])
         if mine is not None and other is not None and mine != other:
-            is_older = at_hand is not None and mine < other  # PostgreSQL compares it with what is stored
-        else:
-            is_older = item.page.received_at < answered
-        if not is_older:
-            self._note_answer(item, rows.run_id)
-        return is_older
+            return at_hand is not None and mine < other  # PostgreSQL compares it with what is stored
+        return item.received_at < self._answered.get(rows.run_id, 0.0)
 
     def _note_answer(self, item: Item, run_id: str) -> None:
         """Remember when the API answered with a run, for the last few thousand of them."""
-        if len(self._answers[0]) >= REMEMBERED_ANSWERS:
-            self._answers = [{}, self._answers[0]]
-        self._answers[0][run_id] = item.page.received_at
-
-    def _reject(self, item: Item, error: RecordError, result: Classified) -> Listed:
-        reject = Reject(item.run_id, item.source, error.reason, error.message, item.digest)
-        result.batch.rejects.append(reject)
-        result.bad.update(() if item.run_id is None else (item.run_id,))
-        return Listed(item.key, None, None, known=False)
+        if len(self._answered) >= REMEMBERED_ANSWERS:
+            del self._answered[next(iter(self._answered))]
+        self._answered[run_id] = item.received_at
 
     def note_time(self, updated_at: datetime | None) -> None:
         """Let the watermark reach this time, once all is committed."""
         if updated_at is not None and (self.newest is None or updated_at > self.newest):
             self.newest = updated_at
 
-    def _count_reject(self, key: bytes) -> None:
-        if key not in self._counted:
-            self._counted.add(key)
-            self.tally.rejects += 1
+    def _count_reject(self, key: bytes) -> bool:
+        """Count a quarantined item; return whether that is the first time."""
+        is_first = key not in self._rejected
+        self._rejected.add(key)
+        self.tally.rejects += is_first
+        return is_first
 
-    def _announce(self, page: Page, found: Sequence[int]) -> None:
+    def _announce(self, page: Page, counts: Mapping[str, int]) -> None:
         if page.number == 0:  # a run read alone is no page
             return
         self.tally.pages += 1
-        new, changed, rejected, unchanged, _ = found
         self._listener(
             PageRead(
                 self._store.stream,
                 page.number,
-                sum(found),
-                new=new,
-                changed=changed,
-                unchanged=unchanged,
-                rejected=rejected,
+                sum(counts.values()),
+                new=counts["new"],
+                changed=counts["changed"],
+                unchanged=counts["unchanged"],
+                rejected=counts["rejected"],
                 count=page.count,
                 pages_total=None if page.count is None else max(1, -(-page.count // max(page.size, 1))),
             )
         )
 
-    async def load(self, result: Classified) -> None:
+    async def load(self, found: Classified) -> None:
         """Commit what `classify` found; count it and emit events only then."""
-        self.tally.runs_unchanged += result.unchanged
-        if result.batch:
-            await finish_in_hand(self._commit(result))
+        self.tally.runs_unchanged += found.unchanged
+        if found.batch:
+            await finish_in_hand(self._commit(found.batch, found.unchanged))
 
-    async def _commit(self, result: Classified) -> None:
-        done, refused = await self._store.load(result.batch)
-        rejects = result.batch.rejects
-        for reject in (*rejects, *(reject for reject in refused if reject not in rejects)):
+    async def mark_gone(self, ids: Sequence[str]) -> None:
+        """Give runs that the API no longer lists their `gone_at`."""
+        if ids:
+            await finish_in_hand(self._commit(Batch(gone=list(ids), settled=list(ids))))
+
+    async def _commit(self, batch: Batch, unchanged: int = 0) -> None:
+        done, refused = await self._store.load(batch)
+        for reject in dict.fromkeys((*batch.rejects, *refused)):
             self._count_reject(reject.digest)
             if self._held is not None:
                 self._held[reject.digest] = Held(reject.run_id, recent=True)
@@ -338,18 +317,13 @@ class Intake:
                 self._store.stream,
                 inserted=done.inserted,
                 updated=done.updated,
-                unchanged=result.unchanged + done.unchanged,
+                unchanged=unchanged + done.unchanged,
                 gone=done.gone,
-                rejected=len(rejects),
+                rejected=len(batch.rejects),
                 rows=done.rows,
                 seconds=done.seconds,
             )
         )
-
-    async def mark_gone(self, ids: Sequence[str]) -> None:
-        """Give runs that the API no longer lists their `gone_at`."""
-        if ids:
-            await self.load(Classified(batch=Batch(gone=list(ids), settled=list(ids))))
 
 
 async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from etl.decode import REPLACEMENT
 from etl.events import StreamFinished, StreamStarted
 from etl.plan import EVERYTHING, Order, Pass, Window
-from etl.sync.crawl import Crawl, Reading
-from etl.sync.gone import GoneHunt, look_up
+from etl.sync.crawl import Crawl
+from etl.sync.gone import Answer, find_gone, look_up
 from etl.sync.head import Head
 from etl.sync.intake import Tally
 
@@ -50,9 +50,9 @@ class Outcome:
     tally: Tally = field(default_factory=Tally)
 
 
-def reconcile_is_due(every: timedelta, last: datetime | None) -> bool:
+def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> bool:
     """Whether a sync should read everything; `every` 0 never."""
-    return bool(every) and (last is None or datetime.now(UTC) - last >= every)
+    return bool(every) and (last is None or now - last >= every)
 
 
 class StreamSync:
@@ -73,7 +73,7 @@ class StreamSync:
         self._store = store
         self._listener = listener
         self._order = Order(store.state.listing_order) if store.state.listing_order else None
-        self._reading: Reading | None = None
+        self._crawl: Crawl | None = None
         self._unanswered: list[str] = []
 
     async def run(self) -> Outcome:
@@ -86,31 +86,32 @@ class StreamSync:
             EtlError: the stream cannot go on.
         """
         self._listener(StreamStarted(self._store.stream, self._store.state.api_count))
+        now = await self._store.clock()
         if self._task.window.is_bounded:
-            return await self._window()
-        due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at)
+            return await self._window(now)
+        due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at, now)
         if self._task.mode == "sync" and self._store.state.backfill_done and not due:
-            await self._read_head()
+            await self._read_head(now)
         else:
-            await self._whole()
-        return await self._compare()
+            await self._whole(now)
+        return await self._compare(now)
 
-    async def _whole(self) -> None:
+    async def _whole(self, now: datetime) -> None:
         """Read everything that the API lists; an interrupted history load resumes, except in a reconcile."""
-        resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._reading is None
-        crawl = Crawl(self._listing, self._intake, self._store, order=self._order, checkpoints=resumes)
-        self._reading = await crawl.read()
-        self._order = self._reading.order or self._order
+        resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._crawl is None
+        self._crawl = Crawl(self._listing, self._intake, self._store, now, order=self._order, resumes=resumes)
+        await self._crawl.read()
+        self._order = self._crawl.order or self._order
         self._unanswered = []
-        if not self._reading.whole or self._store.filters != ("ALL", "ALL"):
+        if not self._crawl.whole or self._store.filters != ("ALL", "ALL"):
             # Open runs above the place where it went on, or that no longer pass the filter, were not read.
             await self._settle_open(set())
 
-    async def _read_head(self) -> None:
+    async def _read_head(self, now: datetime) -> None:
         """Read what is new and what was open, or the whole listing where that is not enough."""
-        head = Head(self._listing, self._intake, self._store, self._order, self._task.lookback)
+        head = Head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
         if not (await head.read() and await self._settle_open(head.seen)):
-            await self._whole()
+            await self._whole(now)
 
     async def _settle_open(self, seen: set[str]) -> bool:
         """Bring every run that was open in the warehouse and was not `seen` to its present state.
@@ -125,48 +126,44 @@ class StreamSync:
             async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.window))) as batches:
                 async for pages in batches:
                     seen.update(item.key for page in await self._intake.take_in(pages) for item in page)
-        unsettled = await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
-        self._unanswered = unsettled.unanswered
-        return not unsettled
+        answers = await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
+        self._unanswered = [run for run, answer in answers.items() if answer is Answer.NONE]
+        return not {Answer.NONE, Answer.NO_RUN}.intersection(answers.values())
 
-    async def _compare(self) -> Outcome:
+    async def _compare(self, now: datetime) -> Outcome:
         """Compare the API's count with the warehouse's; where they differ, find out why before giving up."""
         ours = await self._store.count()
         if self._store.is_dry_run:
             return self._ended("succeeded", ours)
-        if self._disagrees(ours) and self._reading is None:
-            await self._read_head()
+        if self._disagrees(ours) and self._crawl is None:
+            await self._read_head(now)
             ours = await self._store.count()
         for _ in range(2):
             if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
-                await GoneHunt(self._listing, self._intake, self._store, self._order).find()
+                await find_gone(self._listing, self._intake, self._store, self._order)
                 ours = await self._store.count()
-            if self._disagrees(ours) and not self._is_read:
-                await self._whole()
+            # Reading a whole listing again would show no more, unless it moved.
+            if self._disagrees(ours) and (self._crawl is None or not self._crawl.whole or self._crawl.moved):
+                await self._whole(now)
                 ours = await self._store.count()
         return await self._finish(ours)
 
     def _disagrees(self, ours: int) -> bool:
         return self._listing.count is not None and self._listing.count != ours
 
-    @property
-    def _is_read(self) -> bool:
-        """Whether the whole listing was read, and reading it again would show no more."""
-        return self._reading is not None and self._reading.whole and not self._reading.moved
-
     async def _finish(self, ours: int) -> Outcome:
-        count, reading, error = self._listing.count, self._reading, ""
+        count, crawl, error = self._listing.count, self._crawl, ""
         if self._unanswered:
             error = f"the API has no answer for the open run {self._unanswered[0]}"
         elif self._disagrees(ours):
             error = f"the API counts {count} runs, the warehouse {ours}"
-        elif reading is not None and reading.doubt:
-            error = reading.doubt
+        elif crawl is not None and crawl.doubt:
+            error = crawl.doubt
         hint = f"Run: cortex-etl reconcile --workflow {self._store.stream.workflow_id}" if error else ""
         await self._store.finish(
             watermark=None if error else self._intake.newest,
-            backfilled=reading is not None,
-            reconciled=None if error or reading is None else reading.began,
+            backfilled=crawl is not None,
+            reconciled=None if error or crawl is None else crawl.began,
             api_count=count,
             order=self._order,
             error=error or None,
@@ -179,12 +176,13 @@ class StreamSync:
         self._listener(StreamFinished(self._store.stream, status, count, ours, error, hint))
         return Outcome(self._store.stream, status, count, ours, error, hint, self._intake.tally)
 
-    async def _window(self) -> Outcome:
+    async def _window(self, now: datetime) -> Outcome:
         """Load a window of the history, about which neither counts nor watermarks say anything."""
-        reading = await Crawl(self._listing, self._intake, self._store, window=self._task.window).read()
-        if not reading.doubt:
+        crawl = Crawl(self._listing, self._intake, self._store, now, window=self._task.window)
+        await crawl.read()
+        if not crawl.doubt:
             return self._ended("succeeded", None)
-        return self._ended("partial", None, reading.doubt, "Run the same command again.")
+        return self._ended("partial", None, crawl.doubt, "Run the same command again.")
 
 
 def _cheaper_to_list(open_runs: Mapping[str, str], size: int) -> set[str]:

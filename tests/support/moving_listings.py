@@ -27,14 +27,26 @@ import argparse
 import itertools
 import sys
 import time
-from collections import deque
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etl.plan import LINK, Answer, Evidence, Listed, Order, Paging, Pass, Window, closing_pass, verdict
+from etl.plan import (
+    BEHIND,
+    IN_FRONT,
+    LINK,
+    Answer,
+    Evidence,
+    Listed,
+    Order,
+    Paging,
+    Pass,
+    Window,
+    closing_pass,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,7 +85,7 @@ KNOWN: dict[tuple[str, str], dict[str, set[str]]] = {
 
 MAX_REPEATS = 5
 MAX_STEPS = 200
-IN_FRONT, INSIDE, BEHIND = 0, 1, 2
+INSIDE = 0
 SINCE, UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
 TIMES = {IN_FRONT: UNTIL, INSIDE: datetime(2026, 1, 2, tzinfo=UTC), BEHIND: datetime(2025, 12, 31, tzinfo=UTC)}
 
@@ -298,22 +310,19 @@ def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[P
 def _window_ends(case: Case, zones: tuple[int, ...]) -> tuple[bool, bool]:
     items = [Listed("", TIMES[zone], None, known=False) for zone in zones]
     window = Window(SINCE if case.has_since else None, UNTIL if case.has_until else None)
-    return window.begins_after(items, ORDERS[case.order]), window.ends_before(items, ORDERS[case.order])
+    sides = window.sides(items, ORDERS[case.order])
+    return IN_FRONT in sides, BEHIND in sides
 
 
 # --- The crawl
 
 
 class Facts(NamedTuple):
-    """What the evidence needs of a pass that goes on or ended."""
+    """What the evidence needs of a pass: of its first page while it goes on, then all of it."""
 
-    pages: int = 0
-    begun: bool = True
-    ended: bool = False
-    linked: bool = True
-    counts: frozenset[int | None] = frozenset()
-    first: tuple[Any, ...] = ()
+    begun: bool | None = None  # None: no page yet
     tie_ends: bool = False
+    evidence: Evidence | None = None
 
 
 class State(NamedTuple):
@@ -391,11 +400,9 @@ class _Frozen(NamedTuple):
 def _freeze(value: Any) -> Any:
     if isinstance(value, Paging):
         return _Frozen(type(value), tuple(getattr(value, each.name) for each in fields(value)))
-    if isinstance(value, deque):
-        return _Frozen(deque, tuple(value))
-    if isinstance(value, set):
-        return _Frozen(set, frozenset(value))
-    return _Frozen(dict, frozenset(value.items())) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return _Frozen(dict, tuple(value.items()))
+    return _Frozen(set, frozenset(value)) if isinstance(value, set) else value
 
 
 def _thaw(value: Any) -> Any:
@@ -522,7 +529,7 @@ class Crawls:
         for page in step.pages:
             met |= page.met
             if state.stage == "main":
-                facts = self._begun(state, page) if not facts.pages else facts
+                facts = self._begun(state, page) if facts.begun is None else facts
                 last_look = page.listed
             elif state.stage == "closing" and page.met and (not last_look or self._order is Order.CREATED_ASC):
                 last_look = page.listed
@@ -542,8 +549,7 @@ class Crawls:
 
     def _begun(self, state: State, page: Page) -> Facts:
         """Note what the first page of the main pass shows."""
-        at_front = self.case.reading == "resumed" or self._readings.pass_(state.reading).began == 0
-        return state.facts._replace(pages=1, begun=at_front or page.in_front, tie_ends=page.tie_ends)
+        return Facts(self._readings.pass_(state.reading).began == 0 or page.in_front, page.tie_ends)
 
     def _begin(self, state: State, stage: str, reading: Pass[Page], facts: Facts) -> State:
         asked = self._readings.ask(reading, [])
@@ -553,8 +559,8 @@ class Crawls:
     def _resume(self, state: State) -> State:
         """Go on from a checkpoint behind the last page."""
         early = self._readings.pass_(state.reading)
-        main = self._pass(position=early.reach, last=early.last, count=early.count)
-        return self._begin(state, "main", main, Facts(first=early.first))
+        main = self._pass(position=early.reach, first=early.first, last=early.last, count=early.count)
+        return self._begin(state, "main", main, Facts())
 
     def _ended(self, state: State, label: str) -> Iterator[tuple[State, str]]:
         """Go on to the next pass, or have the verdict."""
@@ -565,47 +571,36 @@ class Crawls:
                 yield self._begin(state, "main", main, Facts()), label
             return  # a load that came to its end does not resume
         if state.stage == "closing":
-            self._decide(state, state.facts, reading, reading, label)
+            assert state.facts.evidence is not None
+            self._decide(state, state.facts.evidence.closed_by(reading, self._met(state)), label)
             return
-        resumed = self.case.reading == "resumed"
-        facts = state.facts._replace(
-            pages=min(reading.pages + (self.case.reading in {"resumed", "tail"}), 2),
-            ended=reading.ended and reading.pages > 0,
-            linked=reading.linked,
-            counts=frozenset(reading.counts),
-            first=state.facts.first if resumed else reading.first if self.case.paging == "aligned" else (),
-        )
-        look = self._look(reading, facts)
+        evidence = self._evidence(state, reading)
+        # Nothing new is created in a window that has ended.
+        look = None if evidence.pages < 2 or self.case.has_until else closing_pass(reading, self._order)
         if look is None:
-            self._decide(state, facts, reading, None, label)
+            self._decide(state, evidence, label)
         else:
+            facts = Facts(evidence=replace(evidence, met=None, count=None))
             yield self._begin(state, "closing", look, facts), label
 
-    def _look(self, main: Pass[Page], facts: Facts) -> Pass[Page] | None:
-        if facts.pages < 2 or self.case.has_until:  # nothing new is created in a window that has ended
-            return None
-        if self.case.reading == "resumed" and self._order.newest_first:
-            return Pass(main.paging, tail=(0, facts.first))
-        return closing_pass(main, self._order)
+    def _met(self, state: State) -> int | None:
+        return state.met.bit_count() if self.case.reading in {"whole", "tail"} else None
 
-    def _decide(self, state: State, facts: Facts, last: Pass[Page], look: Pass[Page] | None, label: str) -> None:
-        counts = facts.counts if look is None else facts.counts | look.counts
-        reason = verdict(
-            Evidence(
-                pages=facts.pages,
-                begun=facts.begun,
-                ended=facts.ended,
-                linked=facts.linked,
-                met=state.met.bit_count() if self.case.reading in {"whole", "tail"} else None,
-                count=last.count,
-                same_count=len(counts) == 1,
-                newest_linked=None
-                if look is None
-                else look.linked and (look.joined or self._order is Order.CREATED_ASC),
-                newest_same=look is not None and look.first == facts.first,
-                newest_first=self._order is Order.CREATED_DESC and facts.tie_ends,
-            )
+    def _evidence(self, state: State, main: Pass[Page]) -> Evidence:
+        evidence = Evidence.of(
+            main,
+            begun=bool(state.facts.begun),
+            resumed=self.case.reading == "resumed",
+            met=self._met(state),
+            newest_first=self._order is Order.CREATED_DESC and state.facts.tie_ends,
         )
+        pages = min(main.pages + (self.case.reading in {"resumed", "tail"}), 2)
+        # With fewer differences there are fewer states.
+        first = evidence.first if self.case.paging == "aligned" else ()
+        return replace(evidence, pages=pages, ended=main.ended and main.pages > 0, first=first)
+
+    def _decide(self, state: State, evidence: Evidence, label: str) -> None:
+        reason = verdict(evidence)
         if reason:
             self.result.again.add(reason)
             return

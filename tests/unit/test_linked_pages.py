@@ -51,7 +51,7 @@ def test_reading_everything_costs_at_most_16_percent_more_than_the_fewest_pages_
 
 
 def test_a_server_that_gives_no_larger_pages_is_asked_for_none() -> None:
-    assert all(next_span(position, 7, larger=False).size <= 7 for position in range(1000))
+    assert all(next_span(position, 7, capped=True).size <= 7 for position in range(1000))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_short_page_is_no_end_while_more_is_counted() -> None:
 
 
 COMPLETE = {"pages": 3, "begun": True, "ended": True, "linked": True, "met": 9, "count": 9, "newest_linked": True}
-ALIGNED = COMPLETE | {"linked": False, "same_count": True, "newest_same": True, "newest_first": True}
+ALIGNED = COMPLETE | {"linked": False, "counts": frozenset({9}), "newest_same": True, "newest_first": True}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ ALIGNED = COMPLETE | {"linked": False, "same_count": True, "newest_same": True, 
         (COMPLETE | {"pages": 1, "met": 8}, False),
         (COMPLETE | {"pages": 1, "met": 10}, False),
         (ALIGNED, True),
-        (ALIGNED | {"same_count": False}, False),
+        (ALIGNED | {"counts": frozenset({8, 9})}, False),
         (ALIGNED | {"newest_same": False}, False),
         (ALIGNED | {"newest_first": False}, False),
         (ALIGNED | {"count": None}, False),

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
 
 from etl.plan import (
+    BEHIND,
     EVERYTHING,
-    GoneSearch,
-    HeadWatch,
+    IN_FRONT,
+    Break,
     Listed,
     Order,
     OrderObserver,
     Window,
+    break_of,
+    head_is_read,
+    next_page,
+    stretches,
     tie_ends,
 )
 
@@ -32,46 +38,48 @@ def hours(*places: float) -> list[Listed]:
     return [item(NOON - each * HOUR) for each in places]
 
 
-def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False) -> HeadWatch:
-    return HeadWatch(order, watermark=NOON, lookback=HOUR, now=NOON + HOUR, by_day=by_day)
+def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False) -> Callable[..., bool]:
+    """Return a function that takes the next items and tells whether reading ends there."""
+    items: list[Listed] = []
 
+    def ends_at(*more: Listed) -> bool:
+        items.extend(more)
+        return head_is_read(items, order, watermark=NOON, lookback=HOUR, now=NOON + HOUR, by_day=by_day)
 
-def met(watch: HeadWatch, *items: Listed) -> bool:
-    watch.watch(items)
-    return watch.is_done
+    return ends_at
 
 
 def test_known_ground_ends_the_head_below_the_ties_of_its_first_item() -> None:
-    watch = head()
-    assert not met(watch, *hours(0, 0))
-    assert not met(watch, *hours(0))
-    assert met(watch, *hours(0.1))
+    ends_at = head()
+    assert not ends_at(*hours(0, 0))
+    assert not ends_at(*hours(0))
+    assert ends_at(*hours(0.1))
 
 
 def test_after_news_the_head_ends_strictly_below_the_lookback() -> None:
-    watch = head()
-    assert not met(watch, item(NOON, known=False), *hours(0.5))
-    assert not met(watch, *hours(1))
-    assert not met(watch, item(NOON - 2 * HOUR, known=False))
-    assert not met(watch, item(NOON - 3 * HOUR, recent=True)), "loaded by a sync that did not come to its end"
-    assert met(watch, *hours(4))
+    ends_at = head()
+    assert not ends_at(item(NOON, known=False), *hours(0.5))
+    assert not ends_at(*hours(1))
+    assert not ends_at(item(NOON - 2 * HOUR, known=False))
+    assert not ends_at(item(NOON - 3 * HOUR, recent=True)), "loaded by a sync that did not come to its end"
+    assert ends_at(*hours(4))
 
 
 def test_a_bare_day_is_no_ground_for_what_may_stand_in_it() -> None:
-    assert not met(head(), *hours(2), item(DAY))
-    assert met(head(), *hours(2), item(DAY - timedelta(days=1)))
+    assert not head()(*hours(2), item(DAY))
+    assert head()(*hours(2), item(DAY - timedelta(days=1)))
 
 
 def test_a_change_that_tells_its_day_alone_may_stand_anywhere_in_it() -> None:
-    watch = head(order=Order.UPDATED_DESC, by_day=True)
-    assert not met(watch, *hours(0, 3, 11))
-    assert met(watch, *hours(14))
+    ends_at = head(order=Order.UPDATED_DESC, by_day=True)
+    assert not ends_at(*hours(0, 3, 11))
+    assert ends_at(*hours(14))
 
 
 def test_items_without_a_time_end_nothing() -> None:
-    assert not met(head(), item(None), item(None))
-    watch = head()
-    assert not met(watch, *hours(0), item(None, known=False))
+    assert not head()(item(None), item(None))
+    ends_at = head()
+    assert not ends_at(*hours(0), item(None, known=False))
 
 
 @pytest.mark.parametrize(
@@ -109,37 +117,43 @@ def test_a_page_shows_what_is_new_where_its_newest_moment_ends_on_it() -> None:
     assert not tie_ends([item(None), item(None)])
 
 
-def test_what_left_is_found_by_reading_a_few_pages() -> None:
-    take, stored = 10, [NOON - n * HOUR for n in range(1000)]
+@pytest.mark.parametrize("order", [Order.CREATED_DESC, Order.CREATED_ASC])
+def test_what_left_is_found_by_reading_a_few_pages(order) -> None:
+    size, stored = 10, [NOON - n * HOUR for n in range(1000)]
     listed = [moment for n, moment in enumerate(stored) if n not in {137, 700, 701}]
-    search, read = GoneSearch(count=len(listed), size=take, warehouse_count=len(stored)), 0
-    while (number := search.next_page()) is not None:
-        read += 1
-        at = search.breaks(number, [item(moment) for moment in listed[(number - 1) * take : number * take]])
-        search.observe(number, at, sum(moment > at[1] for moment in stored) if at is not None else 0)
-    found = {
-        moment
-        for each in search.suspects
-        for moment in stored
-        if (each.upper is None or moment <= each.upper) and (each.lower is None or moment > each.lower)
-    }
-    assert read < 25
-    assert set(stored) - set(listed) <= found
-    assert sum(each.surplus for each in search.suspects) == 3
+    sign = 1 if order is Order.CREATED_DESC else -1
+    stored, listed = stored[::sign], listed[::sign]
+    breaks = {0: Break(0), -(-len(listed) // size) + 1: Break(len(stored) - len(listed))}
+    while (number := next_page(breaks)) is not None:
+        items = [item(moment) for moment in listed[(number - 1) * size : number * size]]
+        place = break_of(items, order)
+        below = items[place].created_at
+        breaks[number] = Break(stored.index(below) - (number - 1) * size - place, below)
+    found = [
+        stored[stored.index(upper) if upper else 0 : stored.index(lower) if lower else None]
+        for upper, lower, _ in stretches(breaks)
+    ]
+    assert len(breaks) < 25
+    assert set(stored) - set(listed) <= {moment for some in found for moment in some}
+    assert sum(surplus for *_, surplus in stretches(breaks)) == 3
+
+
+@pytest.mark.parametrize("items", [hours(0, 2, 1), hours(0, 0), [item(NOON), item(None)], []])
+def test_a_page_that_does_not_show_where_runs_stand_has_no_break(items) -> None:
+    assert break_of(items, Order.CREATED_DESC) is None
 
 
 def test_a_window_begins_and_ends_where_pages_show_runs_beyond_it() -> None:
     window = Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR)
-    assert window.begins_behind(hours(0, 1, 2), Order.CREATED_DESC)
-    assert not window.begins_behind(hours(1, 2, 3), Order.CREATED_DESC)
-    assert window.begins_after(hours(2, 3), Order.CREATED_DESC)
-    assert not window.begins_after(hours(3, 4), Order.CREATED_DESC)
-    assert window.ends_before(hours(5, 6), Order.CREATED_DESC)
-    assert not window.ends_before(hours(4, 5), Order.CREATED_DESC)
-    assert window.begins_after(hours(6, 5), Order.CREATED_ASC)
-    assert window.ends_before(hours(3, 2), Order.CREATED_ASC)
-    assert not window.ends_before(hours(9, 1), Order.UPDATED_DESC), "its order says nothing about creation"
-    assert not Window(since=NOON).ends_before([item(DAY)], Order.CREATED_DESC), "a bare day may be its evening"
+    newest_first, oldest_first = Order.CREATED_DESC, Order.CREATED_ASC
+    assert window.sides(hours(0, 1, 2), newest_first) == {IN_FRONT}
+    assert window.sides(hours(1, 2, 3), newest_first) == {IN_FRONT, 0}
+    assert window.sides(hours(3, 4), newest_first) == {0}
+    assert window.sides(hours(5, 6), newest_first) == {0, BEHIND}
+    assert window.sides(hours(6, 5), oldest_first) == {IN_FRONT, 0}
+    assert window.sides(hours(3, 2), oldest_first) == {0, BEHIND}
+    assert window.sides(hours(9, 1), Order.UPDATED_DESC) == set(), "its order says nothing about creation"
+    assert Window(since=NOON).sides([item(DAY), item(None)], newest_first) == {0}, "a bare day may be its evening"
 
 
 def test_a_window_holds_its_beginning_and_not_its_end() -> None:

@@ -33,9 +33,12 @@ SELECT
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
     CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at, now() AS clock
+    api_count, listing_order, last_succeeded_at
 FROM etl_streams
 WHERE app_id = $1 AND workflow_id = $2
+
+-- name: clock
+SELECT now()
 
 -- name: count_listed
 -- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it.
@@ -111,24 +114,18 @@ SELECT pg_xact_status($1::text::xid8) = 'committed'
 UPDATE etl_streams SET last_error = $4, last_hint = nullif($5, ''), last_error_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND ($3::bigint IS NULL OR fence = $3)
 
--- name: count_before
--- How many listed runs stand above a place in a listing sorted by creation, newest first; $4: those without a time too.
-SELECT count(*) FROM listed_runs
-WHERE listed_by = $1 AND workflow_id = $2
-  AND (created_at > $3 OR ($4 AND created_at IS NULL))
-
 -- name: count_after
--- The same in a listing sorted oldest first.
-SELECT count(*) FROM listed_runs
-WHERE listed_by = $1 AND workflow_id = $2
-  AND (created_at < $3 OR ($4 AND created_at IS NULL))
+-- How many listed runs were created after a moment.
+SELECT count(*) FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND created_at > $3
+
+-- name: count_before
+SELECT count(*) FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND created_at < $3
 
 -- name: runs_between
--- The listed runs of a stretch of creation times: lower exclusive, upper inclusive, null open; $5: those without one too.
+-- The listed runs created between two moments, both included; null is open.
 SELECT id, created_at FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2
-  AND CASE WHEN created_at IS NULL THEN $5
-           ELSE ($3::timestamptz IS NULL OR created_at > $3) AND ($4::timestamptz IS NULL OR created_at <= $4) END
+  AND ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at <= $4)
 
 -- name: create_seen
 CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, key text, PRIMARY KEY (pass, key))
@@ -177,13 +174,6 @@ SELECT id FROM etl_syncs WHERE status = 'running' AND id <> $1
 UPDATE etl_syncs
 SET status = 'interrupted', ended_at = now(), error = coalesce(error, 'the process exited without recording a result')
 WHERE id = $1 AND status = 'running'
-
--- name: runs_between_ascending
--- The same in a listing sorted oldest first: lower inclusive, upper exclusive.
-SELECT id, created_at FROM listed_runs
-WHERE listed_by = $1 AND workflow_id = $2
-  AND CASE WHEN created_at IS NULL THEN $5
-           ELSE ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at < $4) END
 
 -- name: has_bare_days
 SELECT EXISTS (
