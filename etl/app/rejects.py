@@ -61,7 +61,7 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
     """
     url = await database_url(settings)
     await bring_up_to_date(url, settings, ignore)
-    connection = await connect(url, settings.database.schema_name)
+    connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
     try:
         rows = [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
         if await connection.fetchval(_SQL["may_read_payloads"]):

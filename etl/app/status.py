@@ -64,7 +64,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     """
     url = await database_url(settings)
     await bring_up_to_date(url, settings, ignore)
-    connection = await connect(url, settings.database.schema_name)
+    connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
     try:
         streams = await read_health(connection)
         if explain:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from etl.app.upkeep import roll_up_stream
+from etl.db.liveness import raise_if_cancelled
 from etl.db.refusals import LOST, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
@@ -194,6 +195,7 @@ class StreamRunner:
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock
+                raise_if_cancelled()
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 if attempt == RECONNECTS:
                     raise unusable(error) from error

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from etl.events import Event, Listener
     from etl.sync.stream import Mode
 
-LEDGER_PATIENCE_S = 3.0
+LEDGER_PATIENCE_S = 2.0
 """How long the end of an invocation waits for its row of `etl_syncs`."""
 
 

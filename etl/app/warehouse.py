@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
-from etl.db import embedded
+from etl.db import embedded, liveness
 from etl.db.connect import connect, create_pool, missing_privilege
 from etl.db.empty import EmptyPool, EmptySession
+from etl.db.liveness import raise_if_cancelled
 from etl.db.migrate import migrate, migrations, pending
 from etl.db.refusals import LOST
 from etl.db.session import Session
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.events import Listener
 
-RECONNECT_S = 60.0
-"""How long a sync waits for PostgreSQL to come back before it fails (exit 4)."""
+LEASE_S = 15.0
+"""How long a lease of the request budget may take, which waits for nothing but a busy server."""
 
 
 async def database_url(settings: Settings) -> str:
@@ -45,20 +47,26 @@ async def bring_up_to_date(url: str, settings: Settings, listener: Listener) -> 
     Raises:
         DatabaseError: the database cannot be used, or migrations are pending and `auto_migrate` is off.
     """
-    connection = await connect(url, settings.database.schema_name)
+    connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
     try:
-        await _migrated(connection, settings, listener)
+        await _migrated(connection, url, settings, listener)
     finally:
         await connection.close()
 
 
-async def _migrated(connection: asyncpg.Connection, settings: Settings, listener: Listener) -> None:
+async def _migrated(connection: asyncpg.Connection, url: str, settings: Settings, listener: Listener) -> None:
     schema = settings.database.schema_name
-    if settings.database.auto_migrate:
-        for name in await migrate(connection, schema):
-            listener(Notice("migration.applied", {"name": name}))
-    elif names := await pending(connection, schema):
+    names = await pending(connection, schema)
+    if not names:
+        return
+    if not settings.database.auto_migrate:
         raise _pending(names)
+    patient = await connect(url, schema)  # an index of a large table takes longer than a statement of a sync
+    try:
+        for name in await migrate(patient, schema):
+            listener(Notice("migration.applied", {"name": name}))
+    finally:
+        await patient.close()
 
 
 def _pending(names: Sequence[str]) -> DatabaseError:
@@ -72,11 +80,8 @@ class Warehouse:
     After a lost connection `reconnect` opens a new session, in which streams must be locked again.
     """
 
-    def __init__(
-        self, url: str, schema: str, pool: asyncpg.Pool, leases: asyncpg.Pool | None, session: Session
-    ) -> None:
-        self._url = url
-        self._schema = schema
+    def __init__(self, settings: Settings, pool: asyncpg.Pool, leases: asyncpg.Pool | None, session: Session) -> None:
+        self._settings = settings
         self.pool = pool
         self.leases = leases
         self.session = session
@@ -90,24 +95,40 @@ class Warehouse:
         """Replace a broken session; later callers get the session that the first one opened.
 
         Raises:
-            DatabaseError: PostgreSQL does not come back within `RECONNECT_S` seconds.
+            DatabaseError: PostgreSQL does not come back within `OUTAGE_S` seconds.
         """
         async with self._reopening:
             if self.session is not broken:
                 return self.session
             await broken.close()
-            give_up = asyncio.get_running_loop().time() + RECONNECT_S
+            give_up = asyncio.get_running_loop().time() + liveness.OUTAGE_S
             while True:
                 try:
-                    self.session = await Session.open(self._url, self._schema)
-                    if sync_id is not None:
-                        await self.session.adopt_sync(sync_id)
+                    self.session = await _open_session(self._settings, sync_id)
                 except (DatabaseError, *LOST):
+                    raise_if_cancelled()
                     if asyncio.get_running_loop().time() > give_up:
                         raise
                     await asyncio.sleep(0.5)
                 else:
                     return self.session
+
+
+async def _open_session(settings: Settings, sync_id: int | None) -> Session:
+    """Open a session, which takes over the row of `etl_syncs` from a lost one.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or PostgreSQL keeps the lost session.
+    """
+    database = settings.database
+    session = await Session.open(await database_url(settings), database.schema_name, timeout_s=database.timeout_s)
+    try:
+        if sync_id is not None:
+            await session.take_over(sync_id)
+    except BaseException:
+        await session.close()
+        raise
+    return session
 
 
 @asynccontextmanager
@@ -120,16 +141,16 @@ async def open_unchanged(settings: Settings, listener: Listener, *, width: int =
         DatabaseError: it cannot be reached or used, or migrations are pending.
     """
     if settings.database_url() is None and not embedded.is_made(settings.data_dir):
-        yield _empty()
+        yield _empty(settings)
         return
     url, schema = await database_url(settings), settings.database.schema_name
-    connection = await connect(url, schema)
+    connection = await connect(url, schema, timeout_s=settings.database.timeout_s)
     try:
         todo = await pending(connection, schema)
     finally:
         await connection.close()
     if len(todo) == len(migrations()):
-        yield _empty()
+        yield _empty(settings)
         return
     if todo:
         raise _pending(todo)
@@ -137,8 +158,8 @@ async def open_unchanged(settings: Settings, listener: Listener, *, width: int =
         yield warehouse
 
 
-def _empty() -> Warehouse:
-    return Warehouse("", "", cast("asyncpg.Pool", EmptyPool()), None, EmptySession())
+def _empty(settings: Settings) -> Warehouse:
+    return Warehouse(settings, cast("asyncpg.Pool", EmptyPool()), None, EmptySession())
 
 
 @asynccontextmanager
@@ -156,19 +177,27 @@ async def open_warehouse(
     Raises:
         DatabaseError: it cannot be reached or used, or a privilege is missing, now or while it is open.
     """
-    url, schema = await database_url(settings), settings.database.schema_name
+    url, schema, timeout_s = await database_url(settings), settings.database.schema_name, settings.database.timeout_s
+    reopen = partial(database_url, settings)
     try:
         async with AsyncExitStack() as stack:
-            connection = await connect(url, schema, application_name="cortex-etl session")
+            connection = await connect(url, schema, application_name="cortex-etl session", timeout_s=timeout_s)
             session = Session(connection, schema)
             stack.push_async_callback(session.close)
             if migrated:
-                await _migrated(connection, settings, listener)
-            pool = await create_pool(url, schema, size=width)
+                await _migrated(connection, url, settings, listener)
+            pool = await create_pool(url, schema, size=width, timeout_s=timeout_s, ensure_running=reopen)
             stack.callback(pool.terminate)
-            leases = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
+            leases = await create_pool(
+                url,
+                schema,
+                size=1,
+                application_name="cortex-etl budget",
+                timeout_s=min(timeout_s, LEASE_S),
+                ensure_running=reopen,
+            )
             stack.callback(leases.terminate)
-            warehouse = Warehouse(url, schema, pool, leases, session)
+            warehouse = Warehouse(settings, pool, leases, session)
             stack.push_async_callback(warehouse.close)
             yield warehouse
     except asyncpg.InsufficientPrivilegeError as refusal:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import json
 import logging
-import signal
 import sys
 import traceback
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ import typer
 
 from etl import events
 from etl.cli.output import Output, drop_output, flush, on_terminal
+from etl.cli.signals import SIGNALS
 from etl.errors import EtlError, InterruptedSyncError, explain
 from etl.observe.logs import Logs, take_over_stderr
 from etl.observe.secrets import Mask
@@ -134,32 +135,11 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
         factory = asyncio.new_event_loop
     else:
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with SIGNALS.held(), asyncio.Runner(loop_factory=factory) as runner:
         try:
-            return runner.run(work)
-        finally:
-            with _signals_held():
-                runner.close()
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Delay a signal until the end of the block, where it would leave threads without a loop; not a second one."""
-    held: list[int] = []
-
-    def hold(sign: int, _frame: object) -> None:
-        if held:
-            raise KeyboardInterrupt
-        held.append(sign)
-
-    before = {sign: signal.signal(sign, hold) for sign in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
-        for each in held:
-            signal.raise_signal(each)
+            return runner.run(SIGNALS.cancelling(work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 def command(
@@ -224,32 +204,40 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
 
 
 def finish(call: Invocation, work: Callable[[], int | None]) -> int:
-    """Run a command and turn any error into an exit code and one message.
-
-    Signals are ignored afterwards: the work is done, and one that arrives while Python exits would kill it.
-    """
+    """Run a command and turn any error into an exit code and one message."""
     take_over_stderr(call.logs())
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the parent shell ignored it
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupted = InterruptedSyncError()
+    SIGNALS.handle(_interruption(call, interrupted))
+    code = _finish(call, work, interrupted)
+    SIGNALS.done(code)
+    return code
+
+
+def _interruption(call: Invocation, error: InterruptedSyncError) -> str:
+    """Return the message of a forced end."""
+    if call.form == "json":
+        event = {"event": "command.failed", "error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        return f"{json.dumps(event)}\n"
+    return f"error: {error.message}\n"
+
+
+def _finish(call: Invocation, work: Callable[[], int | None], interrupted: InterruptedSyncError) -> int:
     try:
         code = work() or 0
         flush()
     except EtlError as error:
         return _failed(call, error)
     except (KeyboardInterrupt, typer.Abort):  # the latter at a prompt
-        return _failed(call, InterruptedSyncError())
+        return _failed(call, interrupted)
     except BrokenPipeError:
         drop_output()  # the reader closed the pipe, as `| head` does
         return 0
-    except typer.Exit:
-        raise
+    except typer.Exit as end:
+        return end.exit_code
     except Exception as error:  # noqa: BLE001 -- last resort: a message instead of a traceback
         code = _failed(call, _database_error(error) or explain(error))
         drop_output()
         return code
-    finally:
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sign, signal.SIG_IGN)
     return code
 
 
@@ -273,4 +261,5 @@ def _database_error(error: Exception) -> EtlError | None:
         return None
     from etl.db.refusals import DRIVER_ERRORS, unusable
 
-    return unusable(error) if isinstance(error, DRIVER_ERRORS) else None
+    is_lost = isinstance(error, (*DRIVER_ERRORS, TimeoutError, ConnectionError))
+    return unusable(error) if is_lost else None

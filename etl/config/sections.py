@@ -342,13 +342,14 @@ class ApiSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """The warehouse. Without `url` it is the embedded PostgreSQL in `data_dir`. `read_url` is for queries."""
+    """The warehouse, embedded without `url`. `read_url` is for queries, `timeout_s` for each statement of a sync."""
 
     url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
     read_url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
     url_file: File | None = None
     schema_name: Annotated[str, AfterValidator(check_schema)] = Field(default="cortex", alias="schema")
     auto_migrate: bool = True
+    timeout_s: Annotated[float, BeforeValidator(not_bool)] = Field(default=60, gt=0, le=3600)
 
 
 class AppSettings(Section):

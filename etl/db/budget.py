@@ -13,6 +13,8 @@ from time import monotonic
 
 import asyncpg
 
+from etl.db import liveness
+from etl.db.liveness import raise_if_cancelled
 from etl.db.refusals import LOST, unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
@@ -22,8 +24,7 @@ _GUARD_SHARE = 1 / 150  # share of the window: tolerated variation of request la
 _SLOT_SHARE = 1 / 300  # share of the window: leases this close together share an entry (0.2 s of 60 s)
 
 _TEMPORARY = (*LOST, asyncpg.InsufficientResourcesError)
-_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # before each retry
-_MAX_RETRY_S = 15.0  # no retry starts later
+_LONGEST_PAUSE_S = 1.6  # between two attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,23 @@ class BudgetLease:
 class Budget:
     """The budget of one API host: `requests_per_minute` requests in any `window_s` seconds, over all processes.
 
-    Use a separate pool with one connection: waiting for a busy pool would delay all requests.
+    Use a separate pool with one connection: waiting for a busy pool would delay all requests. While the database is
+    away, statements are tried again for `patience_s` seconds, by default as long as a sync waits for it to come back.
     """
 
-    def __init__(self, pool: asyncpg.Pool, host: str, requests_per_minute: int, *, window_s: float = WINDOW_S) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        host: str,
+        requests_per_minute: int,
+        *,
+        window_s: float = WINDOW_S,
+        patience_s: float | None = None,
+    ) -> None:
         self._pool = pool
         self._host = host
         self._requests_per_minute = requests_per_minute
+        self._patience_s = liveness.OUTAGE_S if patience_s is None else patience_s
         self._held_s = window_s * (1 + _GUARD_SHARE)
         self._slot_s = window_s * _SLOT_SHARE
 
@@ -55,7 +66,7 @@ class Budget:
         """Lease up to `want` requests, to be sent within `valid_s` seconds from now.
 
         Raises:
-            DatabaseError: the database is unreachable for several seconds, or refuses.
+            DatabaseError: the database stays unreachable, or refuses.
         """
         terms = (want, self._requests_per_minute, self._held_s, valid_s, self._slot_s)
         row, asked_at = await self._query("lease", *terms)
@@ -68,24 +79,25 @@ class Budget:
         """Grant no requests to any process for `seconds`; a longer current pause is kept.
 
         Raises:
-            DatabaseError: the database is unreachable for several seconds, or refuses.
+            DatabaseError: the database stays unreachable, or refuses.
         """
         await self._query("pause", seconds)
 
     async def _query(self, name: str, *values: float) -> tuple[asyncpg.Record | None, float]:
         """Run a statement for this host; return its row and the monotonic time just before it was sent."""
         sql = statements("budget")[name]
-        give_up_at = monotonic() + _MAX_RETRY_S
-        for pause_s in (*_PAUSES_S, None):
+        give_up_at, pause_s = monotonic() + self._patience_s, 0.1
+        while True:
             try:
                 async with self._pool.acquire() as connection:
                     asked_at = monotonic()
                     return await connection.fetchrow(sql, self._host, *values), asked_at
             except (*_TEMPORARY, asyncpg.PostgresError) as error:
-                if pause_s is None or not isinstance(error, _TEMPORARY) or monotonic() > give_up_at:
+                raise_if_cancelled()
+                if not isinstance(error, _TEMPORARY) or monotonic() > give_up_at:
                     raise DatabaseError(
                         f"the request budget in the database cannot be used: {error or type(error).__name__}",
                         hint=unusable(error).hint,
                     ) from error
                 await asyncio.sleep(pause_s + random() / 5)  # noqa: S311 - jitter, not a secret
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

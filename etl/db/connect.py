@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import socket
 import ssl
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
 from etl.db.codecs import prepare, prepare_to_load
+from etl.db.liveness import Keepalives, LiveConnection, LoadingConnection
 from etl.db.pooling import refuse_unsuitable_pooler
+from etl.db.statements import statements
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+LONG_S = 3600.0
+"""How long the statements of commands that are no sync may take: an export, a migration, a report of everything."""
 
 _CONNECT_TIMEOUT_S = 15
-_SEND_BUFFER_BYTES = 1_000_000
+_SQL = statements("connect")
 _MIN_VERSION = 14  # major version of PostgreSQL
 
-_LIBPQ_ONLY = re.compile(
-    r"(channel_binding|client_encoding|connect_timeout|fallback_application_name|gssencmode|keepalives\w*"
-    r"|load_balance_hosts|sslcompression|sslsni|tcp_user_timeout)="
+_IGNORED = re.compile(
+    r"(channel_binding|client_encoding|fallback_application_name|gssencmode|load_balance_hosts|sslcompression|sslsni)="
 )
-"""URL parameters that asyncpg would send to the server, which does not know them."""
+"""URL parameters of libpq that asyncpg would send to the server, which does not know them."""
+
+_NUMBERS = re.compile(r"(connect_timeout|keepalives\w*|tcp_user_timeout)=(.*)")
+"""URL parameters of libpq that are honoured here, as asyncpg does not know them either."""
 
 # Raised by asyncpg if a server cannot be reached or its URL is invalid.
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
@@ -44,7 +51,11 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
         "refused the login",
         "Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
     ),
-    ((asyncpg.UndefinedObjectError,), "refused the connection", "Remove this parameter from database.url."),
+    (
+        (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError),
+        "refused the connection",
+        "Remove this parameter from database.url.",
+    ),
     (
         (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
         "does not accept connections now",
@@ -62,6 +73,7 @@ async def connect(
     schema: str,
     *,
     application_name: str = "cortex-etl",
+    timeout_s: float = LONG_S,
 ) -> asyncpg.Connection:
     """Open a connection whose search_path is `schema`.
 
@@ -69,23 +81,104 @@ async def connect(
         url: `postgresql://` or `postgres://`, with parameters of libpq (`host`, `sslmode`, ...).
         schema: name of the schema; it need not exist yet.
         application_name: the name shown in `pg_stat_activity`.
+        timeout_s: a statement unanswered for so many seconds counts as a lost connection.
 
     Raises:
         DatabaseError: the server cannot be reached or refuses the connection, or the URL is invalid.
     """
-    url = _for_driver(url)
-    connecting = asyncpg.connect(url, server_settings=_startup(application_name), timeout=_CONNECT_TIMEOUT_S)
-    connection: asyncpg.Connection = await _reach(connecting, url)
-    try:
-        _refuse_older_servers(connection, url)
-        _refuse_other_encodings(connection, url)
-        await refuse_unsuitable_pooler(connection, url, _place(url))
-        await _search(connection, schema)
-        await prepare(connection)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
+    dial = _Dial(url, schema, application_name, timeout_s)
+    return await dial.reach(dial.open(LiveConnection, prepare, check=True))
+
+
+async def create_pool(
+    url: str,
+    schema: str,
+    *,
+    size: int,
+    application_name: str = "cortex-etl",
+    timeout_s: float = LONG_S,
+    ensure_running: Callable[[], Awaitable[object]] | None = None,
+) -> asyncpg.Pool[asyncpg.Record]:
+    """Open a pool of at most `size` connections configured as by `connect`, one of them immediately.
+
+    `ensure_running` is called before each connection is opened.
+
+    Raises:
+        DatabaseError: see `connect`.
+    """
+    dial = _Dial(url, schema, application_name, timeout_s)
+
+    async def open_one(*_: object, **__: object) -> asyncpg.Connection:
+        if ensure_running is not None:
+            await ensure_running()
+        return await dial.open(LoadingConnection, prepare_to_load)
+
+    opening = asyncpg.create_pool(
+        url, init_size=1, min_size=0, max_size=size, connect=open_one, connection_class=LoadingConnection
+    )
+    pool: asyncpg.Pool[asyncpg.Record] = await dial.reach(opening)
+    return pool
+
+
+class _Dial:
+    """Opens connections to one server, all configured alike."""
+
+    def __init__(self, url: str, schema: str, application_name: str, timeout_s: float) -> None:
+        self._url, numbers = _for_driver(url)
+        asked_s = numbers.pop("connect_timeout", 0)
+        self._keepalives = Keepalives(**numbers)
+        self._limit_s = min(timeout_s, asked_s if asked_s > 0 else _CONNECT_TIMEOUT_S)
+        self._timeout_s = timeout_s
+        self._application_name = application_name
+        # pg_catalog is searched first if it is not named, so that no table of the schema can hide one of the catalog.
+        self._search = f"SET search_path = {quote_identifier(schema)}"
+
+    async def open(
+        self,
+        kind: type[LiveConnection],
+        prepare_codecs: Callable[[asyncpg.Connection], Awaitable[None]],
+        *,
+        check: bool = False,
+    ) -> LiveConnection:
+        """Open a connection within the time limit, and check with `check` that the server is suitable."""
+        async with asyncio.timeout(self._limit_s):
+            connection: LiveConnection = await asyncpg.connect(
+                self._url,
+                connection_class=kind,
+                command_timeout=self._timeout_s,
+                timeout=self._limit_s,
+                # PgBouncer passes these two on, and refuses others.
+                server_settings={"application_name": self._application_name, "timezone": "UTC"},
+            )
+            try:
+                connection.keep_alive(self._keepalives)
+                if check:
+                    _refuse_older_servers(connection, self._url)
+                    _refuse_other_encodings(connection, self._url)
+                    await refuse_unsuitable_pooler(connection, self._url, _place(self._url))
+                await connection.execute("; ".join([self._search, *_session_settings(connection)]))
+                await prepare_codecs(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+    async def reach(self, opening: Awaitable[T]) -> T:
+        """Await a connection or a pool.
+
+        Raises:
+            DatabaseError: for each error of the driver.
+        """
+        try:
+            return await opening
+        except _CONNECT_FAILURES as failure:
+            # Drop the cause: the driver's message may contain the URL with its password.
+            raise _unreachable(failure, self._url, self._limit_s) from None
+
+
+def _session_settings(connection: asyncpg.Connection) -> list[str]:
+    has_all = connection.get_server_version().major >= 17
+    return [_SQL["settings"], _SQL["settings_17"]] if has_all else [_SQL["settings"]]
 
 
 def _refuse_older_servers(connection: asyncpg.Connection, url: str) -> None:
@@ -114,65 +207,6 @@ def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
             f"The database at {_place(url)} has the encoding {encoding}, which cannot store all characters.",
             hint="Create a database with: createdb --encoding=UTF8 --template=template0 NAME, and set database.url.",
         )
-
-
-class _LoadingConnection(asyncpg.Connection):
-    """A connection for loading, without session state except locks, which are released explicitly."""
-
-    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
-        super().__init__(protocol, transport, *rest)
-        connected = transport.get_extra_info("socket")
-        # Give PostgreSQL rows to process while others are normalized. TCP buffers grow automatically.
-        if connected is not None and connected.family == socket.AF_UNIX:
-            with suppress(OSError):  # the system may allow less
-                connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-
-    def get_reset_query(self) -> str:
-        """Return no statement, which saves a round trip whenever the connection is released to the pool."""
-        return ""
-
-
-async def create_pool(
-    url: str, schema: str, *, size: int, application_name: str = "cortex-etl"
-) -> asyncpg.Pool[asyncpg.Record]:
-    """Open a pool of at most `size` connections configured as by `connect`, one of them immediately.
-
-    Raises:
-        DatabaseError: see `connect`.
-    """
-
-    async def begin(connection: asyncpg.Connection) -> None:
-        await _search(connection, schema)
-        await prepare_to_load(connection)
-
-    opening = asyncpg.create_pool(
-        _for_driver(url),
-        min_size=1,
-        max_size=size,
-        connection_class=_LoadingConnection,
-        init=begin,
-        server_settings=_startup(application_name),
-        timeout=_CONNECT_TIMEOUT_S,
-    )
-    pool: asyncpg.Pool[asyncpg.Record] = await _reach(opening, url)
-    return pool
-
-
-def _for_driver(url: str) -> str:
-    """Return the URL without parameters that only libpq supports."""
-    base, mark, query = url.partition("?")
-    kept = [each for each in query.split("&") if not _LIBPQ_ONLY.match(each)]
-    return f"{base}{mark}{'&'.join(kept)}"
-
-
-def _startup(application_name: str) -> dict[str, str]:
-    """Return the startup parameters: poolers know these two, and refuse others."""
-    return {"application_name": application_name, "timezone": "UTC"}
-
-
-async def _search(connection: asyncpg.Connection, schema: str) -> None:
-    # pg_catalog is searched first if it is not named, so that no table of the schema can hide one of the catalog.
-    await connection.execute(f"SET search_path TO {quote_identifier(schema)}")
 
 
 def quote_identifier(name: str) -> str:
@@ -214,15 +248,28 @@ def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseEr
     )
 
 
-async def _reach(opening: Awaitable[Any], url: str) -> Any:
-    try:
-        return await opening
-    except _CONNECT_FAILURES as failure:
-        # Drop the cause: the driver's message may contain the URL with its password.
-        raise _unreachable(failure, url) from None
+def _for_driver(url: str) -> tuple[str, dict[str, int]]:
+    """Return the URL without parameters that only libpq supports, and those of them that are numbers.
+
+    Raises:
+        DatabaseError: one of these is no number.
+    """
+    base, mark, query = url.partition("?")
+    kept, numbers = [], {}
+    for each in query.split("&"):
+        if number := _NUMBERS.fullmatch(each):
+            try:
+                numbers[number[1]] = int(number[2])
+            except ValueError:
+                raise DatabaseError(
+                    f"{number[1]} in database.url is not a whole number.", hint="Write a number, or remove it."
+                ) from None
+        elif not _IGNORED.match(each):
+            kept.append(each)
+    return f"{base}{mark}{'&'.join(kept)}", numbers
 
 
-def _unreachable(failure: Exception, url: str) -> DatabaseError:
+def _unreachable(failure: Exception, url: str, limit_s: float) -> DatabaseError:
     place = _place(url)
     if isinstance(failure, asyncpg.InvalidCatalogNameError):
         return DatabaseError(
@@ -238,7 +285,7 @@ def _unreachable(failure: Exception, url: str) -> DatabaseError:
             hint="Check sslmode and sslrootcert in database.url.",
         )
     if isinstance(failure, TimeoutError):
-        reason = f"no response within {_CONNECT_TIMEOUT_S} s"
+        reason = f"no response within {limit_s:g} s"
     else:
         reason = _clean(failure, url) or type(failure).__name__
     return DatabaseError(

@@ -35,7 +35,7 @@ PAUSE_S = 3.0
 """How long others can proceed before the next attempt."""
 
 TIMEOUT_S = 300.0
-"""How long a file is attempted."""
+"""How long a file is attempted, and how long another process that migrates is waited for."""
 
 _SQL = statements("migrate")
 
@@ -85,9 +85,16 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
         The names of the files that were applied, in order.
 
     Raises:
-        DatabaseError: a file failed, privileges are missing, or another version created the schema.
+        DatabaseError: a file failed, privileges are missing, another version created the schema, or another process
+            does not stop migrating it.
     """
-    await conn.execute(_SQL["lock_migrations"], schema)
+    try:
+        await conn.execute(_SQL["lock_migrations"], schema, timeout=TIMEOUT_S)
+    except TimeoutError:
+        raise DatabaseError(
+            f'Another process has been migrating the schema "{schema}" for {TIMEOUT_S:.0f} s.',
+            hint="Wait until it ends, then run this again.",
+        ) from None
     try:
         await _create_ledger(conn, schema)
         todo = _compare(migrations(), await _applied(conn, schema), schema)
@@ -189,5 +196,5 @@ async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> b
 
 
 async def _enter(conn: asyncpg.Connection, schema: str) -> None:
-    """Set the search_path to `schema` and disable the statement timeout until the transaction ends."""
-    await conn.execute(f"SET LOCAL search_path TO {quote_identifier(schema)}; SET LOCAL statement_timeout = 0")
+    """Set the search_path to `schema` until the transaction ends."""
+    await conn.execute(f"SET LOCAL search_path TO {quote_identifier(schema)}")

@@ -11,7 +11,6 @@ import asyncpg
 from etl.errors import DatabaseError
 
 _ROUNDS = 3
-_TIMEOUT_S = 15
 
 _LOST_STATEMENT = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 """Errors of prepared statements if another server connection is used than the one that prepared them."""
@@ -30,8 +29,9 @@ async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, pla
     """
     try:
         # Poolers send clients a fake process id.
-        backend = await connection.fetchval("SELECT pg_backend_pid()")
-        if backend == connection.get_server_pid() or await _keeps_its_server(url):
+        if await connection.fetchval("SELECT pg_backend_pid()") == connection.get_server_pid():
+            return
+        if await _keeps_its_server(url):
             return
     except _LOST_STATEMENT:
         pass
@@ -43,9 +43,9 @@ async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, pla
 
 async def _keeps_its_server(url: str) -> bool:
     """Return whether a connection keeps its server process while another connection is active."""
-    first = await asyncpg.connect(url, statement_cache_size=0, timeout=_TIMEOUT_S)
+    first = await asyncpg.connect(url, statement_cache_size=0)
     try:
-        second = await asyncpg.connect(url, statement_cache_size=0, timeout=_TIMEOUT_S)
+        second = await asyncpg.connect(url, statement_cache_size=0)
         try:
             mine = await _server_of(first)
             for _ in range(_ROUNDS):
@@ -53,9 +53,9 @@ async def _keeps_its_server(url: str) -> bool:
                     return False
             return True
         finally:
-            await second.close()
+            second.terminate()
     finally:
-        await first.close()
+        first.terminate()
 
 
 async def _server_of(connection: asyncpg.Connection) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from etl.db.query_text import accept, refused
-from etl.db.reading import connect_to_read, leave
+from etl.db.reading import connect_to_read
 from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 
@@ -58,7 +58,7 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
             async with asyncio.timeout(timeout_s):
                 return await _ask(connection, sql)
     finally:
-        await leave(connection)
+        await connection.close()
 
 
 @contextmanager

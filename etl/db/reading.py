@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,7 +13,6 @@ from etl.db import embedded
 from etl.db.connect import connect
 from etl.db.grants import READER, admit_reader
 from etl.db.migrate import migrate
-from etl.db.refusals import DRIVER_ERRORS
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from etl.config import Settings
-
-_CLOSE_TIMEOUT_S = 2.0
 
 _SQL = statements("reading")
 
@@ -61,7 +58,7 @@ async def connect_to_read(
         url: URL of the database.
         schema: schema of the warehouse.
         purpose: purpose of the connection, such as `report` or `export`.
-        time_limit_s: time limit of each statement in seconds; None for the server's own.
+        time_limit_s: time limit of each statement in seconds; None for none.
 
     Raises:
         DatabaseError: the database cannot be reached or used.
@@ -74,13 +71,6 @@ async def connect_to_read(
         connection.terminate()
         raise
     return connection
-
-
-async def leave(connection: asyncpg.Connection) -> None:
-    """Close a connection, and cancel the statement that it still runs: PostgreSQL would run it to its end."""
-    with suppress(*DRIVER_ERRORS, OSError, TimeoutError):
-        await connection.close(timeout=_CLOSE_TIMEOUT_S)
-    connection.terminate()
 
 
 @asynccontextmanager
@@ -113,6 +103,7 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
         asyncpg.OperatorInterventionError,
         asyncpg.InterfaceError,
         ConnectionError,
+        TimeoutError,
     ) as failure:
         if isinstance(failure, asyncpg.InterfaceError) and not connection.is_closed():
             raise
@@ -121,4 +112,4 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
             hint="Check PostgreSQL and try again.",
         ) from failure
     finally:
-        await leave(connection)
+        await connection.close()

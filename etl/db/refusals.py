@@ -18,14 +18,11 @@ LOST = (
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """All errors raised by the driver."""
 
-_UNLIMITED = "Remove the limit of the role: ALTER ROLE <role> SET {0} = 0;"
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (
         asyncpg.ReadOnlySQLTransactionError,
         "Name the primary in database.url, or: ALTER ROLE <role> SET default_transaction_read_only = off;",
     ),
-    (asyncpg.QueryCanceledError, _UNLIMITED.format("statement_timeout")),
-    (asyncpg.LockNotAvailableError, _UNLIMITED.format("lock_timeout")),
     (asyncpg.DiskFullError, "Free disk space for PostgreSQL, then run it again; committed data is kept."),
 )
 
@@ -36,10 +33,11 @@ def unusable(error: BaseException) -> DatabaseError:
     for kind, hint in _HINTS:
         if isinstance(error, kind):
             return DatabaseError(f"PostgreSQL refused: {message}", hint=hint)
-    for limit in ("idle-in-transaction", "idle-session"):
-        if limit in message:
-            name = f"{limit.removesuffix('-session').replace('-', '_')}_session_timeout"
-            return DatabaseError(f"PostgreSQL closed the connection: {message}", hint=_UNLIMITED.format(name))
+    if isinstance(error, TimeoutError):
+        return DatabaseError(
+            "PostgreSQL did not answer in time.",
+            hint="Check that its host and the network work. If the server is only slow, raise database.timeout_s.",
+        )
     if isinstance(error, LOST):
         return DatabaseError(
             f"Lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 import asyncpg
 
 from etl import __version__
-from etl.db.connect import connect
+from etl.db.connect import LONG_S, connect
+from etl.db.liveness import is_cancelled
 from etl.db.statements import statements
+from etl.errors import DatabaseError
 from etl.events import StreamId
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _SQL = statements("state")
+_ENDING_ATTEMPTS = 20
+_ENDING_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +64,20 @@ class Session:
         self._scratch = False
 
     @classmethod
-    async def open(cls, url: str, schema: str) -> Self:
-        """Connect.
+    async def open(cls, url: str, schema: str, *, timeout_s: float = LONG_S) -> Self:
+        """Connect; a statement unanswered for `timeout_s` seconds counts as a lost connection.
 
         Raises:
             DatabaseError: the database cannot be reached.
         """
-        return cls(await connect(url, schema, application_name="cortex-etl session"), schema)
+        connection = await connect(url, schema, application_name="cortex-etl session", timeout_s=timeout_s)
+        return cls(connection, schema)
 
     async def close(self) -> None:
         """Free every lock and disconnect: PostgreSQL frees those of a lost connection too, only a moment later."""
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             await self._connection.execute(_SQL["unlock_all"], timeout=1)
-            await self._connection.close(timeout=1)
-        self._connection.terminate()
+        await self._connection.close()
 
     async def _value(self, name: str, *args: object) -> Any:
         async with self._busy:
@@ -91,7 +95,7 @@ class Session:
         """
         if not await self._value("lock_stream", self._stream_lock(stream)):
             return None
-        await self._value("end_commits", *stream)
+        await self._value("end_holder", "\n".join((self._schema, "commit", *stream)))
         await self._value("ensure_stream", *stream)
         await self._value("take_fence", *stream)
         return await self.read(stream)
@@ -119,7 +123,7 @@ class Session:
         """Write the row of this invocation, and close the rows of processes that died; return what is known of it."""
         (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
         sync_id: int = row["id"]
-        await self.adopt_sync(sync_id)
+        await self._value("lock_stream", self._sync_lock(sync_id))
         for other in await self._rows("running_syncs", sync_id):
             name = self._sync_lock(other["id"])
             if await self._value("lock_stream", name):
@@ -127,9 +131,24 @@ class Session:
                 await self._value("unlock_stream", name)
         return dict(row)
 
-    async def adopt_sync(self, sync_id: int) -> None:
-        """Hold the liveness lock of a ledger row on this connection."""
-        await self._value("lock_stream", self._sync_lock(sync_id))
+    async def take_over(self, sync_id: int) -> None:
+        """Hold the liveness lock of a ledger row on this connection, and end the lost session that held it.
+
+        PostgreSQL may take a while to notice that a connection is lost. Until then it would keep the locks of streams.
+
+        Raises:
+            DatabaseError: PostgreSQL does not end the lost session.
+        """
+        name = self._sync_lock(sync_id)
+        for _ in range(_ENDING_ATTEMPTS):
+            if await self._value("lock_stream", name):
+                return
+            await self._value("end_holder", name)
+            await asyncio.sleep(_ENDING_PAUSE_S)
+        raise DatabaseError(
+            "PostgreSQL does not end a lost session of this sync, which still holds its locks.",
+            hint="Look for a process of PostgreSQL that is stopped or hangs, and end it.",
+        )
 
     async def finish_sync(self, *values: object) -> datetime:
         """Complete a row of `etl_syncs` (`values` in the order of the statement); returns when it ended."""
@@ -172,7 +191,9 @@ class Session:
         return int(await self._value("note_seen", number, list(dict.fromkeys(keys))))
 
     async def end_pass(self, number: int) -> None:
-        """Forget what a pass met."""
+        """Forget what a pass met; an interrupted process leaves that to the end of its session."""
+        if is_cancelled():
+            return
         await self._value("forget_seen", number)
 
     async def unseen_runs(

@@ -205,7 +205,7 @@ class Store:
         return done
 
     async def begin(self, connection: asyncpg.Connection) -> str:
-        """Say in a transaction's first statement whose it is, so that a successor can end it (see `end_commits`).
+        """Say in a transaction's first statement whose it is, so that a successor can end it (see `Session.lock`).
 
         Returns:
             The id of the transaction.

@@ -92,7 +92,7 @@ async def _open_limiter(settings: Settings) -> AsyncIterator[Limiter]:
                 schema = settings.database.schema_name
                 pool = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
                 stack.callback(pool.terminate)
-                budget = Budget(pool, api.host, api.requests_per_minute)
+                budget = Budget(pool, api.host, api.requests_per_minute, patience_s=0)
                 await budget.lease(0, 0.0)  # fails if the schema or a privilege is missing
                 limiter = SharedLimiter(budget)
         except (SettingsError, DatabaseError):

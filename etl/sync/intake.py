@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from etl.db.store import Store
     from etl.normalize import Normalizer, RunRows
 
-COMMIT_PATIENCE_S = 5.0
+COMMIT_PATIENCE_S = 4.0
 """How long an interrupted process waits for the commit in progress."""
 
 LONGEST_ID_BYTES = 1000
@@ -332,10 +332,9 @@ async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later
     except asyncio.CancelledError:
-        done, _ = await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
-        for each in done:
-            if not each.cancelled():
-                each.exception()  # looked at, or asyncio writes it to stderr; the cancellation says why all ends
+        # Look at its error, or asyncio writes it to stderr; the cancellation says why all ends.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         raise
     await task
 

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres_proxies import losing_answers
+from postgres_proxies import gated
 from sync_trials import SCHEMA, Trial, differences, one_stream, start, trial
 
 from etl.app import run_sync, syncing
-from etl.app import warehouse as opening
-from etl.db import embedded
+from etl.db import embedded, liveness
 from etl.db.connect import connect
 from etl.errors import DatabaseError
 from etl.events import BatchLoaded, Event, Notice
@@ -93,7 +92,7 @@ async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: P
 async def test_lasting_outage_exits_with_4_and_loses_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
-    monkeypatch.setattr(opening, "RECONNECT_S", 1.0)
+    monkeypatch.setattr(liveness, "OUTAGE_S", 1.0)
     monkeypatch.setattr(syncing, "LEDGER_PATIENCE_S", patience_s)
     url = embedded.start(data_dir)
     world = one_stream(200)
@@ -125,22 +124,22 @@ async def test_lasting_outage_exits_with_4_and_loses_nothing(
 
 @pytest.mark.parametrize("mode", ["backfill", "sync"])
 async def test_runs_of_a_commit_whose_answer_was_lost_are_counted(database_url: str, mode: str) -> None:
-    async with losing_answers(database_url) as losses, trial(database_url, one_stream(45)) as t:
+    async with gated(database_url) as gate, trial(database_url, one_stream(45)) as t:
         t.api = {"page_size": 10, "concurrency": 2}
         if mode == "sync":
             await t.agrees()
             for _ in range(25):
                 t.world.create_run("wf_1")
-        t.url, asked = losses.url, []
+        t.url, asked = gate.url, []
 
         def lose(path: str, query: dict[str, str], number: int) -> None:
             asked.append(path)
-            losses.left += len(asked) == 2
+            gate.lost_commits += len(asked) == 2
 
         t.sandbox.faults.before_response = lose
         told: list[Event] = []
         summary = await t.run(mode, listener=told.append)
-        assert losses.left == 0
+        assert gate.lost_commits == 0
         assert any(isinstance(event, Notice) and event.name == "database.lost" for event in told)
         assert (summary.status, summary.exit_code) == ("succeeded", 0)
         assert await t.differences() == []

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import asyncpg
 import pytest
+from postgres_proxies import gated
 
 from etl.db.connect import connect, create_pool, quote_identifier, redact_url
 from etl.db.reading import connect_to_read
@@ -161,6 +162,33 @@ async def test_libpq_only_parameters_are_ignored(database_url: str) -> None:
     with pytest.raises(DatabaseError, match='unrecognized configuration parameter "no_such"') as caught:
         await connect(f"{database_url}{mark}no_such=1", "cortex")
     assert "Remove this parameter" in caught.value.hint
+
+
+async def test_keepalives_of_libpq_are_set(database_url: str) -> None:
+    def options(connection: asyncpg.Connection) -> list[int]:
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        found = [connection._socket.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+        return [connection._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *found]
+
+    async with gated(database_url) as server:
+        connection = await connect(server.url, "cortex")
+        assert options(connection) == [1, 30, 10, 3, 60_000]
+        await connection.close()
+        pool = await create_pool(f"{server.url}?keepalives_idle=7&tcp_user_timeout=9000", "cortex", size=1)
+        async with pool.acquire() as pooled:
+            assert options(pooled) == [1, 7, 10, 3, 9000]
+        await pool.close()
+        connection = await connect(f"{server.url}?keepalives=0", "cortex")
+        assert options(connection)[0] == 0
+        await connection.close()
+        with pytest.raises(DatabaseError, match=r"keepalives_idle in database\.url is not a whole number"):
+            await connect(f"{server.url}?keepalives_idle=soon", "cortex")
+
+
+async def test_server_looks_for_clients_that_are_gone(database_url: str) -> None:
+    connection = await connect(database_url, "cortex")
+    assert await connection.fetchval("SHOW client_connection_check_interval") == "10s"
+    await connection.close()
 
 
 async def test_database_without_connect_privilege(warehouse: asyncpg.Connection, database_url: str) -> None:

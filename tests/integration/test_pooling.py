@@ -51,6 +51,13 @@ async def test_commands_work_in_session_mode(at_work, database_url, arguments) -
         assert ended.code == 0, ended.err
 
 
+async def test_refused_startup_parameter_is_named(database_url) -> None:
+    async with pooling(database_url, "session") as pooler:
+        with pytest.raises(DatabaseError, match="unsupported startup parameter: geqo") as refused:
+            await connect(f"{pooler.url}?geqo=off", "cortex")
+        assert "Remove this parameter" in refused.value.hint
+
+
 async def test_test_pooler_loses_sessions(database_url) -> None:
     """Otherwise the tests above would prove nothing."""
     async with pooling(database_url, "transaction") as pooler:

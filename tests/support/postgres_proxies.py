@@ -1,4 +1,4 @@
-"""Proxies between a client and PostgreSQL: one adds TLS, one adds latency, one loses answers."""
+"""Proxies between a client and PostgreSQL: one adds TLS, one adds latency, one falls silent or loses answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,8 +17,84 @@ SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 
 
+@dataclass
+class Gate:
+    """Lets bytes pass until it is shut, as a firewall that drops packets does: no connection is closed or refused.
+
+    Attributes:
+        url: of the proxy.
+        shut_before: bytes of a client that shut the gate, and do not get through themselves.
+        shut_after: bytes of a client that get through, but whose answer does not.
+        armed_by: bytes of a client that must have passed before.
+        only_same: whether only the connection that sent these bytes falls silent.
+        lost_commits: how many connections are still to be cut when the server has answered a COMMIT.
+    """
+
+    url: str = ""
+    shut_before: bytes | None = None
+    shut_after: bytes | None = None
+    armed_by: bytes | None = None
+    only_same: bool = False
+    lost_commits: int = 0
+    is_shut: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    clients: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.opened.set()
+
+    def shut(self) -> None:
+        self.shut_before = self.shut_after = None
+        self.opened.clear()
+        self.is_shut.set()
+
+    def open(self) -> None:
+        self.opened.set()
+
+    def reset(self) -> None:
+        """Close all connections of clients abruptly."""
+        for client in self.clients:
+            client.transport.abort()
+
+
+class _Lane:
+    """The two directions of one connection through a gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._is_shut = False
+        self.is_cut = False
+
+    async def send(self, data: bytes) -> None:
+        """Wait for the gate before bytes of the client go on."""
+        gate = self._gate
+        if gate.lost_commits and b"COMMIT;\0" in data:
+            gate.lost_commits -= 1
+            self.is_cut = True
+        if gate.armed_by is not None and gate.armed_by in data:
+            gate.armed_by = None
+        if gate.armed_by is None and gate.shut_before is not None and gate.shut_before in data:
+            self._shut()
+        await self.passes()
+        if gate.armed_by is None and gate.shut_after is not None and gate.shut_after in data:
+            self._shut()
+
+    def _shut(self) -> None:
+        if not self._gate.only_same:
+            self._gate.shut()
+            return
+        self._gate.shut_before = self._gate.shut_after = None
+        self._gate.is_shut.set()
+        self._is_shut = True
+
+    async def passes(self) -> None:
+        if self._is_shut:
+            await asyncio.Event().wait()
+        await self._gate.opened.wait()
+
+
 @asynccontextmanager
-async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
+async def encrypting(server_url: str, certificate: Path, gate: Gate | None = None) -> AsyncIterator[str]:
     """Behave like a server with `ssl = on`; yield the URL, at `localhost`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
@@ -30,7 +106,7 @@ async def encrypting(server_url: str, certificate: Path) -> AsyncIterator[str]:
         await writer.start_tls(context)
         return True
 
-    async with _between(server_url, greet) as url:
+    async with _between(server_url, greet, gate=gate) as url:
         yield url
 
 
@@ -41,25 +117,18 @@ async def far_away(server_url: str, seconds: float) -> AsyncIterator[str]:
         yield url
 
 
-@dataclass
-class Losses:
-    """Connections that are still to be cut after a commit, before the client gets the answer."""
-
-    url: str = ""
-    left: int = 0
-
-
 @asynccontextmanager
-async def losing_answers(server_url: str) -> AsyncIterator[Losses]:
-    """Cut as many connections as `left` says, each when the server has answered a COMMIT; yield these losses."""
-    losses = Losses()
-    async with _between(server_url, losses=losses) as losses.url:
-        yield losses
+async def gated(server_url: str) -> AsyncIterator[Gate]:
+    """Yield a gate, through which the server can be reached at the gate's URL."""
+    gate = Gate()
+    async with _between(server_url, gate=gate) as url:
+        gate.url = url
+        yield gate
 
 
 @asynccontextmanager
 async def _between(
-    server_url: str, greet: Greet | None = None, seconds: float = 0, losses: Losses | None = None
+    server_url: str, greet: Greet | None = None, seconds: float = 0, gate: Gate | None = None
 ) -> AsyncIterator[str]:
     """Listen in front of a server on a Unix socket."""
     parts = urlsplit(server_url)
@@ -69,17 +138,21 @@ async def _between(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())  # type: ignore[arg-type]  # it runs in one
+        lane = _Lane(gate or Gate())
+        if gate is not None:
+            gate.clients.append(writer)
         try:
+            await lane.passes()
             if greet is not None and not await greet(reader, writer):
                 return
             inward, outward = await asyncio.open_unix_connection(path)
             try:
-                is_cut = asyncio.Event()
-                lose = _cut_at_commit(losses, is_cut) if losses is not None else None
-                await asyncio.gather(_pass_on(reader, outward, seconds, lose), _pass_on(inward, writer, is_cut=is_cut))
+                await asyncio.gather(
+                    _pass_on(reader, outward, lane, of_client=True, seconds=seconds), _pass_on(inward, writer, lane)
+                )
             finally:
                 outward.close()
-        except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
+        except (OSError, ssl.SSLError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
             writer.close()
@@ -95,29 +168,22 @@ async def _between(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _cut_at_commit(losses: Losses, is_cut: asyncio.Event) -> Callable[[bytes], None]:
-    def look_at(data: bytes) -> None:
-        if losses.left and b"COMMIT;\0" in data:
-            losses.left -= 1
-            is_cut.set()
-
-    return look_at
-
-
 async def _pass_on(
     source: asyncio.StreamReader,
     sink: asyncio.StreamWriter,
+    lane: _Lane,
+    *,
+    of_client: bool = False,
     seconds: float = 0,
-    look_at: Callable[[bytes], None] | None = None,
-    is_cut: asyncio.Event | None = None,
 ) -> None:
     while data := await source.read(65536):
         if seconds:
             await asyncio.sleep(seconds)
-        if look_at is not None:
-            look_at(data)
-        if is_cut is not None and is_cut.is_set():
+        await (lane.send(data) if of_client else lane.passes())
+        if lane.is_cut and not of_client:
             break
         sink.write(data)
+        await sink.drain()
+    await lane.passes()
     with suppress(OSError):
         sink.close()

@@ -90,6 +90,7 @@ class Trial:
     api: dict[str, Any] = field(default_factory=dict)
     sync: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)
+    database: dict[str, Any] = field(default_factory=dict)
     apps: tuple[str, ...] = ()
 
     @property
@@ -105,7 +106,7 @@ class Trial:
                 by_app.setdefault(app, []).append(workflow["id"])
         return Settings(
             api=ApiSettings(**api),
-            database=DatabaseSettings(url=self.url, schema=SCHEMA),
+            database=DatabaseSettings(**{"url": self.url, "schema": SCHEMA} | self.database),
             apps=[AppSettings(id=app, workflows=workflows) for app, workflows in by_app.items()],
             sync=SyncSettings(**self.sync),
             payloads=self.payloads,
@@ -203,6 +204,10 @@ class Process:
         self.out, self.err = ended.out, ended.err
         return ended.code
 
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
@@ -212,7 +217,7 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     settings = trial.settings
     config = {
         "api": {"base_url": trial.sandbox.url, "requests_per_minute": 100_000} | trial.api,
-        "database": {"url": trial.url, "schema": SCHEMA},
+        "database": {"url": trial.url, "schema": SCHEMA} | trial.database,
         "apps": [{"id": app.id, "workflows": app.workflows} for app in settings.apps],
         "sync": trial.sync,
         "payloads": trial.payloads,

@@ -51,12 +51,10 @@ class Pooler:
     Args:
         server_url: a PostgreSQL server on a Unix socket with trust authentication.
         mode: `transaction` or `session`.
-        ignored: startup parameters to ignore; other parameters that are not tracked are refused.
     """
 
     server_url: str
     mode: str
-    ignored: frozenset[str] = frozenset()
     free: list[Server] = field(default_factory=list)
     opened: list[asyncio.StreamWriter] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -104,7 +102,7 @@ class Pooler:
                 break
             writer.write(b"N")
         names = {name.decode().lower() for name in body[4:].split(b"\0")[::2] if name}
-        for name in sorted(names - TRACKED - self.ignored):
+        for name in sorted(names - TRACKED):
             text = f"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: {name}\0\0"
             writer.write(message(b"E", text.encode()))
             return None
@@ -148,9 +146,9 @@ class Pooler:
 
 
 @asynccontextmanager
-async def pooling(server_url: str, mode: str, ignored: frozenset[str] = frozenset()) -> AsyncIterator[Pooler]:
+async def pooling(server_url: str, mode: str) -> AsyncIterator[Pooler]:
     """Run a pooler in front of a server."""
-    pooler = Pooler(server_url, mode, ignored)
+    pooler = Pooler(server_url, mode)
     listener = await asyncio.start_server(pooler.serve, "127.0.0.1", 0)
     parts = urlsplit(server_url)
     port = listener.sockets[0].getsockname()[1]

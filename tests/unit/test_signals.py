@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -32,6 +35,23 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what a scrip
 sys.exit(finish(Invocation(None, "console", 0, False), lambda: run_async(work())))
 """
 
+DEAF = """
+import asyncio, signal, sys
+from etl.cli import signals
+from etl.cli.invocation import Invocation, finish, run_async
+
+async def work():
+    print("working", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            print("deaf", flush=True)
+
+signals.PATIENCE_S = {patience_s}
+sys.exit(finish(Invocation(None, {form!r}, 0, False), lambda: run_async(work())))
+"""
+
 AT_ITS_END = """
 import asyncio, os, signal, sys, threading, time
 from etl.cli.invocation import Invocation, finish, run_async
@@ -50,6 +70,48 @@ from etl.cli.invocation import Invocation, finish
 atexit.register(lambda: signal.raise_signal(signal.{sign}))
 sys.exit(finish(Invocation(None, "console", 0, False), lambda: 0))
 """
+
+
+@pytest.fixture
+def start_deaf() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command that does not end when it is cancelled, and wait until it works."""
+    started = []
+
+    def start(patience_s: float, form: str = "console") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", DEAF.format(patience_s=patience_s, form=form)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_second_signal_ends_a_command_immediately(start_deaf: Callable[..., subprocess.Popen[str]]) -> None:
+    process = start_deaf(patience_s=60)
+    process.terminate()
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deaf\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=2) == 130
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_deaf_command_ends_after_a_while(start_deaf: Callable[..., subprocess.Popen[str]], form: str) -> None:
+    process = start_deaf(patience_s=0.5, form=form)
+    process.terminate()
+    _, err = process.communicate(timeout=5)
+    assert process.returncode == 130
+    if form == "json":
+        assert json.loads(err) == {
+            "event": "command.failed", "error": "interrupted; committed data is kept", "hint": "", "exit_code": 130
+        }  # fmt: skip
+    else:
+        assert err == "error: interrupted; committed data is kept\n"
 
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])

@@ -1,5 +1,5 @@
 -- name: read_only
--- Make the session read-only, with a time limit of $1 milliseconds for each statement (null: the server's own), and give
+-- Make the session read-only, with a time limit of $1 milliseconds for each statement (null: none), and give
 -- up the rights of a superuser. Not as startup parameters: a pooler refuses those that it does not know.
 SELECT
     set_config('default_transaction_read_only', 'on', false),

@@ -11,11 +11,10 @@ SELECT pg_advisory_unlock_all()
 -- name: ensure_stream
 INSERT INTO etl_streams (app_id, workflow_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
 
--- name: end_commits
--- A process that sleeps in the middle of a commit keeps rows locked: whoever takes its stream over ends that session.
-WITH mark AS (
-    SELECT hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0) AS key
-)
+-- name: end_holder
+-- End the session that holds an advisory lock: one of a process that sleeps in the middle of a commit, whose stream was
+-- taken over, or one whose connection this process lost.
+WITH mark AS (SELECT hashtextextended($1, 0) AS key)
 SELECT count(pg_terminate_backend(activity.pid))
 FROM mark
 JOIN pg_locks AS locks ON locks.locktype = 'advisory' AND locks.objsubid = 1

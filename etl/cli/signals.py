@@ -1,0 +1,92 @@
+"""SIGINT and SIGTERM: the first one cancels the command, a second one ends it, and so does waiting for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import contextmanager
+from select import select
+from threading import Timer
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from etl.errors import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+Result = TypeVar("Result")
+
+PATIENCE_S = 9.0
+"""How long a command that was told to end may take: committing what is in hand, and saying goodbye to the database."""
+
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+class Signals:
+    """Handles the signals of the process, for one command."""
+
+    def __init__(self) -> None:
+        self._message = b""
+        self._received = 0
+        self._is_held = self._is_pending = False
+        self._task: asyncio.Task[Any] | None = None
+
+    def handle(self, message: str) -> None:
+        """Handle signals from now on, even if the parent shell ignored them; `message` is written at a forced end."""
+        self._message, self._received = message.encode(), 0
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, self._receive)
+
+    def done(self, code: int) -> None:
+        """Let a signal end the process with its exit code from now on: only Python's own end is left."""
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, lambda *_: os._exit(code))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Delay the first signal until the end of the block, unless `cancelling` has it: a loop is opened or closed."""
+        self._is_held, self._is_pending = True, False
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._is_pending:
+            raise KeyboardInterrupt
+
+    async def cancelling(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await some work, which the first signal cancels."""
+        task = self._task = asyncio.current_task()
+        if self._is_pending and task is not None:
+            self._is_pending = False
+            task.cancel()
+        try:
+            return await work
+        finally:
+            self._task = None
+
+    def _receive(self, _number: int, _frame: object) -> None:
+        self._received += 1
+        if self._received > 1:
+            self._end()
+        watchdog = Timer(PATIENCE_S, self._end)
+        watchdog.daemon = True
+        watchdog.start()
+        if self._task is not None:
+            self._task.cancel()
+            self._task.get_loop().call_soon_threadsafe(lambda: None)  # wakes the loop
+        elif self._is_held:
+            self._is_pending = True
+        else:
+            raise KeyboardInterrupt
+
+    def _end(self) -> None:
+        """End at once, whatever the other threads do or hold."""
+        message = _SHOW_CURSOR + self._message if os.isatty(2) else self._message
+        if select([], [2], [], 0)[1]:  # a reader that does not read would block this thread too
+            os.write(2, message)
+        os._exit(EXIT_INTERRUPTED)
+
+
+SIGNALS = Signals()
+"""Those of this process."""
