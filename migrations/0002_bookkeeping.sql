@@ -119,6 +119,7 @@ CREATE TABLE etl_rejects (
     error       text        NOT NULL,
     payload     bytea       NOT NULL,
     digest      bytea       NOT NULL,
+    bytes       bigint,
     created_at  timestamptz NOT NULL DEFAULT now(),
     resolved_at timestamptz,
     CONSTRAINT etl_rejects_pkey PRIMARY KEY (id),
@@ -135,8 +136,10 @@ COMMENT ON COLUMN etl_rejects.url IS 'URL that the item came from, without secre
 COMMENT ON COLUMN etl_rejects.page IS 'Page of the listing, from 1; 0 for a run that was read by its id.';
 COMMENT ON COLUMN etl_rejects.reason IS 'Stable code of the reason.';
 COMMENT ON COLUMN etl_rejects.error IS 'Error message: what was expected and what was received.';
-COMMENT ON COLUMN etl_rejects.payload IS 'Bytes of the item, as received or redacted.';
-COMMENT ON COLUMN etl_rejects.digest IS 'Hash of the item, to recognise it when it is read again.';
+COMMENT ON COLUMN etl_rejects.payload IS
+    'The item as received. With payloads.store none or payloads.redact only its ids, status, times and numbers; empty if it is not a JSON object.';
+COMMENT ON COLUMN etl_rejects.digest IS 'SHA-256 of the item as received, to recognise it when it is read again.';
+COMMENT ON COLUMN etl_rejects.bytes IS 'Size of the item as received, in bytes.';
 COMMENT ON COLUMN etl_rejects.created_at IS 'When the item was quarantined.';
 COMMENT ON COLUMN etl_rejects.resolved_at IS
     'When the item or a later version of the run was loaded, or the item was no longer listed; null while it is in quarantine.';

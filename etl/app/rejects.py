@@ -14,10 +14,10 @@ from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
 from etl.db.connect import connect
 from etl.db.statements import statements
 from etl.db.store import Store, empty_due_rejects
-from etl.decode import REPLACEMENT
+from etl.decode import REPLACEMENT, digest
 from etl.errors import NotFoundError, SettingsError
 from etl.events import StreamId, ignore
-from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
+from etl.normalize import Normalizer, abridge_of, redactor_of
 from etl.sync.intake import Intake
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ class RetryReport:
 async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[dict[str, Any]]:
     """Return quarantined items, newest first; `resolved` includes resolved ones.
 
-    `bytes`, the size as received, is None for a role without the privilege to read the payload.
-
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
@@ -63,18 +61,13 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
     await bring_up_to_date(url, settings, ignore)
     connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
     try:
-        rows = [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
-        if await connection.fetchval(_SQL["may_read_payloads"]):
-            found = await connection.fetch(_SQL["reject_sizes"], [row["id"] for row in rows])
-            sizes = {row["id"]: row["bytes"] for row in found}
-            rows = [row | {"bytes": sizes.get(row["id"])} for row in rows]
-        return rows
+        return [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
     finally:
         await connection.close()
 
 
 async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener: Listener = ignore) -> RetryReport:
-    """Load quarantined items again: the stored bytes, or, if they are rejected again, what the API returns now.
+    """Load quarantined items again: the bytes as received if they are stored, or else what the API returns now.
 
     Args:
         settings: all of them; without a key no requests are sent.
@@ -126,8 +119,8 @@ class _Retrying:
             return
         payloads = self._settings.payloads
         keep = payloads.retention == "keep"
-        redactor = quarantine_redactor_of(payloads)
-        store = Store(self._warehouse.pool, session, stream, state, sync_id=None, redactor=redactor, keep_payloads=keep)
+        abridge = abridge_of(payloads)
+        store = Store(self._warehouse.pool, session, stream, state, sync_id=None, abridge=abridge, keep_payloads=keep)
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
         intake = Intake(store, normalizer, self._listener, retry=True)
         try:
@@ -137,7 +130,8 @@ class _Retrying:
             await session.release(stream)
 
     async def _item(self, stream: StreamId, intake: Intake, item: asyncpg.Record) -> None:
-        if await self._take(intake, item, item["payload"]):
+        is_whole = digest(item["payload"]) == item["digest"]  # nothing was left out of it
+        if is_whole and await self._take(intake, item, item["payload"]):
             self.report.loaded += 1
             return
         client = self._clients.get(stream.app_id)
@@ -149,7 +143,7 @@ class _Retrying:
                 await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
                 self.report.gone += 1
                 return
-            if raw != item["payload"] and await self._take(intake, item, raw):
+            if not (is_whole and raw == item["payload"]) and await self._take(intake, item, raw):
                 self.report.loaded += 1
                 return
         rows = await self._warehouse.pool.fetch(_SQL["still_open"], item["id"], *stream, item["run_id"])

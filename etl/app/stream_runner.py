@@ -12,12 +12,12 @@ import asyncpg
 
 from etl.app.upkeep import roll_up_stream
 from etl.db.liveness import raise_if_cancelled
-from etl.db.refusals import LOST, unusable
+from etl.db.refusals import LOST, describe_refusal, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
 from etl.errors import DatabaseError, EtlError, InterruptedSyncError, KeyRefusedError, LockLostError, NotFoundError
 from etl.events import BatchLoaded, Notice, StreamFinished
-from etl.normalize import Normalizer, quarantine_redactor_of, redactor_of
+from etl.normalize import Normalizer, abridge_of, redactor_of
 from etl.sync import Outcome, StreamSync
 from etl.sync.intake import Intake, Tally
 from etl.sync.listing import Listing
@@ -74,7 +74,7 @@ class StreamRunner:
         self._sync_id = sync_id
         self._dry_run = sync_id is None
         self._redactor = redactor_of(settings.payloads)
-        self._quarantine_redactor = quarantine_redactor_of(settings.payloads)
+        self._abridge = abridge_of(settings.payloads)
         self._streams: Sequence[StreamId] = ()
         self._unrecorded: list[StreamId] = []
         self._states: dict[StreamId, StreamState] = {}
@@ -203,7 +203,7 @@ class StreamRunner:
                     continue
                 self._skip(stream, "another invocation took the stream over")
             except REFUSALS as error:
-                await self._fail(stream, f"PostgreSQL refused: {error}", "Check PostgreSQL's log.")
+                await self._fail(stream, f"PostgreSQL refused: {describe_refusal(error)}", "Check PostgreSQL's log.")
             return
 
     def _hint_of_a_move(self, stream: StreamId) -> str:
@@ -251,7 +251,7 @@ class StreamRunner:
             self._states[stream],
             sync_id=self._sync_id,
             filters=(api.status, api.origin),
-            redactor=self._quarantine_redactor,
+            abridge=self._abridge,
             keep_payloads=self._settings.payloads.retention == "keep",
             dry_run=self._dry_run,
         )

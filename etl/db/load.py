@@ -115,7 +115,7 @@ async def write_rejects(
         if run_id is not None:
             await connection.execute(_SQL["supersede_rejects"], *stream, run_id, reject.digest)
         place = (clean_text(reject.item.url), reject.item.page)
-        details = (reject.reason, clean_text(reject.error), payload, reject.digest)
+        details = (reject.reason, clean_text(reject.error), payload, reject.digest, len(reject.item.raw))
         await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *details)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 
 from etl.errors import DatabaseError
@@ -46,3 +48,20 @@ def unusable(error: BaseException) -> DatabaseError:
         f"PostgreSQL refused: {message}",
         hint="Grant the role what the message names, or fix the server; committed data is kept.",
     )
+
+
+_SAFE_MESSAGES = (
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.StatementTooComplexError,
+    asyncpg.IntegrityConstraintViolationError,
+)
+"""Errors whose message names limits and constraints, and never values (these are in the details)."""
+
+
+def describe_refusal(error: BaseException) -> str:
+    """Return what is wrong with rows of the API, without the values that PostgreSQL's message may quote."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return f"the driver cannot send a value ({type(error).__name__})"
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+    what = str(error.args[0]) if isinstance(error, _SAFE_MESSAGES) else name
+    return f"{what} (SQLSTATE {error.sqlstate})"

@@ -2,7 +2,8 @@
 
 A batch is committed with its runs, their children and definitions, its rejects and the checkpoint. If a new run turns
 out to exist after all, because another stream listed it at the same moment, the whole batch is upserted. If PostgreSQL
-refuses a batch, halving it finds the runs that are refused, which are quarantined.
+refuses a batch, halving it finds the runs that are refused. Numbers in them that jsonb cannot hold become text; if the
+run is still refused, it is quarantined.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from etl.db.batch import Batch, Loaded, Reject
 from etl.db.definitions import write_definitions
 from etl.db.erasing import ERASED, FORGOTTEN, blank, find_erased
 from etl.db.load import RunWriter, write_owners, write_rejects
+from etl.db.refusals import describe_refusal
 from etl.db.statements import statements
 from etl.errors import LockLostError
-from etl.normalize import is_due
+from etl.normalize import is_due, with_storable_numbers
 from etl.plan import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
 
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
-    from etl.normalize import Redactor, RunRows
+    from etl.normalize import RunRows
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
@@ -71,7 +73,7 @@ class Store:
         state: as found when the stream was locked; its fencing token guards each write.
         sync_id: the ledger row of this invocation.
         filters: (status, origin) of the listing; counts and comparisons keep to what passes them.
-        redactor: applied to the bytes of quarantined items; None keeps them as received.
+        abridge: returns what to keep of the bytes of quarantined items; None keeps them as received.
         keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
         dry_run: read as usual, write nothing.
     """
@@ -85,7 +87,7 @@ class Store:
         *,
         sync_id: int | None,
         filters: tuple[str, str] = ("ALL", "ALL"),
-        redactor: Redactor | None = None,
+        abridge: Callable[[bytes], bytes] | None = None,
         keep_payloads: bool = True,
         dry_run: bool = False,
     ) -> None:
@@ -96,7 +98,7 @@ class Store:
         self.filters = filters
         self.is_dry_run = dry_run
         self._sync_id = sync_id
-        self._redactor = redactor
+        self._abridge = abridge
         self._writer = RunWriter(keep_payloads=keep_payloads)
         self.unanswered: list[tuple[str, Loaded]] = []
         """Transactions whose commit was sent and not answered: the id of each, and what it did if it was committed."""
@@ -146,7 +148,11 @@ class Store:
                 other, more = await self._load_surely(connection, second)
                 return one + other, rejects + more
             (rows,) = runs
-            message = f"PostgreSQL refused it: {error}"[:2000]
+            storable = with_storable_numbers(rows)
+            if storable != rows:
+                new, changed = ([storable] if each else [] for each in (batch.new, batch.changed))
+                return await self._load_surely(connection, replace(batch, new=new, changed=changed))
+            message = f"PostgreSQL refused it: {describe_refusal(error)}"
             reject = Reject(rows.run_id, batch.items[rows.run_id], REFUSED_BY_DATABASE, message)
         batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
         batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
@@ -233,7 +239,7 @@ class Store:
         if is_erased:
             return replace(reject, error=ERASED), FORGOTTEN
         raw = reject.item.raw
-        return reject, bytes(raw) if self._redactor is None else self._redactor.redact_bytes(raw)
+        return reject, bytes(raw) if self._abridge is None else self._abridge(raw)
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
         key = (*self.stream, self.state.fence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.db.foreign_keys import hold_owners
+from etl.db.refusals import describe_refusal
 from etl.db.statements import statements
 from etl.db.store import REFUSALS
 from etl.tables import APPS, WORKFLOWS
@@ -49,7 +50,7 @@ async def save_workflows(
                 try:
                     await _write(connection, [row])
                 except REFUSALS as error:
-                    refused[str(row[0][0])] = str(error)
+                    refused[str(row[0][0])] = describe_refusal(error)
         await hold_owners(connection, (), [*bare, *refused])
         listed = [*(row[0] for row, _ in rows), *bare]
         await connection.execute(_SQL["return_workflows"], listed)

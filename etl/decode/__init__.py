@@ -11,6 +11,7 @@ from etl.decode.json_text import (
     dump,
     needs_cleaning,
     parse,
+    quote_huge_numbers,
     spelled_plainly,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "needs_cleaning",
     "parse",
     "peek_id",
+    "quote_huge_numbers",
     "spelled_plainly",
     "split_page",
 ]

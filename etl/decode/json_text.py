@@ -293,3 +293,17 @@ def _plain(escape: re.Match[bytes]) -> bytes:
 def clean_json(raw: bytes) -> bytes:
     r"""Replace each escaped NUL and lone surrogate in a JSON text by U+FFFD, in strings and keys."""
     return _ESCAPE.sub(lambda escape: escape[0] if escape["lone"] is None else _REPLACEMENT_UTF8, raw)
+
+
+_STRING_OR_NUMBER = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|-?[0-9]++(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?', re.DOTALL)
+_QUOTE: Final = ord('"')
+
+
+def quote_huge_numbers(raw: bytes) -> bytes:
+    """Make strings of the numbers in a JSON text that PostgreSQL's numeric cannot hold; their digits stay."""
+    return _STRING_OR_NUMBER.sub(_quoted, raw)
+
+
+def _quoted(token: re.Match[bytes]) -> bytes:
+    text = token[0]
+    return text if text[0] == _QUOTE or Number(str(text, "ascii")).storable else b'"%b"' % text

@@ -28,11 +28,13 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
 - All tables are in one schema, `cortex` unless `database.schema` is set. Releases add columns, tables and views; they
   do not rename or drop any.
 - Times are `timestamptz`; a day is the UTC day of `created_at`. Filter by day: the views then read only those days.
-- Credits are `numeric`, with all digits sent by the API. Rates are between 0 and 1.
+- Credits are `numeric`, with all digits sent by the API. Credits of 10^15 or more are too large for sums and go to
+  `extra`. Rates are between 0 and 1.
 - `status`, `origin` and `type` are text, because the API adds values without notice.
 - A run that is gone from the API stays in the warehouse, with `gone_at` set.
 - Fields without a column are kept in `extra`, keyed by their path in the payload. So are numbers that are too large for
   their column, which is null then.
+- Numbers in `jsonb` keep their digits. One that `jsonb` cannot hold (`1e400000`) is kept as text: `"1e400000"`.
 - NUL and lone surrogates, which PostgreSQL cannot store, are replaced by `\N{REPLACEMENT CHARACTER}`.
 - JSON null is SQL NULL.
 - *from* is the JSON path of the field that a column holds, as in `payloads.redact`: in the run, or for `workflows` and

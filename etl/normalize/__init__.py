@@ -2,13 +2,12 @@
 
 Reasons that a `RecordError` can carry (`etl_rejects.reason`):
 
-    invalid_json         not JSON, or not UTF-8
-    not_an_object        JSON, but not an object
-    missing_id           no `id`, or an empty one
-    invalid_field        a field that a column depends on has the wrong type, or is not a date
-    foreign_workflow     a run of another workflow than the one that lists it
-    number_out_of_range  a number that PostgreSQL has no type for
-    not_redactable       the redaction of payloads could not be applied, so nothing of the run is stored
+    invalid_json      not JSON, or not UTF-8
+    not_an_object     JSON, but not an object
+    missing_id        no `id`, or an empty one
+    invalid_field     a field that a column depends on has the wrong type, or is not a date
+    foreign_workflow  a run of another workflow than the one that lists it
+    not_redactable    the redaction of payloads could not be applied, so nothing of the run is stored
 """
 
 from typing import Final
@@ -16,9 +15,9 @@ from typing import Final
 from etl.normalize.fitting import JSONB
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.redaction import REDACTED, Redactor, quarantine_redactor_of, redactor_of
-from etl.normalize.retention import is_due
-from etl.normalize.rows import Row, RunRows, VersionRows, effective_updated_at
+from etl.normalize.quarantine import abridge, abridge_of, is_due
+from etl.normalize.redaction import REDACTED, Redactor, redactor_of
+from etl.normalize.rows import Row, RunRows, VersionRows, effective_updated_at, with_storable_numbers
 
 __all__ = [
     "JSONB",
@@ -29,11 +28,13 @@ __all__ = [
     "Row",
     "RunRows",
     "VersionRows",
+    "abridge",
+    "abridge_of",
     "effective_updated_at",
     "is_due",
     "normalize_workflow",
-    "quarantine_redactor_of",
     "redactor_of",
+    "with_storable_numbers",
 ]
 
 REASONS: Final = (
@@ -42,6 +43,5 @@ REASONS: Final = (
     "missing_id",
     "invalid_field",
     "foreign_workflow",
-    "number_out_of_range",
     "not_redactable",
 )

@@ -195,7 +195,10 @@ class Each:
                 pass
         if self._keyed and not (self._listed and memoryview(raw)[0] == _BRACKET):
             members = members_of(raw, place) or {}
-            return {key: self._document.read(each, f"{place}.{key}", check=check) for key, each in members.items()}
+            return {  # their keys may be anything, so messages number them
+                key: self._document.read(each, f"{place}.{ordinal}", check=check)
+                for ordinal, (key, each) in enumerate(members.items())
+            }
         items = []
         for ordinal, each in enumerate(items_of(raw, place) or ()):
             at = f"{place}.{ordinal}"

@@ -93,7 +93,7 @@ class Fitter:
         """Decode the field at `place`; `check` whether the value fits its column.
 
         Raises:
-            RecordError: `invalid_json`, `invalid_field` or `number_out_of_range`.
+            RecordError: `invalid_json` or `invalid_field`.
             UnfitError: the value goes to `extra`.
         """
         if self.decoded is Raw and not check:
@@ -154,7 +154,7 @@ def _integers(bits: int) -> Fitter:
 
 def _fit_numeric(value: Json) -> NoReturn:
     _number(value)
-    raise RecordError("number_out_of_range", "numeric cannot hold a number of this size")
+    raise UnfitError
 
 
 def numeric_of(raw: Raw) -> bytes | None:
@@ -180,6 +180,7 @@ _REMEMBERED: Final = 16_384
 # the sign, the number of fractional digits, and the groups.
 _NUMERIC_HEAD: Final = "!HhHH"
 _NEGATIVE: Final = 0x4000
+_WHOLE_DIGITS: Final = 15  # before the decimal point, so that sums of larger numbers overflow nothing
 _USUAL_LENGTH: Final = 100
 _PACK: Final = tuple(Struct(f"{_NUMERIC_HEAD}{groups}H").pack for groups in range(_USUAL_LENGTH // 4 + 2))
 _TO_WHOLE_GROUP: Final = (b"", b"000", b"00", b"0")  # zeros to append, by the number of digits in the last group
@@ -189,11 +190,11 @@ def numeric(text: bytes) -> bytes:
     """Convert a JSON number to binary form, preserving its digits.
 
     Raises:
-        UnfitError: it is not a number, or numeric cannot hold it.
+        UnfitError: it is not a number, or too large.
     """
     whole, _, part = text.partition(b".")
     digits = whole + part
-    if len(digits) > _USUAL_LENGTH or not digits.isdigit():
+    if len(whole) > _WHOLE_DIGITS or len(digits) > _USUAL_LENGTH or not digits.isdigit():
         return _unusual_numeric(str(text, "ascii"))
     scale = len(part)
     behind = (scale + 3) // 4
@@ -212,7 +213,10 @@ def numeric(text: bytes) -> bytes:
 
 def _unusual_numeric(text: str) -> bytes:
     """Convert a number with a sign, an exponent or very many digits."""
-    if text[0] not in "-0123456789" or not (number := Number(text)).storable:
+    if text[0] not in "-0123456789":
+        raise UnfitError
+    number = Number(text)
+    if not number.storable or (number and number.adjusted() >= _WHOLE_DIGITS):
         raise UnfitError
     whole, _, part = format(number.copy_abs(), "f").partition(".")
     before, behind = -(-len(whole) // 4), -(-len(part) // 4)

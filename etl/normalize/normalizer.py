@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
-from msgspec import Raw
 
 from etl.decode import clean_text, dump, peek_id
 from etl.errors import RecordError
-from etl.normalize.fitting import NULL, UNFIT, UNREADABLE
+from etl.normalize.fitting import UNFIT, UNREADABLE
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
+    CALL,
     CALL_OUTPUTS,
     RETENTION,
     RUN,
     RUN_USAGE,
+    STEP,
     STEP_OUTPUTS,
     cleaned,
     gather_extra,
@@ -28,6 +26,8 @@ from etl.normalize.versions import Definitions
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
+    from msgspec import Raw
+
     from etl.normalize.documents import Document
     from etl.normalize.redaction import Redactor
     from etl.normalize.rows import VersionRows
@@ -35,15 +35,8 @@ if TYPE_CHECKING:
 _NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for text with many escapes
 _NULL_TEXT: Final = b"null"
 _BRACE: Final = ord("{")
-_BRACKET: Final = ord("[")
 _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
 
-
-class _Untyped(msgspec.Struct):
-    workflow_id: Raw = NULL
-
-
-_UNTYPED: Final = msgspec.json.Decoder(_Untyped)
 
 run_row: Final = row_maker(
     RUNS,
@@ -75,7 +68,8 @@ class Normalizer:
     Args:
         app_id: the app that lists the runs (`stream_app_id`).
         workflow_id: the workflow that lists the runs.
-        store_payloads: if False, `input`, `result`, and the outputs and logs of steps and calls are null.
+        store_payloads: if False, `input`, `result`, and the outputs and logs of steps and calls are null, and unknown
+            fields of steps and calls are left out.
         redact: redacts runs before they are normalized.
         cache_size: number of cached definitions.
     """
@@ -184,8 +178,7 @@ class Normalizer:
         for ordinal, (step_key, key, step, used) in enumerate(steps_of(run, usage)):
             if step.key is not None and step.key != key:
                 step.extra = {**(step.extra or {}), "key": step.key}
-            kind = STEP_OUTPUTS.get(step.type)
-            made = _NO_OUTPUT if kind is None else _output(kind, step)
+            made = self._output(STEP_OUTPUTS, STEP, step.type, step)
             steps.append(step_row(run_id, step_key, ordinal, step, used, made, keep))
             if step.calls:
                 self._add_call_rows(calls, run_id, step_key, step)
@@ -194,12 +187,24 @@ class Normalizer:
         return steps, calls
 
     def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, step: Any) -> None:
-        # An untyped iteration of a loop has the step's type. An untyped tool call is recognized by its output.
-        untyped = step.type if memoryview(step.output)[0] == _BRACKET else None
         for ordinal, call in enumerate(step.calls):
-            kind = CALL_OUTPUTS.get(call.type or untyped or _type_by_shape(call.output))
-            made = _NO_OUTPUT if kind is None else _output(kind, call)
+            made = self._output(CALL_OUTPUTS, CALL, call.type or step.type, call)
             rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
+
+    def _output(self, outputs: dict[str, Document], document: Document, kind: str | None, holder: Any) -> Any:
+        """Read the fields of an output that have columns; values that do not fit go to the `extra` of its holder."""
+        output = _NO_OUTPUT
+        if kind in outputs:
+            try:
+                output = outputs[kind].decode(holder.output) or _NO_OUTPUT
+            except UNREADABLE:
+                if memoryview(holder.output)[0] == _BRACE:
+                    output = outputs[kind].read(holder.output, "output")
+            if output.extra and self._keep:
+                holder.extra = {**(holder.extra or {}), "output": output.extra}
+        if holder.extra and not self._keep:
+            holder.extra = {field: value for field, value in holder.extra.items() if field in document.fields}
+        return output
 
 
 def _id_of(version: VersionRows | None) -> str | None:
@@ -208,27 +213,6 @@ def _id_of(version: VersionRows | None) -> str | None:
 
 def _is_null(raw: Raw) -> bool:
     return bytes(raw) == _NULL_TEXT
-
-
-def _type_by_shape(output: Raw) -> str | None:
-    """Guess the type of a call: if it started a run, its output has a workflow id."""
-    if memoryview(output)[0] == _BRACE:
-        with suppress(*UNREADABLE):
-            return "workflow" if _UNTYPED.decode(output).workflow_id is not NULL else None
-    return None
-
-
-def _output(kind: Document, holder: Any) -> Any:
-    """Read the fields of an output that have columns; values that do not fit go to the holder's `extra`."""
-    try:
-        return kind.decode(holder.output) or _NO_OUTPUT
-    except UNREADABLE:
-        if memoryview(holder.output)[0] != _BRACE:
-            return _NO_OUTPUT
-        output = kind.read(holder.output, "output")
-    if output.extra:
-        holder.extra = {**(holder.extra or {}), "output": output.extra}
-    return output
 
 
 def _add_tree(rows: list[Row], run_id: str, step_key: str, calls: list[Any]) -> None:

@@ -6,9 +6,9 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from etl.decode import Json, canonical, dump, parse
+from etl.decode import Json, canonical
 from etl.errors import RecordError, SettingsError
-from etl.tables import DEFINITIONS, ENTITIES, RUN_CHILDREN, RUN_STEP_CALLS, RUN_STEPS, RUNS
+from etl.tables import DEFINITIONS, RUN_CHILDREN, RUN_STEP_CALLS, RUN_STEPS, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,8 +48,8 @@ class Redactor:
 
     Null stays null, and the ids that rows are known by stay, whatever the paths say. Where a path selects a step, a
     call, or all of them (`$.output`), what they hold is replaced but for key, type, status and times. A path to what
-    another typed column is made from (`$.usage.total`) sends the run to the quarantine, redacted; `redactor_of`
-    refuses such paths.
+    another typed column is made from (`$.usage.total`) sends the run to the quarantine; `redactor_of` refuses such
+    paths.
 
     Args:
         paths: the paths, from the run's document.
@@ -109,15 +109,6 @@ class Redactor:
         """
         self.redact({_VERSION: document.get("version"), _DRAFT: document})
 
-    def redact_bytes(self, raw: bytes) -> bytes:
-        """Replace the selected values in a received item, or the whole item if it cannot be searched."""
-        try:
-            document = parse(raw)
-            # The library would parse a string as JSON.
-            return dump(REDACTED if isinstance(document, str) else self.redact(document))
-        except RecordError:
-            return dump(REDACTED)
-
     def _replacement(self, value: Json) -> str:
         if self._mode == "replace":
             return REDACTED
@@ -140,10 +131,6 @@ def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts
 
 # What the settings say
 
-_PAYLOADS: Final = tuple(
-    f"$.{column.path}" for table in ENTITIES for column in table.columns if column.fit == "payload"
-)
-
 
 def redactor_of(payloads: PayloadSettings) -> Redactor | None:
     """Return the configured redactor; None if nothing is to be replaced.
@@ -159,16 +146,6 @@ def redactor_of(payloads: PayloadSettings) -> Redactor | None:
                 hint="Name what people wrote: in input, result, output, logs, error; or set payloads.store: none.",
             )
     return _redactor(payloads.redact, payloads) if payloads.redact else None
-
-
-def quarantine_redactor_of(payloads: PayloadSettings) -> Redactor | None:
-    """Return the redactor for the bytes of quarantined items; None if they are stored unchanged.
-
-    Raises:
-        SettingsError: a path is invalid.
-    """
-    paths = [*payloads.redact, *(_PAYLOADS if payloads.store == "none" else ())]
-    return _redactor(paths, payloads) if paths else None
 
 
 def _redactor(paths: Sequence[str], payloads: PayloadSettings) -> Redactor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from etl.decode import quote_huge_numbers
 from etl.normalize.fitting import FITTERS, INLINED, NULL, extra_of
+from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUNS, WORKFLOW_STEPS, WORKFLOW_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +67,36 @@ def effective_updated_at(updated_at: datetime | None, on_day: bool) -> datetime 
     if updated_at is None or not on_day:
         return updated_at
     return updated_at + timedelta(days=1, microseconds=-1)
+
+
+def with_storable_numbers(rows: RunRows) -> RunRows:
+    """Return rows without numbers that jsonb cannot hold: these become text in place.
+
+    Such numbers are so rare that they are looked for only if PostgreSQL refuses a run.
+    """
+
+    def storable(table: Table, row: Row) -> Row:
+        types = table.types.values()
+        return tuple(
+            quote_huge_numbers(value) if type_ == "jsonb" and value is not None else value
+            for type_, value in zip(types, row, strict=True)
+        )
+
+    versions = [
+        replace(
+            version,
+            row=storable(WORKFLOW_VERSIONS, version.row),
+            steps=tuple(storable(WORKFLOW_STEPS, step) for step in version.steps),
+        )
+        for version in rows.versions
+    ]
+    return msgspec.structs.replace(
+        rows,
+        run=storable(RUNS, rows.run),
+        steps=[storable(RUN_STEPS, row) for row in rows.steps],
+        calls=[storable(RUN_STEP_CALLS, row) for row in rows.calls],
+        versions=tuple(versions),
+    )
 
 
 def row_maker(table: Table, parameters: str, documents: Mapping[str, str]) -> Callable[..., Row]:

@@ -80,7 +80,7 @@ RUN: Final = Document(
 )
 
 
-def _outputs(table: Table) -> dict[str | None, Document]:
+def _outputs(table: Table) -> dict[str, Document]:
     """The fields of an output that have columns, by the type of the step or call."""
     columns = [column for column in table.columns if column.step_types]
     return {

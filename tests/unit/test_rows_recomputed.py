@@ -201,7 +201,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
             }
         )
         for place, call in enumerate(step.get("calls") or []):
-            kind = call.get("type") or (step["type"] if isinstance(output, list) else None)
+            kind = call.get("type") or step.get("type")
             child = call["output"] if kind == "workflow" and isinstance(call.get("output"), dict) else {}
             calls.append(
                 {

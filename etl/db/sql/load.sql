@@ -85,8 +85,8 @@ UPDATE workflow_versions SET as_of = $2 WHERE id = $1
 
 -- name: quarantine
 -- Identical bytes are stored once while unresolved.
-INSERT INTO etl_rejects (sync_id, app_id, workflow_id, run_id, url, page, reason, error, payload, digest)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO etl_rejects (sync_id, app_id, workflow_id, run_id, url, page, reason, error, payload, digest, bytes)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT DO NOTHING
 
 -- name: supersede_rejects

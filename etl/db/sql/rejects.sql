@@ -1,19 +1,12 @@
 -- name: rejects
 -- The quarantine without payloads, newest first.
-SELECT id, app_id, workflow_id, run_id, page, reason, error, created_at, resolved_at, NULL::bigint AS bytes, url
+SELECT id, app_id, workflow_id, run_id, page, reason, error, created_at, resolved_at, bytes, url
 FROM etl_rejects
 WHERE $1 OR resolved_at IS NULL
 ORDER BY id DESC
 
--- name: may_read_payloads
--- Roles that only read may not (see grants.sql), and cannot even read the length.
-SELECT has_column_privilege('etl_rejects', 'payload', 'SELECT')
-
--- name: reject_sizes
-SELECT id, length(payload) AS bytes FROM etl_rejects WHERE id = ANY ($1::bigint[])
-
 -- name: open_payloads
-SELECT id, app_id, workflow_id, run_id, url, payload FROM etl_rejects
+SELECT id, app_id, workflow_id, run_id, url, payload, digest FROM etl_rejects
 WHERE resolved_at IS NULL AND ($1::bigint[] IS NULL OR id = ANY ($1::bigint[]))
 ORDER BY app_id, workflow_id, id
 

@@ -1,0 +1,88 @@
+"""What must not be stored is in no row, error or kept bytes, whatever the shape of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from normalized import normalized
+
+from etl.errors import RecordError
+from etl.normalize import Redactor, abridge
+
+SECRET = "hunter2"
+NAMES = st.sampled_from(["output", "logs", "calls", "input", "result", "steps", "text", "0", "", "\0", "\ud83d"])
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
+LEAVES = st.just(SECRET) | st.just(f"some {SECRET}\0") | VALUES
+SHAPES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=6
+)
+SECRETS = SHAPES | st.dictionaries(st.just(SECRET), SHAPES)
+
+
+def documents(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+PLAIN = {"status": VALUES, "start": VALUES, "key": st.just("k") | st.integers(), "type": st.sampled_from(["model", 5])}
+CALL = documents(**PLAIN, output=SECRETS, logs=SECRETS)
+STEP = documents(**PLAIN, output=SECRETS, logs=SECRETS, calls=st.lists(CALL, max_size=2) | SHAPES)
+STEPS = st.dictionaries(st.sampled_from("ab"), STEP | SHAPES, max_size=2) | st.lists(STEP | SHAPES, max_size=2)
+RUNS = documents(
+    status=VALUES,
+    created_at=VALUES,
+    version=VALUES,
+    usage=VALUES | st.just({"total": "x"}),
+    workflow_id=st.just("other"),
+    input=SECRETS,
+    result=SECRETS,
+    output=STEPS | SHAPES,
+)
+
+
+def kept_of(raw: bytes, *, store_payloads: bool, redactor: Redactor | None) -> str:
+    """All that is kept of a run: its rows, or the error, the id and the bytes in the quarantine."""
+    try:
+        rows = normalized(raw, store_payloads=store_payloads, redact=redactor)
+    except RecordError as error:
+        return repr((error.message, error.run_id, abridge(raw, redactor)))
+    return repr(rows)
+
+
+def damaged(run: dict[str, Any], cut: float) -> bytes:
+    raw = json.dumps({"id": "run"} | run, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return raw[: int(len(raw) * cut)] + (b"" if cut == 1 else b"}")
+
+
+@given(RUNS, st.just(1.0) | st.floats(0, 1))
+def test_payloads_that_are_not_stored_are_nowhere(run: dict[str, Any], cut: float) -> None:
+    assert SECRET not in kept_of(damaged(run, cut), store_payloads=False, redactor=None)
+
+
+@given(RUNS, st.just(1.0) | st.floats(0, 1))
+def test_redacted_payloads_are_nowhere(run: dict[str, Any], cut: float) -> None:
+    redactor = Redactor(["$.input", "$.result", "$.output"])
+    assert SECRET not in kept_of(damaged(run, cut), store_payloads=True, redactor=redactor)
+
+
+@pytest.mark.parametrize(
+    "path", ["$.input.mail", "$..mail", "$.output.*.output.mail", "$.output.*.calls[*].output.mail", "$.output.*.logs"]
+)
+@pytest.mark.parametrize(
+    "malformed", [{"status": 5}, {"created_at": "x"}, {"usage": []}, {"id": None}, {"version": ""}]
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_redacted_fields_of_malformed_runs_are_nowhere(path: str, malformed: dict[str, Any], listed: bool) -> None:
+    held = {"mail": SECRET}
+    step: dict[str, Any] = {"key": "a", "type": "code"}
+    if path == "$.output.*.logs":
+        step["logs"] = [SECRET]
+    elif "calls" in path:
+        step["calls"] = [{"output": held}]
+    elif "output" in path:
+        step["output"] = held
+    run = {"output": [step] if listed else {"a": step}} | ({} if "output" in path else {"input": held}) | malformed
+    assert SECRET not in kept_of(damaged(run, 1), store_payloads=True, redactor=Redactor([path]))
