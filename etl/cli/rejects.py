@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ def list_(
     json: JsonOption = False,
     demo: DemoOption = False,
 ) -> None:
-    """List quarantined items with the reason; their bytes are in `etl_rejects.payload`.
+    """List quarantined items, with a summary by reason; their bytes are in `etl_rejects.payload`.
 
     Example: `cortex-etl rejects list`
     """
@@ -41,6 +42,10 @@ def list_(
     if resolved:
         names.append("resolved_at")
     call.out.table(names, [[row[name] for name in names] for row in rows])
+    reasons = Counter(row["reason"] for row in rows if row["resolved_at"] is None)
+    call.out.line(
+        "In quarantine: " + (", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "0")
+    )
     call.out.line("Once the cause is fixed, run: cortex-etl rejects retry")
 
 

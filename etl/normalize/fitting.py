@@ -318,12 +318,12 @@ class Answer(msgspec.Struct, gc=False):
 
 
 def _tokens(answer: Answer, *names: str) -> int | None:
-    """Return the first integer under one of `names`."""
+    """Return the first whole number under one of `names`."""
     for counts in (answer.usage, answer.usageMetadata):
         for name in names if type(counts) is dict else ():
             count = counts.get(name)
-            if type(count) is int and 0 <= count < 2**63:
-                return count
+            if type(count) in {int, float} and 0 <= count < 2**63 and count == int(count):
+                return int(count)
     return None
 
 

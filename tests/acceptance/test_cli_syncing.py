@@ -406,7 +406,9 @@ async def test_rejects_commands(at_work) -> None:
     assert (synced.code, synced.json["rejects"]) == (0, 1)
     (item,) = (await command("rejects", "list", "--json")).json
     assert (item["workflow_id"], item["run_id"]) == (workflow_id, run_id)
-    assert run_id in (await command("rejects", "list")).out
+    shown = (await command("rejects", "list")).out
+    assert run_id in shown
+    assert "In quarantine: 1 invalid_field\n" in shown
     unknown = await command("rejects", "retry", "999")
     assert (unknown.code, "not in quarantine: 999" in unknown.err) == (2, True)
     still = await command("rejects", "retry")
@@ -415,4 +417,5 @@ async def test_rejects_commands(at_work) -> None:
     retried = await command("rejects", "retry", "--json")
     assert (retried.code, retried.json["loaded"]) == (0, 1)
     assert "empty" in (await command("rejects", "list")).out
+    assert "In quarantine: 0\n" in (await command("rejects", "list", "--all")).out
     assert await count(command, f"SELECT count(*) FROM runs WHERE id = '{run_id}'") == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from normalized import call_rows, normalized, run_bytes, run_row, step_rows, usage_rows
 
 from etl.errors import RecordError
-from etl.normalize import REASONS, normalize_workflow
+from etl.normalize import REASONS, Redactor, normalize_workflow
 from etl.normalize.run import RUN
 from etl.sandbox import World
 
@@ -163,7 +163,9 @@ def test_steps_with_equal_keys_keep_their_own_credits() -> None:
         ({"usage": {"prompt_tokens": 5, "completion_tokens": 7}}, (5, 7)),
         ({"usage": {"input_tokens": 5, "output_tokens": 0}}, (5, 0)),
         ({"usageMetadata": {"promptTokenCount": 5}}, (5, None)),
+        ({"usage": {"prompt_tokens": 5.0, "completion_tokens": 1e2}}, (5, 100)),
         ({"usage": {"prompt_tokens": 1.5, "completion_tokens": -1}}, (None, None)),
+        ({"usage": {"prompt_tokens": 1e300, "completion_tokens": -0.5}}, (None, None)),
         ({"usage": {"prompt_tokens": "5", "completion_tokens": True}}, (None, None)),
         ({"usage": {"prompt_tokens": 2**63}}, (None, None)),
         ({"usage": [], "new": 1}, (None, None)),
@@ -184,6 +186,17 @@ def test_tokens_are_taken_from_the_provider(raw: Any, tokens: Any, store_payload
     assert (one["input_tokens"], one["output_tokens"]) == (call["input_tokens"], call["output_tokens"]) == tokens
     assert (loop["input_tokens"], loop["output_tokens"]) == (None, None)
     assert (one["model"], one["extra"]) == ("m", None)
+
+
+@pytest.mark.parametrize("path", ["$.output.*.output.raw", "$..usage", "$..prompt_tokens", "$.output.*.output"])
+@pytest.mark.parametrize("store_payloads", [True, False])
+def test_redacted_tokens_are_null(path: str, store_payloads: bool) -> None:
+    output = {"provider": "p", "model": "m", "raw": {"usage": {"prompt_tokens": 5, "completion_tokens": 7}}}
+    raw = run_bytes(output={"a": {"type": "model", "output": output}})
+    rows = normalized(raw, store_payloads=store_payloads, redact=Redactor([path]))
+    (step,) = step_rows(rows)
+    left = (None, 7) if path == "$..prompt_tokens" else (None, None)
+    assert (step["input_tokens"], step["output_tokens"]) == left
 
 
 @pytest.mark.parametrize(
