@@ -26,6 +26,9 @@ EXIT_DATABASE = 4
 EXIT_HELD = 75
 EXIT_INTERRUPTED = 130
 
+TRY_LATER = "Run it again later; if it lasts, ask whoever runs the API."
+"""Hint for a failure that retries did not cure."""
+
 _PRECEDENCE = (EXIT_INTERRUPTED, EXIT_SETTINGS, EXIT_KEY_REFUSED, EXIT_DATABASE, EXIT_INCOMPLETE)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etl.db.health import record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode import peek_id
-from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
+from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
 from etl.sync.intake import LONGEST_ID_BYTES
@@ -206,7 +206,7 @@ async def discover(
             raise
         except (FatalError, TransientError) as error:
             message = f"the workflows of the app were not listed: {error.message}"
-            found.problems[app.id] = Problem(message, error.hint, is_partial=False)
+            found.problems[app.id] = Problem(message, error.hint or TRY_LATER, is_partial=False)
             continue
         found.streams.extend(streams)
         if trouble:

@@ -15,7 +15,15 @@ from etl.db.liveness import raise_if_cancelled
 from etl.db.refusals import LOST, describe_refusal, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
-from etl.errors import DatabaseError, EtlError, InterruptedSyncError, KeyRefusedError, LockLostError, NotFoundError
+from etl.errors import (
+    TRY_LATER,
+    DatabaseError,
+    EtlError,
+    InterruptedSyncError,
+    KeyRefusedError,
+    LockLostError,
+    NotFoundError,
+)
 from etl.events import BatchLoaded, Notice, StreamFinished
 from etl.normalize import Normalizer, abridge_of, redactor_of
 from etl.sync import Outcome, StreamSync
@@ -193,7 +201,7 @@ class StreamRunner:
             except NotFoundError as error:
                 await self._fail(stream, error.message, self._hint_of_a_move(stream) or error.hint)
             except EtlError as error:
-                await self._fail(stream, error.message, error.hint)
+                await self._fail(stream, error.message, error.hint or TRY_LATER)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock
                 raise_if_cancelled()
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
@@ -257,8 +265,9 @@ class StreamRunner:
         )
 
     def _skip(self, stream: StreamId, error: str) -> None:
-        self.outcomes[stream] = Outcome(stream, "skipped", error=error, tally=self._tallies.get(stream, Tally()))
-        self._listener(StreamFinished(stream, "skipped", error=error))
+        tally, hint = self._tallies.get(stream, Tally()), "See who holds it with: cortex-etl status"
+        self.outcomes[stream] = Outcome(stream, "skipped", error=error, hint=hint, tally=tally)
+        self._listener(StreamFinished(stream, "skipped", error=error, hint=hint))
 
     async def _fail(self, stream: StreamId, error: str, hint: str) -> None:
         tally = self._tallies.get(stream, Tally())

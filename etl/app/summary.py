@@ -96,6 +96,7 @@ class SyncSummary:
             self.error, self.hint = f"{first.app_id}/{first.workflow_id}: {first.error}", first.hint
         elif skipped:
             self.error = f"other invocations hold {skipped} of {len(self.streams)} streams"
+            self.hint = "See who holds them with: cortex-etl status"
 
     def end_with(self, error: EtlError) -> None:
         """Let an error be the end; of several, the one whose exit code takes precedence stays, or else the first."""

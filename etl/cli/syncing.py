@@ -189,7 +189,7 @@ def _report_trouble(call: Invocation, summary: SyncSummary) -> None:
     """Say on stderr why the exit code is not 0, where the table that shows it is not printed."""
     flush()
     if call.form == "json":
-        call.logs().write("error", "sync.troubled", status=summary.status, error=summary.error, hint=summary.hint)
+        call.logs().write("error", "sync.incomplete", status=summary.status, error=summary.error, hint=summary.hint)
         return
     if summary.exit_code == EXIT_HELD:  # the others do the work
         call.out.line(f"{summary.mode} {summary.status}: {summary.error}", err=True)

@@ -321,7 +321,9 @@ async def test_signal_ends_the_sync_gracefully(at_work, sign, ctrl_c) -> None:
     await asyncio.sleep(1)
     process.send_signal(sign)
     ended = await asyncio.wait_for(end_of(process), 10)
-    assert ended.code == 130
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (130, 130, "interrupted")
+    assert {each["workflow_id"] for each in ended.json["streams"]} == set(running.world.workflows)
+    assert {each["status"] for each in ended.json["streams"]} <= {"interrupted", "succeeded"}
     statuses = await command("sql", "SELECT status FROM etl_syncs")
     assert statuses.out == "status\ninterrupted\n"
     running.faults.clear()

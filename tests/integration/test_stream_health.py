@@ -21,6 +21,7 @@ from etl.db.connect import create_pool
 from etl.db.health import record_requested
 from etl.db.session import Session
 from etl.db.statements import statements
+from etl.errors import TRY_LATER
 from etl.events import StreamId
 from etl.observe.metrics import read_warehouse_health
 from etl.sandbox import World
@@ -305,6 +306,55 @@ async def test_a_reconcile_is_due_after_its_time(sandbox: Any, warehouse: Any, d
             assert await t.sync(a="all") == "succeeded"
             age = await warehouse.fetchval("SELECT now() - last_reconciled_at FROM etl_streams")
             assert (timedelta(0) <= age < timedelta(minutes=1)) is is_due
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        pytest.param(Status(403), "Give the key permission to read this app's runs.", id="403"),
+        pytest.param(
+            Status(404), "Check the ids under apps in the settings, and that the key is of that app.", id="404"
+        ),
+        pytest.param(Status(500), TRY_LATER, id="500"),
+        pytest.param(HTML_OK, TRY_LATER, id="HTML"),
+    ],
+)
+async def test_stream_that_fails_says_why_and_what_to_do(
+    sandbox: Any, warehouse: Any, database_url: str, fault: Any, hint: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "w2"]) as t:
+        for state in ("new", "failing"):
+            t.source.faults.on(lambda request: "/w1/runs" in request.path, fault)
+            summary = await run_sync(t.settings({"a": "all"}), "sync", policy=QUICK)
+            assert (summary.status, summary.exit_code) == ("partial", 1)
+            assert {each.workflow_id: each.status for each in summary.streams} == {"w1": "failed", "w2": "succeeded"}
+            row = await warehouse.fetchrow("SELECT state, last_error, hint FROM sync_health WHERE workflow_id = 'w1'")
+            assert tuple(row) == (state, summary.error.removeprefix("a/w1: "), hint)
+            assert summary.hint == hint
+            assert (await t.states())["a/w2"] == "complete"
+            t.source.faults.clear()
+            assert await t.sync(a="all") == "succeeded"
+            assert set((await t.states()).values()) == {"complete"}
+
+
+async def test_open_run_that_cannot_be_looked_up_leaves_its_stream_failing(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "w2"]) as t:
+        opened = t.source.world.create_run("w1", status="RUNNING")["id"]
+        assert await t.sync(a="all") == "succeeded"
+        del t.source.world.runs["w1"][opened]
+        t.source.world.create_run("w1")  # the count stays as it was
+        t.source.faults.on(lambda request: request.path.endswith(opened), Status(500, message="broken"))
+        summary = await run_sync(t.settings({"a": "all"}), "sync", policy=QUICK)
+        assert (summary.status, summary.exit_code) == ("partial", 1)
+        assert {each.workflow_id: each.status for each in summary.streams} == {"w1": "partial", "w2": "succeeded"}
+        row = await warehouse.fetchrow("SELECT state, last_error, hint FROM sync_health WHERE workflow_id = 'w1'")
+        assert row["hint"] == "Run: cortex-etl reconcile --workflow w1"
+        assert await warehouse.fetchval("SELECT gone_at FROM runs WHERE id = $1", opened) is None
+        t.source.faults.clear()
+        assert await t.sync(a="all") == "succeeded"
+        assert await warehouse.fetchval("SELECT gone_at FROM runs WHERE id = $1", opened) is not None
 
 
 async def test_times_in_the_future_count_as_due(sandbox: Any, warehouse: Any, database_url: str) -> None:
