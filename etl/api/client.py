@@ -13,6 +13,7 @@ from urllib.parse import quote
 from etl.api.pages import Page, read_document, read_page
 from etl.api.retry import Retries, RetryPolicy, refusal, retry_after_s
 from etl.api.transport import MAX_RESPONSE_BYTES, Answer, Sending, Transport
+from etl.config.network import Network
 from etl.errors import EtlError, FatalError
 from etl.events import Listener, RateLimited, RequestRetried, RequestSent, ignore
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _DEFAULT_POLICY = RetryPolicy()
+_DIRECT = Network()
 
 
 class CortexClient:
@@ -49,6 +51,7 @@ class CortexClient:
         listener: Listener = ignore,
         *,
         policy: RetryPolicy = _DEFAULT_POLICY,
+        network: Network = _DIRECT,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
         self._settings = settings
@@ -56,6 +59,7 @@ class CortexClient:
         self._limiter = limiter
         self._listener = listener
         self._policy = policy
+        self._network = network
         self._max_response_bytes = max_response_bytes
         self._transport: Transport | None = None
 
@@ -64,6 +68,8 @@ class CortexClient:
             f"Bearer {self._key.get_secret_value()}",
             timeout_s=self._settings.timeout_s,
             max_response_bytes=self._max_response_bytes,
+            proxy=self._network.proxy_for(self._settings.base_url),
+            tls=self._network.tls(),
         )
         return self
 

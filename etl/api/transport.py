@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import aiohttp
 from yarl import URL
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from types import SimpleNamespace
 
     from aiohttp.client_middlewares import ClientHandlerType
+
+    from etl.config.network import Named
 
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 """The largest body that is accepted, decompressed."""
@@ -62,14 +65,23 @@ async def _send_once(request: aiohttp.ClientRequest, send: ClientHandlerType) ->
 class Transport:
     """A session with one API. Each `get` is one request: no redirects, no cookies, nothing sent twice."""
 
-    def __init__(self, authorization: str, *, timeout_s: float, max_response_bytes: int) -> None:
+    def __init__(
+        self,
+        authorization: str,
+        *,
+        timeout_s: float,
+        max_response_bytes: int,
+        proxy: Named | None = None,
+        tls: ssl.SSLContext | Literal[True] = True,
+    ) -> None:
         tracing = aiohttp.TraceConfig()
         tracing.on_request_headers_sent.append(_note_sent)
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
+        self._proxy = proxy
         self._session = aiohttp.ClientSession(
             # limit=0: a request that has passed the limiter must not wait for a connection.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "Authorization": authorization,
@@ -81,6 +93,7 @@ class Transport:
             read_bufsize=_BUFFER_BYTES,
             middlewares=(_send_once,),
             trace_configs=[tracing],
+            proxy=proxy.value if proxy is not None else None,
         )
 
     async def close(self) -> None:
@@ -110,6 +123,8 @@ class Transport:
             ) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise _tls_error(error) from None
+        except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
+            raise self._proxy_error(error) from None
         except aiohttp.ClientConnectorError as error:
             raise TransientError(
                 f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}",
@@ -121,6 +136,22 @@ class Transport:
             raise TransientError(f"not an HTTP answer: {_first_line(error.message)}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransientError(f"the connection broke: {_first_line(error)}") from None
+
+    def _proxy_error(
+        self, error: aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError
+    ) -> FatalError | TransientError:
+        assert self._proxy is not None  # noqa: S101 -- only a proxy causes these errors
+        name, place = self._proxy.shown, self._proxy.place
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            reason = error.os_error.strerror or error.os_error
+            return TransientError(f"cannot connect to the proxy {name}: {reason}", hint=f"Check {place}.")
+        message = f"the proxy {name} refused the connection to the API: {error.status} {_first_line(error.message)}"
+        if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return FatalError(message, hint=f"Write USER:PASSWORD@ before the host in {place}.")
+        kind = (
+            FatalError if HTTPStatus.BAD_REQUEST <= error.status < HTTPStatus.INTERNAL_SERVER_ERROR else TransientError
+        )
+        return kind(message, hint=f"Check {place}, or add the API's host to NO_PROXY.")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         chunks: list[bytes] = []

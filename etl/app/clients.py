@@ -52,7 +52,14 @@ async def open_clients(
         secret = key.get_secret_value()
         if secret not in by_key:
             by_key[secret] = await stack.enter_async_context(
-                CortexClient(settings.api, key, limiter, listener, policy=policy or RetryPolicy())
+                CortexClient(
+                    settings.api,
+                    key,
+                    limiter,
+                    listener,
+                    policy=policy or RetryPolicy(),
+                    network=settings.api_network,
+                )
             )
         clients[app.id] = by_key[secret]
     return clients

@@ -133,12 +133,16 @@ def _lacking(config: Path) -> list[str]:
     """Return warnings about variables that only this shell has."""
     text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
     named = set(re.findall(r"\$\{(\w+)", text)) | {"CORTEX_API_KEY", "DATABASE_URL"}
-    used = sorted(name for name in os.environ if name in named or name.startswith("CORTEX_ETL__"))
+    used = sorted(
+        name
+        for name in os.environ
+        if name in named or name.startswith("CORTEX_ETL__") or name.upper() in {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+    )
     hint = f"  hint: Put them into {config.parent / '.env'}, one NAME=value per line (chmod 600)."
     try:
-        same = load(config).model_dump() == load(config, {}).model_dump()
+        here, there = load(config), load(config, {})
     except SettingsError as error:
         return [f"warning: without this shell's variables: {error.message}", hint]
-    if same:
+    if here.model_dump() == there.model_dump() and here.network == there.network:
         return []
     return [f"warning: set only in this shell, which the schedule does not see: {', '.join(used)}", hint]

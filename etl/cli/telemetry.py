@@ -126,7 +126,7 @@ class Watch:
     def _caller(self) -> Caller:
         from etl.observe.alerts import Caller
 
-        return Caller(self._listener, self._call.mask)
+        return Caller(self._listener, self._call.mask, self._settings.network)
 
     async def _end(self, scope: str, summary: SyncSummary) -> None:
         """Write the metrics and send the alerts; a failure here does not fail the sync."""

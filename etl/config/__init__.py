@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from etl.config.document import PREFIX, Document, KeyPath, dotted, read_document, sets_anything
 from etl.config.locate import candidates, find_file
+from etl.config.network import Network, read_network
 from etl.config.problems import refuse_misspelled, settings_error
 from etl.config.sections import (
     AlertSettings,
@@ -62,6 +63,7 @@ class Settings(Section):
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(""))
     _telemetry: dict[str, str] = PrivateAttr(default_factory=dict)
+    _network: Network = PrivateAttr(default_factory=Network)
 
     @field_validator("apps")
     @classmethod
@@ -121,10 +123,24 @@ class Settings(Section):
         off = found.get("OTEL_SDK_DISABLED", "").lower() == "true" or found.get("OTEL_TRACES_EXPORTER") == "none"
         return found if named and not off else {}
 
+    @property
+    def network(self) -> Network:
+        """How to reach other hosts than the API's."""
+        return self._network
+
+    @property
+    def api_network(self) -> Network:
+        """How to reach the API."""
+        proxy = self.api.proxy
+        if proxy is None:
+            return self._network
+        return self._network.through(proxy.get_secret_value(), self.place("api", "proxy"))
+
     def secrets(self) -> list[str]:
-        """Return the values to mask in output, without the URLs of databases: only their password is secret."""
-        urls = (self.database.url, self.database.read_url)
-        return [secret.get_secret_value() for secret in _secrets(self) if not any(secret is url for url in urls)]
+        """Return the values to mask in output; of the URLs of databases and proxies only the credentials are secret."""
+        urls = (self.database.url, self.database.read_url, self.api.proxy)
+        whole = [each.get_secret_value() for each in _secrets(self) if not any(each is url for url in urls)]
+        return whole + self.api_network.credentials()
 
     @property
     def file(self) -> Path | None:
@@ -178,6 +194,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None,
         metrics = settings.metrics.model_copy(update={"file": folder / settings.metrics.file})
         settings = settings.model_copy(update={"metrics": metrics})
     settings._document = document  # noqa: SLF001 -- set once, here
+    settings._network = read_network(variables, environment, document.origin)  # noqa: SLF001
     settings._telemetry = {name: value for name, value in variables.items() if name.startswith("OTEL_")}  # noqa: SLF001
     if not optional:
         _refuse_example(settings)

@@ -116,6 +116,41 @@ def check_base_url(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def read_proxy(text: str) -> str:
+    """Return the URL of a proxy; without a scheme it is `http`.
+
+    Raises:
+        ValueError: it is not the URL of an HTTP proxy.
+    """
+    text = text.strip()
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    known = is_address(host) or is_name(host)
+    if not known or port == 0 or parts.scheme not in ("http", "https") or parts.path not in ("", "/") or "?" in url:
+        raise ValueError("an HTTP proxy such as http://proxy.example:3128 or http://USER:PASSWORD@proxy.example:3128")
+    return url
+
+
+def check_proxy(value: object) -> object:
+    """Return the URL of a proxy, whose credentials are secret.
+
+    Raises:
+        ValueError: it is not the URL of an HTTP proxy.
+    """
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return SecretStr(read_proxy(text)) if isinstance(text, str) else value
+
+
+def mask_credentials(url: str) -> str:
+    """Return a URL with its credentials masked."""
+    start, at, host = url.rpartition("@")
+    return f"{start.partition('://')[0]}://***@{host}" if at else url
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address is this machine."""
     return host.lower() == "localhost" or (is_address(host) and ip_address(host).is_loopback)
@@ -310,6 +345,11 @@ Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(json_schema_ext
 
 File = Annotated[Path, BeforeValidator(check_path), AfterValidator(expand_home)]
 Whole = Annotated[int, BeforeValidator(not_bool)]
+ProxyUrl = Annotated[
+    SecretStr,
+    BeforeValidator(check_proxy),
+    PlainSerializer(lambda url: mask_credentials(url.get_secret_value()), when_used="json"),
+]
 Key = Annotated[SecretStr, BeforeValidator(check_key)]
 Hook = Annotated[SecretStr, BeforeValidator(check_hook)]
 Identifier = Annotated[str, AfterValidator(check_id)]
@@ -334,6 +374,7 @@ class ApiSettings(Section):
     origin: Origin = "ALL"
     status: Status = "ALL"
     verbose: bool = True
+    proxy: ProxyUrl | None = None
 
     @property
     def host(self) -> str:
@@ -349,7 +390,7 @@ class DatabaseSettings(Section):
     url_file: File | None = None
     schema_name: Annotated[str, AfterValidator(check_schema)] = Field(default="cortex", alias="schema")
     auto_migrate: bool = True
-    timeout_s: Annotated[float, BeforeValidator(not_bool)] = Field(default=60, gt=0, le=3600)
+    timeout_s: Seconds = Field(default=60, gt=0, le=3600)
 
 
 class AppSettings(Section):

@@ -36,6 +36,14 @@ async def examine_source(settings: Settings, listener: Listener) -> AsyncGenerat
     if not settings.apps:
         yield failed("apps", "none is set", "Name at least one under `apps:` in the settings.", 2)
         return
+    try:
+        proxy = settings.api_network.proxy_for(settings.api.base_url)
+        settings.api_network.tls()
+    except SettingsError as error:
+        yield failed("network", error.message, error.hint, error.exit_code)
+        return
+    if proxy is not None:
+        yield ok("proxy", f"{proxy.shown}, named by {proxy.place}")
     async with _open_limiter(settings) as limiter:
         is_known = False  # to answer
         for app in settings.apps:
@@ -75,7 +83,8 @@ class _LastRequest:
 
 def _client(settings: Settings, app: AppSettings, limiter: Limiter, listener: Listener) -> CortexClient:
     api = settings.api.model_copy(update={"timeout_s": min(_TIMEOUT_S, settings.api.timeout_s)})
-    return CortexClient(api, settings.require_key(app), limiter, listener, policy=_POLICY)
+    key = settings.require_key(app)
+    return CortexClient(api, key, limiter, listener, policy=_POLICY, network=settings.api_network)
 
 
 @asynccontextmanager

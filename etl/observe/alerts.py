@@ -17,7 +17,7 @@ import aiohttp
 
 from etl import __version__
 from etl.db.statements import statements
-from etl.errors import EXIT_HELD, EXIT_INTERRUPTED
+from etl.errors import EXIT_HELD, EXIT_INTERRUPTED, SettingsError
 from etl.events import Notice
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from etl.config.network import Network
     from etl.events import Listener
 
 TIMEOUT_S = 5.0
@@ -87,12 +88,16 @@ class Caller:
     Args:
         listener: receives a notice for each failed call.
         mask: removes secrets from what is sent.
+        network: how to reach the receivers.
         timeout_s: timeout of one call.
     """
 
-    def __init__(self, listener: Listener, mask: Callable[[Any], Any], *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, listener: Listener, mask: Callable[[Any], Any], network: Network, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._listener = listener
         self._mask = mask
+        self._network = network
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def call(self, url: str, body: Mapping[str, Any] | str) -> bool:
@@ -102,17 +107,17 @@ class Caller:
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
             try:
-                async with aiohttp.ClientSession(timeout=self._timeout) as session:
-                    masked = self._mask(body)
-                    content: dict[str, Any] = {"data": masked} if isinstance(masked, str) else {"json": masked}
-                    async with session.post(url, allow_redirects=False, **content) as response:
-                        if 200 <= response.status < 300:
-                            return True
-                        reason = f"status {response.status}"
-                        if 300 <= response.status < 400:
-                            reason += ", a redirect, which is not followed: set the URL that it leads to"
-                        if 300 <= response.status < 500 and response.status != 429:
-                            break
+                status = await self._post(url, self._mask(body))
+                if 200 <= status < 300:
+                    return True
+                reason = f"status {status}"
+                if 300 <= status < 400:
+                    reason += ", a redirect, which is not followed: set the URL that it leads to"
+                if 300 <= status < 500 and status != 429:
+                    break
+            except SettingsError as error:
+                reason = error.message
+                break
             except TimeoutError:
                 reason = f"no response within {self._timeout.total:g} s"
             except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -120,6 +125,18 @@ class Caller:
         host = urlsplit(url).hostname or ""
         self._listener(Notice("alert.failed", {"host": host, "error": reason}, level="warning"))
         return False
+
+    async def _post(self, url: str, body: Mapping[str, Any] | str) -> int:
+        """Send one request; return the status of the answer."""
+        proxy, connector = self._network.proxy_for(url), aiohttp.TCPConnector(ssl=self._network.tls())
+        content: dict[str, Any] = {"data": body} if isinstance(body, str) else {"json": body}
+        async with (
+            aiohttp.ClientSession(timeout=self._timeout, connector=connector) as session,
+            session.post(
+                url, allow_redirects=False, proxy=proxy.value if proxy is not None else None, **content
+            ) as response,
+        ):
+            return response.status
 
 
 class Pings:

@@ -26,7 +26,10 @@ import pytest
 from etl.db import embedded
 
 SERVER = Path(__file__).with_name("command_server.py")
-SCRUBBED = ("CORTEX_", "DATABASE_URL", "PG", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "COVERAGE")
+SCRUBBED = (
+    "CORTEX_", "DATABASE_URL", "PG", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "COVERAGE",
+    "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ WARM = WarmStarts()
 
 def clean_environment() -> dict[str, str]:
     """Return the environment of the tests without variables that affect the command."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(SCRUBBED)}
 
 
 def pytest_unconfigure() -> None:

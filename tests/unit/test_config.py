@@ -124,7 +124,8 @@ def test_ids_are_whatever_the_api_gives(write) -> None:
 
 def test_seconds_may_be_written_as_durations(write) -> None:
     for text, seconds in (("2m", 120), ("45s", 45), ("1.5", 1.5), ("0.5", 0.5), ("'90'", 90)):
-        assert load(write(f"api: {{timeout_s: {text}}}\n"), {}).api.timeout_s == seconds
+        settings = load(write(f"api: {{timeout_s: {text}}}\ndatabase: {{timeout_s: {text}}}\n"), {})
+        assert settings.api.timeout_s == settings.database.timeout_s == seconds
 
 
 def test_variables_are_substituted(write) -> None:
