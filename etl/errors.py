@@ -125,6 +125,11 @@ def explain(error: BaseException) -> EtlError:
     return explained
 
 
+def first_code(codes: Iterable[int]) -> int:
+    """Return the exit code that takes precedence; 0 if there are none."""
+    return min(codes, key=_PRECEDENCE.index, default=EXIT_OK)
+
+
 def gravest(errors: Iterable[BaseException]) -> BaseException:
     """Return the error whose exit code takes precedence; of several such errors, the first."""
     return min(errors, key=lambda error: _PRECEDENCE.index(getattr(error, "exit_code", EXIT_INCOMPLETE)))

@@ -13,7 +13,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import database_url, demo_settings, is_made
-from etl.errors import SettingsError
+from etl.errors import SettingsError, first_code
 
 if TYPE_CHECKING:
     from etl.config import Settings
@@ -60,7 +60,7 @@ def doctor(call: Invocation, *, json: JsonOption = False) -> int:
 
 
 async def _print_checks(call: Invocation, *, json: bool) -> int:
-    """Print each check as it completes; return the exit code of the first one that failed."""
+    """Print each check as it completes; return the exit code that takes precedence among those that failed."""
     from etl.doctor import examine
     from etl.events import RateLimited
 
@@ -80,7 +80,7 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
                 call.out.line(f"  {'':<11} -> {check.hint}")
     if json:
         call.out.json(checks)
-    return next((check.exit_code for check in checks if check.state == "failed"), 0)
+    return first_code(check.exit_code for check in checks if check.state == "failed")
 
 
 config_group = typer.Typer(no_args_is_help=True, help="The settings.")

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from etl.doctor.checks import Check, failed, ok, warning
-from etl.doctor.database import examine_database
+from etl.doctor.database import Opened, examine_database, open_database
 from etl.doctor.source import examine_source
 from etl.errors import SettingsError
 from etl.events import ignore
@@ -32,10 +32,16 @@ async def examine(settings: Settings, listener: Listener = ignore) -> AsyncGener
     yield _settings(settings)
     if settings.telemetry:
         yield _traces()
-    for checks in (examine_source(settings, listener), examine_database(settings)):
-        async with aclosing(checks):
-            async for check in checks:
-                yield check
+    opened = await open_database(settings)
+    url = opened.url if isinstance(opened, Opened) else None
+    try:
+        for checks in (examine_source(settings, listener, url), examine_database(settings, opened)):
+            async with aclosing(checks):
+                async for check in checks:
+                    yield check
+    finally:
+        if isinstance(opened, Opened):
+            await opened.connection.close()
 
 
 def _settings(settings: Settings) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.db import embedded
@@ -14,7 +15,7 @@ from etl.db.statements import statements
 from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.reader import examine_reader
-from etl.errors import DatabaseError, SettingsError
+from etl.errors import DatabaseError, EtlError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -32,33 +33,39 @@ _UP_TO_DATE = ok("migrations", "all are applied")
 _SQL = statements("doctor")
 
 
-async def examine_database(settings: Settings) -> AsyncGenerator[Check]:
-    """Yield the checks of the database, until one fails on which the others depend."""
-    schema = settings.database.schema_name
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A connection to the warehouse, and its URL."""
+
+    url: str
+    connection: asyncpg.Connection
+
+
+async def open_database(settings: Settings) -> Opened | EtlError:
+    """Connect to the warehouse, and start an embedded server first; return the error if that fails."""
     try:
         url = settings.database_url()
         if url is None:
-            yield _disk(settings.data_dir)
             url = await asyncio.to_thread(embedded.start, settings.data_dir)
-        connection = await connect(url, schema)
-    except SettingsError as error:
-        yield failed("database", error.message, error.hint, error.exit_code)
-        return
-    except (DatabaseError, *DRIVER_ERRORS) as error:
-        yield _unusable(error)
+        connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
+    except (SettingsError, DatabaseError) as error:
+        return error
+    return Opened(url, connection)
+
+
+async def examine_database(settings: Settings, opened: Opened | EtlError) -> AsyncGenerator[Check]:
+    """Yield the checks of the database, until one fails on which the others depend."""
+    if not settings.names_database:
+        yield _disk(settings.data_dir)
+    if isinstance(opened, EtlError):
+        yield failed("database", opened.message, opened.hint, opened.exit_code)
         return
     try:
-        async for check in _examine(connection, url, settings):
+        async for check in _examine(opened.connection, opened.url, settings):
             yield check
-    except DRIVER_ERRORS as error:
-        yield _unusable(error)
-    finally:
-        await connection.close()
-
-
-def _unusable(error: Exception) -> Check:
-    problem = error if isinstance(error, DatabaseError) else unusable(error)
-    return failed("database", problem.message, problem.hint, problem.exit_code)
+    except (*DRIVER_ERRORS, OSError) as error:
+        problem = unusable(error)
+        yield failed("database", problem.message, problem.hint, problem.exit_code)
 
 
 def _disk(data_dir: Path) -> Check:

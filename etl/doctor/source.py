@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 from etl.api.client import CortexClient
 from etl.api.rate_limit import LocalLimiter, SharedLimiter
 from etl.api.retry import RetryPolicy
-from etl.db import embedded
 from etl.db.budget import Budget
 from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
@@ -31,8 +29,14 @@ _POLICY = RetryPolicy(attempts=3, patience_s=60)  # whoever runs it waits for th
 _MAX_SKEW_S = 60  # beyond it times are hard to read, and `sync.lookback` may be too short
 
 
-async def examine_source(settings: Settings, listener: Listener) -> AsyncGenerator[Check]:
-    """Yield the checks of the API, each after those that it depends on."""
+async def examine_source(settings: Settings, listener: Listener, database_url: str | None) -> AsyncGenerator[Check]:
+    """Yield the checks of the API, each after those that it depends on.
+
+    Args:
+        settings: those that a sync would use.
+        listener: receives the events of the requests.
+        database_url: of the warehouse, whose request budget is used; None if it cannot be reached.
+    """
     if not settings.apps:
         yield failed("apps", "none is set", "Name at least one under `apps:` in the settings.", 2)
         return
@@ -44,7 +48,7 @@ async def examine_source(settings: Settings, listener: Listener) -> AsyncGenerat
         return
     if proxy is not None:
         yield ok("proxy", f"{proxy.shown}, named by {proxy.place}")
-    async with _open_limiter(settings) as limiter:
+    async with _open_limiter(settings, database_url) as limiter:
         is_known = False  # to answer
         for app in settings.apps:
             requests = _LastRequest(listener)
@@ -88,23 +92,22 @@ def _client(settings: Settings, app: AppSettings, limiter: Limiter, listener: Li
 
 
 @asynccontextmanager
-async def _open_limiter(settings: Settings) -> AsyncIterator[Limiter]:
+async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIterator[Limiter]:
     """Open the request budget that processes on the warehouse share; without a usable one, count for this process."""
     api = settings.api
     limiter: Limiter = LocalLimiter(api.requests_per_minute)
     async with AsyncExitStack() as stack:
         try:
-            url = settings.database_url()
-            if url is None and embedded.is_made(settings.data_dir):
-                url = await asyncio.to_thread(embedded.start, settings.data_dir)
-            if url is not None:
+            if database_url is not None:
                 schema = settings.database.schema_name
-                pool = await create_pool(url, schema, size=1, application_name="cortex-etl budget")
+                pool = await create_pool(
+                    database_url, schema, size=1, application_name="cortex-etl budget", timeout_s=_TIMEOUT_S
+                )
                 stack.callback(pool.terminate)
                 budget = Budget(pool, api.host, api.requests_per_minute, patience_s=0)
                 await budget.lease(0, 0.0)  # fails if the schema or a privilege is missing
                 limiter = SharedLimiter(budget)
-        except (SettingsError, DatabaseError):
+        except DatabaseError:
             pass  # the checks of the database report it
         yield limiter
 

@@ -12,12 +12,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from postgres_fixtures import with_database
-from postgres_proxies import far_away
+from postgres_proxies import far_away, gated
 
 from etl.config import DatabaseSettings, Settings
 from etl.db.budget import Budget
+from etl.doctor import examine
 from etl.doctor.bookkeeping import _locks
-from etl.doctor.database import examine_database
 from etl.sandbox.faults import Headers, Status, any_request
 
 
@@ -285,17 +285,43 @@ async def test_retired_streams_raise_no_alarm(at_work, warehouse) -> None:
     assert [each["state"] for each in (await findings(command))["streams"]] == ["ok"]
 
 
+async def test_doctor_waits_once_for_a_silent_database(at_work, database_url) -> None:
+    command, _ = at_work
+    async with gated(database_url) as gate:
+        gate.shut()
+        path = command.folder / "config.yaml"
+        path.write_text(path.read_text().replace(database_url, f"{gate.url}?connect_timeout=1"))
+        ended = await command("doctor", "--json")
+        assert len(gate.clients) == 1
+    assert ended.code == 4
+    failed = [each for each in ended.json if each["state"] == "failed"]
+    assert [each["name"] for each in failed] == ["database"]
+    assert "no response within 1 s" in failed[0]["found"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 3), (500, 4)])
+async def test_doctor_exits_with_the_code_that_takes_precedence(at_work, database_url, status, code) -> None:
+    command, running = at_work
+    running.faults.on(any_request, Status(status))
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace(database_url, "postgresql://u@127.0.0.1:1/d"))
+    ended = await command("doctor", "--json")
+    codes = [each["exit_code"] for each in ended.json if each["state"] == "failed"]
+    assert (codes[0], 4 in codes) == (3 if status == 401 else 1, True)
+    assert ended.code == code, ended.out
+
+
 async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 << 20))
     (tmp_path / "blocked").touch()
-    found = [check async for check in examine_database(Settings(data_dir=tmp_path / "blocked" / "data"))]
+    found = [check async for check in examine(Settings(data_dir=tmp_path / "blocked" / "data"))][2:]
     assert [(check.name, check.state) for check in found] == [("disk", "warning"), ("database", "failed")]
     assert found[0].hint == "Free some space, or set data_dir to a directory on a larger disk."
 
 
 async def test_doctor_reports_an_old_server(database_url, monkeypatch) -> None:
     monkeypatch.setattr("etl.db.connect._MIN_VERSION", 99)
-    found = [check async for check in examine_database(Settings(database=DatabaseSettings(url=database_url)))]
+    found = [check async for check in examine(Settings(database=DatabaseSettings(url=database_url)))][2:]
     assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]
     assert found[0].hint == "Use PostgreSQL 99 or newer."

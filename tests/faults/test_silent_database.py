@@ -149,6 +149,48 @@ async def test_silence_while_encrypting(reply: bytes) -> None:
     await asyncio.sleep(0.1)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sync",),
+        ("status",),
+        ("plan",),
+        ("doctor",),
+        ("migrate",),
+        ("sql", "SELECT 1"),
+        ("report",),
+        ("export", "files"),
+        ("rejects", "list"),
+        ("grant", "someone"),
+        ("forget", "--run", "r", "--yes"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+async def test_commands_give_up_connecting(at_work, database_url: str, arguments: tuple[str, ...]) -> None:
+    command, _ = at_work
+    async with gated(database_url) as gate:
+        gate.shut()
+        path = command.folder / "config.yaml"
+        path.write_text(path.read_text().replace(database_url, f"{gate.url}?connect_timeout=1"))
+        ended = await asyncio.wait_for(command(*arguments), 15)
+        assert ended.code == 4, ended
+        assert "no response within 1 s" in ended.out + ended.err
+
+
+@pytest.mark.parametrize("query", ["SELECT pg_sleep(60)", "SELECT generate_series(1, 1000000000)"])
+async def test_signal_ends_a_query_in_time(at_work, database_url: str, query: str) -> None:
+    command, _ = at_work
+    async with gated(database_url) as gate:
+        gate.shut_after = query[:10].encode()
+        path = command.folder / "config.yaml"
+        path.write_text(path.read_text().replace(database_url, gate.url))
+        process = await command.start("sql", query)
+        await asyncio.wait_for(gate.is_shut.wait(), 20)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.communicate(), 10)
+        assert process.returncode == 130
+
+
 async def test_close_does_not_wait_for_a_silent_server(database_url: str) -> None:
     async with gated(database_url) as gate:
         connection = await connect(gate.url, "cortex")
