@@ -76,8 +76,12 @@ def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> N
     counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     call.out.table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
+    remarks: dict[tuple[str, ...], list[str]] = {}  # what holds for several streams is said once
     for each in report.streams:
-        for line in _remarks(each, report, explain=explain):
+        lines = tuple(_remarks(each, report, explain=explain))
+        remarks.setdefault(lines, []).append(f"{each['app_id']}/{each['workflow_id']}")
+    for lines, streams in remarks.items():
+        for line in (*streams, *lines) if lines else ():
             call.out.line(line)
 
 
@@ -92,11 +96,11 @@ def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _remarks(stream: Mapping[str, Any], report: StatusReport, *, explain: bool) -> list[str]:
-    """Return the lines below the table about a stream that needs attention, is held, or is to be explained."""
+    """Return the lines about a stream that needs attention, is held, or is to be explained."""
     lines = []
     if stream["held_by"]:
         lines.append(f"  held by {stream['held_by']}")
-    if explain:
+    if explain and stream["workflow_id"] != "*":
         moment = stream["watermark"].isoformat(sep=" ") if stream["watermark"] else "none yet"
         lines.append(f"  watermark: {moment}")
         lines += [f"  blocked by: {each}" for each in stream["explanation"]]
@@ -112,7 +116,7 @@ def _remarks(stream: Mapping[str, Any], report: StatusReport, *, explain: bool) 
         lines.append("  not cheap: its listing is not sorted by time, so every sync reads all of it")
     if stream["hint"]:
         lines.append(f"  hint: {stream['hint']}")
-    return [f"{stream['app_id']}/{stream['workflow_id']}", *lines] if lines else []
+    return lines
 
 
 def _last_sync(row: Mapping[str, Any], now: datetime) -> str:
