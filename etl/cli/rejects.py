@@ -10,6 +10,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
+from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -58,7 +59,7 @@ def retry(
 ) -> int:
     """Load quarantined items again: first as stored, then as the API returns them now.
 
-    Exits with 1 if any item is still rejected.
+    Exits with 1 if any item is still rejected, else with 75 if another invocation holds the stream of one.
 
     Example: `cortex-etl rejects retry`
     """
@@ -78,4 +79,6 @@ def retry(
             call.logs().write("error", "reject.retried", id=number, reason=reason, error=error)
         else:
             call.out.line(f"  {number}: {reason}: {error}", err=True)
-    return 1 if report.still_bad or report.held else 0
+    if report.still_bad:
+        return EXIT_INCOMPLETE
+    return EXIT_HELD if report.held else EXIT_OK

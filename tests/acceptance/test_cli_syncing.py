@@ -399,7 +399,7 @@ async def test_row_of_a_dead_process_is_shown_as_interrupted(at_work, warehouse)
     assert "last: backfill interrupted" in (await command("status")).out
 
 
-async def test_rejects_commands(at_work) -> None:
+async def test_rejects_commands(at_work, warehouse) -> None:
     command, running = at_work
     workflow_id, runs = next((key, runs) for key, runs in running.world.runs.items() if runs)
     run_id = next(iter(runs))
@@ -415,6 +415,11 @@ async def test_rejects_commands(at_work) -> None:
     assert (unknown.code, "not in quarantine: 999" in unknown.err) == (2, True)
     still = await command("rejects", "retry")
     assert (still.code, "1 still rejected" in still.out) == (1, True)
+    name = "\n".join(("cortex", "stream", item["app_id"], workflow_id))
+    await warehouse.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+    held = await command("rejects", "retry")
+    assert (held.code, "1 held by another invocation" in held.out) == (75, True)
+    await warehouse.execute("SELECT pg_advisory_unlock_all()")
     del running.world.raw[run_id]
     retried = await command("rejects", "retry", "--json")
     assert (retried.code, retried.json["loaded"]) == (0, 1)
