@@ -471,7 +471,7 @@ SELECT
     failure.error_at AS last_error_at,
     CASE health.state
         WHEN 'new' THEN 'no sync has read it yet'
-        WHEN 'loading' THEN format('its history is not loaded yet (%s runs so far)', counts.warehouse_count)
+        WHEN 'loading' THEN format('its history is not loaded yet (runs so far: %s)', counts.warehouse_count)
         WHEN 'incomplete' THEN format('the API counts %s runs, the warehouse has %s', streams.api_count, counts.accounted_for)
         WHEN 'failing' THEN failure.error
         WHEN 'late' THEN CASE

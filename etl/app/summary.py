@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError, gravest
+from etl.plurals import counted
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class SyncSummary:
             first = next(stream for stream in self.streams if stream.status in {"partial", "failed"})
             self.error, self.hint = f"{first.app_id}/{first.workflow_id}: {first.error}", first.hint
         elif skipped:
-            self.error = f"other invocations hold {skipped} of {len(self.streams)} streams"
+            self.error = f"other invocations hold {skipped} of {counted(len(self.streams), 'stream')}"
             self.hint = "See who holds them with: cortex-etl status"
 
     def end_with(self, error: EtlError) -> None:

@@ -12,6 +12,7 @@ from etl.cli.root import app
 from etl.cli.syncing import AppOption, WorkflowOption
 from etl.cli.target import DemoOption, readable_settings
 from etl.errors import EXIT_INCOMPLETE, EXIT_OK
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ def _last_sync(row: Mapping[str, Any], now: datetime) -> str:
     line = f"last: {row['mode']} {row['status']} {age(row['started_at'], now)} ago"
     if took is not None:
         line += f", took {span(took)}"
-    line += f", {row['requests'] or 0:,} requests"
+    line += f", {counted(row['requests'], 'request')}"
     return f"{line}; {row['error']}" if row["error"] else line
 
 
@@ -184,6 +185,7 @@ def _show_plan(call: Invocation, made: Plan, requests_per_minute: int) -> None:
     headings = ["app", "workflow", "work", "api", "ware\u00adhouse", "re\u00adquests", "runs", "rows"]
     call.out.table(headings, rows, numeric=range(3, 8))
     call.out.line(
-        f"{made.mode}: about {made.requests:,} requests for {made.runs:,} runs ({made.rows:,} rows), "
+        f"{made.mode}: about {counted(made.requests, 'request')} for {counted(made.runs, 'run')}"
+        f" ({counted(made.rows, 'row')}), "
         f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests per minute"
     )

@@ -13,6 +13,7 @@ from etl.cli.output import flush
 from etl.cli.root import app
 from etl.cli.telemetry import run_watched
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from etl.app import SyncSummary
@@ -181,7 +182,8 @@ def _in_one_line(summary: SyncSummary) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in kinds if count or name in ("new", "changed"))
     what = f"{summary.mode}{' (dry run: nothing written)' if summary.dry_run else ''}"
     again = f" ({summary.retries:,} of them retries)" if summary.retries else ""
-    read = f"{summary.requests:,} requests{again} for {summary.pages:,} pages of {summary.runs_seen:,} runs"
+    pages = f"{counted(summary.pages, 'page')} of {counted(summary.runs_seen, 'run')}"
+    read = f"{counted(summary.requests, 'request')}{again} for {pages}"
     return f"{what} {summary.status}: {counts}; {read} in {summary.seconds:.1f} s"
 
 

@@ -19,6 +19,7 @@ from etl import __version__
 from etl.db.statements import statements
 from etl.errors import EXIT_HELD, EXIT_INTERRUPTED, SettingsError
 from etl.events import Notice
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +73,7 @@ class SyncEnd:
         if not self.exit_code:
             return f"{begin} succeeded"
         hint = f" (hint: {self.summary['hint']})" if self.summary["hint"] else ""
-        late = f"; {self.late_streams} streams are late" if self.late_streams else ""
+        late = f"; {counted(self.late_streams, 'stream is late', 'streams are late')}" if self.late_streams else ""
         return f"{begin} ended with {self.exit_code}: {self.summary['error']}{late}{hint}"
 
 

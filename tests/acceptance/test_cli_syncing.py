@@ -51,6 +51,21 @@ async def test_summary_table_on_a_terminal(at_work) -> None:
     assert ended.out.splitlines()[-1].startswith(line)
 
 
+async def test_one_of_a_kind_is_not_a_plural(at_work) -> None:
+    command, running = at_work
+    workflow_id, runs = next(iter(running.world.runs.items()))
+    app_id = running.world.workflows[workflow_id]["app"]["id"]
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().partition("apps:")[0] + f"apps: [{{id: {app_id}, workflows: [{workflow_id}]}}]\n")
+    for run_id in list(runs)[1:]:
+        running.world.delete_run(run_id)
+    planned = await command("plan")
+    assert "about 1 request for 1 run (" in planned.out
+    ended = await command("sync")
+    assert "; 1 request for 1 page of 1 run in " in ended.out
+    assert (await command("status")).out.splitlines()[-1].endswith(", 1 request")
+
+
 async def test_quiet_sync_is_silent(at_work) -> None:
     command, _ = at_work
     for arguments in (("sync",), ("sync",), ("reconcile",), ("migrate",)):
