@@ -6,34 +6,34 @@ masks secrets and escapes control characters.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
+import select
 import sys
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from etl.observe.terminal import visible, visible_json, visible_lines
-from etl.plurals import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
     from rich.table import Table
 
     from etl.observe.secrets import Mask
 
-Form = Literal["table", "csv", "json"]
-
 _WIDEST_CELL = 72  # characters of a table cell; longer text is cut with an ellipsis
 _NARROWEST_CELL = 8  # characters; if text had to be cut further, each row is shown on lines of its own
 _GAP = 3  # between columns
 _SOFT_HYPHEN = "\u00ad"  # where a heading may wrap
 _DELIMITING = re.compile(r'[\s,{}"\\]')  # an array element that contains one of these is quoted
+_SIGNALS_WAIT_MS = 100
 _STYLES = {"bold": "1", "green": "32", "yellow": "33", "red": "1;31", "cyan": "1;36"}
 
 
@@ -111,28 +111,6 @@ class Output:
             self.line("", mark=title, style="bold")
         self._show(columns, [[self._mask(value) for value in row] for row in rows], numeric, whole, cut=cut)
 
-    def result(
-        self, form: Form | None, columns: Sequence[str], types: Sequence[str], rows: Sequence[Sequence[Any]]
-    ) -> None:
-        """Write the result of a query: data of the user, in which nothing is masked.
-
-        Args:
-            form: format; None means a table on a terminal and CSV elsewhere.
-            columns: names.
-            types: PostgreSQL type of each column.
-            rows: values.
-        """
-        form = form or ("table" if sys.stdout.isatty() else "csv")
-        if form == "csv":
-            for line in csv_lines(columns, rows):
-                self.raw(line)
-        elif form == "json":
-            sys.stdout.write(visible_json(json_list(columns, types, rows)))
-        else:
-            numbers = ("int2", "int4", "int8", "numeric", "float4", "float8", "money", "oid")
-            self._show(columns, rows, [place for place, kind in enumerate(types) if kind in numbers], ())
-            self.line(f"({counted(len(rows), 'row')})")
-
     def ask(self, question: str) -> bool:
         """Ask a question on stderr; return whether the answer is yes."""
         return typer.confirm(visible(self._mask(question)), err=True)
@@ -156,6 +134,29 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def stdout_is_terminal() -> bool:
+    """Return whether results are read by a person."""
+    return sys.stdout.isatty()
+
+
+async def stream(text: str) -> None:
+    """Write data of the user to stdout like `Output.raw`, a piece at a time, so that a signal ends it soon."""
+    sys.stdout.flush()
+    shown = visible_lines(text) if sys.stdout.isatty() else text
+    await write_pieces(sys.stdout.fileno(), shown.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+
+
+async def write_pieces(file: int, data: bytes) -> None:
+    """Write to a file descriptor without waiting long for a pipe whose reader does not read."""
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    rest = memoryview(data)
+    while rest:
+        while not poll.poll(_SIGNALS_WAIT_MS):  # noqa: ASYNC110 - a regular file cannot wake the event loop
+            await asyncio.sleep(0)  # raises CancelledError after a signal
+        rest = rest[os.write(file, rest[: select.PIPE_BUF]) :]
+
+
 def flush() -> None:
     """Write what stdout has buffered."""
     sys.stdout.flush()
@@ -169,8 +170,8 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _console() -> Console:
-    """Return a console that does not wrap in a pipe, so that each row stays one line.
+def _console(*, to_file: bool = False) -> Console:
+    """Return a console that does not wrap in a pipe or a file, so that each row stays one line.
 
     It raises `BrokenPipeError` on a closed pipe, as `print` does, instead of exiting.
     """
@@ -181,7 +182,9 @@ def _console() -> Console:
             raise  # noqa: PLE0704 - called while the error is handled
 
     found = Plain(highlight=False, emoji=False)
-    return found if found.is_terminal else Plain(highlight=False, emoji=False, width=100_000)
+    if found.is_terminal and not to_file:
+        return found
+    return Plain(highlight=False, emoji=False, width=100_000, force_terminal=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Iterable[int] = ()) -> Table:
@@ -205,6 +208,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Ite
     for row in body:
         made.add_row(*(Text(_shortened(plain(value))) for value in row))
     return made
+
+
+def table_text(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Iterable[int] = (), to_file: bool = False
+) -> str:
+    """Return a table as text that fits stdout, or a file, whose lines have no end."""
+    out = _console(to_file=to_file)
+    made = fitted(columns, rows, width=out.width, numeric=numeric)
+    with out.capture() as captured:
+        out.print(made, markup=False, soft_wrap=isinstance(made, str))
+    return captured.get()
 
 
 def _numeric(columns: int, body: Sequence[Sequence[Any]], known: Iterable[int]) -> set[int]:
@@ -329,68 +343,8 @@ def _shortened(text: str) -> str:
     return line if len(line) <= _WIDEST_CELL else line[: _WIDEST_CELL - 1] + "…"
 
 
-def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Yield lines of CSV as PostgreSQL writes it: NULL is an empty field, an empty text is a pair of quotes."""
-    yield ",".join(_csv_field(name) for name in columns) + "\n"
-    for row in rows:
-        yield ",".join("" if value is None else _csv_field(plain(value)) for value in row) + "\n"
-
-
-def _csv_field(text: str) -> str:
-    if text and not any(sign in text for sign in ',"\r\n') and text != "\\.":
-        return text
-    return '"' + text.replace('"', '""') + '"'
-
-
-def json_list(columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a JSON list of row objects; numbers keep their digits, jsonb values are nested.
-
-    Args:
-        columns: names; a name that occurs again gets the suffix `_2`.
-        types: PostgreSQL type of each column.
-        rows: values.
-    """
-    names = _different(columns)
-    documents = [kind.removesuffix("[]") in ("json", "jsonb") for kind in types]
-    lines = (
-        encode_json(
-            {
-                name: _json_value(value, is_document)
-                for name, value, is_document in zip(names, row, documents, strict=True)
-            }
-        )
-        for row in rows
-    )
-    return "[" + ",\n ".join(lines) + "]\n"
-
-
 def encode_json(value: Any) -> str:
     """Encode as compact JSON: decimals as numbers with all digits, times in ISO 8601."""
     import msgspec
 
     return msgspec.json.Encoder(decimal_format="number", enc_hook=plain).encode(value).decode()
-
-
-def _json_value(value: Any, is_document: bool) -> Any:
-    if is_document and isinstance(value, str):
-        import msgspec
-
-        return msgspec.Raw(value.encode())
-    if isinstance(value, Decimal) and not value.is_finite():
-        return str(value)
-    if isinstance(value, bytes | memoryview) or (isinstance(value, float) and not math.isfinite(value)):
-        return plain(value)
-    if hasattr(value, "items"):
-        return {name: _json_value(each, False) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(each, is_document) for each in value]
-    return value
-
-
-def _different(names: Sequence[str]) -> list[str]:
-    taken: dict[str, int] = {}
-    different = []
-    for name in names:
-        taken[name] = taken.get(name, 0) + 1
-        different.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
-    return different

@@ -13,14 +13,14 @@ import typer
 from typer.core import TyperCommand
 
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import flush
+from etl.cli.output import flush, stdout_is_terminal
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, readable_settings
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
+    from etl.cli.results import Form
     from etl.config import Settings
-    from etl.db.query import QueryResult
 
 # Option names contain no space, but their values may.
 _COMMENT = re.compile(r"--[^=\s]*\s")
@@ -37,16 +37,21 @@ class QueryCommand(TyperCommand):
 @command(app, "sql", cls=QueryCommand)
 def sql(
     call: Invocation,
-    query: Annotated[str | None, typer.Argument(help="One statement; - reads it from stdin.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="One statement; without it, or with -, it is read from stdin.")
+    ] = None,
     *,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read the query from a file.")
     ] = None,
     form: Annotated[
-        Literal["table", "csv", "json"] | None,
+        Literal["table", "csv", "json", "jsonl"] | None,
         typer.Option("--format", help="Output format; by default a table on a terminal, csv elsewhere."),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Time limit.")] = 300,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file, once complete.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Time limit in PostgreSQL.")] = 300,
     url: Annotated[
         bool, typer.Option("--url", help="Print the URL of the warehouse instead of running a query.")
     ] = False,
@@ -66,33 +71,45 @@ def sql(
         return
     text = _query_text(query, file)
     settings = readable_settings(call, demo=demo)
-    result = run_async(_run(settings, text, timeout))
-    call.out.result(form, result.columns, result.types, result.rows)
+    form = form or ("table" if output is None and stdout_is_terminal() else "csv")
+    run_async(_answer(settings, text, timeout, form, output))
 
 
 def _query_text(query: str | None, file: Path | None) -> str:
-    if (query is None) == (file is None):
-        raise SettingsError(
-            "expected one query", hint='Pass one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE.'
-        )
-    if file is None and query != "-":
-        return query or ""
+    if query is not None and query != "-" and file is None:
+        return query
+    if (query is not None and file is not None) or (query is None and file is None and sys.stdin.isatty()):
+        raise _expected_one_query()
+    name = str(file or "-")
     try:
-        return sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8")
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(
-            f"cannot read {file}: {error.strerror}", hint="Pass a file that contains one query."
+            f"cannot read {name}: {error.strerror}", hint="Pass a file that contains one query."
         ) from None
     except UnicodeDecodeError:
         raise SettingsError(
-            f"cannot read {file or 'stdin'}: not UTF-8 text", hint="Pass a file that contains one query."
+            f"cannot read {'stdin' if name == '-' else name}: not UTF-8 text",
+            hint="Pass a file that contains one query.",
         ) from None
+    if query is None and file is None and not text.strip():
+        raise _expected_one_query()
+    return text
 
 
-async def _run(settings: Settings, text: str, timeout_s: float) -> QueryResult:
-    from etl.db.query import run_query
+def _expected_one_query() -> SettingsError:
+    return SettingsError(
+        "expected one query", hint='Pass one: cortex-etl sql "SELECT count(*) FROM runs", or -f FILE, or on stdin.'
+    )
 
-    return await run_query(await _reading_url(settings), settings.database.schema_name, text, timeout_s=timeout_s)
+
+async def _answer(settings: Settings, text: str, timeout_s: float, form: Form, output: Path | None) -> None:
+    from etl.cli.results import write_result
+    from etl.db.query import querying
+
+    url, schema = await _reading_url(settings), settings.database.schema_name
+    async with querying(url, schema, text, timeout_s=timeout_s) as query:
+        await write_result(query, form, output)
 
 
 def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:

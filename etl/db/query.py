@@ -1,28 +1,41 @@
-"""Read-only SQL queries."""
+"""Read-only SQL queries, and their results as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+import codecs
+import csv
+import io
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import asyncpg
+import msgspec
 
+from etl.db.connect import quote_identifier
 from etl.db.query_text import accept, refused
 from etl.db.reading import connect_to_read
 from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from asyncpg.prepared_stmt import PreparedStatement
+
+    from etl.db.query_text import QueryText
 
 # Types with values that Python cannot represent: an interval of a month, infinity, the year 10000, 24:00.
 _MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
 _AS_TEXT = frozenset(
     "interval time timetz float4 point line lseg box path polygon circle bit varbit".split()  # noqa: SIM905 - reads best
 )
+_BLOCK_ROWS = 1000
+_LONGEST_NAME = 63  # bytes of an identifier
+_NO_LIMIT_S = 1e9  # of the driver, which would count the time that the reader takes
 
 _SQL = statements("reading")
 
@@ -40,67 +53,162 @@ class QueryResult:
 
 
 async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> QueryResult:
-    """Run one read-only query, with the schema as search_path.
+    """Run one read-only query and return all its rows; see `querying`."""
+    async with querying(url, schema, sql, timeout_s=timeout_s) as query:
+        return QueryResult(query.columns, query.types, [row async for block in query.blocks() for row in block])
+
+
+@asynccontextmanager
+async def querying(url: str, schema: str, sql: str, *, timeout_s: float) -> AsyncIterator[Query]:
+    """Prepare one read-only query, with the schema as search_path. It is cancelled if it still runs at the end.
 
     Args:
         url: URL of the database.
         schema: schema of the warehouse.
         sql: one statement.
-        timeout_s: time limit in seconds.
+        timeout_s: how many seconds PostgreSQL may take, without the time that the reader of its rows takes.
 
     Raises:
         SettingsError: PostgreSQL refuses the statement, it is not read-only, or the time limit is exceeded.
         DatabaseError: the database cannot be reached, or the connection is lost.
     """
-    connection = await connect_to_read(url, schema, purpose="sql", time_limit_s=timeout_s)
+    limit = _Limit(sql, timeout_s)
+    connection = await connect_to_read(url, schema, purpose="sql")
     try:
-        with _explained_failures(sql, timeout_s):
-            async with asyncio.timeout(timeout_s):
-                return await _ask(connection, sql)
+        async with limit.running():
+            text = await accept(connection, sql)
+            await connection.transaction(readonly=True).start()  # the connection ends with it
+            await connection.execute(_SQL["formats"])
+            # With the extended protocol again, as it was checked.
+            statement = await connection.prepare(text.sql)
+        yield Query(connection, text, statement, limit)
     finally:
         await connection.close()
 
 
-@contextmanager
-def _explained_failures(sql: str, timeout_s: float) -> Iterator[None]:
-    try:
+class _Limit:
+    """The time that a query may take, and errors with hints. The time between two uses does not count."""
+
+    def __init__(self, sql: str, seconds: float) -> None:
+        self._sql = sql
+        self._seconds = self._left_s = seconds
+        self._timeout = asyncio.timeout(None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Limit what PostgreSQL does in the block, and explain how it fails."""
+        clock = asyncio.get_running_loop().time
+        with self._explained():
+            started = clock()
+            async with asyncio.timeout(self._left_s) as self._timeout:
+                yield
+            self._left_s -= clock() - started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of the block, which is inside another."""
+        clock, end = asyncio.get_running_loop().time, self._timeout.when()
+        started = clock()
+        self._timeout.reschedule(None)
         yield
-    except (asyncpg.QueryCanceledError, TimeoutError) as failure:
-        raise SettingsError(
-            f"The query exceeded its time limit of {timeout_s:g} s.",
-            hint="Limit the query, for example by day, or raise the time limit.",
-        ) from failure
-    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError) as failure:
-        raise DatabaseError(
-            f"Lost the connection to the database during the query: {failure}",
-            hint="Check PostgreSQL and run the query again.",
-        ) from failure
-    except asyncpg.PostgresError as failure:
-        raise refused(failure, sql) from failure
-    except (ValueError, OverflowError, asyncpg.InterfaceError, asyncpg.InternalClientError) as failure:
-        raise SettingsError(f"A value of the result cannot be shown: {failure}", hint="Cast it to text.") from failure
+        if end is not None:
+            self._timeout.reschedule(end + clock() - started)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (asyncpg.QueryCanceledError, TimeoutError) as failure:
+            raise SettingsError(
+                f"The query exceeded its time limit of {self._seconds:g} s.",
+                hint="Limit the query, for example by day, or raise the time limit.",
+            ) from failure
+        except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError) as failure:
+            raise DatabaseError(
+                f"Lost the connection to the database during the query: {failure}",
+                hint="Check PostgreSQL and run the query again.",
+            ) from failure
+        except asyncpg.PostgresError as failure:
+            raise refused(failure, self._sql) from failure
+        except (ValueError, OverflowError, asyncpg.InterfaceError, asyncpg.InternalClientError) as failure:
+            raise SettingsError(
+                f"A value of the result cannot be shown: {failure}", hint="Cast it to text."
+            ) from failure
 
 
-async def _ask(connection: asyncpg.Connection, sql: str) -> QueryResult:
-    text = await accept(connection, sql)
-    await connection.transaction(readonly=True).start()  # the connection ends with it
-    await connection.execute(_SQL["formats"])
-    # With the extended protocol again, as it was checked.
-    statement = await connection.prepare(text.sql)
-    kinds = {attribute.type.name.removesuffix("[]") for attribute in statement.get_attributes()}
-    if special := kinds & (_MOMENTS | _AS_TEXT):
+class _OutputError(Exception):
+    """Whoever receives the result could not take it."""
+
+
+class Query:
+    """A query that PostgreSQL has accepted. Its result can be read once."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, text: QueryText, statement: PreparedStatement[Any], limit: _Limit
+    ) -> None:
+        self._connection, self._text, self._statement, self._limit = connection, text, statement, limit
+        attributes = statement.get_attributes()
+        self.columns = tuple(attribute.name for attribute in attributes)
+        self.types = tuple(attribute.type.name for attribute in attributes)
+
+    async def blocks(self) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Yield the rows as Python values, in blocks; at least one, which may be empty."""
+        async with self._limit.running():
+            cursor = await (await self._with_codecs()).cursor()
+            rows = await cursor.fetch(_BLOCK_ROWS)
+        yield [tuple(row) for row in rows]
+        while len(rows) == _BLOCK_ROWS:
+            async with self._limit.running():
+                rows = await cursor.fetch(_BLOCK_ROWS)
+            if rows:
+                yield [tuple(row) for row in rows]
+
+    async def _with_codecs(self) -> PreparedStatement[Any]:
+        """Return the statement with codecs for values that Python cannot represent."""
+        special = {kind.removesuffix("[]") for kind in self.types} & (_MOMENTS | _AS_TEXT)
         for kind in special:
-            await connection.set_type_codec(
+            await self._connection.set_type_codec(
                 kind, schema="pg_catalog", encoder=str, decoder=_decoder(kind), format="text"
             )
-        statement = await connection.prepare(text.sql)
-    records = await statement.fetch()
-    attributes = statement.get_attributes()
-    return QueryResult(
-        tuple(attribute.name for attribute in attributes),
-        tuple(attribute.type.name for attribute in attributes),
-        [tuple(record) for record in records],
-    )
+        return await self._connection.prepare(self._text.sql) if special else self._statement
+
+    async def copy(self, form: Literal["csv", "jsonl"], write: Callable[[str], Awaitable[None]]) -> None:
+        """Pass the result on as it arrives, formatted by PostgreSQL.
+
+        Args:
+            form: CSV with a header, in which null is empty; or one JSON object per line.
+            write: receives whole lines; its errors are raised as they are.
+        """
+        if not self._text.is_query:  # a few lines
+            rows = [row async for block in self.blocks() for row in block]
+            await write(_csv(self.columns, rows) if form == "csv" else _json_lines(self.columns, self.types, rows))
+            return
+        decode = codecs.getincrementaldecoder("utf-8")().decode
+
+        async def pass_on(data: bytes) -> None:
+            with self._limit.paused():
+                try:
+                    await write(decode(data))
+                except OSError as failure:  # not of the database
+                    raise _OutputError from failure
+
+        copy = partial(self._connection.copy_from_query, output=pass_on, timeout=_NO_LIMIT_S, format="csv")
+        query = f"\n{self._text.sql}\n"  # a whole query, as PostgreSQL has checked: it cannot close the parenthesis
+        try:
+            async with self._limit.running():
+                if form == "csv":
+                    await copy(query, header=True)
+                else:  # JSON contains neither of these control characters
+                    await copy(self._as_json(query), delimiter="\2", quote="\1")
+        except _OutputError as failure:
+            raise failure.__cause__ or failure from None
+
+    def _as_json(self, query: str) -> str:
+        """Return a query for one JSON object per row, on one line each."""
+        names = ", ".join(quote_identifier(name) for name in _different(self.columns))
+        columns = f"({names})" if names else ""
+        line = "replace(replace(row_to_json(r)::text, chr(10), ' '), chr(13), ' ')"  # translate takes ten times as long
+        return f"SELECT {line} FROM ({query}) AS r{columns}"  # noqa: S608 -- checked
 
 
 def _decoder(kind: str) -> Callable[[str], Any]:
@@ -113,3 +221,33 @@ def _moment(text: str) -> datetime | date | str:
         return date.fromisoformat(text) if len(text) == len("2026-11-25") else datetime.fromisoformat(text)
     except ValueError:
         return text
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
+def _json_lines(columns: Sequence[str], types: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = []
+    for row in rows:
+        values = [
+            msgspec.Raw(msgspec.json.encode(msgspec.json.decode(value))) if kind == "json" else value
+            for value, kind in zip(row, types, strict=True)
+        ]
+        lines.append(msgspec.json.encode(dict(zip(columns, values, strict=True))).decode() + "\n")
+    return "".join(lines)
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """Return the names with a suffix where one occurs again: `runs`, `runs_2`."""
+    different: list[str] = []
+    for name in names:
+        each, number = name, 1
+        while each in different:
+            number += 1
+            suffix = f"_{number}"
+            each = name.encode()[: _LONGEST_NAME - len(suffix)].decode(errors="ignore") + suffix
+        different.append(each)
+    return different

@@ -31,7 +31,7 @@ _EXPLAIN_OPTIONS = re.compile(r"\([\w\s,]*\)")
 
 @dataclass(frozen=True, slots=True)
 class QueryText:
-    """One statement that only reads: a query, else EXPLAIN or SHOW."""
+    """One statement that only reads: a query that fits into parentheses, else EXPLAIN or SHOW."""
 
     sql: str
     is_query: bool
@@ -71,7 +71,8 @@ async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
     for prefix, start in _explained(text, first + len(word)) if word == "EXPLAIN" else [("", 0)]:
         refusal = await _refusal(connection, text, start)
         if refusal is None:
-            return QueryText(prefix + text[start:], is_query=not prefix)
+            query = prefix + text[start:]
+            return QueryText(query if prefix else await _without_terminator(connection, query), is_query=not prefix)
         refusals.append(refusal)
         if not isinstance(refusal.failure, asyncpg.PostgresSyntaxError):
             break
@@ -89,6 +90,20 @@ async def _refusal(connection: asyncpg.Connection, text: str, start: int) -> _Re
     if declared.get_parameters():
         raise SettingsError("A query takes no parameters, such as $1.", hint="Write the value itself.")
     return None
+
+
+async def _without_terminator(connection: asyncpg.Connection, query: str) -> str:
+    """Return a query without the semicolon that may end it: inside parentheses, PostgreSQL refuses just that."""
+    if ";" not in query:
+        return query
+    try:
+        await connection.prepare(f"COPY (\n{query}\n) TO STDOUT")
+    except asyncpg.PostgresSyntaxError as refusal:
+        end = int(refusal.position or 0) - 1 - len("COPY (\n")
+        if query[end] != ";":
+            raise
+        return query[:end]
+    return query
 
 
 def _explained(text: str, start: int) -> Iterator[tuple[str, int]]:

@@ -49,24 +49,20 @@ async def reading_url(settings: Settings) -> str:
     return urlunsplit(urlsplit(url)._replace(netloc=f"{READER}@"))
 
 
-async def connect_to_read(
-    url: str, schema: str, *, purpose: str, time_limit_s: float | None = None
-) -> asyncpg.Connection:
+async def connect_to_read(url: str, schema: str, *, purpose: str) -> asyncpg.Connection:
     """Open a read-only connection, never with the rights of a superuser.
 
     Args:
         url: URL of the database.
         schema: schema of the warehouse.
         purpose: purpose of the connection, such as `report` or `export`.
-        time_limit_s: time limit of each statement in seconds; None for none.
 
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
     connection = await connect(url, schema, application_name=f"cortex-etl {purpose}")
-    limit = None if time_limit_s is None else str(max(1, round(time_limit_s * 1000)))
     try:
-        await connection.execute(_SQL["read_only"], limit)
+        await connection.execute(_SQL["read_only"])
     except BaseException:
         connection.terminate()
         raise

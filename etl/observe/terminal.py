@@ -23,6 +23,8 @@ def visible_lines(text: str) -> str:
 
 def visible_json(text: str) -> str:
     r"""Escape control characters in JSON, `\u009b` for CSI; programs read the same values."""
+    if text.isascii() and "\x7f" not in text:  # as most is, and faster
+        return text.replace("\r", " ")
     # JSON encodes the others in strings; between values, a carriage return is white space.
     return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r", " "))
 

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from etl.files import write_atomically
+from etl.files import replacing, write_atomically
 
 
 def names(folder: Path) -> set[str]:
@@ -74,3 +74,17 @@ def test_failed_write_leaves_no_files(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"No such file|Is a directory"):
             write_atomically(path, b"one")
     assert names(tmp_path) == {"folder"}
+
+
+def test_file_is_replaced_only_at_the_end_without_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:  # noqa: PT012
+        file.write(b"half")
+        file.flush()
+        raise KeyboardInterrupt
+    assert (path.read_bytes(), names(tmp_path)) == (b"old", {"file"})
+    with replacing(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert (path.read_bytes(), names(tmp_path)) == (b"new", {"file"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from etl.cli.output import Output, csv_lines, encode_json, fitted, json_list, plain, table
+from etl.cli.output import Output, encode_json, fitted, plain, table, table_text
 from etl.cli.status import span
 from etl.observe.secrets import Mask
 
@@ -44,33 +43,6 @@ ESCAPED = "a\\x1b[31mb\\x07\\x9b1m\\u202ec\\r\\nhint: d"
 )
 def test_readable_values(value, text) -> None:
     assert plain(value) == text
-
-
-def test_csv_round_trip() -> None:
-    values = ["plain", 'quo"ted', "com,ma", "li\nne", "cr\r", " blank ", "\\.", "🌍"]
-    read = list(csv.reader(io.StringIO("".join(csv_lines(["a"], [[value] for value in values])))))
-    assert [row[0] for row in read] == ["a", *values]
-
-
-def test_csv_distinguishes_null_from_empty() -> None:
-    assert "".join(csv_lines(["a", "b"], [[None, ""]])) == 'a,b\n,""\n'
-
-
-def test_json_keeps_digits_and_documents() -> None:
-    row = [Decimal("12345678901234567890.10"), '{"x": 1.000}', ['{"y": 2.00}', None], float("nan"), Decimal("Infinity")]
-    out = json_list(["n", "doc", "docs", "nan", "inf"], ["numeric", "jsonb", "jsonb[]", "float8", "numeric"], [row])
-    assert '"n":12345678901234567890.10,"doc":{"x": 1.000}' in out
-    assert json.loads(out)[0]["nan"] == "NaN"
-    assert json.loads(out)[0]["inf"] == "Infinity"
-
-
-def test_json_renames_duplicate_columns() -> None:
-    assert json.loads(json_list(["n", "n"], ["int4", "int4"], [[1, 2]])) == [{"n": 1, "n_2": 2}]
-
-
-def test_singular_and_plural(capsys) -> None:
-    Output(Mask()).result("table", ["n"], ["int4"], [[1]])
-    assert capsys.readouterr().out.endswith("(1 row)\n")
 
 
 def test_markup_in_data_is_escaped() -> None:
@@ -159,20 +131,7 @@ def test_control_characters_in_tables_are_escaped(out, capsys) -> None:
     joined = ESCAPED.replace("\\r\\n", " ")
     out.table([HOSTILE], [[HOSTILE]], title=HOSTILE.splitlines()[0][:1])
     assert capsys.readouterr().out.count(joined) == 2
-    out.result("table", [HOSTILE], ["text"], [[HOSTILE]])
-    assert capsys.readouterr().out.count(joined) == 2
-
-
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_data_is_exact_in_a_pipe_and_harmless_on_a_terminal(out, form, monkeypatch, capsys) -> None:
-    rows = [[HOSTILE], ["sk-hunter2"]]
-    out.result(form, ["a"], ["text"], rows)
-    piped = capsys.readouterr().out
-    read = list(csv.DictReader(io.StringIO(piped, newline=""))) if form == "csv" else json.loads(piped)
-    assert [each["a"] for each in read] == [HOSTILE, "sk-hunter2"]
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    out.result(form, ["a"], ["text"], rows)
-    assert not set(capsys.readouterr().out) & set("\x1b\x07\x9b\u202e\r")
+    assert table_text([HOSTILE], [[HOSTILE]]).count(joined) == 2
 
 
 def test_json_is_escaped_and_masked_without_a_change_of_numbers(out, capsys) -> None:

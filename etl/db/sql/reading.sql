@@ -1,9 +1,8 @@
 -- name: read_only
--- Make the session read-only, with a time limit of $1 milliseconds for each statement (null: none), and give
--- up the rights of a superuser. Not as startup parameters: a pooler refuses those that it does not know.
+-- Make the session read-only, and give up the rights of a superuser. Not as startup parameters: a pooler refuses those
+-- that it does not know.
 SELECT
     set_config('default_transaction_read_only', 'on', false),
-    CASE WHEN $1::text IS NOT NULL THEN set_config('statement_timeout', $1::text, false) END,
     CASE WHEN roles.rolsuper THEN set_config('role', 'pg_read_all_data', false) END
 FROM pg_roles AS roles
 WHERE roles.rolname = current_user
