@@ -120,7 +120,7 @@ async def _plan_stream(
     if mode == "backfill" or not state.backfill_done:
         # All pages, and one more request to see whether the head changed meanwhile.
         work, requests = "backfill", pages + (pages > 1)
-    elif reconcile_is_due(settings.sync.reconcile_every, state.last_reconciled_at, await store.clock()):
+    elif reconcile_is_due(settings.sync.reconcile_every, state.last_reconciled_at, await warehouse.session.clock()):
         work, requests = "reconcile", pages + (pages > 1)
     else:
         open_runs = len(await store.open_runs())

@@ -143,15 +143,17 @@ class _Retrying:
                 await self._warehouse.pool.execute(_SQL["resolve_reject"], item["id"])
                 self.report.gone += 1
                 return
-            if not (is_whole and raw == item["payload"]) and await self._take(intake, item, raw):
+            is_known = is_whole and raw == item["payload"]
+            if not is_known and await self._take(intake, item, raw, present=True):
                 self.report.loaded += 1
                 return
         rows = await self._warehouse.pool.fetch(_SQL["still_open"], item["id"], *stream, item["run_id"])
         self.report.still_bad += [(row["id"], row["reason"], row["error"]) for row in rows]
 
-    async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes) -> bool:
-        """Load a copy of the item; return whether it was accepted."""
-        classified = await intake.classify([Page([raw], 0, 1, None, item["url"], monotonic(), None, None)])
+    async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes, *, present: bool = False) -> bool:
+        """Load a copy of the item, which may be what the API answers now; return whether it was accepted."""
+        page = Page([raw], 0, 1, None, item["url"], monotonic(), None, None)
+        classified = await intake.classify([page], present=present)
         if classified.batch.rejects and raw == item["payload"]:
             return False
         await intake.load(classified)

@@ -234,8 +234,6 @@ class StreamRunner:
         api, payloads, task = self._settings.api, self._settings.payloads, self._task
         store = self._store(stream)
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
-        intake = Intake(store, normalizer, self._listener, window=task.window)
-        intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
         listing = Listing(
             self._clients[stream.app_id],
             stream,
@@ -244,6 +242,8 @@ class StreamRunner:
             status=api.status,
             origin=api.origin,
         )
+        intake = Intake(store, normalizer, self._listener, listing=listing, window=task.window)
+        intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
         try:
             return await StreamSync(task, listing, intake, store, self._listener).run()
         finally:

@@ -57,6 +57,7 @@ class Batch:
         rejects: items for the quarantine.
         settled: ids of runs whose rejects are resolved, because a valid copy or none is listed now.
         cursor: where an interrupted backfill resumes, if `moves_cursor`.
+        present: whether the runs are as the API answers for each alone, and replace whatever is stored.
     """
 
     new: list[RunRows] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Batch:
     settled: list[str] = field(default_factory=list)
     cursor: str | None = None
     moves_cursor: bool = False
+    present: bool = False
 
     def __bool__(self) -> bool:
         runs = self.new or self.changed or self.restored or self.shared or self.gone
@@ -78,7 +80,7 @@ class Batch:
         """Split the new and changed runs into halves with their settled ids; everything else goes to the second."""
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
-        first = Batch(self.new[:of_new], self.changed[:of_changed], self.items)
+        first = Batch(self.new[:of_new], self.changed[:of_changed], self.items, present=self.present)
         early = {rows.run_id for rows in (*first.new, *first.changed)}
         first.settled = [run_id for run_id in self.settled if run_id in early]
         late = [run_id for run_id in self.settled if run_id not in early]

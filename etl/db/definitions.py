@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SQL = statements("load")
 
 
-async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRows]) -> int:
+async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRows], *, present: bool = False) -> int:
     """Write the definitions that runs refer to, if they are new or newer than the stored ones.
 
     Stored definitions are locked against deletion until the transaction ends.
@@ -28,6 +28,7 @@ async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRo
     Args:
         connection: a connection in the transaction that writes the runs.
         runs: the runs.
+        present: whether they are as the API answers now, so that they replace the stored ones whatever their age.
 
     Returns:
         The number of rows written.
@@ -37,7 +38,7 @@ async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRo
         as_of = effective_updated_at(rows.updated_at, rows.updated_on_day)
         for version in rows.versions:
             at_hand = wanted.get(version.id)
-            if at_hand is None or supersedes(as_of, at_hand[1]):
+            if at_hand is None or _supersedes(as_of, at_hand[1]):
                 wanted[version.id] = (version, as_of)
     if not wanted:
         return 0
@@ -51,7 +52,7 @@ async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRo
         elif row["content_hash"] == version.digest:
             if _later(as_of, row["as_of"]):
                 await connection.execute(_SQL["touch_version"], key, as_of)
-        elif supersedes(as_of, row["as_of"]):
+        elif present or _supersedes(as_of, row["as_of"]):
             replaced.append((version, as_of))
     return await _write(connection, fresh, replaced)
 
@@ -76,7 +77,7 @@ def _later(one: datetime | None, other: datetime | None) -> bool:
     return one is not None and (other is None or one > other)
 
 
-def supersedes(incoming: datetime | None, stored: datetime | None) -> bool:
+def _supersedes(incoming: datetime | None, stored: datetime | None) -> bool:
     """Return whether a copy received later is the newer one: only a smaller updated_at makes it older."""
     return incoming is None or stored is None or incoming >= stored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from etl.db.session import Session
@@ -37,6 +38,10 @@ class EmptySession(Session):
 
     async def _rows(self, _name: str, *_args: object) -> Sequence[asyncpg.Record]:
         return []
+
+    async def clock(self) -> datetime:
+        """Return the present time, by this machine's clock."""
+        return datetime.now(UTC)
 
     async def begin_pass(self) -> int:
         """Begin to note which runs a pass over a listing meets; returns the pass's number."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from etl.db.definitions import copy_rows, supersedes
+from etl.db.definitions import copy_rows
 from etl.db.erasing import KEPT
 from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
 from etl.db.statements import statements
 from etl.decode import clean_text
-from etl.normalize import effective_updated_at
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
@@ -56,34 +55,39 @@ class RunWriter:
             return len(new) + await _copy_children(connection, new)
 
     async def merge(
-        self, connection: asyncpg.Connection, staged: Sequence[RunRows], erased: Container[str]
+        self,
+        connection: asyncpg.Connection,
+        staged: Sequence[RunRows],
+        erased: Container[str],
+        *,
+        present: bool = False,
     ) -> tuple[int, int, int]:
         """Upsert runs that are new, or newer than the stored ones.
 
         Args:
             connection: a connection in a transaction.
-            staged: the runs, possibly several copies of one.
+            staged: the runs.
             erased: ids of blanked runs.
+            present: whether they are as the API answers now, so that they replace the stored ones whatever their age.
 
         Returns:
             The numbers of runs inserted, runs updated and rows written.
         """
         if not staged:
             return 0, 0, 0
-        latest = _latest(staged)
         await connection.execute(_STAGE)
         await connection.copy_records_to_table(
             "staged_runs",
             schema_name="pg_temp",
             columns=_STAGED,
-            records=[(*rows.run, rows.emptied, rows.run_id in erased) for rows in latest],
+            records=[(*rows.run, rows.emptied, rows.run_id in erased) for rows in staged],
         )
         kept: set[str] = set()
-        if self._keep and any(rows.emptied for rows in latest):
+        if self._keep and any(rows.emptied for rows in staged):
             kept = {row["id"] for row in await connection.fetch(_SQL["keep_payloads"])}
-        outcome = {row["id"]: row["inserted"] for row in await connection.fetch(_UPSERT)}
+        outcome = {row["id"]: row["inserted"] for row in await connection.fetch(_UPSERT, present)}
         await connection.execute("DROP TABLE pg_temp.staged_runs")
-        written = [rows for rows in latest if rows.run_id in outcome]
+        written = [rows for rows in staged if rows.run_id in outcome]
         replaced = [rows for rows in written if rows.run_id not in kept]
         inserted = sum(outcome.values())
         if len(written) > inserted:
@@ -122,19 +126,6 @@ async def write_rejects(
 async def write_owners(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> None:
     """Ensure that the apps and workflows of runs have rows, and lock these."""
     await hold_owners(connection, {rows.run[_APP] for rows in runs}, {rows.run[_WORKFLOW] for rows in runs})
-
-
-def _latest(staged: Sequence[RunRows]) -> list[RunRows]:
-    """Return the newest copy of each run by updated_at; of equally new ones, the one received last."""
-    latest: dict[str, RunRows] = {}
-    for rows in staged:
-        at_hand = latest.get(rows.run_id)
-        if at_hand is None or supersedes(
-            effective_updated_at(rows.updated_at, rows.updated_on_day),
-            effective_updated_at(at_hand.updated_at, at_hand.updated_on_day),
-        ):
-            latest[rows.run_id] = rows
-    return list(latest.values())
 
 
 async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
@@ -176,9 +167,13 @@ _STAGE = (
 
 
 def _older(staged: str) -> str:
-    """Return an SQL condition: the copy in `staged` is older than the stored one (false if either has no time)."""
-    key = "CASE WHEN {0}.updated_on_day THEN {0}.updated_at + interval '86399.999999 s' ELSE {0}.updated_at END"
-    return f"coalesce({key.format('runs')} > {key.format(staged)}, false)"
+    """Return an SQL condition: the copy in `staged` is older than the stored one.
+
+    It is false if $1 says that `staged` is the present state, or if either has no time, or one more than a day ahead.
+    """
+    key = """CASE WHEN {0}.updated_at > now() + interval '1 day' THEN NULL
+        WHEN {0}.updated_on_day THEN {0}.updated_at + interval '86399.999999 s' ELSE {0}.updated_at END"""
+    return f"coalesce(NOT $1::boolean AND {key.format('runs')} > {key.format(staged)}, false)"
 
 
 def _same(staged: str) -> str:

@@ -177,6 +177,11 @@ class Session:
         """Tell whether a transaction was committed whose answer was lost."""
         return bool(await self._value("is_committed", transaction))
 
+    async def clock(self) -> datetime:
+        """Return the present time, by PostgreSQL's clock."""
+        now: datetime = await self._value("clock")
+        return now
+
     async def begin_pass(self) -> int:
         """Begin to note which runs a pass over a listing meets; returns the pass's number."""
         if not self._scratch:

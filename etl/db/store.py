@@ -103,11 +103,6 @@ class Store:
         self.unanswered: list[tuple[str, Loaded]] = []
         """Transactions whose commit was sent and not answered: the id of each, and what it did if it was committed."""
 
-    async def clock(self) -> datetime:
-        """The present time, by PostgreSQL's clock."""
-        now: datetime = await self._pool.fetchval(_STATE["clock"])
-        return now
-
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
         asked = (ids, self.state.last_synced_at, self.stream.app_id)
@@ -191,9 +186,9 @@ class Store:
                 staged += [blank(rows) for rows in new if rows.run_id in erased.runs]
                 new = [rows for rows in new if rows.run_id not in erased.runs]
             await write_owners(connection, [*new, *staged])
-            rows = await write_definitions(connection, [*new, *staged])
+            rows = await write_definitions(connection, [*new, *staged], present=batch.present)
             rows += await self._writer.insert(connection, new)
-            inserted, updated, merged = await self._writer.merge(connection, staged, erased.runs)
+            inserted, updated, merged = await self._writer.merge(connection, staged, erased.runs, present=batch.present)
             restored, gone = await self._write_listing(connection, batch, [*batch.shared, *shared])
             kept = [self._kept(each, is_erased=each.digest in erased.rejects) for each in batch.rejects]
             await write_rejects(connection, self.stream, self._sync_id, kept)

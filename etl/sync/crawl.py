@@ -95,13 +95,13 @@ class Crawl:
         resumed = self._checkpoint() if self._checkpoints else None
         passes, before = 0, None
         while True:
-            self._pass, self._met = await self._store.session.begin_pass(), 0
+            self._pass, self._met, self._intake.doubt = await self._store.session.begin_pass(), 0, ""
             try:
                 main = await self._main_pass(resumed)
                 if resumed is None or main.pages:  # otherwise the place of the checkpoint was not found: start over
                     passes += 1
                     self.whole = resumed is None
-                    self.doubt = verdict(await self._evidence(main))
+                    self.doubt = verdict(await self._evidence(main)) or self._intake.doubt
                     settled = not self.whole or await self._settle_unseen()
                     shown = (self.doubt, self._met, self._listing.count)
                     pages = -(-(self._listing.count or 0) // self._listing.paging.size)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import aclosing
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.decode import REPLACEMENT, peek_id
+from etl.decode import peek_id
 from etl.errors import NoDocumentError, NotFoundError, TransientError
 from etl.plan import Break, Order, Span, break_of, next_page, stretches
 
@@ -27,9 +27,6 @@ SAMPLED = 20
 SEARCH_SHARE = 4
 """A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
 
-UNANSWERED_RUNS = 3
-"""So many runs may stay without an answer when each is looked up; with more it is the API that fails."""
-
 
 class Answer(Enum):
     """What the API says of a run that it is asked for."""
@@ -43,49 +40,26 @@ class Answer(Enum):
 
 
 async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> dict[str, Answer]:
-    """Ask for runs one by one, some at once: take in their present state, or mark them gone.
+    """Ask for runs one by one: take in their present state, or mark them gone.
 
     Raises:
-        TransientError: there are more than `UNANSWERED_RUNS` without an answer.
+        TransientError: there are too many without an answer.
     """
-    answers = dict.fromkeys((run_id for run_id in ids if REPLACEMENT in run_id), Answer.NO_RUN)
-    wanted, failures = [run_id for run_id in ids if run_id not in answers], list[TransientError]()
-    for start in range(0, len(wanted), listing.window):
-        some = wanted[start : start + listing.window]
-        results = await asyncio.gather(*(_ask(listing, run_id) for run_id in some))
-        await intake.take_in([result for result in results if isinstance(result, Page)])
-        answers |= {run_id: _meaning(result) for run_id, result in zip(some, results, strict=True)}
-        await intake.mark_gone([run_id for run_id in some if answers[run_id] is Answer.GONE])
-        failures += [
-            result
-            for run_id, result in zip(some, results, strict=True)
-            if isinstance(result, TransientError) and answers[run_id] is Answer.NONE
-        ]
-        if len(failures) > UNANSWERED_RUNS:
-            raise failures[0]
-    return answers
+    found: dict[str, Answer] = {}
+    async with aclosing(listing.runs(ids)) as batches:
+        async for answers in batches:
+            await intake.take_in([answer for answer in answers.values() if isinstance(answer, Page)], present=True)
+            found |= {run_id: _meaning(answer) for run_id, answer in answers.items()}
+            await intake.mark_gone([run_id for run_id in answers if found[run_id] is Answer.GONE])
+    return found
 
 
-async def _ask(listing: Listing, run_id: str) -> Page | NotFoundError | TransientError:
-    """Ask for a run; once more where the API answers with something else, as that may be a passing fault."""
-    try:
-        page = await listing.run(run_id)
-        if peek_id(page.items[0]) != run_id:
-            page = await listing.run(run_id)
-    except (NotFoundError, TransientError) as error:
-        return error
-    found = peek_id(page.items[0])
-    if found is None:
-        return NoDocumentError(f"asked for the run {run_id}, the API answered with a document without an id")
-    return page if found == run_id else TransientError(f"asked for the run {run_id}, the API answered with another one")
-
-
-def _meaning(result: Page | NotFoundError | TransientError) -> Answer:
-    if isinstance(result, Page):
+def _meaning(answer: Page | NotFoundError | TransientError) -> Answer:
+    if isinstance(answer, Page):
         return Answer.LISTED
-    if isinstance(result, NotFoundError):
+    if isinstance(answer, NotFoundError):
         return Answer.GONE
-    return Answer.NO_RUN if isinstance(result, NoDocumentError) else Answer.NONE
+    return Answer.NO_RUN if isinstance(answer, NoDocumentError) else Answer.NONE
 
 
 async def settle_unseen(listing: Listing, intake: Intake, unseen: Sequence[str], *, complete: bool) -> bool:

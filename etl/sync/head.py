@@ -52,10 +52,10 @@ class Head:
             return False
         self._by_day = self._order is Order.UPDATED_DESC and await self._store.has_bare_days()
         for _ in range(MAX_PASSES):
-            self._items, self._observer = [], OrderObserver()
+            self._items, self._observer, self._intake.doubt = [], OrderObserver(), ""
             is_safe = await (self._down() if self._order.newest_first else self._up())
             if is_safe is not None:
-                return is_safe
+                return is_safe and not self._intake.doubt
         return False
 
     async def _down(self) -> bool | None:

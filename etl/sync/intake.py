@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from etl.api.pages import Page
 from etl.db.batch import Batch, Item, Loaded, Reject
 from etl.db.store import Held
 from etl.decode import clean_text, digest, guess_id, peek_id
@@ -17,13 +20,12 @@ from etl.plan import EVERYTHING, OVERLAPPING_PAGES, Listed, Window
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
-    from datetime import datetime
 
     import asyncpg
 
-    from etl.api.pages import Page
     from etl.db.store import Store
     from etl.normalize import Normalizer, RunRows
+    from etl.sync.listing import Listing
 
 COMMIT_PATIENCE_S = 4.0
 """How long an interrupted process waits for the commit in progress."""
@@ -33,6 +35,9 @@ LONGEST_ID_BYTES = 1000
 
 REMEMBERED_ANSWERS = 5000
 """Of so many runs the time of the answer is remembered, to tell which of two copies is the newer."""
+
+FUTURE = timedelta(days=1)
+"""A run that claims to be changed further ahead of PostgreSQL's clock than this counts as one without that time."""
 
 
 @dataclass(slots=True)
@@ -66,6 +71,7 @@ class Classified:
     pages: list[list[Listed]] = field(default_factory=list)
     new: dict[str, RunRows] = field(default_factory=dict)
     changed: dict[str, RunRows] = field(default_factory=dict)
+    older: set[str] = field(default_factory=set)
     unchanged: int = 0
     good: set[str] = field(default_factory=set)
     bad: set[str | None] = field(default_factory=set)
@@ -79,12 +85,14 @@ class Intake:
         store: the stream's warehouse side.
         normalizer: makes rows of a run's bytes.
         listener: hears of pages, batches and rejects.
+        listing: asked for runs of which the stored copy claims to be newer than the listed one; None leaves them alone.
         window: runs created outside of it are left alone.
         retry: read items anew although the quarantine holds them.
 
     Attributes:
         tally: what was read and done.
         newest: the largest updated_at read.
+        doubt: why a run may not be in its present state; whoever begins to read sets it back to an empty string.
     """
 
     def __init__(
@@ -93,48 +101,55 @@ class Intake:
         normalizer: Normalizer,
         listener: Listener,
         *,
+        listing: Listing | None = None,
         window: Window = EVERYTHING,
         retry: bool = False,
     ) -> None:
         self.tally = Tally()
         self.newest: datetime | None = None
+        self.doubt = ""
         self._store = store
         self._workflow_id = clean_text(store.stream.workflow_id)
         self._normalizer = normalizer
         self._listener = listener
+        self._listing = listing
         self._window = window
         self._retry = retry
-        self._held: dict[bytes, Held] | None = None
+        self._held: dict[bytes, Held] = {}
+        self._latest: datetime | None = None  # what claims to be changed later is not believed; None: nothing read yet
         self._rejected: set[bytes] = set()
         self._recent: deque[dict[bytes, Listed]] = deque(maxlen=OVERLAPPING_PAGES)
         self._answered: dict[str, float] = {}
 
-    async def take_in(self, pages: Sequence[Page], *, again: bool = False) -> list[list[Listed]]:
+    async def take_in(self, pages: Sequence[Page], *, present: bool = False) -> list[list[Listed]]:
         """Classify pages and commit what they bring; return how planning sees their items."""
-        classified = await self.classify(pages, again=again)
+        classified = await self.classify(pages, present=present)
         await self.load(classified)
         return classified.pages
 
-    async def classify(self, pages: Sequence[Page], *, again: bool = False) -> Classified:
+    async def classify(self, pages: Sequence[Page], *, again: bool = False, present: bool = False) -> Classified:
         """Tell which items are known, new, changed or invalid, and make rows of those that are new or changed.
 
         Args:
             pages: as read.
             again: whether they were read before in this pass, so that what is unchanged is not counted.
+            present: whether they are answers to requests for the runs themselves, which tell the present state.
         """
-        if self._held is None:
+        if self._latest is None:
+            self._latest = await self._store.session.clock() + FUTURE
             self._held = {} if self._retry else await self._store.open_rejects()
         items, stored = await self._identify(pages)
-        found = Classified()
+        found = Classified(batch=Batch(present=present))
         for page, of_page in zip(pages, items, strict=True):
             await asyncio.sleep(0)  # the other streams' commits would wait while a whole batch is normalized
-            if page.number <= 1:  # the listing is read from the top again, or a run was asked for alone
+            if page.number == 1:  # the listing is read from the top again
                 self._recent.clear()
             listed: dict[bytes, Listed] = {}
             counts: Counter[str] = Counter()
             for item in of_page:
                 if item.digest not in listed:
-                    listed[item.digest] = self._shown(item) or self._take(item, stored.get(item.key), found, counts)
+                    shown = None if present else self._shown(item)
+                    listed[item.digest] = shown or self._take(item, stored.get(item.key), found, counts)
             found.pages.append([listed[item.digest] for item in of_page])
             if page.number:
                 self._recent.append(listed)
@@ -142,6 +157,9 @@ class Intake:
                 del counts["unchanged"]
             found.unchanged += counts["unchanged"]
             self._announce(page, counts)
+        for run_id in found.older:  # what the API answers for the run itself decides
+            found.new.pop(run_id, None)
+            found.changed.pop(run_id, None)
         batch, held = found.batch, {each.run_id for each in self._held.values()}
         batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
         batch.settled = sorted(run_id for run_id in found.good - found.bad if self._retry or run_id in held)
@@ -187,7 +205,6 @@ class Intake:
 
     def _take(self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]) -> Listed:
         """Take one item: unchanged, in quarantine already, or made into rows."""
-        assert self._held is not None  # noqa: S101 - set by `classify`; this only tells the type checker
         if stored is not None:
             self._note_listed(stored, found.batch)
             if stored["content_hash"] == item.digest:
@@ -228,12 +245,15 @@ class Intake:
         """Take a run that is new or has changed, unless another copy of it is the newer one."""
         group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
         self.note_time(rows.updated_at)
-        if self._window.holds(rows.created_at) and not self._is_older(item, rows, stored, group.get(rows.run_id)):
-            counts[kind] += rows.run_id not in group
-            group[rows.run_id] = rows
-            found.good.add(rows.run_id)
-            found.batch.items[rows.run_id] = item
-            self._note_answer(item, rows.run_id)
+        if self._window.holds(rows.created_at):
+            if found.batch.present or self._is_newest(item, rows, stored, group.get(rows.run_id)):
+                counts[kind] += rows.run_id not in group
+                group[rows.run_id] = rows
+                found.good.add(rows.run_id)
+                found.batch.items[rows.run_id] = item
+                self._note_answer(item, rows.run_id)
+            elif item.received_at >= self._answered.get(rows.run_id, 0.0):
+                found.older.add(rows.run_id)
         return Listed(
             rows.run_id,
             rows.created_at,
@@ -243,19 +263,27 @@ class Intake:
             expires_at=rows.retention_due_at,
         )
 
-    def _is_older(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, at_hand: RunRows | None) -> bool:
-        """Tell whether another copy of the run, of these pages or loaded already in this crawl, is the newer one.
+    def _is_newest(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, at_hand: RunRows | None) -> bool:
+        """Tell whether no other copy of the run, of these pages or stored, is the newer one.
 
         Where updated_at does not tell, it is the one that the API answered last; the pages come in another order.
         """
-        mine, other = effective_updated_at(rows.updated_at, rows.updated_on_day), None
+        mine, other = self._changed_at(rows.updated_at, rows.updated_on_day), None
         if at_hand is not None:
-            other = effective_updated_at(at_hand.updated_at, at_hand.updated_on_day)
+            other = self._changed_at(at_hand.updated_at, at_hand.updated_on_day)
         elif stored is not None:
-            other = effective_updated_at(stored["updated_at"], stored["updated_on_day"])
-        if mine is not None and other is not None and mine != other:
-            return at_hand is not None and mine < other  # PostgreSQL compares it with what is stored
-        return item.received_at < self._answered.get(rows.run_id, 0.0)
+            other = self._changed_at(stored["updated_at"], stored["updated_on_day"])
+        if mine is None or other is None or mine == other:
+            return item.received_at >= self._answered.get(rows.run_id, 0.0)
+        return mine > other
+
+    def _changed_at(self, updated_at: datetime | None, on_day: bool) -> datetime | None:  # noqa: FBT001 - a column
+        """Return the time by which copies of a run are compared; None where that is not known."""
+        time = effective_updated_at(updated_at, on_day)
+        return None if time is None or self._is_ahead(time) else time
+
+    def _is_ahead(self, time: datetime) -> bool:
+        return self._latest is not None and time > self._latest
 
     def _note_answer(self, item: Item, run_id: str) -> None:
         """Remember when the API answered with a run, for the last few thousand of them."""
@@ -265,7 +293,8 @@ class Intake:
 
     def note_time(self, updated_at: datetime | None) -> None:
         """Let the watermark reach this time, once all is committed."""
-        if updated_at is not None and (self.newest is None or updated_at > self.newest):
+        is_later = updated_at is not None and (self.newest is None or updated_at > self.newest)
+        if updated_at is not None and is_later and not self._is_ahead(updated_at):
             self.newest = updated_at
 
     def _count_reject(self, key: bytes) -> bool:
@@ -295,9 +324,20 @@ class Intake:
 
     async def load(self, found: Classified) -> None:
         """Commit what `classify` found; count it and emit events only then."""
+        if found.older and self._listing is not None:
+            await self._settle_older(self._listing, sorted(found.older))
         self.tally.runs_unchanged += found.unchanged
         if found.batch:
             await finish_in_hand(self._commit(found.batch, found.unchanged))
+
+    async def _settle_older(self, listing: Listing, ids: Sequence[str]) -> None:
+        """Ask for runs whose listed copies claim to be older than the others: the answers are their present state."""
+        async with aclosing(listing.runs(ids)) as batches:
+            async for answers in batches:
+                await self.take_in([answer for answer in answers.values() if isinstance(answer, Page)], present=True)
+                for run_id, answer in answers.items():
+                    if not isinstance(answer, Page):
+                        self.doubt = f"the listed copy of the run {run_id} is older, and the API gives no other"
 
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Give runs that the API no longer lists their `gone_at`."""
@@ -308,8 +348,7 @@ class Intake:
         done, refused = await self._store.load(batch)
         for reject in dict.fromkeys((*batch.rejects, *refused)):
             self._count_reject(reject.digest)
-            if self._held is not None:
-                self._held[reject.digest] = Held(reject.run_id, recent=True)
+            self._held[reject.digest] = Held(reject.run_id, recent=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
         self.tally.count(done)
         self._listener(

@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.decode import digest, guess_id, peek_id
-from etl.errors import FatalError
+from etl.decode import REPLACEMENT, digest, guess_id, peek_id
+from etl.errors import FatalError, NoDocumentError, NotFoundError, TransientError
 from etl.plan import Answer, Paging, Span
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from etl.api.client import CortexClient
     from etl.events import StreamId
@@ -24,6 +24,9 @@ BATCH_ITEMS = 700
 
 LINGER_S = 0.1
 """How long a batch waits for a page that is under way: a commit of few runs costs PostgreSQL much more per run."""
+
+UNANSWERED_RUNS = 3
+"""So many runs may stay without an answer when each is asked for; with more it is the API that fails."""
 
 REPEATED_PAGES = 5
 """How many full pages in a row may show nothing new: many runs created at once push a listing down by whole pages."""
@@ -81,15 +84,44 @@ class Listing:
         """Read the one item at a place (from 1), with the listing's count."""
         return await self.read(Span(place, 1))
 
-    async def run(self, run_id: str) -> Page:
-        """Read one run, as a page (number 0) that holds it alone.
+    async def runs(self, ids: Sequence[str]) -> AsyncGenerator[dict[str, Page | NotFoundError | TransientError], None]:
+        """Ask for runs one by one, some at once.
+
+        Yields:
+            What the API answered, by id: the run as a page (number 0) that holds it alone; `NotFoundError` if the API
+            does not know it; `NoDocumentError` if the answer is not a run, or it cannot be asked for because its id was
+            cleaned; any other `TransientError` if there is no sensible answer.
 
         Raises:
-            NotFoundError: the API does not know it.
+            TransientError: there are more than `UNANSWERED_RUNS` without an answer.
         """
-        raw = await self._client.get_run(*self._stream, run_id)
-        url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
-        return Page([raw], 0, 1, None, url, monotonic(), None, None)
+        unanswered = 0
+        for start in range(0, len(ids), self.window):
+            some = ids[start : start + self.window]
+            answers = dict(zip(some, await asyncio.gather(*map(self._run, some)), strict=True))
+            yield answers
+            for answer in answers.values():
+                unanswered += isinstance(answer, TransientError) and not isinstance(answer, NoDocumentError)
+                if isinstance(answer, TransientError) and unanswered > UNANSWERED_RUNS:
+                    raise answer
+
+    async def _run(self, run_id: str) -> Page | NotFoundError | TransientError:
+        """Ask for a run; once more where the API answers with something else, as that may be a passing fault."""
+        if REPLACEMENT in run_id:
+            return NoDocumentError(f"the run {run_id} cannot be asked for: its id was cleaned")
+        found = None
+        for _ in range(2):
+            try:
+                raw = await self._client.get_run(*self._stream, run_id)
+            except (NotFoundError, TransientError) as error:
+                return error
+            found = peek_id(raw)
+            if found == run_id:
+                url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
+                return Page([raw], 0, 1, None, url, monotonic(), None, None)
+        if found is None:
+            return NoDocumentError(f"asked for the run {run_id}, the API answered with something without an id")
+        return TransientError(f"asked for the run {run_id}, the API answered with another one")
 
     async def pages(
         self, reading: Pass[Page], probes: Mapping[Span, Page] = MappingProxyType({})

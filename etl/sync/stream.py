@@ -86,7 +86,7 @@ class StreamSync:
             EtlError: the stream cannot go on.
         """
         self._listener(StreamStarted(self._store.stream, self._store.state.api_count))
-        now = await self._store.clock()
+        now = await self._store.session.clock()
         if self._task.window.is_bounded:
             return await self._window(now)
         due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at, now)
@@ -157,8 +157,8 @@ class StreamSync:
             error = f"the API has no answer for the open run {self._unanswered[0]}"
         elif self._disagrees(ours):
             error = f"the API counts {count} runs, the warehouse {ours}"
-        elif crawl is not None and crawl.doubt:
-            error = crawl.doubt
+        else:
+            error = (crawl.doubt if crawl is not None else "") or self._intake.doubt
         hint = f"Run: cortex-etl reconcile --workflow {self._store.stream.workflow_id}" if error else ""
         await self._store.finish(
             watermark=None if error else self._intake.newest,

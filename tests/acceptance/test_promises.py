@@ -12,6 +12,7 @@ from sync_trials import APP, SCHEMA, WORKFLOW, one_stream, trial
 from etl.db.connect import connect
 from etl.db.session import Session
 from etl.events import StreamId
+from etl.sandbox.faults import Body
 from etl.sandbox.responses import encode
 
 STREAM = StreamId(APP, WORKFLOW)
@@ -42,12 +43,15 @@ async def test_5_an_older_copy_never_overwrites_a_newer_one(database_url: str) -
     async with trial(database_url, one_stream(3)) as t:
         run_id = next(iter(t.world.runs[WORKFLOW]))
         older = encode(t.world.find(run_id))
-        t.world.replay_run(run_id)
+        newer = encode(t.world.replay_run(run_id))
         await t.agrees()
         kept = await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
         t.world.raw[run_id] = older
+        t.sandbox.faults.on(lambda request: request.path.endswith(run_id), Body(newer))
         assert (await t.run("reconcile")).runs_updated == 0
         assert await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id) == kept
+        t.sandbox.faults.clear()
+        assert (await t.agrees("reconcile")).runs_updated == 1, "only the API's answer for the run itself takes it back"
 
 
 @pytest.mark.parametrize("page", [1, 2, 4])

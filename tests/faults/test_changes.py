@@ -11,6 +11,10 @@ from etl.sandbox.faults import Body, Status
 from etl.sandbox.responses import encode
 
 
+def asks_for(run_id):
+    return lambda request: request.path.endswith(f"/{run_id}")
+
+
 async def status_of(t, run_id):
     return await t.connection.fetchval("SELECT status FROM runs WHERE id = $1", run_id)
 
@@ -207,19 +211,83 @@ async def test_naive_times_are_utc(database_url):
         ("2026-10-31T12:00:00Z", None, True),
         (None, "2001-01-01T00:00:00Z", True),
         ("2026-10-31T12:00:00Z", "2026-10-31T13:00:00+02:00", False),
+        ("2999-01-01T00:00:00Z", "2026-10-31T12:00:00Z", True),
+        ("2999-01-01", "2026-10-31T12:00:00Z", True),
+        ("2999-01-02T00:00:00Z", "2999-01-01T00:00:00Z", True),
+        ("2026-10-31T12:00:00Z", "2999-01-01T00:00:00Z", True),
     ],
 )
 async def test_newer_copy_wins(database_url, stored, arrives, wins):
+    """The listing shows another copy; the API answers with the stored one for the run itself."""
     world = one_stream(1, updated_at=stored, status="FAILED")
     (run_id,) = world.runs[WORKFLOW]
     async with trial(database_url, world) as t:
         await t.agrees()
+        t.sandbox.faults.on(asks_for(run_id), Body(encode(world.find(run_id))))
         world.runs[WORKFLOW][run_id] |= {"updated_at": arrives, "status": "COMPLETED"}
-        await t.run("reconcile")
+        assert (await t.run("reconcile")).status == "succeeded"
         assert await status_of(t, run_id) == ("COMPLETED" if wins else "FAILED")
         steps = await t.connection.fetchval("SELECT count(*) FROM run_steps")
         await t.run("reconcile")
         assert await t.connection.fetchval("SELECT count(*) FROM run_steps") == steps
+
+
+@pytest.mark.parametrize("answer", ["as listed", "as stored", Status(404), Status(500), Body(b"null")])
+async def test_the_answer_for_the_run_itself_decides_whether_an_older_copy_replaces_it(database_url, answer):
+    world = one_stream(20)
+    run_id = world.listing(WORKFLOW)[7]["id"]
+    older = dict(world.find(run_id))
+    world.replay_run(run_id, finish=True)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 30}
+        await t.agrees()
+        stored = await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
+        if answer == "as stored":
+            answer = Body(encode(world.find(run_id)))
+        if answer != "as listed":
+            t.sandbox.faults.on(asks_for(run_id), answer)
+        world.runs[WORKFLOW][run_id] = older
+        summary = await t.run("reconcile")
+        if answer == "as listed":
+            assert (summary.status, summary.runs_updated, summary.runs_unchanged) == ("succeeded", 1, 19)
+            assert await t.differences() == []
+        else:
+            is_answered = isinstance(answer, Body) and answer != Body(b"null")
+            assert (summary.status, summary.exit_code) == (("succeeded", 0) if is_answered else ("partial", 1))
+            assert is_answered or run_id in summary.error
+            assert await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id) == stored
+
+
+@pytest.mark.parametrize("mode", ["sync", "reconcile"])
+async def test_an_api_restored_from_a_backup_is_followed_run_by_run(database_url, mode):
+    world = one_stream(60)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 20, "requests_per_minute": 100_000}
+        before = {run_id: dict(run) for run_id, run in world.runs[WORKFLOW].items()}
+        for run in world.listing(WORKFLOW)[:30]:
+            world.replay_run(run["id"], finish=True)
+        await t.agrees()
+        world.runs[WORKFLOW] = before
+        requests = await t.requests_of(mode)
+        assert 30 <= requests <= 30 + 6, "one for each run that went back"
+        assert await t.differences() == []
+        assert await t.requests_of() == 1
+
+
+async def test_a_time_far_ahead_moves_no_watermark_and_keeps_no_old_copy(database_url):
+    world = one_stream(12)
+    ahead = world.create_run(WORKFLOW, updated_at="2999-01-01T00:00:00Z")["id"]
+    version = world.find(ahead)["workflow_version"] | {"description": "as it was"}
+    world.runs[WORKFLOW][ahead]["workflow_version"] = version
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        assert await t.connection.fetchval("SELECT watermark <= now() + interval '1 day' FROM etl_streams")
+        now = {"workflow_version": version | {"description": "as it is"}, "updated_at": "2026-11-02T00:00:00Z"}
+        world.runs[WORKFLOW][ahead] |= now
+        assert await t.requests_of("reconcile") == 1, "no look-up"
+        assert await t.differences() == []
+        described = "SELECT description FROM workflow_versions WHERE id = $1"
+        assert await t.connection.fetchval(described, version["id"]) == "as it is"
 
 
 async def test_older_copy_on_a_later_page_is_ignored(database_url):

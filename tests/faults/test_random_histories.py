@@ -31,8 +31,8 @@ PASSING = (
     HTML_OK,
     OBJECT_BODY,
 )
-# Damage that takes the page with it, that takes long, or that turns the run's time back (an older copy is not taken).
-OTHER_KINDS = ("cut", "megabytes", "abyss", "day_only", "no_zone")
+# Damage that takes the page with it, or that takes long.
+OTHER_KINDS = ("cut", "megabytes", "abyss")
 
 
 class Histories(RuleBasedStateMachine):
@@ -87,7 +87,6 @@ class Histories(RuleBasedStateMachine):
     def create(self, status, times):
         fields = {} if status is None else {"status": status}
         if times == "day":
-            # A day before the world's: the day of a last change counts as its end, after any instant of it.
             fields |= {"created_at": "2026-10-31", "updated_at": "2026-10-31"}
         elif times == "null":
             fields |= {"created_at": None, "updated_at": None}

@@ -74,7 +74,9 @@ RETURNING id, gone_at
 
 -- name: hold_versions
 -- Lock the rows against deletion until the transaction ends.
-SELECT id, content_hash, as_of FROM workflow_versions WHERE id = ANY ($1::text[]) FOR KEY SHARE
+-- A time more than a day ahead says nothing.
+SELECT id, content_hash, CASE WHEN as_of <= now() + interval '1 day' THEN as_of END AS as_of
+FROM workflow_versions WHERE id = ANY ($1::text[]) FOR KEY SHARE
 
 -- name: delete_version_parts
 WITH steps AS (DELETE FROM workflow_steps WHERE workflow_version_id = ANY ($1::text[]))
