@@ -13,6 +13,7 @@ EtlError
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ EXIT_KEY_REFUSED = 3
 EXIT_DATABASE = 4
 EXIT_HELD = 75
 EXIT_INTERRUPTED = 130
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of system errors that mean a full disk, or an exhausted quota."""
+
+FREE_DISK_SPACE = "Free disk space, then run it again; committed data is kept."
+"""The hint for a full disk."""
 
 TRY_LATER = "Run it again later; if it lasts, ask whoever runs the API."
 """Hint for a failure that retries did not cure."""
@@ -110,13 +117,22 @@ class RecordError(EtlError):
         self.run_id = run_id
 
 
+def cannot_write(place: object, error: OSError, *, hint: str) -> EtlError:
+    """Return the error for a file that cannot be written; `hint` is for any other reason than a full disk."""
+    message = f"cannot write {place}: {error.strerror or error}"
+    if error.errno in DISK_FULL:
+        return EtlError(message, hint=FREE_DISK_SPACE)
+    return SettingsError(message, hint=hint)
+
+
 def explain(error: BaseException) -> EtlError:
     """Return an error as one that has a hint and an exit code; the original is its `__cause__`."""
     if isinstance(error, EtlError):
         return error
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        explained = EtlError(f"{place}{error.strerror}", hint="Check free disk space and file permissions.")
+        hint = FREE_DISK_SPACE if error.errno in DISK_FULL else "Check the path and its permissions."
+        explained = EtlError(f"{place}{error.strerror}", hint=hint)
     else:
         explained = EtlError(
             f"unexpected {type(error).__name__}: {error}", hint="Run the command again with -v to see the traceback."

@@ -15,7 +15,7 @@ from etl.app.upkeep import remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
-from etl.errors import EtlError, InterruptedSyncError, SettingsError, explain
+from etl.errors import DISK_FULL, EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, ignore, tee
 from etl.normalize import redactor_of
 from etl.plan import Window
@@ -196,7 +196,7 @@ class _Invocation:
 
 def _known(error: Exception) -> EtlError:
     """Return an error as one with a hint; what has no file name and comes from the system is a lost connection."""
-    is_file_error = isinstance(error, OSError) and error.filename is not None
+    is_file_error = isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL)
     if isinstance(error, (*DRIVER_ERRORS, *LOST, TimeoutError)) and not is_file_error:
         return unusable(error)
     return explain(error)

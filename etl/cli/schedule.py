@@ -16,7 +16,7 @@ from etl.cli.invocation import Invocation, command
 from etl.cli.root import app
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
 from etl.config import load, parse_duration
-from etl.errors import SettingsError
+from etl.errors import SettingsError, cannot_write
 
 _INSTALL = """\
 # To install: sudo cortex-etl schedule systemd --write /etc/systemd/system, with --config, then:
@@ -76,9 +76,7 @@ def systemd(
         try:
             (write / name).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise SettingsError(
-                f"cannot write {write / name}: {error.strerror}", hint="Choose another directory."
-            ) from None
+            raise cannot_write(write / name, error, hint="Choose another directory.") from None
         call.out.line(f"wrote {write / name}")
 
 

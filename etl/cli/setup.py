@@ -13,7 +13,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import database_url, demo_settings, is_made
-from etl.errors import SettingsError, first_code
+from etl.errors import SettingsError, cannot_write, first_code
 
 if TYPE_CHECKING:
     from etl.config import Settings
@@ -43,9 +43,7 @@ def init(call: Invocation) -> None:
             f"{path} already exists; nothing was changed", hint=f"Edit it, or remove it first: rm {path}"
         ) from None
     except OSError as error:
-        raise SettingsError(
-            f"cannot write {path}: {error.strerror}", hint="Choose another path with --config PATH."
-        ) from None
+        raise cannot_write(path, error, hint="Choose another path with --config PATH.") from None
     next_steps = "set your app id in it, export CORTEX_API_KEY=..., then run `cortex-etl doctor`."
     call.out.line(f"Wrote {path}. Next: {next_steps}")
 

@@ -101,7 +101,7 @@ async def create_pool(
 ) -> asyncpg.Pool[asyncpg.Record]:
     """Open a pool of at most `size` connections configured as by `connect`, one of them immediately.
 
-    `ensure_running` is called before each connection is opened.
+    `ensure_running` is called before each connection is opened; its DatabaseError counts as a lost connection.
 
     Raises:
         DatabaseError: see `connect`.
@@ -110,7 +110,10 @@ async def create_pool(
 
     async def open_one(*_: object, **__: object) -> asyncpg.Connection:
         if ensure_running is not None:
-            await ensure_running()
+            try:
+                await ensure_running()
+            except DatabaseError as error:
+                raise ConnectionError(error.message) from error
         return await dial.open(LoadingConnection, prepare_to_load)
 
     opening = asyncpg.create_pool(

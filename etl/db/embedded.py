@@ -7,6 +7,7 @@ stops it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,10 +21,11 @@ import tempfile
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from etl.db.connect import embedded_url
-from etl.errors import DatabaseError
+from etl.errors import DISK_FULL, FREE_DISK_SPACE, DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,11 @@ _PORT = "5432"  # only part of the socket's name; no port is opened
 _SOCKET = f".s.PGSQL.{_PORT}"
 _LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 104 with the final NUL, Linux 108
 _START_TIMEOUT_S = 120  # crash recovery after a heavy load may take this long
+_PROGRAM_TIMEOUT_S = 150  # of any program, pg_ctl with its own timeout included
+_LOCK_TIMEOUT_S = 180  # while another process starts the server
+_LOCK_PAUSE_S = 0.05
+_ANSWER_S = 5
+_LEAST_FREE = 16 << 20  # bytes; PostgreSQL needs room for a file of its WAL
 _CHANGED_BY_SHELL = '$`"\\\n'  # pg_ctl passes the path to a shell in double quotes
 _CHANGED_IN_LISTS = "',"  # PostgreSQL parses the socket directories as a list
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -85,11 +92,20 @@ def start(data_dir: Path) -> str:
                     _create(cluster)
                 socket_dir = _launch(cluster)
     except OSError as failure:
+        raise _cannot_use(data_dir, failure) from failure
+    except subprocess.TimeoutExpired as failure:
         raise DatabaseError(
-            f"The embedded PostgreSQL cannot use {data_dir}: {failure.strerror or failure}",
-            hint="Free disk space, make the directory writable, or set data_dir or database.url.",
+            f"The embedded PostgreSQL cannot use {data_dir}: {Path(failure.cmd[0]).name} does not end.",
+            hint="Check that the disk works, and look into postgres/server.log in this directory.",
         ) from failure
     return embedded_url(str(socket_dir), _USER, _DATABASE)
+
+
+def _cannot_use(data_dir: Path, failure: OSError) -> DatabaseError:
+    message = f"The embedded PostgreSQL cannot use {failure.filename or data_dir}: {failure.strerror or failure}"
+    is_full = failure.errno in DISK_FULL
+    hint = FREE_DISK_SPACE if is_full else "Make the directory writable, or set data_dir or database.url."
+    return DatabaseError(message, hint=hint)
 
 
 def is_made(data_dir: Path) -> bool:
@@ -131,9 +147,25 @@ def _cluster(data_dir: Path) -> Path:
 
 @contextmanager
 def _one_at_a_time(data_dir: Path) -> Iterator[None]:
-    """Hold a file lock, which the kernel releases if the process dies."""
+    """Hold a file lock, which the kernel releases if the process dies.
+
+    Raises:
+        DatabaseError: another process does not release it.
+    """
+    give_up = monotonic() + _LOCK_TIMEOUT_S
     with (data_dir / "postgres.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic() > give_up:
+                    raise DatabaseError(
+                        f"Another process has been starting or stopping the embedded PostgreSQL in {data_dir} for "
+                        f"{_LOCK_TIMEOUT_S} s.",
+                        hint=f"Look for it with `fuser {data_dir / 'postgres.lock'}`, and end it.",
+                    ) from None
+                sleep(_LOCK_PAUSE_S)
         yield
 
 
@@ -151,6 +183,7 @@ def _running_at(cluster: Path) -> Path | None:
         return None
     for socket_dir in (Path(lines[4]), cluster):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, suppress(OSError):
+            client.settimeout(_ANSWER_S)
             client.connect(str(socket_dir / _SOCKET))
             return socket_dir
     return None
@@ -198,20 +231,33 @@ def _launch(cluster: Path) -> Path:
 
 
 def _remove_stale_pid_file(cluster: Path) -> None:
-    """Remove the pid file of a killed server that is still a zombie process.
+    """Remove the pid file of a killed server if another process has its pid by now, or it is still a zombie.
 
-    In a container whose init process does not reap orphans, the pid stays in use forever and PostgreSQL would wait for
-    it. PostgreSQL also checks its shared memory, so data in use stays protected.
+    PostgreSQL would take that process for the server, and not start. In a container, pids are soon used again, and its
+    init process may not reap zombies. PostgreSQL also checks its shared memory, so data in use stays protected.
     """
     pid_file = cluster / "postmaster.pid"
     try:
         lines = pid_file.read_text().splitlines()
-        state = Path(f"/proc/{int(lines[0])}/stat").read_text().rpartition(")")[2].split()[0]
+        pid = int(lines[0])
     except (FileNotFoundError, ValueError, IndexError):
         return
-    if state in {"Z", "X"}:
+    if _is_another(pid, cluster):
         pid_file.unlink()
-        Path(lines[4], f"{_SOCKET}.lock").unlink(missing_ok=True)
+        for socket_dir in {cluster, *(Path(each) for each in lines[4:5] if each)}:
+            (socket_dir / f"{_SOCKET}.lock").unlink(missing_ok=True)
+
+
+def _is_another(pid: int, cluster: Path) -> bool:
+    """Return whether a pid is in use, but not by a server of this cluster, whose working directory is the cluster."""
+    import psutil  # noqa: PLC0415 - as above
+
+    try:
+        process = psutil.Process(pid)
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        return is_zombie or process.name() != "postgres" or not cluster.samefile(process.cwd())
+    except (psutil.Error, OSError):  # nobody has it, or it cannot be looked at: PostgreSQL decides
+        return False
 
 
 def _socket_dir(cluster: Path) -> Path:
@@ -289,9 +335,12 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as commands:
         commands.write(stdin)
         commands.seek(0)
+        log = cluster / "server.log"
+        before = log.stat().st_size if log.exists() else 0
         done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
             [str(_programs() / program), *arguments],
             check=False,
+            timeout=_PROGRAM_TIMEOUT_S,
             stdin=commands,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -304,15 +353,19 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
         )
         output.seek(0)
         lines = [line for line in output.read().splitlines() if line.strip()]
+        if program == "pg_ctl" and log.exists():
+            with log.open("rb") as file:
+                file.seek(before)
+                lines = file.read().decode(errors="replace").splitlines() or lines
     if done.returncode != 0:
         raise _failed(cluster, program, lines)
 
 
 def _failed(cluster: Path, program: str, lines: list[str]) -> DatabaseError:
-    log = cluster / "server.log"
-    if program == "pg_ctl" and log.exists():
-        lines = log.read_text(errors="replace").splitlines()[-5:] or lines
     message = " / ".join(line.strip() for line in lines[-5:]) or "no message"
+    if any(os.strerror(errno.ENOSPC) in line for line in lines) or shutil.disk_usage(cluster).free < _LEAST_FREE:
+        found = f"The disk of the embedded PostgreSQL in {cluster} is full: {program} failed: {message}"
+        return DatabaseError(found, hint=FREE_DISK_SPACE)
     return DatabaseError(
         f"The embedded PostgreSQL in {cluster} cannot be used: {program} failed: {message}",
         hint="Fix the problem (disk space, permissions, shared memory), or set database.url to your own server.",

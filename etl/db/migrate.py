@@ -185,7 +185,7 @@ async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> b
         return False
     except asyncpg.InsufficientPrivilegeError as refusal:
         raise missing_privilege(refusal, schema) from refusal
-    except (asyncpg.PostgresConnectionError, asyncpg.IdleInTransactionSessionTimeoutError) as ended:
+    except (asyncpg.PostgresConnectionError, asyncpg.DiskFullError, TimeoutError) as ended:
         raise unusable(ended) from ended
     except asyncpg.PostgresError as failure:
         raise DatabaseError(

@@ -18,6 +18,7 @@ import msgspec
 from etl.db.connect import quote_identifier
 from etl.db.query_text import accept, refused
 from etl.db.reading import connect_to_read
+from etl.db.refusals import unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 
@@ -128,6 +129,8 @@ class _Limit:
                 f"Lost the connection to the database during the query: {failure}",
                 hint="Check PostgreSQL and run the query again.",
             ) from failure
+        except asyncpg.DiskFullError as failure:
+            raise unusable(failure) from failure
         except asyncpg.PostgresError as failure:
             raise refused(failure, self._sql) from failure
         except (ValueError, OverflowError, asyncpg.InterfaceError, asyncpg.InternalClientError) as failure:

@@ -6,7 +6,7 @@ import re
 
 import asyncpg
 
-from etl.errors import DatabaseError
+from etl.errors import FREE_DISK_SPACE, DatabaseError
 
 LOST = (
     OSError,
@@ -20,21 +20,17 @@ LOST = (
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """All errors raised by the driver."""
 
-_HINTS: tuple[tuple[type[BaseException], str], ...] = (
-    (
-        asyncpg.ReadOnlySQLTransactionError,
-        "Name the primary in database.url, or: ALTER ROLE <role> SET default_transaction_read_only = off;",
-    ),
-    (asyncpg.DiskFullError, "Free disk space for PostgreSQL, then run it again; committed data is kept."),
-)
-
 
 def unusable(error: BaseException) -> DatabaseError:
     """Return the error for an exception of the driver, with PostgreSQL's message and a hint."""
     message = str(error).strip() or type(error).__name__
-    for kind, hint in _HINTS:
-        if isinstance(error, kind):
-            return DatabaseError(f"PostgreSQL refused: {message}", hint=hint)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return DatabaseError(
+            f"PostgreSQL refused: {message}",
+            hint="Name the primary in database.url, or: ALTER ROLE <role> SET default_transaction_read_only = off;",
+        )
+    if isinstance(error, asyncpg.DiskFullError):
+        return DatabaseError(f"The disk of PostgreSQL is full: {error.args[0]}", hint=FREE_DISK_SPACE)
     if isinstance(error, TimeoutError):
         return DatabaseError(
             "PostgreSQL did not answer in time.",

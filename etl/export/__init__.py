@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from etl.db.reading import reading
 from etl.db.statements import statements
-from etl.errors import SettingsError
+from etl.errors import cannot_write
 from etl.export import manifest
 from etl.export.arrow import Columns, read_columns, to_record_batch
 from etl.tables import APPS, DEFINITIONS, RUN_CHILDREN, RUNS, WORKFLOWS
@@ -80,10 +80,7 @@ async def export_parquet(url: str, schema: str, directory: Path, *, since: date 
             async with reading(url, schema, purpose="export") as connection:
                 return await _Export(connection, directory).run(since)
     except OSError as error:
-        raise SettingsError(
-            f"cannot write to {error.filename or directory}: {error.strerror or error}",
-            hint="Choose a writable directory with enough free space.",
-        ) from error
+        raise cannot_write(error.filename or directory, error, hint="Choose a writable directory.") from error
 
 
 class _Export:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from etl.db.reading import reading
-from etl.errors import SettingsError
+from etl.errors import cannot_write
 from etl.files import write_atomically
 from etl.report.facts import read_facts
 from etl.report.page import render
@@ -49,9 +49,7 @@ async def write_report(
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SettingsError(
-            f"cannot write {output}: {error.strerror}", hint="Name a writable file with --output PATH."
-        ) from None
+        raise cannot_write(output, error, hint="Name a writable file with --output PATH.") from None
 
 
 async def _read(url: str, schema: str, days: int) -> Facts:

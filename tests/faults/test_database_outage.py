@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from postgres_proxies import gated
 from sync_trials import SCHEMA, Trial, differences, one_stream, start, trial
 
 from etl.app import run_sync, syncing
+from etl.config import DatabaseSettings
 from etl.db import embedded, liveness
 from etl.db.connect import connect
 from etl.errors import DatabaseError
@@ -165,3 +168,26 @@ async def test_runs_of_a_transaction_that_was_not_committed_are_counted_once(dat
         t.sandbox.faults.before_response = cut
         summary = await t.agrees("backfill")
         assert summary.runs_inserted == 45
+
+
+async def test_killed_embedded_server_is_started_again(data_dir: Path) -> None:
+    world = one_stream(200)
+    async with Sandbox(world, max_take=10) as sandbox:
+        trial = Trial(sandbox, "postgresql://unused", None, api={"page_size": 10, "concurrency": 2})
+        settings = trial.settings.model_copy(update={"database": DatabaseSettings(), "data_dir": data_dir})
+
+        async def kill(path: str, query: dict[str, str], number: int) -> None:
+            if query.get("page") == "8" and not killed:
+                killed.append(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
+                os.kill(killed[0], signal.SIGKILL)
+
+        killed: list[int] = []
+        sandbox.faults.before_response = kill
+        summary = await run_sync(settings, "sync")
+        assert killed
+        assert (summary.status, summary.exit_code) == ("succeeded", 0), summary.error
+        connection = await connect(embedded.start(data_dir), SCHEMA)
+        try:
+            assert await differences(connection, world) == []
+        finally:
+            await connection.close()

@@ -174,3 +174,94 @@ def test_directory_name_with_shell_characters(data_dir, name) -> None:
         embedded.start(data_dir / name)
     assert "data_dir" in caught.value.hint
     assert not data_dir.exists()
+
+
+def kill(data_dir: Path) -> int:
+    """Kill the server, and wait until its other processes have ended too."""
+    os.kill(pid := postmaster(data_dir), signal.SIGKILL)
+    others = [
+        each for each in psutil.process_iter(["cmdline"]) if str(data_dir) in " ".join(each.info["cmdline"] or [])
+    ]
+    psutil.wait_procs(others, timeout=10)
+    return pid
+
+
+async def test_server_starts_although_another_process_has_its_pid(data_dir) -> None:
+    url = embedded.start(data_dir)
+    await one(url, "CREATE TABLE kept AS SELECT 1 AS one")
+    pid = kill(data_dir)
+    owner = (data_dir / "postgres").stat()
+    account = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+    other = subprocess.Popen(["sleep", "60"], **account)
+    try:
+        for path in (data_dir / "postgres" / "postmaster.pid", data_dir / "postgres" / ".s.PGSQL.5432.lock"):
+            if path.exists():
+                path.write_text(path.read_text().replace(f"{pid}\n", f"{other.pid}\n", 1))
+        assert await one(embedded.start(data_dir), "SELECT one FROM kept") == 1
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_start_does_not_wait_forever_for_another(data_dir, monkeypatch) -> None:
+    monkeypatch.setattr(embedded, "_LOCK_TIMEOUT_S", 0.2)
+    data_dir.mkdir()
+    starting = pytest.raises(DatabaseError, match="Another process has been starting or stopping")
+    with embedded._one_at_a_time(data_dir), starting as caught:
+        embedded.start(data_dir)
+    assert "fuser" in caught.value.hint
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 100 MB, which only root can make."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100M", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("cannot mount a small disk")
+    tmp_path.chmod(0o755)
+    yield disk
+    embedded.stop(disk / "data")
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(disk: Path, *, but: int) -> None:
+    (disk / "filler").write_bytes(b"0" * max(0, shutil.disk_usage(disk).free - but))
+
+
+@pytest.mark.parametrize("moment", ["created", "started"])
+def test_full_disk_is_named_when_the_server_is(small_disk, moment) -> None:
+    data_dir = small_disk / "data"
+    if moment == "started":
+        embedded.start(data_dir)
+        embedded.stop(data_dir)
+    fill(small_disk, but=0 if moment == "started" else 10 << 20)
+    with pytest.raises(DatabaseError, match=r"disk .* is full|No space left on device") as caught:
+        embedded.start(data_dir)
+    assert caught.value.hint.startswith("Free disk space")
+    (small_disk / "filler").unlink()
+    embedded.start(data_dir)
+
+
+async def test_full_disk_is_named_by_commands(small_disk, command, sandbox) -> None:
+    running = await sandbox()
+    command.environment["CORTEX_API_KEY"] = running.key
+    command.configure(
+        f"api:\n  base_url: {running.url}\ndata_dir: {small_disk / 'data'}\napps: [{{id: {next(iter(running.world.apps))}}}]\n"
+    )
+    assert (await command("sync")).code == 0
+    fill(small_disk, but=100_000)
+    for arguments in (
+        ("sql", "SELECT repeat('x', 100) || n FROM generate_series(1, 3000000) AS n ORDER BY 1 DESC LIMIT 1"),
+        ("export", str(small_disk / "files")),
+        ("report", "--output", str(small_disk / "report.html")),
+    ):
+        ended = await command(*arguments)
+        assert ended.code == (4 if arguments[0] == "sql" else 1), (arguments, ended)
+        assert "disk" in ended.err, (arguments, ended.err)
+        assert "full" in ended.err or "No space left on device" in ended.err, (arguments, ended.err)
+        assert "hint: Free disk space" in ended.err, (arguments, ended.err)
