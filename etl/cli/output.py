@@ -134,6 +134,11 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def stdout_width() -> int:
+    """Return how many characters fit into a line of stdout: as many as there are in a pipe."""
+    return _console().width
+
+
 def stdout_is_terminal() -> bool:
     """Return whether results are read by a person."""
     return sys.stdout.isatty()

@@ -1,10 +1,11 @@
-"""Commands that read the warehouse: sql, psql, report, export."""
+"""Commands that read the warehouse: sql, describe, psql, report, export."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from etl.cli.completion import relations
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import flush, stdout_is_terminal
+from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, readable_settings
-from etl.errors import SettingsError
+from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
     from etl.cli.results import Form
     from etl.config import Settings
+    from etl.dictionary import Relation
 
 # Option names contain no space, but their values may.
 _COMMENT = re.compile(r"--[^=\s]*\s")
@@ -117,6 +120,59 @@ def _print_url(call: Invocation, *, demo: bool, show_password: bool) -> None:
 
     found = run_async(_reading_url(readable_settings(call, demo=demo)))
     call.out.raw(f"{found if show_password else redact_url(found)}\n")
+
+
+@command(app, "describe")
+def describe(
+    call: Invocation,
+    relation: Annotated[
+        str | None, typer.Argument(help="Table or view; without it, all are listed.", autocompletion=relations)
+    ] = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    demo: DemoOption = False,
+) -> None:
+    """Describe the tables and views, or the columns of one: types, meanings and units.
+
+    Example: `cortex-etl describe runs`
+    """
+    from etl.dictionary.plain_text import description, overview
+
+    found = run_async(_relations(readable_settings(call, demo=demo)))
+    one = None if relation is None else _relation_named(relation, found)
+    if json:
+        call.out.json(asdict(one) if one else [asdict(each) for each in found])
+        return
+    for line in description(one, stdout_width()) if one else overview(found, stdout_width()):
+        call.out.line(line)
+
+
+async def _relations(settings: Settings) -> list[Relation]:
+    from etl.db.reading import reading
+    from etl.dictionary import read_relations
+
+    schema = settings.database.schema_name
+    async with reading(await _reading_url(settings), schema, purpose="describe") as connection:
+        found = await read_relations(connection, schema)
+    if not found:
+        raise DatabaseError(
+            f'the schema "{schema}" contains no tables', hint="Run `cortex-etl migrate`, then `cortex-etl sync`."
+        )
+    return found
+
+
+def _relation_named(name: str, found: list[Relation]) -> Relation:
+    from difflib import get_close_matches
+
+    by_name = {each.name: each for each in found}
+    wanted = name.rpartition(".")[2]
+    if wanted not in by_name:
+        near = " or ".join(get_close_matches(wanted, by_name))
+        raise SettingsError(
+            f"there is no table or view {name}",
+            hint=f"Did you mean {near}?" if near else "`cortex-etl describe` lists all.",
+        )
+    return by_name[wanted]
 
 
 @command(app, "psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

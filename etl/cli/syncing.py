@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etl.cli.completion import apps, workflows
 from etl.cli.invocation import Invocation, command
 from etl.cli.output import flush
 from etl.cli.root import app
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from etl.app import SyncSummary
     from etl.sync.stream import Mode
 
-AppOption = Annotated[list[str] | None, typer.Option("--app", metavar="ID", help="Select this app; repeatable.")]
+AppOption = Annotated[
+    list[str] | None, typer.Option("--app", metavar="ID", help="Select this app; repeatable.", autocompletion=apps)
+]
 WorkflowOption = Annotated[
-    list[str] | None, typer.Option("--workflow", metavar="ID", help="Select this workflow; repeatable.")
+    list[str] | None,
+    typer.Option("--workflow", metavar="ID", help="Select this workflow; repeatable.", autocompletion=workflows),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, but write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary object on stdout.")]

@@ -113,6 +113,12 @@ def is_made(data_dir: Path) -> bool:
     return (_cluster(data_dir) / "PG_VERSION").exists()
 
 
+def running_url(data_dir: Path) -> str | None:
+    """Return the URL of the database if the server of `data_dir` is running."""
+    socket_dir = _running_at(_cluster(data_dir))
+    return None if socket_dir is None else embedded_url(str(socket_dir), _USER, _DATABASE)
+
+
 def stop(data_dir: Path) -> bool:
     """Stop the server of `data_dir` and close its connections; return whether it was running.
 

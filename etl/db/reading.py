@@ -34,9 +34,7 @@ async def reading_url(settings: Settings) -> str:
         SettingsError: the URL cannot be read.
         DatabaseError: the embedded server cannot be started or migrated.
     """
-    if settings.database.read_url is not None:
-        return settings.database.read_url.get_secret_value()
-    if (url := settings.database_url()) is not None:
+    if (url := _configured_url(settings)) is not None:
         return url
     url, schema = await asyncio.to_thread(embedded.start, settings.data_dir), settings.database.schema_name
     connection = await connect(url, schema)
@@ -46,6 +44,27 @@ async def reading_url(settings: Settings) -> str:
         await admit_reader(connection, schema)
     finally:
         await connection.close()
+    return _as_reader(url)
+
+
+def url_without_start(settings: Settings) -> str | None:
+    """Return the URL for a command that only reads; None while the embedded server is not running.
+
+    Raises:
+        SettingsError: the URL cannot be read.
+    """
+    if (url := _configured_url(settings)) is not None:
+        return url
+    url = embedded.running_url(settings.data_dir)
+    return None if url is None else _as_reader(url)
+
+
+def _configured_url(settings: Settings) -> str | None:
+    read_url = settings.database.read_url
+    return settings.database_url() if read_url is None else read_url.get_secret_value()
+
+
+def _as_reader(url: str) -> str:
     return urlunsplit(urlsplit(url)._replace(netloc=f"{READER}@"))
 
 

@@ -45,7 +45,7 @@ _FIELDS = {
 }
 """The JSON path of the field that a column holds, by table and column."""
 
-_CHAPTERS = {
+CHAPTERS = {
     "runs": ("## Runs", "Workflow runs and their steps, calls and usage."),
     "definitions": ("## Workflows and their definitions", "Apps, workflows, their versions and steps."),
     "bookkeeping": ("## Bookkeeping", "The state of the syncs. Read-only: cortex-etl maintains these tables."),
@@ -65,6 +65,11 @@ class Column:
     type: str
     kind: str
     comment: str
+
+    @property
+    def short_type(self) -> str:
+        """The type as people write it."""
+        return self.type.replace("timestamp with time zone", "timestamptz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ async def read_relations(connection: asyncpg.Connection, schema: str) -> list[Re
 def render(relations: Sequence[Relation]) -> str:
     """Render the dictionary as Markdown."""
     lines = [_INTRODUCTION, *_diagram(relations)]
-    for chapter, (heading, sentence) in _CHAPTERS.items():
+    for chapter, (heading, sentence) in CHAPTERS.items():
         lines += ["", heading, "", sentence]
         for relation in relations:
             if relation.chapter == chapter:
@@ -155,9 +160,8 @@ def _entry(relation: Relation) -> Iterator[str]:
     yield "| --- | --- | --- | --- |" if fields else "| --- | --- | --- |"
     for column in relation.columns:
         kind = f", {column.kind}" if column.kind else ""
-        type_name = column.type.replace("timestamp with time zone", "timestamptz")
         field = f" {fields.get(column.name, '')} |" if fields else ""
-        yield f"| `{column.name}` | {type_name}{kind} |{field} {_sentence(column.comment)} |"
+        yield f"| `{column.name}` | {column.short_type}{kind} |{field} {_sentence(column.comment)} |"
     if relation.indexes:
         yield ""
         yield "Indexes:"

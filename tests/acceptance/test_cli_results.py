@@ -171,7 +171,7 @@ async def test_commands_of_psql_get_a_hint(asking) -> None:
     for typed in ("\\dt", "  \\d+ runs"):
         ended = await asking("sql", typed)
         assert ended.code == 2
-        assert f"hint: Run: cortex-etl psql -- -c '{typed.strip()}'" in ended.err
+        assert f"hint: Run: cortex-etl psql -- -c '{typed.strip()}', or cortex-etl describe." in ended.err
 
 
 PEAK = """

@@ -1,0 +1,55 @@
+"""Values for shell completion, from the warehouse if it answers at once; nothing is started or changed for them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+_TIMEOUT_S = 2.0
+
+Values = list[tuple[str, str]]
+
+
+def relations(ctx: typer.Context, incomplete: str) -> Values:
+    """Complete the name of a table or view."""
+    return _complete(ctx, "relations", incomplete)
+
+
+def workflows(ctx: typer.Context, incomplete: str) -> Values:
+    """Complete the id of a workflow."""
+    return _complete(ctx, "workflows", incomplete)
+
+
+def apps(ctx: typer.Context, incomplete: str) -> Values:
+    """Complete the id of an app."""
+    return _complete(ctx, "apps", incomplete)
+
+
+def _complete(ctx: typer.Context, subject: str, incomplete: str) -> Values:
+    try:
+        found = asyncio.run(_ask(ctx, subject))
+    except Exception:  # noqa: BLE001 -- a message would end up in the line that is being typed
+        return []
+    return [(value, text.partition(". ")[0]) for value, text in found if value.startswith(incomplete)]
+
+
+async def _ask(ctx: typer.Context, subject: str) -> Values:
+    from etl.cli.target import demo_settings
+    from etl.config import load
+    from etl.db.reading import connect_to_read, url_without_start
+    from etl.db.statements import statements
+
+    path, demo = ctx.params.get("config") or ctx.find_root().params.get("config"), ctx.params.get("demo", False)
+    settings = load(Path(path) if path else None, optional=demo)
+    settings = demo_settings(settings) if demo else settings
+    url = url_without_start(settings)
+    if url is None:
+        return []
+    async with asyncio.timeout(_TIMEOUT_S):
+        connection = await connect_to_read(url, settings.database.schema_name, purpose="completion")
+        try:
+            return [tuple(row) for row in await connection.fetch(statements("completion")[subject])]
+        finally:
+            await connection.close()
