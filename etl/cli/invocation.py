@@ -226,22 +226,22 @@ def _finish(call: Invocation, work: Callable[[], int | None], interrupted: Inter
         code = work() or 0
         flush()
     except EtlError as error:
-        return _failed(call, error)
+        return report(call, error)
     except (KeyboardInterrupt, typer.Abort):  # the latter at a prompt
-        return _failed(call, interrupted)
+        return report(call, interrupted)
     except BrokenPipeError:
         drop_output()  # the reader closed the pipe, as `| head` does
         return 0
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:  # noqa: BLE001 -- last resort: a message instead of a traceback
-        code = _failed(call, _database_error(error) or explain(error))
+        code = report(call, _database_error(error) or explain(error))
         drop_output()
         return code
     return code
 
 
-def _failed(call: Invocation, error: EtlError) -> int:
+def report(call: Invocation, error: EtlError) -> int:
     """Report an error on stderr; return its exit code."""
     found = traceback.format_exc() if call.verbose and sys.exc_info()[0] else ""
     if call.form == "json":

@@ -14,8 +14,9 @@ import typer
 
 from etl.cli.invocation import Invocation, command
 from etl.cli.root import app
+from etl.cli.rounds import interval_of
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
-from etl.config import load, parse_duration
+from etl.config import load
 from etl.errors import SettingsError, cannot_write
 
 _INSTALL = """\
@@ -27,18 +28,15 @@ schedule_group = typer.Typer(no_args_is_help=True, help="Print a schedule for th
 app.add_typer(schedule_group, name="schedule")
 
 
-def _parse_every(text: str) -> timedelta:
-    try:
-        every = parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if every < timedelta(minutes=1):
-        raise typer.BadParameter("expected at least one minute")
-    return every
-
-
 EveryOption = Annotated[
-    timedelta, typer.Option("--every", parser=_parse_every, metavar="DURATION", help="Interval: 5m, 1h, 1d.")
+    timedelta,
+    typer.Option(
+        "--every",
+        parser=interval_of(timedelta(minutes=1)),
+        show_default="10m",
+        metavar="DURATION",
+        help="Interval: 5m, 1h, 1d.",
+    ),
 ]
 LogOption = Annotated[Path | None, typer.Option("--log", metavar="PATH", help="File for the output.")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from etl.cli.completion import apps, workflows
 from etl.cli.invocation import Invocation, command
 from etl.cli.output import flush
 from etl.cli.root import app
+from etl.cli.rounds import interval_of, repeat
 from etl.cli.telemetry import run_watched
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
 from etl.plurals import counted
@@ -57,12 +58,21 @@ def sync(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
     metrics_file: MetricsOption = None,
+    every: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--every",
+            parser=interval_of(timedelta(seconds=1)),
+            metavar="DURATION",
+            help="Repeat it at this interval until stopped: 30s, 10m, 1h. Prints one summary per round.",
+        ),
+    ] = None,
 ) -> int:
     """Load new and changed runs; the first sync of a workflow loads its history.
 
     Example: `cortex-etl sync --quiet`
     """
-    return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file)
+    return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file, every=every)
 
 
 @command(app, "backfill")
@@ -130,6 +140,7 @@ def _run(
     metrics_file: Path | None,
     since: datetime | None = None,
     until: datetime | None = None,
+    every: timedelta | None = None,
 ) -> int:
     options = {
         "apps": apps or [],
@@ -138,16 +149,28 @@ def _run(
         "until": until,
         "dry_run": dry_run,
     }
-    summary = run_watched(call, mode, options, metrics_file)
+
+    def run_once() -> SyncSummary:
+        summary = run_watched(call, mode, options, metrics_file)
+        _show(call, summary, json=json)
+        return summary
+
+    if every is not None:
+        return repeat(call, every, run_once)
+    summary = run_once()
+    if summary.cause is not None:
+        raise summary.cause
+    return summary.exit_code
+
+
+def _show(call: Invocation, summary: SyncSummary, *, json: bool) -> None:
+    """Print a summary, without the error that ended the invocation."""
     if json:
         call.out.json(summary.as_dict())
     elif not call.quiet and (summary.streams or summary.cause is None):
         _show_summary(call, summary)
-    if summary.cause is not None:
-        raise summary.cause
-    if summary.exit_code != EXIT_OK and (call.quiet or json):
+    if summary.cause is None and summary.exit_code != EXIT_OK and (call.quiet or json):
         _report_trouble(call, summary)
-    return summary.exit_code
 
 
 def _show_summary(call: Invocation, summary: SyncSummary) -> None:
