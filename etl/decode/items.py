@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -126,20 +126,8 @@ def _what_it_is(text: bytes) -> str:
     if text.startswith(b"<"):
         return "HTML or XML"
     if text.startswith(b"{"):
-        return f"an object{_api_message(text)}"
+        return "an object"
     return "not JSON" if text[:1] not in b'"-0123456789tfn' else "a single value"
-
-
-def _api_message(text: bytes) -> str:
-    """Return the message of an error document of the API, for the log."""
-    try:
-        document: Any = json.loads(text)
-    except ValueError:
-        return ""
-    except RecursionError:
-        return ""
-    message = document.get("message") if isinstance(document, dict) else None
-    return f" with the message {message[:200]!r}" if isinstance(message, str) else ""
 
 
 def guess_id(raw: bytes) -> str | None:

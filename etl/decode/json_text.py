@@ -55,18 +55,8 @@ class Number(Decimal):
 
 # Reading
 
-_SPACE = " \t\n\r"
-_TOKEN = re.compile(
-    r"""[ \t\n\r]*+(?:
-        (?P<string>"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+")
-      | (?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)
-      | (?P<word>true|false|null)
-      | (?P<mark>[\[\]{},:])
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
+_SPACE: Final = re.compile(r"[ \t\n\r]*+")
 _CLOSING: Final[dict[type, str]] = {dict: "}", list: "]"}
-_WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None}
 
 
 def parse(raw: bytes) -> Json:
@@ -82,9 +72,12 @@ def parse(raw: bytes) -> Json:
     except UnicodeDecodeError:
         raise RecordError("invalid_json", "not UTF-8") from None
     try:
-        return _read_shallow(text)
-    except RecursionError:
-        return _Reader(text).read()
+        try:
+            return _SHALLOW.decode(text)
+        except RecursionError:
+            return _read_deep(text)
+    except json.JSONDecodeError as error:
+        raise RecordError("invalid_json", f"{error.msg} at character {error.pos}") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -94,96 +87,58 @@ def _refuse_constant(name: str) -> NoReturn:
 _SHALLOW = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
 
 
-def _read_shallow(text: str) -> Json:
-    try:
-        return _SHALLOW.decode(text)
-    except json.JSONDecodeError as error:
-        raise RecordError("invalid_json", f"{error.msg} at character {error.pos}") from None
+def _read_deep(text: str) -> Json:
+    """Parse a text that is nested too deeply for recursion, with a stack of open containers."""
+    result: list[Json] = []
+    stack: list[Json] = [result]
+    position, key = _skip_space(text, 0), ""
+    while stack:
+        container, opening = stack[-1], text[position : position + 1]
+        value: Json
+        is_container = opening in {"{", "["}
+        if is_container:
+            value, position = {} if opening == "{" else [], _skip_space(text, position + 1)
+            stack.append(value)
+        else:
+            value, position = _SHALLOW.raw_decode(text, position)
+        if isinstance(container, dict):
+            container[key] = value
+        else:
+            container.append(value)
+        if not is_container or text.startswith(_CLOSING[type(value)], position):
+            position = _end_value(text, position, stack)
+        if stack and isinstance(stack[-1], dict):
+            key, position = _read_key(text, position)
+    return result[0]
 
 
-class _Reader:
-    """A JSON parser without recursion, with a stack of open containers."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = 0
-        self.kind = self.symbol = ""  # the current token: a group of `_TOKEN`, and its text
-
-    def fail(self, expected: str) -> NoReturn:
-        raise RecordError("invalid_json", f"expected {expected} before character {self.position}")
-
-    def advance(self) -> str:
-        """Read the next token; return its text if it is a mark, else ''."""
-        match = _TOKEN.match(self.text, self.position)
-        if match is None or match.lastgroup is None:
-            self.fail("a JSON token")
-        self.position = match.end()
-        self.kind, self.symbol = match.lastgroup, match[match.lastgroup]
-        return self.symbol if self.kind == "mark" else ""
-
-    def scalar(self) -> Json:
-        if self.kind == "number":
-            return Number(self.symbol)
-        if self.kind == "word":
-            return _WORDS[self.symbol]
-        if self.kind != "string":
-            self.fail("a value")
-        try:
-            return json.loads(self.symbol)
-        except json.JSONDecodeError:
-            self.fail("a valid string")
-
-    def key(self) -> str:
-        """Return the key at the current token, and advance to its value."""
-        if self.kind != "string":
-            self.fail("a key")
-        key: str = self.scalar()
-        if self.advance() != ":":
-            self.fail("':'")
-        self.advance()
-        return key
-
-    def read(self) -> Json:
-        """Parse the whole text as one value."""
-        root: list[Json] = []
-        open_containers: list[tuple[Json, str]] = [(root, "")]
-        self.advance()
-        while True:
-            container, key = open_containers[-1]
-            if self.kind == "mark" and self.symbol in "{[":
-                value: Json = {} if self.symbol == "{" else []
-                _place(container, key, value)
-                if self.advance() != _CLOSING[type(value)]:
-                    open_containers.append((value, self.key() if type(value) is dict else ""))
-                    continue
-            else:
-                _place(container, key, self.scalar())
-            if not self.next_value(open_containers):
-                return root[0]
-
-    def next_value(self, open_containers: list[tuple[Json, str]]) -> bool:
-        """Advance from a finished value to the next one; return False at the end of the text."""
-        while len(open_containers) > 1:
-            container, _ = open_containers[-1]
-            mark = self.advance()
-            if mark == ",":
-                self.advance()
-                if type(container) is dict:
-                    open_containers[-1] = (container, self.key())
-                return True
-            if mark != _CLOSING[type(container)]:
-                self.fail(f"',' or '{_CLOSING[type(container)]}'")
-            open_containers.pop()
-        if self.text[self.position :].strip(_SPACE):
-            self.fail("nothing more")
-        return False
+def _end_value(text: str, position: int, stack: list[Json]) -> int:
+    """Close the containers that end here; return the position of the next value."""
+    while stack:
+        position = _skip_space(text, position)
+        found = text[position : position + 1]
+        if found == (_CLOSING[type(stack[-1])] if len(stack) > 1 else ""):
+            stack.pop()
+            position += 1
+        elif found == "," and len(stack) > 1:
+            return _skip_space(text, position + 1)
+        else:
+            raise json.JSONDecodeError("Expecting ',' or the end", text, position)
+    return position
 
 
-def _place(container: Json, key: str, value: Json) -> None:
-    if isinstance(container, dict):
-        container[key] = value
-    else:
-        container.append(value)
+def _read_key(text: str, position: int) -> tuple[str, int]:
+    """Return the key of a member, and the position of its value."""
+    key, end = _SHALLOW.raw_decode(text, position) if text.startswith('"', position) else ("", position)
+    end = _skip_space(text, end)
+    if end == position or not text.startswith(":", end):
+        raise json.JSONDecodeError("Expecting a key and ':'", text, position)
+    return key, _skip_space(text, end + 1)
+
+
+def _skip_space(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    return position if space is None else space.end()
 
 
 # Writing

@@ -200,7 +200,7 @@ class Each:
                 for ordinal, (key, each) in enumerate(members.items())
             }
         items = []
-        for ordinal, each in enumerate(items_of(raw, place) or ()):
+        for ordinal, each in enumerate(items_of(raw, place)):
             at = f"{place}.{ordinal}"
             items.append(self._document.read(each, at, check=check) or refuse(at, "an object", None))
         return items
@@ -226,10 +226,10 @@ def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
     return {key: Raw(dump(item)) for key, item in value.items()}
 
 
-def items_of(raw: bytes | Raw, place: str) -> list[Raw] | None:
-    """Return the items of an array of any depth; see `members_of`."""
+def items_of(raw: bytes | Raw, place: str) -> list[Raw]:
+    """Return the items of an array of any depth, none for null; raises like `members_of`."""
     try:
-        return _ITEMS.decode(raw)
+        return _ITEMS.decode(raw) or []
     except UNREADABLE:
         value = parse(bytes(raw))
     if not isinstance(value, list):

@@ -71,7 +71,6 @@ class Normalizer:
         store_payloads: if False, `input`, `result`, and the outputs and logs of steps and calls are null, and unknown
             fields of steps and calls are left out.
         redact: redacts runs before they are normalized.
-        cache_size: number of cached definitions.
     """
 
     def __init__(
@@ -81,13 +80,12 @@ class Normalizer:
         *,
         store_payloads: bool = True,
         redact: Redactor | None = None,
-        cache_size: int = 512,
     ) -> None:
         self._app_id = app_id
         self._workflow_id = clean_text(workflow_id)
         self._keep = store_payloads
         self._redactor = redact
-        self._definitions = Definitions(self._workflow_id, cache_size)
+        self._definitions = Definitions(self._workflow_id)
 
     def normalize(self, raw: bytes, digest: bytes) -> RunRows:
         """Make the rows of one run; `digest` is the hash of its received bytes `raw`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from math import isinf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
     from msgspec import Raw
 
-_MAX_BYTES: Final = 4 * 2**20  # of cached documents, to limit memory
+_MAX_BYTES: Final = 8 * 2**20  # of cached documents and their rows, to limit memory
+_ROWS_BYTES: Final = 2**13  # of the rows of a small document
 _DRAFT_ID_DIGITS: Final = 32
 _BODY: Final = ("key", "input", "input_default", "input_options", "steps")
 
@@ -54,13 +54,12 @@ step_row: Final = row_maker(
 
 
 class Definitions:
-    """An LRU cache of at most `size` definitions of one workflow."""
+    """The definitions of one workflow, of which the recent ones are cached."""
 
-    def __init__(self, workflow_id: str, size: int) -> None:
+    def __init__(self, workflow_id: str) -> None:
         self._workflow_id = workflow_id
-        self._size = size
+        self._known: dict[tuple[bytes, str | None, bool], VersionRows] = {}
         self._bytes = 0
-        self._known: OrderedDict[tuple[bytes, str | None, bool], VersionRows] = OrderedDict()
 
     def version(self, text: bytes) -> VersionRows:
         """Return the rows of the saved version with the JSON text `text`.
@@ -76,18 +75,15 @@ class Definitions:
 
     def _known_or_made(self, text: bytes, app_id: str | None, *, is_draft: bool) -> VersionRows:
         key = (text, app_id, is_draft)
-        found = self._known.get(key)
-        if found is not None:
-            self._known.move_to_end(key)
-            return found
-        made = self._draft_rows(text, app_id) if is_draft else _version_rows(text)
-        if len(text) <= _MAX_BYTES:
-            self._known[key] = made
-            self._bytes += len(text)
-            while len(self._known) > self._size or self._bytes > _MAX_BYTES:
-                (oldest, _, _), _ = self._known.popitem(last=False)
-                self._bytes -= len(oldest)
-        return made
+        rows = self._known.get(key)
+        if rows is None:
+            rows = self._draft_rows(text, app_id) if is_draft else _version_rows(text)
+            self._bytes += len(text) + _ROWS_BYTES
+            if self._bytes > _MAX_BYTES:
+                self._known.clear()
+                self._bytes = len(text) + _ROWS_BYTES
+            self._known[key] = rows
+        return rows
 
     def _draft_rows(self, text: bytes, app_id: str | None) -> VersionRows:
         content = canonical(parse(text))

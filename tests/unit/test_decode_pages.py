@@ -77,7 +77,7 @@ def test_truncated_body_is_never_accepted() -> None:
         (b"", "empty"),
         (b" \n", "empty"),
         (b"<html><body>502</body></html>", "HTML"),
-        (b'{"status":500,"message":"out of order"}', "an object with the message 'out of order'"),
+        (b'{"status":500,"message":"out of order"}', "an object"),
         (b'{"a":', "an object"),
         (b"{" * 100_000, "an object"),
         (b"42", "a single value"),

@@ -116,14 +116,15 @@ def test_huge_coordinate_is_kept_in_the_configuration() -> None:
 
 
 def test_repeated_definition_is_normalized_once() -> None:
-    normalizer = Normalizer("app", "wf", cache_size=2)
+    normalizer = Normalizer("app", "wf")
     first = normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0]
     careful = normalizer.normalize(b'{"id":"r","new":1,"workflow_version":{"id": "v"}}', b"").versions[0]
     again = normalizer.normalize(run_bytes(id="other", workflow_version={"id": "v"}), b"").versions[0]
     assert again is first
     assert careful == first
-    for number in range(3):
+    for number in range(1100):
         normalizer.normalize(run_bytes(workflow_version={"id": f"v{number}"}), b"")
+    assert len(normalizer._definitions._known) < 1024, "memory is limited"
     assert normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0] is not first
 
 
@@ -265,7 +266,9 @@ def run_value(rows: Any, column: str) -> Any:
 
 def test_abridged_item_has_ids_and_numbers_but_no_payloads() -> None:
     fields = {"status": "FAILED", "version": 1.50, "usage": {"total": 0.10, "calls": []}, "retention": "secret"}
-    raw = run_bytes(**fields, record_id="r", input="secret", output=["secret"], error="secret", new="secret")
+    raw = run_bytes(
+        **fields, record_id="r", input="secret", output=["secret"], origin=["secret"], error="secret", new="secret"
+    )
     kept = b'{"id":"run","workflow_id":"wf","version":1.5,"status":"FAILED","record_id":"%b","usage":{"total":0.1}}'
     assert abridge(raw) == kept % b"r"
     assert abridge(raw, Redactor(["$.record_id"])) == kept % b"[redacted]"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from normalized import normalized
 
@@ -15,32 +15,33 @@ from etl.normalize import Redactor, abridge
 
 SECRET = "hunter2"
 NAMES = st.sampled_from(["output", "logs", "calls", "input", "result", "steps", "text", "0", "", "\0", "\ud83d"])
-VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 LEAVES = st.just(SECRET) | st.just(f"some {SECRET}\0") | VALUES
 SHAPES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=6
 )
-SECRETS = SHAPES | st.dictionaries(st.just(SECRET), SHAPES)
+SECRETS = SHAPES | st.dictionaries(st.just(SECRET), SHAPES, min_size=1)
 
 
 def documents(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
-PLAIN = {"status": VALUES, "start": VALUES, "key": st.just("k") | st.integers(), "type": st.sampled_from(["model", 5])}
-CALL = documents(**PLAIN, output=SECRETS, logs=SECRETS)
-STEP = documents(**PLAIN, output=SECRETS, logs=SECRETS, calls=st.lists(CALL, max_size=2) | SHAPES)
-STEPS = st.dictionaries(st.sampled_from("ab"), STEP | SHAPES, max_size=2) | st.lists(STEP | SHAPES, max_size=2)
-RUNS = documents(
-    status=VALUES,
-    created_at=VALUES,
-    version=VALUES,
-    usage=VALUES | st.just({"total": "x"}),
-    workflow_id=st.just("other"),
-    input=SECRETS,
-    result=SECRETS,
-    output=STEPS | SHAPES,
+HELD = {"type": st.sampled_from(["model", "browser"]), "output": SECRETS, "logs": SECRETS, "text": SECRETS}
+CALL = documents(**HELD)
+STEP = documents(**HELD, calls=st.lists(CALL, max_size=2))
+STEPS = st.dictionaries(st.sampled_from("ab"), STEP, max_size=2) | st.lists(
+    STEP.map(lambda step: step | {"key": "k"}), max_size=2
 )
+WELL_FORMED = documents(input=SECRETS, result=SECRETS, output=STEPS)
+FLAWS = (
+    documents(status=VALUES, version=VALUES, usage=VALUES, workflow_id=st.just("other"))
+    | documents(output=SHAPES)
+    | documents(output=st.dictionaries(st.sampled_from("ab"), STEP | SHAPES, max_size=2))
+    | documents(output=st.lists(STEP | SHAPES, max_size=2))
+    | documents(output=st.fixed_dictionaries({"a": documents(**HELD, calls=st.lists(CALL | SHAPES) | SHAPES)}))
+)
+RUNS = st.builds(lambda run, flaw: run | flaw, WELL_FORMED, st.just({}) | FLAWS)
 
 
 def kept_of(raw: bytes, *, store_payloads: bool, redactor: Redactor | None) -> str:
@@ -57,11 +58,13 @@ def damaged(run: dict[str, Any], cut: float) -> bytes:
     return raw[: int(len(raw) * cut)] + (b"" if cut == 1 else b"}")
 
 
+@settings(max_examples=200)
 @given(RUNS, st.just(1.0) | st.floats(0, 1))
 def test_payloads_that_are_not_stored_are_nowhere(run: dict[str, Any], cut: float) -> None:
     assert SECRET not in kept_of(damaged(run, cut), store_payloads=False, redactor=None)
 
 
+@settings(max_examples=200)
 @given(RUNS, st.just(1.0) | st.floats(0, 1))
 def test_redacted_payloads_are_nowhere(run: dict[str, Any], cut: float) -> None:
     redactor = Redactor(["$.input", "$.result", "$.output"])
