@@ -1,18 +1,32 @@
-"""Atomic file writes."""
+"""Files and folders in places that other users may write to: replaced atomically, with explicit modes.
+
+A name is not trusted to stay what it was: files are opened relative to their open folder, new ones only where nothing
+is, and what another user links to is never followed.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
+import secrets
 import stat
-import tempfile
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _NEW = 0o666  # before the umask
+_PRIVATE = 0o600
+_LOCK_PAUSE_S = 0.05
+_MAX_LINKS = 40  # as Linux
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
@@ -23,10 +37,10 @@ def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> 
 
 @contextmanager
 def replacing(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
-    """Open a new file that replaces another at the end of the block, unless an exception ends it.
+    """Yield a file that replaces the one at `path` when the block ends without an error.
 
-    Symbolic links are followed and kept. Pipes, devices and paths under /dev, such as /dev/stdout, cannot be replaced
-    and are written to directly.
+    Symbolic links are kept and followed, unless another user made them. Pipes, devices and paths such as /dev/stdout
+    cannot be replaced and are written to directly.
 
     Args:
         path: path of the file.
@@ -35,28 +49,164 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: the file cannot be written; an existing one is unchanged.
     """
-    found = None
-    with suppress(FileNotFoundError):
-        found = path.stat()
-    if found is not None and (not stat.S_ISREG(found.st_mode) or path.absolute().is_relative_to("/dev")):
-        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # ENXIO if a pipe has no reader
-        with os.fdopen(opened, "wb") as file:
-            os.set_blocking(file.fileno(), True)
-            yield file
-        return
-    if mode is None:
-        mode = _default_mode() if found is None else stat.S_IMODE(found.st_mode)
-    target = path.resolve()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    for _ in range(_MAX_LINKS):
+        if _STREAM.fullmatch(os.path.abspath(path)):  # noqa: PTH100 -- unlike resolve, it follows no link
+            with _opened_directly(path, None) as file:
+                yield file
+            return
+        with _opened_folder(path) as folder:
+            found = _status(path.name, folder)
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                _refuse_foreign(found, folder, path)
+                path = path.parent / os.readlink(path.name, dir_fd=folder)
+                continue
+            is_regular = found is None or stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+            if mode is None:
+                mode = _default_mode() if found is None else stat.S_IMODE(found.st_mode)
+            with _renamed(path, folder, mode) if is_regular else _opened_directly(path, folder) as file:
+                yield file
+            return
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+@contextmanager
+def _renamed(path: Path, folder: int, mode: int) -> Iterator[BinaryIO]:
+    """Yield a new file that gets its name at the end."""
+    name = f".{path.name}.{secrets.token_hex(8)}"
+    handle = os.open(name, _CREATE, _PRIVATE, dir_fd=folder)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
-        Path(name).replace(target)
+        os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
         raise
+
+
+@contextmanager
+def _opened_directly(path: Path, folder: int | None) -> Iterator[BinaryIO]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # ENXIO if a pipe has no reader
+    handle = os.open(path, flags) if folder is None else os.open(path.name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    with os.fdopen(handle, "wb") as file:
+        os.set_blocking(handle, True)
+        yield file
+
+
+def create_private(path: Path, content: str) -> None:
+    """Write a new file that only its owner can read, whatever the umask.
+
+    Raises:
+        FileExistsError: there is something at this path.
+    """
+    with os.fdopen(os.open(path, _CREATE, _PRIVATE), "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), _PRIVATE)
+        file.write(content)
+
+
+def make_private_folder(path: Path) -> list[Path]:
+    """Create a folder, and its parents, that only their owner can enter; return those that were missing."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    mask = os.umask(0o077)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    finally:
+        os.umask(mask)
+    return missing[::-1]
+
+
+@contextmanager
+def locked(path: Path, *, wait_s: float = 0) -> Iterator[None]:
+    """Hold a lock on a file, which is created if it is missing; the kernel releases it if the process dies.
+
+    Raises:
+        BlockingIOError: another process has held it for `wait_s` seconds.
+    """
+    handle = _open_plain(path, os.O_RDWR | os.O_CREAT)
+    try:
+        give_up = monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic() >= give_up:
+                    raise
+                sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(handle)
+
+
+def touch(path: Path) -> None:
+    """Create an empty file unless there is one."""
+    os.close(_open_plain(path, os.O_WRONLY | os.O_CREAT))
+
+
+def read_plain(path: Path, start: int = 0) -> str:
+    """Return the text of a file of a folder that another account may write to, from a byte on."""
+    with os.fdopen(_open_plain(path, os.O_RDONLY), "rb") as file:
+        file.seek(start)
+        return file.read().decode(errors="replace")
+
+
+def _open_plain(path: Path, flags: int) -> int:
+    """Open a regular file, and nothing that is linked or waits for another process.
+
+    Raises:
+        OSError: it is a symbolic link, a pipe or a device, or it cannot be opened.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _PRIVATE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a symbolic link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return handle
+
+
+def refuse_foreign_link(path: Path) -> None:
+    """Check that a path is not a symbolic link of another user.
+
+    Raises:
+        OSError: it is one.
+    """
+    with suppress(FileNotFoundError), _opened_folder(path) as folder:
+        found = _status(path.name, folder)
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            _refuse_foreign(found, folder, path)
+
+
+@contextmanager
+def _opened_folder(path: Path) -> Iterator[int]:
+    folder = os.open(path.parent, _FOLDER)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _status(name: str, folder: int) -> os.stat_result | None:
+    with suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return None
+
+
+def _refuse_foreign(link: os.stat_result, folder: int, path: Path) -> None:
+    """Check who made a symbolic link: an ordinary user also trusts the owner of the folder, as Linux does.
+
+    Raises:
+        OSError: it was another user.
+    """
+    me = os.geteuid()
+    trusted = {0, me} if me == 0 else {0, me, os.fstat(folder).st_uid}
+    if link.st_uid not in trusted:
+        raise OSError(errno.ELOOP, "is a symbolic link of another user", str(path))
 
 
 def _default_mode() -> int:

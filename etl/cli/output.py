@@ -115,6 +115,10 @@ class Output:
         """Ask a question on stderr; return whether the answer is yes."""
         return typer.confirm(visible(self._mask(question)), err=True)
 
+    def ask_for(self, what: str, *, hide: bool = False) -> str:
+        """Ask for a text on stderr; `hide` what is typed."""
+        return str(typer.prompt(what, default="", hide_input=hide, show_default=False, err=True)).strip()
+
     def _show(
         self,
         columns: Sequence[str],

@@ -18,7 +18,9 @@ from etl.cli.rounds import interval_of
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
 from etl.config import load
 from etl.errors import SettingsError, cannot_write
+from etl.files import write_atomically
 
+_READABLE = 0o644  # as other units
 _INSTALL = """\
 # To install: sudo cortex-etl schedule systemd --write /etc/systemd/system, with --config, then:
 #   systemctl daemon-reload && systemctl enable --now cortex-etl.timer
@@ -72,7 +74,7 @@ def systemd(
         return
     for name, text in units.items():
         try:
-            (write / name).write_text(text, encoding="utf-8")
+            write_atomically(write / name, text.encode(), mode=_READABLE)
         except OSError as error:
             raise cannot_write(write / name, error, hint="Choose another directory.") from None
         call.out.line(f"wrote {write / name}")

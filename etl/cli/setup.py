@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import sys
 from contextlib import aclosing, suppress
 from functools import reduce
 from operator import getitem
@@ -11,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.output import on_terminal
 from etl.cli.root import app
 from etl.cli.target import database_url, demo_settings, is_made
 from etl.errors import SettingsError, cannot_write, first_code
+from etl.files import create_private
 
 if TYPE_CHECKING:
     from etl.config import Settings
@@ -27,25 +32,50 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def init(call: Invocation) -> None:
     """Write a commented starter `config.yaml`, and its JSON schema for editors beside it; never overwrites.
 
-    Example: `cortex-etl init && $EDITOR config.yaml && cortex-etl doctor`
+    On a terminal, it asks for the id of your app and the API key. The key goes to `.env`, which only you can read.
+
+    Example: `cortex-etl init && cortex-etl doctor`
     """
+    from etl.config.document import DOTENV
     from etl.config.locate import candidates
     from etl.config.schema import SCHEMA_NAME, render, starter
 
     path = call.config or candidates(os.environ)[0]
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(starter())
-        with suppress(FileExistsError), path.with_name(SCHEMA_NAME).open("x", encoding="utf-8") as file:
-            file.write(render())
-    except FileExistsError:
+    if os.path.lexists(path):
         raise SettingsError(
-            f"{path} already exists; nothing was changed", hint=f"Edit it, or remove it first: rm {path}"
-        ) from None
+            f"{path} already exists; nothing was changed",
+            hint=f"Edit it, or remove it first: {shlex.join(['rm', str(path)])}",
+        )
+    app_id, key = _ask_for_app_and_key(call)
+    dotenv = path.with_name(DOTENV)
+    try:
+        create_private(path, starter(app_id))
+        with suppress(FileExistsError):
+            create_private(path.with_name(SCHEMA_NAME), render())
+        is_key_kept = bool(key) and not dotenv.exists()
+        if is_key_kept:
+            create_private(dotenv, f"CORTEX_API_KEY={_dotenv_value(key)}\n")
     except OSError as error:
         raise cannot_write(path, error, hint="Choose another path with --config PATH.") from None
-    next_steps = "set your app id in it, export CORTEX_API_KEY=..., then run `cortex-etl doctor`."
-    call.out.line(f"Wrote {path}. Next: {next_steps}")
+    steps = [] if app_id else ["set your app id in it"]
+    steps += [] if is_key_kept else [f"add CORTEX_API_KEY=... to {dotenv}" if key else "export CORTEX_API_KEY=..."]
+    written = f"{path} and {dotenv}" if is_key_kept else str(path)
+    call.out.line(f"Wrote {written}. Next: {', '.join([*steps, 'then ' if steps else ''])}run `cortex-etl doctor`.")
+
+
+def _ask_for_app_and_key(call: Invocation) -> tuple[str, str]:
+    """Ask on a terminal; return empty texts elsewhere."""
+    if not sys.stdin.isatty() or not on_terminal() or call.form == "json" or call.quiet:
+        return "", ""
+    app_id = call.out.ask_for("Id of your app (Enter to set it later)")
+    return app_id, call.out.ask_for("API key (not shown; Enter to set it later)", hide=True)
+
+
+def _dotenv_value(text: str) -> str:
+    if re.fullmatch(r"[\w.:/+=@-]+", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 @command(app, "doctor")

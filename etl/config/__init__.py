@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from etl.config.document import PREFIX, Document, KeyPath, dotted, read_document, sets_anything
+from etl.config.document import DOTENV, PREFIX, Document, KeyPath, dotted, read_document, sets_anything
 from etl.config.locate import candidates, find_file
 from etl.config.network import Network, read_network
 from etl.config.problems import refuse_misspelled, settings_error
@@ -147,6 +148,19 @@ class Settings(Section):
         """The settings file that was read; None if all settings come from variables."""
         return Path(self._document.name) if self._document.name else None
 
+    def secret_files(self) -> list[Path]:
+        """Return the files that secrets were read from, or would be: the settings if a secret is written there."""
+        folder = self.file.parent if self.file else Path()
+        found = [folder / path for path in _paths_of_secrets(self)]
+        dotenv = folder / DOTENV
+        found += [dotenv] if dotenv.exists() else []
+        if self.file is not None:
+            text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.is_file() else ""
+            urls = [url.get_secret_value() for url in (self.database.url, self.database.read_url) if url is not None]
+            passwords = [urlsplit(url).password or "" for url in urls]
+            found += [self.file] if any(secret and secret in text for secret in (*self.secrets(), *passwords)) else []
+        return found
+
     def place(self, *path: str | int) -> str:
         """Return the place of a value: `config.yaml:4`, `environment variable X` or `default`."""
         return self._document.places.get(path, "default")
@@ -161,6 +175,19 @@ def _secrets(value: object) -> Iterator[SecretStr]:
     elif isinstance(value, list):
         for each in value:
             yield from _secrets(each)
+
+
+def _paths_of_secrets(value: object) -> Iterator[Path]:
+    """Yield the values of `key_file` and `url_file`."""
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            inner = getattr(value, name)
+            if name.endswith("_file") and isinstance(inner, Path):
+                yield inner
+            yield from _paths_of_secrets(inner)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _paths_of_secrets(each)
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None, *, optional: bool = False) -> Settings:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "CORTEX_ETL__"
+DOTENV = ".env"
 _DEEPEST = 20  # levels; the settings use four, and an alias may refer to itself
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
@@ -88,9 +89,9 @@ def read_document(path: Path | None, environment: Mapping[str, str], folder: Pat
         SettingsError: a file cannot be read, is not a YAML mapping or refers to a variable that is not set, or an
             overriding variable fits nowhere.
     """
-    dotenv = _read_dotenv(folder / ".env")
+    dotenv = _read_dotenv(folder / DOTENV)
     variables = {**dotenv, **environment}
-    origins = {name: f"variable {name} in {folder / '.env'}" for name in dotenv if name not in environment}
+    origins = {name: f"variable {name} in {folder / DOTENV}" for name in dotenv if name not in environment}
     document = Document(str(path) if path else "", origins=origins)
     if path is not None:
         _read_file(path, variables, document)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from etl.config import Settings, format_duration
+from etl.config import EXAMPLE_APP, Settings, format_duration
 
 _SOURCE = Path(__file__).resolve().parents[2] / "config.yaml"  # where cortex-etl is not installed from a wheel
 _SECTION = re.compile(r"(?P<key>[a-z_]+):")
@@ -28,11 +28,12 @@ _DURATION = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhdSMHD]?\
 SCHEMA_NAME = "config.schema.json"
 
 
-def starter() -> str:
-    """Read the commented `config.yaml`, which names the schema beside it."""
+def starter(app_id: str = "") -> str:
+    """Read the commented `config.yaml`, which names the schema beside it, with the id of an app if one is given."""
     installed = files("etl").joinpath("config.yaml")
     text = (installed if installed.is_file() else _SOURCE).read_text(encoding="utf-8")
-    return text.replace(f"$schema=docs/{SCHEMA_NAME}", f"$schema={SCHEMA_NAME}", 1)
+    text = text.replace(f"$schema=docs/{SCHEMA_NAME}", f"$schema={SCHEMA_NAME}", 1)
+    return text.replace(EXAMPLE_APP, json.dumps(app_id), 1) if app_id else text
 
 
 def json_schema() -> dict[str, Any]:

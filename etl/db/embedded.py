@@ -8,24 +8,24 @@ stops it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from etl.db.connect import embedded_url
 from etl.errors import DISK_FULL, FREE_DISK_SPACE, DatabaseError
+from etl.files import locked, make_private_folder, read_plain, refuse_foreign_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,6 @@ _LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 104 with the final NUL, Linux 
 _START_TIMEOUT_S = 120  # crash recovery after a heavy load may take this long
 _PROGRAM_TIMEOUT_S = 150  # of any program, pg_ctl with its own timeout included
 _LOCK_TIMEOUT_S = 180  # while another process starts the server
-_LOCK_PAUSE_S = 0.05
 _ANSWER_S = 5
 _LEAST_FREE = 16 << 20  # bytes; PostgreSQL needs room for a file of its WAL
 _CHANGED_BY_SHELL = '$`"\\\n'  # pg_ctl passes the path to a shell in double quotes
@@ -47,20 +46,19 @@ _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 # Moderate settings for a laptop with other work, but with enough WAL for bulk loads between checkpoints. Commits are
 # flushed to disk (synchronous_commit and fsync stay on).
-_TUNING = """
-# Written by cortex-etl.
-listen_addresses = ''
-shared_buffers = '256MB'
-work_mem = '32MB'
-maintenance_work_mem = '128MB'
-wal_level = minimal
-max_wal_senders = 0
-max_wal_size = '4GB'
-checkpoint_timeout = '15min'
-jit = off
-timezone = 'UTC'
-log_timezone = 'UTC'
-"""
+_TUNING = {
+    "listen_addresses": "",
+    "shared_buffers": "256MB",
+    "work_mem": "32MB",
+    "maintenance_work_mem": "128MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
 
 
 def start(data_dir: Path) -> str:
@@ -85,8 +83,10 @@ def start(data_dir: Path) -> str:
             hint="Set data_dir to a path without this character, or set database.url.",
         )
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(data_dir):
+        for folder in make_private_folder(cluster.parent):
+            _own(folder)
+        refuse_foreign_link(cluster)
+        with _one_at_a_time(cluster.parent):
             if (socket_dir := _running_at(cluster)) is None:
                 if not (cluster / "PG_VERSION").exists():
                     _create(cluster)
@@ -128,7 +128,7 @@ def stop(data_dir: Path) -> bool:
     cluster = _cluster(data_dir)
     if not cluster.exists():
         return False
-    with _one_at_a_time(data_dir):
+    with _one_at_a_time(cluster.parent):
         if (socket_dir := _running_at(cluster)) is None:
             return False
         _run(cluster, "pg_ctl", "stop", "-w", "-m", "fast", "-D", str(cluster))
@@ -153,25 +153,21 @@ def _cluster(data_dir: Path) -> Path:
 
 @contextmanager
 def _one_at_a_time(data_dir: Path) -> Iterator[None]:
-    """Hold a file lock, which the kernel releases if the process dies.
+    """Hold a lock on a file.
 
     Raises:
         DatabaseError: another process does not release it.
     """
-    give_up = monotonic() + _LOCK_TIMEOUT_S
-    with (data_dir / "postgres.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if monotonic() > give_up:
-                    raise DatabaseError(
-                        f"Another process has been starting or stopping the embedded PostgreSQL in {data_dir} for "
-                        f"{_LOCK_TIMEOUT_S} s.",
-                        hint=f"Look for it with `fuser {data_dir / 'postgres.lock'}`, and end it.",
-                    ) from None
-                sleep(_LOCK_PAUSE_S)
+    path = data_dir / "postgres.lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, wait_s=_LOCK_TIMEOUT_S))
+        except BlockingIOError:
+            raise DatabaseError(
+                f"Another process has been starting or stopping the embedded PostgreSQL in {data_dir} for "
+                f"{_LOCK_TIMEOUT_S} s.",
+                hint=f"Look for it with `{shlex.join(['fuser', str(path)])}`, and end it.",
+            ) from None
         yield
 
 
@@ -182,7 +178,7 @@ def _running_at(cluster: Path) -> Path | None:
     If the cluster was moved while the server was running, the socket moved with it.
     """
     try:
-        lines = (cluster / "postmaster.pid").read_text().splitlines()
+        lines = read_plain(cluster / "postmaster.pid").splitlines()
     except FileNotFoundError:
         return None
     if len(lines) < 8 or lines[7].strip() != "ready":
@@ -205,9 +201,8 @@ def _create(cluster: Path) -> None:
     # Sorts by code point, as fast as bytes, with case mapping for all letters.
     locale = ("--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     options = ("--auth=trust", "--no-instructions", "--username", _USER, "--pgdata", str(building))
-    _run(building, "initdb", *locale, *options)
-    with (building / "postgresql.conf").open("a") as settings:
-        settings.write(_TUNING)
+    tuning = [f"--set={name}={value}" for name, value in _TUNING.items()]
+    _run(building, "initdb", *locale, *tuning, *options)
     _run(building, "postgres", "--single", "-D", str(building), "postgres", stdin=f"CREATE DATABASE {_DATABASE};\n")
     shutil.rmtree(cluster, ignore_errors=True)
     building.rename(cluster)
@@ -244,7 +239,7 @@ def _remove_stale_pid_file(cluster: Path) -> None:
     """
     pid_file = cluster / "postmaster.pid"
     try:
-        lines = pid_file.read_text().splitlines()
+        lines = read_plain(pid_file).splitlines()
         pid = int(lines[0])
     except (FileNotFoundError, ValueError, IndexError):
         return
@@ -273,40 +268,63 @@ def _socket_dir(cluster: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
     relocated = Path(tempfile.gettempdir()) / f"cortex-etl-{digest}"
     relocated.mkdir(mode=0o700, exist_ok=True)
-    owner = relocated.lstat()
-    if not stat.S_ISDIR(owner.st_mode) or owner.st_uid not in {os.geteuid(), cluster.stat().st_uid}:
+    try:
+        found = cluster.stat()
+        _own(relocated, (found.st_uid, found.st_gid))
+    except OSError as error:
         raise DatabaseError(
-            f"The directory for the embedded PostgreSQL's socket, {relocated}, belongs to another user.",
+            f"The directory for the embedded PostgreSQL's socket, {relocated}, cannot be used: {error.strerror}.",
             hint="Set data_dir to a shorter path.",
-        )
-    _own(relocated)
+        ) from None
     return relocated
 
 
-def _own(directory: Path) -> None:
-    """As root, make the server's account the owner of a directory, and its parents accessible."""
-    if os.geteuid() != 0:
-        return
-    account = _account()
-    os.chown(directory, account.pw_uid, account.pw_gid)
-    for path in (directory, _programs()):
-        _make_parents_accessible(path)
+def _own(directory: Path, owner: tuple[int, int] | None = None) -> None:
+    """Close a directory of ours to others; as root, give it to the server's account and make its parents accessible.
+
+    Args:
+        directory: path of the directory.
+        owner: user and group of the server started by root; None for those of its account.
+
+    Raises:
+        OSError: it is a symbolic link, or it belongs to another user.
+    """
+    me = os.geteuid()
+    user, group = (owner or _account()) if me == 0 else (me, -1)
+    with _opened(directory) as handle:
+        if os.fstat(handle).st_uid not in {me, user}:
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(directory))
+        os.fchmod(handle, 0o700)
+        if me == 0:
+            os.fchown(handle, user, group)
+    if me == 0:
+        for path in (directory, _programs().resolve()):
+            _make_parents_accessible(path, user)
 
 
-def _make_parents_accessible(path: Path) -> None:
+def _make_parents_accessible(path: Path, user: int) -> None:
     for above in path.parents:
-        mode = above.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            above.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+        with _opened(above) as handle:
+            found = os.fstat(handle)
+            if found.st_uid != user and not found.st_mode & stat.S_IXOTH:
+                os.fchmod(handle, stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
 
 
-def _account() -> pwd.struct_passwd:
-    """Return the account for a server started by root: PostgreSQL refuses to run as root."""
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _account() -> tuple[int, int]:
+    """Return the user and group of a server started by root: PostgreSQL refuses to run as root."""
     for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
+        with suppress(KeyError):
+            account = pwd.getpwnam(name)
+            return account.pw_uid, account.pw_gid
     raise DatabaseError(
         "The embedded PostgreSQL cannot run as root, and there is no account named postgres or nobody.",
         hint="Run cortex-etl as an ordinary user, or set database.url.",
@@ -360,9 +378,7 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
         output.seek(0)
         lines = [line for line in output.read().splitlines() if line.strip()]
         if program == "pg_ctl" and log.exists():
-            with log.open("rb") as file:
-                file.seek(before)
-                lines = file.read().decode(errors="replace").splitlines() or lines
+            lines = read_plain(log, before).splitlines() or lines
     if done.returncode != 0:
         raise _failed(cluster, program, lines)
 

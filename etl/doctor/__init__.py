@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.database import Opened, examine_database, open_database
+from etl.doctor.secret_files import examine_secret_files
 from etl.doctor.source import examine_source
 from etl.errors import SettingsError
 from etl.events import ignore
@@ -30,6 +31,8 @@ async def examine(settings: Settings, listener: Listener = ignore) -> AsyncGener
         listener: receives the events of the requests.
     """
     yield _settings(settings)
+    for check in examine_secret_files(settings):
+        yield check
     if settings.telemetry:
         yield _traces()
     opened = await open_database(settings)

@@ -23,6 +23,7 @@ from etl.db.statements import statements
 from etl.errors import cannot_write
 from etl.export import manifest
 from etl.export.arrow import Columns, read_columns, to_record_batch
+from etl.files import refuse_foreign_link, replacing
 from etl.tables import APPS, DEFINITIONS, RUN_CHILDREN, RUNS, WORKFLOWS
 
 if TYPE_CHECKING:
@@ -149,16 +150,12 @@ class _Export:
     async def _write_file(self, name: str, columns: Columns, query: str, *values: object) -> Written:
         """Write the result of a query to one file, replacing the old one atomically."""
         path = self._directory / name
+        refuse_foreign_link(path.parent)
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            with pq.ParquetWriter(temporary, columns.schema, compression="zstd") as writer:
+        with replacing(path) as file:
+            with pq.ParquetWriter(file, columns.schema, compression="zstd") as writer:
                 rows, inexact = await self._write_row_groups(writer, columns, query, *values)
-            size = temporary.stat().st_size
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            size = file.tell()
         self._written[path] = inexact
         return manifest.Written(rows, size, inexact)
 

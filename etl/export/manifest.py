@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from contextlib import contextmanager
+import re
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import SettingsError
+from etl.files import locked as locked_file
+from etl.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _NAME = "manifest.json"
 _LOCK = ".lock"
+_PATH = re.compile(r"\w+/[\w-]+\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,7 @@ class Manifest:
             "layout": self.layout,
             "parts": {name: asdict(self.parts[name]) for name in sorted(self.parts)},
         }
-        temporary = self.directory / f".{_NAME}"
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.directory / _NAME)
+        write_atomically(self.directory / _NAME, json.dumps(document, indent=1).encode() + b"\n")
 
 
 def read(directory: Path, layout: dict[str, str]) -> Manifest:
@@ -100,6 +101,8 @@ def read(directory: Path, layout: dict[str, str]) -> Manifest:
 
 
 def _part(document: Any) -> Part:
+    if not all(_PATH.fullmatch(path) for path in document["files"]):
+        raise ValueError("a file outside of the directory")
     return Part(document["fingerprint"], {path: Written(**each) for path, each in document["files"].items()})
 
 
@@ -111,9 +114,9 @@ def locked(directory: Path) -> Iterator[None]:
         SettingsError: another export is writing to it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / _LOCK).open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked_file(directory / _LOCK))
         except BlockingIOError:
             raise SettingsError(
                 f"another export is writing to {directory}", hint="Wait until it ends, or choose another directory."

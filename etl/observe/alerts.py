@@ -19,6 +19,7 @@ from etl import __version__
 from etl.db.statements import statements
 from etl.errors import EXIT_HELD, EXIT_INTERRUPTED, SettingsError
 from etl.events import Notice
+from etl.files import make_private_folder, touch
 from etl.plurals import counted
 
 if TYPE_CHECKING:
@@ -210,8 +211,8 @@ class StateAlerts:
     def _mark(self) -> None:
         """Create the marker file; if that fails, the next sync sends the alert again."""
         try:
-            self._marker.parent.mkdir(parents=True, exist_ok=True)
-            self._marker.touch()
+            make_private_folder(self._marker.parent)
+            touch(self._marker)
         except OSError:
             return
 

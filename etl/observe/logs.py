@@ -124,7 +124,8 @@ class _Others(logging.Handler):
             values["error"] = "".join(traceback.format_exception_only(record.exc_info[1])).strip()
             if self._logs.level == "debug":
                 values["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
-        self._logs.write("error" if record.levelno >= logging.ERROR else "warning", "message.logged", **values)
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._logs.write(level, "message.logged", **values)
 
 
 def take_over_stderr(logs: Logs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from time import monotonic
 from urllib.parse import urlsplit
@@ -315,13 +316,63 @@ async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 << 20))
     (tmp_path / "blocked").touch()
-    found = [check async for check in examine(Settings(data_dir=tmp_path / "blocked" / "data"))][2:]
+    found = [check async for check in examine(Settings(data_dir=tmp_path / "blocked" / "data"))][3:]
     assert [(check.name, check.state) for check in found] == [("disk", "warning"), ("database", "failed")]
     assert found[0].hint == "Free some space, or set data_dir to a directory on a larger disk."
 
 
 async def test_doctor_reports_an_old_server(database_url, monkeypatch) -> None:
     monkeypatch.setattr("etl.db.connect._MIN_VERSION", 99)
-    found = [check async for check in examine(Settings(database=DatabaseSettings(url=database_url)))][2:]
+    found = [check async for check in examine(Settings(database=DatabaseSettings(url=database_url)))][3:]
     assert [(check.name, check.state, check.exit_code) for check in found] == [("database", "failed", 4)]
     assert found[0].hint == "Use PostgreSQL 99 or newer."
+
+
+SECRETS = {
+    "config.yaml": "api: {key: sk-hunter2}\napps: [{id: a, key_file: other key}]\ndatabase: {url_file: url}\n",
+    ".env": "OTHER=1\n",
+    "other key": "sk-2\n",
+    "url": "postgresql://u@127.0.0.1:9/d\n",
+}
+
+
+async def files_found(command) -> list[tuple[str, str]]:
+    return [
+        (each["found"].replace(f"{command.folder}/", ""), each["hint"]) for each in (await findings(command))["files"]
+    ]
+
+
+async def test_files_with_secrets_that_are_open_to_others(command) -> None:
+    for name, text in SECRETS.items():
+        (command.folder / name).write_text(text)
+        (command.folder / name).chmod(0o640)
+    assert await files_found(command) == [("nobody else can read the secrets or change the settings", "")]
+    for name in SECRETS:
+        (command.folder / name).chmod(0o644)
+    found = await files_found(command)
+    assert [said for said, _ in found] == [
+        f"others can read {name}, which contains a secret" for name in sorted(SECRETS)
+    ]
+    assert (
+        dict(found)["others can read other key, which contains a secret"]
+        == f"Run: chmod 600 '{command.folder}/other key'"
+    )
+    for name in SECRETS:
+        (command.folder / name).chmod(0o660)
+    assert [said for said, _ in await files_found(command)] == [f"others can change {name}" for name in sorted(SECRETS)]
+
+
+async def test_settings_that_others_can_change(command, database_url) -> None:
+    """Whoever changes api.base_url gets the key. Without a secret in it, everybody may read the file."""
+    path = command.configure(f"apps: [{{id: a}}]\ndatabase: {{url: '{database_url}'}}\n")
+    path.chmod(0o644)
+    assert [each["state"] for each in (await findings(command))["files"]] == ["ok"]
+    command.folder.chmod(0o777)
+    assert await files_found(command) == [(f"others can change {command.folder}", f"Run: chmod go-w {command.folder}")]
+    command.folder.chmod(0o1777)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+        assert (await files_found(command))[0][0] == "config.yaml belongs to another user, who can change it"
+        os.chown(path, 0, 0)
+    path.chmod(0o646)
+    assert await files_found(command) == [("others can change config.yaml", f"Run: chmod go-w {path}")]

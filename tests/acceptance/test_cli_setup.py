@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import stat
+import sys
 from datetime import timedelta
 
 import asyncpg
 import pytest
 
+from etl.config import load
 from etl.config.schema import render, starter
 from etl.db.connect import redact_url
 from etl.db.migrate import migrations
@@ -30,6 +33,45 @@ async def test_init_writes_a_valid_file_and_never_overwrites(command) -> None:
     assert "already exists" in second.err
     assert "hint:" in second.err
     assert (command.folder / "config.yaml").read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
+async def test_init_writes_files_that_only_the_owner_can_read(command, umask) -> None:
+    script = f"umask {umask:03o}; exec {sys.executable} -m etl init"
+    process = await asyncio.create_subprocess_exec("sh", "-c", script, cwd=command.folder, env=command._environment)
+    assert await process.wait() == 0
+    assert stat.S_IMODE((command.folder / "config.yaml").stat().st_mode) == 0o600
+
+
+async def test_init_follows_no_link(command) -> None:
+    (command.folder / "config.yaml").symlink_to(command.folder / "elsewhere")
+    assert (await command("init")).code == 2
+    assert not (command.folder / "elsewhere").exists()
+
+
+async def test_init_asks_on_a_terminal(command) -> None:
+    code, shown = await command.on_terminal("init", answers=["app_7", "sk-hunter2'quoted$HOME#x"])
+    assert (code, "hunter2" in shown) == (0, False), shown
+    assert "Wrote config.yaml and .env. Next: run `cortex-etl doctor`." in shown
+    assert "sk-" not in (command.folder / "config.yaml").read_text()
+    assert stat.S_IMODE((command.folder / ".env").stat().st_mode) == 0o600
+    settings = load(command.folder / "config.yaml", {})
+    assert settings.apps[0].id == "app_7"
+    assert settings.require_key().get_secret_value() == "sk-hunter2'quoted$HOME#x"
+
+
+async def test_init_without_answers_and_beside_another_env_file(command) -> None:
+    code, shown = await command.on_terminal("init", answers=["", ""])
+    assert (code, "Next: set your app id in it, export CORTEX_API_KEY=..., then run" in shown) == (0, True), shown
+    assert (command.folder / "config.yaml").read_text() == starter()
+    assert not (command.folder / ".env").exists()
+    (command.folder / "config.yaml").unlink()
+    (command.folder / ".env").write_text("OTHER=1\n")
+    code, shown = await command.on_terminal("init", answers=["a", "sk-1"])
+    assert (code, "Next: add CORTEX_API_KEY=... to .env, then run" in shown) == (0, True), shown
+    assert (command.folder / ".env").read_text() == "OTHER=1\n"
+    code, shown = await command.on_terminal("init")
+    assert (code, "already exists" in shown) == (2, True), shown
 
 
 async def test_init_in_a_read_only_directory(command) -> None:

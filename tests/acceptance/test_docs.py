@@ -168,9 +168,8 @@ async def test_dotted_names_in_the_docs_exist(warehouse: asyncpg.Connection) -> 
     known = {f"{relation.name}.{column.name}" for relation in relations for column in relation.columns}
     known |= {".".join(path).replace("apps.", "apps[].") for path in all_keys(Settings)}
     known |= {name for name, _ in _NAMES.values()}
-    known |= {
-        name for source in SOURCES.values() for name in re.findall(r'(?:Notice\(\s*|"event": )"([a-z_.]+)"', source)
-    }
+    logged = r'(?:Notice\(\s*|"event": |\.write\([^\n]*)"([a-z_]+\.[a-z_]+)"'
+    known |= {name for source in SOURCES.values() for name in re.findall(logged, source)}
     for page in PAGES:
         for span in spans(page):
             if re.fullmatch(r"[a-z_]+(\[\])?\.[a-z_]+", span) and span.rpartition(".")[2] not in MADE_OF:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -265,3 +266,76 @@ async def test_full_disk_is_named_by_commands(small_disk, command, sandbox) -> N
         assert "disk" in ended.err, (arguments, ended.err)
         assert "full" in ended.err or "No space left on device" in ended.err, (arguments, ended.err)
         assert "hint: Free disk space" in ended.err, (arguments, ended.err)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+async def test_others_cannot_enter_the_data_dir(data_dir, umask) -> None:
+    inner = data_dir / "demo"
+    try:
+        assert await one(embedded.start(inner), "SELECT 1") == 1
+        for each in (data_dir, inner, inner / "postgres"):
+            assert stat.S_IMODE(each.stat().st_mode) == 0o700, each
+        assert stat.S_IMODE((inner / "postgres.lock").stat().st_mode) & 0o077 == 0
+    finally:
+        embedded.stop(inner)
+
+
+async def test_settings_are_written_by_initdb(data_dir) -> None:
+    url = embedded.start(data_dir)
+    for name, value in embedded._TUNING.items():
+        assert await one(url, f"SHOW {name}") == value
+
+
+@pytest.mark.parametrize("name", ["postgres.lock", "postgres.building"])
+def test_links_in_the_data_dir_are_not_followed(data_dir, tmp_path, name) -> None:
+    """A lock file used to be truncated where a link led, and a directory given away."""
+    victim = tmp_path / "victim"
+    if name == "postgres.building":
+        victim.mkdir()
+    else:
+        victim.write_text("precious")
+    owner = victim.stat().st_uid
+    data_dir.mkdir()
+    (data_dir / name).symlink_to(victim)
+    with pytest.raises(DatabaseError, match="cannot use"):
+        embedded.start(data_dir)
+    assert victim.stat().st_uid == owner
+    assert victim.is_dir() or victim.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")
+@pytest.mark.parametrize("name", ["postgres.building", "postgres"])
+def test_root_gives_nothing_of_another_user_to_the_server(data_dir, tmp_path, monkeypatch, name) -> None:
+    """Another user replaces the new directory before its owner is changed."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    os.chown(victim, 12345, 12345)
+    data_dir.mkdir(mode=0o777)
+    if name == "postgres":
+        (data_dir / name).symlink_to(victim)
+        os.lchown(data_dir / name, 12345, 12345)
+    else:
+        monkeypatch.setattr(Path, "mkdir", lambda self, **_: victim.rename(self) if self.name == name else None)
+    with pytest.raises(DatabaseError, match="another user"):
+        embedded.start(data_dir)
+    left = victim if name == "postgres" else data_dir / name
+    assert left.stat().st_uid == 12345
+
+
+def test_log_of_the_server_is_not_read_through_a_link(data_dir, tmp_path) -> None:
+    embedded.start(data_dir)
+    embedded.stop(data_dir)
+    (tmp_path / "shadow").write_text("root:secret\n")
+    cluster = data_dir / "postgres"
+    (cluster / "server.log").unlink()
+    (cluster / "server.log").symlink_to(tmp_path / "shadow")
+    (cluster / "postgresql.conf").write_text("no_such_setting = 1\n")
+    with pytest.raises(DatabaseError) as failed:
+        embedded.start(data_dir)
+    assert "root:secret" not in failed.value.message

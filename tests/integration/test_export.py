@@ -17,7 +17,7 @@ from etl.app import run_sync
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings
 from etl.db.connect import connect
 from etl.errors import DatabaseError, SettingsError
-from etl.export import export_parquet
+from etl.export import export_parquet, manifest
 from etl.sandbox import World
 from etl.tables import ENTITIES, RUN_CHILDREN, RUNS
 
@@ -253,3 +253,28 @@ async def test_export_command(command, database_url, warehouse) -> None:
     refused = await command("export", "file")
     assert refused.code == 2
     assert "cannot write" in refused.err
+
+
+@pytest.mark.parametrize("path", ["../victim.parquet", "/etc/passwd", "runs/../../victim.parquet", "victim"])
+def test_manifest_names_no_file_outside(tmp_path, path) -> None:
+    """An export removes the files of months that have become empty."""
+    part = {"fingerprint": "", "files": {path: {"rows": 1, "bytes": 1, "decimals_not_exact": 0}}}
+    document = {"format": 1, "layout": {}, "parts": {"2026-01": part}}
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(SettingsError, match="is not a manifest of an export"):
+        manifest.read(tmp_path, {})
+
+
+def test_lock_of_an_export_is_no_link(tmp_path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".lock").symlink_to("victim")
+    with pytest.raises(OSError, match="is a symbolic link"), manifest.locked(tmp_path):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_manifest_is_not_written_through_a_link(tmp_path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".manifest.json").symlink_to("victim")
+    manifest.Manifest(tmp_path, {}).record("2026-01", manifest.Part("", {}))
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import termios
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -161,13 +162,18 @@ class Command:
             WARM.stop()
             raise
 
-    async def on_terminal(self, *arguments: str) -> tuple[int, str]:
-        """Run the command on a terminal of its own; return its exit code and what it wrote there."""
+    async def on_terminal(self, *arguments: str, answers: Sequence[str] = ()) -> tuple[int, str]:
+        """Run the command on a terminal of its own; return its exit code and what it wrote there.
+
+        Args:
+            arguments: those of the command.
+            answers: lines to type, each after a prompt, which ends with a colon and a space.
+        """
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 300, 0, 0))  # rows and columns
         environment = self._environment | {"TERM": "xterm"}
         running = WARM.start(*arguments, folder=self.folder, environment=environment, terminal=os.ttyname(theirs))
-        reading = asyncio.get_running_loop().run_in_executor(None, _read_all, ours)
+        reading = asyncio.get_running_loop().run_in_executor(None, _converse, ours, list(answers))
         code = await asyncio.wait_for(asyncio.wrap_future(running.code), 90)
         running.folder.cleanup()
         os.close(theirs)
@@ -178,6 +184,7 @@ class Command:
     def configure(self, text: str) -> Path:
         path = self.folder / "config.yaml"
         path.write_text(text)
+        path.chmod(0o600)
         return path
 
     def read_in_small_steps(self) -> None:
@@ -186,11 +193,14 @@ class Command:
         path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 5\n  concurrency: 1\n"))
 
 
-def _read_all(terminal: int) -> str:
+def _converse(terminal: int, answers: list[str]) -> str:
     written = b""
     try:
         while some := os.read(terminal, 65536):
             written += some
+            if answers and written.endswith(b": "):
+                time.sleep(0.3)  # as people do: what is typed before the prompt is complete may be dropped
+                os.write(terminal, f"{answers.pop(0)}\n".encode())
     except OSError:
         pass  # the other end is closed
     return written.decode()
