@@ -7,6 +7,8 @@ from `CORTEX_API_KEY` and `DATABASE_URL`. The defaults are those of the models.
 
 from __future__ import annotations
 
+import errno
+import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 PREFIX = "CORTEX_ETL__"
 DOTENV = ".env"
-_DEEPEST = 20  # levels; the settings use four, and an alias may refer to itself
+_DEEPEST = 20  # levels; the settings use four
+_LARGEST = 1 << 20  # bytes of a file
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
 
@@ -108,10 +111,54 @@ def sets_anything(variables: Mapping[str, str]) -> bool:
     return bool(variables.get("DATABASE_URL")) or any(name.upper().startswith(PREFIX) for name in variables)
 
 
+class _RefusedError(yaml.YAMLError):
+    """Valid YAML that no settings file needs."""
+
+    def __init__(self, line: int, problem: str, hint: str) -> None:
+        super().__init__(problem)
+        self.line = line
+        self.problem = problem
+        self.hint = hint
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what makes a few lines grow without limit: aliases (and so merge keys), and many levels."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose the next node, from its first event on."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise _RefusedError(line, f"aliases such as *{event.anchor} are not supported", "Write the value again.")
+        if self._depth > _DEEPEST:
+            raise _RefusedError(line, "nested too deeply", "Write it like the file that `cortex-etl init` writes.")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _read_text(path: Path) -> str:
+    """Read a text file, unless it is so large that it is another one.
+
+    Raises:
+        OSError: it cannot be read, or is too large.
+        UnicodeDecodeError: it is not UTF-8 text.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST >> 20} MiB", str(path))
+    return content.decode("utf-8-sig")
+
+
 def _read_file(path: Path, environment: Mapping[str, str], document: Document) -> None:
+    text = ""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        text = _read_text(path)
+        root = yaml.compose(text, Loader=_Loader)
     except OSError as error:
         raise SettingsError(
             f"{path}: cannot read the settings file: {error.strerror}", hint=_fix_unreadable(error)
@@ -126,12 +173,10 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
         raise SettingsError(
             f"{path}:{line}: invalid YAML: unprintable character", hint="Remove the character."
         ) from None
+    except _RefusedError as error:
+        raise SettingsError(f"{path}:{error.line}: {error.problem}", hint=error.hint) from None
     except yaml.YAMLError as error:
         raise _syntax_error(path, error, text) from None
-    except RecursionError:
-        raise SettingsError(
-            f"{path}: nested too deeply", hint="Write it like the file that `cortex-etl init` writes."
-        ) from None
     if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
         return
     if not isinstance(root, yaml.MappingNode):
@@ -202,9 +247,6 @@ class _Reader:
         return values
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
-        if len(path) > _DEEPEST:
-            place = self._document.place(path)
-            raise SettingsError(f"{place}: {dotted(path[:2])} is nested too deeply", hint="Remove the inner levels.")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -255,8 +297,11 @@ def _override(document: Document, variable: str, text: str) -> None:
     value: Any = text
     if text.lstrip()[:1] in ("[", "{"):
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            value = yaml.load(text, Loader=_Loader)  # noqa: S506 -- a safe one
+        except _RefusedError as error:
+            message = f"environment variable {variable}: {error.problem}"
+            raise SettingsError(message, hint=f"Simplify it, or unset {variable}.") from None
+        except (yaml.YAMLError, ValueError):
             raise SettingsError(f"environment variable {variable}: invalid JSON", hint="Fix its value.") from None
     elif text in ("", "null"):
         value = None
@@ -283,8 +328,7 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     from dotenv.parser import parse_stream  # noqa: PLC0415 -- rarely needed, and start-up time counts
 
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            found = list(parse_stream(lines))
+        found = list(parse_stream(io.StringIO(_read_text(path))))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SettingsError(
@@ -337,7 +381,7 @@ def _fill_from_file(document: Document, values: dict[str, Any], section: KeyPath
         return  # the validation of the settings reports it
     where = f"{document.place((*section, f'{key}_file'))}: {dotted((*section, key))}_file"
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = _read_text(path).strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         unreadable = SettingsError(f"{where}: cannot read {path}: {reason}", hint="Fix the path or its permissions.")

@@ -243,7 +243,26 @@ IN_FILE = [
     ("syntax: colon", "api\n  key: abc\n", 2, "", "invalid YAML", "missing colon, quote"),
     ("syntax: two documents", "api: {}\n---\napi: {}\n", 2, "", "another document", ""),
     ("a list for a key", "? [a]\n: 3\n", 1, "", "expected a key, got a list", ""),
-    ("without end", "api: &a\n  x: *a\n", 2, "api.x", "nested too deeply", ""),
+    (
+        "alias: without end",
+        "api: &a\n  x: *a\n",
+        2,
+        "",
+        "aliases such as *a are not supported",
+        "Write the value again",
+    ),
+    (
+        "alias: value",
+        "api:\n  timeout_s: &t 5\nsync:\n  lookback: *t\n",
+        4,
+        "",
+        "aliases such as *t",
+        "Write the value",
+    ),
+    ("alias: merge key", "api: &a {}\nsync:\n  <<: *a\n", 3, "", "aliases such as *a", "Write the value again"),
+    ("merge key", "api:\n  <<: {key: a}\n", 2, "api.<<", "unknown key", ""),
+    ("many levels", "api:\n  key: " + "[" * 18 + "\n" + "[" * 12 + "]" * 30 + "\n", 3, "", "nested too deeply", "init"),
+    ("many indentations", "".join(f"{' ' * n}a:\n" for n in range(30)), 21, "", "nested too deeply", "init"),
 ]
 
 
@@ -331,10 +350,15 @@ IN_ENVIRONMENT = [
     ("invalid JSON", {"CORTEX_ETL__APPS": '[{"id"'}, "invalid JSON", "Fix its value"),
     ("too deep", {"CORTEX_ETL__API__KEY__X": "hunter2"}, "got a value that is not shown", "unset it"),
     ("no such date", {"CORTEX_ETL__APPS": "[{id: 2024-13-45}]"}, "invalid JSON", "Fix its value"),
-    ("bottomless", {"CORTEX_ETL__APPS": "[" * 5000}, "invalid JSON", "Fix its value"),
-    ("deep", {"CORTEX_ETL__APPS": "[" * 200 + "]" * 200}, "apps[0]: expected a section, got a list", "unset it"),
+    ("bottomless", {"CORTEX_ETL__APPS": "[" * 5000}, "APPS: nested too deeply", "Fix its value"),
+    ("deep", {"CORTEX_ETL__APPS": "[" * 200 + "]" * 200}, "APPS: nested too deeply", "unset CORTEX_ETL__APPS"),
     ("without an end", {"CORTEX_ETL__APPS": "&a [*a]"}, "expected a list, got '&a [*a]'", "unset it"),
-    ("within itself", {"CORTEX_ETL__APPS": "[&a [*a]]"}, "apps[0]: expected a section, got a list", "unset it"),
+    (
+        "within itself",
+        {"CORTEX_ETL__APPS": "[&a [*a]]"},
+        "APPS: aliases such as *a are not supported",
+        "unset CORTEX_ETL__APPS",
+    ),
     ("into a list", {"CORTEX_ETL__APPS__0__ID": "a"}, "apps is not a section", "CORTEX_ETL__APPS"),
     ("key: newline", {"CORTEX_API_KEY": "sk-hunter2\n"}, "without a trailing line break", "Set CORTEX_API_KEY"),
     ("database: other kind", {"DATABASE_URL": "mysql://hunter2"}, "postgresql://USER", "Set DATABASE_URL"),
@@ -407,8 +431,10 @@ def test_all_errors_are_reported_together(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"api:\n  key: \xff\xfe\n"), "not UTF-8"),
         (lambda path: path.write_bytes(b"api: \x01\n"), "invalid YAML"),
         (lambda path: path.write_text("a: " + "[" * 5000), "nested too deeply"),
+        (lambda path: path.write_text("a: 1\n" * 300_000), "larger than 1 MiB"),
+        (lambda path: path.symlink_to("/dev/zero"), "larger than 1 MiB"),
     ],
-    ids=["missing", "a folder", "not text", "control characters", "bottomless"],
+    ids=["missing", "a folder", "not text", "control characters", "bottomless", "large", "endless"],
 )
 def test_unreadable_file(tmp_path: Path, make: object, says: str) -> None:
     path = tmp_path / "config.yaml"
@@ -416,3 +442,24 @@ def test_unreadable_file(tmp_path: Path, make: object, says: str) -> None:
     error = problem(path, {})
     assert error.message.startswith(str(path))
     assert says in error.message
+
+
+def test_a_few_lines_cannot_fill_the_memory(tmp_path: Path) -> None:
+    """Each level refers ten times to the one before it: 10^20 values."""
+    levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'x'] * 10)}]" for n in range(20)]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(levels) + "\n")
+    assert problem(path, {}).message == f"{path}:2: aliases such as *l0 are not supported"
+    bomb = "[&a [x], [" + ", ".join(["*a"] * 9) + "]]"
+    path.write_text("api: {}\n")
+    said = problem(path, {"CORTEX_ETL__APPS": bomb}).message
+    assert said == "environment variable CORTEX_ETL__APPS: aliases such as *a are not supported"
+
+
+@pytest.mark.parametrize("name", [".env", "key"])
+def test_endless_file_beside_the_settings(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("api: {key_file: key}\napps: [{id: a}]\n")
+    (tmp_path / name).write_text("A=1\n" * 300_000)
+    with pytest.raises(SettingsError, match="larger than 1 MiB"):
+        load(path, {}).require_key()
