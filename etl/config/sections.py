@@ -204,7 +204,8 @@ def check_database_url(value: object) -> object:
         parts = urlsplit(text)
         places = parts.netloc.rpartition("@")[2]
         ports = re.findall(r":([^:,\]]*)(?:,|$)", places)
-        whole = not parts.fragment and ("@" in parts.netloc or "@" not in text)
+        signs = parts.netloc.count("@")
+        whole = not parts.fragment and (signs == 1 or (signs == 0 and "@" not in text))
         right = whole and all(each == "" or 0 < int(each) < 65536 for each in ports)
     except ValueError:
         right = False
