@@ -44,7 +44,7 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (
         (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
         "refused the login",
-        "Check the user and password in database.url, and the server's pg_hba.conf.",
+        "Check the user and password in database.url (or read_url), and the server's pg_hba.conf.",
     ),
     (
         (asyncpg.InsufficientPrivilegeError,),
@@ -54,7 +54,7 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (
         (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError),
         "refused the connection",
-        "Remove this parameter from database.url.",
+        "Remove this parameter from database.url (or read_url).",
     ),
     (
         (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
@@ -276,7 +276,8 @@ def _unreachable(failure: Exception, url: str, limit_s: float) -> DatabaseError:
     place = _place(url)
     if isinstance(failure, asyncpg.InvalidCatalogNameError):
         return DatabaseError(
-            f"PostgreSQL at {place} has no such database.", hint="Create it with createdb, or fix database.url."
+            f"PostgreSQL at {place} has no such database.",
+            hint="Create it with createdb, or fix database.url (or read_url).",
         )
     for kinds, words, hint in _REFUSALS:
         if isinstance(failure, kinds):
@@ -285,7 +286,7 @@ def _unreachable(failure: Exception, url: str, limit_s: float) -> DatabaseError:
     if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
         return DatabaseError(
             f"No TLS connection to PostgreSQL at {place}: {_clean(failure, url)}",
-            hint="Check sslmode and sslrootcert in database.url.",
+            hint="Check sslmode and sslrootcert in database.url (or read_url).",
         )
     if isinstance(failure, TimeoutError):
         reason = f"no response within {limit_s:g} s"
@@ -294,7 +295,7 @@ def _unreachable(failure: Exception, url: str, limit_s: float) -> DatabaseError:
     return DatabaseError(
         f"PostgreSQL cannot be reached at {place}: {reason}",
         hint="Check that it is running, and check the host, port and database in database.url "
-        "(leave it empty to use the embedded PostgreSQL).",
+        "(or read_url; leave url empty to use the embedded PostgreSQL).",
     )
 
 

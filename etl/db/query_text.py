@@ -153,9 +153,9 @@ def _not_a_query(refusal: _Refusal, text: str) -> SettingsError:
     first = _after_comments(text, refusal.start)
     if text.startswith("\\", first):
         command = text[first:].partition("\n")[0].strip()
-        return SettingsError(
-            f"{command} is a command of psql, not SQL.", hint=f"Run: cortex-etl psql -- -c '{command}'"
-        )
+        hint = f"Run: cortex-etl psql -- -c '{command}'"
+        hint += ", or cortex-etl describe." if command.startswith("\\d") else "."
+        return SettingsError(f"{command} is a command of psql, not SQL.", hint=hint)
     if isinstance(refusal.failure, asyncpg.PostgresSyntaxError) and refusal.place == first:
         found = _word_at(text, first) or text[first : first + 1] or "an empty statement"
         return SettingsError(f"Only read-only queries are allowed, got {found}.", hint=_FORMS)
@@ -179,6 +179,8 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
     hint = getattr(failure, "hint", None) or ""
     if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
         hint = "See docs/warehouse.md for the tables; run `cortex-etl migrate` to create them."
+    elif isinstance(failure, asyncpg.InsufficientPrivilegeError) and not hint:
+        hint = "Name only columns that the role of queries may read: see 'Who may read' in docs/operations.md."
     elif isinstance(failure, asyncpg.PostgresSyntaxError) and place is None:
         hint = "Run one statement at a time."
     return SettingsError(f"PostgreSQL refused the query: {failure.args[0]}{where}", hint=hint)

@@ -139,6 +139,12 @@ async def test_reader_can_only_read_whatever_is_typed(owner: asyncpg.Connection,
     assert await owner.fetchval("SELECT count(*) FROM runs WHERE input IS NOT NULL") == 1
 
 
+async def test_a_secret_column_has_a_hint(owner: asyncpg.Connection, url: str) -> None:
+    with pytest.raises(SettingsError, match="permission denied for table etl_rejects") as refused:
+        await run_query(url, "cortex", "TABLE etl_rejects", timeout_s=10)
+    assert "Who may read" in refused.value.hint
+
+
 async def test_a_query_does_not_become_the_owner(owner: asyncpg.Connection, url: str) -> None:
     for name in ("postgres", "none", "default"):
         sql = f"SELECT current_user FROM (SELECT set_config('role', '{name}', true)) AS changed"
