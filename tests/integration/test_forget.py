@@ -361,11 +361,11 @@ async def test_unknown_erased_run_is_stored_blank(trial: Trial) -> None:
 
 async def test_erased_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
     workflow_id, run = trial.some()
-    run["updated_at"] = "2027-11-01"
+    run["updated_at"] = "2025-11-01"
     await trial.sync()
     await forget(trial.settings, runs=[run["id"]])
     assert await trial.warehouse.fetchval("SELECT updated_on_day FROM runs WHERE id = $1", run["id"])
-    await trial.load(workflow_id, changed=[{**run, "updated_at": "2027-11-01T23:00:00.000Z", "status": "RUNNING"}])
+    await trial.load(workflow_id, changed=[{**run, "updated_at": "2025-11-01T23:00:00.000Z", "status": "RUNNING"}])
     assert await trial.warehouse.fetchval("SELECT status FROM runs WHERE id = $1", run["id"]) == "COMPLETED"
 
 
