@@ -8,6 +8,7 @@ from sync_trials import WORKFLOW, one_stream, trial
 
 from etl.app import list_rejects, retry_rejects
 from etl.events import PageRead
+from etl.report import write_report
 from etl.sandbox import World
 from etl.sandbox.odd_runs import KINDS
 from etl.sandbox.responses import encode
@@ -198,6 +199,43 @@ async def test_numbers_that_jsonb_cannot_hold_are_stored_as_text(database_url):
         assert await t.connection.fetchval("SELECT sum(credits) FROM runs") > 0
         assert await t.requests_of() == 1
         assert (await t.run("reconcile")).runs_unchanged == 40
+
+
+EXTREMES = (
+    {"usage": {"total": 999_999_999_999_999.9, "steps": {"a": {"total": 999_999_999_999_999.9}}}},
+    {"usage": {"total": -999_999_999_999_999}},
+    {"usage": {"total": 1e-300, "calls": [{"total": 1e-300}]}},
+    {"usage": {"total": 77.77}},  # becomes 9e131071, the largest that PostgreSQL can store
+    {"created_at": "0001-01-01T00:00:00Z", "started_at": "0001-01-01T00:00:00Z", "ended_at": "9999-12-31T23:59:59Z"},
+    {"created_at": "9999-12-31T23:59:59.999Z", "updated_at": "9999-12-31"},
+    {"retention": {"max_age_in_seconds": 2**63 - 1}, "version": -(2**31)},
+    {"output": {"a": {"start": -62135596800000, "end": 253402300799999, "status": "FAILED", "error": "\0" * 70_000}}},
+    {"output": {"a": {"type": "http_request", "output": {"status": 2**31 - 1}}}},
+    {
+        "output": {
+            key: {
+                "type": "model",
+                "output": {"model": "m", "raw": {"usage": {"input_tokens": 2**63 - 1, "output_tokens": 2**63 - 1}}},
+            }
+            for key in "ab"
+        }
+    },
+)
+
+
+async def test_extreme_values_break_no_view_and_no_report(database_url, tmp_path):
+    world = one_stream(20)
+    for run_id, fields in zip(list(world.runs[WORKFLOW]), EXTREMES * 2, strict=False):
+        world.runs[WORKFLOW][run_id] |= fields
+        world.raw[run_id] = encode(world.runs[WORKFLOW][run_id]).replace(b"77.77", b"9e131071")
+    async with trial(database_url, world) as t:
+        assert (await t.run()).status == "succeeded"
+        assert await held(t) == []
+        await t.connection.execute("SET search_path = cortex")
+        for view in await t.connection.fetch("SELECT viewname AS name FROM pg_views WHERE schemaname = 'cortex'"):
+            await t.connection.fetch(f"SELECT * FROM {view['name']}")
+        await write_report(database_url, "cortex", tmp_path / "report.html")
+        assert (await t.run("reconcile")).status == "succeeded"
 
 
 async def test_retry_loads_fixed_runs(database_url):
