@@ -165,6 +165,8 @@ def _find_id(raw: bytes) -> str | None:
             depth += 1
         elif mark in {b"]", b"}"}:
             depth -= 1
+            if depth == 0:
+                break  # what follows is not part of the object
         value_follows = mark == b":"
     return found
 

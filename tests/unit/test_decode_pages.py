@@ -104,6 +104,7 @@ def test_body_that_is_not_a_list_is_retried(body: bytes, says: str) -> None:
         (b'{"id":"r\\"\\u00e9","a":' + b"[" * 100_000, 'r"é'),
         (b'{"a":{"id":"no"},"c":NaN}', None),
         (b'{"x":"id","y":"no","c":NaN}', None),
+        (b'{"id":"r"},{"id":"no"}', "r"),
         (b'{"id":7}', None),
         (b'{"id":""}', None),
         (b'{"id":null}', None),
