@@ -6,9 +6,10 @@ import getpass
 import os
 import re
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,11 @@ from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_
 from etl.config import load
 from etl.errors import SettingsError, cannot_write
 from etl.files import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from etl.config import Settings
 
 _READABLE = 0o644  # as other units
 _INSTALL = """\
@@ -119,12 +125,21 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
     return Installation(
         program=(str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "etl"),
         config=config,
-        data_dir=settings.data_dir.absolute(),
         embedded=not settings.names_database,
         user=os.environ.get("SUDO_USER") or getpass.getuser(),
         log=log.absolute() if log is not None else None,
-        metrics=settings.metrics.file.absolute() if settings.metrics.file is not None else None,
+        writable=tuple(_writable(settings)),
     )
+
+
+def _writable(settings: Settings) -> Iterator[Path]:
+    """Yield the directories that a sync writes to."""
+    data_dir = settings.data_dir.absolute()
+    yield next(each for each in (data_dir, *data_dir.parents) if each.exists())  # a sync creates it
+    if not settings.names_database:
+        yield Path(tempfile.gettempdir())
+    if settings.metrics.file is not None:
+        yield settings.metrics.file.absolute().parent
 
 
 def _lacking(config: Path) -> list[str]:

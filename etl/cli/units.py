@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MINUTES_A_DAY = 1440
+_NOT_IN_PROGRAMS = set("\"'\\")  # which systemd refuses
 _TEMPLATES = files("etl.cli").joinpath("templates")
 
 
@@ -26,20 +27,18 @@ class Installation:
     Attributes:
         program: the command that starts `cortex-etl`, as a list of words.
         config: the settings file.
-        data_dir: directory that the program may write to.
         embedded: whether the embedded PostgreSQL is used, which keeps running between syncs.
         user: account to run as.
         log: file for the output; None leaves it to the scheduler.
-        metrics: file for metrics, if any.
+        writable: directories that the program writes to.
     """
 
     program: tuple[str, ...]
     config: Path
-    data_dir: Path
     embedded: bool
     user: str
     log: Path | None = None
-    metrics: Path | None = None
+    writable: tuple[Path, ...] = ()
 
     @property
     def environment(self) -> Path:
@@ -81,12 +80,11 @@ def cron_line(made: Installation, every: timedelta) -> str:
     The output of a sync goes to the log and, through cron, to the user's mail; a successful sync prints nothing.
 
     Raises:
-        SettingsError: cron cannot express the interval, or a path contains a line break.
+        SettingsError: cron cannot express the interval, or a path contains a control character.
     """
     log = made.log or made.config.parent / "cortex-etl.log"
     command = f"{shlex.join((*made.command, '--quiet'))} 2>&1 | tee -a {shlex.quote(str(log))}"
-    if "\n" in command:
-        raise SettingsError("a path contains a line break, which a crontab cannot", hint="Rename it.")
+    _refuse_control_characters(command, "a crontab")
     # cron reads a bare % as the end of the line.
     line = f"{cron_times(every)} {command}".replace("%", "\\%")
     lock = shlex.quote(str(made.config.parent / "cortex-etl.lock")).replace("%", "\\%")
@@ -98,42 +96,59 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
     """Return the service and the timer, by file name.
 
     Raises:
-        SettingsError: `every` is less than a second, or a path contains a line break.
+        SettingsError: `every` is less than a second, or a unit file cannot express a path.
     """
     if every < timedelta(seconds=1):
         raise SettingsError("--every is less than a second", hint="Use 1m or more.")
-    folders = [f"-{_specifier_free(str(made.data_dir))}"]
-    if made.metrics is not None:
-        folders.append(f"-{_specifier_free(str(made.metrics.parent))}")
+    program, *arguments = made.command
+    folder, log = str(made.config.parent), "" if made.log is None else _literal(str(made.log))
+    if log.endswith((" ", "\\")):
+        raise SettingsError("the path of the log ends with a blank or a backslash", hint="Name another with --log.")
+    if set(program) & _NOT_IN_PROGRAMS:
+        program, arguments = "/usr/bin/env", list(made.command)
+    words = [_literal(program), *(_literal(each).replace("$", "$$") for each in arguments)]
     service = _filled(
         "service",
-        command=" ".join(_systemd_word(word) for word in made.command),
-        user=made.user,
-        folder=_specifier_free(str(made.config.parent)),
-        environment=_specifier_free(str(made.environment)),
-        log="journal" if made.log is None else f"append:{_specifier_free(str(made.log))}",
-        writable=" ".join(_quoted_path(folder) for folder in folders),
+        command=" ".join(map(_quoted, words)),
+        user=_literal(made.user),
+        # The slash keeps a blank or a backslash at the end.
+        folder=_literal(f"{folder}/" if folder.endswith((" ", "\\")) else folder),
+        environment=re.sub(r"([\\*?[])", r"\\\1", _literal(str(made.environment))),  # it is a pattern
+        log=f"append:{log}" if log else "journal",
+        writable=" ".join(_quoted(f"-{_literal(str(each))}") for each in made.writable),
         # With control-group, systemd would stop the embedded server after each sync.
         kill_mode="process" if made.embedded else "mixed",
+        # Root gives the embedded server to another account, and may have to read the settings of another user.
+        capabilities="CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID" if made.user == "root" else "",
+        # Of users, the service sees only its own; the embedded server keeps its shared memory between syncs.
+        private_users="no" if made.user == "root" or made.embedded else "yes",
+        remove_ipc="no" if made.embedded else "yes",
     )
     timer = _filled("timer", every=f"{every.total_seconds():g}s", words=format_duration(every))
     return {"cortex-etl.service": service, "cortex-etl.timer": timer}
 
 
-def _systemd_word(word: str) -> str:
-    """Quote one word for ExecStart=, so that `%`, `$`, blanks and quotes are literal."""
-    escaped = _specifier_free(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+def _literal(text: str) -> str:
+    """Return a text in which systemd replaces nothing.
+
+    Raises:
+        SettingsError: it contains a line break or another control character.
+    """
+    _refuse_control_characters(text, "a unit file")
+    return text.replace("%", "%%")
+
+
+def _quoted(word: str) -> str:
+    """Quote a word of a list, so that blanks, quotes and backslashes are literal."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if re.search(r"[^\w/.:@%+=,$-]", escaped) or not escaped else escaped
 
 
-def _quoted_path(path: str) -> str:
-    return f'"{path}"' if " " in path else path
-
-
-def _specifier_free(text: str) -> str:
-    if "\n" in text:
-        raise SettingsError("a path contains a line break, which a unit file cannot", hint="Rename it.")
-    return text.replace("%", "%%")
+def _refuse_control_characters(text: str, place: str) -> None:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise SettingsError(
+            f"a path contains a line break or control character, which {place} cannot", hint="Rename it."
+        )
 
 
 def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environment: Path) -> str:
@@ -146,8 +161,9 @@ def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environme
         environment: local `.env` file, for the Secret.
 
     Raises:
-        SettingsError: cron cannot express the interval, or the image name is invalid.
+        SettingsError: cron cannot express the interval, the image name is invalid, or a path has control characters.
     """
+    _refuse_control_characters(f"{config}{environment}", "a manifest")
     if not re.fullmatch(r"[\w./:@-]+", image):
         raise SettingsError(f"invalid image name {image!r}", hint="Write it like registry/cortex-etl:1.0.")
     return _filled(

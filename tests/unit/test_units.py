@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,10 +22,35 @@ from etl.errors import SettingsError
 HERE = Installation(
     program=("/bin/echo",),
     config=Path("/srv/cortex/config.yaml"),
-    data_dir=Path("/srv/cortex/.cortex-etl"),
     embedded=False,
     user="daemon",
+    writable=(Path("/srv/cortex/.cortex-etl"),),
 )
+ODD_PATHS = [
+    "/srv/a b/c",
+    "/srv/50% %h %%",
+    "/srv/$HOME ${X} $$",
+    """/srv/it's "quoted" 'twice'""",
+    "/srv/back\\slash \\n \\",
+    "/srv/blank at the end ",
+    "/srv/[a-z]*?",
+    "/srv/-dash; #comment",
+    "/srv/né🌍",
+]
+systemd = shutil.which("systemd-analyze")
+with_systemd = pytest.mark.skipif(systemd is None, reason="systemd is not installed")
+
+
+def loaded(units: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return the properties of the service as systemd reads them."""
+    for name, text in units.items():
+        (folder / name).write_text(text)
+    ended = subprocess.run(
+        [str(systemd), "verify", "--man=no", str(folder / "cortex-etl.service")],
+        capture_output=True, text=True, check=False, env={"SYSTEMD_LOG_LEVEL": "debug"},
+    )  # fmt: skip
+    found = re.findall(r"^\s*([\w ]+): (.*)$", ended.stdout, re.MULTILINE)
+    return {name.strip(): value for name, value in reversed(found)}
 
 
 def expanded(field: str, size: int) -> set[int]:
@@ -49,9 +75,9 @@ def test_unsupported_interval_suggests_the_nearest(minutes: float, near: str) ->
     assert f"--every {near}," in refused.value.hint
 
 
-NAMES = st.text(st.characters(exclude_characters="/\0\n\r", codec="utf-8"), min_size=1, max_size=12).filter(
-    lambda name: name not in (".", "..")
-)
+NAMES = st.text(
+    st.characters(exclude_characters="/", exclude_categories=("Cc", "Cs"), codec="utf-8"), min_size=1, max_size=12
+).filter(lambda name: name not in (".", ".."))
 
 
 @given(NAMES)
@@ -65,26 +91,43 @@ def test_cron_line_quotes_paths(name: str) -> None:
     assert words[-3:] == ["tee", "-a", str(config.parent / "cortex-etl.log")]
 
 
-def test_line_break_in_a_path_is_refused() -> None:
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\t"])
+def test_line_break_in_a_path_is_refused(character: str) -> None:
+    """A schedule is a file of lines, which root or kubectl reads."""
+    odd = Path(f"/srv/a{character}ExecStartPre=+evil/config.yaml")
     for make in (cron_line, systemd_units):
         with pytest.raises(SettingsError, match="line break"):
-            make(replace(HERE, config=Path("/srv/a\nb/config.yaml")), timedelta(minutes=5))
+            make(replace(HERE, config=odd), timedelta(minutes=5))
+    for changed in ({"program": (str(odd),)}, {"writable": (odd,)}, {"log": odd}, {"user": str(odd)}):
+        with pytest.raises(SettingsError, match="line break"):
+            systemd_units(replace(HERE, **changed), timedelta(minutes=5))
+    for environment, config in ((odd, HERE.config), (HERE.environment, odd)):
+        with pytest.raises(SettingsError, match="line break"):
+            kubernetes_manifest(timedelta(minutes=5), image="x", config=config, environment=environment)
 
 
 @pytest.mark.parametrize(
     "installation",
     [
         HERE,
-        replace(HERE, embedded=True, log=Path("/var/log/cortex-etl.log"), metrics=Path("/var/lib/node/cortex.prom")),
-        replace(HERE, config=Path('/srv/50% of $HOME "x"/config.yaml'), data_dir=Path("/srv/a b/data")),
+        replace(
+            HERE, embedded=True, log=Path("/var/log/cortex-etl.log"), writable=(Path("/srv/a b"), Path("/srv/tmp"))
+        ),
+        replace(HERE, user="root"),
+        replace(HERE, user="root", embedded=True),
     ],
-    ids=["plain", "embedded", "odd"],
+    ids=["plain", "embedded", "root", "root, embedded"],
 )
 def test_systemd_units_are_valid(installation: Installation, tmp_path: Path) -> None:
     units = systemd_units(installation, timedelta(minutes=10))
     assert sorted(units) == ["cortex-etl.service", "cortex-etl.timer"]
     service = units["cortex-etl.service"]
-    for line in ("Type=oneshot", "User=daemon", "SuccessExitStatus=75", "ExecStart=/bin/echo sync --config "):
+    for line in (
+        "Type=oneshot",
+        f"User={installation.user}",
+        "SuccessExitStatus=75",
+        "ExecStart=/bin/echo sync --config ",
+    ):
         assert line in service
     assert "OnUnitActiveSec=600s" in units["cortex-etl.timer"]
     assert ("KillMode=process" in service) == installation.embedded
@@ -99,11 +142,58 @@ def test_systemd_units_are_valid(installation: Installation, tmp_path: Path) -> 
         assert (ended.returncode, said) == (0, [])
 
 
-def test_systemd_specifiers_are_escaped() -> None:
-    config = Path('/srv/50% of $HOME "x"\\/config.yaml')
-    service = systemd_units(replace(HERE, config=config), timedelta(minutes=10))["cortex-etl.service"]
-    start = next(line for line in service.splitlines() if line.startswith("ExecStart="))
-    assert '--config "/srv/50%% of $$HOME \\"x\\"\\\\/config.yaml" --log-format' in start
+@with_systemd
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_systemd_reads_odd_paths_as_they_are(path: str, tmp_path: Path) -> None:
+    made = replace(
+        HERE,
+        program=(f"{path}/cortex-etl",),
+        config=Path(path, "config.yaml"),
+        log=Path(path, "log"),
+        writable=(Path(path, "data"), Path(path)),
+    )
+    read = loaded(systemd_units(made, timedelta(minutes=10)), tmp_path)
+    assert read["WorkingDirectory"] == path
+    assert read["StandardErrorFileToAppend"] == f"{path}/log"
+    assert read["ReadWritePaths"] == f"-{path}/data -{path}"
+    assert re.sub(r"\\(.)", r"\1", read["EnvironmentFile"]) == f"-{path}/.env"  # a pattern, as of glob(3)
+    words = words_of(read["Command Line"])
+    start = 1 if words[0] == "/usr/bin/env" else 0
+    # systemd replaces variables, and so `$$`, in arguments only.
+    arguments = [word.replace("$$", "$") for word in words[1:]]
+    assert [words[0], *arguments][start : start + 4] == [
+        f"{path}/cortex-etl",
+        "sync",
+        "--config",
+        f"{path}/config.yaml",
+    ]
+
+
+def words_of(line: str) -> list[str]:
+    """Split a command line as systemd shows it: in double quotes where needed, with backslashes."""
+    quoted = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', line)
+    return [re.sub(r"\\(.)", r"\1", one) if one else other for one, other in quoted]
+
+
+@with_systemd
+@pytest.mark.parametrize("user", ["daemon", "root"])
+@pytest.mark.parametrize("embedded", [False, True])
+def test_systemd_units_are_hardened(tmp_path: Path, user: str, *, embedded: bool) -> None:
+    for name, text in systemd_units(replace(HERE, user=user, embedded=embedded), timedelta(minutes=10)).items():
+        (tmp_path / name).write_text(text)
+    ended = subprocess.run(
+        [str(systemd), "security", "--offline=true", "--no-pager", str(tmp_path / "cortex-etl.service")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    level = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", ended.stdout)
+    assert level, ended
+    assert float(level[1]) < (3 if user == "daemon" else 5)
+
+
+@pytest.mark.parametrize("end", [" ", "\\"])
+def test_log_that_systemd_cannot_name(end: str) -> None:
+    with pytest.raises(SettingsError, match="ends with a blank or a backslash"):
+        systemd_units(replace(HERE, log=Path(f"/var/log/x{end}")), timedelta(minutes=10))
 
 
 def test_kubernetes_manifest() -> None:
