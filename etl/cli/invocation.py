@@ -76,9 +76,8 @@ class Invocation:
         settings = load(self.config, optional=optional)
         for secret in settings.secrets():
             self.mask.add(secret)
-        for url in (settings.database.url, settings.database.read_url):
-            if url is not None:
-                self.mask.add_password_of(url.get_secret_value())
+        for url in settings.database_urls():
+            self.mask.add_password_of(url)
         return settings
 
     @property

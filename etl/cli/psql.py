@@ -10,6 +10,7 @@ from etl.errors import DatabaseError, SettingsError
 
 _PROBE = "SELECT current_setting('is_superuser'), current_setting('transaction_read_only')"
 _PROBE_TIMEOUT_S = 30
+_CONNECT_TIMEOUT_S = "15"  # unless the URL names another
 
 
 def find_psql() -> str:
@@ -32,21 +33,11 @@ def find_psql() -> str:
 
 def environment(url: str, schema: str) -> dict[str, str]:
     """Return the environment for psql: the URL, so that `ps` does not show the password, and the search_path."""
-    from urllib.parse import parse_qsl, unquote, urlsplit
+    from etl.config.libpq import VARIABLES, parameters_of
 
-    parts = urlsplit(url)
-    host, _, port = parts.netloc.rpartition("@")[2].partition(":")
-    given = {
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGHOST": unquote(parts.hostname or host),
-        "PGPORT": port if port.isdigit() else "",
-        "PGDATABASE": unquote(parts.path.lstrip("/")),
-    }
-    for name, value in parse_qsl(parts.query):
-        variable = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME"}.get(name, f"PG{name.upper()}")
-        given[variable] = value
-    found = os.environ | {name: value for name, value in given.items() if value}
+    given = {VARIABLES.get(name, f"PG{name.upper()}"): value for name, value in parameters_of(url).items()}
+    others = {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
+    found = {"PGCONNECT_TIMEOUT": _CONNECT_TIMEOUT_S} | others | given
     return _with_options(found, f"search_path={schema}")
 
 

@@ -18,6 +18,7 @@ from etl.cli.root import app
 from etl.cli.rounds import interval_of
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
 from etl.config import load
+from etl.config.libpq import VARIABLES
 from etl.errors import SettingsError, cannot_write
 from etl.files import write_atomically
 
@@ -126,7 +127,7 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
         program=(str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "etl"),
         config=config,
         embedded=not settings.names_database,
-        user=os.environ.get("SUDO_USER") or getpass.getuser(),
+        user=os.environ.get("SUDO_USER") or _account(),
         log=log.absolute() if log is not None else None,
         writable=tuple(_writable(settings)),
     )
@@ -142,10 +143,18 @@ def _writable(settings: Settings) -> Iterator[Path]:
         yield settings.metrics.file.absolute().parent
 
 
+def _account() -> str:
+    """Return the name of the account; its number if it has none, as in a pod with `runAsUser`."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.geteuid())
+
+
 def _lacking(config: Path) -> list[str]:
     """Return warnings about variables that only this shell has."""
     text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
-    named = set(re.findall(r"\$\{(\w+)", text)) | {"CORTEX_API_KEY", "DATABASE_URL"}
+    named = {*re.findall(r"\$\{(\w+)", text), "CORTEX_API_KEY", "DATABASE_URL", *VARIABLES.values()}
     used = sorted(
         name
         for name in os.environ
@@ -156,6 +165,7 @@ def _lacking(config: Path) -> list[str]:
         here, there = load(config), load(config, {})
     except SettingsError as error:
         return [f"warning: without this shell's variables: {error.message}", hint]
-    if here.model_dump() == there.model_dump() and here.network == there.network:
+    same = here.model_dump() == there.model_dump() and here.database_urls() == there.database_urls()
+    if same and here.network == there.network:
         return []
     return [f"warning: set only in this shell, which the schedule does not see: {', '.join(used)}", hint]

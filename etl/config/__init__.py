@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, 
 from pydantic_core import PydanticCustomError
 
 from etl.config.document import DOTENV, PREFIX, Document, KeyPath, dotted, read_document, sets_anything
+from etl.config.libpq import complete, unused_variables
 from etl.config.locate import candidates, find_file
 from etl.config.network import Network, read_network
 from etl.config.problems import refuse_misspelled, settings_error
@@ -65,6 +67,7 @@ class Settings(Section):
     _document: Document = PrivateAttr(default_factory=lambda: Document(""))
     _telemetry: dict[str, str] = PrivateAttr(default_factory=dict)
     _network: Network = PrivateAttr(default_factory=Network)
+    _libpq: dict[str, str] | None = PrivateAttr(default=None)
 
     @field_validator("apps")
     @classmethod
@@ -105,16 +108,44 @@ class Settings(Section):
         return self.database.url is not None or self.database.url_file is not None
 
     def database_url(self) -> str | None:
-        """Return the URL of the database; None for the embedded PostgreSQL.
+        """Return the URL of the database, with what libpq would add to it; None for the embedded PostgreSQL.
 
         Raises:
-            SettingsError: the file in `database.url_file` cannot be read.
+            SettingsError: the file in `database.url_file` cannot be read, or the URL cannot be completed.
         """
-        if self.database.url is not None:
-            return self.database.url.get_secret_value()
-        if self.database.url_file is not None:
+        if self.database.url is None and self.database.url_file is not None:
             raise self._document.unread["database", "url"]
-        return None
+        return self._completed("url", self.database.url)
+
+    def read_url(self) -> str | None:
+        """Return the URL in `database.read_url`, with what libpq would add to it; None if there is none.
+
+        Raises:
+            SettingsError: the URL cannot be completed.
+        """
+        return self._completed("read_url", self.database.read_url)
+
+    def _completed(self, key: str, url: SecretStr | None) -> str | None:
+        if url is None or self._libpq is None:
+            return None if url is None else url.get_secret_value()
+        try:
+            return complete(url.get_secret_value(), self._libpq)
+        except ValueError as error:
+            expected, hint = error.args
+            raise SettingsError(f"{self.place('database', key)}: database.{key}: {expected}", hint=hint) from None
+
+    def database_urls(self) -> list[str]:
+        """Return the URLs whose passwords to mask: as they are in the settings, and with what libpq would add."""
+        found = [url.get_secret_value() for url in (self.database.url, self.database.read_url) if url is not None]
+        for complete_url in (self.database_url, self.read_url):
+            with suppress(SettingsError):  # raised again by a command that needs it
+                found += filter(None, [complete_url()])
+        return found
+
+    def unused_variables(self) -> list[str]:
+        """Return the variables of libpq that are set, but have no effect because of `database.url`."""
+        url = self.database.url
+        return unused_variables(None if url is None else url.get_secret_value(), self._libpq or {})
 
     @property
     def telemetry(self) -> Mapping[str, str]:
@@ -223,6 +254,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None,
     settings._document = document  # noqa: SLF001 -- set once, here
     settings._network = read_network(variables, environment, document.origin)  # noqa: SLF001
     settings._telemetry = {name: value for name, value in variables.items() if name.startswith("OTEL_")}  # noqa: SLF001
+    settings._libpq = {name: value for name, value in variables.items() if name.startswith("PG") or name == "HOME"}  # noqa: SLF001
     if not optional:
         _refuse_example(settings)
     return settings

@@ -10,7 +10,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from etl.config.libpq import parameters_of
 
 Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"]
 Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
@@ -198,24 +200,10 @@ def check_database_url(value: object) -> object:
     if not isinstance(text, str):
         return value
     text = text.strip()
-    if not re.match(r"postgres(ql)?://\S+$", text):
+    if re.search(r"\s", text):
         raise ValueError("postgresql://USER:PASSWORD@HOST:5432/DATABASE, or null")
-    try:
-        parts = urlsplit(text)
-        places = parts.netloc.rpartition("@")[2]
-        ports = re.findall(r":([^:,\]]*)(?:,|$)", places)
-        signs = parts.netloc.count("@")
-        whole = not parts.fragment and (signs == 1 or (signs == 0 and "@" not in text))
-        right = whole and all(each == "" or 0 < int(each) < 65536 for each in ports)
-    except ValueError:
-        right = False
-    if not right:
-        raise ValueError(
-            "a host and a port from 1 to 65535; in the user and the password, percent-encode / ? # [ ] % @ : as %2F "
-            "%3F %23 %5B %5D %25 %40 %3A"
-        )
-    modes = parse_qs(parts.query).get("sslmode", [])
-    if any(mode not in _SSL_MODES for mode in modes):
+    mode = parameters_of(text).get("sslmode")
+    if mode is not None and mode not in _SSL_MODES:
         raise ValueError(f"one of {', '.join(_SSL_MODES)} for sslmode")
     return SecretStr(text)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 
+from etl.db.address import CONNECT_FAILURES, Address
 from etl.db.codecs import prepare, prepare_to_load
-from etl.db.liveness import Keepalives, LiveConnection, LoadingConnection
+from etl.db.liveness import LiveConnection, LoadingConnection
 from etl.db.pooling import refuse_unsuitable_pooler
 from etl.db.statements import statements
 from etl.errors import DatabaseError
@@ -27,45 +28,6 @@ LONG_S = 3600.0
 _CONNECT_TIMEOUT_S = 15
 _SQL = statements("connect")
 _MIN_VERSION = 14  # major version of PostgreSQL
-
-_IGNORED = re.compile(
-    r"(channel_binding|client_encoding|fallback_application_name|gssencmode|load_balance_hosts|sslcompression|sslsni)="
-)
-"""URL parameters of libpq that asyncpg would send to the server, which does not know them."""
-
-_NUMBERS = re.compile(r"(connect_timeout|keepalives\w*|tcp_user_timeout)=(.*)")
-"""URL parameters of libpq that are honoured here, as asyncpg does not know them either."""
-
-# Raised by asyncpg if a server cannot be reached or its URL is invalid.
-_CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
-
-
-_REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
-    (
-        (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
-        "refused the login",
-        "Check the user and password in database.url (or read_url), and the server's pg_hba.conf.",
-    ),
-    (
-        (asyncpg.InsufficientPrivilegeError,),
-        "refused the login",
-        "Let the owner of the database run: GRANT CONNECT ON DATABASE <database> TO <role>;",
-    ),
-    (
-        (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError),
-        "refused the connection",
-        "Remove this parameter from database.url (or read_url).",
-    ),
-    (
-        (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
-        "does not accept connections now",
-        (
-            "Try again later. A sync uses up to 7 connections: if this happens often, raise max_connections or the "
-            "CONNECTION LIMIT of the role."
-        ),
-    ),
-)
-"""Errors of a reachable server, what they mean, and the hint."""
 
 
 async def connect(
@@ -124,13 +86,11 @@ async def create_pool(
 
 
 class _Dial:
-    """Opens connections to one server, all configured alike."""
+    """Opens connections to one database, all configured alike."""
 
     def __init__(self, url: str, schema: str, application_name: str, timeout_s: float) -> None:
-        self._url, numbers = _for_driver(url)
-        asked_s = numbers.pop("connect_timeout", 0)
-        self._keepalives = Keepalives(**numbers)
-        self._limit_s = min(timeout_s, asked_s if asked_s > 0 else _CONNECT_TIMEOUT_S)
+        self._address = Address.of(url)
+        self._limit_s = min(timeout_s, self._address.connect_timeout_s or _CONNECT_TIMEOUT_S)
         self._timeout_s = timeout_s
         self._application_name = application_name
         # pg_catalog is searched first if it is not named, so that no table of the schema can hide one of the catalog.
@@ -143,22 +103,37 @@ class _Dial:
         *,
         check: bool = False,
     ) -> LiveConnection:
-        """Open a connection within the time limit, and check with `check` that the server is suitable."""
+        """Open a connection to the first host that answers in time, and check with `check` that it is suitable."""
+        *others, last = self._address.urls
+        for url in others:
+            with suppress(OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched):
+                return await self._open(url, kind, prepare_codecs, check=check)
+        return await self._open(last, kind, prepare_codecs, check=check)
+
+    async def _open(
+        self,
+        url: str,
+        kind: type[LiveConnection],
+        prepare_codecs: Callable[[asyncpg.Connection], Awaitable[None]],
+        *,
+        check: bool,
+    ) -> LiveConnection:
         async with asyncio.timeout(self._limit_s):
             connection: LiveConnection = await asyncpg.connect(
-                self._url,
+                url,
                 connection_class=kind,
                 command_timeout=self._timeout_s,
-                timeout=self._limit_s,
+                ssl=False if self._address.is_socket else None,
+                password=self._address.password,  # so that asyncpg looks for none elsewhere
                 # PgBouncer passes these two on, and refuses others.
                 server_settings={"application_name": self._application_name, "timezone": "UTC"},
             )
             try:
-                connection.keep_alive(self._keepalives)
+                connection.keep_alive(self._address.keepalives)
                 if check:
-                    _refuse_older_servers(connection, self._url)
-                    _refuse_other_encodings(connection, self._url)
-                    await refuse_unsuitable_pooler(connection, self._url, _place(self._url))
+                    _refuse_older_servers(connection, self._address.place)
+                    _refuse_other_encodings(connection, self._address.place)
+                    await refuse_unsuitable_pooler(connection, url, self._address.place)
                 await connection.execute("; ".join([self._search, *_session_settings(connection)]))
                 await prepare_codecs(connection)
             except BaseException:
@@ -174,9 +149,9 @@ class _Dial:
         """
         try:
             return await opening
-        except _CONNECT_FAILURES as failure:
+        except CONNECT_FAILURES as failure:
             # Drop the cause: the driver's message may contain the URL with its password.
-            raise _unreachable(failure, self._url, self._limit_s) from None
+            raise self._address.refusal(failure, self._limit_s) from None
 
 
 def _session_settings(connection: asyncpg.Connection) -> list[str]:
@@ -184,7 +159,7 @@ def _session_settings(connection: asyncpg.Connection) -> list[str]:
     return [_SQL["settings"], _SQL["settings_17"]] if has_all else [_SQL["settings"]]
 
 
-def _refuse_older_servers(connection: asyncpg.Connection, url: str) -> None:
+def _refuse_older_servers(connection: asyncpg.Connection, place: str) -> None:
     """Check the version: migrations and statements use features of PostgreSQL 14.
 
     Raises:
@@ -193,12 +168,12 @@ def _refuse_older_servers(connection: asyncpg.Connection, url: str) -> None:
     version = connection.get_server_version()
     if version.major < _MIN_VERSION:
         raise DatabaseError(
-            f"PostgreSQL {version.major}.{version.minor} at {_place(url)} is too old.",
+            f"PostgreSQL {version.major}.{version.minor} at {place} is too old.",
             hint=f"Use PostgreSQL {_MIN_VERSION} or newer.",
         )
 
 
-def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
+def _refuse_other_encodings(connection: asyncpg.Connection, place: str) -> None:
     """Check the encoding: payloads may contain any character.
 
     Raises:
@@ -207,7 +182,7 @@ def _refuse_other_encodings(connection: asyncpg.Connection, url: str) -> None:
     encoding = connection.get_settings().server_encoding
     if encoding != "UTF8":
         raise DatabaseError(
-            f"The database at {_place(url)} has the encoding {encoding}, which cannot store all characters.",
+            f"The database at {place} has the encoding {encoding}, which cannot store all characters.",
             hint="Create a database with: createdb --encoding=UTF8 --template=template0 NAME, and set database.url.",
         )
 
@@ -249,80 +224,3 @@ def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseEr
         hint=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
         "or grant the role the privilege named in the message.",
     )
-
-
-def _for_driver(url: str) -> tuple[str, dict[str, int]]:
-    """Return the URL without parameters that only libpq supports, and those of them that are numbers.
-
-    Raises:
-        DatabaseError: one of these is no number.
-    """
-    base, mark, query = url.partition("?")
-    kept, numbers = [], {}
-    for each in query.split("&"):
-        if number := _NUMBERS.fullmatch(each):
-            try:
-                numbers[number[1]] = int(number[2])
-            except ValueError:
-                raise DatabaseError(
-                    f"{number[1]} in database.url is not a whole number.", hint="Write a number, or remove it."
-                ) from None
-        elif not _IGNORED.match(each):
-            kept.append(each)
-    return f"{base}{mark}{'&'.join(kept)}", numbers
-
-
-def _unreachable(failure: Exception, url: str, limit_s: float) -> DatabaseError:
-    place = _place(url)
-    if isinstance(failure, asyncpg.InvalidCatalogNameError):
-        return DatabaseError(
-            f"PostgreSQL at {place} has no such database.",
-            hint="Create it with createdb, or fix database.url (or read_url).",
-        )
-    for kinds, words, hint in _REFUSALS:
-        if isinstance(failure, kinds):
-            return DatabaseError(f"PostgreSQL at {place} {words}: {_clean(failure, url)}", hint=hint)
-    no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in url
-    if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
-        return DatabaseError(
-            f"No TLS connection to PostgreSQL at {place}: {_clean(failure, url)}",
-            hint="Check sslmode and sslrootcert in database.url (or read_url).",
-        )
-    if isinstance(failure, TimeoutError):
-        reason = f"no response within {limit_s:g} s"
-    else:
-        reason = _clean(failure, url) or type(failure).__name__
-    return DatabaseError(
-        f"PostgreSQL cannot be reached at {place}: {reason}",
-        hint="Check that it is running, and check the host, port and database in database.url "
-        "(or read_url; leave url empty to use the embedded PostgreSQL).",
-    )
-
-
-def _place(url: str) -> str:
-    """Describe the host, port and database of a URL."""
-    try:
-        parts = urlsplit(url)
-        query = parse_qs(parts.query)
-        host = query.get("host", [""])[0] or parts.netloc.rpartition("@")[2] or "localhost"
-    except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in {"postgresql", "postgres"}:
-        return "the address in database.url"
-    port = "" if ":" in host or host.startswith("/") else ":" + query.get("port", ["5432"])[0]
-    database = unquote(parts.path.lstrip("/")) or query.get("dbname", query.get("database", [""]))[0]
-    return f"{host}{port}" + (f', database "{database}"' if database else "")
-
-
-def _clean(failure: Exception, url: str) -> str:
-    """Return the message of a failure without the password of the URL."""
-    message = str(failure).strip()
-    try:
-        parts = urlsplit(url)
-        passwords = [parts.password or "", *parse_qs(parts.query).get("password", [])]
-    except ValueError:
-        return type(failure).__name__
-    for password in passwords:
-        for form in {password, unquote(password)} - {""}:
-            message = message.replace(form, "***")
-    return message

@@ -60,8 +60,7 @@ def url_without_start(settings: Settings) -> str | None:
 
 
 def _configured_url(settings: Settings) -> str | None:
-    read_url = settings.database.read_url
-    return settings.database_url() if read_url is None else read_url.get_secret_value()
+    return settings.read_url() or settings.database_url()
 
 
 def _as_reader(url: str) -> str:

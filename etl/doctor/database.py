@@ -57,6 +57,10 @@ async def examine_database(settings: Settings, opened: Opened | EtlError) -> Asy
     """Yield the checks of the database, until one fails on which the others depend."""
     if not settings.names_database:
         yield _disk(settings.data_dir)
+    if unused := settings.unused_variables():
+        where = "database.url says otherwise" if settings.names_database else "the embedded PostgreSQL is used"
+        hint = "Set database.url to postgresql:// to use them all, or ignore this."
+        yield warning("database", f"{', '.join(unused)} set, but not used: {where}", hint)
     if isinstance(opened, EtlError):
         yield failed("database", opened.message, opened.hint, opened.exit_code)
         return

@@ -8,7 +8,7 @@ from etl.db.connect import connect
 from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
-from etl.errors import DatabaseError
+from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
     import asyncpg
@@ -21,10 +21,14 @@ _SQL = statements("doctor")
 async def examine_reader(connection: asyncpg.Connection, settings: Settings) -> Check:
     """Check the role of `database.read_url`, or that of `database.url` if it is not set."""
     schema = settings.database.schema_name
-    if settings.database.read_url is None:
+    try:
+        url = settings.read_url()
+    except SettingsError as error:
+        return warning("reader", error.message, error.hint)
+    if url is None:
         return await _with_the_role_that_loads(connection, schema)
     try:
-        reader = await connect(settings.database.read_url.get_secret_value(), schema)
+        reader = await connect(url, schema, timeout_s=settings.database.timeout_s)
     except DatabaseError as error:
         return warning("reader", f"database.read_url: {error.message}", error.hint)
     try:
