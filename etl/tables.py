@@ -207,7 +207,10 @@ RUNS = Table(
         Column("extra", "jsonb"),
         Column("content_hash", "bytea"),
         # The app in whose listing the run was found first: with workflow_id it names a stream (row of etl_streams).
+        # Where another workflow than the run's own lists it, it is null, and the other two name the stream.
         Column("stream_app_id", "text"),
+        Column("listed_under_app_id", "text"),
+        Column("listed_under_workflow_id", "text"),
     ),
     ("id",),
 )

@@ -204,6 +204,8 @@ CREATE TABLE runs (
     extra                         jsonb,
     content_hash                  bytea,
     stream_app_id                 text,
+    listed_under_app_id           text,
+    listed_under_workflow_id      text,
     first_synced_at               timestamptz NOT NULL DEFAULT now(),
     last_synced_at                timestamptz NOT NULL DEFAULT now(),
     gone_at                       timestamptz,
@@ -254,7 +256,11 @@ COMMENT ON COLUMN runs.extra IS
     'Fields of the payload that no column holds, by path; null when there are none.';
 COMMENT ON COLUMN runs.content_hash IS 'Hash of the run as received; an equal hash means an unchanged run.';
 COMMENT ON COLUMN runs.stream_app_id IS
-    'App in whose listing the run was found first. With workflow_id it identifies the stream (etl_streams).';
+    'App in whose listing the run was found first. With workflow_id it identifies the stream (etl_streams). Null if another workflow lists the run.';
+COMMENT ON COLUMN runs.listed_under_app_id IS
+    'App in whose listing of another workflow the run was found. With listed_under_workflow_id it identifies the stream (etl_streams).';
+COMMENT ON COLUMN runs.listed_under_workflow_id IS
+    'Workflow that lists the run, if that is another one than workflow_id and no listing of workflow_id is read; else null.';
 COMMENT ON COLUMN runs.first_synced_at IS 'When the run was first loaded.';
 COMMENT ON COLUMN runs.last_synced_at IS 'When the content of the row last changed.';
 COMMENT ON COLUMN runs.gone_at IS
@@ -432,6 +438,10 @@ COMMENT ON INDEX runs_draft_idx IS 'Runs that carry a draft: WHERE workflow_draf
 
 CREATE INDEX runs_shared_idx ON runs (workflow_id, created_at) WHERE also_listed_by IS NOT NULL;
 COMMENT ON INDEX runs_shared_idx IS 'Runs that several apps list: listed_runs and sync_health.';
+
+CREATE INDEX runs_listed_under_idx ON runs (listed_under_workflow_id, created_at)
+    WHERE listed_under_workflow_id IS NOT NULL;
+COMMENT ON INDEX runs_listed_under_idx IS 'Runs that another workflow lists: listed_runs and sync_health.';
 
 CREATE INDEX run_steps_child_idx ON run_steps (child_run_id, run_id) WHERE child_run_id IS NOT NULL;
 COMMENT ON INDEX run_steps_child_idx IS 'Parent of a run: run_tree, child_runs WHERE run_id = ...';

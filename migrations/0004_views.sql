@@ -311,18 +311,23 @@ CREATE VIEW listed_runs AS
 SELECT
     id, stream_app_id AS listed_by, workflow_id, status, origin, created_at, updated_at, updated_on_day
 FROM runs
-WHERE gone_at IS NULL
+WHERE gone_at IS NULL AND stream_app_id IS NOT NULL
 UNION ALL
 SELECT
     runs.id, listing.app_id, runs.workflow_id, runs.status, runs.origin, runs.created_at, runs.updated_at,
     runs.updated_on_day
 FROM runs
 CROSS JOIN LATERAL unnest(runs.also_listed_by) AS listing (app_id)
-WHERE runs.also_listed_by IS NOT NULL AND runs.gone_at IS NULL;
+WHERE runs.also_listed_by IS NOT NULL AND runs.gone_at IS NULL
+UNION ALL
+SELECT
+    id, listed_under_app_id, listed_under_workflow_id, status, origin, created_at, updated_at, updated_on_day
+FROM runs
+WHERE listed_under_workflow_id IS NOT NULL AND gone_at IS NULL;
 COMMENT ON VIEW listed_runs IS 'One row per run that the API lists and app whose listing shows it.';
 COMMENT ON COLUMN listed_runs.id IS 'Id of the run (runs.id).';
 COMMENT ON COLUMN listed_runs.listed_by IS 'App whose listing shows the run. With workflow_id it identifies the stream (etl_streams).';
-COMMENT ON COLUMN listed_runs.workflow_id IS 'Workflow that ran.';
+COMMENT ON COLUMN listed_runs.workflow_id IS 'Workflow whose listing shows the run; usually the one that ran.';
 COMMENT ON COLUMN listed_runs.status IS 'Status of the run, as in runs.status.';
 COMMENT ON COLUMN listed_runs.origin IS 'Origin of the run, as in runs.origin.';
 COMMENT ON COLUMN listed_runs.created_at IS 'When the run was created.';
@@ -346,6 +351,10 @@ CROSS JOIN LATERAL (
     SELECT coalesce(stored.runs, 0) + (
         SELECT count(*) FROM runs
         WHERE runs.workflow_id = streams.workflow_id AND runs.also_listed_by @> ARRAY[streams.app_id]
+            AND runs.gone_at IS NULL
+    ) + (
+        SELECT count(*) FROM runs
+        WHERE runs.listed_under_workflow_id = streams.workflow_id AND runs.listed_under_app_id = streams.app_id
             AND runs.gone_at IS NULL
     ) AS runs
     WHERE streams.listing_status = 'ALL' AND streams.listing_origin = 'ALL'

@@ -52,6 +52,7 @@ class Batch:
         changed: runs that may be in the warehouse.
         items: these runs as received, by run id, in case PostgreSQL refuses one.
         restored: ids of unchanged runs that had `gone_at` and are listed again.
+        claimed: ids of runs that were found in the listing of another workflow, which is not read or not their own.
         shared: ids of runs that were found in another app's listing first.
         gone: ids of runs that this app no longer lists.
         rejects: items for the quarantine.
@@ -64,6 +65,7 @@ class Batch:
     changed: list[RunRows] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
     restored: list[str] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Batch:
     present: bool = False
 
     def __bool__(self) -> bool:
-        runs = self.new or self.changed or self.restored or self.shared or self.gone
+        runs = self.new or self.changed or self.restored or self.claimed or self.shared or self.gone
         return bool(runs or self.rejects or self.settled) or self.moves_cursor
 
     def halves(self) -> tuple[Batch, Batch]:
@@ -81,6 +83,7 @@ class Batch:
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
         first = Batch(self.new[:of_new], self.changed[:of_changed], self.items, present=self.present)
+        first.claimed = self.claimed
         early = {rows.run_id for rows in (*first.new, *first.changed)}
         first.settled = [run_id for run_id in self.settled if run_id in early]
         late = [run_id for run_id in self.settled if run_id not in early]

@@ -45,6 +45,7 @@ ERASED: Final = "erased"
 KEPT: Final = (
     "id", "app_id", "workflow_app_id", "workflow_id", "workflow_version_id", "version", "status", "origin",
     "started_at", "ended_at", "created_at", "updated_at", "updated_on_day", "credits", "stream_app_id",
+    "listed_under_app_id", "listed_under_workflow_id",
 )  # fmt: skip
 """The columns that an erased run keeps."""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SQL = statements("load")
 _STAGED = (*RUNS.names, "emptied", "erased")
+_STREAM = ("stream_app_id", "listed_under_app_id", "listed_under_workflow_id")
 _APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflow_id")
 
 
@@ -176,9 +177,14 @@ def _older(staged: str) -> str:
     return f"coalesce(NOT $1::boolean AND {key.format('runs')} > {key.format(staged)}, false)"
 
 
+def _listed_under(table: str) -> str:
+    """Return an SQL expression: the workflow whose listing shows the run."""
+    return f"coalesce({table}.listed_under_workflow_id, {table}.workflow_id)"
+
+
 def _same(staged: str) -> str:
     """Return an SQL condition: the copy in `staged` is unchanged. Erased runs have no hash: compare their columns."""
-    names = [name for name in KEPT if name not in ("id", "stream_app_id")]
+    names = [name for name in KEPT if name not in ("id", *_STREAM)]
     stored, incoming = (", ".join(f'{table}."{name}"' for name in names) for table in ("runs", staged))
     return (
         f"(runs.content_hash = {staged}.content_hash OR runs.erased_at IS NOT NULL AND {staged}.erased"
@@ -187,7 +193,8 @@ def _same(staged: str) -> str:
 
 
 # Exclude unchanged runs and older copies before the upsert, because a conflict locks the row even if nothing is
-# assigned. The condition on the update is for copies that another stream commits in between.
+# assigned. The conditions on the update are for copies that another stream commits in between: a run that the listing
+# of another workflow has shown first stays with it.
 _UPSERT = f"""
 INSERT INTO runs ({_columns(RUNS.names)}, erased_at)
 SELECT {_columns(RUNS.names)}, CASE WHEN staged.erased THEN now() END FROM pg_temp.staged_runs AS staged
@@ -196,9 +203,11 @@ WHERE NOT EXISTS (
     WHERE runs.id = staged.id AND (({_same("staged")} AND runs.gone_at IS NULL) OR {_older("staged")})
 )
 ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id"])},
-    stream_app_id = CASE WHEN runs.gone_at IS NULL THEN runs.stream_app_id ELSE excluded.stream_app_id END,
+    stream_app_id = CASE WHEN excluded.listed_under_workflow_id IS NULL
+        THEN coalesce(CASE WHEN runs.gone_at IS NULL THEN runs.stream_app_id END, excluded.stream_app_id) END,
     gone_at = NULL, payload_removed_at = NULL, last_synced_at = now(),
     erased_at = coalesce(runs.erased_at, excluded.erased_at)
 WHERE NOT {_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased_at IS NOT NULL)
+    AND (runs.gone_at IS NOT NULL OR {_listed_under("runs")} = {_listed_under("excluded")})
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone

@@ -57,9 +57,10 @@ REFUSALS = (
 
 
 class Held(NamedTuple):
-    """A quarantined item: its run's id, None where it has none, and whether no sync has ended since."""
+    """A quarantined item: its run's id (None where it has none), why, and whether no sync has ended since."""
 
     run_id: str | None
+    reason: str
     recent: bool
 
 
@@ -105,13 +106,17 @@ class Store:
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
         """What the warehouse holds of these runs, by id."""
-        asked = (ids, self.state.last_synced_at, self.stream.app_id)
+        asked = (ids, self.state.last_synced_at, *self.stream)
         return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
 
     async def open_rejects(self) -> dict[bytes, Held]:
         """The quarantine of this stream, by digest."""
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
-        return {row["digest"]: Held(row["run_id"], recent=row["recent"]) for row in rows}
+        return {row["digest"]: Held(row["run_id"], row["reason"], recent=row["recent"]) for row in rows}
+
+    async def requested_workflows(self) -> frozenset[str]:
+        """The workflows that the settings read."""
+        return frozenset(row["workflow_id"] for row in await self._pool.fetch(_STATE["requested_workflows"]))
 
     async def load(self, batch: Batch) -> tuple[Loaded, list[Reject]]:
         """Commit a batch; what PostgreSQL refuses is quarantined.
@@ -185,6 +190,8 @@ class Store:
                 staged = [blank(rows) if rows.run_id in erased.runs else rows for rows in staged]
                 staged += [blank(rows) for rows in new if rows.run_id in erased.runs]
                 new = [rows for rows in new if rows.run_id not in erased.runs]
+            if batch.claimed:
+                await connection.execute(_LOAD["restore_runs"], batch.claimed, *self.stream, True)  # noqa: FBT003
             await write_owners(connection, [*new, *staged])
             rows = await write_definitions(connection, [*new, *staged], present=batch.present)
             rows += await self._writer.insert(connection, new)
@@ -220,7 +227,7 @@ class Store:
         """Write which runs the listing shows; returns how many are back, and how many are gone."""
         restored, gone = 0, 0
         if batch.restored:
-            status = await connection.execute(_LOAD["restore_runs"], batch.restored, self.stream.app_id)
+            status = await connection.execute(_LOAD["restore_runs"], batch.restored, *self.stream, False)  # noqa: FBT003
             restored = int(status.rpartition(" ")[2])
         if shared:
             await connection.execute(_LOAD["share_runs"], shared, *self.stream)

@@ -6,7 +6,6 @@ Reasons that a `RecordError` can carry (`etl_rejects.reason`):
     not_an_object     JSON, but not an object
     missing_id        no `id`, or an empty one
     invalid_field     a field that a column depends on has the wrong type, or is not a date
-    foreign_workflow  a run of another workflow than the one that lists it
     not_redactable    the redaction of payloads could not be applied, so nothing of the run is stored
 """
 
@@ -42,6 +41,5 @@ REASONS: Final = (
     "not_an_object",
     "missing_id",
     "invalid_field",
-    "foreign_workflow",
     "not_redactable",
 )

@@ -40,7 +40,8 @@ _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
 
 run_row: Final = row_maker(
     RUNS,
-    "run, usage, retention, workflow_version_id, workflow_draft_id, content_hash, stream_app_id, keep",
+    "run, usage, retention, workflow_version_id, workflow_draft_id, content_hash, "
+    "stream_app_id, listed_under_app_id, listed_under_workflow_id, keep",
     {"": "run", "usage": "usage", "retention": "retention"},
 )
 step_row: Final = row_maker(
@@ -66,7 +67,7 @@ class Normalizer:
     """Normalizes the runs of one stream.
 
     Args:
-        app_id: the app that lists the runs (`stream_app_id`).
+        app_id: the app that lists the runs.
         workflow_id: the workflow that lists the runs.
         store_payloads: if False, `input`, `result`, and the outputs and logs of steps and calls are null, and unknown
             fields of steps and calls are left out.
@@ -85,7 +86,7 @@ class Normalizer:
         self._workflow_id = clean_text(workflow_id)
         self._keep = store_payloads
         self._redactor = redact
-        self._definitions = Definitions(self._workflow_id)
+        self._definitions = Definitions()
 
     def normalize(self, raw: bytes, digest: bytes) -> RunRows:
         """Make the rows of one run; `digest` is the hash of its received bytes `raw`.
@@ -127,26 +128,18 @@ class Normalizer:
             raise RecordError("missing_id", "the run has no id")
         if run.workflow_id is None:
             run.workflow_id = self._workflow_id
-        elif run.workflow_id != self._workflow_id:
-            raise RecordError("foreign_workflow", "the run names another workflow than the one that lists it")
         usage, retention = run.usage or RUN_USAGE.empty, run.retention or RETENTION.empty
         version, draft = self._versions(run)
         tree = list[Row]()
         if usage.calls:
             _add_tree(tree, run.id, "", usage.calls)
         steps, calls = self._step_rows(run, usage, tree)
-        row = run_row(
-            run,
-            usage,
-            retention,
-            _id_of(version or draft),
-            _id_of(draft),
-            digest,
-            self._app_id,
-            self._keep,
-        )
+        is_own = run.workflow_id == self._workflow_id
+        stream = (self._app_id, None, None) if is_own else (None, self._app_id, self._workflow_id)
+        row = run_row(*(run, usage, retention), _id_of(version or draft), _id_of(draft), digest, *stream, self._keep)
         return RunRows(
             run_id=run.id,
+            workflow_id=run.workflow_id,
             digest=digest,
             status=row[_STATUS],
             created_at=row[_CREATED_AT],
@@ -166,7 +159,7 @@ class Normalizer:
         version, draft = bytes(run.workflow_version), bytes(run.workflow_version_draft)
         return (
             None if version == _NULL_TEXT else self._definitions.version(version),
-            None if draft == _NULL_TEXT else self._definitions.draft(draft, run.workflow_app_id),
+            None if draft == _NULL_TEXT else self._definitions.draft(draft, run.workflow_app_id, run.workflow_id),
         )
 
     def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row]]:

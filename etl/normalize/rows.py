@@ -42,12 +42,14 @@ class VersionRows:
 class RunRows(msgspec.Struct, frozen=True, gc=False):
     """The rows of one run, ready to load.
 
-    `digest` is the hash of the item as received. `updated_on_day` says that `updated_at` was a bare day. `emptied`
-    says that `input`, `result` and `output` are all null or absent. `versions` are the definitions it points at,
-    which have to be loaded before it. (A struct and not a dataclass, because making it takes a tenth of the time.)
+    `workflow_id` is the workflow that it names, or the one that lists it. `digest` is the hash of the item as received.
+    `updated_on_day` says that `updated_at` was a bare day. `emptied` says that `input`, `result` and `output` are all
+    null or absent. `versions` are the definitions it points at, which have to be loaded before it. (A struct and not a
+    dataclass, because making it takes a tenth of the time.)
     """
 
     run_id: str
+    workflow_id: str
     digest: bytes
     status: str | None
     created_at: datetime | None

@@ -54,11 +54,10 @@ step_row: Final = row_maker(
 
 
 class Definitions:
-    """The definitions of one workflow, of which the recent ones are cached."""
+    """The definitions of the runs of a stream, of which the recent ones are cached."""
 
-    def __init__(self, workflow_id: str) -> None:
-        self._workflow_id = workflow_id
-        self._known: dict[tuple[bytes, str | None, bool], VersionRows] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, str | None, str | None], VersionRows] = {}
         self._bytes = 0
 
     def version(self, text: bytes) -> VersionRows:
@@ -67,17 +66,17 @@ class Definitions:
         Raises:
             RecordError: the version is invalid; the first reason is reported.
         """
-        return self._known_or_made(text, None, is_draft=False)
+        return self._known_or_made(text, None, None)
 
-    def draft(self, text: bytes, app_id: str | None) -> VersionRows:
-        """Return the rows of the draft with the JSON text `text`, in a workflow of `app_id`; raises like `version`."""
-        return self._known_or_made(text, app_id, is_draft=True)
+    def draft(self, text: bytes, app_id: str | None, workflow_id: str) -> VersionRows:
+        """Return the rows of the draft of a workflow of `app_id` with the JSON text `text`; raises like `version`."""
+        return self._known_or_made(text, app_id, workflow_id)
 
-    def _known_or_made(self, text: bytes, app_id: str | None, *, is_draft: bool) -> VersionRows:
-        key = (text, app_id, is_draft)
+    def _known_or_made(self, text: bytes, app_id: str | None, draft_of: str | None) -> VersionRows:
+        key = (text, app_id, draft_of)
         rows = self._known.get(key)
         if rows is None:
-            rows = self._draft_rows(text, app_id) if is_draft else _version_rows(text)
+            rows = _version_rows(text) if draft_of is None else _draft_rows(text, app_id, draft_of)
             self._bytes += len(text) + _ROWS_BYTES
             if self._bytes > _MAX_BYTES:
                 self._known.clear()
@@ -85,12 +84,13 @@ class Definitions:
             self._known[key] = rows
         return rows
 
-    def _draft_rows(self, text: bytes, app_id: str | None) -> VersionRows:
-        content = canonical(parse(text))
-        draft_id = hashlib.sha256(self._workflow_id.encode() + b"\n" + content).hexdigest()[:_DRAFT_ID_DIGITS]
-        identity = (f"draft:{draft_id}", app_id, self._workflow_id, True, digest(content))
-        place = "workflow_version_draft"
-        return DRAFT.rows(text, place, lambda draft: _rows(draft, identity, place))
+
+def _draft_rows(text: bytes, app_id: str | None, workflow_id: str) -> VersionRows:
+    content = canonical(parse(text))
+    draft_id = hashlib.sha256(workflow_id.encode() + b"\n" + content).hexdigest()[:_DRAFT_ID_DIGITS]
+    identity = (f"draft:{draft_id}", app_id, workflow_id, True, digest(content))
+    place = "workflow_version_draft"
+    return DRAFT.rows(text, place, lambda draft: _rows(draft, identity, place))
 
 
 def _version_rows(text: bytes) -> VersionRows:

@@ -36,6 +36,12 @@ LONGEST_ID_BYTES = 1000
 REMEMBERED_ANSWERS = 5000
 """Of so many runs the time of the answer is remembered, to tell which of two copies is the newer."""
 
+OTHER_WORKFLOW = "other_workflow"
+"""Reject reason of a run that names another workflow than the one that lists it, if the settings read that one too."""
+
+ID_TAKEN = "id_taken"
+"""Reject reason of a run whose id the warehouse holds for the listing of another workflow."""
+
 FUTURE = timedelta(days=1)
 """A run that claims to be changed further ahead of PostgreSQL's clock than this counts as one without that time."""
 
@@ -116,6 +122,7 @@ class Intake:
         self._window = window
         self._retry = retry
         self._held: dict[bytes, Held] = {}
+        self._requested: frozenset[str] = frozenset()
         self._latest: datetime | None = None  # what claims to be changed later is not believed; None: nothing read yet
         self._rejected: set[bytes] = set()
         self._recent: deque[dict[bytes, Listed]] = deque(maxlen=OVERLAPPING_PAGES)
@@ -138,6 +145,7 @@ class Intake:
         if self._latest is None:
             self._latest = await self._store.session.clock() + FUTURE
             self._held = {} if self._retry else await self._store.open_rejects()
+            self._requested = await self._store.requested_workflows()
         items, stored = await self._identify(pages)
         found = Classified(batch=Batch(present=present))
         for page, of_page in zip(pages, items, strict=True):
@@ -196,8 +204,7 @@ class Intake:
         unasked = {item.run_id for items in found for item in items if item.run_id is not None}.difference(guesses)
         if unasked:
             stored |= await self._store.known(list(unasked))
-        # One of another workflow is listed here by mistake.
-        return found, {run_id: run for run_id, run in stored.items() if run["workflow_id"] == self._workflow_id}
+        return found, stored
 
     def _shown(self, item: Item) -> Listed | None:
         """Return what was made of the same item on a page that overlaps with its own."""
@@ -205,30 +212,59 @@ class Intake:
 
     def _take(self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]) -> Listed:
         """Take one item: unchanged, in quarantine already, or made into rows."""
-        if stored is not None:
+        if stored is not None and stored["content_hash"] == item.digest and self._is_ours(stored):
             self._note_listed(stored, found.batch)
-            if stored["content_hash"] == item.digest:
-                return self._take_unchanged(item, stored, found, counts)
-        if (held := self._held.get(item.digest)) is not None:
-            counts["held"] += self._count_reject(item.digest)
-            found.bad.add(held.run_id)
-            return Listed(held.run_id or item.key, None, None, known=True, recent=held.recent)
+            return self._take_unchanged(item, stored, found, counts)
+        held = self._held.get(item.digest)
+        if held is not None and held.reason not in (OTHER_WORKFLOW, ID_TAKEN):
+            return self._take_held(item, held, found, counts)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
             _check_id(rows.run_id)
+            self._check_workflow(rows, stored)
         except RecordError as error:
+            if held is not None and held.reason == error.reason:
+                return self._take_held(item, held, found, counts)
             found.batch.rejects.append(Reject(item.run_id, item, error.reason, error.message))
             found.bad.add(item.run_id)
             counts["rejected"] += 1
             return Listed(item.key, None, None, known=False)
+        if stored is not None:
+            self._note_listed(stored, found.batch)
         return self._take_rows(item, rows, stored, found, counts)
+
+    def _is_ours(self, stored: asyncpg.Record) -> bool:
+        """Tell whether a stored run belongs to this listing, as far as can be told without reading the item."""
+        if stored["workflow_id"] == self._workflow_id:
+            return bool(stored["listed_under"] == self._workflow_id)
+        return bool(stored["is_ours"]) and stored["workflow_id"] not in self._requested
+
+    def _check_workflow(self, rows: RunRows, stored: asyncpg.Record | None) -> None:
+        """Leave a run to the listing of another workflow: the one that it names, or the one that showed its id first.
+
+        Raises:
+            RecordError: the settings read that listing too.
+        """
+        if rows.workflow_id != self._workflow_id and rows.workflow_id in self._requested:
+            raise RecordError(OTHER_WORKFLOW, f"the run names the workflow {rows.workflow_id}, which is read too")
+        if stored is None or stored["gone"] or stored["is_ours"] or stored["workflow_id"] == self._workflow_id:
+            return
+        if stored["listed_under"] in self._requested:
+            raise RecordError(ID_TAKEN, f"the workflow {stored['listed_under']} lists a run with the same id")
 
     def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
         """Note that a stored run stands in this listing, if that is new."""
         if stored["gone"]:
             batch.restored.append(stored["id"])
+        elif stored["listed_under"] != self._workflow_id:
+            batch.claimed.append(stored["id"])
         elif not stored["is_ours"]:
             batch.shared.append(stored["id"])
+
+    def _take_held(self, item: Item, held: Held, found: Classified, counts: Counter[str]) -> Listed:
+        counts["held"] += self._count_reject(item.digest)
+        found.bad.add(held.run_id)
+        return Listed(held.run_id or item.key, None, None, known=True, recent=held.recent)
 
     def _take_unchanged(self, item: Item, stored: asyncpg.Record, found: Classified, counts: Counter[str]) -> Listed:
         if not stored["gone"] and self._window.holds(stored["created_at"]):
@@ -348,7 +384,7 @@ class Intake:
         done, refused = await self._store.load(batch)
         for reject in dict.fromkeys((*batch.rejects, *refused)):
             self._count_reject(reject.digest)
-            self._held[reject.digest] = Held(reject.run_id, recent=True)
+            self._held[reject.digest] = Held(reject.run_id, reject.reason, recent=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
         self.tally.count(done)
         self._listener(

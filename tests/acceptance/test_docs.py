@@ -24,6 +24,7 @@ from etl.dictionary import read_relations
 from etl.normalize import REASONS
 from etl.observe.logs import _NAMES
 from etl.observe.metrics import StreamCounters, WarehouseHealth, _stream_metrics, _sync_metrics
+from etl.sync.intake import ID_TAKEN, OTHER_WORKFLOW
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
@@ -124,7 +125,7 @@ def test_exit_codes_in_the_docs_match_the_code() -> None:
 def test_reject_reasons_in_the_docs_match_the_code() -> None:
     table = PAGES["docs/delivery.md"].partition("## Quarantine")[2].partition("\n## ")[0]
     explained = re.findall(r"^\| `(\w+)` \| \S", table, re.MULTILINE)
-    assert explained == [*REASONS, REFUSED_BY_DATABASE]
+    assert explained == [*REASONS, OTHER_WORKFLOW, ID_TAKEN, REFUSED_BY_DATABASE]
     raised = {
         node.args[0].value
         for source in SOURCES.values()

@@ -9,7 +9,6 @@ from sync_trials import WORKFLOW, one_stream, trial
 from etl.app import list_rejects, retry_rejects
 from etl.events import PageRead
 from etl.report import write_report
-from etl.sandbox import World
 from etl.sandbox.odd_runs import KINDS
 from etl.sandbox.responses import encode
 
@@ -59,7 +58,7 @@ async def test_damaged_runs_do_not_affect_good_runs(database_url):
         assert [row["id"] for row in await held(t)] == [row["id"] for row in rejects]
 
 
-@pytest.mark.parametrize("kind", ["nan", "bad_utf8", "status_number", "foreign_workflow", "output_text"])
+@pytest.mark.parametrize("kind", ["nan", "bad_utf8", "status_number", "output_text"])
 async def test_run_that_turns_bad_and_good_again(database_url, kind):
     world = one_stream(12)
     run_id = list(world.runs[WORKFLOW])[-2]
@@ -113,22 +112,6 @@ async def test_gone_run_that_returns_bad_and_then_good(database_url):
         del world.raw[run_id]
         await t.agrees("reconcile")
         assert await held(t) == []
-
-
-async def test_run_of_another_workflow_is_quarantined(database_url):
-    world = World(1)
-    for each in ("wf_1", "wf_2"):
-        world.add_workflow("app_1", each)
-        for _ in range(8):
-            world.create_run(each)
-    other = next(iter(world.runs["wf_2"].values()))
-    mine = next(iter(world.runs["wf_1"]))
-    world.raw[mine] = encode(other)  # the very bytes that the other stream loads
-    async with trial(database_url, world) as t:
-        for mode in ("sync", "reconcile", "sync"):
-            await t.agrees(mode)
-            assert [row["reason"] for row in await held(t)] == ["foreign_workflow"]
-            assert await t.connection.fetchval("SELECT workflow_id FROM runs WHERE id = $1", other["id"]) == "wf_2"
 
 
 @pytest.mark.parametrize("place", [6, 4], ids=["above", "below"])

@@ -30,7 +30,7 @@ CHILDREN = ("run_steps", "run_step_calls", "run_usage_calls")
 MAY_STAY = {
     "id", "app_id", "workflow_app_id", "workflow_id", "stream_app_id", "also_listed_by", "workflow_version_id", "version",
     "status", "origin", "started_at", "ended_at", "duration_s", "created_at", "updated_at", "updated_on_day", "credits",
-    "own_credits", "first_synced_at", "last_synced_at", "gone_at", "erased_at",
+    "own_credits", "listed_under_app_id", "listed_under_workflow_id", "first_synced_at", "last_synced_at", "gone_at", "erased_at",
 }  # fmt: skip
 """The columns of an erased run that need not be null. `updated_on_day` is null, or true for a bare day."""
 
@@ -200,7 +200,7 @@ async def test_erased_runs_are_not_listed_as_failures_or_open_runs(trial: Trial)
         assert await trial.warehouse.fetchval(question, run["id"]) == 1
         await forget(trial.settings, runs=[run["id"]])
         assert await trial.warehouse.fetchval(question, run["id"]) == 0
-    open_ |= {"status": "COMPLETED", "updated_at": "2027-11-01T12:30:00.000Z", "result": "Zoë"}
+    open_ |= {"status": "COMPLETED", "updated_at": "2026-11-20T12:30:00.000Z", "result": "Zoë"}
     await trial.sync()  # open runs are read again, erased ones too
     await assert_blank(trial, open_)
 
@@ -233,7 +233,7 @@ async def test_forget_record_blanks_its_runs_and_later_ones(trial: Trial) -> Non
     assert await trial.holds(other["id"]) > 0
     assert await agrees(trial)
     # Known by its own id from then on, whatever record it comes under.
-    fresh |= {"record_id": "rec_other", "updated_at": "2027-11-01T12:30:00.000Z"}
+    fresh |= {"record_id": "rec_other", "updated_at": "2026-11-20T12:30:00.000Z"}
     await trial.sync("reconcile")
     await assert_blank(trial, fresh)
     for table in ("runs", *CHILDREN, "workflow_versions", "etl_erased", "etl_rejects", "etl_settings"):
@@ -252,7 +252,7 @@ async def test_run_that_joins_an_erased_record_is_blanked(trial: Trial, before: 
     await trial.sync("reconcile")
     assert await trial.holds(run["id"]) > 1
     assert (await forget(trial.settings, records=["rec_z"])).runs == 0
-    trial.world.runs[workflow_id][run["id"]] |= {"record_id": "rec_z", "updated_at": "2027-11-01T12:30:00.000Z"}
+    trial.world.runs[workflow_id][run["id"]] |= {"record_id": "rec_z", "updated_at": "2026-11-20T12:30:00.000Z"}
     await trial.sync("reconcile")
     await assert_blank(trial, trial.world.runs[workflow_id][run["id"]])
     assert await agrees(trial)
@@ -442,7 +442,7 @@ async def test_content_never_replaces_an_erased_row(trial: Trial) -> None:
     workflow_id, run = trial.some()
     await forget(trial.settings, runs=[run["id"]])
     await trial.warehouse.execute("DELETE FROM etl_erased")
-    await trial.load(workflow_id, changed=[{**run, "input": "Zoë", "updated_at": "2027-11-01T12:30:00.000Z"}])
+    await trial.load(workflow_id, changed=[{**run, "input": "Zoë", "updated_at": "2026-11-20T12:30:00.000Z"}])
     await assert_blank(trial, run)
 
 

@@ -37,6 +37,7 @@ QUESTIONS = {
     "SELECT * FROM sync_health": "runs_day_idx",
     "SELECT count(*) FROM listed_runs WHERE listed_by = 'a' AND workflow_id = 'w3'": "runs_stream_idx",
     "SELECT count(*) FROM listed_runs WHERE listed_by = 'c' AND workflow_id = 'w3'": "runs_shared_idx",
+    "SELECT id FROM listed_runs WHERE workflow_id = 'w4'": "runs_listed_under_idx",
     "SELECT * FROM run_steps WHERE run_id = 'r7'": "run_steps_pkey",
     "SELECT * FROM run_usage_calls WHERE run_id = 'r7'": "run_usage_calls_pkey",
 }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REFUSED = {
     *("nan", "infinity", "bad_utf8", "bad_escape", "unquoted", "number", "null", "string", "list", "empty_object"),
-    *("missing_id", "null_id", "number_id", "empty_id", "foreign_workflow", "bad_date", "status_number", "output_text"),
+    *("missing_id", "null_id", "number_id", "empty_id", "bad_date", "status_number", "output_text"),
     *("usage_list", "cut"),
 }
 TOO_LARGE = 10**15  # for credits

@@ -251,6 +251,8 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
         "extra": extra or None,
         "content_hash": hashlib.sha256(served).digest(),
         "stream_app_id": app_id,
+        "listed_under_app_id": None,
+        "listed_under_workflow_id": None,
     }
     return {"run": row, "steps": steps, "calls": calls, "usage": usage_table, "definitions": definitions}
 

@@ -1,9 +1,12 @@
 -- name: known_runs
 -- The stored runs with these ids, to recognize unchanged ones without parsing them.
--- $2: when a sync of the stream last ended; runs loaded since are `recent`. $3: the stream's app.
+-- $2: when a sync of the stream last ended; runs loaded since are `recent`. $3, $4: the stream. `listed_under` is the
+-- workflow whose listing shows the run.
 SELECT id, content_hash, status, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone,
-    erased_at IS NOT NULL AS erased, workflow_id,
-    stream_app_id = $3 OR $3 = ANY (coalesce(also_listed_by, '{}')) AS is_ours, coalesce(last_synced_at > $2, false) AS recent
+    erased_at IS NOT NULL AS erased, workflow_id, coalesce(listed_under_workflow_id, workflow_id) AS listed_under,
+    coalesce(listed_under_workflow_id, workflow_id) = $4
+        AND $3 = ANY (coalesce(listed_under_app_id, stream_app_id) || coalesce(also_listed_by, '{}')) AS is_ours,
+    coalesce(last_synced_at > $2, false) AS recent
 FROM runs
 WHERE id = ANY ($1::text[])
 
@@ -38,9 +41,14 @@ ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits
 UPDATE run_steps SET credits = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
 
 -- name: restore_runs
--- Runs that were gone and are listed again unchanged.
-UPDATE runs SET gone_at = NULL, stream_app_id = $2
-WHERE id = ANY ($1::text[]) AND gone_at IS NOT NULL
+-- Runs that were gone and are listed again unchanged; with $4, others too that only another stream has listed so far.
+UPDATE runs
+SET gone_at = NULL,
+    stream_app_id = CASE WHEN workflow_id = $3 THEN $2 END,
+    listed_under_app_id = CASE WHEN workflow_id <> $3 THEN $2 END,
+    listed_under_workflow_id = CASE WHEN workflow_id <> $3 THEN $3 END,
+    also_listed_by = NULL
+WHERE id = ANY ($1::text[]) AND (gone_at IS NOT NULL OR $4)
 
 -- name: share_runs
 -- Record that app $2 also lists these runs of workflow $3.

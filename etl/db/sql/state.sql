@@ -59,8 +59,12 @@ SELECT id, status FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2 AND status IN ('PENDING', 'RUNNING')
 ORDER BY created_at, id
 
+-- name: requested_workflows
+-- The workflows that the settings read.
+SELECT DISTINCT workflow_id FROM etl_streams WHERE requested
+
 -- name: open_rejects
-SELECT digest, run_id, coalesce(created_at > $3, false) AS recent FROM etl_rejects
+SELECT digest, run_id, reason, coalesce(created_at > $3, false) AS recent FROM etl_rejects
 WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
 
 -- name: drop_rejects
@@ -179,15 +183,16 @@ SELECT EXISTS (
     SELECT FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND updated_on_day)
 
 -- name: streams_with_due_payloads
-SELECT DISTINCT stream_app_id, workflow_id FROM runs
+SELECT DISTINCT coalesce(listed_under_app_id, stream_app_id), coalesce(listed_under_workflow_id, workflow_id) FROM runs
 WHERE retention_due_at <= now() AND payload_removed_at IS NULL
-  AND stream_app_id IS NOT NULL AND workflow_id IS NOT NULL
+  AND coalesce(listed_under_app_id, stream_app_id) IS NOT NULL AND workflow_id IS NOT NULL
   AND NOT (status = 'FAILED' AND coalesce(retention_preserve_on_failure, false))
 
 -- name: due_payloads
 -- Runs of a stream whose payloads are due to be removed here too.
 UPDATE runs SET input = NULL, result = NULL, payload_removed_at = now()
-WHERE stream_app_id = $1 AND workflow_id = $2 AND retention_due_at <= now() AND payload_removed_at IS NULL
+WHERE (stream_app_id = $1 AND workflow_id = $2 OR listed_under_app_id = $1 AND listed_under_workflow_id = $2)
+  AND retention_due_at <= now() AND payload_removed_at IS NULL
   AND EXISTS (SELECT FROM etl_streams WHERE app_id = $1 AND etl_streams.workflow_id = $2 AND fence = $3)
   AND NOT (status = 'FAILED' AND coalesce(retention_preserve_on_failure, false))
 RETURNING id

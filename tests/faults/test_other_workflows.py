@@ -1,0 +1,140 @@
+"""Runs that a workflow lists although they name another one, and ids that two workflows list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from api_clients import QUICK
+from sync_trials import APP, Trial, trial
+
+from etl.app import run_sync, status_report
+from etl.config import AppSettings
+from etl.sandbox import World
+
+ONE, TWO = "wf_1", "wf_2"
+
+
+def two_workflows() -> World:
+    world = World(1)
+    for each in (ONE, TWO):
+        world.add_workflow(APP, each)
+        for _ in range(8):
+            world.create_run(each)
+    return world
+
+
+def copy_to(world: World, lister: str, run: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """List a run under another workflow too."""
+    world.runs[lister][run["id"]] = run | changes
+    return world.runs[lister][run["id"]]
+
+
+async def sync(t: Trial, *workflows: str, mode: str = "sync") -> None:
+    """Sync these workflows, as if the settings named no others; it must succeed."""
+    settings = t.settings.model_copy(update={"apps": [AppSettings(id=APP, workflows=list(workflows))]})
+    summary = await run_sync(settings, mode, policy=QUICK)
+    assert summary.status == "succeeded", summary
+    streams = (await status_report(settings)).streams
+    assert {row["workflow_id"]: row["state"] for row in streams if row["workflow_id"] in workflows} == dict.fromkeys(
+        workflows, "complete"
+    )
+
+
+async def stored(t: Trial, run_id: str) -> tuple[Any, ...]:
+    """Return what the run is, and where it is listed."""
+    columns = "workflow_id, status, stream_app_id, listed_under_app_id, listed_under_workflow_id"
+    return tuple(await t.connection.fetchrow(f"SELECT {columns} FROM runs WHERE id = $1", run_id))
+
+
+async def rejects(t: Trial) -> list[tuple[str, str]]:
+    rows = await t.connection.fetch("SELECT workflow_id, reason FROM etl_rejects WHERE resolved_at IS NULL ORDER BY id")
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize("order", [(ONE, TWO), (TWO, ONE)], ids=["listed first", "named first"])
+async def test_run_belongs_to_the_workflow_that_it_names_if_that_is_read(database_url: str, order: Any) -> None:
+    world = two_workflows()
+    run = next(iter(world.runs[TWO].values()))
+    copy_to(world, ONE, run)
+    async with trial(database_url, world) as t:
+        if order[0] == ONE:
+            await sync(t, ONE)
+            assert await stored(t, run["id"]) == (TWO, run["status"], None, APP, ONE), "only it lists the run"
+            assert await rejects(t) == []
+        for mode in ("sync", "reconcile", "sync", "sync"):
+            await sync(t, *order, mode=mode)
+            assert await stored(t, run["id"]) == (TWO, run["status"], APP, None, None)
+            assert await rejects(t) == [(ONE, "other_workflow")]
+        before = len(t.sandbox.requests)
+        await sync(t, *order)
+        assert len(t.sandbox.requests) - before == 2, "a known reject costs nothing"
+        del world.runs[ONE][run["id"]]
+        await sync(t, *order)
+        assert await rejects(t) == []
+        assert await stored(t, run["id"]) == (TWO, run["status"], APP, None, None)
+
+
+async def test_run_that_names_a_workflow_that_is_not_read_is_stored_where_it_is_listed(database_url: str) -> None:
+    world = two_workflows()
+    run = world.create_run(ONE, status="RUNNING")
+    run["workflow_id"] = "wf_unknown"
+    async with trial(database_url, world) as t:
+        await sync(t, ONE)
+        assert await stored(t, run["id"]) == ("wf_unknown", "RUNNING", None, APP, ONE)
+        assert await t.connection.fetchval("SELECT name FROM workflows WHERE id = 'wf_unknown'") is None
+        before = len(t.sandbox.requests)
+        await sync(t, ONE)
+        assert len(t.sandbox.requests) - before == 1
+        world.runs[ONE][run["id"]] |= {"status": "COMPLETED", "updated_at": "2026-11-03T00:00:00Z"}
+        await sync(t, ONE)
+        assert await stored(t, run["id"]) == ("wf_unknown", "COMPLETED", None, APP, ONE)
+        document = world.runs[ONE].pop(run["id"])
+        await sync(t, ONE)
+        assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run["id"]) is not None
+        world.runs[ONE][run["id"]] = document
+        await sync(t, ONE)
+        assert await t.connection.fetchval("SELECT gone_at FROM runs WHERE id = $1", run["id"]) is None
+        assert await rejects(t) == []
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["each names itself", "none is named"])
+async def test_id_that_two_workflows_list_stays_with_the_first(database_url: str, names: bool) -> None:
+    world = two_workflows()
+    run = world.create_run(ONE)
+    run["workflow_id"] = ONE if names else None
+    other = copy_to(world, TWO, run, workflow_id=TWO if names else None, error="told by the second")
+    async with trial(database_url, world) as t:
+        await sync(t, ONE)
+        for mode in ("sync", "reconcile", "sync"):
+            await sync(t, TWO, ONE, mode=mode)
+            assert await stored(t, run["id"]) == (ONE, run["status"], APP, None, None)
+            assert await rejects(t) == [(TWO, "id_taken")]
+        del world.runs[ONE][run["id"]]
+        for _ in range(2):  # whichever comes first
+            await sync(t, ONE, TWO, mode="reconcile")
+        assert await stored(t, run["id"]) == (TWO, other["status"], APP, None, None)
+        assert await rejects(t) == []
+
+
+async def test_streams_that_find_an_id_at_the_same_moment_agree_in_the_end(database_url: str) -> None:
+    world = two_workflows()
+    for run in list(world.runs[ONE].values()):
+        copy_to(world, TWO, run, workflow_id=TWO)
+    async with trial(database_url, world) as t:
+        await t.run()  # it may find that a run that was new is taken only when it loads it, and end partial
+        for _ in range(2):
+            await sync(t, ONE, TWO)
+            assert len(await rejects(t)) == 8
+            assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NULL") == 16
+
+
+async def test_run_moves_to_the_listing_that_is_still_read(database_url: str) -> None:
+    world = two_workflows()
+    run = next(iter(world.runs[TWO].values()))
+    copy_to(world, ONE, run)
+    async with trial(database_url, world) as t:
+        await sync(t, ONE, TWO)
+        await sync(t, ONE)
+        assert await stored(t, run["id"]) == (TWO, run["status"], None, APP, ONE)
+        assert await rejects(t) == []
