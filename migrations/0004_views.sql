@@ -440,6 +440,14 @@ COMMENT ON COLUMN sync_history.host IS 'Host that it ran on.';
 COMMENT ON COLUMN sync_history.pid IS 'Process id on that host.';
 COMMENT ON COLUMN sync_history.version IS 'Version of cortex-etl.';
 
+-- In hints, which people copy into a shell. As shlex.quote of Python.
+CREATE FUNCTION shell_word(word text) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN word ~ '^[A-Za-z0-9_@%+=:,./-]+$' THEN word
+    ELSE '''' || replace(word, '''', '''"''"''') || ''''
+END;
+COMMENT ON FUNCTION shell_word IS 'Quotes a word for a POSIX shell, where it needs quotes.';
+
 CREATE VIEW sync_health AS
 WITH holders AS MATERIALIZED (
     SELECT
@@ -462,9 +470,9 @@ SELECT
         WHEN health.state = 'loading' AND holders.key IS NOT NULL THEN 'Wait for the invocation that loads it.'
         WHEN health.state IN ('new', 'loading', 'failing') AND failure.hint IS NOT NULL THEN failure.hint
         WHEN health.state = 'new' THEN 'Run: cortex-etl sync'
-        WHEN health.state = 'loading' THEN format('Run: cortex-etl backfill --workflow %s', streams.workflow_id)
-        WHEN health.state = 'incomplete' THEN format('Run: cortex-etl reconcile --workflow %s', streams.workflow_id)
-        WHEN health.state = 'failing' THEN format('Run: cortex-etl sync --workflow %s', streams.workflow_id)
+        WHEN health.state = 'loading' THEN format('Run: cortex-etl backfill --workflow %s', shell_word(streams.workflow_id))
+        WHEN health.state = 'incomplete' THEN format('Run: cortex-etl reconcile --workflow %s', shell_word(streams.workflow_id))
+        WHEN health.state = 'failing' THEN format('Run: cortex-etl sync --workflow %s', shell_word(streams.workflow_id))
         WHEN health.state = 'late' THEN 'Run: cortex-etl sync, and schedule it: cortex-etl schedule cron'
         WHEN counts.quarantined > 0 THEN 'Run: cortex-etl rejects list'
     END AS hint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -193,4 +194,5 @@ def _program() -> str:
     if shutil.which("cortex-etl") is not None:
         return "cortex-etl"
     here = Path(sys.argv[0])
-    return str(here.absolute()) if here.name == "cortex-etl" and here.exists() else f"{sys.executable} -m etl"
+    found = [str(here.absolute())] if here.name == "cortex-etl" and here.exists() else [sys.executable, "-m", "etl"]
+    return shlex.join(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import Annotated
 
 import typer
@@ -65,10 +66,9 @@ async def _serve(
         async with serving as api:
             call.out.line(api.url)
             apps = ", ".join(f"{{id: {each}}}" for each in api.world.apps)
-            call.say(
-                "The simulated API is listening. To use it:  "
-                f"export CORTEX_ETL__API__BASE_URL={api.url} CORTEX_API_KEY={key} CORTEX_ETL__APPS='[{apps}]'"
-            )
+            variables = {"CORTEX_ETL__API__BASE_URL": api.url, "CORTEX_API_KEY": key, "CORTEX_ETL__APPS": f"[{apps}]"}
+            export = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+            call.say(f"The simulated API is listening. To use it:  export {export}")
             await asyncio.Event().wait()
     except BrokenPipeError:
         raise

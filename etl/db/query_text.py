@@ -8,6 +8,7 @@ SHOW, and EXPLAIN of such a query, are sent from their first word on, so that th
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -153,7 +154,7 @@ def _not_a_query(refusal: _Refusal, text: str) -> SettingsError:
     first = _after_comments(text, refusal.start)
     if text.startswith("\\", first):
         command = text[first:].partition("\n")[0].strip()
-        hint = f"Run: cortex-etl psql -- -c '{command}'"
+        hint = f"Run: {shlex.join(['cortex-etl', 'psql', '--', '-c', command])}"
         hint += ", or cortex-etl describe." if command.startswith("\\d") else "."
         return SettingsError(f"{command} is a command of psql, not SQL.", hint=hint)
     if isinstance(refusal.failure, asyncpg.PostgresSyntaxError) and refusal.place == first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from etl.db.connect import connect
@@ -59,7 +60,7 @@ async def _with_its_own_role(reader: asyncpg.Connection, schema: str) -> Check:
         hint = "Use a role without this right in database.read_url."
         return warning("reader", f"{role} in database.read_url is a superuser or may become one", hint)
     if not found["may_read"]:
-        hint = f"Run as the owner of schema {schema}: cortex-etl grant {role} --apply"
+        hint = f"Run as the owner of schema {schema}: {shlex.join(['cortex-etl', 'grant', role, '--apply'])}"
         return warning("reader", f"{role} in database.read_url may not read the schema {schema}", hint)
     if found["may_write"]:
         hint = "Use a role that only reads; `cortex-etl grant ROLE` prints its grants."

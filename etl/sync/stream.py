@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -159,7 +160,8 @@ class StreamSync:
             error = f"the API counts {count} runs, the warehouse {ours}"
         else:
             error = (crawl.doubt if crawl is not None else "") or self._intake.doubt
-        hint = f"Run: cortex-etl reconcile --workflow {self._store.stream.workflow_id}" if error else ""
+        reconcile = ["cortex-etl", "reconcile", "--workflow", self._store.stream.workflow_id]
+        hint = f"Run: {shlex.join(reconcile)}" if error else ""
         await self._store.finish(
             watermark=None if error else self._intake.newest,
             backfilled=crawl is not None,

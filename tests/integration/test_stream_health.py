@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 from api_clients import QUICK
+from postgres_fixtures import add_owners
 from sync_trials import SCHEMA
 
 import etl.plan
@@ -394,3 +396,31 @@ async def test_stream_that_another_app_lists_keeps_its_runs_whatever_the_clock_s
 def test_the_core_never_asks_this_machine_for_the_time() -> None:
     for path in (Path(etl.sync.__file__).parent, Path(etl.plan.__file__).parent):
         assert not [each.name for each in path.glob("*.py") if "datetime.now" in each.read_text()]
+
+
+async def test_ids_in_hints_are_quoted_as_shells_need_it(warehouse) -> None:
+    """People copy the hint: an id with blanks, quotes or worse must stay one word."""
+    words = [
+        "wf_1",
+        "a b",
+        "it's",
+        '"x"',
+        "$(reboot)",
+        "`id`",
+        "a;b",
+        "é",
+        "a\nb",
+        "-x",
+        "a@%+=:,./-_Z9",
+        "\\",
+        "''",
+        "*",
+    ]
+    for word in words:
+        assert await warehouse.fetchval("SELECT shell_word($1)", word) == shlex.quote(word)
+    await add_owners(warehouse, *words, apps=["a"])
+    await warehouse.execute(
+        "INSERT INTO etl_streams (app_id, workflow_id, backfill_cursor) SELECT 'a', unnest($1::text[]), '{}'", words
+    )
+    hints = await warehouse.fetch("SELECT workflow_id, hint FROM sync_health")
+    assert {tuple(shlex.split(row["hint"])[-2:]) for row in hints} == {("--workflow", word) for word in words}
