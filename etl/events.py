@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _STREAM_PATH = re.compile(r"/apps/([^/?]+)/workflows/([^/?]+)/runs")
 
@@ -143,6 +146,27 @@ class Notice:
     name: str
     fields: Mapping[str, object] = field(default_factory=dict)
     level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """An alert rule that starts firing or is resolved: what a message says, no event of a sync.
+
+    Attributes:
+        rule: its name.
+        firing: which of the two.
+        since: since when every check has found rows; None if it is resolved.
+        columns: the columns of its query.
+        rows: the first rows.
+        more: whether there are more.
+    """
+
+    rule: str
+    firing: bool
+    since: datetime | None
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    more: bool
 
 
 Event = (

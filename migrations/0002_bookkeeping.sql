@@ -193,3 +193,17 @@ COMMENT ON TABLE etl_erased IS 'One row per run or record that was erased for go
 COMMENT ON COLUMN etl_erased.hash IS 'Salted hash of the id.';
 COMMENT ON COLUMN etl_erased.kind IS 'run, or record: all runs of the record, future ones included.';
 COMMENT ON COLUMN etl_erased.erased_at IS 'When it was erased.';
+
+CREATE TABLE etl_alert_rules (
+    name        text    NOT NULL,
+    checked_at  timestamptz,
+    found_since timestamptz,
+    firing      boolean NOT NULL DEFAULT false,
+    CONSTRAINT etl_alert_rules_pkey PRIMARY KEY (name)
+);
+COMMENT ON TABLE etl_alert_rules IS 'One row per alert rule that has been checked (settings alerts.enable and alerts.rules).';
+COMMENT ON COLUMN etl_alert_rules.name IS 'Name of the rule.';
+COMMENT ON COLUMN etl_alert_rules.checked_at IS
+    'When the rule was last checked; null if its message could not be sent, so that the next sync checks it again.';
+COMMENT ON COLUMN etl_alert_rules.found_since IS 'Since when every check has found rows; null if the last one found none.';
+COMMENT ON COLUMN etl_alert_rules.firing IS 'Whether the rule fires, as the last message said.';

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 import pytest
 import uvloop
 
-pytest_plugins = [name for name in ("postgres_fixtures", "sandbox_fixtures", "command_fixtures") if find_spec(name)]
+PLUGINS = ("postgres_fixtures", "sandbox_fixtures", "command_fixtures", "webhook_fixtures")
+pytest_plugins = [name for name in PLUGINS if find_spec(name)]
 
 
 @pytest.hookimpl(trylast=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from etl.cli.invocation import Invocation, run_async
-from etl.errors import EXIT_DATABASE, EXIT_INTERRUPTED, DatabaseError, SettingsError
+from etl.errors import EXIT_DATABASE, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, DatabaseError, SettingsError
 from etl.events import Notice, StreamStarted, tee
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from etl.app import SyncSummary
     from etl.config import Settings
-    from etl.events import Event, Listener
+    from etl.events import Event, Listener, RuleChange
     from etl.observe.alerts import Caller, Pings
     from etl.observe.metrics import StreamCounters
     from etl.observe.traces import Traces
@@ -97,12 +97,17 @@ class Watch:
         from etl.app import run_sync
 
         alerts = self._settings.alerts
-        watched = self._file is not None or alerts.on_state_change is not None or alerts.ping_url is not None
+        called = alerts.on_state_change is not None or alerts.ping_url is not None
+        watched = self._file is not None or called or self._has_rules
         if not watched or options.get("dry_run"):
             return await run_sync(self._settings, mode, **options, listener=self._listener)
         summary = await run_sync(self._settings, mode, **options, listener=self._subscribe())
         await self._end(" ".join(sorted((*options["apps"], *options["workflows"]))), summary)
         return summary
+
+    @property
+    def _has_rules(self) -> bool:
+        return bool(self._settings.alerts.enable or self._settings.alerts.rules)
 
     def _subscribe(self) -> Listener:
         """Return the listener together with those for metrics and pings."""
@@ -136,6 +141,8 @@ class Watch:
             if self._counters is not None and summary.status != "skipped":
                 await self._write_metrics(summary.as_dict(), connection)
             await self._tell(scope, summary.as_dict(), connection)
+            if self._has_rules and connection is not None and summary.exit_code in {EXIT_OK, EXIT_INCOMPLETE}:
+                await self._check_rules(connection)
         except Exception as failure:  # noqa: BLE001 -- the result of the sync is what counts
             fields = {"error": f"{type(failure).__name__}: {failure}"}
             self._listener(Notice("telemetry.failed", fields, level="warning"))
@@ -183,3 +190,16 @@ class Watch:
             url = alerts.on_state_change.get_secret_value()
             marker = self._settings.data_dir / "alert-sent-without-warehouse"
             await StateAlerts(url, self._caller(), marker).send(end, connection)
+
+    async def _check_rules(self, connection: asyncpg.Connection) -> None:
+        from etl.app.alert_rules import check_rules
+        from etl.observe.alerts import rule_message
+
+        hook = self._settings.alerts.on_state_change
+
+        async def send(change: RuleChange) -> bool:
+            if hook is None:
+                return True  # the log has said it
+            return await self._caller().send(hook.get_secret_value(), rule_message(change, self._call.mask))
+
+        await check_rules(self._settings, connection, send, self._listener)

@@ -17,6 +17,7 @@ from etl.config.locate import candidates, find_file
 from etl.config.network import Network, read_network
 from etl.config.problems import refuse_misspelled, settings_error
 from etl.config.sections import (
+    AlertRule,
     AlertSettings,
     ApiSettings,
     AppSettings,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = [
+    "AlertRule",
     "AlertSettings",
     "ApiSettings",
     "AppSettings",

@@ -19,7 +19,7 @@ from etl.config import EXAMPLE_APP, Settings, format_duration
 
 _SOURCE = Path(__file__).resolve().parents[2] / "config.yaml"  # where cortex-etl is not installed from a wheel
 _SECTION = re.compile(r"(?P<key>[a-z_]+):")
-_KEY = re.compile(r"\s+(?:- |# )?(?P<key>[a-z_]+):.*?\s#\s(?:<- )?(?P<meaning>.+)")
+_KEY = re.compile(r"\s+(?:#\s+)?(?:- )?(?P<key>[a-z_]+):.*?\s#\s(?:<- )?(?P<meaning>.+)")
 _MORE = re.compile(r"\s{20,}#\s(?P<meaning>.+)")
 _REFERENCE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
 _DURATION = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhdSMHD]?\s*$"}
@@ -42,11 +42,16 @@ def json_schema() -> dict[str, Any]:
     parts = made.pop("$defs")
     meanings = _meanings(starter())
     sections = {"": made} | {
-        name: parts[(part.get("items") or part)["$ref"].rpartition("/")[2]]
-        for name, part in made["properties"].items()
-        if "$ref" in (part.get("items") or part)
+        name: parts[_reference(part)] for name, part in made["properties"].items() if _reference(part)
     }
-    for section, model in sections.items():
+    models = list(sections.items())
+    models += [  # the items of a list, which belong to the section of the list
+        (section, parts[_reference(part)])
+        for section, model in sections.items()
+        for part in model["properties"].values()
+        if section and _reference(part)
+    ]
+    for section, model in models:
         model.pop("title", None)
         for key, value in model["properties"].items():
             if key not in sections:
@@ -64,6 +69,11 @@ def json_schema() -> dict[str, Any]:
 def render() -> str:
     """Return the schema as text."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _reference(part: dict[str, Any]) -> str:
+    """Return the name of the model of a value or of the items of a list; '' if there is none."""
+    return str((part.get("items") or part).get("$ref", "")).rpartition("/")[2]
 
 
 def _explained(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:

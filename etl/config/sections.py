@@ -9,7 +9,7 @@ import re
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -28,6 +29,7 @@ from etl.config.libpq import parameters_of
 
 Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WEBHOOK"]
 Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
+ShippedRule = Literal["daily_spend", "failure_rate", "stuck_runs", "unknown_values"]
 
 _SHORTEST_SALT = 16  # characters
 _LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL truncates longer names silently
@@ -314,6 +316,28 @@ def check_hook(value: object) -> object:
     return SecretStr(text)
 
 
+def check_rule_name(value: str) -> str:
+    """Return the name of an alert rule.
+
+    Raises:
+        ValueError: it is not a plain name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", value):
+        raise ValueError("a name of letters, digits, _ and -, at most 63 characters")
+    return value
+
+
+def check_query(value: str) -> str:
+    """Return a query, which PostgreSQL checks when it runs.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not value.strip():
+        raise ValueError("a query")
+    return value
+
+
 def check_salt(value: object) -> object:
     """Return the secret salt of hashes.
 
@@ -420,8 +444,29 @@ class MetricsSettings(Section):
     file: File | None = None
 
 
+class AlertRule(Section):
+    """A query whose rows mean trouble. It fires once every check has found rows `for` so long."""
+
+    name: Annotated[str, AfterValidator(check_rule_name)]
+    sql: Annotated[str, AfterValidator(check_query)]
+    for_: Duration = Field(default=timedelta(0), alias="for")
+    every: Duration = timedelta(0)
+
+
 class AlertSettings(Section):
-    """Notifications: a webhook when the state of syncs changes, a dead man's switch at each start and end."""
+    """Notifications: a webhook when the state of syncs or rules changes, a dead man's switch at each start and end."""
 
     on_state_change: Hook | None = None
     ping_url: Hook | None = None
+    enable: list[ShippedRule] = Field(default_factory=list)
+    rules: list[AlertRule] = Field(default_factory=list)
+
+    @field_validator("rules")
+    @classmethod
+    def _each_name_once(cls, rules: list[AlertRule]) -> list[AlertRule]:
+        taken = {*get_args(ShippedRule)}
+        for index, rule in enumerate(rules):
+            if rule.name in taken:
+                raise PydanticCustomError("taken_name", "a name that no other rule has", {"path": (index, "name")})
+            taken.add(rule.name)
+        return rules

@@ -23,7 +23,7 @@ from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from asyncpg.prepared_stmt import PreparedStatement
 
@@ -154,7 +154,7 @@ class Query:
         self.columns = tuple(attribute.name for attribute in attributes)
         self.types = tuple(attribute.type.name for attribute in attributes)
 
-    async def blocks(self) -> AsyncIterator[list[tuple[Any, ...]]]:
+    async def blocks(self) -> AsyncGenerator[list[tuple[Any, ...]], None]:
         """Yield the rows as Python values, in blocks; at least one, which may be empty."""
         async with self._limit.running():
             cursor = await (await self._with_codecs()).cursor()

@@ -1,4 +1,4 @@
-"""Alerts: a webhook called when syncs start failing or recover, and pings for a dead man's switch.
+"""Alerts: a webhook called when syncs or alert rules change their state, and pings for a dead man's switch.
 
 Neither can fail a sync or delay it for long: each call has a timeout and is tried twice, and a failed call is only
 logged. A redirect is a failure: the URLs are secrets, of which only the host is ever shown, and the body is for them.
@@ -7,6 +7,7 @@ logged. A redirect is a failure: the URLs are secrets, of which only the host is
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from etl.db.statements import statements
 from etl.errors import EXIT_HELD, EXIT_INTERRUPTED, SettingsError
 from etl.events import Notice
 from etl.files import make_private_folder, touch
+from etl.observe.messages import Message, body_for, shortened
 from etl.plurals import counted
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from etl.config.network import Network
-    from etl.events import Listener
+    from etl.events import Listener, RuleChange
 
 TIMEOUT_S = 5.0
 """Timeout of one call."""
@@ -37,6 +39,8 @@ TIMEOUT_S = 5.0
 _TRIES = 2
 _PAUSE_S = 0.5
 _MAX_STREAMS = 20  # listed in one message
+_MAX_ROWS = 5  # of a rule, in one message
+_LONGEST_VALUE = 500  # characters of a value of a row
 
 _SQL = statements("alerts")
 
@@ -101,6 +105,12 @@ class Caller:
         self._mask = mask
         self._network = network
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def send(self, url: str, message: Message) -> bool:
+        """POST a message in the form that the receiver shows; return whether the server accepted it."""
+        mask = self._mask  # before anything is shortened, which could leave a part of a secret
+        masked = Message(mask(message.text), mask(message.lines), mask(message.fields))
+        return await self.call(url, body_for(url, masked))
 
     async def call(self, url: str, body: Mapping[str, Any] | str) -> bool:
         """POST JSON or text; return whether the server accepted it."""
@@ -199,7 +209,7 @@ class StateAlerts:
         row = await connection.fetchrow(_SQL["last_sent"], name) if connection is not None else None
         was = "bad" if self._marker.exists() else row["state"] if row is not None else "good"
         since = row["since"] if row is not None else None
-        if end.state != was and not await self._caller.call(self._url, _message(end, was, since)):
+        if end.state != was and not await self._caller.send(self._url, _message(end, was, since)):
             return
         if connection is None:
             self._mark()
@@ -217,13 +227,12 @@ class StateAlerts:
             return
 
 
-def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
-    """Return the webhook's JSON; `text` is the field that chat systems display."""
+def _message(end: SyncEnd, was: str, since: str | None) -> Message:
+    """Return the message for a sync that changes the state."""
     streams: Sequence[Mapping[str, Any]] = end.summary["streams"]
     unhealthy = [each for each in streams if each["status"] in ("failed", "partial")]
     text = end.text() if end.state == "bad" else f"{end.text()} (recovered)"
-    return {
-        "text": text,
+    fields = {
         "event": f"sync.{end.state}",
         "state": end.state,
         "was": was,
@@ -236,6 +245,46 @@ def _message(end: SyncEnd, was: str, since: str | None) -> dict[str, Any]:
         "sync_id": end.summary["id"],
         "streams": [dict(each) for each in unhealthy[:_MAX_STREAMS]],
         "unhealthy_streams": len(unhealthy),
+        **_sender(),
+    }
+    return Message(text, [f"{each['workflow_id']}: {each['error']}" for each in unhealthy], fields)
+
+
+def rule_message(change: RuleChange, mask: Callable[[Any], Any]) -> Message:
+    """Return the message for a rule that starts firing or is resolved, with its first rows."""
+    state = "firing" if change.firing else "resolved"
+    text = f"cortex-etl on {socket.gethostname()}: alert {change.rule} is {state}"
+    if change.firing:
+        text += f": {len(change.rows):,} or more rows" if change.more else f": {counted(len(change.rows), 'row')}"
+    rows = [
+        {name: _json_value(value, mask) for name, value in zip(change.columns, row, strict=True)}
+        for row in change.rows[:_MAX_ROWS]
+    ]
+    fields = {
+        "event": f"alert.{state}",
+        "rule": change.rule,
+        "state": state,
+        "since": change.since.isoformat(timespec="seconds") if change.since else None,
+        "rows": rows,
+        "found": len(change.rows),
+        **_sender(),
+    }
+    return Message(text, [", ".join(f"{name}: {_word(value)}" for name, value in row.items()) for row in rows], fields)
+
+
+def _json_value(value: object, mask: Callable[[Any], Any]) -> object:
+    """Return a number, true, false or null as it is, anything else as text."""
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return shortened(mask(str(value)), _LONGEST_VALUE)
+
+
+def _word(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _sender() -> dict[str, str]:
+    return {
         "host": socket.gethostname(),
         "version": __version__,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,7 +20,8 @@ VALIDATOR = Draft7Validator(json_schema())
 
 def keys(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Any:
     for key, value in schema["properties"].items():
-        part = value.get("items", value) if key == "apps" else value
+        kind = value.get("anyOf", [value])[0]
+        part = kind["items"] if "$ref" in kind.get("items", {}) else value
         yield (*path, key), part
         if "$ref" in part:
             yield from keys(json_schema()["definitions"][part["$ref"].rpartition("/")[2]], (*path, key))
@@ -59,6 +60,7 @@ def test_starter_is_valid_and_refers_to_the_schema() -> None:
         "sync: {lookback: 90, reconcile_every: 0}",
         "sync: {lookback: 1.5h, reconcile_every: '7d'}",
         "database: {url: null, schema: mine}",
+        "alerts: {enable: [stuck_runs], rules: [{name: mine, sql: TABLE open_runs, for: 30m, every: 1h}]}",
         "payloads: {store: none, redact: [$.input.email], retention: honour}",
     ],
 )
@@ -88,6 +90,8 @@ def test_valid_settings_pass_the_schema(text, tmp_path) -> None:
         "sync: {reconcile_every: -1}",
         "payloads: {retention: honor}",
         "payloads: {redact: $.input}",
+        "alerts: {enable: [stuck_run]}",
+        "alerts: {rules: [{name: mine}]}",
     ],
 )
 def test_invalid_settings_fail_the_schema(text, tmp_path) -> None:

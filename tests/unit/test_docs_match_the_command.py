@@ -38,7 +38,7 @@ def test_readme_names_every_command(name) -> None:
 @pytest.mark.parametrize(("page", "text"), PAGES.items(), ids=PAGES)
 def test_commands_in_the_docs_exist_with_their_options(page, text) -> None:
     shown = re.findall(
-        r"(?m)(?:`|^#? *|bin/|&& )cortex-etl ((?:[a-z]+)(?: (?:show|schema|list|retry|cron|systemd|k8s))?)((?: --?[a-z-]+)*)",
+        r"(?m)(?:`|^#? *|bin/|&& )cortex-etl ((?:[a-z]+)(?: (?:show|schema|list|retry|test|cron|systemd|k8s))?)((?: --?[a-z-]+)*)",
         text,
     )
     for name, options in shown:
@@ -54,7 +54,7 @@ def test_settings_table_matches_the_settings() -> None:
     documented = {key for row in rows for key in re.findall(r"`([^`]+)`", row)}
     sections = {path[0] for path in all_keys(Settings) if len(path) > 1}
     real = {
-        ".".join(path).replace("apps.", "apps[].")
+        ".".join(path).replace("apps.", "apps[].").replace("rules.", "rules[].")
         for path in all_keys(Settings)
         if path[0] not in sections or len(path) > 1
     }

@@ -9,3 +9,13 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()
 
 -- name: late_streams
 SELECT count(*) FROM sync_health WHERE state = 'late'
+
+-- name: rule
+-- The state of a rule, and the time of PostgreSQL.
+SELECT now() AS now, checked_at, found_since, coalesce(firing, false) AS firing
+FROM (SELECT $1::text AS name) AS wanted LEFT JOIN etl_alert_rules USING (name)
+
+-- name: store_rule
+INSERT INTO etl_alert_rules (name, checked_at, found_since, firing) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE SET
+    checked_at = excluded.checked_at, found_since = excluded.found_since, firing = excluded.firing
