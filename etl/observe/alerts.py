@@ -247,7 +247,7 @@ def _message(end: SyncEnd, was: str, since: str | None) -> Message:
         "unhealthy_streams": len(unhealthy),
         **_sender(),
     }
-    return Message(text, [f"{each['workflow_id']}: {each['error']}" for each in unhealthy], fields)
+    return Message(text, [f"{each['workflow_id']}: {each['error'] or each['status']}" for each in unhealthy], fields)
 
 
 def rule_message(change: RuleChange, mask: Callable[[Any], Any]) -> Message:

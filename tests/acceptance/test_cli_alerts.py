@@ -157,6 +157,24 @@ async def test_slack_receives_its_form(at_work, receiver, warehouse, configured)
     assert sent["blocks"][1]["elements"][0]["elements"][0]["text"] == "n: 7, k: ***"
 
 
+async def test_teams_receives_its_form_of_a_failing_sync(at_work, receiver, configured) -> None:
+    command, running = at_work
+    command.environment["HTTP_PROXY"] = receiver.url
+    configured("http://contoso.webhook.office.com/webhookb2/x")
+    workflow_id = next(iter(running.world.workflows))
+    running.faults.on(
+        lambda request: workflow_id in request.path and lists_runs(request), Status(403, message="not [yours](x)")
+    )
+    assert (await command("sync", "--quiet")).code == 1
+    ((_, body),) = receiver.taken()
+    card = json.loads(body)["attachments"][0]["content"]
+    text, *streams = [block["inlines"][0]["text"] for block in card["body"]]
+    assert "sync ended with 1" in text
+    (stream,) = streams
+    assert stream.startswith(f"{workflow_id}: ")
+    assert "not [yours](x)" in stream
+
+
 async def test_dry_run_checks_no_rule(at_work, receiver, warehouse, configured) -> None:
     command, _ = at_work
     configured(rules=[{"name": "mine", "sql": "SELECT 1"}])
