@@ -5,7 +5,7 @@ observed, and neighbouring pages overlap, so that the runs themselves show wheth
 """
 
 from etl.plan.lookback import head_is_read
-from etl.plan.order import OVERLAPPING_PAGES, Listed, Order, OrderObserver, order_of, tie_ends
+from etl.plan.order import OUT_OF_PLACE, OVERLAPPING_PAGES, Listed, Order, OrderObserver, order_of, tie_ends
 from etl.plan.paging import LINK, Answer, Paging, Span, link, meets
 from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
 from etl.plan.search import Break, break_of, next_page, stretches
@@ -19,6 +19,7 @@ __all__ = [
     "IN_FRONT",
     "LINK",
     "MAX_PASSES",
+    "OUT_OF_PLACE",
     "OVERLAPPING_PAGES",
     "Answer",
     "Break",

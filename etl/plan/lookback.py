@@ -20,6 +20,7 @@ def head_is_read(
     lookback: timedelta,
     now: datetime,
     by_day: bool = False,
+    distance: int = 0,
 ) -> bool:
     """Tell whether everything below the items read from the newest end on is known.
 
@@ -34,11 +35,12 @@ def head_is_read(
         lookback: how far below the watermark to read again.
         now: the present time; a known item dated later does not show where new items end.
         by_day: whether some times are bare days, so that a change may be listed anywhere within the first item's day.
+        distance: how many places an item may stand from where its time belongs.
     """
     times = [(key, item) for item in items if (key := order_key(item, order)) is not None]
-    if not times or not items[-1].is_confirmed:
+    if len(times) <= distance or not items[-1].is_confirmed:
         return False
-    first, lowest = times[0][0], latest_reading(times[-1][0])
+    first, lowest = times[0][0], latest_reading(times[-1 - distance][0])
     if all(item.is_confirmed for item in items):
         if by_day and order is Order.UPDATED_DESC:
             first = datetime.combine(first.astimezone(UTC), time.min, UTC)

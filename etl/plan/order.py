@@ -12,6 +12,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+OUT_OF_PLACE = 10
+"""In a sorted listing a run may stand a tenth of a page from its place, as one that takes long to be created does."""
+
 OVERLAPPING_PAGES = 4
 """A page begins no further up than so many pages before it; small pages overlap by more than one."""
 
@@ -80,9 +83,14 @@ class OrderObserver:
 
     An order needs a step in its direction somewhere (ties alone prove nothing) and no step against it. Items that
     recent pages showed are passed over. A bare day stands for any instant of its day.
+
+    Args:
+        distance: how many places an item may stand from where its time belongs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, distance: int = 0) -> None:
+        self._distance = distance
+        self._near: dict[Order, deque[float]] = {order: deque() for order in _ORDERS}
         self._bounds: dict[Order, float] = {}
         self._before: dict[Order, float] = {}
         self._shown: set[Order] = set()
@@ -99,15 +107,19 @@ class OrderObserver:
         self._recent.append({item.key for item in items})
 
     def _step(self, order: Order, earliest: float, latest: float) -> None:
-        """Compare an item with the smallest time above it, and with the item right above it."""
+        """Compare an item with the smallest time above it (but for those near it), and with the one right above it."""
         if order is Order.CREATED_ASC:  # the same, mirrored
             earliest, latest = -latest, -earliest
         if earliest > self._bounds.get(order, earliest):
             self._broken.add(order)
         if latest < self._before.get(order, latest):
             self._shown.add(order)
-        self._bounds[order] = min(self._bounds.get(order, latest), latest)
         self._before[order] = earliest
+        near = self._near[order]
+        near.append(latest)
+        if len(near) > self._distance:
+            far = near.popleft()
+            self._bounds[order] = min(self._bounds.get(order, far), far)
 
     def agrees_with(self, order: Order) -> bool:
         """Tell whether no item contradicts `order`."""

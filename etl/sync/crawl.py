@@ -13,6 +13,7 @@ from etl.plan import (
     EDGE,
     EVERYTHING,
     IN_FRONT,
+    OUT_OF_PLACE,
     Checkpoint,
     Evidence,
     Order,
@@ -126,7 +127,9 @@ class Crawl:
 
     async def _main_pass(self, resumed: Checkpoint | None) -> Pass[Page]:
         """Read the listing once, committing batch by batch."""
-        self._observer, self._first, self._last = OrderObserver(), (), ()
+        # Where a window ends can only be told in a listing that is sorted without exception.
+        distance = 0 if self._window.is_bounded else self._listing.paging.size // OUT_OF_PLACE
+        self._observer, self._first, self._last = OrderObserver(distance), (), ()
         start = Checkpoint(await self._start()) if resumed is None else resumed
         if resumed is not None:
             self.order, self.began = resumed.order, resumed.began or self.began

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from etl.plan import MAX_PASSES, Listed, Order, OrderObserver, Pass, Span, head_is_read
+from etl.plan import MAX_PASSES, OUT_OF_PLACE, Listed, Order, OrderObserver, Pass, Span, head_is_read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,8 @@ class Head:
         self._now = now
         self._by_day = False
         self._items: list[Listed] = []
-        self._observer = OrderObserver()
+        self._distance = listing.paging.size // OUT_OF_PLACE
+        self._observer = OrderObserver(self._distance)
 
     async def read(self) -> bool:
         """Read until everything below is known; return False where only reading the whole listing is safe."""
@@ -52,7 +53,7 @@ class Head:
             return False
         self._by_day = self._order is Order.UPDATED_DESC and await self._store.has_bare_days()
         for _ in range(MAX_PASSES):
-            self._items, self._observer, self._intake.doubt = [], OrderObserver(), ""
+            self._items, self._observer, self._intake.doubt = [], OrderObserver(self._distance), ""
             is_safe = await (self._down() if self._order.newest_first else self._up())
             if is_safe is not None:
                 return is_safe and not self._intake.doubt
@@ -111,4 +112,5 @@ class Head:
             lookback=self._lookback,
             now=self._now,
             by_day=self._by_day,
+            distance=self._distance,
         )

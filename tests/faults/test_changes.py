@@ -38,6 +38,47 @@ async def test_sync_loads_new_runs_and_open_runs(database_url, order):
         assert await status_of(t, stuck[2]) == "RUNNING"
 
 
+@pytest.mark.parametrize("order", ["created_desc", "created_asc"])
+async def test_runs_a_few_places_out_of_order_keep_syncs_cheap_and_hide_nothing(database_url, order):
+    world = one_stream()
+    world.order = order
+    start = world.now - timedelta(hours=400)
+
+    def create(hour):
+        moment = (start + timedelta(hours=hour)).isoformat()
+        return world.create_run(WORKFLOW, created_at=moment, updated_at=moment)["id"]
+
+    for hour in range(300):
+        create(hour)
+    late: dict[str, int] = {
+        world.listing(WORKFLOW)[place]["id"]: shift for place, shift in ((14, 3), (40, 5), (171, 2))
+    }
+    listing = world.listing
+
+    def with_late_runs(*given):
+        """List some runs a few places behind those that were created after them."""
+        runs = listing(*given)
+        newest_first = runs if order == "created_desc" else runs[::-1]
+        for run_id, shift in late.items():
+            place = next((place for place, run in enumerate(newest_first) if run["id"] == run_id), None)
+            if place is not None:
+                newest_first.insert(place + shift, newest_first.pop(place))
+        return newest_first if order == "created_desc" else newest_first[::-1]
+
+    world.listing = with_late_runs
+    async with trial(database_url, world) as t:
+        t.api, t.sync = {"page_size": 50}, {"reconcile_every": 0}
+        await t.agrees()
+        assert await t.connection.fetchval("SELECT listing_order FROM etl_streams") == order
+        assert await t.requests_of() == 1
+        for hour in range(300, 316):
+            new = create(hour)
+            if hour % 5 == 0:
+                late[new] = 4
+            assert await t.requests_of() == 1
+            assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE id = $1", new) == 1
+
+
 async def test_many_open_runs_are_found_with_the_status_filter(database_url):
     world = one_stream(10)
     opened = [world.create_run(WORKFLOW, status=("PENDING", "RUNNING")[n % 2])["id"] for n in range(24)]
@@ -386,6 +427,42 @@ async def test_window_loads_the_runs_created_in_it(database_url):
             assert summary.status == "succeeded"
             assert await t.connection.fetchval("SELECT count(*) FROM runs") == 20
             await t.agrees("backfill")
+
+
+WINDOWS = ((0, 200), (0, 20), (20, 40), (95, 110), (150, 199), (1, 199), (180, 200), (100, None), (None, 100))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("order", ["created_desc", "created_asc"])
+async def test_window_costs_no_more_than_everything_and_its_totals_add_up(database_url, order, window):
+    world = one_stream()
+    world.order = order
+    start = world.now - timedelta(hours=200)
+    for number in range(200):
+        world.create_run(WORKFLOW, created_at=(start + timedelta(hours=number)).isoformat())
+    runs = list(world.runs[WORKFLOW])
+    bounds = [None if hour is None else start + timedelta(hours=hour) for hour in window]
+    inside = set(runs[window[0] or 0 : window[1]])
+    gone = {runs[place] for place in (5, 30, 99, 101, 160, 185)}
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 13, "concurrency": 4}
+        everything = await t.requests_of("backfill")
+        watermark = await t.connection.fetchval("SELECT watermark FROM etl_streams")
+        for run_id in gone:
+            world.delete_run(run_id)
+        world.create_run(WORKFLOW)
+        summary = await t.run("backfill", since=bounds[0], until=bounds[1])
+        assert summary.status == "succeeded"
+        assert summary.requests <= everything + len(gone & inside), "each gone run is looked up"
+        rows = await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NOT NULL")
+        assert {row["id"] for row in rows} == gone & inside
+        ledger = await t.connection.fetchrow("SELECT * FROM etl_syncs ORDER BY id DESC LIMIT 1")
+        parts = [ledger[name] for name in ("runs_inserted", "runs_updated", "runs_unchanged", "rejects")]
+        new = window[1] is None
+        assert (ledger["runs_seen"], sum(parts)) == (len(inside - gone) + new, len(inside - gone) + new)
+        assert summary.streams[0].api_count is None
+        state = await t.connection.fetchrow("SELECT watermark, backfill_done FROM etl_streams")
+        assert tuple(state) == (watermark, True)
 
 
 async def test_pages_above_a_window_are_not_read(database_url):

@@ -38,13 +38,14 @@ def hours(*places: float) -> list[Listed]:
     return [item(NOON - each * HOUR) for each in places]
 
 
-def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False) -> Callable[..., bool]:
+def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False, distance: int = 0) -> Callable[..., bool]:
     """Return a function that takes the next items and tells whether reading ends there."""
     items: list[Listed] = []
 
     def ends_at(*more: Listed) -> bool:
         items.extend(more)
-        return head_is_read(items, order, watermark=NOON, lookback=HOUR, now=NOON + HOUR, by_day=by_day)
+        bounds = {"watermark": NOON, "lookback": HOUR, "now": NOON + HOUR}
+        return head_is_read(items, order, **bounds, by_day=by_day, distance=distance)
 
     return ends_at
 
@@ -74,6 +75,24 @@ def test_a_change_that_tells_its_day_alone_may_stand_anywhere_in_it() -> None:
     ends_at = head(order=Order.UPDATED_DESC, by_day=True)
     assert not ends_at(*hours(0, 3, 11))
     assert ends_at(*hours(14))
+
+
+def test_the_head_is_read_as_far_as_a_run_may_stand_from_its_place() -> None:
+    ends_at = head(distance=2)
+    assert not ends_at(*hours(0, 0.1, 0.2)[:2])
+    assert ends_at(*hours(0.2, 0.3))
+    ends_at = head(distance=2)
+    assert not ends_at(item(NOON, known=False), *hours(0.5, 1, 1.5))
+    assert ends_at(*hours(1.6, 1.7))
+
+
+@pytest.mark.parametrize("times", [(1, 2, 0, 3, 4, 5), (2, 0, 1, 3, 4, 5), (0, 1, 3, 4, 2, 5)])
+def test_a_run_may_stand_a_few_places_from_where_its_time_belongs(times) -> None:
+    for distance, order in ((2, Order.CREATED_DESC), (1, Order.NONE)):
+        observer = OrderObserver(distance)
+        for place in range(0, 6, 2):
+            observer.watch(hours(*times[place : place + 2]))
+        assert observer.order is order
 
 
 def test_items_without_a_time_end_nothing() -> None:
