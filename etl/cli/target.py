@@ -41,7 +41,9 @@ def readable_settings(call: Invocation, *, demo: bool = False) -> Settings:
         return call.settings
     settings = demo_settings(call.settings_if_any)
     if not is_made(settings):
-        raise SettingsError(f"the demo has not run: {settings.data_dir} is empty", hint="Run it: cortex-etl demo")
+        raise SettingsError(
+            f"there is no data of the demo in {settings.data_dir}", hint="Run it in this folder: cortex-etl demo"
+        )
     return settings
 
 

@@ -81,7 +81,8 @@ async def test_the_examples_app_is_refused(command, words) -> None:
 async def test_demo_without_its_data_says_so_and_starts_nothing(command, words) -> None:
     ended = await command(*words, "--demo")
     assert (ended.code, ended.out) == (2, "")
-    assert "hint: Run it: cortex-etl demo" in ended.err
+    assert "there is no data of the demo in .cortex-etl/demo" in ended.err
+    assert "hint: Run it in this folder: cortex-etl demo" in ended.err
     assert contents(command.folder) == []
 
 
