@@ -12,19 +12,40 @@ from command_fixtures import ended as end_of
 from etl.sandbox.faults import Status, any_request
 
 
+@pytest.fixture
+async def start(command):
+    """Start a command; what still runs at the end of the test is killed."""
+    started = []
+
+    async def start(*arguments: str) -> asyncio.subprocess.Process:
+        started.append(await command.start(*arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def next_line(stream: asyncio.StreamReader) -> str:
+    line = (await asyncio.wait_for(stream.readline(), 30)).decode()
+    assert line, "the command ended"
+    return line
+
+
 async def next_summary(process) -> str:
     """Read up to the line that sums up a round."""
-    while True:
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        assert line, "it ended"
-        if line.startswith(("sync ", " sync ")):
-            return line
+    line = ""
+    while not line.startswith("sync "):
+        line = await next_line(process.stdout)
+    return line
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-async def test_rounds_until_a_signal_between_two(at_work, warehouse, sign) -> None:
-    command, running = at_work
-    process = await command.start("sync", "--every", "2s")
+async def test_rounds_until_a_signal_between_two(at_work, start, warehouse, sign) -> None:
+    _, running = at_work
+    process = await start("sync", "--every", "2s")
     assert "sync succeeded: 240 new" in await next_summary(process)
     running.world.create_run(next(iter(running.world.workflows)))
     assert "sync succeeded: 1 new" in await next_summary(process)
@@ -39,9 +60,9 @@ async def test_rounds_until_a_signal_between_two(at_work, warehouse, sign) -> No
     assert (rows[2]["started_at"] - rows[1]["started_at"]).total_seconds() == pytest.approx(2, abs=0.7)
 
 
-async def test_signal_within_a_round_interrupts_it(at_work) -> None:
-    command, running = at_work
-    process = await command.start("sync", "--every", "1h", "--json")
+async def test_signal_within_a_round_interrupts_it(at_work, start) -> None:
+    _, running = at_work
+    process = await start("sync", "--every", "1h", "--json")
     running.faults.latency_s = 3
     while not running.requests:
         await asyncio.sleep(0.05)
@@ -50,20 +71,17 @@ async def test_signal_within_a_round_interrupts_it(at_work) -> None:
     assert (ended.code, ended.json["status"]) == (130, "interrupted")
 
 
-async def test_failures_wait_for_the_next_round(at_work) -> None:
-    command, running = at_work
+async def test_failures_wait_for_the_next_round(at_work, start) -> None:
+    _, running = at_work
     running.faults.on(any_request, Status(403, message="not yours"))
-    process = await command.start("sync", "--every", "1s", "--json", "--log-format", "console")
+    process = await start("sync", "--every", "1s", "--json", "--log-format", "console")
 
     async def next_status() -> tuple[str, int]:
         text = ""
-        while True:
-            text += (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-            try:
-                found = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            return found["status"], found["exit_code"]
+        while not text.endswith("}\n") or text.count("{") != text.count("}"):
+            text += await next_line(process.stdout)
+        found = json.loads(text)
+        return found["status"], found["exit_code"]
 
     assert await next_status() == ("failed", 1)
     assert await next_status() == ("failed", 1)
@@ -76,12 +94,13 @@ async def test_failures_wait_for_the_next_round(at_work) -> None:
     assert "2 rounds in a row have failed; the next one begins in 2s" in ended.err
 
 
-async def test_unreachable_database_waits_for_the_next_round(command) -> None:
+async def test_unreachable_database_waits_for_the_next_round(command, start) -> None:
     command.configure("api: {key: sk-1}\napps: [{id: a}]\ndatabase: {url: 'postgresql://u:p@127.0.0.1:9/d'}\n")
-    process = await command.start("sync", "--every", "1s", "--log-format", "console")
+    process = await start("sync", "--every", "1s", "--log-format", "console")
     said = ""
     while "2 rounds in a row have failed; the next one begins in 2s" not in said:
-        said += (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
+        said += await next_line(process.stderr)
+        assert said.count("error:") <= 2
     await asyncio.sleep(0.3)
     process.terminate()
     ended = await asyncio.wait_for(end_of(process), 10)
