@@ -489,7 +489,8 @@ SELECT
     CASE health.state
         WHEN 'new' THEN 'no sync has read it yet'
         WHEN 'loading' THEN format('its history is not loaded yet (runs so far: %s)', counts.warehouse_count)
-        WHEN 'incomplete' THEN format('the API counts %s runs, the warehouse has %s', streams.api_count, counts.accounted_for)
+        WHEN 'incomplete' THEN format('the API counts %s run%s, the warehouse has %s',
+            streams.api_count, CASE WHEN streams.api_count <> 1 THEN 's' END, counts.accounted_for)
         WHEN 'failing' THEN failure.error
         WHEN 'late' THEN CASE
             WHEN streams.last_succeeded_at IS NULL THEN 'no complete sync yet'

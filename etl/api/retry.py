@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from etl.errors import EtlError, FatalError, KeyRefusedError, NotFoundError, TransientError
+from etl.errors import TRY_LATER, EtlError, FatalError, KeyRefusedError, NotFoundError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,11 @@ _REFUSALS: Mapping[int, tuple[type[FatalError], str]] = MappingProxyType(
 """The error and the hint for a status that a retry would not change (429: not any more)."""
 
 _MOVED = (FatalError, "Check api.base_url: the address has moved.")
-_BAD_REQUEST = (FatalError, "Check the ids and the filters in the settings.")
+_BAD_REQUEST = (FatalError, "Check the ids, the filters and api.page_size in the settings.")
+_TOO_LARGE = (FatalError, "Lower api.page_size.")
+_NOT_THE_API = (FatalError, "Check api.base_url and the network: something in front of the API refuses the request.")
+_CLIENT_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+_ABOUT_THE_SIZE = re.compile(r"\b(take|page.?size|limit)\b", re.IGNORECASE)  # in the API's own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +178,22 @@ def refusal(answer: Answer, path: str) -> EtlError:
         return TransientError(message, hint="Check api.base_url.")
     if status in _RETRIED or not 300 <= status < 500:
         return TransientError(message)
-    kind, hint = _REFUSALS.get(status, _MOVED if status < 400 else _BAD_REQUEST)
+    kind, hint = _kind_and_hint(status, answer.body)
     return kind(message, hint=hint)
+
+
+def _kind_and_hint(status: int, body: bytes) -> tuple[type[FatalError], str]:
+    """Return the error and the hint for a status that a retry would not change."""
+    words = api_message(body) or ""
+    if status < HTTPStatus.BAD_REQUEST:
+        return _MOVED
+    if status == HTTPStatus.FORBIDDEN and not _is_document(body):
+        return _NOT_THE_API
+    if status in _REFUSALS:
+        return _REFUSALS[status]
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (status in _CLIENT_ERRORS and _ABOUT_THE_SIZE.search(words)):
+        return _TOO_LARGE
+    return _BAD_REQUEST if status in _CLIENT_ERRORS and words else (FatalError, TRY_LATER)
 
 
 class _Issue(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 """The largest body that is accepted, decompressed."""
 
+_DECODED = frozenset({"", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"})  # the last two if installed
+_ENCODING = re.compile(r"content-encoding: (\w+)", re.IGNORECASE)
 _BUFFER_BYTES = 256 * 1024  # pages are large; with aiohttp's 64 KiB the socket is paused more often
 
 
@@ -131,8 +134,12 @@ class Transport:
                 hint="Check api.base_url and this machine's network.",
             ) from None
         except aiohttp.ClientPayloadError as error:
-            raise TransientError(f"cut body: {_first_line(error)}") from None
+            if encoding := _ENCODING.search(str(error)):
+                raise _undecodable(encoding[1]) from None
+            raise TransientError(f"cut body: {_reason(error)}") from None
         except aiohttp.ClientResponseError as error:
+            if encoding := _ENCODING.search(error.message):
+                raise _undecodable(encoding[1]) from None
             raise TransientError(f"not an HTTP answer: {_first_line(error.message)}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransientError(f"the connection broke: {_first_line(error)}") from None
@@ -154,6 +161,9 @@ class Transport:
         return kind(message, hint=f"Check {place}, or add the API's host to NO_PROXY.")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in _DECODED:
+            raise _undecodable(encoding)
         chunks: list[bytes] = []
         size = response.content_length or 0
         if size <= self._max_response_bytes:
@@ -178,6 +188,20 @@ def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:
             hint="Check api.base_url, this machine's clock and its CA certificates (SSL_CERT_FILE).",
         )
     return TransientError(f"TLS failed: {_first_line(cause)}")
+
+
+def _undecodable(encoding: str) -> TransientError:
+    """Make the error for a body that is not what its Content-Encoding says, or has one that was not asked for."""
+    return TransientError(
+        f"the body cannot be decoded as {encoding}", hint="Check api.base_url: a proxy may change what the API answers."
+    )
+
+
+def _reason(error: aiohttp.ClientPayloadError) -> str:
+    """Return aiohttp's reason without its frame: `<ContentLengthError: 400, message='Not enough data'>`."""
+    text = " ".join(str(error).split())
+    found = re.search(r"message(?:=|: )['\"]?(.+?)['\"]?>?$", text)
+    return (found[1] if found else text)[:200]
 
 
 def _first_line(error: object) -> str:

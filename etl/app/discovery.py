@@ -11,6 +11,7 @@ from etl.decode import peek_id
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize import normalize_workflow
+from etl.plurals import counted
 from etl.sync.intake import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ async def _discover(
         if len(counts) == 1:
             count = counts.pop()
             if count is not None and len(listed) < count and not found.trouble:
-                found.trouble = f"the API counts {count} workflows and lists {len(listed)}"
+                found.trouble = f"the API counts {counted(count, 'workflow')} and lists {len(listed):,}"
             return found
     found.trouble = "the list of workflows kept changing while it was read"
     return found

@@ -28,6 +28,7 @@ from etl.app.warehouse import database_url
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import connect, quote_identifier
 from etl.db.statements import statements
+from etl.plurals import counted
 from etl.sandbox import Sandbox, World
 from etl.sandbox.faults import CutBody, Drift, Reset, Status, any_request
 from etl.sandbox.responses import encode
@@ -144,7 +145,8 @@ class _History:
         total.unfinished += ends != [0, 0]
         runs = sum(map(len, self._world.runs.values()))
         counts = " ".join(f"{kind} {len(ids)}" for kind, ids in found.items())
-        return f"{runs} runs, {self._world.order}, pages of {self._page_size}, {kills} kills: {counts}"
+        how = f"{self._world.order}, pages of {self._page_size}, {counted(kills, 'kill')}"
+        return f"{counted(runs, 'run')}, {how}: {counts}"
 
     def _settings(self, sandbox: Sandbox) -> Settings:
         return Settings(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from etl import events
 from etl.cli.target import database_url, demo_settings
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
     from etl.sandbox import Sandbox, World
 
     out = call.out
-    with _step(out, 1, f"A simulated Cortex API with {runs:,} runs"):
+    with _step(out, 1, f"A simulated Cortex API with {counted(runs, 'run')}"):
         now = datetime.now(UTC).replace(microsecond=0)
         world = World.generate(seed, runs=runs, now=now - _PASSING)
     per_minute = max(500, runs // 4)
@@ -52,7 +53,9 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
         settings = _settings(call.settings_if_any, sandbox, per_minute)
         with _step(out, 2, "An embedded PostgreSQL, migrated"):
             await _reset(settings)
-        with _step(out, 3, f"Backfill of {len(world.apps)} apps with {len(world.workflows)} workflows"):
+        with _step(
+            out, 3, f"Backfill of {counted(len(world.apps), 'app')} with {counted(len(world.workflows), 'workflow')}"
+        ):
             first = await _run(call, settings, "backfill")
         with _step(out, 4, f"{_PASSING.seconds // 3600} hours pass in the sandbox"):
             changes = world.advance(_PASSING)

@@ -19,6 +19,7 @@ from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, readable_settings
 from etl.errors import DatabaseError, SettingsError
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from etl.cli.results import Form
@@ -272,7 +273,7 @@ def export(
         call.out.line(str(path))
     if inexact := sum(written.values()):
         call.say(
-            f"{inexact:,} credits have more digits than Parquet can store: rounded to 22 places, null from 10^16; "
-            "see decimals_not_exact in manifest.json"
+            f"{counted(inexact, 'amount of credits has', 'amounts of credits have')} more digits than Parquet stores: "
+            "rounded to 22 places, null from 10^16; see decimals_not_exact in manifest.json"
         )
-    call.say(f"Wrote {len(written)} files." if written else "Nothing has changed since the last export.")
+    call.say(f"Wrote {counted(len(written), 'file')}." if written else "Nothing has changed since the last export.")

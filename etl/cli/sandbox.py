@@ -11,6 +11,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.errors import SettingsError
+from etl.plurals import counted
 
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 
@@ -102,7 +103,8 @@ def selftest(
         call.out.json(asdict(found))
     else:
         call.out.line(
-            f"{found.histories} histories, {found.syncs} syncs, {found.kills} kills: "
+            f"{counted(found.histories, 'history', 'histories')}, {counted(found.syncs, 'sync')}, "
+            f"{counted(found.kills, 'kill')}: "
             f"missing {found.missing}, stale {found.stale}, duplicated {found.duplicated}, "
             f"unfinished {found.unfinished}"
         )

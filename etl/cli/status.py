@@ -187,5 +187,5 @@ def _show_plan(call: Invocation, made: Plan, requests_per_minute: int) -> None:
     call.out.line(
         f"{made.mode}: about {counted(made.requests, 'request')} for {counted(made.runs, 'run')}"
         f" ({counted(made.rows, 'row')}), "
-        f"{made.minutes:.1f} minutes at {requests_per_minute:,} requests per minute"
+        f"{made.minutes:.1f} minutes at {counted(requests_per_minute, 'request')} per minute"
     )

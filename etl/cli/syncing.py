@@ -191,7 +191,7 @@ def _failures(summary: SyncSummary) -> list[str]:
     lines = []
     for each in summary.streams:
         if each.status != "succeeded" and each.error != summary.error:
-            lines.append(f"{each.app_id}/{each.workflow_id}: {each.status}: {each.error}")
+            lines.append(": ".join(filter(None, (f"{each.app_id}/{each.workflow_id}", each.status, each.error))))
             if each.hint:
                 lines.append(f"  hint: {each.hint}")
     return lines

@@ -108,7 +108,7 @@ class Address:
         """Return the error for one of `CONNECT_FAILURES`."""
         if isinstance(failure, asyncpg.InvalidCatalogNameError):
             return DatabaseError(
-                f"PostgreSQL at {self.place} has no such database.",
+                f"The database does not exist: {self.place}",
                 hint="Create it with createdb, or correct database.url (or read_url).",
             )
         for kinds, words, hint in _REFUSALS:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from etl.db.health import is_healthy, read_health
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +42,7 @@ async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
     if len(unhealthy) > _MAX_STREAMS:
         yield warning("streams", f"{len(unhealthy) - _MAX_STREAMS} more need attention", "Run: cortex-etl status")
     if not unhealthy:
-        yield ok("streams", f"{len(rows)} stream{'' if len(rows) == 1 else 's'}, none needs attention")
+        yield ok("streams", f"{counted(len(rows), 'stream')}, none needs attention")
 
 
 async def _locks(connection: asyncpg.Connection) -> Check:
@@ -50,9 +51,7 @@ async def _locks(connection: asyncpg.Connection) -> Check:
     idle = next((row for row in held if row["is_stale"]), None)
     if idle is None:
         busy = len({row["pid"] for row in held})
-        return ok(
-            "locks", f"{busy} other invocation{'' if busy == 1 else 's'} running" if busy else "no stream is locked"
-        )
+        return ok("locks", f"{counted(busy, 'other invocation')} running" if busy else "no stream is locked")
     place = f"process {idle['process']} on {idle['host']}, " if idle["process"] is not None else ""
     since = f"{idle['silent_since']:%Y-%m-%d %H:%M} UTC"
     found = f"a stale lock: {place}sync {idle['sync_id']} holds streams, silent since {since}"
@@ -64,9 +63,10 @@ async def _request_budget(connection: asyncpg.Connection, settings: Settings) ->
     configured = settings.api.requests_per_minute
     row = await connection.fetchrow(_SQL["paused"], settings.api.host)
     if row is None or row["paused_at"] is None or row["paused_after"] >= configured:
-        return ok("rate", f"the API accepts the configured {configured:,} requests per minute")
+        return ok("rate", f"the API accepts the configured {counted(configured, 'request')} per minute")
+    taken = counted(row["paused_after"], "request")
     found = (
-        f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after {row['paused_after']:,} requests "
+        f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after {taken} "
         f"in one minute; {configured:,} are configured"
     )
     fewer = max(1, int(row["paused_after"] * _MARGIN))

@@ -16,6 +16,7 @@ from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.reader import examine_reader
 from etl.errors import DatabaseError, EtlError, SettingsError
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -100,7 +101,8 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
         hint = f"Ask its owner to run: ALTER ROLE {quote_identifier(server['role'])} CONNECTION LIMIT -1;"
         yield warning(
             "database",
-            f"{server['role']} may open only {server['connections']} connections; a sync opens up to {_CONNECTIONS}",
+            f"{server['role']} may open only {counted(server['connections'], 'connection')}; "
+            f"a sync opens up to {_CONNECTIONS}",
             hint,
         )
     privileges = await _privileges(connection, server, settings.database.schema_name)

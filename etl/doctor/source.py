@@ -13,8 +13,9 @@ from etl.api.retry import RetryPolicy
 from etl.db.budget import Budget
 from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
-from etl.errors import DatabaseError, EtlError, KeyRefusedError, NotFoundError, SettingsError
+from etl.errors import TRY_LATER, DatabaseError, EtlError, KeyRefusedError, NotFoundError, SettingsError
 from etl.events import RequestSent
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -59,8 +60,8 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
                         is_known = True
                         yield ok("api", f"{settings.api.base_url} answers in {requests.seconds * 1000:.0f} ms")
                         yield _clock(page, requests.seconds)
-                    count = "some" if page.count is None else page.count
-                    yield ok("app", f"{app.id}: the key is accepted; {count} workflows are listed")
+                    listed = "workflows" if page.count is None else counted(page.count, "workflow")
+                    yield ok("app", f"{app.id}: the key is accepted; the API lists {listed}")
                     async with aclosing(_workflows(client, app)) as checks:
                         async for check in checks:
                             yield check
@@ -130,7 +131,7 @@ def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
         name = "key" if isinstance(error, SettingsError) else "database"
         return failed(name, error.message, error.hint, error.exit_code)
     if isinstance(error, KeyRefusedError):
-        return failed("key", f"{app.id}: the API refuses the key: {error.message}", error.hint, error.exit_code)
+        return failed("key", f"{app.id}: {error.message}", error.hint, error.exit_code)
     if isinstance(error, NotFoundError):
         return failed("app", f"{app.id}: the API knows no such app", "Correct the app's id.", SettingsError.exit_code)
     if status is None:
@@ -138,11 +139,9 @@ def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
             "api", error.message, error.hint or "Check the network, proxies and api.base_url.", error.exit_code
         )
     if status == 200:
-        found = f"{app.id}: the answer is not a list of workflows: {error.message}"
-        hint = "Check api.base_url: something other than the API answers there."
-        return failed("api", found, hint, error.exit_code)
-    hint = error.hint or "Try again later. If it lasts, ask the vendor."
-    return failed("app", f"{app.id}: {error.message}", hint, error.exit_code)
+        hint = error.hint or "Check api.base_url: something other than the API answers there."
+        return failed("api", f"{app.id}: {error.message}", hint, error.exit_code)
+    return failed("app", f"{app.id}: {error.message}", error.hint or TRY_LATER, error.exit_code)
 
 
 async def _workflows(client: CortexClient, app: AppSettings) -> AsyncGenerator[Check]:

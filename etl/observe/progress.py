@@ -20,6 +20,7 @@ from rich.table import Column
 
 from etl import events
 from etl.observe.terminal import visible
+from etl.plurals import counted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -143,7 +144,7 @@ class ProgressView:
 
     def _draw(self, stream: events.StreamId) -> None:
         bar = self._bars[stream]
-        count = f"{bar.pages}/{bar.expected} pages" if bar.expected else f"{bar.pages} pages"
+        count = f"{bar.pages}/{bar.expected} pages" if bar.expected else counted(bar.pages, "page")
         counts = ((bar.new, "new"), (bar.changed, "changed"), (bar.rows, "rows"))
         note = ", ".join([_rate(bar.runs, bar.began), *(f"{n:,} {word}" for n, word in counts if n)])
         self._progress.update(bar.task, completed=bar.pages, total=bar.expected, count=count, note=note)
@@ -159,7 +160,7 @@ class ProgressView:
         share = sum(bar.share for bar in self._bars.values())
         self._progress.update(self._all, completed=share, count=f"{done}/{self._streams} streams")
         budget = f"{len(self._sent) / self._requests_per_minute:.0%} of {self._requests_per_minute:,} requests/min"
-        self._note(f"{_rate(self._runs, self._began)}, {budget}, {self._runs:,} runs")
+        self._note(f"{_rate(self._runs, self._began)}, {budget}, {counted(self._runs, 'run')}")
 
     def _note(self, text: str) -> None:
         if self._all is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from etl.plurals import counted
+
 if TYPE_CHECKING:
     from etl.plan.passes import Pass
 
@@ -79,16 +81,16 @@ def verdict(seen: Evidence) -> str:
 
     The rules, and the assumptions that no crawler of this API can do without, are in docs/delivery.md.
     """
-    counted = seen.met is not None and seen.count is not None
-    differs = f"the API counts {seen.count} runs, the listing shows {seen.met}"
+    is_counted = seen.met is not None and seen.count is not None
+    differs = f"the API counts {counted(seen.count or 0, 'run')}, the listing shows {seen.met}"
     if not (seen.begun and seen.ended):
         return "the end of the listing did not show"
     if seen.pages == 1:  # one answer is one moment
-        return differs if counted and seen.met != seen.count else ""
+        return differs if is_counted and seen.met != seen.count else ""
     if seen.linked:
         if seen.newest_linked is False:
             return "more runs were created than a page holds while the listing was read"
-        return differs if counted and (seen.met or 0) < (seen.count or 0) else ""
+        return differs if is_counted and (seen.met or 0) < (seen.count or 0) else ""
     if seen.newest_first and seen.count is not None and len(seen.counts) == 1 and seen.newest_same:
         return differs if seen.met != seen.count else ""
     return "its pages cannot be linked, and its counts do not prove that all of it was read"

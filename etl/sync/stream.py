@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from etl.decode import REPLACEMENT
 from etl.events import StreamFinished, StreamStarted
 from etl.plan import EVERYTHING, Order, Pass, Window
+from etl.plurals import counted
 from etl.sync.crawl import Crawl
 from etl.sync.gone import Answer, find_gone, look_up
 from etl.sync.head import Head
@@ -157,7 +158,7 @@ class StreamSync:
         if self._unanswered:
             error = f"the API has no answer for the open run {self._unanswered[0]}"
         elif self._disagrees(ours):
-            error = f"the API counts {count} runs, the warehouse {ours}"
+            error = f"the API counts {counted(count or 0, 'run')}, the warehouse {ours:,}"
         else:
             error = (crawl.doubt if crawl is not None else "") or self._intake.doubt
         reconcile = ["cortex-etl", "reconcile", "--workflow", self._store.stream.workflow_id]

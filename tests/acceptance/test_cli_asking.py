@@ -170,4 +170,4 @@ async def test_export_reports_rounded_decimals(asking, warehouse) -> None:
             "VALUES ($1, 'a', 'w', 'COMPLETED', $2::text::numeric, '')", run_id, used,
         )  # fmt: skip
     ended = await asking("export", "files")
-    assert (ended.code, "1 credits have more digits" in ended.err) == (0, True)
+    assert (ended.code, "1 amount of credits has more digits than Parquet stores" in ended.err) == (0, True)

@@ -162,7 +162,7 @@ async def test_doctor_reports_a_refused_key(at_work) -> None:
     command.environment["CORTEX_API_KEY"] = "sk-expired"
     ended = await command("doctor")
     assert ended.code == 3
-    assert "refuses the key" in ended.out
+    assert "FAIL key         app_001: the API answered 401 Unauthorized for /apps/app_001/workflows: " in ended.out
     assert "sk-expired" not in ended.out + ended.err
 
 
@@ -194,7 +194,8 @@ async def test_doctor_reports_another_server(at_work) -> None:
     running.faults.on(any_request, HTML_OK)
     ended = await command("doctor")
     assert ended.code == 1
-    assert "is not a list of workflows" in ended.out
+    assert "FAIL api         app_001: not a JSON list: HTML or XML" in ended.out
+    assert "-> Check api.base_url: something other than the API answers there." in ended.out
 
 
 async def test_doctor_reports_what_is_unreachable(command) -> None:
@@ -300,7 +301,7 @@ async def test_sandbox_prints_its_usage_and_serves_until_stopped(command) -> Non
     said = (await process.stderr.readline()).decode().partition("export ")[2]
     command.environment |= dict(each.split("=", 1) for each in shlex.split(said))
     assert command.environment["CORTEX_ETL__API__BASE_URL"] == url
-    assert "workflows are listed" in (await command("doctor")).out
+    assert "the API lists" in (await command("doctor")).out
     assert (await command("sync", "--json")).json["runs_inserted"] == 20
     process.terminate()
     await asyncio.wait_for(process.communicate(), 10)

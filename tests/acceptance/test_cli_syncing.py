@@ -12,6 +12,9 @@ import asyncpg
 import pytest
 from command_fixtures import ended as end_of
 
+from etl.app import SyncSummary
+from etl.app.summary import StreamSummary
+from etl.cli.syncing import _failures
 from etl.sandbox.faults import Status, lists_runs, page
 
 
@@ -441,3 +444,9 @@ async def test_rejects_commands(at_work, warehouse) -> None:
     assert "empty" in (await command("rejects", "list")).out
     assert "In quarantine: 0\n" in (await command("rejects", "list", "--all")).out
     assert await count(command, f"SELECT count(*) FROM runs WHERE id = '{run_id}'") == 1
+
+
+def test_stream_without_an_error_has_no_colon_at_the_end() -> None:
+    summary = SyncSummary("sync", error="interrupted; committed data is kept")
+    summary.streams.append(StreamSummary("app", "wf_x", "interrupted", None, None, "", ""))
+    assert _failures(summary) == ["app/wf_x: interrupted"]

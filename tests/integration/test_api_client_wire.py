@@ -85,6 +85,30 @@ async def test_broken_responses_are_retried_a_limited_number_of_times():
     assert len(requests) == 6
 
 
+@pytest.mark.parametrize(
+    ("encoding", "body", "name"),
+    [
+        ("gzip", b"no gzip at all", "gzip"),
+        ("deflate", b"no deflate", "deflate"),
+        ("br", b"\x0b\x05\x80abc", "brotli"),
+        ("zstd", b"\x28\xb5\x2f\xfdabc", "zstandard"),
+        ("compress", b"abc", "compress"),
+        ("gzip, gzip", gzip.compress(PACKED), "gzip, gzip"),
+    ],
+)
+async def test_body_that_cannot_be_decoded_is_named(encoding, body, name):
+    async with serving(http(body, f"Content-Encoding: {encoding}", "Connection: close")) as (address, _):
+        with pytest.raises(TransientError, match=f"^the body cannot be decoded as {name}$") as refused:
+            await items(address)
+    assert "proxy" in refused.value.hint
+
+
+async def test_cut_body_is_named():
+    async with serving(http(PAGE[:9], "Connection: close", length=len(PAGE))) as (address, _):
+        with pytest.raises(TransientError, match=r"^cut body: Not enough data to satisfy content length header [^']*$"):
+            await items(address)
+
+
 async def test_gzip_bomb_is_refused():
     bomb = http(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip", "Connection: close")
     async with serving(bomb) as (address, requests):

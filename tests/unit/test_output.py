@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
 from etl.cli.output import Output, encode_json, fitted, plain, table, table_text
+from etl.cli.root import app
 from etl.cli.status import span
 from etl.observe.secrets import Mask
+from etl.plurals import counted
 
 HOSTILE = "a\x1b[31mb\x07\x9b1m\u202ec\r\nhint: d"
 ESCAPED = "a\\x1b[31mb\\x07\\x9b1m\\u202ec\\r\\nhint: d"
@@ -195,3 +199,42 @@ def test_encode_json_writes_times_and_decimals() -> None:
 )
 def test_spans(seconds, text) -> None:
     assert span(seconds) == text
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [counted(number, "run") for number in (0, 1, 2, 1204)] == ["0 runs", "1 run", "2 runs", "1,204 runs"]
+    assert [counted(number, "history", "histories") for number in (1, 2)] == ["1 history", "2 histories"]
+
+
+NOUNS = r"(?:runs|requests|pages|rows|streams|workflows|apps|items|files|connections|rounds|kills|credits|invocations)"
+
+
+def test_no_message_puts_a_number_before_a_plural() -> None:
+    """`1 requests`: a number that may be 1 goes through `counted`."""
+    found = []
+    for source in (Path(__file__).parents[2] / "etl").rglob("*.py"):
+        if source.is_relative_to(Path(__file__).parents[2] / "etl" / "sandbox"):
+            continue
+        for number, line in enumerate(source.read_text().splitlines(), 1):
+            if re.search(rf"\{{[^{{}}]+\}} {NOUNS}\b(?!/)", line) and not re.search(
+                r"/\{|counted\(|formatting\.count\(", line
+            ):
+                found.append(f"{source.name}:{number}: {line.strip()}")
+    assert [each for each in found if not any(known in each for known in MORE_THAN_ONE)] == []
+
+
+MORE_THAN_ONE = (
+    "rounds in a row have failed",  # only after the second
+    "locks streams", "holds streams",
+)  # fmt: skip
+
+
+def test_defaults_are_shown_as_they_are_typed() -> None:
+    """`--every` used to show 0:10:00."""
+    tree = [get_command(app)]
+    while tree:
+        group = tree.pop()
+        tree += getattr(group, "commands", {}).values()
+        for each in group.params:
+            if isinstance(each.default, timedelta):
+                assert isinstance(each.show_default, str), (group.name, each.name)

@@ -6,7 +6,7 @@ import pytest
 
 from etl.api.retry import Pause, RateLimitedError, Retries, RetryPolicy, api_message, refusal, retry_after_s
 from etl.api.transport import Answer
-from etl.errors import FatalError, KeyRefusedError, NotFoundError, TransientError
+from etl.errors import TRY_LATER, FatalError, KeyRefusedError, NotFoundError, TransientError
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -132,3 +132,24 @@ def test_status_codes_map_to_error_classes(status, body, kind):
     assert type(error) is kind
     assert str(status) in error.message
     assert "/apps/c" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "hint"),
+    [
+        (400, b'{"message": "take must not be greater than 100"}', "Lower api.page_size."),
+        (400, b'{"message": "Bad", "errors": [{"path": ["take"], "message": "too large"}]}', "Lower api.page_size."),
+        (413, b"<html>too large</html>", "Lower api.page_size."),
+        (422, b'{"message": "unknown origin"}', "Check the ids, the filters and api.page_size in the settings."),
+        (400, b"<html>no</html>", TRY_LATER),
+        (451, b'{"message": "no"}', TRY_LATER),
+        (403, b'{"message": "no"}', "Give the key permission to read this app's runs."),
+        (
+            403,
+            b"<html>no</html>",
+            "Check api.base_url and the network: something in front of the API refuses the request.",
+        ),
+    ],
+)
+def test_hints_of_refusals_name_what_was_refused(status, body, hint):
+    assert refusal(Answer(status, {}, body, 0.0), "/apps/c").hint == hint

@@ -99,7 +99,8 @@ RETURNING fence
 UPDATE etl_streams AS streams
 SET watermark = before.watermark,
     last_succeeded_at = before.last_succeeded_at,
-    last_error = format('the API counts %s runs, the warehouse %s', streams.api_count, counts.accounted_for),
+    last_error = format('the API counts %s run%s, the warehouse %s',
+        streams.api_count, CASE WHEN streams.api_count <> 1 THEN 's' END, counts.accounted_for),
     last_hint = format('Run: cortex-etl reconcile --workflow %s', shell_word(streams.workflow_id)),
     last_error_at = now()
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[])
