@@ -168,6 +168,7 @@ class Intake:
         for run_id in found.older:  # what the API answers for the run itself decides
             found.new.pop(run_id, None)
             found.changed.pop(run_id, None)
+            found.good.discard(run_id)
         batch, held = found.batch, {each.run_id for each in self._held.values()}
         batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
         batch.settled = sorted(run_id for run_id in found.good - found.bad if self._retry or run_id in held)
