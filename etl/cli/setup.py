@@ -7,8 +7,6 @@ import re
 import shlex
 import sys
 from contextlib import aclosing, suppress
-from functools import reduce
-from operator import getitem
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +19,8 @@ from etl.errors import SettingsError, cannot_write, first_code
 from etl.files import create_private
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from etl.config import Settings
     from etl.events import Event
 
@@ -140,21 +140,23 @@ def config_schema(call: Invocation) -> None:
 
 
 def _in_force(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return each setting, as text, with its source; those of a list's items one by one."""
     from etl.config.document import dotted
-    from etl.config.problems import all_keys
 
     shown = settings.model_dump(mode="json", by_alias=True)
-    rows = []
-    for path in all_keys(type(settings)):
-        if path[0] == "apps":
-            continue
-        value: object = reduce(getitem, path, shown)  # type: ignore[arg-type]  # the path leads through mappings
-        if not isinstance(value, dict):
-            rows.append((dotted(path), _as_text(value), settings.place(*path)))
-    for index, app_shown in enumerate(shown["apps"]):
-        for name, value in app_shown.items():
-            rows.append((f"apps[{index}].{name}", _as_text(value), settings.place("apps", index, name)))
-    return rows
+    return [(dotted(path), _as_text(value), settings.place(*path)) for path, value in _leaves(shown)]
+
+
+def _leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    inner: Iterable[tuple[str | int, object]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        inner = enumerate(value)
+    else:
+        yield path, value
+    for key, each in inner:
+        yield from _leaves(each, (*path, key))
 
 
 def _as_text(value: object) -> str:

@@ -25,6 +25,8 @@ NEED_SETTINGS = [
     ["export", "files"],
     ["rejects", "list"],
     ["rejects", "retry"],
+    ["alerts", "list"],
+    ["alerts", "test", "stuck_runs"],
     ["forget", "--run", "r", "--yes"],
     ["grant", "somebody"],
     ["selftest"],
