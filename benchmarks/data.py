@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etl.sandbox import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
 WORKFLOWS = 20
 TEMPLATES = 3000
@@ -19,21 +20,27 @@ NEWEST = datetime(2026, 11, 1, 12, tzinfo=UTC)
 APART = timedelta(seconds=20)
 """Time between two runs of a workflow."""
 
-_MARKS = ("\ufdd0id", "\ufdd0created", "\ufdd0updated")
+ENDED = frozenset({"COMPLETED", "FAILED", "SKIPPED"})
+_MARKS = ("id", "created", "updated")
+_ID = re.compile(rb'"run_id":"([^"]+)"')
+_MARK = re.compile('"\ufdd0([^"]*)"'.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A run as JSON text, split at its id, `created_at` and `updated_at` (in the order `positions`)."""
+    """A run as JSON text, split at its id, `created_at`, `updated_at` and the ids of the runs that it started.
+
+    `blanks` name what goes between the pieces: one of `_MARKS`, or the workflow and the template of a run it started.
+    """
 
     pieces: tuple[bytes, ...]
-    positions: tuple[int, ...]
+    blanks: tuple[str, ...]
 
-    def filled(self, values: Sequence[bytes]) -> bytes:
-        """Fill in the three values."""
+    def filled(self, values: Mapping[str, bytes]) -> bytes:
+        """Fill in the blanks."""
         text = [self.pieces[0]]
-        for position, piece in zip(self.positions, self.pieces[1:], strict=True):
-            text += (values[position], piece)
+        for blank, piece in zip(self.blanks, self.pieces[1:], strict=True):
+            text += (values[blank], piece)
         return b"".join(text)
 
 
@@ -49,31 +56,38 @@ class Library:
 def library() -> Library:
     """Generate the templates, always the same ones, without NUL and lone surrogates, which dlt cannot store."""
     world = World.generate(seed=1, apps=1, workflows_per_app=WORKFLOWS, runs=TEMPLATES, open_runs=0)
-    templates: dict[str, list[Template]] = {}
-    for workflow_id, runs in world.runs.items():
-        made = [_template(run) for run in runs.values() if run["status"] in {"COMPLETED", "FAILED", "SKIPPED"}]
-        templates[workflow_id] = [template for template in made if template is not None]
+    usable = {
+        workflow_id: [run for run in runs.values() if run["status"] in ENDED and _is_usable(run)]
+        for workflow_id, runs in world.runs.items()
+    }
+    places = {
+        run["id"]: f"{workflow_id} {place}" for workflow_id, runs in usable.items() for place, run in enumerate(runs)
+    }
+    templates = {workflow_id: [_template(run, places) for run in runs] for workflow_id, runs in usable.items()}
     documents = {each: _encode(world.workflows[each]) for each in templates}
     return Library(documents, templates)
 
 
-def _template(run: dict[str, object]) -> Template | None:
-    marked = run | dict(zip(("id", "created_at", "updated_at"), _MARKS, strict=True))
+def _is_usable(run: dict[str, Any]) -> bool:
+    try:
+        return b"\\u0000" not in _encode(run)
+    except UnicodeEncodeError:
+        return False
+
+
+def _template(run: dict[str, Any], places: Mapping[str, str]) -> Template:
+    """Make the template of a run; `places` has the workflow and the template of each run that others may start."""
+    marked = run | {
+        field: f"\ufdd0{mark}" for field, mark in zip(("id", "created_at", "updated_at"), _MARKS, strict=True)
+    }
     if marked.get("retention_due_at"):
         marked["retention_due_at"] = "2027-11-01T12:00:00.000Z"
-    try:
-        text = _encode(marked)
-    except UnicodeEncodeError:
-        return None
-    if b"\\u0000" in text:
-        return None
-    marks = [f'"{mark}"'.encode() for mark in _MARKS]
-    positions = sorted(range(len(marks)), key=lambda position: text.index(marks[position]))
-    pieces = []
-    for position in positions:
-        piece, text = text.split(marks[position])
-        pieces.append(piece)
-    return Template((*pieces, text), tuple(positions))
+    text = _encode(marked)
+    for run_id in set(_ID.findall(text)):
+        if place := places.get(run_id.decode()):
+            text = text.replace(b'"%b"' % run_id, f'"\ufdd0{place}"'.encode())
+    pieces = _MARK.split(text)
+    return Template(tuple(pieces[::2]), tuple(blank.decode() for blank in pieces[1::2]))
 
 
 def _encode(document: object) -> bytes:
@@ -101,9 +115,18 @@ class App:
         updated = created + APART
         if self.changed_every and position % self.changed_every == self.changed_every // 2:
             updated = NEWEST + timedelta(days=1)
+        template = templates[position % len(templates)]
+        values = {"id": self._id(workflow_id, position), "created": _time(created), "updated": _time(updated)}
+        for blank in template.blanks:
+            if blank not in _MARKS:
+                started, _, place = blank.partition(" ")
+                again = position // len(templates) * len(library().templates[started])
+                values[blank] = self._id(started, int(place) + again)
+        return template.filled(values)
+
+    def _id(self, workflow_id: str, position: int) -> bytes:
         number = self.workflows.index(workflow_id) * 10_000_000 + position
-        values = (f'"{self.name}-{number:012d}"'.encode(), _time(created), _time(updated))
-        return templates[position % len(templates)].filled(values)
+        return f'"{self.name}-{number:012d}"'.encode()
 
     def page(self, workflow_id: str, number: int, take: int) -> bytes:
         """Return a page of a workflow's listing."""
