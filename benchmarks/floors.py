@@ -20,6 +20,7 @@ from etl.decode import digest, split_page
 from etl.normalize import Normalizer
 from etl.normalize.run import RUN
 from etl.tables import (
+    CHILD_RUNS,
     RUN_STEP_CALLS,
     RUN_STEPS,
     RUN_USAGE_CALLS,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 8
 BATCH = 1000
-CHILDREN = (("steps", RUN_STEPS), ("calls", RUN_STEP_CALLS), ("usage", RUN_USAGE_CALLS))
+CHILDREN = (("steps", RUN_STEPS), ("calls", RUN_STEP_CALLS), ("usage", RUN_USAGE_CALLS), ("child_runs", CHILD_RUNS))
 
 
 def fetch(port: int, name: str, pages: int) -> float:
@@ -91,7 +92,7 @@ class Rows:
         batch: dict[str, list[Any]] = {}
         for index, (workflow_id, raw) in enumerate(app.all_runs()):
             if index % BATCH == 0:
-                batch = {"runs": [], "steps": [], "calls": [], "usage": []}
+                batch = {"runs": [], **{name: [] for name, _ in CHILDREN}}
                 self.batches.append(batch)
             made = normalizers[workflow_id].normalize(raw, digest(raw))
             batch["runs"].append(made.run)

@@ -124,6 +124,7 @@ SELECT
     jsonb_build_object('customer', jsonb_build_object('name', 'Customer ' || n % 40, 'vip', n % 40 = 0), 'text', repeat('word ', 10)) AS input,
     CASE status WHEN 'COMPLETED' THEN jsonb_build_object('answer', repeat('said ', 20)) END AS result,
     round((0.05 * pace)::numeric, 8) AS credits,
+    round((0.05 * pace)::numeric, 8) AS own_credits,
     CASE WHEN n % 5 = 0 THEN 7776000 END AS retention_max_age_s,
     CASE WHEN n % 5 = 0 THEN created_at + interval '90 days' END AS retention_due_at,
     CASE WHEN n % 200 = 0 THEN '{"region": "eu"}'::jsonb END AS extra,
@@ -149,6 +150,9 @@ SELECT
     CASE WHEN NOT step.loops THEN step.model END AS model,
     CASE WHEN step.type IN ('http_request', 'browser') THEN CASE WHEN base.n % 50 = 0 THEN 502 ELSE 200 END END AS http_status,
     CASE WHEN step.type = 'workflow' THEN children.child_run_id END AS child_run_id,
+    step.loops AS looped,
+    CASE WHEN step.type = 'model' AND NOT step.loops THEN 1000 + base.n % 4000 END AS input_tokens,
+    CASE WHEN step.type = 'model' AND NOT step.loops THEN 100 + base.n % 400 END AS output_tokens,
     CASE WHEN step.nodes > 0 THEN round((0.01 * step.seconds * base.pace)::numeric, 9) END AS credits
 FROM made.base
 JOIN made.steps AS step ON step.workflow = base.workflow
@@ -190,6 +194,11 @@ SELECT
 FROM made.base
 JOIN made.steps AS step ON step.workflow = base.workflow AND step.nodes > 0
 CROSS JOIN LATERAL generate_series(0, step.nodes - 1) AS node;
+
+CREATE VIEW made.child_runs AS
+SELECT run_id AS parent_run_id, step_key AS parent_step_key, child_run_id AS run_id
+FROM made.run_steps
+WHERE child_run_id IS NOT NULL;
 
 CREATE VIEW made.etl_streams AS
 SELECT

@@ -19,7 +19,7 @@ import asyncpg
 from etl.db.connect import connect, embedded_url
 from etl.db.migrate import migrate
 from etl.db.rollups import roll_up
-from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
+from etl.tables import CHILD_RUNS, RUN_CHILDREN, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,13 +177,15 @@ async def _ask(url: str, sql: str) -> object:
 async def _multiply(url: str, app: str, name: str, days: int) -> None:
     connection = await connect(url, SCHEMA)
     await connection.execute("SET session_replication_role = replica")  # the rows are valid: skip the checks
-    for table in (RUNS, RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS):
+    for table in (RUNS, *RUN_CHILDREN):
         key = table.key[0]
         values = {f'"{column}"': f'"{column}"' for column in table.names}
         values[f'"{key}"'] = f"'{name}-' || {key}"
         if table is RUNS:
             values['"stream_app_id"'] = f"'{name}'"
             values['"created_at"'] = f"created_at - interval '{days} days'"
+        if table is CHILD_RUNS:
+            values['"run_id"'] = f"'{name}-' || run_id"
         await connection.execute(
             f"INSERT INTO {table.name} ({', '.join(values)}) SELECT {', '.join(values.values())} "
             f"FROM {table.name} WHERE {key} LIKE '{app}-%'"

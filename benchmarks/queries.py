@@ -22,6 +22,7 @@ from benchmarks.generate import fill
 from benchmarks.postgres import SCHEMA, scratch_cluster
 from etl.db.connect import connect
 from etl.report import write_report
+from etl.tables import RUN_CHILDREN, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 COOKBOOK = Path(__file__).parents[1] / "docs" / "cookbook.md"
 
 VIEWS = {
+    "run_facts": "SELECT * FROM run_facts WHERE created_at > now() - interval '1 day'",
+    "step_facts": "SELECT * FROM step_facts WHERE created_at > now() - interval '1 day'",
     "workflow_health_daily": "SELECT * FROM workflow_health_daily WHERE day > current_date - 30",
     "credits_daily": "SELECT * FROM credits_daily WHERE day > current_date - 30",
     "step_performance_daily": "SELECT * FROM step_performance_daily WHERE day > current_date - 30",
     "step_performance": "SELECT * FROM step_performance",
     "model_usage_daily": "SELECT * FROM model_usage_daily WHERE day > current_date - 30",
     "recent_failures": "SELECT * FROM recent_failures WHERE failed_at > now() - interval '30 days'",
+    "failure_groups": "SELECT * FROM failure_groups",
     "open_runs": "SELECT * FROM open_runs WHERE created_at > now() - interval '30 days'",
     "run_tree": "SELECT * FROM run_tree WHERE day > current_date - 30",
     "sync_health": "SELECT * FROM sync_health",
@@ -126,7 +130,7 @@ async def _time_report(url: str, times: int) -> Timing:
 
 
 async def _size(connection: asyncpg.Connection) -> str:
-    tables = ("runs", "run_steps", "run_step_calls", "run_usage_calls")
+    tables = (RUNS.name, *(table.name for table in RUN_CHILDREN))
     counts = [f"{await connection.fetchval(f'SELECT count(*) FROM {table}'):,} {table}" for table in tables]
     size = await connection.fetchval("SELECT pg_database_size(current_database())")
     return f"{', '.join(counts)}; {size / 2**30:.1f} GiB with indexes"

@@ -18,7 +18,7 @@ PAGE = Path(__file__).with_name("architecture.md")
 EXAMPLES = (
     ("a column of `runs`", "collection_id"),
     ("a setting", "redact_by"),
-    ("a view", "child_runs"),
+    ("a view", "run_tree"),
     ("a command", "selftest"),
 )
 """What a change adds, and an existing one that stands for it."""

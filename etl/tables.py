@@ -201,6 +201,8 @@ RUNS = Table(
         Column("input", "jsonb", "input", "payload"),
         Column("result", "jsonb", "result", "payload"),
         Column("credits", "numeric", "usage.total"),
+        # Less the credits of the runs that it started, as soon as the warehouse holds them (`etl.db.own_credits`).
+        Column("own_credits", "numeric", "usage.total"),
         Column("retention_max_age_s", "bigint", "retention.max_age_in_seconds"),
         Column("retention_preserve_on_failure", "boolean", "retention.preserve_on_failure"),
         Column("retention_due_at", "timestamptz", "retention_due_at"),
@@ -234,6 +236,7 @@ RUN_STEPS = Table(
         Column("output_tokens", "bigint", "output.*.output.raw", "output_tokens", MODEL),
         Column("http_status", "integer", "output.*.output.status", step_types=HTTP),
         Column("child_run_id", "text", "output.*.output.run_id", step_types=CHILD),
+        Column("looped", "boolean"),
         Column("credits", "numeric", "usage.steps.*.total"),
         Column("extra", "jsonb"),
     ),
@@ -283,10 +286,21 @@ RUN_USAGE_CALLS = Table(
     parent="runs",
 )
 
+CHILD_RUNS = Table(
+    "child_runs",
+    (
+        Column("parent_run_id", "text"),
+        Column("parent_step_key", "text"),
+        Column("run_id", "text"),
+    ),
+    ("parent_run_id", "parent_step_key", "run_id"),
+    parent="runs",
+)
+
 DEFINITIONS = (WORKFLOW_VERSIONS, WORKFLOW_STEPS, WORKFLOW_STEP_LINKS)
 """What many runs share: loaded before the runs that point at it."""
 
-RUN_CHILDREN = (RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS)
+RUN_CHILDREN = (RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS, CHILD_RUNS)
 """What belongs to one run and is replaced with it, parents first."""
 
 ENTITIES = (APPS, WORKFLOWS, *DEFINITIONS, RUNS, *RUN_CHILDREN)

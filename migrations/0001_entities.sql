@@ -248,7 +248,7 @@ COMMENT ON COLUMN runs.result IS 'Result of the run, as received.';
 COMMENT ON COLUMN runs.credits IS
     'Credits that the run cost, including the runs that it started (usage.total of the API), exact; null where the API gave none. run_usage_calls breaks them down.';
 COMMENT ON COLUMN runs.own_credits IS
-    'Credits of the run itself, without the runs that it started. Not filled yet: always null.';
+    'Credits of the run without those of the runs that it started: credits less what its steps spent on them. A sum over runs counts each credit once. Null where credits is null.';
 COMMENT ON COLUMN runs.retention_max_age_s IS 'How long the API keeps the run, in seconds; -1 keeps it forever.';
 COMMENT ON COLUMN runs.retention_preserve_on_failure IS 'Whether the API keeps the run past its retention if it failed.';
 COMMENT ON COLUMN runs.retention_due_at IS 'When the API will remove the run; null where it keeps it.';
@@ -291,7 +291,9 @@ CREATE TABLE run_steps (
     output_tokens bigint,
     http_status   integer,
     child_run_id  text,
+    looped        boolean,
     credits       numeric,
+    child_credits numeric,
     extra         jsonb,
     CONSTRAINT run_steps_pkey PRIMARY KEY (run_id, step_key),
     CONSTRAINT run_steps_run_fkey FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE
@@ -321,9 +323,12 @@ COMMENT ON COLUMN run_steps.output_tokens IS
 COMMENT ON COLUMN run_steps.http_status IS
     'HTTP status that an http_request or browser step received; null where the step looped.';
 COMMENT ON COLUMN run_steps.child_run_id IS
-    'Run that a workflow step started (runs.id, if that workflow is synced); null where the step looped (see run_step_calls).';
+    'Run that a workflow step started (runs.id, if that workflow is synced); null where the step looped (see run_step_calls). child_runs has the runs that steps of any type started.';
+COMMENT ON COLUMN run_steps.looped IS 'Whether the step looped: its output is a list, with an item per iteration.';
 COMMENT ON COLUMN run_steps.credits IS
     'Credits that the step cost, including the runs that it started (usage.steps.KEY.total of the API), exact; null where the API gave none.';
+COMMENT ON COLUMN run_steps.child_credits IS
+    'Part of credits that the runs it started account for: the smaller of credits and the sum of their runs.credits. A run that several steps started, by child_runs, counts for the first. Null where there is none. The credits of step_facts are credits less child_credits.';
 COMMENT ON COLUMN run_steps.extra IS
     'Fields of the step that no column holds, by path; null when there are none.';
 
@@ -401,6 +406,19 @@ COMMENT ON COLUMN run_usage_calls.depth IS 'Level below the root; 1 is the first
 COMMENT ON COLUMN run_usage_calls.call_id IS 'Id of the call; null on levels that carry none.';
 COMMENT ON COLUMN run_usage_calls.credits IS 'Credits of this node and everything below it, exact.';
 
+CREATE TABLE child_runs (
+    parent_run_id   text NOT NULL,
+    parent_step_key text NOT NULL,
+    run_id          text NOT NULL,
+    CONSTRAINT child_runs_pkey PRIMARY KEY (parent_run_id, parent_step_key, run_id),
+    CONSTRAINT child_runs_run_fkey FOREIGN KEY (parent_run_id) REFERENCES runs (id) ON DELETE CASCADE
+);
+COMMENT ON TABLE child_runs IS
+    'One row per run that a step started: one that its output names, an item of its output where it looped, or one of its calls.';
+COMMENT ON COLUMN child_runs.parent_run_id IS 'Run that started the other (runs.id).';
+COMMENT ON COLUMN child_runs.parent_step_key IS 'Step of that run that started it (run_steps.step_key).';
+COMMENT ON COLUMN child_runs.run_id IS 'Run that was started (runs.id, if its workflow is synced).';
+
 -- Indexes beyond the primary keys. Each comment names the query that the index serves; every index slows down loading.
 
 CREATE INDEX runs_created_idx ON runs (created_at);
@@ -409,7 +427,7 @@ COMMENT ON INDEX runs_created_idx IS 'Runs of a period: WHERE created_at >= now(
 -- Covers the daily views, so that they use index-only scans. created_at is included because PostgreSQL considers an
 -- expression index for those only when the columns of the expression are in the index too.
 CREATE INDEX runs_day_idx ON runs (((created_at AT TIME ZONE 'UTC')::date), workflow_id)
-    INCLUDE (created_at, app_id, origin, status, duration_s, credits);
+    INCLUDE (created_at, workflow_app_id, app_id, status, duration_s, own_credits);
 COMMENT ON INDEX runs_day_idx IS 'Days of workflow_health_daily and credits_daily: WHERE day >= current_date - 30.';
 
 CREATE INDEX runs_stream_idx ON runs (workflow_id, stream_app_id, created_at) INCLUDE (gone_at);
@@ -443,19 +461,8 @@ CREATE INDEX runs_listed_under_idx ON runs (listed_under_workflow_id, created_at
     WHERE listed_under_workflow_id IS NOT NULL;
 COMMENT ON INDEX runs_listed_under_idx IS 'Runs that another workflow lists: listed_runs and sync_health.';
 
-CREATE INDEX run_steps_child_idx ON run_steps (child_run_id, run_id) WHERE child_run_id IS NOT NULL;
-COMMENT ON INDEX run_steps_child_idx IS 'Parent of a run: run_tree, child_runs WHERE run_id = ...';
-
-CREATE INDEX run_steps_parent_idx ON run_steps (run_id) INCLUDE (step_key, child_run_id)
-    WHERE child_run_id IS NOT NULL;
-COMMENT ON INDEX run_steps_parent_idx IS 'Children of a run: run_tree, child_runs WHERE parent_run_id = ...';
-
-CREATE INDEX run_step_calls_child_idx ON run_step_calls (child_run_id, run_id) WHERE child_run_id IS NOT NULL;
-COMMENT ON INDEX run_step_calls_child_idx IS 'Same as run_steps_child_idx, for runs that a loop started.';
-
-CREATE INDEX run_step_calls_parent_idx ON run_step_calls (run_id) INCLUDE (step_key, child_run_id)
-    WHERE child_run_id IS NOT NULL;
-COMMENT ON INDEX run_step_calls_parent_idx IS 'Same as run_steps_parent_idx, for runs that a loop started.';
+CREATE INDEX child_runs_run_idx ON child_runs (run_id, parent_run_id, parent_step_key);
+COMMENT ON INDEX child_runs_run_idx IS 'Parents of a run: WHERE run_id = ..., run_tree, run_facts, and own credits.';
 
 -- Up-to-date statistics and visibility maps keep the plans good while a warehouse grows.
 ALTER TABLE runs SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);

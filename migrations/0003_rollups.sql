@@ -1,3 +1,106 @@
+-- What is computed from the runs: own credits and rollups.
+
+-- Own credits of a run depend on the runs that it started, which other connections may be loading at the same moment. Each
+-- load therefore records the runs that it wrote, in the same transaction, and update_own_credits() computes their parents
+-- after the commit: of a parent and a child that are loaded at the same time, the later commit sees both. What a killed
+-- process recorded is left to the next one.
+CREATE TABLE etl_changed_credits (
+    id       bigint      GENERATED ALWAYS AS IDENTITY,
+    run_ids  text[]      NOT NULL,
+    noted_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT etl_changed_credits_pkey PRIMARY KEY (id)
+);
+COMMENT ON TABLE etl_changed_credits IS
+    'One row per transaction after which the own credits of the parents of some runs have to be computed. Empty except for moments.';
+COMMENT ON COLUMN etl_changed_credits.id IS 'Number of the row, ascending.';
+COMMENT ON COLUMN etl_changed_credits.run_ids IS
+    'Runs that were written, and the children that they name or named before (runs.id).';
+COMMENT ON COLUMN etl_changed_credits.noted_at IS 'When they were written.';
+
+-- Each statement of the function sees what was committed before it, provided that the transaction is read committed. It
+-- locks the parents, so that whoever computes one last has seen the most, and skips those that others have locked, so
+-- that it never waits; they stay recorded. The statements read few rows by key, also where the planner does not know it
+-- because a new warehouse has no statistics yet; planning them takes as long as running them.
+CREATE FUNCTION update_own_credits(patience interval) RETURNS boolean LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    children text[];
+    parents  text[];
+    held     text[];
+    batch    text[];
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed'
+        OR (SELECT min(noted_at) FROM etl_changed_credits) > clock_timestamp() - patience
+    THEN
+        RETURN false;
+    END IF;
+    PERFORM set_config('synchronous_commit', 'off', true); -- what a crash undoes stays recorded
+    WITH taken AS (
+        DELETE FROM etl_changed_credits
+        WHERE id IN (SELECT id FROM etl_changed_credits ORDER BY id FOR UPDATE SKIP LOCKED)
+        RETURNING run_ids
+    )
+    SELECT array_agg(DISTINCT id) INTO children FROM taken CROSS JOIN unnest(run_ids) AS id;
+    SELECT array_agg(DISTINCT named.parent_run_id) INTO parents
+    FROM unnest(children) AS of_these (id)
+    JOIN child_runs AS named ON named.run_id = of_these.id
+    JOIN runs AS child ON child.id = of_these.id;
+    SELECT array_agg(id) INTO held
+    FROM (SELECT id FROM runs WHERE id = ANY (parents) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS free;
+    FOR place IN 1 .. coalesce(cardinality(held), 0) BY 200 LOOP
+        batch := held[place : place + 199];
+        -- A child counts for the first step that names it. The run is written also if only its steps change, so that
+        -- its day is rolled up again.
+        WITH first_parents AS (
+            SELECT DISTINCT ON (child.id) child.credits, named.parent_run_id AS run_id, named.parent_step_key AS step_key
+            FROM (SELECT DISTINCT run_id FROM child_runs WHERE parent_run_id = ANY (batch)) AS of_these
+            JOIN runs AS child ON child.id = of_these.run_id
+            JOIN child_runs AS named ON named.run_id = child.id
+            JOIN runs AS parent ON parent.id = named.parent_run_id
+            JOIN run_steps AS step ON step.run_id = named.parent_run_id AND step.step_key = named.parent_step_key
+            ORDER BY child.id, parent.created_at NULLS LAST, named.parent_run_id, step.ordinal
+        ), of_children AS (
+            SELECT run_id, step_key, sum(credits) AS credits FROM first_parents GROUP BY run_id, step_key
+        ), computed AS (
+            SELECT
+                steps.run_id,
+                steps.step_key,
+                CASE WHEN steps.credits IS NOT NULL AND of_children.credits IS NOT NULL
+                    THEN least(steps.credits, of_children.credits) END AS child_credits
+            FROM (
+                SELECT DISTINCT parent_run_id, parent_step_key FROM child_runs WHERE parent_run_id = ANY (batch)
+            ) AS starting
+            JOIN run_steps AS steps ON steps.run_id = starting.parent_run_id AND steps.step_key = starting.parent_step_key
+            LEFT JOIN of_children ON of_children.run_id = steps.run_id AND of_children.step_key = steps.step_key
+        ), of_steps AS (
+            UPDATE run_steps SET child_credits = computed.child_credits
+            FROM computed
+            WHERE run_steps.run_id = computed.run_id AND run_steps.step_key = computed.step_key
+                AND run_steps.child_credits IS DISTINCT FROM computed.child_credits
+            RETURNING run_steps.run_id
+        )
+        UPDATE runs SET own_credits = runs.credits - of_run.child_credits
+        FROM (
+            SELECT parent.id, coalesce(sum(computed.child_credits), 0) AS child_credits
+            FROM unnest(batch) AS parent (id)
+            LEFT JOIN computed ON computed.run_id = parent.id
+            GROUP BY parent.id
+        ) AS of_run
+        WHERE runs.id = of_run.id AND runs.erased_at IS NULL AND (
+            runs.own_credits IS DISTINCT FROM runs.credits - of_run.child_credits
+            OR runs.id IN (SELECT run_id FROM of_steps)
+        );
+    END LOOP;
+    INSERT INTO etl_changed_credits (run_ids)
+    SELECT array_agg(DISTINCT run_id) FROM child_runs
+    WHERE parent_run_id IN (SELECT unnest(parents) EXCEPT SELECT unnest(held))
+    HAVING count(*) > 0;
+    RETURN NOT FOUND;
+END
+$$;
+COMMENT ON FUNCTION update_own_credits IS
+    'Computes the own credits of runs whose children have changed (etl_changed_credits), if the oldest change is that old. Returns false if some are left, because it is not or because others are writing these runs.';
+
 -- Rollups: what the daily views need of each day of each workflow, counted once instead of in every query.
 --
 -- Each change to runs records the affected days in etl_changed_days, in the same transaction. The views count those days
@@ -25,57 +128,66 @@ CREATE INDEX etl_changed_days_idx ON etl_changed_days (day, workflow_id);
 COMMENT ON INDEX etl_changed_days_idx IS 'Tells whether the rollup of a day is up to date: every daily view.';
 
 CREATE TABLE rollup_health (
-    workflow_id    text   NOT NULL,
-    day            date   NOT NULL,
-    app_id         text,
-    runs           bigint NOT NULL,
-    completed      bigint NOT NULL,
-    failed         bigint NOT NULL,
-    cancelled      bigint NOT NULL,
-    skipped        bigint NOT NULL,
-    open           bigint NOT NULL,
-    p50_duration_s double precision,
-    p95_duration_s double precision,
-    credits        numeric
+    workflow_id     text   NOT NULL,
+    day             date   NOT NULL,
+    workflow_app_id text,
+    app_id          text,
+    runs            bigint NOT NULL,
+    completed       bigint NOT NULL,
+    failed          bigint NOT NULL,
+    cancelled       bigint NOT NULL,
+    skipped         bigint NOT NULL,
+    open            bigint NOT NULL,
+    p50_duration_s  double precision,
+    p95_duration_s  double precision,
+    credits         numeric
 );
 COMMENT ON TABLE rollup_health IS 'Rollup behind workflow_health_daily; query that view instead.';
 
 CREATE TABLE rollup_credits (
-    workflow_id   text   NOT NULL,
-    day           date   NOT NULL,
-    app_id        text,
-    stream_app_id text,
-    origin        text,
-    runs          bigint NOT NULL,
-    listed        bigint NOT NULL,
-    credits       numeric
+    workflow_id           text   NOT NULL,
+    day                   date   NOT NULL,
+    workflow_app_id       text,
+    app_id                text,
+    stream_app_id         text,
+    origin                text,
+    runs                  bigint NOT NULL,
+    listed                bigint NOT NULL,
+    credits               numeric,
+    credits_with_children numeric
 );
 COMMENT ON TABLE rollup_credits IS 'Rollup behind credits_daily and sync_health; query those views instead.';
 
 CREATE TABLE rollup_steps (
-    workflow_id text   NOT NULL,
-    day         date   NOT NULL,
-    app_id      text,
-    step_key    text   NOT NULL,
-    type        text,
-    runs        bigint NOT NULL,
-    ended       bigint NOT NULL,
-    failed      bigint NOT NULL,
-    p50_s       double precision,
-    p95_s       double precision,
-    credits     numeric,
-    durations_s double precision[]
+    workflow_id     text   NOT NULL,
+    day             date   NOT NULL,
+    workflow_app_id text,
+    app_id          text,
+    step_key        text   NOT NULL,
+    type            text,
+    type_at         timestamptz,
+    runs            bigint NOT NULL,
+    ended           bigint NOT NULL,
+    failed          bigint NOT NULL,
+    p50_s           double precision,
+    p95_s           double precision,
+    credits         numeric,
+    durations_s     double precision[]
 );
 COMMENT ON TABLE rollup_steps IS 'Rollup behind step_performance and step_performance_daily; query those views instead.';
 
 CREATE TABLE rollup_models (
-    workflow_id text   NOT NULL,
-    day         date   NOT NULL,
-    provider    text,
-    model       text,
-    calls       bigint NOT NULL,
-    failed      bigint NOT NULL,
-    credits     numeric
+    workflow_id     text   NOT NULL,
+    day             date   NOT NULL,
+    workflow_app_id text,
+    app_id          text,
+    provider        text,
+    model           text,
+    calls           bigint NOT NULL,
+    failed          bigint NOT NULL,
+    input_tokens    numeric,
+    output_tokens   numeric,
+    credits         numeric
 );
 COMMENT ON TABLE rollup_models IS 'Rollup behind model_usage_daily; query that view instead.';
 
@@ -136,18 +248,20 @@ ALTER TABLE runs
 -- constant null, which lets the planner skip them when a query asks for days of a workflow.
 CREATE VIEW etl_uncounted_runs AS
 SELECT
-    runs.id, changed.workflow_id, changed.day, runs.app_id, runs.stream_app_id, runs.origin, runs.status, runs.gone_at,
-    runs.duration_s, runs.credits
+    runs.id, changed.workflow_id, changed.day, runs.created_at, runs.workflow_app_id, runs.app_id, runs.stream_app_id,
+    runs.origin, runs.status, runs.gone_at, runs.duration_s, runs.credits, runs.own_credits
 FROM (SELECT DISTINCT workflow_id, day FROM etl_changed_days) AS changed
 JOIN runs ON runs.workflow_id = changed.workflow_id AND (runs.created_at AT TIME ZONE 'UTC')::date = changed.day
 UNION ALL
-SELECT id, workflow_id, NULL::date, app_id, stream_app_id, origin, status, gone_at, duration_s, credits
+SELECT
+    id, workflow_id, NULL::date, NULL::timestamptz, workflow_app_id, app_id, stream_app_id, origin, status, gone_at,
+    duration_s, credits, own_credits
 FROM runs
 WHERE created_at IS NULL
 UNION ALL
 SELECT
-    id, NULL::text, (created_at AT TIME ZONE 'UTC')::date, app_id, stream_app_id, origin, status, gone_at, duration_s,
-    credits
+    id, NULL::text, (created_at AT TIME ZONE 'UTC')::date, created_at, workflow_app_id, app_id, stream_app_id, origin,
+    status, gone_at, duration_s, credits, own_credits
 FROM runs
 WHERE workflow_id IS NULL AND created_at IS NOT NULL;
 COMMENT ON VIEW etl_uncounted_runs IS
@@ -158,9 +272,10 @@ COMMENT ON VIEW etl_uncounted_runs IS
 
 CREATE VIEW counted_health AS
 SELECT
-    day,
     workflow_id,
-    app_id,
+    day,
+    max(workflow_app_id) AS workflow_app_id,
+    max(app_id) AS app_id,
     count(*) AS runs,
     count(*) FILTER (WHERE status = 'COMPLETED') AS completed,
     count(*) FILTER (WHERE status = 'FAILED') AS failed,
@@ -169,31 +284,40 @@ SELECT
     count(*) FILTER (WHERE status IN ('PENDING', 'RUNNING')) AS open,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_s) AS p50_duration_s,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_s) AS p95_duration_s,
-    sum(credits) AS credits
+    sum(own_credits) AS credits
 FROM etl_uncounted_runs
-GROUP BY day, workflow_id, app_id;
+GROUP BY workflow_id, day;
 
 CREATE VIEW counted_credits AS
 SELECT
-    day,
     workflow_id,
-    app_id,
+    day,
+    max(workflow_app_id) AS workflow_app_id,
+    max(app_id) AS app_id,
     stream_app_id,
     origin,
     count(*) AS runs,
     count(*) FILTER (WHERE gone_at IS NULL) AS listed,
-    sum(credits) AS credits
+    sum(own_credits) AS credits,
+    sum(credits) AS credits_with_children
 FROM etl_uncounted_runs
-GROUP BY day, workflow_id, app_id, stream_app_id, origin;
+GROUP BY workflow_id, day, stream_app_id, origin;
 
--- Grouped before sorting: only the durations of each step are sorted, not all steps by five text columns.
+-- PostgreSQL can only aggregate arrays of different lengths when they are wrapped in a row. Sorting them number by
+-- number for each step takes a fraction of the time of sorting all durations of all steps.
+CREATE TYPE duration_list AS (durations_s double precision[]);
+COMMENT ON TYPE duration_list IS 'The durations of a step on one day, in seconds, wrapped so that array_agg takes lists of any length.';
+
+-- Nearly every step has one type, so grouping by type first leaves little to choose the latest one from.
 CREATE VIEW counted_steps AS
 SELECT
-    grouped.day,
     grouped.workflow_id,
+    grouped.day,
+    grouped.workflow_app_id,
     grouped.app_id,
     grouped.step_key,
     grouped.type,
+    grouped.type_at,
     grouped.runs,
     grouped.ended,
     grouped.failed,
@@ -203,123 +327,153 @@ SELECT
     spread.durations_s
 FROM (
     SELECT
-        runs.day,
-        runs.workflow_id,
-        runs.app_id,
-        steps.step_key,
-        steps.type,
-        count(*) AS runs,
-        count(*) FILTER (WHERE steps.status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
-        count(*) FILTER (WHERE steps.status = 'FAILED') AS failed,
-        sum(steps.credits) AS credits,
-        array_agg(steps.duration_s) FILTER (WHERE steps.duration_s IS NOT NULL) AS durations_s
-    FROM etl_uncounted_runs AS runs
-    CROSS JOIN LATERAL (
-        SELECT step_key, type, status, duration_s, credits FROM run_steps WHERE run_id = runs.id OFFSET 0
-    ) AS steps
-    GROUP BY runs.day, runs.workflow_id, runs.app_id, steps.step_key, steps.type
+        workflow_id,
+        day,
+        step_key,
+        max(workflow_app_id) AS workflow_app_id,
+        max(app_id) AS app_id,
+        (array_agg(type ORDER BY latest_at DESC NULLS LAST, type) FILTER (WHERE type IS NOT NULL))[1] AS type,
+        max(latest_at) FILTER (WHERE type IS NOT NULL) AS type_at,
+        sum(runs)::bigint AS runs,
+        sum(ended)::bigint AS ended,
+        sum(failed)::bigint AS failed,
+        sum(credits) AS credits,
+        array_agg(ROW(durations_s)::duration_list) AS lists
+    FROM (
+        SELECT
+            runs.workflow_id,
+            runs.day,
+            steps.step_key,
+            steps.type,
+            max(runs.created_at) AS latest_at,
+            max(runs.workflow_app_id) AS workflow_app_id,
+            max(runs.app_id) AS app_id,
+            count(*) AS runs,
+            count(*) FILTER (WHERE steps.status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
+            count(*) FILTER (WHERE steps.status = 'FAILED') AS failed,
+            sum(steps.credits - coalesce(steps.child_credits, 0)) AS credits,
+            array_agg(steps.duration_s) FILTER (WHERE steps.duration_s IS NOT NULL) AS durations_s
+        FROM etl_uncounted_runs AS runs
+        CROSS JOIN LATERAL (
+            SELECT step_key, type, status, duration_s, credits, child_credits
+            FROM run_steps
+            WHERE run_id = runs.id
+            OFFSET 0
+        ) AS steps
+        GROUP BY runs.workflow_id, runs.day, steps.step_key, steps.type
+    ) AS by_type
+    GROUP BY workflow_id, day, step_key
 ) AS grouped
 CROSS JOIN LATERAL (
     SELECT
         percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_s) AS percentiles,
         array_agg(duration_s ORDER BY duration_s) AS durations_s
-    FROM unnest(grouped.durations_s) AS each (duration_s)
+    FROM unnest(grouped.lists) AS list (durations_s)
+    CROSS JOIN LATERAL unnest(list.durations_s) AS duration_s
 ) AS spread;
 
--- A looped step has no provider and model itself, only its calls have; a loop over nothing has no calls.
+-- A model step counts itself, or its calls of type model if it looped (an untyped one has the step's type). The API does
+-- not split the credits of a step among models.
 CREATE VIEW counted_models AS
 SELECT
-    runs.day,
     runs.workflow_id,
-    coalesce(steps.provider, by_model.provider) AS provider,
-    coalesce(steps.model, by_model.model) AS model,
-    sum(coalesce(by_model.calls, 1))::bigint AS calls,
-    sum(coalesce(by_model.failed, CASE WHEN steps.status = 'FAILED' THEN 1 ELSE 0 END))::bigint AS failed,
-    sum(steps.credits) FILTER (WHERE coalesce(by_model.models, 1) = 1) AS credits
+    runs.day,
+    max(runs.workflow_app_id) AS workflow_app_id,
+    max(runs.app_id) AS app_id,
+    used.provider,
+    used.model,
+    sum(used.calls)::bigint AS calls,
+    sum(used.failed)::bigint AS failed,
+    sum(used.input_tokens) AS input_tokens,
+    sum(used.output_tokens) AS output_tokens,
+    sum(used.credits) AS credits
 FROM etl_uncounted_runs AS runs
 CROSS JOIN LATERAL (
-    SELECT run_id, step_key, provider, model, status, output, credits
+    SELECT
+        run_id, step_key, provider, model, status, input_tokens, output_tokens,
+        coalesce(looped, jsonb_typeof(output) = 'array', false) AS looped,
+        credits - coalesce(child_credits, 0) AS credits
     FROM run_steps
     WHERE run_id = runs.id AND type = 'model'
     OFFSET 0
 ) AS steps
-LEFT JOIN LATERAL (
+CROSS JOIN LATERAL (
+    SELECT
+        steps.provider,
+        steps.model,
+        1 AS calls,
+        CASE WHEN steps.status = 'FAILED' THEN 1 ELSE 0 END AS failed,
+        steps.input_tokens,
+        steps.output_tokens,
+        steps.credits
+    WHERE NOT steps.looped
+    UNION ALL
     SELECT
         calls.provider,
         calls.model,
-        count(*) AS calls,
-        count(*) FILTER (WHERE calls.status = 'FAILED') AS failed,
-        count(*) OVER () AS models
+        count(*),
+        count(*) FILTER (WHERE calls.status = 'FAILED'),
+        sum(calls.input_tokens),
+        sum(calls.output_tokens),
+        CASE WHEN count(*) OVER () = 1 THEN steps.credits END
     FROM run_step_calls AS calls
-    WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-        AND (
-            calls.type = 'model' OR calls.model IS NOT NULL
-            -- An untyped call of a loop has the step's type. In a loop a call has the key of its step; the output is
-            -- null where payloads are not stored.
-            OR calls.type IS NULL AND (calls.key = calls.step_key OR jsonb_typeof(steps.output) = 'array')
-        )
-        AND steps.provider IS NULL AND steps.model IS NULL
+    WHERE steps.looped AND calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+        AND coalesce(calls.type, 'model') = 'model'
     GROUP BY calls.provider, calls.model
-) AS by_model ON true
-WHERE by_model.calls IS NOT NULL OR steps.provider IS NOT NULL OR steps.model IS NOT NULL
-    OR coalesce(steps.output <> '[]', true)
-GROUP BY
-    runs.day, runs.workflow_id, coalesce(steps.provider, by_model.provider), coalesce(steps.model, by_model.model);
+) AS used
+GROUP BY runs.workflow_id, runs.day, used.provider, used.model;
 
 CREATE VIEW health_days AS
 SELECT
-    day, workflow_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s,
-    credits
+    workflow_id, day, workflow_app_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s,
+    p95_duration_s, credits
 FROM rollup_health AS rolled
 WHERE NOT EXISTS (
     SELECT FROM etl_changed_days AS changed WHERE changed.workflow_id = rolled.workflow_id AND changed.day = rolled.day
 )
 UNION ALL
 SELECT
-    day, workflow_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s,
-    credits
+    workflow_id, day, workflow_app_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s,
+    p95_duration_s, credits
 FROM counted_health;
 
 CREATE VIEW credit_days AS
 SELECT
-    day, workflow_id, app_id, stream_app_id, origin, runs, listed, credits
+    workflow_id, day, workflow_app_id, app_id, stream_app_id, origin, runs, listed, credits, credits_with_children
 FROM rollup_credits AS rolled
 WHERE NOT EXISTS (
     SELECT FROM etl_changed_days AS changed WHERE changed.workflow_id = rolled.workflow_id AND changed.day = rolled.day
 )
 UNION ALL
 SELECT
-    day, workflow_id, app_id, stream_app_id, origin, runs, listed, credits
+    workflow_id, day, workflow_app_id, app_id, stream_app_id, origin, runs, listed, credits, credits_with_children
 FROM counted_credits;
 
 CREATE VIEW step_days AS
 SELECT
-    day, workflow_id, app_id, step_key, type, runs, ended, failed, p50_s, p95_s, credits, durations_s
+    workflow_id, day, workflow_app_id, app_id, step_key, type, type_at, runs, ended, failed, p50_s, p95_s, credits,
+    durations_s
 FROM rollup_steps AS rolled
 WHERE NOT EXISTS (
     SELECT FROM etl_changed_days AS changed WHERE changed.workflow_id = rolled.workflow_id AND changed.day = rolled.day
 )
 UNION ALL
 SELECT
-    day, workflow_id, app_id, step_key, type, runs, ended, failed, p50_s, p95_s, credits, durations_s
+    workflow_id, day, workflow_app_id, app_id, step_key, type, type_at, runs, ended, failed, p50_s, p95_s, credits,
+    durations_s
 FROM counted_steps;
 
 CREATE VIEW model_days AS
 SELECT
-    day, workflow_id, provider, model, calls, failed, credits
+    workflow_id, day, workflow_app_id, app_id, provider, model, calls, failed, input_tokens, output_tokens, credits
 FROM rollup_models AS rolled
 WHERE NOT EXISTS (
     SELECT FROM etl_changed_days AS changed WHERE changed.workflow_id = rolled.workflow_id AND changed.day = rolled.day
 )
 UNION ALL
 SELECT
-    day, workflow_id, provider, model, calls, failed, credits
+    workflow_id, day, workflow_app_id, app_id, provider, model, calls, failed, input_tokens, output_tokens, credits
 FROM counted_models;
-
--- PostgreSQL can only aggregate arrays of different lengths when they are wrapped in a row. Sorting them number by
--- number for each step takes a fraction of the time of sorting all durations of all steps.
-CREATE TYPE duration_list AS (durations_s double precision[]);
-COMMENT ON TYPE duration_list IS 'The durations of a step on one day, in seconds, wrapped so that array_agg takes lists of any length.';
 
 -- The tables, the views that count them and the views over all days have the same columns with the same meaning.
 DO $$
@@ -355,16 +509,20 @@ BEGIN
                 VALUES
                     ('workflow_id', 'Workflow that ran.'),
                     ('day', 'UTC day of the runs'' created_at.'),
-                    ('app_id', 'App that the runs were triggered from.'),
+                    ('workflow_app_id', 'App that the workflow belongs to; null where no run says.'),
+                    ('app_id', 'App that the runs were triggered from; one of them where there are several.'),
                     ('stream_app_id', 'App in whose listing the runs were found.'),
                     ('origin', 'What started the runs.'),
                     ('step_key', 'Key of the step.'),
-                    ('type', 'Step type.'),
+                    ('type', 'Step type, of the latest run that has one.'),
+                    ('type_at', 'When that run was created.'),
                     ('provider', 'Provider of the model.'),
                     ('model', 'Model.'),
                     ('runs', 'Number of runs.'),
                     ('listed', 'Number of runs that the API still lists.'),
                     ('calls', 'Number of calls.'),
+                    ('input_tokens', 'Input tokens, as the providers count them; null where none says.'),
+                    ('output_tokens', 'Output tokens, as the providers count them; null where none says.'),
                     ('completed', 'Number that are COMPLETED.'),
                     ('failed', 'Number that are FAILED.'),
                     ('cancelled', 'Number that are CANCELLED.'),
@@ -376,7 +534,8 @@ BEGIN
                     ('p50_s', 'Median of duration_s, in seconds.'),
                     ('p95_s', '95th percentile of duration_s, in seconds.'),
                     ('durations_s', 'Every duration_s in seconds, ascending, for percentiles over several days.'),
-                    ('credits', 'Credits, exact; null where the API gave none.')
+                    ('credits', 'Own credits, exact; null where the API gave none.'),
+                    ('credits_with_children', 'Credits including those of child runs, exact; null where the API gave none.')
             ) AS meanings (name, meaning) ON meanings.name = a.attname
             WHERE a.attrelid = relation.name::regclass
         LOOP

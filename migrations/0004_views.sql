@@ -1,10 +1,158 @@
--- The questions people ask. Days are UTC days of created_at, credits are exact, rates are 0 to 1 (null without a base).
--- Runs that have left the API count everywhere but in open_runs.
+-- The questions people ask. Days are UTC days of created_at, durations are seconds, rates are 0 to 1 (null without a base).
+-- credits are own credits, so that sums count each credit once; sums are rounded to 12 decimals, because the API computes
+-- with floating point. Runs that have left the API and erased ones count; open_runs leaves out both, and the lists of
+-- failures leave out erased ones.
+
+CREATE VIEW step_facts AS
+SELECT
+    steps.run_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
+    runs.workflow_id,
+    workflows.name AS workflow_name,
+    runs.version,
+    runs.created_at,
+    steps.step_key,
+    steps.type,
+    steps.status,
+    steps.started_at,
+    steps.duration_s,
+    steps.provider,
+    steps.model,
+    CASE WHEN steps.looped THEN (
+        SELECT sum(calls.input_tokens) FROM run_step_calls AS calls
+        WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+            AND coalesce(calls.type, steps.type) = 'model'
+    ) ELSE steps.input_tokens END AS input_tokens,
+    CASE WHEN steps.looped THEN (
+        SELECT sum(calls.output_tokens) FROM run_step_calls AS calls
+        WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+            AND coalesce(calls.type, steps.type) = 'model'
+    ) ELSE steps.output_tokens END AS output_tokens,
+    (
+        SELECT count(*) FROM run_step_calls AS calls
+        WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+    ) AS calls,
+    steps.credits - coalesce(steps.child_credits, 0) AS credits,
+    steps.child_run_id,
+    steps.error,
+    steps.credits AS credits_with_children
+FROM run_steps AS steps
+JOIN runs ON runs.id = steps.run_id
+LEFT JOIN workflows ON workflows.id = runs.workflow_id;
+COMMENT ON VIEW step_facts IS
+    'One row per step of a run, with what one needs to know of the run. For few runs or a period: WHERE run_id = ... or created_at >= ...';
+COMMENT ON COLUMN step_facts.run_id IS 'Run that the step is part of (runs.id).';
+COMMENT ON COLUMN step_facts.app_id IS
+    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
+COMMENT ON COLUMN step_facts.workflow_id IS 'Workflow that ran.';
+COMMENT ON COLUMN step_facts.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN step_facts.version IS 'Number of the workflow version that ran.';
+COMMENT ON COLUMN step_facts.created_at IS 'When the run was created.';
+COMMENT ON COLUMN step_facts.step_key IS 'Key of the step (run_steps.step_key).';
+COMMENT ON COLUMN step_facts.type IS 'Step type; null where the step is known only by its credits.';
+COMMENT ON COLUMN step_facts.status IS 'Status, as in runs.status; null where the step is known only by its credits.';
+COMMENT ON COLUMN step_facts.started_at IS 'When the step started.';
+COMMENT ON COLUMN step_facts.duration_s IS 'How long it took, in seconds; null while it is open.';
+COMMENT ON COLUMN step_facts.provider IS 'Provider of the model of a model step; null where the step looped.';
+COMMENT ON COLUMN step_facts.model IS 'Model of a model step; null where the step looped.';
+COMMENT ON COLUMN step_facts.input_tokens IS
+    'Input tokens of a model step, as its provider counts them; where the step looped, those of its calls of type model. Null where the provider does not say.';
+COMMENT ON COLUMN step_facts.output_tokens IS
+    'Output tokens of a model step, as its provider counts them; where the step looped, those of its calls of type model. Null where the provider does not say.';
+COMMENT ON COLUMN step_facts.calls IS 'Number of its loop iterations or tool calls (run_step_calls).';
+COMMENT ON COLUMN step_facts.credits IS
+    'Credits that the step cost, without those of the runs that it started, exact; null where the API gave none.';
+COMMENT ON COLUMN step_facts.child_run_id IS
+    'Run that a workflow step started; null where it looped. child_runs has the runs that any step started.';
+COMMENT ON COLUMN step_facts.error IS 'Message of the step''s error.';
+COMMENT ON COLUMN step_facts.credits_with_children IS
+    'Credits that the step cost, including those of the runs that it started, exact.';
+
+-- Values from other tables are subqueries of their own, which cost nothing where a query does not use them.
+CREATE VIEW run_facts AS
+SELECT
+    runs.id AS run_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
+    apps.name AS app_name,
+    runs.workflow_id,
+    workflows.name AS workflow_name,
+    runs.version,
+    runs.status,
+    runs.origin,
+    runs.created_at,
+    runs.started_at,
+    runs.ended_at,
+    runs.duration_s,
+    runs.own_credits AS credits,
+    runs.credits AS credits_with_children,
+    (SELECT sum(steps.input_tokens) FROM step_facts AS steps WHERE steps.run_id = runs.id) AS input_tokens,
+    (SELECT sum(steps.output_tokens) FROM step_facts AS steps WHERE steps.run_id = runs.id) AS output_tokens,
+    (SELECT count(*) FROM run_steps AS steps WHERE steps.run_id = runs.id) AS steps,
+    (
+        SELECT steps.step_key FROM run_steps AS steps
+        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
+        ORDER BY steps.started_at NULLS LAST, steps.ordinal
+        LIMIT 1
+    ) AS failed_step_key,
+    coalesce(runs.error, (
+        SELECT steps.error FROM run_steps AS steps
+        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
+        ORDER BY steps.started_at NULLS LAST, steps.ordinal
+        LIMIT 1
+    )) AS error,
+    (
+        SELECT parent.id FROM child_runs
+        JOIN runs AS parent ON parent.id = child_runs.parent_run_id
+        WHERE child_runs.run_id = runs.id AND parent.id <> runs.id
+        ORDER BY parent.created_at NULLS LAST, parent.id
+        LIMIT 1
+    ) AS parent_run_id,
+    runs.record_id,
+    runs.collection_id,
+    runs.app_id AS triggered_by_app_id,
+    runs.gone_at
+FROM runs
+LEFT JOIN apps ON apps.id = coalesce(runs.workflow_app_id, runs.app_id)
+LEFT JOIN workflows ON workflows.id = runs.workflow_id;
+COMMENT ON VIEW run_facts IS
+    'One row per run: start here. For a period: WHERE created_at >= ...';
+COMMENT ON COLUMN run_facts.run_id IS 'Id of the run (runs.id).';
+COMMENT ON COLUMN run_facts.app_id IS
+    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
+COMMENT ON COLUMN run_facts.app_name IS 'Display name of that app; null while it is not known.';
+COMMENT ON COLUMN run_facts.workflow_id IS 'Workflow that ran.';
+COMMENT ON COLUMN run_facts.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN run_facts.version IS 'Number of the workflow version that ran.';
+COMMENT ON COLUMN run_facts.status IS
+    'PENDING or RUNNING (open), CANCELLED, COMPLETED, SKIPPED, FAILED, or a value that the API added later.';
+COMMENT ON COLUMN run_facts.origin IS
+    'What started the run: WORKFLOW, TRIGGER, RECORD, TEST, ENDPOINT, WEBHOOK, or a value that the API added later.';
+COMMENT ON COLUMN run_facts.created_at IS 'When the run was created.';
+COMMENT ON COLUMN run_facts.started_at IS 'When the run started; null before that.';
+COMMENT ON COLUMN run_facts.ended_at IS 'When the run ended; null while it is open.';
+COMMENT ON COLUMN run_facts.duration_s IS 'ended_at minus started_at, in seconds; null where either is null.';
+COMMENT ON COLUMN run_facts.credits IS
+    'Credits that the run cost, without those of the runs that it started, exact: sums count each credit once. Null where the API gave none.';
+COMMENT ON COLUMN run_facts.credits_with_children IS
+    'Credits that the run cost, including those of the runs that it started, exact, as the API gives them.';
+COMMENT ON COLUMN run_facts.input_tokens IS
+    'Input tokens of its model steps, as the providers count them; null where none says.';
+COMMENT ON COLUMN run_facts.output_tokens IS
+    'Output tokens of its model steps, as the providers count them; null where none says.';
+COMMENT ON COLUMN run_facts.steps IS 'Number of its steps.';
+COMMENT ON COLUMN run_facts.failed_step_key IS 'The failed step that started first; null where no step is FAILED.';
+COMMENT ON COLUMN run_facts.error IS 'Error message of the run; where it has none, of that step.';
+COMMENT ON COLUMN run_facts.parent_run_id IS
+    'The run that started it; the one created first where several name it; null where the warehouse holds none.';
+COMMENT ON COLUMN run_facts.record_id IS 'Record that the run worked on.';
+COMMENT ON COLUMN run_facts.collection_id IS 'Collection of that record.';
+COMMENT ON COLUMN run_facts.triggered_by_app_id IS 'App that the run was triggered from.';
+COMMENT ON COLUMN run_facts.gone_at IS 'When a sync found that the API no longer lists the run; null while it does.';
 
 CREATE VIEW workflow_health_daily AS
 SELECT
     daily.day,
-    daily.app_id,
+    coalesce(daily.workflow_app_id, daily.app_id) AS app_id,
     daily.workflow_id,
     workflows.name AS workflow_name,
     daily.runs,
@@ -17,12 +165,14 @@ SELECT
         / nullif(daily.completed + daily.failed + daily.cancelled + daily.skipped, 0) AS failure_rate,
     daily.p50_duration_s,
     daily.p95_duration_s,
-    coalesce(daily.credits, 0) AS credits
+    trim_scale(round(daily.credits, 12)) AS credits
 FROM health_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
-COMMENT ON VIEW workflow_health_daily IS 'Health of each workflow per day: runs by status, failure rate, durations, credits.';
+COMMENT ON VIEW workflow_health_daily IS
+    'One row per day and workflow: its runs by status, failure rate, durations and credits.';
 COMMENT ON COLUMN workflow_health_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
-COMMENT ON COLUMN workflow_health_daily.app_id IS 'App that the runs were triggered from.';
+COMMENT ON COLUMN workflow_health_daily.app_id IS
+    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
 COMMENT ON COLUMN workflow_health_daily.workflow_id IS 'Workflow that ran.';
 COMMENT ON COLUMN workflow_health_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN workflow_health_daily.runs IS 'Number of runs created that day, in any status.';
@@ -35,7 +185,8 @@ COMMENT ON COLUMN workflow_health_daily.failure_rate IS
     'failed / (completed + failed + cancelled + skipped), 0 to 1; null where none has ended.';
 COMMENT ON COLUMN workflow_health_daily.p50_duration_s IS 'Median of the runs'' duration_s, in seconds.';
 COMMENT ON COLUMN workflow_health_daily.p95_duration_s IS '95th percentile of the runs'' duration_s, in seconds.';
-COMMENT ON COLUMN workflow_health_daily.credits IS 'Credits of the runs, exact; 0 where the API gave none.';
+COMMENT ON COLUMN workflow_health_daily.credits IS
+    'Credits of the runs, the runs that they started not included; null where the API gave none.';
 
 CREATE VIEW credits_daily AS
 SELECT
@@ -45,27 +196,40 @@ SELECT
     workflows.name AS workflow_name,
     daily.origin,
     daily.runs,
-    daily.credits
+    daily.credits,
+    daily.credits_with_children
 FROM (
-    SELECT day, app_id, workflow_id, origin, sum(runs)::bigint AS runs, coalesce(sum(credits), 0) AS credits
+    SELECT
+        day,
+        coalesce(max(workflow_app_id), max(app_id)) AS app_id,
+        workflow_id,
+        origin,
+        sum(runs)::bigint AS runs,
+        trim_scale(round(sum(credits), 12)) AS credits,
+        trim_scale(round(sum(credits_with_children), 12)) AS credits_with_children
     FROM credit_days
-    GROUP BY day, app_id, workflow_id, origin
+    GROUP BY day, workflow_id, origin
 ) AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW credits_daily IS
-    'Credits spent per day, workflow and origin, as the API gives them (runs.credits).';
+    'One row per day, workflow and origin: the credits spent.';
 COMMENT ON COLUMN credits_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
-COMMENT ON COLUMN credits_daily.app_id IS 'App that the runs were triggered from.';
+COMMENT ON COLUMN credits_daily.app_id IS
+    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
 COMMENT ON COLUMN credits_daily.workflow_id IS 'Workflow that ran.';
 COMMENT ON COLUMN credits_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN credits_daily.origin IS 'What started the runs.';
 COMMENT ON COLUMN credits_daily.runs IS 'Number of runs created that day.';
-COMMENT ON COLUMN credits_daily.credits IS 'Credits of the runs, exact; 0 where the API gave none.';
+COMMENT ON COLUMN credits_daily.credits IS
+    'Credits of the runs, the runs that they started not included; null where the API gave none.';
+COMMENT ON COLUMN credits_daily.credits_with_children IS
+    'Credits of the runs and of those that they started, as the API gives them. Do not add them up: a child run counts for its parent too.';
 
 CREATE VIEW step_performance AS
 SELECT
     steps.app_id,
     steps.workflow_id,
+    workflows.name AS workflow_name,
     steps.step_key,
     steps.type,
     steps.runs,
@@ -73,21 +237,20 @@ SELECT
     steps.failed::double precision / nullif(steps.ended, 0) AS failure_rate,
     durations.spread[1] AS p50_s,
     durations.spread[2] AS p95_s,
-    steps.credits,
-    workflows.name AS workflow_name
+    steps.credits
 FROM (
     SELECT
-        app_id,
+        coalesce(max(workflow_app_id), max(app_id)) AS app_id,
         workflow_id,
         step_key,
-        type,
+        (array_agg(type ORDER BY type_at DESC NULLS LAST, type) FILTER (WHERE type IS NOT NULL))[1] AS type,
         sum(runs)::bigint AS runs,
         sum(ended)::bigint AS ended,
         sum(failed)::bigint AS failed,
         array_agg(ROW(durations_s)::duration_list) AS lists,
-        coalesce(sum(credits), 0) AS credits
+        trim_scale(round(sum(credits), 12)) AS credits
     FROM step_days
-    GROUP BY app_id, workflow_id, step_key, type
+    GROUP BY workflow_id, step_key
 ) AS steps
 LEFT JOIN LATERAL (
     SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_s) AS spread
@@ -95,24 +258,28 @@ LEFT JOIN LATERAL (
     CROSS JOIN LATERAL unnest(days.durations_s) AS duration_s
 ) AS durations ON true
 LEFT JOIN workflows ON workflows.id = steps.workflow_id;
-COMMENT ON VIEW step_performance IS 'Failures, durations and credits of each step of each workflow, over all runs.';
-COMMENT ON COLUMN step_performance.app_id IS 'App that the runs were triggered from.';
+COMMENT ON VIEW step_performance IS
+    'One row per workflow and step, over all runs: failures, durations and credits.';
+COMMENT ON COLUMN step_performance.app_id IS
+    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
 COMMENT ON COLUMN step_performance.workflow_id IS 'Workflow of the step.';
+COMMENT ON COLUMN step_performance.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN step_performance.step_key IS 'Key of the step.';
-COMMENT ON COLUMN step_performance.type IS 'Step type; null where the step is known only by its credits.';
+COMMENT ON COLUMN step_performance.type IS
+    'Step type, of the latest run that has one; null where the step is known only by its credits.';
 COMMENT ON COLUMN step_performance.runs IS 'Runs that have the step.';
 COMMENT ON COLUMN step_performance.failed IS 'Runs in which the step is FAILED.';
 COMMENT ON COLUMN step_performance.failure_rate IS
     'failed / runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED, 0 to 1; null where it has ended in none.';
 COMMENT ON COLUMN step_performance.p50_s IS 'Median of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance.p95_s IS '95th percentile of the step''s duration_s, in seconds.';
-COMMENT ON COLUMN step_performance.credits IS 'Credits of the step, exact; 0 where the API gave none.';
-COMMENT ON COLUMN step_performance.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN step_performance.credits IS
+    'Credits of the step, those of the runs that it started not included; null where the API gave none.';
 
 CREATE VIEW step_performance_daily AS
 SELECT
     daily.day,
-    daily.app_id,
+    coalesce(daily.workflow_app_id, daily.app_id) AS app_id,
     daily.workflow_id,
     workflows.name AS workflow_name,
     daily.step_key,
@@ -122,49 +289,69 @@ SELECT
     daily.failed::double precision / nullif(daily.ended, 0) AS failure_rate,
     daily.p50_s,
     daily.p95_s,
-    coalesce(daily.credits, 0) AS credits,
+    trim_scale(round(daily.credits, 12)) AS credits,
     daily.ended
 FROM step_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW step_performance_daily IS
-    'Failures, durations and credits of each step of each workflow, per day. For percentiles over several days, unnest step_days.durations_s.';
+    'One row per day, workflow and step: failures, durations and credits. For percentiles over several days, unnest step_days.durations_s.';
 COMMENT ON COLUMN step_performance_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
-COMMENT ON COLUMN step_performance_daily.app_id IS 'App that the runs were triggered from.';
+COMMENT ON COLUMN step_performance_daily.app_id IS
+    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
 COMMENT ON COLUMN step_performance_daily.workflow_id IS 'Workflow of the step.';
 COMMENT ON COLUMN step_performance_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN step_performance_daily.step_key IS 'Key of the step.';
-COMMENT ON COLUMN step_performance_daily.type IS 'Step type; null where the step is known only by its credits.';
+COMMENT ON COLUMN step_performance_daily.type IS
+    'Step type, of the latest run of the day that has one; null where the step is known only by its credits.';
 COMMENT ON COLUMN step_performance_daily.runs IS 'Runs of that day that have the step.';
 COMMENT ON COLUMN step_performance_daily.failed IS 'Runs in which the step is FAILED.';
-COMMENT ON COLUMN step_performance_daily.failure_rate IS 'failed / ended, 0 to 1; null where the step has ended in no run.';
+COMMENT ON COLUMN step_performance_daily.failure_rate IS
+    'failed / ended, 0 to 1; null where the step has ended in no run.';
 COMMENT ON COLUMN step_performance_daily.p50_s IS 'Median of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance_daily.p95_s IS '95th percentile of the step''s duration_s, in seconds.';
-COMMENT ON COLUMN step_performance_daily.credits IS 'Credits of the step, exact; 0 where the API gave none.';
+COMMENT ON COLUMN step_performance_daily.credits IS
+    'Credits of the step, those of the runs that it started not included; null where the API gave none.';
 COMMENT ON COLUMN step_performance_daily.ended IS 'Runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED.';
 
 CREATE VIEW model_usage_daily AS
 SELECT
-    day,
-    provider,
-    model,
-    sum(calls)::bigint AS calls,
-    sum(failed)::bigint AS failed,
-    coalesce(sum(credits), 0) AS credits
-FROM model_days
-GROUP BY day, provider, model;
-COMMENT ON VIEW model_usage_daily IS 'Calls, failures and credits of each model, per day.';
+    daily.day,
+    coalesce(daily.workflow_app_id, daily.app_id) AS app_id,
+    daily.workflow_id,
+    workflows.name AS workflow_name,
+    daily.provider,
+    daily.model,
+    daily.calls,
+    daily.failed,
+    daily.input_tokens,
+    daily.output_tokens,
+    trim_scale(round(daily.credits, 12)) AS credits
+FROM model_days AS daily
+LEFT JOIN workflows ON workflows.id = daily.workflow_id;
+COMMENT ON VIEW model_usage_daily IS
+    'One row per day, workflow and model: calls, failures, tokens and credits.';
 COMMENT ON COLUMN model_usage_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
+COMMENT ON COLUMN model_usage_daily.app_id IS
+    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+COMMENT ON COLUMN model_usage_daily.workflow_id IS 'Workflow that ran.';
+COMMENT ON COLUMN model_usage_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN model_usage_daily.provider IS 'Provider of the model; null where the API gave none.';
-COMMENT ON COLUMN model_usage_daily.model IS 'Model; null where the API gave none, such as for a call that failed early.';
-COMMENT ON COLUMN model_usage_daily.calls IS 'Number of model steps; a step that looped counts its calls instead.';
+COMMENT ON COLUMN model_usage_daily.model IS
+    'Model; null where the API gave none, such as for a call that failed early.';
+COMMENT ON COLUMN model_usage_daily.calls IS
+    'Number of model steps; a step that looped counts its calls of type model instead.';
 COMMENT ON COLUMN model_usage_daily.failed IS 'Number of those that are FAILED.';
+COMMENT ON COLUMN model_usage_daily.input_tokens IS
+    'Input tokens, as the provider counts them; null where it says none.';
+COMMENT ON COLUMN model_usage_daily.output_tokens IS
+    'Output tokens, as the provider counts them; null where it says none.';
 COMMENT ON COLUMN model_usage_daily.credits IS
-    'Credits of the steps, exact. Those of a looped step whose calls used several models are left out, because the API does not split them.';
+    'Credits of the steps. Those of a looped step whose calls used several models are left out, because the API does not split them; null where none are left.';
 
 CREATE VIEW recent_failures AS
 SELECT
     runs.id AS run_id,
-    runs.app_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
     runs.workflow_id,
     workflows.name AS workflow_name,
     coalesce(runs.ended_at, runs.updated_at, runs.created_at) AS failed_at,
@@ -186,7 +373,8 @@ WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL;
 COMMENT ON VIEW recent_failures IS
     'One row per failed run, erased ones left out, with the step that failed first. Latest failures: ORDER BY failed_at DESC LIMIT 20.';
 COMMENT ON COLUMN recent_failures.run_id IS 'The failed run.';
-COMMENT ON COLUMN recent_failures.app_id IS 'App that the run was triggered from.';
+COMMENT ON COLUMN recent_failures.app_id IS
+    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
 COMMENT ON COLUMN recent_failures.workflow_id IS 'Workflow that ran.';
 COMMENT ON COLUMN recent_failures.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN recent_failures.failed_at IS 'When the run ended; where that is null, its updated_at or created_at.';
@@ -196,10 +384,67 @@ COMMENT ON COLUMN recent_failures.error IS 'Error message of the run; where it h
 COMMENT ON COLUMN recent_failures.origin IS 'What started the run.';
 COMMENT ON COLUMN recent_failures.version IS 'Number of the workflow version that ran.';
 
+-- Each replacement works on the result of the one before: quoted text, ids, numbers, white space. An apostrophe within a
+-- word is no quotation mark.
+CREATE FUNCTION failure_message(error text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+SELECT left(btrim(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    error,
+    $re$"[^"]*"|`[^`]*`|(?<!\w)'[^']*'(?!\w)$re$, $re$'…'$re$, 'g'),
+    '\m([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{8,}|(?=\w*[A-Za-z])(?=\w*[0-9])\w{8,})\M', '<id>', 'g'),
+    '[0-9]+(\.[0-9]+)?', '<n>', 'g'),
+    '\s+', ' ', 'g')), 200)
+$$;
+COMMENT ON FUNCTION failure_message IS
+    'An error message without what differs from run to run: quoted text is ''…'', ids are <id>, numbers are <n>; at most 200 characters. To group failures of a period by it, use recent_failures.';
+
+CREATE VIEW failure_groups AS
+SELECT
+    coalesce(max(failures.workflow_app_id), max(failures.app_id)) AS app_id,
+    failures.workflow_id,
+    workflows.name AS workflow_name,
+    failures.step_key,
+    failures.message,
+    count(*) AS runs,
+    min(failures.failed_at) AS first_seen,
+    max(failures.failed_at) AS last_seen,
+    coalesce(
+        array_agg(DISTINCT failures.version ORDER BY failures.version) FILTER (WHERE failures.version IS NOT NULL), '{}'
+    ) AS versions
+FROM (
+    SELECT
+        runs.workflow_app_id, runs.app_id, runs.workflow_id, runs.version, first_failed.step_key,
+        failure_message(coalesce(runs.error, first_failed.error)) AS message,
+        coalesce(runs.ended_at, runs.updated_at, runs.created_at) AS failed_at
+    FROM runs
+    LEFT JOIN LATERAL (
+        SELECT steps.step_key, steps.error
+        FROM run_steps AS steps
+        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
+        ORDER BY steps.started_at NULLS LAST, steps.ordinal
+        LIMIT 1
+    ) AS first_failed ON true
+    WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL
+) AS failures
+LEFT JOIN workflows ON workflows.id = failures.workflow_id
+GROUP BY failures.workflow_id, workflows.name, failures.step_key, failures.message;
+COMMENT ON VIEW failure_groups IS
+    'One row per workflow, step and message: failed runs with the same cause, erased ones left out.';
+COMMENT ON COLUMN failure_groups.app_id IS
+    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+COMMENT ON COLUMN failure_groups.workflow_id IS 'Workflow that ran.';
+COMMENT ON COLUMN failure_groups.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN failure_groups.step_key IS 'The step that failed first; null where no step is FAILED.';
+COMMENT ON COLUMN failure_groups.message IS
+    'Error message of the runs; where they have none, of that step; with failure_message() applied. Null where there is none.';
+COMMENT ON COLUMN failure_groups.runs IS 'Number of failed runs.';
+COMMENT ON COLUMN failure_groups.first_seen IS 'When the first of them failed (as in recent_failures.failed_at).';
+COMMENT ON COLUMN failure_groups.last_seen IS 'When the last of them failed.';
+COMMENT ON COLUMN failure_groups.versions IS 'Numbers of the workflow versions that ran, ascending.';
+
 CREATE VIEW open_runs AS
 SELECT
     runs.id AS run_id,
-    runs.app_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
     runs.workflow_id,
     workflows.name AS workflow_name,
     runs.status,
@@ -209,28 +454,17 @@ SELECT
 FROM runs
 LEFT JOIN workflows ON workflows.id = runs.workflow_id
 WHERE runs.status IN ('PENDING', 'RUNNING') AND runs.gone_at IS NULL AND runs.erased_at IS NULL;
-COMMENT ON VIEW open_runs IS 'One row per open run: PENDING or RUNNING when last read, still listed by the API and not erased.';
+COMMENT ON VIEW open_runs IS
+    'One row per open run: PENDING or RUNNING when last read, still listed by the API and not erased.';
 COMMENT ON COLUMN open_runs.run_id IS 'The open run.';
-COMMENT ON COLUMN open_runs.app_id IS 'App that the run was triggered from.';
+COMMENT ON COLUMN open_runs.app_id IS
+    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
 COMMENT ON COLUMN open_runs.workflow_id IS 'Workflow of the run.';
 COMMENT ON COLUMN open_runs.workflow_name IS 'Name of the workflow; null while it is not known.';
 COMMENT ON COLUMN open_runs.status IS 'PENDING or RUNNING.';
 COMMENT ON COLUMN open_runs.created_at IS 'When the run was created.';
 COMMENT ON COLUMN open_runs.age_s IS 'Seconds since created_at; null where that is null.';
 COMMENT ON COLUMN open_runs.last_synced_at IS 'When the content of the row last changed.';
-
-CREATE VIEW child_runs AS
-SELECT run_id AS parent_run_id, step_key AS parent_step_key, child_run_id AS run_id
-FROM run_steps
-WHERE child_run_id IS NOT NULL
-UNION ALL
-SELECT run_id, step_key, child_run_id
-FROM run_step_calls
-WHERE child_run_id IS NOT NULL;
-COMMENT ON VIEW child_runs IS 'One row per run that a workflow step, or an iteration of a looped one, started.';
-COMMENT ON COLUMN child_runs.parent_run_id IS 'Run that started the other.';
-COMMENT ON COLUMN child_runs.parent_step_key IS 'Step of that run that started it.';
-COMMENT ON COLUMN child_runs.run_id IS 'Run that was started; runs holds it if its workflow is synced.';
 
 -- Most runs are roots without children and need no recursion. For the others the recursion starts at the root, so that a
 -- condition on root_run_id or day walks only the matching trees.
@@ -242,7 +476,7 @@ SELECT
     NULL::text AS parent_step_key,
     0 AS depth,
     root.status,
-    root.credits AS credits,
+    root.own_credits AS credits,
     (root.created_at AT TIME ZONE 'UTC')::date AS day
 FROM runs AS root
 WHERE NOT EXISTS (
@@ -256,7 +490,7 @@ SELECT
     below.parent_step_key,
     below.depth,
     child.status,
-    child.credits,
+    child.own_credits,
     (root.created_at AT TIME ZONE 'UTC')::date
 FROM runs AS root
 CROSS JOIN LATERAL (
@@ -304,7 +538,7 @@ COMMENT ON COLUMN run_tree.parent_step_key IS 'The step of the parent that start
 COMMENT ON COLUMN run_tree.depth IS 'Level below the root; the root is 0.';
 COMMENT ON COLUMN run_tree.status IS 'Status of the run; null where its workflow is not synced.';
 COMMENT ON COLUMN run_tree.credits IS
-    'Credits of the run, as the API gives them (runs.credits); null where it gives none or the workflow is not synced.';
+    'Credits of the run, without those of the runs that it started, exact; null where the API gave none or the workflow is not synced.';
 COMMENT ON COLUMN run_tree.day IS 'UTC day of the root''s created_at. Filter by it to read few trees.';
 
 CREATE VIEW listed_runs AS

@@ -11,7 +11,7 @@ from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
 from etl.app.stream_runner import STREAMS_AT_ONCE, StreamRunner
 from etl.app.summary import SyncSummary
-from etl.app.upkeep import remove_due_payloads, roll_up_all
+from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
@@ -149,9 +149,10 @@ class _Invocation:
             self._summary.conclude()
 
     async def _keep_in_order(self, warehouse: Warehouse) -> None:
-        """Remove due payloads, and roll up the days that changed."""
+        """Remove due payloads, compute own credits that loads left, and roll up the days that changed."""
         if self._settings.payloads.retention == "honour" and self._summary.status != "skipped":
             await remove_due_payloads(warehouse)
+        await compute_own_credits(warehouse, self._listener)
         await roll_up_all(warehouse, self._listener)
 
     async def _find_streams(

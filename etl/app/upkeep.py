@@ -1,12 +1,14 @@
-"""What an invocation does for the warehouse besides loading: retention and the daily rollups."""
+"""What an invocation does for the warehouse besides loading: retention, own credits and the daily rollups."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import asyncpg
 
+from etl.db.own_credits import update_own_credits
 from etl.db.refusals import LOST
 from etl.db.rollups import roll_up, roll_up_workflow
 from etl.db.store import Store, empty_due_rejects
@@ -15,6 +17,9 @@ from etl.events import Notice
 if TYPE_CHECKING:
     from etl.app.warehouse import Warehouse
     from etl.events import Listener, StreamId
+
+OWN_CREDITS_PAUSES_S = (0.1, 0.5, 1.0, 1.0, 0.0)
+"""How long the end of an invocation waits for runs that others are writing; the next one computes what is left."""
 
 ROLL_UP_S = 10.0
 """How long changed days are rolled up at a time; the next invocation does the rest."""
@@ -37,6 +42,18 @@ async def remove_due_payloads(warehouse: Warehouse) -> None:
             await session.release(stream)
     async with warehouse.pool.acquire() as connection:
         await empty_due_rejects(connection)
+
+
+async def compute_own_credits(warehouse: Warehouse, listener: Listener) -> None:
+    """Compute the own credits that loads have left, also those of killed processes."""
+    try:
+        async with warehouse.pool.acquire() as connection:
+            for pause_s in OWN_CREDITS_PAUSES_S:
+                if await update_own_credits(connection):
+                    break
+                await asyncio.sleep(pause_s)
+    except (*LOST, asyncpg.PostgresError) as error:
+        listener(Notice("own_credits.failed", {"error": str(error)}, level="warning"))
 
 
 async def roll_up_stream(warehouse: Warehouse, stream: StreamId, changed_runs: int, listener: Listener) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import ForeignKeyViolationError, LockNotAvailableError
 from msgspec.structs import replace
 
+from etl.db.own_credits import update_own_credits
 from etl.db.statements import statements
 from etl.decode import spelled_plainly
 from etl.errors import DatabaseError
@@ -44,7 +45,7 @@ ERASED: Final = "erased"
 
 KEPT: Final = (
     "id", "app_id", "workflow_app_id", "workflow_id", "workflow_version_id", "version", "status", "origin",
-    "started_at", "ended_at", "created_at", "updated_at", "updated_on_day", "credits", "stream_app_id",
+    "started_at", "ended_at", "created_at", "updated_at", "updated_on_day", "credits", "own_credits", "stream_app_id",
     "listed_under_app_id", "listed_under_workflow_id",
 )  # fmt: skip
 """The columns that an erased run keeps."""
@@ -109,6 +110,7 @@ def blank(rows: RunRows) -> RunRows:
         steps=[],
         calls=[],
         usage=[],
+        child_runs=[],
         versions=tuple(
             each for each in rows.versions if "workflow_version_id" in kept and each.id == values["workflow_version_id"]
         ),
@@ -173,6 +175,7 @@ async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: S
     for run_id in named:
         async with connection.transaction():
             await _erase_run(connection, run_id)
+    await update_own_credits(connection)
     return Forgotten(len(named), await _empty_rejects(connection, [*runs, *named], records))
 
 
@@ -240,6 +243,12 @@ WITH erased AS (
     DELETE FROM run_steps USING erased WHERE run_id = erased.id
 ), credit_tree AS (
     DELETE FROM run_usage_calls USING erased WHERE run_id = erased.id
+), children AS (
+    DELETE FROM child_runs USING erased WHERE parent_run_id = erased.id RETURNING run_id
+), other_parents AS (
+    INSERT INTO etl_changed_credits (run_ids) SELECT array_agg(run_id) FROM children
+    WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') -- see note_changes
+    HAVING count(*) > 0
 )
 UPDATE runs
 SET {", ".join(_blanked())}, payload_removed_at = NULL, erased_at = now(), last_synced_at = now()

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from etl.db.definitions import copy_rows
 from etl.db.erasing import KEPT
 from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
+from etl.db.own_credits import note_changes
 from etl.db.statements import statements
 from etl.decode import clean_text
-from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
+from etl.tables import CHILD_RUNS, RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -53,7 +54,9 @@ class RunWriter:
             return 0
         async with self._checks.skipped(connection):
             await copy_rows(connection, RUNS, [rows.run for rows in new])
-            return len(new) + await _copy_children(connection, new)
+            count = await _copy_children(connection, new)
+        await note_changes(connection, _with_children(new))
+        return len(new) + count
 
     async def merge(
         self,
@@ -91,9 +94,12 @@ class RunWriter:
         written = [rows for rows in staged if rows.run_id in outcome]
         replaced = [rows for rows in written if rows.run_id not in kept]
         inserted = sum(outcome.values())
+        changed = _with_children(written)
         if len(written) > inserted:
             stale = [rows.run_id for rows in replaced]
-            await connection.execute(_SQL["delete_children"], stale, [rows.run_id for rows in written])
+            former = await connection.fetch(_SQL["delete_children"], stale, [rows.run_id for rows in written])
+            changed.update(row["run_id"] for row in former)
+        await note_changes(connection, changed)
         count = len(written)
         if replaced:
             async with self._checks.skipped(connection):
@@ -134,10 +140,18 @@ async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]
     steps = list(chain.from_iterable(rows.steps for rows in runs))
     calls = list(chain.from_iterable(rows.calls for rows in runs))
     usage = list(chain.from_iterable(rows.usage for rows in runs))
+    started = list(chain.from_iterable(rows.child_runs for rows in runs))
     await copy_rows(connection, RUN_STEPS, steps)
     await copy_rows(connection, RUN_STEP_CALLS, calls)
     await copy_rows(connection, RUN_USAGE_CALLS, usage)
-    return len(steps) + len(calls) + len(usage)
+    await copy_rows(connection, CHILD_RUNS, started)
+    return len(steps) + len(calls) + len(usage) + len(started)
+
+
+def _with_children(runs: Iterable[RunRows]) -> set[str]:
+    """Return the ids of runs and of the runs that they started."""
+    child = CHILD_RUNS.names.index("run_id")
+    return {rows.run_id for rows in runs} | {row[child] for rows in runs for row in rows.child_runs}
 
 
 async def _refresh_kept(connection: asyncpg.Connection, rows: RunRows) -> int:
@@ -184,7 +198,7 @@ def _listed_under(table: str) -> str:
 
 def _same(staged: str) -> str:
     """Return an SQL condition: the copy in `staged` is unchanged. Erased runs have no hash: compare their columns."""
-    names = [name for name in KEPT if name not in ("id", *_STREAM)]
+    names = [name for name in KEPT if name not in ("id", "own_credits", *_STREAM)]
     stored, incoming = (", ".join(f'{table}."{name}"' for name in names) for table in ("runs", staged))
     return (
         f"(runs.content_hash = {staged}.content_hash OR runs.erased_at IS NOT NULL AND {staged}.erased"
@@ -202,10 +216,13 @@ WHERE NOT EXISTS (
     SELECT FROM runs
     WHERE runs.id = staged.id AND (({_same("staged")} AND runs.gone_at IS NULL) OR {_older("staged")})
 )
-ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id"])},
+ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id", "own_credits"])},
     stream_app_id = CASE WHEN excluded.listed_under_workflow_id IS NULL
         THEN coalesce(CASE WHEN runs.gone_at IS NULL THEN runs.stream_app_id END, excluded.stream_app_id) END,
     gone_at = NULL, payload_removed_at = NULL, last_synced_at = now(),
+    -- Those of an erased parent stay as they were.
+    own_credits = CASE WHEN runs.erased_at IS NULL OR runs.own_credits IS NOT DISTINCT FROM runs.credits
+        THEN excluded.own_credits ELSE runs.own_credits END,
     erased_at = coalesce(runs.erased_at, excluded.erased_at)
 WHERE NOT {_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased_at IS NOT NULL)
     AND (runs.gone_at IS NOT NULL OR {_listed_under("runs")} = {_listed_under("excluded")})

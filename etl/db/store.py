@@ -8,7 +8,9 @@ run is still refused, it is quarantined.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +20,7 @@ from etl.db.batch import Batch, Loaded, Reject
 from etl.db.definitions import write_definitions
 from etl.db.erasing import ERASED, FORGOTTEN, blank, find_erased
 from etl.db.load import RunWriter, write_owners, write_rejects
+from etl.db.own_credits import update_own_credits
 from etl.db.refusals import describe_refusal
 from etl.db.statements import statements
 from etl.errors import LockLostError
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOAD = statements("load")
 _STATE = statements("state")
+_PATIENCE: Final = timedelta(seconds=1)
 _PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
 
 REFUSED_BY_DATABASE = "refused_by_database"
@@ -132,6 +136,8 @@ class Store:
             return done, []
         async with self._pool.acquire() as connection:
             result = await self._load_surely(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
+            with suppress(pg.PostgresError):  # what is left is recorded, and computed when the invocation ends
+                await update_own_credits(connection, patience=_PATIENCE)
         self.unanswered.clear()
         return result
 

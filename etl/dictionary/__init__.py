@@ -28,8 +28,11 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
 - All tables are in one schema, `cortex` unless `database.schema` is set. Releases add columns, tables and views; they
   do not rename or drop any.
 - Times are `timestamptz`; a day is the UTC day of `created_at`. Filter by day: the views then read only those days.
-- Credits are `numeric`, with all digits sent by the API. Credits of 10^15 or more are too large for sums and go to
-  `extra`. Rates are between 0 and 1.
+- Credits are `numeric`. In tables, `credits` is the number of the API, with all digits sent: what a run or step cost,
+  the runs that it started included. In views, `credits` leave those out, so that a sum counts each credit once; sums
+  are rounded to 12 decimals. `credits_with_children` is the number of the API. Credits of 10^15 or more are too large
+  for sums and go to `extra`.
+- Durations are in seconds, rates between 0 and 1.
 - `status`, `origin` and `type` are text, because the API adds values without notice.
 - A run that is gone from the API stays in the warehouse, with `gone_at` set.
 - Fields without a column are kept in `extra`, keyed by their path in the payload. So are numbers that are too large for

@@ -123,7 +123,9 @@ class _Export:
             files = {}
             for table in _MONTHLY:
                 columns = tables[table.name]
-                source = table.name if table is RUNS else f"{table.name} JOIN runs ON runs.id = {table.name}.run_id"
+                source = table.name
+                if table is not RUNS:
+                    source += f" JOIN runs ON runs.id = {table.name}.{table.key[0]}"
                 query = f"SELECT {columns.selection} FROM {source} WHERE {condition}"  # noqa: S608 -- our own names, quoted
                 path = f"{table.name}/{month.name}.parquet"
                 files[path] = await self._write_file(path, columns, query, *bounds)

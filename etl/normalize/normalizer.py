@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from etl.decode import clean_text, dump, peek_id
 from etl.errors import RecordError
+from etl.normalize.child_runs import OTHER_FORMS, child_rows
 from etl.normalize.fitting import UNFIT, UNREADABLE
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for text with many escapes
 _NULL_TEXT: Final = b"null"
 _BRACE: Final = ord("{")
+_BRACKET: Final = ord("[")
 _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
 
 
@@ -46,7 +48,7 @@ run_row: Final = row_maker(
 )
 step_row: Final = row_maker(
     RUN_STEPS,
-    "run_id, step_key, ordinal, step, usage, made, keep",
+    "run_id, step_key, ordinal, step, usage, made, looped, keep",
     {"output.*": "step", "usage.steps.*": "usage", "output.*.output": "made"},
 )
 call_row: Final = row_maker(
@@ -133,7 +135,7 @@ class Normalizer:
         tree = list[Row]()
         if usage.calls:
             _add_tree(tree, run.id, "", usage.calls)
-        steps, calls = self._step_rows(run, usage, tree)
+        steps, calls, children = self._step_rows(run, usage, tree)
         is_own = run.workflow_id == self._workflow_id
         stream = (self._app_id, None, None) if is_own else (None, self._app_id, self._workflow_id)
         row = run_row(*(run, usage, retention), _id_of(version or draft), _id_of(draft), digest, *stream, self._keep)
@@ -151,6 +153,7 @@ class Normalizer:
             steps=steps,
             calls=calls,
             usage=tree,
+            child_runs=children,
             versions=tuple(each for each in (version, draft) if each is not None),
         )
 
@@ -162,20 +165,23 @@ class Normalizer:
             None if draft == _NULL_TEXT else self._definitions.draft(draft, run.workflow_app_id, run.workflow_id),
         )
 
-    def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row]]:
-        """Return the rows of the steps and of their calls; add their usage rows to `tree`."""
+    def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+        """Return the rows of the steps, of their calls and of the runs they started; add their usage rows to `tree`."""
         run_id, keep = run.id, self._keep
-        steps, calls = list[Row](), list[Row]()
+        steps, calls, children = list[Row](), list[Row](), list[Row]()
         for ordinal, (step_key, key, step, used) in enumerate(steps_of(run, usage)):
             if step.key is not None and step.key != key:
                 step.extra = {**(step.extra or {}), "key": step.key}
             made = self._output(STEP_OUTPUTS, STEP, step.type, step)
-            steps.append(step_row(run_id, step_key, ordinal, step, used, made, keep))
+            looped = memoryview(step.output)[0] == _BRACKET
+            steps.append(step_row(run_id, step_key, ordinal, step, used, made, looped, keep))
+            if step.calls or step.type not in OTHER_FORMS:
+                children += child_rows(run_id, step_key, step, used)
             if step.calls:
                 self._add_call_rows(calls, run_id, step_key, step)
             if used.calls:
                 _add_tree(tree, run_id, step_key, used.calls)
-        return steps, calls
+        return steps, calls, children
 
     def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, step: Any) -> None:
         for ordinal, call in enumerate(step.calls):

@@ -61,6 +61,7 @@ class RunRows(msgspec.Struct, frozen=True, gc=False):
     steps: list[Row]
     calls: list[Row]
     usage: list[Row]
+    child_runs: list[Row]
     versions: tuple[VersionRows, ...]
 
 

@@ -287,7 +287,7 @@ async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse)
 
     await add_owners(warehouse, "wf")
     insert = """
-        INSERT INTO runs (id, app_id, workflow_id, created_at, status, started_at, ended_at, credits)
+        INSERT INTO runs (id, app_id, workflow_id, created_at, status, started_at, ended_at, own_credits)
         SELECT $1 || i, 'app', 'wf', now() - i * interval '9 days', $1, now(), now() + interval '0.4 s', $2
         FROM generate_series(1, $3) AS i"""
     await warehouse.execute(insert, "PAUSED", 0, 3)
@@ -297,11 +297,11 @@ async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse)
     found = await labels()
     assert {"0", "1", "2", "0.00001", "0.2 s", "0.4 s"} <= set(found)
     assert not {"0.5", "1.5"} & set(found)
-    await warehouse.execute("UPDATE runs SET created_at = now(), credits = 25")
+    await warehouse.execute("UPDATE runs SET created_at = now(), own_credits = 25")
     await warehouse.execute(insert, "SKIPPED", 1, 1)
-    await warehouse.execute("UPDATE runs SET credits = 1e300 WHERE status = 'SKIPPED'")
+    await warehouse.execute("UPDATE runs SET own_credits = 1e300 WHERE status = 'SKIPPED'")
     assert "1e+200" in await labels()
-    await warehouse.execute("UPDATE runs SET credits = 25, ended_at = started_at + interval '100 h'")
+    await warehouse.execute("UPDATE runs SET own_credits = 25, ended_at = started_at + interval '100 h'")
     assert {"0", "50", "100", "0 h", "50 h", "100 h"} <= set(await labels())
 
 
@@ -309,7 +309,7 @@ async def test_report_of_a_year_and_many_workflows_stays_small(database_url, tmp
     await warehouse.execute(
         """
         INSERT INTO workflows (id) SELECT 'workflow number ' || flow FROM generate_series(1, 60) AS flow;
-        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at, credits)
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at, own_credits)
         SELECT 'run ' || day || ' ' || flow || ' ' || status, 'app', 'workflow number ' || flow, 'app', status, at, at,
             at + day % 11 * interval '7.3 s', (day * 37 % 101 + flow) / 7.0
         FROM generate_series(0, 364) AS day, generate_series(1, 60) AS flow,
@@ -317,7 +317,7 @@ async def test_report_of_a_year_and_many_workflows_stays_small(database_url, tmp
             LATERAL (SELECT now() - day * interval '1 day' AS at) AS moment
         WHERE flow < 15 OR day % 10 = 0;
         INSERT INTO run_steps (run_id, step_key, ordinal, type, status, provider, model, credits, started_at, ended_at)
-        SELECT id, 'answer', 0, 'model', 'COMPLETED', 'maker', 'model-' || length(id) % 3 || right(workflow_id, 1), credits, started_at, ended_at
+        SELECT id, 'answer', 0, 'model', 'COMPLETED', 'maker', 'model-' || length(id) % 3 || right(workflow_id, 1), own_credits, started_at, ended_at
         FROM runs;
         INSERT INTO etl_streams (app_id, workflow_id) SELECT 'app', 'workflow number ' || flow FROM generate_series(1, 60) AS flow
         """

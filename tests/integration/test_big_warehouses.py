@@ -20,7 +20,7 @@ async def test_old_gone_runs_can_be_deleted(warehouse: asyncpg.Connection) -> No
     for name, day, gone in (("old", 2024, True), ("listed", 2024, False), ("new", 2025, True)):
         at = datetime(day, 3, 1, tzinfo=UTC)
         await warehouse.execute(
-            "INSERT INTO runs (id, workflow_id, created_at, gone_at, credits) VALUES ($1, 'w', $2, $3, 1)",
+            "INSERT INTO runs (id, workflow_id, created_at, gone_at, own_credits) VALUES ($1, 'w', $2, $3, 1)",
             name, at, at if gone else None,
         )  # fmt: skip
         await warehouse.execute("INSERT INTO run_steps (run_id, step_key, ordinal) VALUES ($1, 's', 0)", name)

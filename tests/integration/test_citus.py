@@ -62,14 +62,14 @@ async def test_citus_script_names_match_the_catalog(warehouse: asyncpg.Connectio
     )
     script = citus_script("cortex")
     spread = {row["relname"] for row in tables if f"_table('{row['relname']}'" in script}
-    assert {row["relname"] for row in tables} - spread == {"etl_migrations"}
+    assert {row["relname"] for row in tables} - spread == {"etl_migrations", "etl_changed_credits"}
     assert {table.name for table in ENTITIES} <= spread
 
 
 async def test_citus_script_runs_and_keeps_constraints(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute(STAND_INS)
     await add_owners(warehouse, "w")
-    insert = "INSERT INTO runs (id, workflow_id, created_at, credits) VALUES ($1, 'w', $2, 1)"
+    insert = "INSERT INTO runs (id, workflow_id, created_at, own_credits) VALUES ($1, 'w', $2, 1)"
     await warehouse.execute(insert, "first", datetime(2026, 3, 1, tzinfo=UTC))
     await roll_up(warehouse, seconds=10)
     before = {tuple(row) for row in await warehouse.fetch(KEYS)}

@@ -138,10 +138,10 @@ async def test_missing_and_truncated_files_are_rewritten(database_url, warehouse
     await add_run(warehouse, "r", datetime(2026, 3, 1, tzinfo=UTC))
     await export_parquet(database_url, "cortex", tmp_path)
     (tmp_path / "run_steps" / "2026-03.parquet").unlink()
-    assert len(await export_parquet(database_url, "cortex", tmp_path)) == 4
+    assert len(await export_parquet(database_url, "cortex", tmp_path)) == len(MONTHLY)
     file = tmp_path / "runs" / "2026-03.parquet"
     file.write_bytes(file.read_bytes()[:-10])
-    assert len(await export_parquet(database_url, "cortex", tmp_path)) == 4
+    assert len(await export_parquet(database_url, "cortex", tmp_path)) == len(MONTHLY)
     assert await export_parquet(database_url, "cortex", tmp_path) == {}
 
 
@@ -208,7 +208,7 @@ async def test_failed_export_keeps_the_old_files_and_leaves_no_temporary_ones(
     assert before
     (tmp_path / "run_steps" / "2026-03.parquet" / "in the way").rmdir()
     (tmp_path / "run_steps" / "2026-03.parquet").rmdir()
-    assert len(await export_parquet(database_url, "cortex", tmp_path)) == 4
+    assert len(await export_parquet(database_url, "cortex", tmp_path)) == len(MONTHLY)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "layout": {}, "parts": {"x": {}}}'])
@@ -245,7 +245,7 @@ async def test_export_command(command, database_url, warehouse) -> None:
     await add_run(warehouse, "r", datetime(2026, 3, 1, tzinfo=UTC))
     command.configure(f"database: {{url: '{database_url}'}}\n")
     ended = await command("export", "--format", "parquet", "out")
-    assert (ended.code, ended.err) == (0, "Wrote 9 files.\n")
+    assert (ended.code, ended.err) == (0, "Wrote 10 files.\n")
     assert "out/runs/2026-03.parquet" in ended.out.splitlines()
     again = await command("export", "out", "--since", "2026-01")
     assert (again.code, again.out, again.err) == (0, "", "Nothing has changed since the last export.\n")

@@ -160,7 +160,7 @@ async def test_referenced_definition_cannot_be_deleted_concurrently(sync, wareho
     await warehouse.execute("DELETE FROM runs")
     stored = await warehouse.fetchrow("SELECT id, content_hash FROM workflow_versions")
     definition = VersionRows(stored["id"], (), (), (), stored["content_hash"])
-    run = RunRows("run", "wf", b"", None, None, None, False, False, None, (), [], [], [], (definition,))
+    run = RunRows("run", "wf", b"", None, None, None, False, False, None, (), [], [], [], [], (definition,))
     other = await connect(database_url, "cortex")
     await other.execute("SET lock_timeout = 50")
     async with warehouse.transaction():

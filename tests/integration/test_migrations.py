@@ -15,7 +15,6 @@ from etl.errors import DatabaseError
 
 NOT_COPIED = {
     "runs": {
-        "own_credits",
         "first_synced_at",
         "last_synced_at",
         "gone_at",
@@ -23,6 +22,7 @@ NOT_COPIED = {
         "payload_removed_at",
         "also_listed_by",
     },
+    "run_steps": {"child_credits"},
     "workflows": {"gone_at"},
 }
 

@@ -1,4 +1,4 @@
-"""Views over rollups always match plain queries (`plain_views.sql`)."""
+"""The views always match plain queries over the tables (`plain_views.sql`), whatever is written and rolled up."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ from etl.db.connect import connect
 from etl.db.refusals import LOST
 from etl.db.rollups import roll_up, roll_up_workflow
 
-ROLLED = ("workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily", "sync_health")
-NOW_DEPENDENT = {"lag_s"}
+NOW_DEPENDENT = {"lag_s", "age_s"}
 PLAIN = (Path(__file__).parents[1] / "support" / "plain_views.sql").read_text(encoding="utf-8")
+VIEWS = (
+    "run_facts", "step_facts", "workflow_health_daily", "credits_daily", "step_performance", "model_usage_daily",
+    "recent_failures", "failure_groups", "open_runs", "run_tree", "sync_health",
+)  # fmt: skip
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
+COLUMNS = (
+    "workflow_app_id", "app_id", "stream_app_id", "workflow_id", "status", "origin", "created_at", "started_at", "ended_at",
+    "credits", "own_credits", "gone_at", "error", "version", "erased_at",
+)  # fmt: skip
 
 
 async def make_plain_views(warehouse: asyncpg.Connection, *workflows: str) -> None:
-    """Create the views without rollups as plain_NAME, and the workflows of the test."""
+    """Create the plain views as plain_NAME, and the workflows of the test."""
     await warehouse.execute(PLAIN)
     await add_owners(warehouse, *workflows)
 
 
 async def differences(warehouse: asyncpg.Connection) -> list[str]:
     found = []
-    for view in ROLLED:
+    for view in VIEWS:
         attributes = (await warehouse.prepare(f"SELECT * FROM plain_{view}")).get_attributes()
         columns = ", ".join(each.name for each in attributes if each.name not in NOW_DEPENDENT)
         for one, other in ((view, f"plain_{view}"), (f"plain_{view}", view)):
@@ -56,19 +63,21 @@ class Writer:
         workflow = None if chance.random() < 0.1 else chance.choice("uvw")
         ended = None if chance.random() < 0.2 else START + timedelta(seconds=chance.randrange(500))
         credits_used = None if chance.random() < 0.2 else chance.randrange(1, 10**6) / 10**6
+        own_credits = credits_used and chance.choice([credits_used, credits_used - 0.25, 1e-13])
         return (
-            chance.choice(["a", "b", None]), chance.choice(["a", "b"]), workflow,
+            chance.choice(["a", "b", None]), chance.choice(["a", "b", None]), chance.choice(["a", "b"]), workflow,
             chance.choice(["COMPLETED", "FAILED", "RUNNING", "NEW", None]), chance.choice(["TEST", None]),
-            created, START, ended, credits_used, chance.choice([None, START]),
+            created, START, ended, credits_used, own_credits, chance.choice([None, START]),
+            chance.choice(["code 17", 'no "such" thing', None]), chance.choice([1, 2, None]), chance.choice([None, None, START]),
         )  # fmt: skip
 
     async def insert(self) -> None:
         many = [f"r{len(self.ids) + place}" for place in range(self.chance.randrange(1, 6))]
         self.ids += many
         async with self.warehouse.transaction():
-            columns = "id app_id stream_app_id workflow_id status origin created_at started_at ended_at credits gone_at"
+            records = [(ident, *self.row()) for ident in many]
             await self.warehouse.copy_records_to_table(
-                "runs", columns=columns.split(), records=[(ident, *self.row()) for ident in many], schema_name="cortex"
+                "runs", columns=["id", *COLUMNS], records=records, schema_name="cortex"
             )
             for ident in many:
                 await self.children(ident)
@@ -78,11 +87,12 @@ class Writer:
             return
         async with self.warehouse.transaction():
             await self.warehouse.execute(
-                "UPDATE runs SET (app_id, stream_app_id, workflow_id, status, origin, created_at, started_at, ended_at,"
-                " credits, gone_at) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) WHERE id = $1",
+                f"UPDATE runs SET ({', '.join(COLUMNS)}) = ({', '.join(f'${n + 2}' for n in range(len(COLUMNS)))})"
+                " WHERE id = $1",
                 ident, *self.row(),
             )  # fmt: skip
             await self.warehouse.execute("DELETE FROM run_steps WHERE run_id = $1", ident)
+            await self.warehouse.execute("DELETE FROM child_runs WHERE parent_run_id = $1", ident)
             await self.children(ident)
 
     async def delete(self) -> None:
@@ -111,25 +121,31 @@ class Writer:
             model = None if loops else self.chance.choice(["large", "small", None])
             await self.warehouse.execute(
                 "INSERT INTO run_steps (run_id, step_key, ordinal, type, status, started_at, ended_at, provider, model,"
-                " output, credits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                " looped, credits, child_credits, error, input_tokens)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
                 ident, f"s{place}", place, self.chance.choice(["model", "model", "code", None]),
-                self.chance.choice(["COMPLETED", "FAILED", None]), START,
+                self.chance.choice(["COMPLETED", "FAILED", None]), self.chance.choice([None, START]),
                 self.chance.choice([None, START + timedelta(milliseconds=self.chance.randrange(9000))]),
-                model and "openai", model, self.chance.choice(["[]", '["x"]', None]), self.chance.choice([None, 0.25]),
+                model and "openai", model, loops, self.chance.choice([None, 0.25]), self.chance.choice([None, 0.125]),
+                self.chance.choice([None, "step 5"]), None if loops else self.chance.choice([None, 2**62]),
             )  # fmt: skip
             for number in range(self.chance.randrange(3) if loops else 0):
                 await self.warehouse.execute(
-                    "INSERT INTO run_step_calls (run_id, step_key, ordinal, key, type, status, provider, model)"
-                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    "INSERT INTO run_step_calls (run_id, step_key, ordinal, key, type, status, provider, model, output_tokens)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                     ident, f"s{place}", number, self.chance.choice([f"s{place}", "tool"]),
                     self.chance.choice(["model", "code", None]), self.chance.choice(["COMPLETED", "FAILED"]),
-                    "openai", self.chance.choice(["large", "small", None]),
+                    "openai", self.chance.choice(["large", "small", None]), self.chance.choice([None, 2**62]),
                 )  # fmt: skip
+            if self.chance.random() < 0.3:
+                child = self.chance.choice([*self.ids, "elsewhere"])
+                await self.warehouse.execute("INSERT INTO child_runs VALUES ($1, $2, $3)", ident, f"s{place}", child)
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_views_match_the_runs_after_any_write(warehouse: asyncpg.Connection, seed: int) -> None:
     await make_plain_views(warehouse, *"uvw")
+    await add_owners(warehouse, apps=["a", "b"])
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) SELECT a, w FROM unnest('{a,b}'::text[]) a, "
                             "unnest('{u,v,w}'::text[]) w")  # fmt: skip
     writer = Writer(warehouse, seed)

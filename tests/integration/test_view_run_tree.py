@@ -16,7 +16,7 @@ TREE = """
 async def runs(warehouse: asyncpg.Connection, *idents: str) -> None:
     for ident in idents:
         await warehouse.execute(
-            "INSERT INTO runs (id, status, credits, created_at) VALUES ($1, 'COMPLETED', 0.5, '2026-03-01T23:00Z')",
+            "INSERT INTO runs (id, status, own_credits, created_at) VALUES ($1, 'COMPLETED', 0.5, '2026-03-01T23:00Z')",
             ident,
         )
 
@@ -28,6 +28,8 @@ async def starts(warehouse: asyncpg.Connection, parent: str, step: str, child: s
         step,
         child,
     )
+    if child is not None:
+        await warehouse.execute("INSERT INTO child_runs VALUES ($1, $2, $3)", parent, step, child)
 
 
 async def loops(warehouse: asyncpg.Connection, parent: str, step: str, *children: str | None) -> None:
@@ -40,6 +42,8 @@ async def loops(warehouse: asyncpg.Connection, parent: str, step: str, *children
             place,
             child,
         )
+        if child is not None:
+            await warehouse.execute("INSERT INTO child_runs VALUES ($1, $2, $3)", parent, step, child)
 
 
 async def tree(warehouse: asyncpg.Connection) -> list[str]:

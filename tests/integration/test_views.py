@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,12 +13,19 @@ import pytest
 from postgres_fixtures import add_owners
 
 CONTRACT = {
+    "run_facts": "run_id app_id app_name workflow_id workflow_name version status origin created_at started_at ended_at "
+    "duration_s credits credits_with_children input_tokens output_tokens steps failed_step_key error parent_run_id "
+    "record_id collection_id triggered_by_app_id gone_at",
+    "step_facts": "run_id app_id workflow_id workflow_name version created_at step_key type status started_at duration_s "
+    "provider model input_tokens output_tokens calls credits child_run_id error",
     "workflow_health_daily": "day app_id workflow_id workflow_name runs completed failed cancelled skipped open "
     "failure_rate p50_duration_s p95_duration_s credits",
-    "credits_daily": "day app_id workflow_id workflow_name origin runs credits",
-    "step_performance": "app_id workflow_id step_key type runs failed failure_rate p50_s p95_s credits",
-    "model_usage_daily": "day provider model calls failed credits",
+    "credits_daily": "day app_id workflow_id workflow_name origin runs credits credits_with_children",
+    "step_performance": "app_id workflow_id workflow_name step_key type runs failed failure_rate p50_s p95_s credits",
+    "model_usage_daily": "day app_id workflow_id workflow_name provider model calls failed input_tokens output_tokens "
+    "credits",
     "recent_failures": "run_id app_id workflow_id workflow_name failed_at step_key step_type error origin version",
+    "failure_groups": "app_id workflow_id workflow_name step_key message runs first_seen last_seen versions",
     "open_runs": "run_id app_id workflow_id workflow_name status created_at age_s last_synced_at",
     "run_tree": "root_run_id run_id parent_run_id parent_step_key depth status credits",
     "sync_health": "app_id workflow_id workflow_name state hint watermark lag_s last_synced_at last_reconciled_at "
@@ -44,6 +53,7 @@ async def run(warehouse: asyncpg.Connection, ident: str, *, seconds: float | Non
         "status": "COMPLETED",
         "origin": "TRIGGER",
         "created_at": at("2026-03-01T12:00:00"),
+        "own_credits": values.get("credits"),
         **values,
     }
     if seconds is not None:
@@ -76,6 +86,7 @@ async def test_view_columns_are_in_the_documented_order(warehouse: asyncpg.Conne
     types = {attribute.name: attribute.type.name for attribute in statement.get_attributes()}
     assert types.get("credits", "numeric") == "numeric"
     assert types.get("day", "date") == "date"
+    assert {name for name, kind in types.items() if name.endswith("_s") and kind != "float8"} == set()
 
 
 async def test_health_counts_statuses_and_rates_ended_runs(warehouse: asyncpg.Connection) -> None:
@@ -106,7 +117,7 @@ async def test_health_counts_statuses_and_rates_ended_runs(warehouse: asyncpg.Co
     }
 
 
-async def test_health_splits_by_utc_day_app_and_workflow(warehouse: asyncpg.Connection) -> None:
+async def test_health_has_a_row_per_utc_day_and_workflow(warehouse: asyncpg.Connection) -> None:
     await warehouse.execute("SET timezone = 'Pacific/Auckland'")
     await run(warehouse, "last", created_at=at("2026-03-01T23:59:59.999999"))
     await run(warehouse, "first", created_at=at("2026-03-02T00:00:00"))
@@ -117,99 +128,204 @@ async def test_health_splits_by_utc_day_app_and_workflow(warehouse: asyncpg.Conn
         warehouse, "SELECT day, app_id, workflow_id, workflow_name, runs FROM workflow_health_daily ORDER BY 1, 2, 3"
     )
     assert found == [
-        (DAY, "a", "w", None, 1),
+        (DAY, "a", "w", None, 2),
         (DAY, "a", "x", None, 1),
-        (DAY, "b", "w", None, 1),
         (date(2026, 3, 2), "a", "w", None, 1),
         (None, "a", "w", None, 1),
     ]
 
 
 async def test_health_of_runs_without_values(warehouse: asyncpg.Connection) -> None:
-    await run(warehouse, "r", status="PENDING", app_id=None)
+    await run(warehouse, "r", status="PENDING", app_id=None, workflow_app_id=None)
     (row,) = await warehouse.fetch("SELECT * FROM workflow_health_daily")
-    assert (row["app_id"], row["failure_rate"], row["p50_duration_s"], row["credits"]) == (None, None, None, 0)
+    assert (row["app_id"], row["failure_rate"], row["p50_duration_s"], row["credits"]) == (None, None, None, None)
+    await run(warehouse, "s", app_id="b", workflow_app_id=None)
+    assert await rows(warehouse, "SELECT app_id, runs FROM workflow_health_daily") == [("b", 2)]
 
 
-async def test_credits_are_exact_and_split_by_origin(warehouse: asyncpg.Connection) -> None:
+async def test_credits_have_a_row_per_day_workflow_and_origin(warehouse: asyncpg.Connection) -> None:
     await insert(warehouse, "workflows", id="w", name="Invoices")
     for place in range(10):
         await run(warehouse, f"r{place}", credits=Decimal("0.1"))
-    await run(warehouse, "test", origin="TEST", credits=Decimal("12345678901234567890.000000000000000001"))
+    await run(
+        warehouse, "other app", app_id="b", stream_app_id="b", credits=Decimal("0.1"), own_credits=Decimal("0.05")
+    )
+    await run(warehouse, "test", origin="TEST", credits=Decimal("12345678901234567890.0000000000010000335"))
     await run(warehouse, "none", origin="TEST", credits=None)
     await run(warehouse, "zero", origin="WEBHOOK", credits=Decimal(0))
-    assert await rows(warehouse, "SELECT * FROM credits_daily ORDER BY origin") == [
-        (DAY, "a", "w", "Invoices", "TEST", 2, Decimal("12345678901234567890.000000000000000001")),
-        (DAY, "a", "w", "Invoices", "TRIGGER", 10, Decimal("1.0")),
-        (DAY, "a", "w", "Invoices", "WEBHOOK", 1, Decimal(0)),
+    await run(warehouse, "unknown", origin="ENDPOINT", credits=None)
+    large = Decimal("12345678901234567890.000000000001")
+    found = await rows(warehouse, "SELECT * FROM credits_daily ORDER BY origin")
+    assert found == [
+        (DAY, "a", "w", "Invoices", "ENDPOINT", 1, None, None),
+        (DAY, "a", "w", "Invoices", "TEST", 2, large, large),
+        (DAY, "a", "w", "Invoices", "TRIGGER", 11, Decimal("1.05"), Decimal("1.1")),
+        (DAY, "a", "w", "Invoices", "WEBHOOK", 1, 0, 0),
     ]
+    assert [str(row[6]) for row in found] == ["None", str(large), "1.05", "0"], "no noise digits"
 
 
-async def test_steps_are_rated_over_all_runs(warehouse: asyncpg.Connection) -> None:
+async def test_steps_have_a_row_per_workflow_and_step(warehouse: asyncpg.Connection) -> None:
     begin = at("2026-03-01T12:00:00")
     for place, (status, ms) in enumerate([("COMPLETED", 100), ("FAILED", 300), ("RUNNING", None), ("SKIPPED", 0)]):
         await run(warehouse, f"r{place}")
         end = None if ms is None else begin.replace(microsecond=ms * 1000)
-        await step(warehouse, f"r{place}", "s", status=status, started_at=begin, ended_at=end, credits=Decimal("0.25"))
+        values = {"status": status, "started_at": begin, "ended_at": end, "credits": Decimal("0.25")}
+        await step(warehouse, f"r{place}", "s", **values)
+    await run(warehouse, "newer", app_id="b", created_at=at("2026-03-02T12:00:00"))
+    await step(warehouse, "newer", "s", type="service", child_credits=Decimal("0.1"), credits=Decimal("0.25"))
+    await run(warehouse, "newest", created_at=at("2026-03-03T12:00:00"))
+    await step(warehouse, "newest", "s", type=None, status=None)
+    await run(warehouse, "undated", created_at=None)
+    await step(warehouse, "undated", "s", type="note", status=None)
     await step(warehouse, "r0", "only credits", 1, type=None, status=None, credits=Decimal("0.5"))
     found = await rows(
         warehouse,
-        "SELECT step_key, type, runs, failed, failure_rate, p50_s, p95_s, credits FROM step_performance ORDER BY 1",
+        "SELECT app_id, step_key, type, runs, failed, failure_rate, p50_s, p95_s, credits FROM step_performance ORDER BY 2",
     )
     assert found == [
-        ("only credits", None, 1, 0, None, None, None, Decimal("0.5")),
-        ("s", "code", 4, 1, pytest.approx(1 / 3), 0.1, pytest.approx(0.28), Decimal("1.00")),
+        ("a", "only credits", None, 1, 0, None, None, None, Decimal("0.5")),
+        ("a", "s", "service", 7, 1, 0.25, 0.1, pytest.approx(0.28), Decimal("1.15")),
     ]
 
 
 async def test_models_are_counted_per_step_or_per_call_of_a_loop(warehouse: asyncpg.Connection) -> None:
     plain = {"type": "model", "provider": "openai", "model": "small"}
+    loop = {"type": "model", "looped": True}
     await run(warehouse, "r1")
-    await step(warehouse, "r1", "plain", credits=Decimal(1), **plain)
-    await step(warehouse, "r1", "failed", 1, status="FAILED", credits=Decimal(2), **plain)
+    await step(warehouse, "r1", "plain", credits=Decimal(1), input_tokens=7, output_tokens=1, **plain)
+    await step(warehouse, "r1", "failed", 1, status="FAILED", credits=Decimal(2), child_credits=Decimal(1), **plain)
     await call(warehouse, "r1", "plain", 0, type="http_request", status="FAILED")  # a tool call is no model call
-    await step(warehouse, "r1", "one model", 2, type="model", credits=Decimal(4))
-    await call(warehouse, "r1", "one model", 0, status="COMPLETED", **plain)
-    await call(warehouse, "r1", "one model", 1, status="FAILED", **plain)
+    await call(warehouse, "r1", "plain", 1, input_tokens=1000, **plain)  # nor is a model that a tool used
+    await step(warehouse, "r1", "one model", 2, credits=Decimal(4), **loop)
+    await call(warehouse, "r1", "one model", 0, status="COMPLETED", input_tokens=30, **plain)
+    await call(warehouse, "r1", "one model", 1, status="FAILED", provider="openai", model="small")  # untyped
+    await call(warehouse, "r1", "one model", 2, status="FAILED", type="code")
     await run(warehouse, "r2", created_at=None, gone_at=at("2026-04-01T00:00:00"))
-    await step(warehouse, "r2", "two models", type="model", credits=Decimal(8))
+    await step(warehouse, "r2", "two models", credits=Decimal(8), **loop)
     await call(warehouse, "r2", "two models", 0, provider="openai", model="small", status="COMPLETED")
     await call(warehouse, "r2", "two models", 1, provider="anthropic", model="large", status="COMPLETED")
     await step(warehouse, "r2", "never called", 1, type="model", status="FAILED")
-    await step(warehouse, "r2", "loop over nothing", 3, type="model", output="[]")
+    await step(warehouse, "r2", "loop over nothing", 3, **loop)
     await step(warehouse, "r2", "no model", 2, provider="openai", model="small")  # type code
     found = await rows(warehouse, "SELECT * FROM model_usage_daily ORDER BY day, provider, model")
     assert found == [
-        (DAY, "openai", "small", 4, 2, Decimal(7)),
-        (None, "anthropic", "large", 1, 0, Decimal(0)),
-        (None, "openai", "small", 1, 0, Decimal(0)),
-        (None, None, None, 1, 1, Decimal(0)),
+        (DAY, "a", "w", None, "openai", "small", 4, 2, 37, 1, Decimal(6)),
+        (None, "a", "w", None, "anthropic", "large", 1, 0, None, None, None),
+        (None, "a", "w", None, "openai", "small", 1, 0, None, None, None),
+        (None, "a", "w", None, None, None, 1, 1, None, None, None),
     ]
+    tokens = "SELECT run_id, input_tokens, output_tokens FROM run_facts ORDER BY 1"
+    assert await rows(warehouse, tokens) == [("r1", 37, 1), ("r2", None, None)]
+    of_steps = await rows(
+        warehouse, "SELECT step_key, input_tokens, calls FROM step_facts WHERE run_id = 'r1' ORDER BY 1"
+    )
+    assert of_steps == [("failed", None, 0), ("one model", 30, 3), ("plain", 7, 2)]
 
 
-async def test_calls_of_a_looped_model_step_need_no_type(warehouse: asyncpg.Connection) -> None:
-    await run(warehouse, "r")
-    await step(warehouse, "r", "half", 0, type="model", status="FAILED", output='[{"model": "small"}, null]')
-    await call(warehouse, "r", "half", 0, key="half", status="COMPLETED", provider="openai", model="small")
-    await call(warehouse, "r", "half", 1, key="half", status="FAILED")
-    await step(warehouse, "r", "all", 1, type="model", status="FAILED", output="[null, null]")
-    await call(warehouse, "r", "all", 0, status="FAILED")
-    await call(warehouse, "r", "all", 1, key="other", status="FAILED")
-    await step(warehouse, "r", "not stored", 2, type="model", status="FAILED")
-    await call(warehouse, "r", "not stored", 0, key="not stored", status="FAILED")
-    await call(warehouse, "r", "not stored", 1, key="not stored", status="COMPLETED")
-    assert await rows(warehouse, "SELECT * FROM model_usage_daily ORDER BY model") == [
-        (DAY, "openai", "small", 1, 0, Decimal(0)),
-        (DAY, None, None, 5, 4, Decimal(0)),
+async def test_run_facts_have_a_row_per_run(warehouse: asyncpg.Connection) -> None:
+    await insert(warehouse, "workflows", id="w", name="Invoices")
+    await insert(warehouse, "apps", id="a", name="Back office")
+    await run(warehouse, "early", created_at=None)
+    await run(warehouse, "parent", app_id="b", credits=Decimal(5), own_credits=Decimal(2), seconds=3)
+    await step(warehouse, "parent", "call", type="workflow", credits=Decimal(3), child_credits=Decimal(3))
+    await run(warehouse, "child", status="FAILED", credits=Decimal(3), version=4, record_id="rec", collection_id="col")
+    await step(warehouse, "child", "later", 0, status="FAILED", started_at=at("2026-03-01T12:00:02"), error="late")
+    await step(warehouse, "child", "first", 1, status="FAILED", started_at=at("2026-03-01T12:00:01"), error="boom")
+    for parent in ("early", "parent", "child"):
+        await insert(warehouse, "child_runs", parent_run_id=parent, parent_step_key="call", run_id="child")
+    await run(warehouse, "erased", credits=Decimal(1), erased_at=at("2026-03-05T00:00:00"))
+    found = {row["run_id"]: dict(row) for row in await warehouse.fetch("SELECT * FROM run_facts")}
+    assert len(found) == 4
+    assert await warehouse.fetchval("SELECT sum(credits) FROM run_facts") == 6
+    parent, child = found["parent"], found["child"]
+    assert (parent["app_id"], parent["app_name"], parent["triggered_by_app_id"]) == ("a", "Back office", "b")
+    assert (parent["credits"], parent["credits_with_children"], parent["steps"]) == (2, 5, 1)
+    assert (parent["parent_run_id"], parent["duration_s"], parent["failed_step_key"]) == (None, 3.0, None)
+    assert (child["parent_run_id"], child["failed_step_key"], child["error"]) == ("parent", "first", "boom")
+    assert (child["workflow_name"], child["version"], child["record_id"], child["collection_id"]) == (
+        "Invoices", 4, "rec", "col",
+    )  # fmt: skip
+    (of_step,) = await rows(warehouse, "SELECT credits, credits_with_children FROM step_facts WHERE run_id = 'parent'")
+    assert of_step == (0, 3)
+
+
+def message_of(error: str) -> str:
+    """The message of a failure by the contract."""
+    error = re.sub(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)", "'…'", error)
+    uuid = r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"
+    error = re.sub(uuid, "<id>", error)
+    error = re.sub(r"\b[0-9a-fA-F]{8,}\b", "<id>", error)
+    error = re.sub(r"\b(?=\w*[A-Za-z])(?=\w*[0-9])\w{8,}\b", "<id>", error)
+    error = re.sub(r"[0-9]+(\.[0-9]+)?", "<n>", error)
+    return " ".join(error.split())[:200]
+
+
+MESSAGES = {
+    "": "",
+    "SyntaxError: Unexpected token '<', \"<!DOCTYPE \"... is not valid JSON": "SyntaxError: Unexpected token '…', '…'... is not valid JSON",
+    "This model's maximum is 128000 tokens, it's 'too' long": "This model's maximum is <n> tokens, it's '…' long",
+    "Waiting for selector `.price` failed": "Waiting for selector '…' failed",
+    "run 8f14e45f-ceea-467f-a3d4-2b1c0d9e8f7a not found": "run <id> not found",
+    "object DEADBEEF and 0123456789abcdef": "object <id> and <id>",
+    "call_00f3ab and user_12345 and step_1": "<id> and <id> and step_<n>",
+    "context_length_exceeded": "context_length_exceeded",
+    "429 after 1.5 s,\n\t 30000ms at 10:443": "<n> after <n> s, <n>ms at <n>:<n>",
+    "'a 12345678 b' 12345678": "'…' <id>",
+    "x" * 300: "x" * 200,
+}
+
+
+@pytest.mark.parametrize("error", MESSAGES)
+async def test_failure_messages_leave_out_what_differs(warehouse: asyncpg.Connection, error: str) -> None:
+    assert message_of(error) == MESSAGES[error]
+    assert await warehouse.fetchval("SELECT failure_message($1)", error) == MESSAGES[error]
+
+
+async def test_failure_messages_equal_those_of_another_implementation(warehouse: asyncpg.Connection) -> None:
+    chance = random.Random(5)
+    pieces = [
+        "a1b2c3d4",
+        "'",
+        '"',
+        "`",
+        " ",
+        "  ",
+        "\n",
+        "1.",
+        "17",
+        "_",
+        "-",
+        "x",
+        "error",
+        "deadbeef",
+        "€",
+        "é9",
+        ".",
     ]
+    errors = ["".join(chance.choices(pieces, k=chance.randrange(25))) for _ in range(2000)]
+    found = await warehouse.fetch(
+        "SELECT failure_message(e) FROM unnest($1::text[]) WITH ORDINALITY AS t (e, n) ORDER BY n", errors
+    )
+    assert [row[0] for row in found] == [message_of(each) for each in errors]
 
 
-async def test_untyped_calls_of_a_model_step_that_did_not_loop_are_tools(warehouse: asyncpg.Connection) -> None:
-    await run(warehouse, "r")
-    await step(warehouse, "r", "agent", type="model", status="FAILED")
-    await call(warehouse, "r", "agent", 0, key="search", status="COMPLETED")
-    await call(warehouse, "r", "agent", 1, key="search", status="FAILED")
-    assert await rows(warehouse, "SELECT * FROM model_usage_daily") == [(DAY, None, None, 1, 1, Decimal(0))]
+async def test_failures_are_grouped_by_step_and_message(warehouse: asyncpg.Connection) -> None:
+    await insert(warehouse, "workflows", id="w", name="Invoices")
+    for place, (error, version) in enumerate([("limit 17", 3), ("limit 18", 1), ("limit 19", 3), ("other", None)]):
+        await run(warehouse, f"r{place}", status="FAILED", seconds=place, error=error, version=version, app_id="b")
+        await step(warehouse, f"r{place}", "s", status="FAILED", error="of the step")
+    await run(warehouse, "of its step", status="FAILED", seconds=9, version=2)
+    await step(warehouse, "of its step", "s", status="FAILED", error="limit 20")
+    await run(warehouse, "no step", status="FAILED", error="limit 21", gone_at=at("2026-04-01T00:00:00"))
+    await run(warehouse, "erased", status="FAILED", erased_at=at("2026-04-01T00:00:00"))
+    found = await rows(warehouse, "SELECT * FROM failure_groups ORDER BY runs DESC, message, step_key")
+    noon = at("2026-03-01T12:00:00")
+    assert found == [
+        ("a", "w", "Invoices", "s", "limit <n>", 4, noon, noon.replace(second=9), [1, 2, 3]),
+        ("a", "w", "Invoices", None, "limit <n>", 1, noon, noon, []),
+        ("a", "w", "Invoices", "s", "other", 1, noon.replace(second=3), noon.replace(second=3), []),
+    ]
 
 
 async def test_failure_names_the_first_failed_step(warehouse: asyncpg.Connection) -> None:
@@ -246,6 +362,7 @@ async def test_open_runs_are_pending_or_running_and_listed(warehouse: asyncpg.Co
     await run(warehouse, "pending", status="PENDING", created_at=None)
     await run(warehouse, "running", status="RUNNING", last_synced_at=at("2026-03-02T00:00:00"))
     await run(warehouse, "gone", status="RUNNING", gone_at=at("2026-03-02T00:00:00"))
+    await run(warehouse, "erased", status="RUNNING", erased_at=at("2026-03-02T00:00:00"))
     await run(warehouse, "done")
     found = await rows(
         warehouse,

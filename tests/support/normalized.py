@@ -93,6 +93,7 @@ def comparable(rows: RunRows) -> Any:
         table(tables.RUN_STEPS, rows.steps),
         table(tables.RUN_STEP_CALLS, rows.calls),
         table(tables.RUN_USAGE_CALLS, rows.usage),
+        rows.child_runs,
         [
             (
                 version.id,

@@ -1,166 +1,241 @@
--- The views over rollups, written plainly over the tables: what they must answer at every moment.
+-- The views, written plainly over the tables: what they must answer at every moment.
 
 CREATE VIEW plain_workflow_health_daily AS
 SELECT
-    daily.day,
-    daily.app_id,
-    daily.workflow_id,
-    workflows.name AS workflow_name,
-    daily.runs,
-    daily.completed,
-    daily.failed,
-    daily.cancelled,
-    daily.skipped,
-    daily.open,
-    daily.failed::double precision
-        / nullif(daily.completed + daily.failed + daily.cancelled + daily.skipped, 0) AS failure_rate,
-    daily.p50_duration_s,
-    daily.p95_duration_s,
-    daily.credits
-FROM (
-    SELECT
-        (created_at AT TIME ZONE 'UTC')::date AS day,
-        app_id,
-        workflow_id,
-        count(*) AS runs,
-        count(*) FILTER (WHERE status = 'COMPLETED') AS completed,
-        count(*) FILTER (WHERE status = 'FAILED') AS failed,
-        count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
-        count(*) FILTER (WHERE status = 'SKIPPED') AS skipped,
-        count(*) FILTER (WHERE status IN ('PENDING', 'RUNNING')) AS open,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_s) AS p50_duration_s,
-        percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_s) AS p95_duration_s,
-        coalesce(sum(credits), 0) AS credits
-    FROM runs
-    GROUP BY day, app_id, workflow_id
-) AS daily
-LEFT JOIN workflows ON workflows.id = daily.workflow_id;
+    (runs.created_at AT TIME ZONE 'UTC')::date AS day,
+    coalesce(max(runs.workflow_app_id), max(runs.app_id)) AS app_id,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    count(*) AS runs,
+    count(*) FILTER (WHERE status = 'COMPLETED') AS completed,
+    count(*) FILTER (WHERE status = 'FAILED') AS failed,
+    count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
+    count(*) FILTER (WHERE status = 'SKIPPED') AS skipped,
+    count(*) FILTER (WHERE status IN ('PENDING', 'RUNNING')) AS open,
+    count(*) FILTER (WHERE status = 'FAILED')::double precision
+        / nullif(count(*) FILTER (WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')), 0) AS failure_rate,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_s) AS p50_duration_s,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_s) AS p95_duration_s,
+    round(sum(own_credits), 12) AS credits
+FROM runs
+GROUP BY day, runs.workflow_id;
 
 CREATE VIEW plain_credits_daily AS
 SELECT
-    daily.day,
-    daily.app_id,
-    daily.workflow_id,
-    workflows.name AS workflow_name,
-    daily.origin,
-    daily.runs,
-    daily.credits
-FROM (
-    SELECT
-        (created_at AT TIME ZONE 'UTC')::date AS day,
-        app_id,
-        workflow_id,
-        origin,
-        count(*) AS runs,
-        coalesce(sum(credits), 0) AS credits
-    FROM runs
-    GROUP BY day, app_id, workflow_id, origin
-) AS daily
-LEFT JOIN workflows ON workflows.id = daily.workflow_id;
+    (runs.created_at AT TIME ZONE 'UTC')::date AS day,
+    coalesce(max(runs.workflow_app_id), max(runs.app_id)) AS app_id,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    origin,
+    count(*) AS runs,
+    round(sum(own_credits), 12) AS credits,
+    round(sum(credits), 12) AS credits_with_children
+FROM runs
+GROUP BY day, runs.workflow_id, origin;
 
 CREATE VIEW plain_step_performance AS
 SELECT
-    steps.app_id,
-    steps.workflow_id,
+    coalesce(max(runs.workflow_app_id), max(runs.app_id)) AS app_id,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
     steps.step_key,
-    steps.type,
-    steps.runs,
-    steps.failed,
-    steps.failed::double precision / nullif(steps.ended, 0) AS failure_rate,
-    steps.p50_s,
-    steps.p95_s,
-    steps.credits,
-    workflows.name AS workflow_name
-FROM (
-    SELECT
-        runs.app_id,
-        runs.workflow_id,
-        run_steps.step_key,
-        run_steps.type,
-        count(*) AS runs,
-        count(*) FILTER (WHERE run_steps.status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
-        count(*) FILTER (WHERE run_steps.status = 'FAILED') AS failed,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY run_steps.duration_s) AS p50_s,
-        percentile_cont(0.95) WITHIN GROUP (ORDER BY run_steps.duration_s) AS p95_s,
-        coalesce(sum(run_steps.credits), 0) AS credits
-    FROM run_steps
-    JOIN runs ON runs.id = run_steps.run_id
-    GROUP BY runs.app_id, runs.workflow_id, run_steps.step_key, run_steps.type
-) AS steps
-LEFT JOIN workflows ON workflows.id = steps.workflow_id;
+    (
+        SELECT latest.type FROM run_steps AS latest
+        JOIN runs AS of_run ON of_run.id = latest.run_id
+        WHERE latest.type IS NOT NULL AND latest.step_key = steps.step_key
+            AND of_run.workflow_id IS NOT DISTINCT FROM runs.workflow_id
+        ORDER BY of_run.created_at DESC NULLS LAST, latest.type
+        LIMIT 1
+    ) AS type,
+    count(*) AS runs,
+    count(*) FILTER (WHERE steps.status = 'FAILED') AS failed,
+    count(*) FILTER (WHERE steps.status = 'FAILED')::double precision
+        / nullif(count(*) FILTER (WHERE steps.status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')), 0) AS failure_rate,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY steps.duration_s) AS p50_s,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY steps.duration_s) AS p95_s,
+    round(sum(CASE WHEN child_credits IS NULL THEN steps.credits ELSE steps.credits - child_credits END), 12) AS credits
+FROM run_steps AS steps
+JOIN runs ON runs.id = steps.run_id
+GROUP BY runs.workflow_id, steps.step_key;
+
+-- Model steps that did not loop, and the calls of those that did.
+CREATE VIEW plain_model_calls AS
+SELECT
+    steps.run_id, steps.step_key, steps.provider, steps.model, steps.status, steps.input_tokens, steps.output_tokens,
+    steps.credits - coalesce(child_credits, 0) AS credits, false AS of_loop
+FROM run_steps AS steps
+WHERE steps.type = 'model' AND steps.looped IS NOT TRUE
+UNION ALL
+SELECT
+    calls.run_id, calls.step_key, calls.provider, calls.model, calls.status, calls.input_tokens, calls.output_tokens,
+    steps.credits - coalesce(child_credits, 0), true
+FROM run_step_calls AS calls
+JOIN run_steps AS steps ON steps.run_id = calls.run_id AND steps.step_key = calls.step_key
+WHERE steps.type = 'model' AND steps.looped AND (calls.type = 'model' OR calls.type IS NULL);
 
 CREATE VIEW plain_model_usage_daily AS
-WITH model_steps AS NOT MATERIALIZED (
-    SELECT
-        (runs.created_at AT TIME ZONE 'UTC')::date AS day,
-        steps.run_id,
-        steps.step_key,
-        steps.provider,
-        steps.model,
-        steps.status,
-        steps.credits,
-        -- A looped step names no model itself; its calls do, of which a loop over nothing has none.
-        steps.provider IS NULL AND steps.model IS NULL AND (
-            EXISTS (
-                SELECT FROM run_step_calls AS calls
-                WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-                    AND (calls.type = 'model' OR calls.model IS NOT NULL OR calls.type IS NULL AND (calls.key = calls.step_key OR EXISTS (
-                        SELECT FROM run_steps AS looped
-                        WHERE looped.run_id = calls.run_id AND looped.step_key = calls.step_key
-                            AND jsonb_typeof(looped.output) = 'array'
-                    )))
-            )
-            OR coalesce(steps.output = '[]', false)
-        ) AS looped
-    FROM run_steps AS steps
-    JOIN runs ON runs.id = steps.run_id
-    WHERE steps.type = 'model'
-)
 SELECT
-    day,
-    provider,
-    model,
-    sum(calls)::bigint AS calls,
-    sum(failed)::bigint AS failed,
-    coalesce(sum(credits), 0) AS credits
+    (runs.created_at AT TIME ZONE 'UTC')::date AS day,
+    coalesce(max(runs.workflow_app_id), max(runs.app_id)) AS app_id,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    used.provider,
+    used.model,
+    count(*) AS calls,
+    count(*) FILTER (WHERE used.status = 'FAILED') AS failed,
+    sum(used.input_tokens) AS input_tokens,
+    sum(used.output_tokens) AS output_tokens,
+    round(sum(used.credits) FILTER (WHERE NOT used.of_loop OR used.place = 1 AND used.models = 1), 12) AS credits
 FROM (
     SELECT
-        day,
-        provider,
-        model,
-        1 AS calls,
-        CASE WHEN status = 'FAILED' THEN 1 ELSE 0 END AS failed,
-        credits AS credits
-    FROM model_steps
-    WHERE NOT looped
-    UNION ALL
-    SELECT
-        model_steps.day,
-        by_model.provider,
-        by_model.model,
-        by_model.calls,
-        by_model.failed,
-        CASE WHEN by_model.models = 1 THEN model_steps.credits END
-    FROM model_steps
-    CROSS JOIN LATERAL (
-        SELECT
-            calls.provider,
-            calls.model,
-            count(*) AS calls,
-            count(*) FILTER (WHERE calls.status = 'FAILED') AS failed,
-            count(*) OVER () AS models
-        FROM run_step_calls AS calls
-        WHERE calls.run_id = model_steps.run_id AND calls.step_key = model_steps.step_key
-            AND (calls.type = 'model' OR calls.model IS NOT NULL OR calls.type IS NULL AND (calls.key = calls.step_key OR EXISTS (
-                        SELECT FROM run_steps AS looped
-                        WHERE looped.run_id = calls.run_id AND looped.step_key = calls.step_key
-                            AND jsonb_typeof(looped.output) = 'array'
-                    )))
-        GROUP BY calls.provider, calls.model
-    ) AS by_model
-    WHERE model_steps.looped
+        calls.*,
+        row_number() OVER (PARTITION BY run_id, step_key) AS place,
+        (
+            SELECT count(DISTINCT (others.provider, others.model)) FROM plain_model_calls AS others
+            WHERE others.run_id = calls.run_id AND others.step_key = calls.step_key
+        ) AS models
+    FROM plain_model_calls AS calls
 ) AS used
-GROUP BY day, provider, model;
+JOIN runs ON runs.id = used.run_id
+GROUP BY day, runs.workflow_id, used.provider, used.model;
+
+CREATE VIEW plain_step_facts AS
+SELECT
+    steps.run_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    runs.version, runs.created_at, steps.step_key, steps.type, steps.status, steps.started_at, steps.duration_s,
+    steps.provider, steps.model,
+    CASE WHEN steps.looped IS TRUE THEN looped.input_tokens ELSE steps.input_tokens END AS input_tokens,
+    CASE WHEN steps.looped IS TRUE THEN looped.output_tokens ELSE steps.output_tokens END AS output_tokens,
+    (SELECT count(*) FROM run_step_calls AS c WHERE c.run_id = steps.run_id AND c.step_key = steps.step_key) AS calls,
+    CASE WHEN child_credits IS NULL THEN steps.credits ELSE steps.credits - child_credits END AS credits,
+    steps.child_run_id, steps.error
+FROM run_steps AS steps
+JOIN runs ON runs.id = steps.run_id
+LEFT JOIN (
+    SELECT calls.run_id, calls.step_key, sum(calls.input_tokens) AS input_tokens, sum(calls.output_tokens) AS output_tokens
+    FROM run_step_calls AS calls
+    JOIN run_steps AS called ON called.run_id = calls.run_id AND called.step_key = calls.step_key
+    WHERE calls.type = 'model' OR calls.type IS NULL AND called.type = 'model'
+    GROUP BY calls.run_id, calls.step_key
+) AS looped ON looped.run_id = steps.run_id AND looped.step_key = steps.step_key;
+
+CREATE VIEW plain_first_failed AS
+SELECT DISTINCT ON (run_id) run_id, step_key, type, error
+FROM run_steps
+WHERE status = 'FAILED'
+ORDER BY run_id, started_at, ordinal;
+
+CREATE VIEW plain_run_facts AS
+SELECT
+    runs.id AS run_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
+    (SELECT name FROM apps WHERE id = coalesce(runs.workflow_app_id, runs.app_id)) AS app_name,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    runs.version, runs.status, runs.origin, runs.created_at, runs.started_at, runs.ended_at, runs.duration_s,
+    runs.own_credits AS credits,
+    runs.credits AS credits_with_children,
+    sum(steps.input_tokens) AS input_tokens,
+    sum(steps.output_tokens) AS output_tokens,
+    count(steps.step_key) AS steps,
+    failed.step_key AS failed_step_key,
+    CASE WHEN runs.error IS NULL THEN failed.error ELSE runs.error END AS error,
+    (
+        SELECT DISTINCT ON (child_runs.run_id) parent_run_id FROM child_runs, runs AS parents
+        WHERE parents.id = parent_run_id AND child_runs.run_id = runs.id AND parents.id <> runs.id
+        ORDER BY child_runs.run_id, parents.created_at, parents.id
+    ) AS parent_run_id,
+    runs.record_id, runs.collection_id, runs.app_id AS triggered_by_app_id, runs.gone_at
+FROM runs
+LEFT JOIN plain_first_failed AS failed ON failed.run_id = runs.id
+LEFT JOIN plain_step_facts AS steps ON steps.run_id = runs.id
+GROUP BY runs.id, failed.step_key, failed.error;
+
+CREATE VIEW plain_recent_failures AS
+SELECT
+    runs.id AS run_id,
+    coalesce(runs.workflow_app_id, runs.app_id) AS app_id,
+    runs.workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    CASE WHEN ended_at IS NOT NULL THEN ended_at WHEN updated_at IS NOT NULL THEN updated_at ELSE created_at END AS failed_at,
+    failed.step_key,
+    failed.type AS step_type,
+    CASE WHEN runs.error IS NULL THEN failed.error ELSE runs.error END AS error,
+    runs.origin,
+    runs.version
+FROM runs
+LEFT JOIN plain_first_failed AS failed ON failed.run_id = runs.id
+WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL;
+
+CREATE VIEW plain_failure_groups AS
+SELECT
+    (
+        SELECT coalesce(max(runs.workflow_app_id), max(runs.app_id)) FROM runs WHERE runs.id = ANY (array_agg(run_id))
+    ) AS app_id,
+    workflow_id, workflow_name, step_key,
+    failure_message(error) AS message,
+    count(*) AS runs,
+    min(failed_at) AS first_seen,
+    max(failed_at) AS last_seen,
+    ARRAY(SELECT DISTINCT unnest(array_agg(version)) AS version EXCEPT SELECT NULL ORDER BY version) AS versions
+FROM plain_recent_failures
+GROUP BY workflow_id, workflow_name, step_key, message;
+
+CREATE VIEW plain_open_runs AS
+SELECT
+    id AS run_id,
+    coalesce(workflow_app_id, app_id) AS app_id,
+    workflow_id,
+    (SELECT name FROM workflows WHERE id = runs.workflow_id) AS workflow_name,
+    status,
+    created_at,
+    extract(epoch FROM now())::double precision - extract(epoch FROM created_at)::double precision AS age_s,
+    last_synced_at
+FROM runs
+WHERE status = ANY ('{PENDING,RUNNING}') AND gone_at IS NULL AND erased_at IS NULL;
+
+CREATE VIEW plain_run_tree AS
+WITH RECURSIVE walk AS (
+    SELECT id AS root_run_id, id AS run_id, NULL::text AS parent_run_id, NULL::text AS parent_step_key, 0 AS depth, ARRAY[id] AS line
+    FROM runs
+    WHERE id NOT IN (SELECT run_id FROM child_runs WHERE parent_run_id <> run_id)
+    UNION ALL
+    SELECT root_run_id, below.run_id, below.parent_run_id, below.parent_step_key, depth + 1, line || below.run_id
+    FROM walk
+    JOIN child_runs AS below ON below.parent_run_id = walk.run_id
+    WHERE below.run_id <> ALL (line)
+)
+SELECT DISTINCT ON (root_run_id, run_id)
+    root_run_id, run_id, parent_run_id, parent_step_key, depth, runs.status, runs.own_credits AS credits
+FROM walk
+LEFT JOIN runs ON runs.id = walk.run_id
+ORDER BY root_run_id, run_id, depth, parent_run_id, parent_step_key;
+
+-- What runs.own_credits must be, except where the run was erased.
+CREATE VIEW plain_own_credits AS
+WITH namings AS (
+    SELECT
+        child.credits, named.parent_run_id AS run_id, named.parent_step_key AS step_key,
+        row_number() OVER (PARTITION BY child.id ORDER BY parent.created_at, parent.id, steps.ordinal) AS place
+    FROM child_runs AS named
+    JOIN runs AS child ON child.id = named.run_id
+    JOIN runs AS parent ON parent.id = named.parent_run_id
+    JOIN run_steps AS steps ON steps.run_id = named.parent_run_id AND steps.step_key = named.parent_step_key
+), of_steps AS (
+    SELECT steps.run_id, CASE WHEN steps.credits < sum(namings.credits) THEN steps.credits ELSE sum(namings.credits) END AS credits
+    FROM namings
+    JOIN run_steps AS steps ON steps.run_id = namings.run_id AND steps.step_key = namings.step_key
+    WHERE place = 1 AND steps.credits IS NOT NULL
+    GROUP BY steps.run_id, steps.step_key, steps.credits
+)
+SELECT
+    id AS run_id,
+    credits - (SELECT coalesce(sum(of_steps.credits), 0) FROM of_steps WHERE of_steps.run_id = runs.id) AS own_credits
+FROM runs
+WHERE erased_at IS NULL;
 
 CREATE VIEW plain_sync_health AS
 SELECT

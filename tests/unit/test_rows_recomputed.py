@@ -165,6 +165,21 @@ def step_definition(version_id: str, ordinal: int, step: dict[str, Json]) -> dic
     }
 
 
+def children(step: dict[str, Json]) -> list[str]:
+    output = step.get("output")
+    looped = isinstance(output, list)
+    made = [(step.get("type"), each) for each in (output if looped else [output])]
+    made += [
+        (call.get("type") or (step.get("type") if looped else None), call.get("output"))
+        for call in step.get("calls") or []
+    ]
+    return [
+        each["run_id"]
+        for kind, each in made
+        if isinstance(each, dict) and each.get("run_id") and (kind == "workflow" or "workflow_id" in each)
+    ]
+
+
 def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
     raw_run = exact(served)
     run = clean(raw_run)
@@ -175,7 +190,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
     usage_table = usage_rows(run["id"], "", usage, extra, ["usage"])
     outputs = output_pairs(raw_run.get("output"))
     credit_of = {cleaned(key): value or {} for key, value in (usage.get("steps") or {}).items()}
-    steps, calls = [], []
+    steps, calls, started = [], [], set()
     every = [*outputs, *((key, None) for key in credit_of if key not in dict(outputs))]
     for ordinal, (key, given) in enumerate(every):
         step, credit = given or {}, credit_of.get(key, {})
@@ -196,10 +211,12 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
                 **model_of(step.get("type"), output),
                 "http_status": made.get("status") if step.get("type") in {"http_request", "browser"} else None,
                 "child_run_id": made.get("run_id") if step.get("type") == "workflow" else None,
+                "looped": isinstance(output, list),
                 "credits": credit.get("total"),
                 "extra": rest(step, STEP_FIELDS) or None,
             }
         )
+        started |= {(run["id"], key, child) for child in children(step) if child != run["id"]}
         for place, call in enumerate(step.get("calls") or []):
             kind = call.get("type") or step.get("type")
             child = call["output"] if kind == "workflow" and isinstance(call.get("output"), dict) else {}
@@ -246,6 +263,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
         "workflow_draft_id": draft_id,
         "updated_on_day": len(run.get("updated_at") or "") == 10,
         "credits": usage.get("total"),
+        "own_credits": usage.get("total"),
         "retention_max_age_s": retention.get("max_age_in_seconds"),
         "retention_preserve_on_failure": retention.get("preserve_on_failure"),
         "extra": extra or None,
@@ -254,7 +272,14 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
         "listed_under_app_id": None,
         "listed_under_workflow_id": None,
     }
-    return {"run": row, "steps": steps, "calls": calls, "usage": usage_table, "definitions": definitions}
+    return {
+        "run": row,
+        "steps": steps,
+        "calls": calls,
+        "usage": usage_table,
+        "child_runs": started,
+        "definitions": definitions,
+    }
 
 
 def named(table: tables.Table, row: tuple[Json, ...]) -> dict[str, Json]:
@@ -280,6 +305,7 @@ def made(rows: RunRows) -> dict[str, Json]:
         "steps": [named(tables.RUN_STEPS, row) for row in rows.steps],
         "calls": [named(tables.RUN_STEP_CALLS, row) for row in rows.calls],
         "usage": [tuple(named(tables.RUN_USAGE_CALLS, row).values()) for row in rows.usage],
+        "child_runs": set(rows.child_runs),
         "definitions": definitions,
     }
 

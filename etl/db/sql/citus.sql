@@ -6,6 +6,6 @@ DELETE FROM rollup_steps;
 DELETE FROM rollup_models;
 CREATE OR REPLACE VIEW etl_uncounted_runs AS
 SELECT
-    id, workflow_id, (created_at AT TIME ZONE 'UTC')::date AS day, app_id, stream_app_id, origin, status, gone_at,
-    duration_s, credits
+    id, workflow_id, (created_at AT TIME ZONE 'UTC')::date AS day, created_at, workflow_app_id, app_id, stream_app_id,
+    origin, status, gone_at, duration_s, credits, own_credits
 FROM runs

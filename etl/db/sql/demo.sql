@@ -7,31 +7,31 @@ SELECT workflow_name,
            sum(completed + failed + cancelled + skipped), 0), 1) AS "failed %",
        round(sum(credits), 2) AS credits
 FROM workflow_health_daily
-GROUP BY workflow_name
+GROUP BY workflow_id, workflow_name
 ORDER BY credits DESC NULLS LAST
 LIMIT 5;
 
 -- name: steps
 -- Which steps take longest?
-SELECT w.name                               AS workflow_name,
-       s.step_key,
-       s.type,
-       s.runs,
-       round(s.p50_s::numeric, 1) AS p50_s,
-       round(s.p95_s::numeric, 1) AS p95_s
-FROM step_performance s
-JOIN workflows w ON w.id = s.workflow_id
-ORDER BY s.p95_s DESC NULLS LAST
+SELECT workflow_name,
+       step_key,
+       type,
+       runs,
+       round(p50_s::numeric, 1) AS p50_s,
+       round(p95_s::numeric, 1) AS p95_s
+FROM step_performance
+ORDER BY step_performance.p95_s DESC NULLS LAST
 LIMIT 5;
 
 -- name: failures
--- What failed last, and why?
-SELECT to_char(failed_at, 'YYYY-MM-DD HH24:MI') AS failed_at,
-       workflow_name,
+-- What fails most, and why?
+SELECT workflow_name,
        step_key,
-       error
-FROM recent_failures
-ORDER BY failed_at DESC
+       message,
+       runs,
+       to_char(last_seen, 'YYYY-MM-DD HH24:MI') AS last_seen
+FROM failure_groups
+ORDER BY runs DESC, failure_groups.last_seen DESC
 LIMIT 5;
 
 -- name: forget

@@ -12,7 +12,8 @@ SELECT
     date_trunc('month', created_at AT TIME ZONE 'UTC') AS month,
     sum(hash_record_extended(
         ROW (
-            id, content_hash, stream_app_id, also_listed_by, first_synced_at, last_synced_at, gone_at, payload_removed_at
+            id, content_hash, stream_app_id, also_listed_by, first_synced_at, last_synced_at, gone_at, payload_removed_at,
+            own_credits
         ), 0
     ))::text AS fingerprint
 FROM runs
@@ -25,7 +26,8 @@ SELECT
     count(*) AS runs,
     sum(hash_record_extended(
         ROW (
-            id, content_hash, stream_app_id, also_listed_by, first_synced_at, last_synced_at, gone_at, payload_removed_at
+            id, content_hash, stream_app_id, also_listed_by, first_synced_at, last_synced_at, gone_at, payload_removed_at,
+            own_credits
         ), 0
     ))::text AS fingerprint
 FROM runs

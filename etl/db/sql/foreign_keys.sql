@@ -25,11 +25,14 @@ SELECT current_setting('is_superuser')::boolean AND NOT EXISTS (SELECT FROM pg_e
 -- Foreign key checks are triggers. The lock prevents others from adding triggers until the transaction ends. Nothing is
 -- skipped if a table has an unknown insert trigger, if runs have any unknown trigger (it may delete rows just written),
 -- if our own triggers on runs would be skipped too, or if there are partitions, which may have their own triggers.
-LOCK TABLE runs, run_steps, run_step_calls, run_usage_calls IN ROW EXCLUSIVE MODE;
+LOCK TABLE runs, run_steps, run_step_calls, run_usage_calls, child_runs IN ROW EXCLUSIVE MODE;
 WITH loaded AS (
     SELECT oid, relkind
     FROM pg_class
-    WHERE oid IN ('runs'::regclass, 'run_steps'::regclass, 'run_step_calls'::regclass, 'run_usage_calls'::regclass)
+    WHERE oid IN (
+        'runs'::regclass, 'run_steps'::regclass, 'run_step_calls'::regclass, 'run_usage_calls'::regclass,
+        'child_runs'::regclass
+    )
 )
 SELECT set_config('session_replication_role', 'replica', true)
 WHERE current_setting('session_replication_role') = 'origin'
@@ -45,7 +48,7 @@ WHERE current_setting('session_replication_role') = 'origin'
             WHEN tgtype & 4 <> 0 THEN
                 coalesce(conname, '') NOT IN (
                     'runs_app_fkey', 'runs_workflow_fkey', 'runs_version_fkey', 'runs_draft_fkey', 'run_steps_run_fkey',
-                    'run_step_calls_step_fkey', 'run_usage_calls_run_fkey'
+                    'run_step_calls_step_fkey', 'run_usage_calls_run_fkey', 'child_runs_run_fkey'
                 )
             ELSE false
         END

@@ -27,18 +27,25 @@ WHERE runs.id = staged.id
 RETURNING staged.id
 
 -- name: delete_children
--- Delete the steps and usage of runs that are about to be replaced; calls are deleted with their steps.
-WITH steps AS (DELETE FROM run_steps WHERE run_id = ANY ($1::text[]))
-DELETE FROM run_usage_calls WHERE run_id = ANY ($2::text[])
+-- Delete the steps of runs $1 and the usage of runs $2, which are about to be replaced; calls are deleted with their
+-- steps. Return the runs that runs $2 started so far.
+WITH steps AS (
+    DELETE FROM run_steps WHERE run_id = ANY ($1::text[])
+), usage AS (
+    DELETE FROM run_usage_calls WHERE run_id = ANY ($2::text[])
+), children AS (
+    DELETE FROM child_runs WHERE parent_run_id = ANY ($1::text[])
+)
+SELECT run_id FROM child_runs WHERE parent_run_id = ANY ($2::text[])
 
 -- name: merge_kept_step
 -- A run with kept payloads keeps its steps; only their credits are updated.
 INSERT INTO run_steps (run_id, step_key, ordinal, credits)
 VALUES ($1, $2, (SELECT coalesce(max(ordinal) + 1, 0) FROM run_steps WHERE run_id = $1), $3)
-ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits
+ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits, child_credits = NULL
 
 -- name: clear_kept_usage
-UPDATE run_steps SET credits = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
+UPDATE run_steps SET credits = NULL, child_credits = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
 
 -- name: restore_runs
 -- Runs that were gone and are listed again unchanged; with $4, others too that only another stream has listed so far.

@@ -17,7 +17,7 @@ SELECT
     workflow_id,
     status,
     count(*) AS runs,
-    coalesce(sum(credits), 0) AS credits
+    coalesce(sum(own_credits), 0) AS credits
 FROM runs
 WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
 GROUP BY day, workflow_id, status
@@ -56,9 +56,11 @@ WHERE NOT is_draft AND version IS NOT NULL AND workflow_id IS NOT NULL
 ORDER BY workflow_id, created_at, version
 
 -- name: models
-SELECT day, provider, model, calls, failed, credits
+SELECT
+    day, provider, model, sum(calls)::bigint AS calls, sum(failed)::bigint AS failed, coalesce(sum(credits), 0) AS credits
 FROM model_usage_daily
 WHERE day BETWEEN $1::date AND $2::date
+GROUP BY day, provider, model
 
 -- name: steps
 -- Like step_performance, for the days $1 to $2.
@@ -76,7 +78,7 @@ FROM (
     SELECT
         workflow_id,
         step_key,
-        max(type) AS type,
+        (array_agg(type ORDER BY type_at DESC NULLS LAST, type) FILTER (WHERE type IS NOT NULL))[1] AS type,
         sum(runs)::bigint AS runs,
         sum(ended)::bigint AS ended,
         sum(failed)::bigint AS failed,

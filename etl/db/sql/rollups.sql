@@ -77,27 +77,34 @@ WITH noted AS (
     DELETE FROM rollup_models WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
 ), count_health AS (
     INSERT INTO rollup_health (
-        workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s,
-        credits)
+        workflow_id, day, workflow_app_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s,
+        p95_duration_s, credits)
     SELECT
-        workflow_id, day, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s, p95_duration_s,
-        credits
+        workflow_id, day, workflow_app_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s,
+        p95_duration_s, credits
     FROM counted_health
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), count_credits AS (
-    INSERT INTO rollup_credits (workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits)
-    SELECT workflow_id, day, app_id, stream_app_id, origin, runs, listed, credits
+    INSERT INTO rollup_credits (
+        workflow_id, day, workflow_app_id, app_id, stream_app_id, origin, runs, listed, credits, credits_with_children)
+    SELECT
+        workflow_id, day, workflow_app_id, app_id, stream_app_id, origin, runs, listed, credits, credits_with_children
     FROM counted_credits
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), count_steps AS (
     INSERT INTO rollup_steps (
-        workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_s, p95_s, credits, durations_s)
-    SELECT workflow_id, day, app_id, step_key, type, runs, ended, failed, p50_s, p95_s, credits, durations_s
+        workflow_id, day, workflow_app_id, app_id, step_key, type, type_at, runs, ended, failed, p50_s, p95_s, credits,
+        durations_s)
+    SELECT
+        workflow_id, day, workflow_app_id, app_id, step_key, type, type_at, runs, ended, failed, p50_s, p95_s, credits,
+        durations_s
     FROM counted_steps
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), count_models AS (
-    INSERT INTO rollup_models (workflow_id, day, provider, model, calls, failed, credits)
-    SELECT workflow_id, day, provider, model, calls, failed, credits
+    INSERT INTO rollup_models (
+        workflow_id, day, workflow_app_id, app_id, provider, model, calls, failed, input_tokens, output_tokens, credits)
+    SELECT
+        workflow_id, day, workflow_app_id, app_id, provider, model, calls, failed, input_tokens, output_tokens, credits
     FROM counted_models
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 )
