@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from etl.app.upkeep import roll_up_stream
-from etl.db.liveness import raise_if_cancelled
 from etl.db.refusals import LOST, describe_refusal, unusable
 from etl.db.store import REFUSALS, Store
 from etl.engine.local import LocalEngine
@@ -203,7 +202,6 @@ class StreamRunner:
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint or TRY_LATER)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock
-                raise_if_cancelled()
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 if attempt == RECONNECTS:
                     raise unusable(error) from error

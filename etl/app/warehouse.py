@@ -12,7 +12,6 @@ import asyncpg
 from etl.db import embedded, liveness
 from etl.db.connect import connect, create_pool, missing_privilege
 from etl.db.empty import EmptyPool, EmptySession
-from etl.db.liveness import raise_if_cancelled
 from etl.db.migrate import migrate, migrations, pending
 from etl.db.refusals import LOST
 from etl.db.session import Session
@@ -106,7 +105,6 @@ class Warehouse:
                 try:
                     self.session = await _open_session(self._settings, sync_id)
                 except (DatabaseError, *LOST):
-                    raise_if_cancelled()
                     if asyncio.get_running_loop().time() > give_up:
                         raise
                     await asyncio.sleep(0.5)

@@ -156,7 +156,8 @@ class Watch:
         from etl.db.connect import connect
 
         try:
-            connection = await connect(await database_url(self._settings), self._settings.database.schema_name)
+            url, database = await database_url(self._settings), self._settings.database
+            connection = await connect(url, database.schema_name, timeout_s=database.timeout_s)
         except DatabaseError:
             return None
         if await connection.fetchval("SELECT to_regclass('etl_settings')") is not None:

@@ -14,7 +14,6 @@ from time import monotonic
 import asyncpg
 
 from etl.db import liveness
-from etl.db.liveness import raise_if_cancelled
 from etl.db.refusals import LOST, unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
@@ -93,7 +92,6 @@ class Budget:
                     asked_at = monotonic()
                     return await connection.fetchrow(sql, self._host, *values), asked_at
             except (*_TEMPORARY, asyncpg.PostgresError) as error:
-                raise_if_cancelled()
                 if not isinstance(error, _TEMPORARY) or monotonic() > give_up_at:
                     raise DatabaseError(
                         f"the request budget in the database cannot be used: {error or type(error).__name__}",

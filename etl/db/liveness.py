@@ -66,12 +66,6 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def raise_if_cancelled() -> None:
-    """Raise CancelledError again if tidying up turned it into an error of the driver, before that is retried."""
-    if is_cancelled():
-        raise asyncio.CancelledError
-
-
 class LiveConnection(asyncpg.Connection):
     """A connection that is dropped when its server does not answer.
 
@@ -105,7 +99,6 @@ class LiveConnection(asyncpg.Connection):
 
     def _cancel_current_command(self, waiter: asyncio.Future[None], cancel_waiter: asyncio.Future[None]) -> None:
         super()._cancel_current_command(waiter, cancel_waiter)  # type: ignore[misc] # not part of the stubs
-        self._resume_writing()
 
         def drop() -> None:
             if not cancel_waiter.done():
