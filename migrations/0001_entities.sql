@@ -270,7 +270,7 @@ COMMENT ON COLUMN runs.payload_removed_at IS
 COMMENT ON COLUMN runs.erased_at IS
     'When cortex-etl forget erased the content of the run; null for every other run.';
 COMMENT ON COLUMN runs.also_listed_by IS
-    'Further apps whose listings of the workflow show the run; null where only that of stream_app_id does.';
+    'Further apps whose listings of the same workflow show the run; null where only that of the first app does.';
 
 CREATE TABLE run_steps (
     run_id        text    NOT NULL,
@@ -454,7 +454,8 @@ COMMENT ON INDEX runs_version_idx IS 'Runs of a version: WHERE workflow_version_
 CREATE INDEX runs_draft_idx ON runs (workflow_draft_id) WHERE workflow_draft_id IS NOT NULL;
 COMMENT ON INDEX runs_draft_idx IS 'Runs that carry a draft: WHERE workflow_draft_id = ..., and whether forget can delete it.';
 
-CREATE INDEX runs_shared_idx ON runs (workflow_id, created_at) WHERE also_listed_by IS NOT NULL;
+CREATE INDEX runs_shared_idx ON runs ((coalesce(listed_under_workflow_id, workflow_id)), created_at)
+    WHERE also_listed_by IS NOT NULL;
 COMMENT ON INDEX runs_shared_idx IS 'Runs that several apps list: listed_runs and sync_health.';
 
 CREATE INDEX runs_listed_under_idx ON runs (listed_under_workflow_id, created_at)

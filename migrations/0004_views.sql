@@ -548,7 +548,7 @@ FROM runs
 WHERE gone_at IS NULL AND stream_app_id IS NOT NULL
 UNION ALL
 SELECT
-    runs.id, listing.app_id, runs.workflow_id, runs.status, runs.origin, runs.created_at, runs.updated_at,
+    runs.id, listing.app_id, coalesce(runs.listed_under_workflow_id, runs.workflow_id), runs.status, runs.origin, runs.created_at, runs.updated_at,
     runs.updated_on_day
 FROM runs
 CROSS JOIN LATERAL unnest(runs.also_listed_by) AS listing (app_id)
@@ -584,7 +584,8 @@ LEFT JOIN (
 CROSS JOIN LATERAL (
     SELECT coalesce(stored.runs, 0) + (
         SELECT count(*) FROM runs
-        WHERE runs.workflow_id = streams.workflow_id AND runs.also_listed_by @> ARRAY[streams.app_id]
+        WHERE coalesce(runs.listed_under_workflow_id, runs.workflow_id) = streams.workflow_id
+            AND runs.also_listed_by @> ARRAY[streams.app_id]
             AND runs.gone_at IS NULL
     ) + (
         SELECT count(*) FROM runs

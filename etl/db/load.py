@@ -206,6 +206,8 @@ def _same(staged: str) -> str:
     )
 
 
+_FIRST_APP = "CASE WHEN runs.gone_at IS NULL THEN coalesce(runs.listed_under_app_id, runs.stream_app_id) END"
+
 # Exclude unchanged runs and older copies before the upsert, because a conflict locks the row even if nothing is
 # assigned. The conditions on the update are for copies that another stream commits in between: a run that the listing
 # of another workflow has shown first stays with it.
@@ -216,9 +218,11 @@ WHERE NOT EXISTS (
     SELECT FROM runs
     WHERE runs.id = staged.id AND (({_same("staged")} AND runs.gone_at IS NULL) OR {_older("staged")})
 )
-ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id", "own_credits"])},
+ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id", "listed_under_app_id", "own_credits"])},
     stream_app_id = CASE WHEN excluded.listed_under_workflow_id IS NULL
-        THEN coalesce(CASE WHEN runs.gone_at IS NULL THEN runs.stream_app_id END, excluded.stream_app_id) END,
+        THEN coalesce({_FIRST_APP}, excluded.stream_app_id) END,
+    listed_under_app_id = CASE WHEN excluded.listed_under_workflow_id IS NOT NULL
+        THEN coalesce({_FIRST_APP}, excluded.listed_under_app_id) END,
     gone_at = NULL, payload_removed_at = NULL, last_synced_at = now(),
     -- Those of an erased parent stay as they were.
     own_credits = CASE WHEN runs.erased_at IS NULL OR runs.own_credits IS NOT DISTINCT FROM runs.credits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from datetime import datetime, time, timedelta
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -99,27 +100,32 @@ class OrderObserver:
 
     def watch(self, items: Sequence[Listed]) -> None:
         """Observe the next page of the listing."""
-        for item in items:
-            if not any(item.key in page for page in self._recent):
-                for order in _ORDERS:
-                    if order not in self._broken and (key := order_key(item, order)) is not None:
-                        self._step(order, key.timestamp(), latest_reading(key).timestamp())
+        repeated = set[str]().union(*self._recent)
+        new = [item for item in items if item.key not in repeated]
+        for order in _ORDERS:
+            if order not in self._broken:
+                self._follow(order, [key for item in new if (key := order_key(item, order)) is not None])
         self._recent.append({item.key for item in items})
 
-    def _step(self, order: Order, earliest: float, latest: float) -> None:
-        """Compare an item with the smallest time above it (but for those near it), and with the one right above it."""
-        if order is Order.CREATED_ASC:  # the same, mirrored
-            earliest, latest = -latest, -earliest
-        if earliest > self._bounds.get(order, earliest):
-            self._broken.add(order)
-        if latest < self._before.get(order, latest):
-            self._shown.add(order)
-        self._before[order] = earliest
+    def _follow(self, order: Order, times: Sequence[datetime]) -> None:
+        """Compare each time with the smallest above it (but for those near it), and with the one right above it."""
         near = self._near[order]
-        near.append(latest)
-        if len(near) > self._distance:
-            far = near.popleft()
-            self._bounds[order] = min(self._bounds.get(order, far), far)
+        bound, before = self._bounds.get(order, inf), self._before.get(order, -inf)
+        for moment in times:
+            reading, earliest = latest_reading(moment), moment.timestamp()
+            latest = earliest if reading is moment else reading.timestamp()
+            if order is Order.CREATED_ASC:  # the same, mirrored
+                earliest, latest = -latest, -earliest
+            if earliest > bound:
+                self._broken.add(order)
+                return
+            if latest < before:
+                self._shown.add(order)
+            before = earliest
+            near.append(latest)
+            if len(near) > self._distance:
+                bound = min(bound, near.popleft())
+        self._bounds[order], self._before[order] = bound, before
 
     def agrees_with(self, order: Order) -> bool:
         """Tell whether no item contradicts `order`."""

@@ -236,9 +236,9 @@ class Intake:
 
     def _is_ours(self, stored: asyncpg.Record) -> bool:
         """Tell whether a stored run belongs to this listing, as far as can be told without reading the item."""
-        if stored["workflow_id"] == self._workflow_id:
-            return bool(stored["listed_under"] == self._workflow_id)
-        return bool(stored["is_ours"]) and stored["workflow_id"] not in self._requested
+        is_own = stored["workflow_id"] == self._workflow_id
+        is_here = bool(stored["listed_under"] == self._workflow_id)
+        return is_here and (is_own or stored["workflow_id"] not in self._requested)
 
     def _check_workflow(self, rows: RunRows, stored: asyncpg.Record | None) -> None:
         """Leave a run to the listing of another workflow: the one that it names, or the one that showed its id first.
@@ -248,7 +248,7 @@ class Intake:
         """
         if rows.workflow_id != self._workflow_id and rows.workflow_id in self._requested:
             raise RecordError(OTHER_WORKFLOW, f"the run names the workflow {rows.workflow_id}, which is read too")
-        if stored is None or stored["gone"] or stored["is_ours"] or stored["workflow_id"] == self._workflow_id:
+        if stored is None or stored["gone"] or self._workflow_id in (stored["workflow_id"], stored["listed_under"]):
             return
         if stored["listed_under"] in self._requested:
             raise RecordError(ID_TAKEN, f"the workflow {stored['listed_under']} lists a run with the same id")

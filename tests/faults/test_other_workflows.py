@@ -138,3 +138,24 @@ async def test_run_moves_to_the_listing_that_is_still_read(database_url: str) ->
         await sync(t, ONE)
         assert await stored(t, run["id"]) == (TWO, run["status"], None, APP, ONE)
         assert await rejects(t) == []
+
+
+async def test_two_apps_list_a_run_that_names_another_workflow(database_url: str) -> None:
+    """The run changes from its own workflow to another one that is not read, and back."""
+    world = two_workflows()
+    del world.workflows[TWO]
+    run = next(iter(world.runs[ONE].values()))
+    async with trial(database_url, world) as t:
+        t.apps = (APP, "c")
+        assert (await t.run("reconcile")).status == "succeeded"
+        for hour, names in enumerate(("wf_unknown", "wf_unknown", ONE, "wf_unknown")):
+            run |= {"workflow_id": names, "updated_at": f"2026-11-03T{hour:02}:00:00Z"}
+            for mode in ("reconcile", "sync"):
+                assert (await t.run(mode)).status == "succeeded"
+                counts = await t.connection.fetch("SELECT accounted_for FROM sync_health")
+                assert [row["accounted_for"] for row in counts] == [8, 8]
+            assert (await stored(t, run["id"]))[0] == names
+        assert len(await t.connection.fetch("SELECT id FROM listed_runs WHERE id = $1", run["id"])) == 2
+        del world.runs[ONE][run["id"]]
+        assert (await t.run("reconcile")).runs_gone == 1
+        assert await rejects(t) == []

@@ -60,8 +60,8 @@ WHERE id = ANY ($1::text[]) AND (gone_at IS NOT NULL OR $4)
 -- name: share_runs
 -- Record that app $2 also lists these runs of workflow $3.
 UPDATE runs SET also_listed_by = array_append(also_listed_by, $2)
-WHERE id = ANY ($1::text[]) AND workflow_id = $3 AND gone_at IS NULL
-    AND stream_app_id <> $2 AND NOT $2 = ANY (coalesce(also_listed_by, '{}'))
+WHERE id = ANY ($1::text[]) AND coalesce(listed_under_workflow_id, workflow_id) = $3 AND gone_at IS NULL
+    AND coalesce(listed_under_app_id, stream_app_id) <> $2 AND NOT $2 = ANY (coalesce(also_listed_by, '{}'))
 
 -- name: mark_gone
 -- Mark runs of workflow $3 that app $2 no longer lists as gone. A run that another requested stream lists is moved to
@@ -76,11 +76,16 @@ WITH others AS (
             ELSE '-infinity' END
 )
 UPDATE runs
-SET (stream_app_id, gone_at, also_listed_by) = (
-    SELECT coalesce(apps[1], runs.stream_app_id), CASE WHEN apps IS NULL THEN now() END, nullif(apps[2:], '{}')
+SET (stream_app_id, listed_under_app_id, gone_at, also_listed_by) = (
+    SELECT
+        CASE WHEN runs.listed_under_app_id IS NULL THEN coalesce(apps[1], runs.stream_app_id) END,
+        CASE WHEN runs.listed_under_app_id IS NOT NULL THEN coalesce(apps[1], runs.listed_under_app_id) END,
+        CASE WHEN apps IS NULL THEN now() END,
+        nullif(apps[2:], '{}')
     FROM (
         SELECT array_agg(app_id ORDER BY place) AS apps
-        FROM unnest(runs.stream_app_id || runs.also_listed_by) WITH ORDINALITY AS listing (app_id, place)
+        FROM unnest(coalesce(runs.listed_under_app_id, runs.stream_app_id) || runs.also_listed_by)
+            WITH ORDINALITY AS listing (app_id, place)
         JOIN others USING (app_id)
     ) AS still_listing
 )
