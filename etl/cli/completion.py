@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import typer
 
 _TIMEOUT_S = 2.0
+
+# Shells insert values into the command line as they are, and some evaluate the texts beside them.
+_WORD = re.compile(r"[\w@%+=,./][\w@%+=:,./-]*", re.ASCII)
+_UNUSUAL = re.compile(r"[^\w .,:()/+-]")
 
 Values = list[tuple[str, str]]
 
@@ -32,7 +37,11 @@ def _complete(ctx: typer.Context, subject: str, incomplete: str) -> Values:
         found = asyncio.run(_ask(ctx, subject))
     except Exception:  # noqa: BLE001 -- a message would end up in the line that is being typed
         return []
-    return [(value, text.partition(". ")[0]) for value, text in found if value.startswith(incomplete)]
+    return [
+        (value, _UNUSUAL.sub(" ", text.partition(". ")[0]))
+        for value, text in found
+        if value.startswith(incomplete) and _WORD.fullmatch(value)
+    ]
 
 
 async def _ask(ctx: typer.Context, subject: str) -> Values:

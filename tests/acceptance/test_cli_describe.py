@@ -103,3 +103,17 @@ async def test_completion_is_silent_and_starts_nothing(command) -> None:
     assert embedded.running_url(command.folder / ".cortex-etl") is None
     command.configure("nonsense: [\n")
     assert await completed(command, "cortex-etl describe r") == []
+
+
+async def test_completion_offers_nothing_that_a_shell_would_run(asking, warehouse) -> None:
+    """A shell inserts values as they are, and zsh evaluates the texts beside them."""
+    ids = ["wf_$(reboot)", "wf_`id`", "wf_;reboot", "wf_a b", "wf_\x1b]0;owned\x07", "wf_\nx", "wf_'", "wf_fine"]
+    for each in ids:
+        await warehouse.execute("INSERT INTO workflows (id, name) VALUES ($1, $2)", each, f'{each} "\\$`\u202e')
+    assert await completed(asking, "cortex-etl sync --workflow wf_") == ["wf_fine"]
+    asking.environment |= {
+        "_CORTEX_ETL_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "cortex-etl sync --workflow wf_"
+    }  # fmt: skip
+    offered = (await asking()).out
+    assert '"wf_fine":"wf_fine ' in offered
+    assert not set(offered) & set("$`\\;\x1b\u202e")
