@@ -62,12 +62,12 @@ async def test_daily_spend(warehouse, found) -> None:
     today = datetime.now(UTC).date()
     noon = datetime(today.year, today.month, today.day, tzinfo=UTC)
     for day in range(1, 7):
-        await add_runs(warehouse, 1, hours=0, created_at=noon - timedelta(days=day), credits=Decimal(2))
-    await add_runs(warehouse, 1, hours=0, created_at=noon, credits=Decimal(7))
+        await add_runs(warehouse, 1, hours=0, created_at=noon - timedelta(days=day), own_credits=Decimal(2))
+    await add_runs(warehouse, 1, hours=0, created_at=noon, own_credits=Decimal(7))
     assert await found("daily_spend") == []  # too short a history
-    await add_runs(warehouse, 1, hours=0, created_at=noon - timedelta(days=9), credits=Decimal(2))
+    await add_runs(warehouse, 1, hours=0, created_at=noon - timedelta(days=9), own_credits=Decimal(2))
     assert await found("daily_spend") == [(today, Decimal("7.00"), Decimal("2.00"))]
-    await warehouse.execute("UPDATE runs SET credits = 6 WHERE credits = 7")
+    await warehouse.execute("UPDATE runs SET own_credits = 6 WHERE own_credits = 7")
     assert await found("daily_spend") == []  # three times is usual
 
 
