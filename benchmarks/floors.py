@@ -147,7 +147,7 @@ def _upsert(name: str, table: Table) -> str:
     key = ", ".join(table.key)
     return (
         f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM pg_temp.staged_{name} "
-        f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+        f"ON CONFLICT ({key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
     )
 
 
