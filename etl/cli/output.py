@@ -21,7 +21,7 @@ import typer
 from etl.observe.terminal import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -32,6 +32,7 @@ _WIDEST_CELL = 72  # characters of a table cell; longer text is cut with an elli
 _NARROWEST_CELL = 8  # characters; if text had to be cut further, each row is shown on lines of its own
 _GAP = 3  # between columns
 _SOFT_HYPHEN = "\u00ad"  # where a heading may wrap
+_ID = re.compile(r"(?:.*_)?ids?", re.IGNORECASE)  # a column of ids, which are not cut: they are copied
 _DELIMITING = re.compile(r'[\s,{}"\\]')  # an array element that contains one of these is quoted
 _SIGNALS_WAIT_MS = 100
 _STYLES = {"bold": "1", "green": "32", "yellow": "33", "red": "1;31", "cyan": "1;36"}
@@ -196,13 +197,20 @@ def _console(*, to_file: bool = False) -> Console:
     return Plain(highlight=False, emoji=False, width=100_000, force_terminal=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Iterable[int] = ()) -> Table:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    numeric: Iterable[int] = (),
+    whole: Container[int] = (),
+) -> Table:
     """Make a table: numbers right-aligned, one line per row, long text cut.
 
     Args:
         columns: headings.
         rows: values; None is shown as an empty cell.
         numeric: indexes of columns that are numeric even if all values are None.
+        whole: indexes of columns that are not cut.
     """
     from rich import box
     from rich.table import Table
@@ -215,7 +223,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Ite
         heading = Text("\n".join(map(_shortened, name.split("\n"))))
         made.add_column(heading, justify="right" if place in right else "left", no_wrap=True, overflow="ellipsis")
     for row in body:
-        made.add_row(*(Text(_shortened(plain(value))) for value in row))
+        made.add_row(*(Text(_cell(value, is_whole=place in whole)) for place, value in enumerate(row)))
     return made
 
 
@@ -255,7 +263,7 @@ def fitted(
         rows: values.
         width: characters per line.
         numeric: indexes of columns that are numeric even if all values are None.
-        whole: indexes of other columns that are not cut.
+        whole: indexes of other columns that are not cut; columns of ids never are.
 
     Returns:
         The table; if it cannot be made narrow enough, each row as lines of name and value.
@@ -263,7 +271,8 @@ def fitted(
     numbers = _numeric(len(columns), rows, numeric)
     columns = [" ".join(name.split()) for name in columns]
     plainly = [name.replace(_SOFT_HYPHEN, "") for name in columns]
-    cells = [[_shortened(plain(row[place])) for row in rows] for place in range(len(columns))]
+    kept = {*whole, *(place for place, name in enumerate(columns) if _ID.fullmatch(name))}
+    cells = [[_cell(row[place], is_whole=place in kept) for row in rows] for place in range(len(columns))]
     broken = [name.replace(_SOFT_HYPHEN, "-\n") for name in columns]
     if broken == plainly:
         attempts = [(plainly, _GAP, range(_WIDEST_CELL, _NARROWEST_CELL - 1, -1))]
@@ -274,9 +283,9 @@ def fitted(
         widths = [_widest(column, heading) for column, heading in zip(cells, headings, strict=True)]
         room = width - gap * (len(columns) - 1)
         for most in limits:
-            cut = [each if place in numbers or place in whole else min(each, most) for place, each in enumerate(widths)]
+            cut = [each if place in numbers or place in kept else min(each, most) for place, each in enumerate(widths)]
             if sum(cut) <= room:
-                made = table(headings, rows, numeric=numbers)
+                made = table(headings, rows, numeric=numbers, whole=kept)
                 made.collapse_padding = gap < _GAP
                 for column, each in zip(made.columns, cut, strict=True):
                     column.width = each
@@ -288,6 +297,11 @@ def _widest(cells: Sequence[str], heading: str) -> int:
     from rich.cells import cell_len
 
     return max(map(cell_len, (*map(_shortened, heading.split("\n")), *cells)))
+
+
+def _cell(value: Any, *, is_whole: bool) -> str:
+    text = plain(value)
+    return visible(" ".join(text.split())) if is_whole else _shortened(text)
 
 
 def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -180,7 +180,7 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
         if len(summary.streams) <= _MANY or each.status != "succeeded"
     ]
     if rows:
-        call.out.table(["app", "workflow", "status", "api", "warehouse"], rows, numeric=(3, 4), whole=(2,))
+        call.out.table(["app", "workflow", "status", "api", "warehouse"], rows, numeric=(3, 4), whole=(0, 1, 2))
     for line in _failures(summary):
         call.out.line(line)
     call.out.line(_in_one_line(summary))

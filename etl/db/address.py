@@ -24,7 +24,14 @@ _IGNORED = (
 """Parameters of libpq that asyncpg would send to the server, which does not know them."""
 
 # Raised by asyncpg if a server cannot be reached or its URL is invalid.
-CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+CONNECT_FAILURES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.TargetServerAttributeNotMatched,
+    ValueError,
+)
 
 _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (

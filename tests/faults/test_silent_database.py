@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -127,6 +128,19 @@ async def test_silence_while_connecting(database_url: str, moment: str) -> None:
                 with pytest.raises(DatabaseError, match="no response within 1 s") as caught:
                     await opening
             assert caught.value.exit_code == 4
+
+
+async def test_second_host_is_reached_although_the_first_is_silent(database_url: str) -> None:
+    async with gated(database_url) as silent, gated(database_url) as good:
+        silent.shut()
+        first, second = (urlsplit(each.url) for each in (silent, good))
+        url = f"postgresql://{first.netloc},localhost:{second.port}{second.path}?connect_timeout=1"
+        async with within(5):
+            connection = await connect(url, "cortex")
+        assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+        await connection.close()
+        pool = await create_pool(url, "cortex", size=1)
+        pool.terminate()
 
 
 @pytest.mark.parametrize("reply", [b"", b"S"], ids=["before TLS", "in the TLS handshake"])

@@ -162,6 +162,14 @@ async def test_libpq_only_parameters_are_ignored(database_url: str) -> None:
     assert "Remove this parameter" in caught.value.hint
 
 
+async def test_server_that_is_not_what_the_url_asks_for(database_url: str) -> None:
+    mark = "&" if "?" in database_url else "?"
+    connection = await connect(f"{database_url}{mark}target_session_attrs=read-write", "cortex")
+    await connection.close()
+    with pytest.raises(DatabaseError, match="target attribute"):
+        await connect(f"{database_url}{mark}target_session_attrs=standby", "cortex")
+
+
 async def test_keepalives_of_libpq_are_set(database_url: str) -> None:
     def options(connection: asyncpg.Connection) -> list[int]:
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")

@@ -57,6 +57,18 @@ async def test_migration_can_be_added(warehouse: asyncpg.Connection, monkeypatch
     assert tuple(await warehouse.fetchrow("SELECT id, more FROM runs")) == ("r", None)
 
 
+async def test_migration_does_not_wait_forever_for_another(
+    empty_database: asyncpg.Connection, empty_database_url, monkeypatch
+) -> None:
+    other = await connect(empty_database_url, "cortex")
+    await other.execute(runner._SQL["lock_migrations"], "cortex")
+    monkeypatch.setattr(runner, "TIMEOUT_S", 0.3)
+    with pytest.raises(DatabaseError, match="Another process has been migrating"):
+        await migrate(empty_database, "cortex")
+    await other.close()
+    assert await migrate(empty_database, "cortex") == [each.name for each in migrations()]
+
+
 async def test_long_reader_does_not_block_other_readers(empty_database_url, known, monkeypatch) -> None:
     """A waiting migration must not block others."""
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.1)

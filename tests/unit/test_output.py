@@ -70,8 +70,8 @@ def shown(columns, rows, width, **options) -> list[str]:
 
 
 def test_numbers_are_never_truncated() -> None:
-    lines = shown(["id", "credits", "error"], [["x" * 30, Decimal("0.00084969000000000001"), "y" * 90]], 60)
-    assert lines[0].split() == ["id", "credits", "error"]
+    lines = shown(["key", "credits", "error"], [["x" * 30, Decimal("0.00084969000000000001"), "y" * 90]], 60)
+    assert lines[0].split() == ["key", "credits", "error"]
     assert "0.00084969000000000001" in lines[2]
     assert lines[2].count("…") == 2
     assert max(map(len, lines)) <= 60
@@ -238,3 +238,12 @@ def test_defaults_are_shown_as_they_are_typed() -> None:
         for each in group.params:
             if isinstance(each.default, timedelta):
                 assert isinstance(each.show_default, str), (group.name, each.name)
+
+
+def test_ids_are_never_cut() -> None:
+    columns, row = ["run_id", "workflow_name", "id", "error"], ["r" * 80, "name " * 9, "i" * 30, "error " * 20]
+    for width in range(40, 200, 7):
+        lines = shown(columns, [row], width)
+        assert row[0] in "".join(lines)  # a terminal wraps lines that are too long
+        assert row[2] in "".join(lines)
+    assert "…" in "\n".join(shown(columns, [row], 190))
