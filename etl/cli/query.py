@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from etl.cli.completion import relations
+from etl.cli.durations import at_least
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
@@ -55,7 +56,15 @@ def sql(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file, once complete.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Time limit in PostgreSQL.")] = 300,
+    timeout: Annotated[
+        timedelta,
+        typer.Option(
+            parser=at_least(timedelta(milliseconds=1)),
+            show_default="5m",
+            metavar="DURATION",
+            help="Time limit in PostgreSQL: 30s, 5m, or a number of seconds.",
+        ),
+    ] = timedelta(minutes=5),
     url: Annotated[
         bool, typer.Option("--url", help="Print the URL of the warehouse instead of running a query.")
     ] = False,
@@ -76,7 +85,7 @@ def sql(
     text = _query_text(query, file)
     settings = readable_settings(call, demo=demo)
     form = form or ("table" if output is None and stdout_is_terminal() else "csv")
-    run_async(_answer(settings, text, timeout, form, output))
+    run_async(_answer(settings, text, timeout.total_seconds(), form, output))
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

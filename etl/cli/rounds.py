@@ -6,11 +6,9 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import typer
-
 from etl.cli.invocation import report
 from etl.cli.output import flush
-from etl.config import format_duration, parse_duration
+from etl.config import format_duration
 from etl.errors import EXIT_INTERRUPTED, EXIT_KEY_REFUSED, EXIT_OK, EXIT_SETTINGS
 
 if TYPE_CHECKING:
@@ -21,21 +19,6 @@ if TYPE_CHECKING:
 
 _LONGEST_BACK_OFF = timedelta(minutes=15)
 _ENDS = (EXIT_SETTINGS, EXIT_KEY_REFUSED, EXIT_INTERRUPTED)
-
-
-def interval_of(shortest: timedelta) -> Callable[[str], timedelta]:
-    """Return a parser of intervals that are at least so long."""
-
-    def parse_interval(text: str) -> timedelta:
-        try:
-            every = parse_duration(text)
-        except ValueError as expected:
-            raise typer.BadParameter(f"expected {expected}") from None
-        if every < shortest:
-            raise typer.BadParameter(f"expected at least {format_duration(shortest)}")
-        return every
-
-    return parse_interval
 
 
 def pause_after(every: timedelta, failures: int) -> timedelta:

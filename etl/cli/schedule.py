@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etl.cli.durations import at_least
 from etl.cli.invocation import Invocation, command
 from etl.cli.root import app
-from etl.cli.rounds import interval_of
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
 from etl.config import load
 from etl.config.libpq import VARIABLES
@@ -41,7 +41,7 @@ EveryOption = Annotated[
     timedelta,
     typer.Option(
         "--every",
-        parser=interval_of(timedelta(minutes=1)),
+        parser=at_least(timedelta(minutes=1)),
         show_default="10m",
         metavar="DURATION",
         help="Interval: 5m, 1h, 1d.",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli.completion import apps, workflows
+from etl.cli.durations import at_least
 from etl.cli.invocation import Invocation, command
 from etl.cli.output import flush
 from etl.cli.root import app
-from etl.cli.rounds import interval_of, repeat
+from etl.cli.rounds import repeat
 from etl.cli.telemetry import run_watched
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
 from etl.plurals import counted
@@ -62,7 +63,7 @@ def sync(
         timedelta | None,
         typer.Option(
             "--every",
-            parser=interval_of(timedelta(seconds=1)),
+            parser=at_least(timedelta(seconds=1)),
             metavar="DURATION",
             help="Repeat it at this interval until stopped: 30s, 10m, 1h. Prints one summary per round.",
         ),
