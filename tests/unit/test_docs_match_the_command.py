@@ -30,11 +30,6 @@ def commands(tree, path=""):
 ALL = dict(commands(get_command(app)))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_readme_names_every_command(name) -> None:
-    assert f"`{name}`" in README.partition("## Commands")[2]
-
-
 @pytest.mark.parametrize(("page", "text"), PAGES.items(), ids=PAGES)
 def test_commands_in_the_docs_exist_with_their_options(page, text) -> None:
     shown = re.findall(
@@ -71,6 +66,8 @@ def test_extras_are_in_the_install_command_and_exist() -> None:
     source = "".join(path.read_text() for path in (ROOT / "etl").rglob("*.py"))
     named = set(re.findall(r"pip install \"cortex-etl\[(\w+)\]\"", source))
     assert named == extras.keys() - {"bench", "dev"}
-    (line,) = re.findall(r"^pip install \"\.\[([\w,]+)\]\"", README, re.MULTILINE)
-    assert set(line.split(",")) == named - {"otel"}  # traces are set up in operations.md
+    lines = re.findall(r"install \"\.\[([\w,]+)\]\"", README)
+    assert lines
+    shown = {each for line in lines for each in line.split(",")}
+    assert shown == named - {"otel"}  # traces are set up in operations.md
     assert "cortex-etl[otel]" in OPERATIONS
