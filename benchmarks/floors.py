@@ -16,8 +16,8 @@ from benchmarks.data import App
 from benchmarks.postgres import SCHEMA
 from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
-from etl.decode import digest, split_page
-from etl.normalize import Normalizer
+from etl.decode.items import digest, split_page
+from etl.normalize.normalizer import Normalizer
 from etl.normalize.run import RUN
 from etl.tables import (
     CHILD_RUNS,

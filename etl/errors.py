@@ -14,10 +14,22 @@ EtlError
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+RejectReason = Literal[
+    "invalid_json",  # not JSON, or not UTF-8
+    "not_an_object",  # JSON, but not an object
+    "missing_id",  # no `id`, or an empty one
+    "invalid_field",  # a field that a column depends on has the wrong type, or is not a date
+    "not_redactable",  # the redaction of payloads could not be applied, so nothing of the run is stored
+    "other_workflow",  # the run names another workflow than the one that lists it, and the settings read that one too
+    "id_taken",  # the warehouse holds a run with this id for the listing of another workflow
+    "refused_by_database",  # PostgreSQL does not take the rows of the run
+]
+"""Why an item is quarantined (`etl_rejects.reason`)."""
 
 EXIT_OK = 0
 EXIT_INCOMPLETE = 1
@@ -109,9 +121,9 @@ class InterruptedSyncError(EtlError):
 
 
 class RecordError(EtlError):
-    """One item cannot be normalized. `reason` is a stable code for `etl_rejects.reason`."""
+    """One item cannot be normalized."""
 
-    def __init__(self, reason: str, message: str, *, run_id: str | None = None) -> None:
+    def __init__(self, reason: RejectReason, message: str, *, run_id: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.run_id = run_id

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from etl.api.retry import http_date
-from etl.decode import split_page
+from etl.decode.items import split_page
 from etl.errors import NoDocumentError, TransientError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from etl.db.health import record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
-from etl.decode import peek_id
+from etl.decode.items import peek_id
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
-from etl.normalize import normalize_workflow
+from etl.normalize.listed_workflows import normalize_workflow
 from etl.plurals import counted
 from etl.sync.intake import LONGEST_ID_BYTES
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.config import AppSettings, Settings
     from etl.events import Listener
-    from etl.normalize import Redactor, Row
+    from etl.normalize.redaction import Redactor
+    from etl.normalize.rows import Row
 
 _MAX_PAGES = 10_000
 _PASSES = 4

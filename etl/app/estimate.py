@@ -12,10 +12,10 @@ from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, find_streams, only
 from etl.app.warehouse import open_unchanged
 from etl.db.store import Store
-from etl.decode import digest
+from etl.decode.items import digest
 from etl.errors import RecordError
 from etl.events import ignore
-from etl.normalize import Normalizer
+from etl.normalize.normalizer import Normalizer
 from etl.sync.stream import reconcile_is_due
 
 if TYPE_CHECKING:

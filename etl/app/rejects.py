@@ -14,10 +14,13 @@ from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
 from etl.db.connect import connect
 from etl.db.statements import statements
 from etl.db.store import Store, empty_due_rejects
-from etl.decode import REPLACEMENT, digest
+from etl.decode.items import digest
+from etl.decode.json_text import REPLACEMENT
 from etl.errors import NotFoundError, SettingsError
 from etl.events import StreamId, ignore
-from etl.normalize import Normalizer, abridge_of, redactor_of
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.quarantine import abridge_of
+from etl.normalize.redaction import redactor_of
 from etl.sync.intake import Intake
 
 if TYPE_CHECKING:

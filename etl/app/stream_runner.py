@@ -24,7 +24,9 @@ from etl.errors import (
     NotFoundError,
 )
 from etl.events import BatchLoaded, Notice, StreamFinished
-from etl.normalize import Normalizer, abridge_of, redactor_of
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.quarantine import abridge_of
+from etl.normalize.redaction import redactor_of
 from etl.sync import Outcome, StreamSync
 from etl.sync.intake import Intake, Tally
 from etl.sync.listing import Listing

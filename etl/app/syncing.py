@@ -17,8 +17,8 @@ from etl.db.health import record_app_errors
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import DISK_FULL, EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, ignore, tee
-from etl.normalize import redactor_of
-from etl.plan import Window
+from etl.normalize.redaction import redactor_of
+from etl.plan.window import Window
 from etl.sync import Outcome, Task
 from etl.sync.intake import finish_in_hand
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from etl.normalize import RunRows
+    from etl.errors import RejectReason
+    from etl.normalize.rows import RunRows
 
 
 class Item(NamedTuple):
@@ -34,7 +35,7 @@ class Reject:
 
     run_id: str | None
     item: Item
-    reason: str
+    reason: RejectReason
     error: str
 
     @property

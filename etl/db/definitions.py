@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etl.db.statements import statements
-from etl.normalize import effective_updated_at
+from etl.normalize.rows import effective_updated_at
 from etl.tables import WORKFLOW_STEP_LINKS, WORKFLOW_STEPS, WORKFLOW_VERSIONS
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.normalize import RunRows, VersionRows
+    from etl.normalize.rows import RunRows, VersionRows
     from etl.tables import Table
 
 _SQL = statements("load")

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from etl.db.own_credits import update_own_credits
 from etl.db.statements import statements
-from etl.decode import spelled_plainly
+from etl.decode.json_text import spelled_plainly
 from etl.errors import DatabaseError
 from etl.tables import RUNS
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from etl.db.batch import Reject
-    from etl.normalize import RunRows
+    from etl.normalize.rows import RunRows
 
 _SQL = statements("erasing")
 

@@ -14,7 +14,7 @@ from etl.db.erasing import KEPT
 from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
 from etl.db.own_credits import note_changes
 from etl.db.statements import statements
-from etl.decode import clean_text
+from etl.decode.json_text import clean_text
 from etl.tables import CHILD_RUNS, RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from etl.db.batch import Reject
     from etl.events import StreamId
-    from etl.normalize import RunRows
+    from etl.normalize.rows import RunRows
     from etl.tables import Table
 
 _SQL = statements("load")

@@ -24,8 +24,9 @@ from etl.db.own_credits import update_own_credits
 from etl.db.refusals import describe_refusal
 from etl.db.statements import statements
 from etl.errors import LockLostError
-from etl.normalize import is_due, with_storable_numbers
-from etl.plan import Order
+from etl.normalize.quarantine import is_due
+from etl.normalize.rows import with_storable_numbers
+from etl.plan.order import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
-    from etl.normalize import RunRows
+    from etl.normalize.rows import RunRows
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
@@ -44,8 +45,6 @@ _STATE = statements("state")
 _PATIENCE: Final = timedelta(seconds=1)
 _PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
 
-REFUSED_BY_DATABASE = "refused_by_database"
-"""Reject reason of a run whose rows PostgreSQL does not take."""
 
 # What a single bad value can provoke, on either side of the wire. A lost connection or a full disk is none of these.
 REFUSALS = (
@@ -159,7 +158,7 @@ class Store:
                 new, changed = ([storable] if each else [] for each in (batch.new, batch.changed))
                 return await self._load_surely(connection, replace(batch, new=new, changed=changed))
             message = f"PostgreSQL refused it: {describe_refusal(error)}"
-            reject = Reject(rows.run_id, batch.items[rows.run_id], REFUSED_BY_DATABASE, message)
+            reject = Reject(rows.run_id, batch.items[rows.run_id], "refused_by_database", message)
         batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
         batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
         return await self.commit(connection, batch), [reject]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.normalize import Row
+    from etl.normalize.rows import Row
     from etl.tables import Table
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]

@@ -12,7 +12,7 @@ from etl.doctor.secret_files import examine_secret_files
 from etl.doctor.source import examine_source
 from etl.errors import SettingsError
 from etl.events import ignore
-from etl.normalize import redactor_of
+from etl.normalize.redaction import redactor_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

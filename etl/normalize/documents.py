@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Union
 import msgspec
 from msgspec import Raw
 
-from etl.decode import dump, parse
+from etl.decode.json_text import dump, parse
 from etl.errors import RecordError
 from etl.normalize.fitting import FITTERS, UNFIT, UNREADABLE, UnfitError, refuse
 

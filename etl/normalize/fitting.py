@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import msgspec
 from msgspec import Meta, Raw
 
-from etl.decode import Json, Number, dump, parse
+from etl.decode.json_text import Json, Number, dump, parse
 from etl.errors import RecordError
 from etl.normalize.dates import read_moment
 

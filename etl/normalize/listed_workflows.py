@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode import clean_json, dump, parse
+from etl.decode.json_text import clean_json, dump, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
 from etl.normalize.fitting import JSON
@@ -42,7 +42,7 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
         redactor: redacts the workflow before it is normalized.
 
     Raises:
-        RecordError: with one of `REASONS`.
+        RecordError: it cannot be normalized.
     """
     document = parse_object(raw)
     if redactor is not None:

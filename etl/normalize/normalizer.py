@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode import clean_text, dump, peek_id
+from etl.decode.items import peek_id
+from etl.decode.json_text import clean_text, dump
 from etl.errors import RecordError
 from etl.normalize.child_runs import OTHER_FORMS, child_rows
 from etl.normalize.fitting import UNFIT, UNREADABLE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from etl.decode import dump, parse
+from etl.decode.json_text import dump, parse
 from etl.errors import RecordError
 from etl.normalize.dates import read_moment
 from etl.normalize.redaction import redactor_of

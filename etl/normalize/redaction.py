@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from etl.decode import Json, canonical
+from etl.decode.json_text import Json, canonical
 from etl.errors import RecordError, SettingsError
 from etl.tables import DEFINITIONS, RUN_CHILDREN, RUN_STEP_CALLS, RUN_STEPS, RUNS
 

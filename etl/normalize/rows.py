@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from etl.decode import quote_huge_numbers
+from etl.decode.json_text import quote_huge_numbers
 from etl.normalize.fitting import FITTERS, INLINED, NULL, extra_of
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUNS, WORKFLOW_STEPS, WORKFLOW_VERSIONS
 

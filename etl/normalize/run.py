@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from etl.decode import Json, clean_json, clean_text, dump, needs_cleaning, parse
+from etl.decode.json_text import Json, clean_json, clean_text, dump, needs_cleaning, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
 from etl.normalize.fitting import FITTERS, JSON, UNREADABLE, describe, refuse

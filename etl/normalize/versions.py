@@ -6,7 +6,8 @@ import hashlib
 from math import isinf
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode import Json, Number, canonical, digest, parse
+from etl.decode.items import digest
+from etl.decode.json_text import Json, Number, canonical, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
 from etl.normalize.fitting import FITTERS, JSON, extra_of, refuse

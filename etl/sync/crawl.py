@@ -8,25 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from etl.plan import (
-    BEHIND,
-    EDGE,
-    EVERYTHING,
-    IN_FRONT,
-    OUT_OF_PLACE,
-    Checkpoint,
-    Evidence,
-    Order,
-    OrderObserver,
-    Pass,
-    Span,
-    closing_pass,
-    meets,
-    order_of,
-    passes_allowed,
-    tie_ends,
-    verdict,
-)
+from etl.plan.order import OUT_OF_PLACE, Order, OrderObserver, order_of, tie_ends
+from etl.plan.paging import Span, meets
+from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
+from etl.plan.verdict import Evidence, passes_allowed, verdict
+from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT
 from etl.sync.gone import settle_unseen
 from etl.sync.listing import answer_of
 
@@ -36,7 +22,8 @@ if TYPE_CHECKING:
 
     from etl.api.pages import Page
     from etl.db.store import Store
-    from etl.plan import Listed, Window
+    from etl.plan.order import Listed
+    from etl.plan.window import Window
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
 

@@ -7,9 +7,11 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.decode import peek_id
+from etl.decode.items import peek_id
 from etl.errors import NoDocumentError, NotFoundError, TransientError
-from etl.plan import Break, Order, Span, break_of, next_page, stretches
+from etl.plan.order import Order
+from etl.plan.paging import Span
+from etl.plan.search import Break, break_of, next_page, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,11 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from etl.plan import MAX_PASSES, OUT_OF_PLACE, Listed, Order, OrderObserver, Pass, Span, head_is_read
+from etl.plan.lookback import head_is_read
+from etl.plan.order import OUT_OF_PLACE, Listed, Order, OrderObserver
+from etl.plan.paging import Span
+from etl.plan.passes import Pass
+from etl.plan.verdict import MAX_PASSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from etl.api.pages import Page
 from etl.db.batch import Batch, Item, Loaded, Reject
 from etl.db.store import Held
-from etl.decode import clean_text, digest, guess_id, peek_id
+from etl.decode.items import digest, guess_id, peek_id
+from etl.decode.json_text import clean_text
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
-from etl.normalize import effective_updated_at
-from etl.plan import EVERYTHING, OVERLAPPING_PAGES, Listed, Window
+from etl.normalize.rows import effective_updated_at
+from etl.plan.order import OVERLAPPING_PAGES, Listed
+from etl.plan.window import EVERYTHING, Window
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from etl.db.store import Store
-    from etl.normalize import Normalizer, RunRows
+    from etl.normalize.normalizer import Normalizer
+    from etl.normalize.rows import RunRows
     from etl.sync.listing import Listing
 
 COMMIT_PATIENCE_S = 4.0
@@ -35,12 +38,6 @@ LONGEST_ID_BYTES = 1000
 
 REMEMBERED_ANSWERS = 5000
 """Of so many runs the time of the answer is remembered, to tell which of two copies is the newer."""
-
-OTHER_WORKFLOW = "other_workflow"
-"""Reject reason of a run that names another workflow than the one that lists it, if the settings read that one too."""
-
-ID_TAKEN = "id_taken"
-"""Reject reason of a run whose id the warehouse holds for the listing of another workflow."""
 
 FUTURE = timedelta(days=1)
 """A run that claims to be changed further ahead of PostgreSQL's clock than this counts as one without that time."""
@@ -217,7 +214,7 @@ class Intake:
             self._note_listed(stored, found.batch)
             return self._take_unchanged(item, stored, found, counts)
         held = self._held.get(item.digest)
-        if held is not None and held.reason not in (OTHER_WORKFLOW, ID_TAKEN):
+        if held is not None and held.reason not in ("other_workflow", "id_taken"):
             return self._take_held(item, held, found, counts)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
@@ -247,11 +244,11 @@ class Intake:
             RecordError: the settings read that listing too.
         """
         if rows.workflow_id != self._workflow_id and rows.workflow_id in self._requested:
-            raise RecordError(OTHER_WORKFLOW, f"the run names the workflow {rows.workflow_id}, which is read too")
+            raise RecordError("other_workflow", f"the run names the workflow {rows.workflow_id}, which is read too")
         if stored is None or stored["gone"] or self._workflow_id in (stored["workflow_id"], stored["listed_under"]):
             return
         if stored["listed_under"] in self._requested:
-            raise RecordError(ID_TAKEN, f"the workflow {stored['listed_under']} lists a run with the same id")
+            raise RecordError("id_taken", f"the workflow {stored['listed_under']} lists a run with the same id")
 
     def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
         """Note that a stored run stands in this listing, if that is new."""

@@ -8,16 +8,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
-from etl.decode import REPLACEMENT, digest, guess_id, peek_id
+from etl.decode.items import digest, guess_id, peek_id
+from etl.decode.json_text import REPLACEMENT
 from etl.errors import FatalError, NoDocumentError, NotFoundError, TransientError
-from etl.plan import Answer, Paging, Span
+from etl.plan.paging import Answer, Paging, Span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from etl.api.client import CortexClient
     from etl.events import StreamId
-    from etl.plan import Pass
+    from etl.plan.passes import Pass
 
 BATCH_ITEMS = 700
 """Items after which a batch is handed on; one transaction takes about this many runs."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from etl.decode import REPLACEMENT
+from etl.decode.json_text import REPLACEMENT
 from etl.events import StreamFinished, StreamStarted
-from etl.plan import EVERYTHING, Order, Pass, Window
+from etl.plan.order import Order
+from etl.plan.passes import Pass
+from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
 from etl.sync.crawl import Crawl
 from etl.sync.gone import Answer, find_gone, look_up

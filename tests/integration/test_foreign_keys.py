@@ -14,8 +14,7 @@ from postgres_fixtures import add_owners
 from etl.db.connect import connect
 from etl.db.definitions import write_definitions
 from etl.db.foreign_keys import hold_owners
-from etl.normalize import RunRows
-from etl.normalize.rows import VersionRows
+from etl.normalize.rows import RunRows, VersionRows
 
 REFERRING = {
     "runs_pkey": "SELECT (SELECT count(*) FROM run_steps) + (SELECT count(*) FROM run_usage_calls)",

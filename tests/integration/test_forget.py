@@ -21,10 +21,11 @@ from etl.db.batch import Batch
 from etl.db.connect import connect
 from etl.db.erasing import FORGOTTEN
 from etl.db.store import Store
-from etl.decode import digest
+from etl.decode.items import digest
 from etl.errors import DatabaseError
 from etl.events import StreamId, ignore
-from etl.normalize import Normalizer, RunRows
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.rows import RunRows
 
 CHILDREN = ("run_steps", "run_step_calls", "run_usage_calls")
 MAY_STAY = {

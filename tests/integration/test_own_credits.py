@@ -20,9 +20,10 @@ from etl.db.connect import connect, create_pool
 from etl.db.own_credits import update_own_credits
 from etl.db.session import Session
 from etl.db.store import Store
-from etl.decode import digest
+from etl.decode.items import digest
 from etl.events import StreamId
-from etl.normalize import Normalizer, RunRows
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.rows import RunRows
 from etl.sandbox import World
 
 SCHEMA = "cortex"

@@ -15,10 +15,10 @@ from etl.db.codecs import prepare_to_load
 from etl.db.connect import connect
 from etl.db.refusals import describe_refusal
 from etl.db.store import REFUSALS
-from etl.decode import parse
+from etl.decode.json_text import parse
 from etl.errors import RecordError
-from etl.normalize import JSONB, with_storable_numbers
-from etl.normalize.fitting import numeric
+from etl.normalize.fitting import JSONB, numeric
+from etl.normalize.rows import with_storable_numbers
 from etl.sandbox import World
 from etl.sandbox.odd_runs import KINDS
 

@@ -33,20 +33,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etl.plan import (
-    BEHIND,
-    IN_FRONT,
-    LINK,
-    Answer,
-    Evidence,
-    Listed,
-    Order,
-    Paging,
-    Pass,
-    Window,
-    closing_pass,
-    verdict,
-)
+from etl.plan.order import Listed, Order
+from etl.plan.paging import LINK, Answer, Paging
+from etl.plan.passes import Pass, closing_pass
+from etl.plan.verdict import Evidence, verdict
+from etl.plan.window import BEHIND, IN_FRONT, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,8 +9,12 @@ from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
 from etl import tables
-from etl.decode import digest, dump, parse
-from etl.normalize import JSONB, Normalizer, Redactor, RunRows
+from etl.decode.items import digest
+from etl.decode.json_text import dump, parse
+from etl.normalize.fitting import JSONB
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.redaction import Redactor
+from etl.normalize.rows import RunRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

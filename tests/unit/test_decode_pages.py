@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.decode import digest, peek_id, split_page
+from etl.decode.items import digest, peek_id, split_page
 from etl.errors import TransientError
 
 RUNS = [

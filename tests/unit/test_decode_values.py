@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.decode import Number, canonical, clean_json, dump, needs_cleaning, parse
+from etl.decode.json_text import Number, canonical, clean_json, dump, needs_cleaning, parse
 from etl.errors import RecordError
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)

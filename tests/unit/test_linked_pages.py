@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.plan import LINK, Answer, Evidence, Order, Paging, Pass, Span, closing_pass, link, verdict
-from etl.plan.paging import next_span
+from etl.plan.order import Order
+from etl.plan.paging import LINK, Answer, Paging, Span, link, next_span
+from etl.plan.passes import Pass, closing_pass
+from etl.plan.verdict import Evidence, verdict
 
 PAGES_OF_100 = -(-50_000 // 100)
 

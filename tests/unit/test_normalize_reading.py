@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from normalized import call_rows, normalized, run_bytes, run_row, step_rows, usage_rows
 
 from etl.errors import RecordError
-from etl.normalize import REASONS, Redactor, normalize_workflow
+from etl.normalize.listed_workflows import normalize_workflow
+from etl.normalize.redaction import Redactor
 from etl.normalize.run import RUN
 from etl.sandbox import World
 
@@ -233,7 +234,6 @@ def test_column_values_are_never_coerced(fields: dict[str, Any], message: str) -
     with pytest.raises(RecordError) as error:
         normalized(run_bytes(**fields))
     assert error.value.reason == "invalid_field"
-    assert error.value.reason in REASONS
     assert error.value.message == message
 
 

@@ -12,7 +12,8 @@ from normalized import call_rows, normalized, plain, run_bytes, run_row, step_ro
 
 from etl import tables
 from etl.errors import RecordError
-from etl.normalize import Normalizer, effective_updated_at
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.rows import effective_updated_at
 
 
 def steps_of(**run: Any) -> dict[str, dict[str, Any]]:

@@ -8,21 +8,10 @@ from itertools import count
 
 import pytest
 
-from etl.plan import (
-    BEHIND,
-    EVERYTHING,
-    IN_FRONT,
-    Break,
-    Listed,
-    Order,
-    OrderObserver,
-    Window,
-    break_of,
-    head_is_read,
-    next_page,
-    stretches,
-    tie_ends,
-)
+from etl.plan.lookback import head_is_read
+from etl.plan.order import Listed, Order, OrderObserver, tie_ends
+from etl.plan.search import Break, break_of, next_page, stretches
+from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 DAY = datetime(2026, 11, 2, tzinfo=UTC)

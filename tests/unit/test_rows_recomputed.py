@@ -13,8 +13,10 @@ import pytest
 from normalized import plain
 
 from etl import tables
-from etl.decode import digest
-from etl.normalize import Normalizer, RunRows, normalize_workflow
+from etl.decode.items import digest
+from etl.normalize.listed_workflows import normalize_workflow
+from etl.normalize.normalizer import Normalizer
+from etl.normalize.rows import RunRows
 from etl.sandbox import World
 
 Json = Any

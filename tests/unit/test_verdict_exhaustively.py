@@ -8,7 +8,9 @@ from itertools import groupby
 import pytest
 from moving_listings import Case, Crawls, cases, follow, quiet_cases
 
-from etl.plan import Answer, Evidence, Paging, Pass, verdict
+from etl.plan.paging import Answer, Paging
+from etl.plan.passes import Pass
+from etl.plan.verdict import Evidence, verdict
 
 RUNS, EVENTS = 4, 2
 
