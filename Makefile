@@ -4,9 +4,10 @@
 #   make test    run all tests        make lint    check style, types and layers
 #   make bench   run the benchmarks   make soak    compare random histories with kills with the API
 #   make verify  check the completeness rule against every way small listings can change
+#   make docs    build the site of the documentation, in build/docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lowest format bench bench-peer soak verify wheel clean
+.PHONY: help demo test lint lowest format docs bench bench-peer soak verify wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -65,6 +66,17 @@ format: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
+# The tools of the site have an environment of their own. Warnings, such as those of broken links, are errors, but not with --quiet.
+$(VENV)-docs/installed: $(VENV)/made pyproject.toml
+	@$(PYTHON) -m venv --clear $(VENV)-docs
+	@$(VENV)-docs/bin/python -m pip --disable-pip-version-check install -qq --no-input 'pip>=25.1'
+	@$(VENV)-docs/bin/python -m pip --disable-pip-version-check install -qq --no-input --group docs
+	@touch $@
+
+docs: $(VENV)-docs/installed
+	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build
+	@echo "Open build/docs/index.html"
+
 # dlt, for comparison, has its own environment: run make bench-peer once.
 bench: $(VENV)/installed-dev
 	@CORTEX_BENCH_DLT_PYTHON=$(firstword $(wildcard $(VENV)-peer/bin/python) $(PYTHON)) $(PYTHON) -m benchmarks $(ARGS)
@@ -85,4 +97,4 @@ wheel: $(VENV)/installed-dev
 
 clean:
 	@test ! -x $(VENV)/bin/cortex-etl || $(VENV)/bin/cortex-etl stop --quiet
-	rm -rf $(VENV) $(VENV)-peer $(VENV)-lowest build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-peer $(VENV)-lowest $(VENV)-docs build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

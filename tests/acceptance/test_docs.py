@@ -23,14 +23,15 @@ from etl.observe.logs import _NAMES
 from etl.observe.metrics import StreamCounters, WarehouseHealth, _stream_metrics, _sync_metrics
 
 ROOT = Path(__file__).parents[2]
-FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "benchmarks" / "README.md")
-PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (*FILES, *ROOT.glob("docs/**/*.md"))}
+OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
+FILES = [*(ROOT / name for name in OUTSIDE), *ROOT.glob("docs/**/*.md")]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
 SOURCES = {path: path.read_text() for path in (ROOT / "etl").rglob("*.py")}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 SHELL_ENDS = {"&&", "||", "|", ">", ">>", ";", "#", "&"}
 ROOT_OPTIONS = {"--version", "--help", "-h", "--install-completion", "--show-completion"}
-MADE_OF = {"py", "sql", "md", "yaml", "json", "toml", "html", "service", "timer", "prom", "env", "parquet"}
+MADE_OF = {"py", "sql", "md", "yaml", "yml", "json", "toml", "html", "service", "timer", "prom", "env", "parquet"}
 
 
 def prose(page: str) -> str:

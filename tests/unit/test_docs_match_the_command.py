@@ -71,3 +71,16 @@ def test_extras_are_in_the_install_command_and_exist() -> None:
     shown = {each for line in lines for each in line.split(",")}
     assert shown == named - {"otel"}  # traces are set up in operations.md
     assert "cortex-etl[otel]" in OPERATIONS
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    named = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    outside = re.findall(r'"([\w/]+\.md)"', (ROOT / "docs" / "outside_pages.py").read_text())
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(named) == sorted([*pages, *outside])
+
+
+def test_every_decision_is_in_the_list_of_decisions() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"\]\((\d[\w-]+\.md)\)", (folder / "README.md").read_text())
+    assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
