@@ -5,9 +5,10 @@
 #   make bench   run the benchmarks   make soak    compare random histories with kills with the API
 #   make verify  check the completeness rule against every way small listings can change
 #   make docs    build the site of the documentation, in build/docs
+#   make dbt     run dbt on the sources that `cortex-etl dbt` writes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lowest format docs bench bench-peer soak verify wheel clean
+.PHONY: help demo test lint lowest format docs bench bench-peer soak verify dbt wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -92,9 +93,19 @@ soak: $(VENV)/installed-dev
 verify: $(VENV)/installed-dev
 	@$(PYTHON) tests/support/moving_listings.py $(ARGS)
 
+# dbt has its own environment, because it needs many packages in old versions.
+$(VENV)-dbt/installed: $(VENV)/made pyproject.toml
+	@$(PYTHON) -m venv --clear $(VENV)-dbt
+	@$(VENV)-dbt/bin/python -m pip --disable-pip-version-check install -qq --no-input 'pip>=25.1'
+	@$(VENV)-dbt/bin/python -m pip --disable-pip-version-check install -qq --no-input --group dbt
+	@touch $@
+
+dbt: $(VENV)/installed-dev $(VENV)-dbt/installed
+	@$(PYTHON) -m pytest -q tests/acceptance/test_cli_dbt.py $(ARGS)
+
 wheel: $(VENV)/installed-dev
 	@$(PYTHON) -m build --wheel
 
 clean:
 	@test ! -x $(VENV)/bin/cortex-etl || $(VENV)/bin/cortex-etl stop --quiet
-	rm -rf $(VENV) $(VENV)-peer $(VENV)-lowest $(VENV)-docs build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-peer $(VENV)-lowest $(VENV)-docs $(VENV)-dbt build dist .cortex-etl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -19,13 +19,13 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, readable_settings
-from etl.errors import DatabaseError, SettingsError
+from etl.errors import SettingsError
 from etl.plurals import counted
 
 if TYPE_CHECKING:
     from etl.cli.results import Form
     from etl.config import Settings
-    from etl.dictionary import Relation
+    from etl.dictionary import Dictionary
 
 # Option names contain no space, but their values may.
 _COMMENT = re.compile(r"--[^=\s]*\s")
@@ -148,41 +148,19 @@ def describe(
     """
     from etl.dictionary.plain_text import description, overview
 
-    found = run_async(_relations(readable_settings(call, demo=demo)))
-    one = None if relation is None else _relation_named(relation, found)
+    found = run_async(_read_dictionary(readable_settings(call, demo=demo)))
+    one = None if relation is None else found.relation(relation)
     if json:
-        call.out.json(asdict(one) if one else [asdict(each) for each in found])
+        call.out.json(asdict(one) if one else [asdict(each) for each in found.relations])
         return
-    for line in description(one, stdout_width()) if one else overview(found, stdout_width()):
+    for line in description(one, stdout_width()) if one else overview(found.relations, stdout_width()):
         call.out.line(line)
 
 
-async def _relations(settings: Settings) -> list[Relation]:
-    from etl.db.reading import reading
-    from etl.dictionary import read_relations
+async def _read_dictionary(settings: Settings) -> Dictionary:
+    from etl.dictionary import read_dictionary
 
-    schema = settings.database.schema_name
-    async with reading(await _reading_url(settings), schema, purpose="describe") as connection:
-        found = await read_relations(connection, schema)
-    if not found:
-        raise DatabaseError(
-            f'the schema "{schema}" contains no tables', hint="Run `cortex-etl migrate`, then `cortex-etl sync`."
-        )
-    return found
-
-
-def _relation_named(name: str, found: list[Relation]) -> Relation:
-    from difflib import get_close_matches
-
-    by_name = {each.name: each for each in found}
-    wanted = name.rpartition(".")[2]
-    if wanted not in by_name:
-        near = " or ".join(get_close_matches(wanted, by_name))
-        raise SettingsError(
-            f"there is no table or view {name}",
-            hint=f"Did you mean {near}?" if near else "`cortex-etl describe` lists all.",
-        )
-    return by_name[wanted]
+    return await read_dictionary(await _reading_url(settings), settings.database.schema_name)
 
 
 @command(app, "psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -81,5 +81,16 @@ def common(
 
 
 # Each module registers its commands when imported; this is their order in the help.
-for _module in ("sandbox", "setup", "syncing", "status", "query", "rejects", "alerts", "privacy", "schedule"):
+for _module in (
+    "sandbox",
+    "setup",
+    "syncing",
+    "status",
+    "query",
+    "integrations",
+    "rejects",
+    "alerts",
+    "privacy",
+    "schedule",
+):
     import_module(f"etl.cli.{_module}")

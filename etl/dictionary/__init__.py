@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from etl.db.reading import reading
 from etl.db.statements import statements
+from etl.errors import DatabaseError, SettingsError
 from etl.tables import ENTITIES
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
 - *from* is the JSON path of the field that a column holds, as in `payloads.redact`: in the run, or for `workflows` and
   `apps` in the listed workflow. `*` stands for a step key, `[*]` for each item of a list.
 """
+_LATE_AFTER = timedelta(days=1)  # before the first sync
+
 _FIELDS = {
     table.name: {column.name: f"`$.{column.path}`" for column in table.columns if column.path} for table in ENTITIES
 }
@@ -62,12 +68,13 @@ CHAPTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. `kind` is key (part of the primary key), computed or empty."""
+    """A column. `kind` is key (part of the primary key), computed or empty; columns of views are nullable."""
 
     name: str
     type: str
     kind: str
     comment: str
+    nullable: bool = True
 
     @property
     def short_type(self) -> str:
@@ -95,7 +102,48 @@ class Relation:
             return "views"
         if self.name.startswith("etl_"):
             return "bookkeeping"
-        return "runs" if self.name.startswith("run") else "definitions"
+        return "runs" if self.name.startswith("run") or self.name.endswith("_runs") else "definitions"
+
+
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """What a warehouse contains. `late_after` is how long a stream may go without a complete sync."""
+
+    schema: str
+    relations: tuple[Relation, ...]
+    late_after: timedelta
+
+    def relation(self, name: str) -> Relation:
+        """Return the table or view with a name, which may be qualified by a schema.
+
+        Raises:
+            SettingsError: there is none.
+        """
+        by_name = {each.name: each for each in self.relations}
+        wanted = name.rpartition(".")[2]
+        if wanted not in by_name:
+            near = " or ".join(get_close_matches(wanted, by_name))
+            raise SettingsError(
+                f"there is no table or view {name}",
+                hint=f"Did you mean {near}?" if near else "`cortex-etl describe` lists all.",
+            )
+        return by_name[wanted]
+
+
+async def read_dictionary(url: str, schema: str) -> Dictionary:
+    """Read the dictionary of a warehouse.
+
+    Raises:
+        DatabaseError: the warehouse cannot be reached or read, or there is none.
+    """
+    async with reading(url, schema, purpose="describe") as connection:
+        relations = await read_relations(connection, schema)
+        if not relations:
+            raise DatabaseError(
+                f'the schema "{schema}" contains no tables', hint="Run `cortex-etl migrate`, then `cortex-etl sync`."
+            )
+        late_after = await connection.fetchval(statements("dictionary")["late_after"])
+    return Dictionary(schema, tuple(relations), late_after or _LATE_AFTER)
 
 
 async def read_relations(connection: asyncpg.Connection, schema: str) -> list[Relation]:
@@ -110,7 +158,7 @@ async def read_relations(connection: asyncpg.Connection, schema: str) -> list[Re
             relation["is_view"],
             relation["comment"],
             tuple(
-                Column(row["name"], row["type"], row["kind"], row["comment"])
+                Column(row["name"], row["type"], row["kind"], row["comment"], row["nullable"])
                 for row in columns
                 if row["relation"] == relation["name"]
             ),

@@ -45,7 +45,9 @@ async def test_describe_shows_columns_with_types_and_units(asking) -> None:
     assert any(line.split()[:2] == ["created_at", "timestamptz"] for line in lines)
     assert (await asking("describe", "cortex.sync_health")).out.startswith("sync_health (view)\nOne row per stream")
     (key, *_) = (await asking("describe", "apps", "--json")).json["columns"]
-    assert key == {"name": "id", "type": "text", "kind": "key", "comment": "Id of the app, as the API gives it."}
+    assert key == {
+        "name": "id", "type": "text", "kind": "key", "comment": "Id of the app, as the API gives it.", "nullable": False,
+    }  # fmt: skip
 
 
 async def test_describe_knows_similar_names(asking) -> None:

@@ -22,7 +22,8 @@ SELECT
         ) THEN 'key'
         WHEN a.attgenerated <> '' THEN 'computed'
         ELSE ''
-    END AS kind
+    END AS kind,
+    NOT a.attnotnull AS nullable
 FROM pg_class AS c
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p', 'v')
@@ -54,3 +55,7 @@ JOIN pg_class AS index ON index.oid = i.indexrelid
 WHERE c.relnamespace = to_regnamespace(quote_ident($1))
     AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = index.oid AND contype IN ('p', 'u'))
 ORDER BY c.oid, index.oid
+
+-- name: late_after
+-- How long a stream may go without a complete sync; null before the first sync.
+SELECT max(late_after) FROM etl_streams WHERE requested
