@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from command_fixtures import clean_environment
 from typer.main import get_command
 
 from etl.cli.root import app
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> None:
@@ -44,6 +47,20 @@ async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> No
     assert (await command("sql", "SELECT count(*) FROM runs")).out == "count\n0\n"
     again = await command("sql", "--demo", "SELECT count(*) FROM runs", "--quiet")
     assert (int(again.out.split()[1]) >= 300, again.err) == (True, "")
+
+
+async def test_output_in_the_readme_is_that_of_the_demo(command) -> None:
+    """The numbers depend on the day and on the number of runs, the words do not."""
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    title, headings, _, *rows = shown.splitlines()
+    assert len(rows) == 5
+    ended = await command("demo", "--runs", "100")
+    assert ended.code == 0, ended
+    assert {" ".join(title.split()), " ".join(headings.split())} <= {
+        " ".join(x.split()) for x in ended.out.splitlines()
+    }
+    names = (await command("sql", "--demo", "SELECT name FROM workflows")).out.splitlines()
+    assert {re.split(r"\s{2,}\d", row)[0].strip() for row in rows} <= set(names)
 
 
 async def test_demo_says_how_to_begin_in_another_folder(command) -> None:

@@ -175,17 +175,6 @@ async def test_queries_of_the_readme_run(warehouse: asyncpg.Connection) -> None:
         await warehouse.fetch(question)
 
 
-async def test_output_in_the_readme_is_that_of_the_demo(command) -> None:
-    """The numbers depend on the day, all other words do not."""
-    (text,) = blocks("README.md", "text")
-    title, headings, _, *rows = text.splitlines()
-    assert len(rows) == 5
-    shown = (await command("demo")).out
-    for words in (title, headings, *rows):
-        there = r"\s+".join(r"[\d.]+" if re.fullmatch(r"[\d.]+", word) else re.escape(word) for word in words.split())
-        assert re.search(rf"^{there}\s*$", shown, re.MULTILINE), words
-
-
 async def test_own_runs_as_in_the_readme(command, sandbox, database_url) -> None:
     running = await sandbox()
     command.environment |= {"CORTEX_ETL__API__BASE_URL": running.url, "DATABASE_URL": database_url}
