@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import stdout_is_terminal
 from etl.cli.root import app
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from etl.cli.results import Form
     from etl.config import AlertRule, Settings
 
-alerts_group = typer.Typer(no_args_is_help=True, help="Show and try alert rules.")
+alerts_group = typer.Typer(cls=Group, no_args_is_help=True, help="Show and try alert rules.")
 app.add_typer(alerts_group, name="alerts")
 
 

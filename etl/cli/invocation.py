@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from etl import events
+from etl.cli.help import COMMON, COMMON_IN_SHORT, EVERYWHERE, Command
 from etl.cli.output import Output, drop_output, flush, on_terminal
 from etl.cli.signals import SIGNALS
 from etl.errors import EtlError, InterruptedSyncError, explain
@@ -31,15 +32,32 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Settings file.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="PATH", help="Settings file.", rich_help_panel=EVERYWHERE)
+]
 FormatOption = Annotated[
     Literal["console", "json"] | None,
     typer.Option(
-        "--log-format", help="Format of the logs on stderr; by default console on a terminal, json otherwise."
+        "--log-format",
+        help="Format of the logs on stderr; by default console on a terminal, json otherwise.",
+        rich_help_panel=EVERYWHERE,
     ),
 ]
-VerboseOption = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more, with tracebacks.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.")]
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "-v",
+        "--verbose",
+        count=True,
+        show_default=False,
+        help="Log more, with tracebacks.",
+        rich_help_panel=EVERYWHERE,
+    ),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.", rich_help_panel=EVERYWHERE),
+]
 
 
 @dataclass
@@ -176,18 +194,18 @@ def command(
         run.__doc__ = function.__doc__
         run.__signature__ = _joined_signature(run, function)  # type: ignore[attr-defined]  # inspect and typer read it
         run.__annotations__ = {each.name: each.annotation for each in run.__signature__.parameters.values()}  # type: ignore[attr-defined]  # set above
-        group.command(name, **options)(run)
+        group.command(name, epilog=COMMON_IN_SHORT, **{"cls": Command, **options})(run)
         return run
 
     return register
 
 
-COMMON_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "config": (ConfigOption, None),
-    "log_format": (FormatOption, None),
-    "verbose": (VerboseOption, 0),
-    "quiet": (QuietOption, False),
-}
+_COMMON_OPTIONS: tuple[tuple[Any, Any], ...] = (
+    (ConfigOption, None),
+    (FormatOption, None),
+    (VerboseOption, 0),
+    (QuietOption, False),
+)
 
 
 def _joined_signature(run: Callable[..., None], function: Callable[..., int | None]) -> inspect.Signature:
@@ -196,7 +214,7 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in COMMON_OPTIONS.items()
+        for name, (annotation, default) in zip(COMMON, _COMMON_OPTIONS, strict=True)
     ]
     keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
     return inspect.Signature([context, *keyword_only, *common])

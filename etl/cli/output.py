@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from etl.observe.terminal import visible, visible_json, visible_lines
+from etl.observe.terminal import colored, visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -58,7 +58,7 @@ class Output:
             err: write to stderr.
         """
         stream = sys.stderr if err else sys.stdout
-        if style and stream.isatty() and "NO_COLOR" not in os.environ:
+        if style and colored(stream):
             mark = f"\x1b[{_STYLES[style]}m{mark}\x1b[0m"
         stream.write(f"{mark}{visible(self._mask(text))}\n")
         stream.flush()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from etl.cli.completion import relations
 from etl.cli.durations import at_least
+from etl.cli.help import Command
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _COMMENT = re.compile(r"--[^=\s]*\s")
 
 
-class QueryCommand(TyperCommand):
+class QueryCommand(Command):
     """Parses an argument that starts like an SQL comment as the query, not as an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -76,6 +76,8 @@ def sql(
     """Run a read-only query on the warehouse.
 
     Example: `cortex-etl sql "SELECT workflow_name, sum(credits) FROM credits_daily GROUP BY 1 ORDER BY 2 DESC"`
+
+    Example: `cortex-etl sql -f question.sql -o answer.csv`
     """
     if url:
         if query or file:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
@@ -14,7 +15,7 @@ from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
-rejects_group = typer.Typer(no_args_is_help=True, help="Show and retry quarantined runs.")
+rejects_group = typer.Typer(cls=Group, no_args_is_help=True, help="Show and retry quarantined runs.")
 app.add_typer(rejects_group, name="rejects")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.main import get_command
 
+from etl.cli.help import Group, place
 from etl.cli.invocation import ConfigOption, FormatOption, Invocation, QuietOption, VerboseOption, finish
 from etl.errors import SettingsError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -80,7 +82,7 @@ def common(
     ctx.obj = Invocation(config, log_format, verbose, quiet)
 
 
-# Each module registers its commands when imported; this is their order in the help.
+# Each module registers its commands when imported.
 for _module in (
     "sandbox",
     "setup",
@@ -94,3 +96,7 @@ for _module in (
     "schedule",
 ):
     import_module(f"etl.cli.{_module}")
+for _command in app.registered_commands:
+    place(_command, _command.name)
+for _group in app.registered_groups:
+    place(_group, _group.name)

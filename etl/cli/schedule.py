@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli.durations import at_least
+from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command
 from etl.cli.root import app
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
@@ -33,7 +34,7 @@ _INSTALL = """\
 #   systemctl daemon-reload && systemctl enable --now cortex-etl.timer
 """
 
-schedule_group = typer.Typer(no_args_is_help=True, help="Print a schedule for the sync.")
+schedule_group = typer.Typer(cls=Group, no_args_is_help=True, help="Print a schedule for the sync.")
 app.add_typer(schedule_group, name="schedule")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import on_terminal
 from etl.cli.root import app
@@ -111,7 +112,7 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
     return first_code(check.exit_code for check in checks if check.state == "failed")
 
 
-config_group = typer.Typer(no_args_is_help=True, help="The settings.")
+config_group = typer.Typer(cls=Group, no_args_is_help=True, help="The settings.")
 app.add_typer(config_group, name="config")
 
 

@@ -72,6 +72,8 @@ def sync(
     """Load new and changed runs; the first sync of a workflow loads its history.
 
     Example: `cortex-etl sync --quiet`
+
+    Example: `cortex-etl sync --workflow wf_1 --dry-run`
     """
     return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file, every=every)
 
@@ -96,7 +98,9 @@ def backfill(
 ) -> int:
     """Load the history, all of it or between two dates; resumes where it stopped.
 
-    Example: `cortex-etl backfill --since 2026-01-01`
+    Example: `cortex-etl backfill`
+
+    Example: `cortex-etl backfill --since 2026-01-01 --until 2026-02-01`
     """
     if since is not None and until is not None and since >= until:
         raise SettingsError("--until is not after --since", hint="Pass the earlier date as --since.")

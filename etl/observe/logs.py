@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl import events
-from etl.observe.terminal import visible, visible_json
+from etl.observe.terminal import colored, visible, visible_json
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -94,8 +94,8 @@ class Logs:
             escape_json,
         ]
         if self.form == "console":
-            colours = sys.stderr.isatty()
-            renderers = [escape, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=18, sort_keys=False)]
+            console = structlog.dev.ConsoleRenderer(colors=colored(sys.stderr), pad_event_to=18, sort_keys=False)
+            renderers = [escape, console]
         logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
             # Look up stderr for each line: a progress bar replaces it while it is shown.
             structlog.PrintLogger(sys.stderr),

@@ -1,14 +1,27 @@
-"""Escaping of text from elsewhere before it is printed: it must not move the cursor, hide text or begin a line."""
+"""What reaches a terminal: whether it is colored, and escaping of text from elsewhere.
+
+Such text must not move the cursor, hide other text or begin a line.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 # Control characters (ESC and the C1 characters start sequences that move the cursor, rename the window, hide text), and
 # characters that end a line or change the writing direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _USUAL = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def colored(stream: TextIO) -> bool:
+    """Return whether what is written to the stream may be colored, as https://no-color.org describes it."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def visible(text: str) -> str:

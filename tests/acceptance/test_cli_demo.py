@@ -107,3 +107,16 @@ async def test_help_version_and_completion(command) -> None:
     assert (await command()).code == 2
     command.environment |= {"_CORTEX_ETL_COMPLETE": "complete_bash", "COMP_WORDS": "cortex-etl sy", "COMP_CWORD": "1"}
     assert "sync" in (await command()).out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "colored"), [("NO_COLOR", "1", False), ("NO_COLOR", "", True), ("", "", True)]
+)
+async def test_no_color(command, variable, value, colored) -> None:
+    command.configure(
+        "apps: [{id: app_1}]\napi: {base_url: 'http://127.0.0.1:9'}\ndatabase: {url: 'postgresql://u@127.0.0.1:9/d'}\n"
+    )
+    command.environment |= {"CORTEX_API_KEY": "k"} | ({variable: value} if variable else {})
+    for words in (["--help"], ["doctor"], ["sync", "--verbose"], ["status"]):
+        _, shown = await command.on_terminal(*words)
+        assert bool(re.search("\x1b\\[(\\d+;)*(3|9)[0-7]m", shown)) == colored, (words, shown)

@@ -1,0 +1,90 @@
+"""What `--help` shows: commands in groups, flags without a type, and the common options in one place."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from typer.core import TyperCommand, TyperGroup
+
+GROUPS: Final[dict[str, dict[str, str]]] = {
+    "Start": {
+        "demo": "Try everything on a simulated API; needs no settings.",
+        "init": "Create the settings.",
+        "doctor": "Check everything that a sync needs.",
+        "config": "Show the settings, and their JSON schema for editors.",
+    },
+    "Sync": {
+        "sync": "Load what is new and what has changed.",
+        "backfill": "Load the history, or a part of it.",
+        "reconcile": "Compare everything: late changes, and runs that are gone.",
+        "status": "Show the streams and what blocks them.",
+        "plan": "Estimate what a sync costs.",
+        "rejects": "Show the quarantine, and load its items again.",
+    },
+    "Ask": {
+        "sql": "Run a read-only query.",
+        "psql": "Open psql, read-only.",
+        "describe": "Explain tables, views and columns.",
+        "report": "Write an HTML page with plots.",
+        "export": "Write Parquet files.",
+        "dbt": "Print a sources.yml for dbt.",
+    },
+    "Operate": {
+        "schedule": "Print a schedule for cron, systemd or Kubernetes.",
+        "alerts": "Show alert rules, and try them.",
+        "forget": "Erase a run, or all runs of a record.",
+        "grant": "Let a role read the warehouse.",
+        "migrate": "Apply pending migrations.",
+        "stop": "Stop the embedded PostgreSQL.",
+        "selftest": "Check on your own PostgreSQL that no run gets lost.",
+        "sandbox": "Serve the simulated API.",
+    },
+}
+"""The commands in the order of the help, each in one line."""
+
+COMMON: Final = ("config", "log_format", "verbose", "quiet")
+"""Options of every command; only the help of the command itself explains them."""
+
+EVERYWHERE: Final = "On every command, before or after its name"
+
+COMMON_IN_SHORT: Final = "Also `--config`, `--log-format`, `--verbose` and `--quiet`: see `cortex-etl --help`."
+
+
+class Command(TyperCommand):
+    """A command with its own options in its help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the help, without the common options; completion still knows them."""
+        for each in self.get_params(ctx):
+            if each.name in COMMON:
+                each.hidden = True  # type: ignore[attr-defined]  # an option, not an argument
+        _without_types_of_flags(self, ctx)
+        super().format_help(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """The root command, or a command with subcommands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the help."""
+        names = super().list_commands(ctx)
+        first = [name for names in GROUPS.values() for name in names]
+        return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the help."""
+        _without_types_of_flags(self, ctx)
+        super().format_help(ctx, formatter)
+
+
+def _without_types_of_flags(command: TyperCommand | TyperGroup, ctx: Any) -> None:
+    for each in command.get_params(ctx):
+        if getattr(each, "is_flag", False) or getattr(each, "count", False):
+            each.metavar = ""
+
+
+def place(registered: Any, name: str | None) -> None:
+    """Put a command or a group of commands in its place in the help."""
+    for title, commands in GROUPS.items():
+        if name in commands:
+            registered.rich_help_panel, registered.short_help = title, commands[name]

@@ -1,0 +1,52 @@
+"""What `--help` shows."""
+
+from __future__ import annotations
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from etl.cli.help import GROUPS
+from etl.cli.reference import commands
+from etl.cli.root import app
+
+ALL = dict(commands())
+
+
+def shown(*words: str) -> str:
+    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_every_command_has_a_place_and_a_line_in_the_help() -> None:
+    """A new command is named in `GROUPS` of `etl/cli/help.py`."""
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(named) == sorted(get_command(app).commands)
+
+
+def test_commands_are_shown_in_groups_one_line_each() -> None:
+    lines = [line.strip("│ ") for line in shown().splitlines()]
+    for title, names in GROUPS.items():
+        assert any(line.startswith(f"╭─ {title} ─") for line in lines)
+        for name, says in names.items():
+            assert f"{name:<9}  {says}" in lines
+    assert "Commands" not in {line.strip("╭─╮ ") for line in lines}
+
+
+@pytest.mark.parametrize("name", ["", *ALL, *{name.split()[0] for name in ALL if " " in name}])
+def test_flags_have_no_type(name) -> None:
+    for line in shown(*name.split()).splitlines():
+        assert "<bool>" not in line
+        assert "--verbose" not in line or "<int>" not in line
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_common_options_are_explained_by_the_command_itself_alone(name) -> None:
+    assert "Print nothing unless something is wrong." not in " ".join(shown(*name.split()).split())
+    assert "Also --config, --log-format, --verbose and --quiet: see cortex-etl --help." in shown(*name.split())
+
+
+def test_completion_knows_common_options() -> None:
+    environment = {"_CORTEX_ETL_COMPLETE": "complete_bash", "COMP_WORDS": "cortex-etl sync --qu", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(app, [], env=environment, prog_name="cortex-etl").output.split() == ["--quiet"]
