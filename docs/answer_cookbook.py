@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etl.assistant.cookbook import questions
 from etl.db.query import run_query
 
 if TYPE_CHECKING:
@@ -21,24 +21,15 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("cookbook.md")
 SHOWN_ROWS = 10
 
-_QUESTION = re.compile(
-    r"^### (?P<title>.+?)\n(?P<note>.*?)^```sql\n(?P<sql>.*?)^```\n(?P<answer>.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL
-)
-
-
-def questions(page: str) -> list[re.Match[str]]:
-    """Return the questions of the page, with the groups title, note, sql and answer."""
-    return list(_QUESTION.finditer(page))
-
 
 async def answer(page: str, url: str) -> str:
     """Return the page with updated answers."""
     parts = []
     end = 0
     for question in questions(page):
-        result = await run_query(url, "cortex", question["sql"], timeout_s=60)
-        parts += [page[end : question.start("answer")], "\n", table(result), "\n\n"]
-        end = question.end("answer")
+        result = await run_query(url, "cortex", question.sql, timeout_s=60)
+        parts += [page[end : question.start], "\n", table(result), "\n\n"]
+        end = question.end
     return "".join([*parts, page[end:]]).rstrip() + "\n"
 
 

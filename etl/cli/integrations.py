@@ -1,12 +1,14 @@
-"""Commands for other tools that read the warehouse: dbt."""
+"""Commands for other tools that read the warehouse: dbt, mcp."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etl.cli.durations import at_least
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
@@ -53,3 +55,36 @@ async def _sources(settings: Settings) -> str:
     from etl.dictionary.dbt import sources
 
     return sources(await read_dictionary(await reading_url(settings), settings.database.schema_name))
+
+
+@command(app, "mcp")
+def mcp(
+    call: Invocation,
+    *,
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most rows of one answer.")] = 200,
+    timeout: Annotated[
+        timedelta,
+        typer.Option(
+            parser=at_least(timedelta(milliseconds=1)),
+            show_default="30s",
+            metavar="DURATION",
+            help="Time limit of one query: 30s, 5m, or a number of seconds.",
+        ),
+    ] = timedelta(seconds=30),
+    demo: DemoOption = False,
+) -> None:
+    """Serve the warehouse to assistants, read-only, on stdin and stdout (Model Context Protocol).
+
+    Its tools: `query` runs SQL, `describe` explains tables and columns, `examples` finds questions with their SQL.
+
+    Example: `claude mcp add cortex -- cortex-etl --config ~/cortex/config.yaml mcp`
+    """
+    try:
+        from etl.assistant.server import Limits, serve
+    except ImportError:
+        raise SettingsError(
+            "the server for assistants needs packages that are not installed",
+            hint='Run: pip install "cortex-etl[mcp]"',
+        ) from None
+    limits = Limits(rows, timeout.total_seconds())
+    run_async(serve(readable_settings(call, demo=demo), limits, call.mask))

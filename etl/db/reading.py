@@ -87,6 +87,16 @@ async def connect_to_read(url: str, schema: str, *, purpose: str) -> asyncpg.Con
     return connection
 
 
+async def may_become_superuser(url: str, schema: str) -> bool:
+    """Return whether queries of this role could give it back the rights of a superuser that `connect_to_read` gives up.
+
+    Raises:
+        DatabaseError: the database cannot be reached or used.
+    """
+    async with reading(url, schema, purpose="check") as connection:
+        return bool(await connection.fetchval(_SQL["may_become_superuser"]))
+
+
 @asynccontextmanager
 async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[asyncpg.Connection]:
     """Open a read-only connection; errors raised inside become a `DatabaseError` with a hint.

@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_contents(wheel) -> None:
     names = set(ZipFile(wheel).namelist())
     assert {f"etl/migrations/{each.name}" for each in (ROOT / "migrations").glob("*.sql")} <= names
-    assert "etl/config.yaml" in names
+    assert {"etl/config.yaml", "etl/cookbook.md"} <= names
     package = {str(each.relative_to(ROOT)) for each in (ROOT / "etl").rglob("*") if each.is_file()}
     assert {each for each in package if "__pycache__" not in each} <= names
     assert not [name for name in names if name.startswith("tests")]

@@ -14,3 +14,7 @@ SELECT
     set_config('intervalstyle', 'postgres', true),
     set_config('extra_float_digits', '1', true),
     set_config('bytea_output', 'hex', true)
+
+-- name: may_become_superuser
+-- Whether the role that connected is a superuser, or a member of one.
+SELECT bool_or(rolsuper) FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')

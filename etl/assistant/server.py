@@ -1,0 +1,138 @@
+"""The tools of the server: query, describe, examples."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.stdio import stdio_server
+from mcp.types import ToolAnnotations
+
+from etl import __version__
+from etl.assistant.cookbook import examples, page, questions
+from etl.assistant.stdin import StdinLines
+from etl.db.query import querying
+from etl.db.reading import may_become_superuser, reading_url
+from etl.db.refusals import DRIVER_ERRORS, unusable
+from etl.dictionary import read_dictionary
+from etl.dictionary.plain_text import description, overview
+from etl.errors import EtlError, SettingsError
+from etl.plurals import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from etl.config import Settings
+
+_INSTRUCTIONS = """\
+A PostgreSQL warehouse of Cortex workflow runs, read with SQL. Call `examples` and `describe` before you write a query.
+The view run_facts has one row per run, step_facts one per step. In views, `credits` count each credit once in sums.
+Days are in UTC, durations in seconds."""
+
+_ONLY_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+_AT_ONCE = 4  # connections
+_WIDTH = 120
+_MOST_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one query may take: rows of its result, and seconds in PostgreSQL."""
+
+    rows: int
+    timeout_s: float
+
+
+async def serve(settings: Settings, limits: Limits, mask: Callable[[str], str]) -> None:
+    """Answer the requests on stdin until it ends.
+
+    Args:
+        settings: all of them.
+        limits: those of each query.
+        mask: removes secrets from error messages.
+
+    Raises:
+        SettingsError: the role that queries use is a superuser, or may become one.
+        DatabaseError: the warehouse cannot be reached.
+    """
+    if await may_become_superuser(await reading_url(settings), settings.database.schema_name):
+        raise SettingsError(
+            "the assistant would query as a superuser, or as a role that may become one",
+            hint="Create a role that only reads, run: cortex-etl grant ROLE --apply, and set database.read_url.",
+        )
+    server = MCPServer("cortex-etl", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    for tool in _tools(settings, limits, mask):
+        server.add_tool(tool, annotations=_ONLY_READS, structured_output=False)
+    lines: Any = StdinLines()
+    async with stdio_server(stdin=lines) as (requests, answers):
+        inner = server._lowlevel_server  # noqa: SLF001 -- the public method would not take these lines
+        await inner.run(requests, answers, inner.create_initialization_options())
+
+
+def _tools(settings: Settings, limits: Limits, mask: Callable[[str], str]) -> list[Callable[..., Any]]:
+    connections = asyncio.Semaphore(_AT_ONCE)
+    schema = settings.database.schema_name
+
+    async def query(sql: str) -> str:
+        """Run one read-only query (SELECT, WITH, VALUES, TABLE, SHOW or EXPLAIN); return its rows as JSON lines."""
+        with _explained(mask):
+            async with connections:
+                url = await reading_url(settings)
+                return await _rows(url, schema, sql, limits)
+
+    async def describe(relation: str = "") -> str:
+        """Describe the columns of a table or view: types, meanings and units. Without a name, list all of them."""
+        with _explained(mask):
+            async with connections:
+                found = await read_dictionary(await reading_url(settings), schema)
+            lines = description(found.relation(relation), _WIDTH) if relation else overview(found.relations, _WIDTH)
+            return "\n".join(lines)
+
+    async def examples_(search: str = "") -> str:
+        """Return questions with their SQL, those that contain all words. Without words, list all questions."""
+        found = "\n\n".join(examples(questions(page()), search))
+        return found or f"No question contains: {search}. Call this tool without words to list all questions."
+
+    examples_.__name__ = "examples"
+    return [query, describe, examples_]
+
+
+@contextmanager
+def _explained(mask: Callable[[str], str]) -> Iterator[None]:
+    """Tell the assistant what went wrong, with the hint."""
+    try:
+        yield
+    except EtlError as error:
+        raise ToolError(mask(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)) from None
+    except (*DRIVER_ERRORS, OSError) as error:
+        raise ToolError(mask(unusable(error).message)) from None
+
+
+class _EnoughError(Exception):
+    """The answer is as long as it may be."""
+
+
+async def _rows(url: str, schema: str, sql: str, limits: Limits) -> str:
+    """Return the rows of a query as JSON lines, and a last line that says how many they are and whether that is all."""
+    rows: list[str] = []
+    characters = 0
+
+    async def take(text: str) -> None:
+        nonlocal characters
+        for line in text.splitlines():
+            characters += len(line)
+            if len(rows) == limits.rows or characters > _MOST_CHARACTERS:
+                raise _EnoughError
+            rows.append(line)
+
+    end = ""
+    async with querying(url, schema, sql, timeout_s=limits.timeout_s) as found:
+        try:
+            await found.copy("jsonl", take)
+        except _EnoughError:
+            end = ", and more that are not shown: limit or aggregate the rows, or select fewer columns"
+    return "\n".join([*rows, f"({counted(len(rows), 'row')}{end})"])
