@@ -93,6 +93,30 @@ COMMENT ON COLUMN etl_streams.listing_status IS
 COMMENT ON COLUMN etl_streams.listing_origin IS
     'Filter by origin with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
 
+CREATE TABLE etl_queue (
+    sync_id     bigint  NOT NULL,
+    place       integer NOT NULL,
+    workflow_id text    NOT NULL,
+    app_ids     text[]  NOT NULL,
+    claimed_by  text,
+    held_since  timestamptz,
+    outcomes    jsonb,
+    CONSTRAINT etl_queue_pkey PRIMARY KEY (sync_id, place)
+);
+COMMENT ON TABLE etl_queue IS
+    'One row per workflow that a running invocation reads. It is claimed as a whole, with all apps that list it, because they may list the same runs.';
+COMMENT ON COLUMN etl_queue.sync_id IS 'Invocation (etl_syncs.id). Its rows are deleted when it ends.';
+COMMENT ON COLUMN etl_queue.place IS 'Order in which the workflows are read.';
+COMMENT ON COLUMN etl_queue.workflow_id IS 'Workflow whose runs are read.';
+COMMENT ON COLUMN etl_queue.app_ids IS 'Apps whose listings of them are read, one after another.';
+COMMENT ON COLUMN etl_queue.claimed_by IS 'Process that reads it; null while none does.';
+COMMENT ON COLUMN etl_queue.held_since IS
+    'When another invocation was first found to hold one of its streams; it is tried again after all others.';
+COMMENT ON COLUMN etl_queue.outcomes IS 'How each of its streams ended; null until then.';
+
+CREATE INDEX etl_queue_free_idx ON etl_queue (sync_id, place) WHERE claimed_by IS NULL AND held_since IS NULL;
+COMMENT ON INDEX etl_queue_free_idx IS 'Finds the next workflow to claim.';
+
 CREATE TABLE etl_app_errors (
     app_id        text NOT NULL,
     last_error    text NOT NULL,

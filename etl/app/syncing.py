@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
-from etl.app.stream_runner import STREAMS_AT_ONCE, StreamRunner
+from etl.app.outcomes import Outcomes
+from etl.app.shift import STREAMS_AT_ONCE, Shift, read_only
+from etl.app.stream_runner import StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_unchanged, open_warehouse
@@ -83,7 +85,7 @@ class _Invocation:
         self._policy = policy
         self._listener = tee(self._count, listener)
         self._summary = SyncSummary(task.mode, dry_run=dry_run)
-        self._runner: StreamRunner | None = None
+        self._outcomes = Outcomes()
         self._apps: list[AppSettings] = []  # whose streams are not known yet
 
     def _count(self, event: Event) -> None:
@@ -129,22 +131,29 @@ class _Invocation:
     async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
         apps = self._apps
         clients = await open_clients(stack, self._settings, apps, warehouse.leases, self._listener, self._policy)
-        self._runner = runner = StreamRunner(
-            self._settings, self._task, warehouse, clients, self._listener, sync_id=self._summary.id
+        sync_id, outcomes = self._summary.id, self._outcomes
+        outcomes.streams = streams = await self._find_streams(warehouse, clients, workflows, outcomes.ended)
+        self._listener(SyncStarted(self._task.mode, tuple(streams), sync_id, self._dry_run))
+        runner = StreamRunner(
+            self._settings, self._task, warehouse, clients, self._listener, outcomes.ended, sync_id=sync_id
         )
-        streams = await self._find_streams(warehouse, clients, workflows, runner.outcomes)
-        self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id, self._dry_run))
-        await runner.lock_and_run(streams)
-        await runner.compare_again()
+        width = min(STREAMS_AT_ONCE, self._settings.api.concurrency)
+        if sync_id is None:
+            await read_only(warehouse, runner, streams, width=width)
+            return
+        shift = Shift(warehouse, runner, sync_id, self._listener, width=width)
+        await shift.fill(streams)
+        await shift.work()
+        if not self._task.window.is_bounded:
+            await outcomes.compare_again(warehouse, self._listener)
 
     def _conclude(self) -> None:
         """Complete the summary with the streams."""
         cause = self._summary.cause
-        if self._runner is not None:
-            if cause is not None:
-                self._runner.end_with(cause)
-            for outcome in self._runner.outcomes.values():
-                self._summary.add(outcome)
+        if cause is not None:
+            self._outcomes.end_with(cause)
+        for outcome in self._outcomes.ended.values():
+            self._summary.add(outcome)
         if cause is None:
             self._summary.conclude()
 
@@ -182,7 +191,7 @@ class _Invocation:
         try:
             await self._write_end(warehouse)
         except LOST:
-            await warehouse.reconnect(warehouse.session, self._summary.id)
+            await warehouse.reconnect(warehouse.session)
             await self._write_end(warehouse)
 
     async def _write_end(self, warehouse: Warehouse) -> None:
@@ -190,8 +199,7 @@ class _Invocation:
         self._summary.ended_at = await warehouse.session.finish_sync(*self._summary.ledger_values())
         cause = self._summary.cause
         if cause is not None and not isinstance(cause, (InterruptedSyncError, SettingsError)):
-            if self._runner is not None:
-                await self._runner.record_failures()
+            await self._outcomes.record_failures(warehouse)
             await record_app_errors(warehouse.pool, [(app.id, cause.message, cause.hint) for app in self._apps])
 
 

@@ -16,7 +16,7 @@ from etl.events import Notice
 
 if TYPE_CHECKING:
     from etl.app.warehouse import Warehouse
-    from etl.events import Listener, StreamId
+    from etl.events import Listener
 
 OWN_CREDITS_PAUSES_S = (0.1, 0.5, 1.0, 1.0, 0.0)
 """How long the end of an invocation waits for runs that others are writing; the next one computes what is left."""
@@ -25,7 +25,7 @@ ROLL_UP_S = 10.0
 """How long changed days are rolled up at a time; the next invocation does the rest."""
 
 MANY_RUNS = 1000
-"""A stream that loaded so many is rolled up at once, while others still load and leave PostgreSQL time."""
+"""A workflow of which so many were loaded is rolled up at once, while others still load and leave PostgreSQL time."""
 
 CONNECTIONS = 2
 """Connections that roll up side by side; none is opened for it."""
@@ -56,13 +56,13 @@ async def compute_own_credits(warehouse: Warehouse, listener: Listener) -> None:
         listener(Notice("own_credits.failed", {"error": str(error)}, level="warning"))
 
 
-async def roll_up_stream(warehouse: Warehouse, stream: StreamId, changed_runs: int, listener: Listener) -> None:
-    """Roll up the days of a stream that loaded many runs; `roll_up_all` does what this leaves."""
+async def roll_up_loaded(warehouse: Warehouse, workflow_id: str, changed_runs: int, listener: Listener) -> None:
+    """Roll up the days of a workflow of which many runs were loaded; `roll_up_all` does what this leaves."""
     if changed_runs < MANY_RUNS:
         return
     try:
         async with warehouse.pool.acquire() as connection:
-            await roll_up_workflow(connection, stream.workflow_id, seconds=ROLL_UP_S)
+            await roll_up_workflow(connection, workflow_id, seconds=ROLL_UP_S)
     except (*LOST, asyncpg.PostgresError) as error:
         listener(Notice("rollup.failed", {"error": str(error)}, level="debug"))
 

@@ -90,7 +90,7 @@ class Warehouse:
         """Close the session, which releases all locks."""
         await self.session.close()
 
-    async def reconnect(self, broken: Session, sync_id: int | None) -> Session:
+    async def reconnect(self, broken: Session) -> Session:
         """Replace a broken session; later callers get the session that the first one opened.
 
         Raises:
@@ -103,7 +103,7 @@ class Warehouse:
             give_up = asyncio.get_running_loop().time() + liveness.OUTAGE_S
             while True:
                 try:
-                    self.session = await _open_session(self._settings, sync_id)
+                    self.session = await _open_session(self._settings, broken.liveness)
                 except (DatabaseError, *LOST):
                     if asyncio.get_running_loop().time() > give_up:
                         raise
@@ -112,8 +112,8 @@ class Warehouse:
                     return self.session
 
 
-async def _open_session(settings: Settings, sync_id: int | None) -> Session:
-    """Open a session, which takes over the row of `etl_syncs` from a lost one.
+async def _open_session(settings: Settings, liveness: str) -> Session:
+    """Open a session, which takes over the lock that shows that the process is alive from a lost one.
 
     Raises:
         DatabaseError: the database cannot be reached, or PostgreSQL keeps the lost session.
@@ -121,8 +121,8 @@ async def _open_session(settings: Settings, sync_id: int | None) -> Session:
     database = settings.database
     session = await Session.open(await database_url(settings), database.schema_name, timeout_s=database.timeout_s)
     try:
-        if sync_id is not None:
-            await session.take_over(sync_id)
+        if liveness:
+            await session.take_over(liveness)
     except BaseException:
         await session.close()
         raise

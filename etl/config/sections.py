@@ -6,6 +6,7 @@ A `ValueError` of a check is a noun phrase that follows "expected": `problems` m
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -250,9 +251,9 @@ def check_workflows(value: object) -> object:
             raise PydanticCustomError("no_id", "{wrong}", {"wrong": str(wrong), "path": (index,)}) from None
     if "all" in value:
         raise ValueError("all without brackets, or a list of workflow ids")
-    twice = next((each for each in value if value.count(each) > 1), None)
-    if twice is not None:
-        raise ValueError(f"each workflow once ({twice} is listed twice)")
+    twice = [each for each, times in Counter(value).items() if times > 1]
+    if twice:
+        raise ValueError(f"each workflow once ({twice[0]} is listed twice)")
     return value
 
 

@@ -22,6 +22,7 @@ _SQL = statements("citus")
 _BOOKKEEPING = (
     "etl_syncs",
     "etl_streams",
+    "etl_queue",
     "etl_alert_rules",
     "etl_app_errors",
     "etl_rejects",

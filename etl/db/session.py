@@ -11,6 +11,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003 - msgspec reads the annotations of a state
 from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
@@ -24,7 +25,6 @@ from etl.events import StreamId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
 _SQL = statements("state")
 _ENDING_ATTEMPTS = 20
@@ -60,6 +60,8 @@ class Session:
         self._connection = connection
         self._schema = schema
         self._busy = asyncio.Lock()
+        self.liveness = ""
+        """Name of the lock that shows that this process is alive; empty while it needs none."""
         self._passes = 0
         self._scratch = False
 
@@ -84,8 +86,12 @@ class Session:
             return await self._connection.fetchval(_SQL[name], *args)
 
     async def _rows(self, name: str, *args: object) -> Sequence[asyncpg.Record]:
+        return await self.rows(_SQL[name], *args)
+
+    async def rows(self, statement: str, *args: object) -> Sequence[asyncpg.Record]:
+        """Run a statement of another subject, and return its rows."""
         async with self._busy:
-            return await self._connection.fetch(_SQL[name], *args)
+            return await self._connection.fetch(statement, *args)
 
     async def lock(self, stream: StreamId) -> StreamState | None:
         """Take a stream for this process.
@@ -93,57 +99,58 @@ class Session:
         Returns:
             Its state with a fresh fencing token, or None where another process holds it.
         """
-        if not await self._value("lock_stream", self._stream_lock(stream)):
-            return None
-        await self._value("end_holder", "\n".join((self._schema, "commit", *stream)))
-        await self._value("ensure_stream", *stream)
-        await self._value("take_fence", *stream)
-        return await self.read(stream)
+        return (await self.take([stream])).get(stream)
+
+    async def take(self, streams: Sequence[StreamId]) -> dict[StreamId, StreamState]:
+        """Take streams for this process; return those that no other process holds, each with a fresh fencing token."""
+        names = [[self._name(kind, *stream) for stream in streams] for kind in ("stream", "commit")]
+        apps, workflows = ([*column] for column in zip(*streams, strict=True))
+        rows = await self.rows(_SQL["take_streams"], apps, workflows, *names)
+        return {StreamId(app, workflow): StreamState(*state) for app, workflow, *state in map(tuple, rows)}
 
     async def read(self, stream: StreamId) -> StreamState:
         """The state of a stream, without taking it."""
         rows = await self._rows("read_stream", *stream)
         return StreamState.of(rows[0] if rows else None)
 
-    async def release(self, stream: StreamId) -> None:
-        """Let others have the stream."""
-        await self._value("unlock_stream", self._stream_lock(stream))
+    async def release(self, *streams: StreamId) -> None:
+        """Let others have the streams."""
+        await self._rows("unlock", [self._name("stream", *stream) for stream in streams])
 
     async def streams_with_due_payloads(self) -> list[StreamId]:
         """The streams of runs whose payloads are due to be removed."""
         return [StreamId(*row) for row in await self._rows("streams_with_due_payloads")]
 
-    def _stream_lock(self, stream: StreamId) -> str:
-        return "\n".join((self._schema, "stream", *stream))
-
-    def _sync_lock(self, sync_id: int) -> str:
-        return "\n".join((self._schema, "sync", str(sync_id)))
+    def _name(self, kind: str, *of: object) -> str:
+        """Return the name of an advisory lock."""
+        return "\n".join((self._schema, kind, *map(str, of)))
 
     async def start_sync(self, mode: str) -> dict[str, Any]:
         """Write the row of this invocation, and close the rows of processes that died; return what is known of it."""
         (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
         sync_id: int = row["id"]
-        await self._value("lock_stream", self._sync_lock(sync_id))
+        self.liveness = self._name("sync", sync_id)
+        await self._value("lock", self.liveness)
         for other in await self._rows("running_syncs", sync_id):
-            name = self._sync_lock(other["id"])
-            if await self._value("lock_stream", name):
+            name = self._name("sync", other["id"])
+            if await self._value("lock", name):
                 await self._value("interrupt_sync", other["id"])
-                await self._value("unlock_stream", name)
+                await self._rows("unlock", [name])
         return dict(row)
 
-    async def take_over(self, sync_id: int) -> None:
-        """Hold the liveness lock of a ledger row on this connection, and end the lost session that held it.
+    async def take_over(self, liveness: str) -> None:
+        """Hold the lock that shows that this process is alive, and end the lost session that held it.
 
         PostgreSQL may take a while to notice that a connection is lost. Until then it would keep the locks of streams.
 
         Raises:
             DatabaseError: PostgreSQL does not end the lost session.
         """
-        name = self._sync_lock(sync_id)
+        self.liveness = liveness
         for _ in range(_ENDING_ATTEMPTS):
-            if await self._value("lock_stream", name):
+            if await self._value("lock", liveness):
                 return
-            await self._value("end_holder", name)
+            await self._value("end_holder", liveness)
             await asyncio.sleep(_ENDING_PAUSE_S)
         raise DatabaseError(
             "PostgreSQL does not end a lost session of this sync, which still holds its locks.",

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from etl.db.session import StreamState  # noqa: TC001 - msgspec reads the annotations of an outcome
 from etl.decode.json_text import REPLACEMENT
-from etl.events import StreamFinished, StreamStarted
+from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Window
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from etl.db.store import Store
-    from etl.events import Listener, StreamId
+    from etl.events import Listener
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
 
@@ -43,7 +44,10 @@ class Task:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a stream ended: succeeded, partial, failed, interrupted or skipped; with the counts compared."""
+    """How a stream ended: succeeded, partial, failed, interrupted or skipped; with the counts compared.
+
+    `state` is that of the stream when it was locked, None if it was not.
+    """
 
     stream: StreamId
     status: str
@@ -52,6 +56,7 @@ class Outcome:
     error: str = ""
     hint: str = ""
     tally: Tally = field(default_factory=Tally)
+    state: StreamState | None = None
 
 
 def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> bool:

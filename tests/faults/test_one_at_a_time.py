@@ -244,3 +244,55 @@ async def test_stream_that_another_invocation_took_over_is_skipped(database_url)
         summary = await t.run()
         assert (summary.status, summary.exit_code) == ("partial", 75), "it read a page"
         assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None
+
+
+async def test_streams_are_locked_when_their_turn_comes(database_url):
+    """PostgreSQL's lock table is small, and thousands of locks would delay the first request."""
+    world = World(1)
+    for number in range(30):
+        world.add_workflow("app_1", f"wf_{number}")
+        world.create_run(f"wf_{number}")
+    async with trial(database_url, world) as t:
+        t.api = {"concurrency": 2}
+        locks = "SELECT count(*) FROM etl_locks JOIN etl_streams ON key = hashtextextended(concat_ws(E'\\n', 'cortex', 'stream', app_id, workflow_id), 0)"
+        held = []
+
+        async def count(path, query, number):
+            held.append(await t.connection.fetchval(locks))
+
+        t.sandbox.faults.before_response = count
+        await t.agrees()
+        assert len(held) == 30
+        assert 1 <= min(held) <= max(held) <= 2
+
+
+async def test_workflow_is_read_as_a_whole_or_left_for_later(database_url):
+    """Its apps may list the same runs, so nobody counts for one of them while another reads for the other."""
+    world = World(1)
+    for each in ("wf_1", "wf_2"):
+        world.add_workflow("app_1", each)
+        world.create_run(each)
+    async with trial(database_url, world) as t:
+        t.apps, t.api = ("app_1", "c"), {"concurrency": 1}
+        session = await Session.open(t.url, SCHEMA)
+        assert await session.lock(StreamId("c", "wf_1")) is not None
+        summary = await t.run()
+        assert (summary.status, summary.exit_code) == ("partial", 75)
+        ends = {(each.app_id, each.workflow_id): each.status for each in summary.streams}
+        assert list(ends.items())[2:] == [(("app_1", "wf_1"), "succeeded"), (("c", "wf_1"), "skipped")]
+        await session.close()
+        await t.agrees()
+
+
+async def test_queue_is_empty_after_the_end(database_url, tmp_path):
+    async with trial(database_url, one_stream(30)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        waits, go_on = hold_at(t, 2)
+        killed = await start(t, tmp_path, "sync")
+        await asyncio.wait_for(waits.wait(), 30)
+        assert await t.connection.fetchval("SELECT count(*) FROM etl_queue WHERE claimed_by IS NOT NULL") == 1
+        killed.signal(signal.SIGKILL)
+        go_on.set()
+        await killed.end()
+        await t.agrees()
+        assert await t.connection.fetchval("SELECT count(*) FROM etl_queue") == 0

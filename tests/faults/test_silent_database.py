@@ -25,7 +25,7 @@ MOMENTS = {
     "in a COPY": Gate(shut_before=b"COPY"),
     "before a commit": Gate(shut_before=b"COMMIT", armed_by=b"COPY"),
     "after a commit": Gate(shut_after=b"COMMIT", armed_by=b"COPY"),
-    "when locking the stream": Gate(shut_before=b"fence = fence + 1"),
+    "when locking the stream": Gate(shut_before=b"fence = streams.fence + 1"),
     "when noting runs": Gate(shut_before=b"seen_runs SELECT"),
     "when leasing requests": Gate(shut_before=b"etl_rate_budgets"),
     "at the end of the stream": Gate(shut_after=b"SET watermark"),
@@ -47,7 +47,7 @@ def within(seconds: float = PATIENCE_S) -> asyncio.Timeout:
     return asyncio.timeout(seconds)
 
 
-@pytest.mark.parametrize("moment", [each for each in MOMENTS if each != "when locking the stream"])
+@pytest.mark.parametrize("moment", MOMENTS)
 async def test_sync_continues_on_another_connection(database_url: str, moment: str) -> None:
     async with behind_a_gate(database_url, moment=MOMENTS[moment], only_same=True) as (t, gate):
         async with within(20):

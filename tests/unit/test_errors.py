@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from etl.app import SyncSummary
-from etl.engine.local import LocalEngine
-from etl.errors import DatabaseError, EtlError, FatalError, InterruptedSyncError, KeyRefusedError
+from etl.engine.local import run_side_by_side
+from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
 
 IN_ORDER = [InterruptedSyncError(), KeyRefusedError("no key"), DatabaseError("no database"), FatalError("no stream")]
 
@@ -29,12 +29,15 @@ def test_first_of_several_errors_with_one_exit_code_stays() -> None:
     assert summary.error == "first"
 
 
-async def test_engine_raises_the_gravest_error_of_its_jobs() -> None:
-    async def work(error: EtlError) -> None:
+async def test_the_gravest_error_of_work_side_by_side_is_raised() -> None:
+    errors = iter(IN_ORDER[1:])
+
+    async def work() -> None:
+        error = next(errors)
         try:
             await asyncio.sleep(0 if error is IN_ORDER[2] else 60)
         finally:
             raise error
 
     with pytest.raises(KeyRefusedError):
-        await LocalEngine(3).run(IN_ORDER[1:], work)
+        await run_side_by_side(3, work)

@@ -1,19 +1,47 @@
--- name: lock_stream
+-- name: lock
 -- Liveness: held by this session until it ends, however it ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0))
 
--- name: unlock_stream
-SELECT pg_advisory_unlock(hashtextextended($1, 0))
+-- name: unlock
+SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS names (name)
 
 -- name: unlock_all
 SELECT pg_advisory_unlock_all()
 
--- name: ensure_stream
-INSERT INTO etl_streams (app_id, workflow_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
+-- name: take_streams
+-- Lock streams, and return the state of those that no other session holds, as it is after they were locked. $1 apps,
+-- $2 workflows, $3 names of their locks, $4 names of the locks of their commits.
+-- A process that sleeps in the middle of a commit to such a stream keeps rows locked: its session is ended. The new
+-- fencing token is for safety: whoever held the stream before can no longer commit to it.
+-- A time in the future, written while the clock was ahead, says nothing: a reconcile is due, and any run may be recent.
+WITH asked AS MATERIALIZED (
+    SELECT app_id, workflow_id, pg_try_advisory_lock(hashtextextended(name, 0)) AS is_locked, hashtextextended(commit_name, 0) AS key
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS asked (app_id, workflow_id, name, commit_name)
+),
+taken AS MATERIALIZED (
+    SELECT asked.app_id, asked.workflow_id, count(pg_terminate_backend(activity.pid))
+    FROM asked
+    LEFT JOIN (
+        pg_locks AS locks
+        JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
+            AND activity.usename = current_user AND activity.pid <> pg_backend_pid()
+    ) ON locks.locktype = 'advisory' AND locks.objsubid = 1
+        AND locks.classid::bigint = (asked.key >> 32) & 4294967295 AND locks.objid::bigint = asked.key & 4294967295
+    WHERE asked.is_locked
+    GROUP BY asked.app_id, asked.workflow_id
+)
+INSERT INTO etl_streams AS streams (app_id, workflow_id, fence)
+SELECT app_id, workflow_id, 1 FROM taken ORDER BY app_id, workflow_id
+ON CONFLICT (app_id, workflow_id) DO UPDATE SET fence = streams.fence + 1
+RETURNING
+    app_id, workflow_id,
+    fence, watermark, backfill_done, backfill_cursor,
+    CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
+    CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
+    api_count, listing_order, last_succeeded_at
 
 -- name: end_holder
--- End the session that holds an advisory lock: one of a process that sleeps in the middle of a commit, whose stream was
--- taken over, or one whose connection this process lost.
+-- End the session that holds an advisory lock: one whose connection this process lost.
 WITH mark AS (SELECT hashtextextended($1, 0) AS key)
 SELECT count(pg_terminate_backend(activity.pid))
 FROM mark
@@ -22,12 +50,8 @@ JOIN pg_locks AS locks ON locks.locktype = 'advisory' AND locks.objsubid = 1
 JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
 WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
 
--- name: take_fence
--- Safety: whoever held the stream before can no longer commit to it.
-UPDATE etl_streams SET fence = fence + 1 WHERE app_id = $1 AND workflow_id = $2
-
 -- name: read_stream
--- A time in the future, written while the clock was ahead, says nothing: a reconcile is due, and any run may be recent.
+-- As `take_streams` returns it.
 SELECT
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
@@ -165,6 +189,7 @@ INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', 
 RETURNING id, started_at, host, pid, version
 
 -- name: finish_sync
+WITH done AS (DELETE FROM etl_queue WHERE sync_id = $1)
 UPDATE etl_syncs
 SET status = $2, ended_at = now(), requests = $3, retries = $4, pages = $5, runs_seen = $6, runs_inserted = $7,
     runs_updated = $8, runs_unchanged = $9, runs_gone = $10, rejects = $11, error = $12
@@ -175,6 +200,7 @@ RETURNING ended_at
 SELECT id FROM etl_syncs WHERE status = 'running' AND id <> $1
 
 -- name: interrupt_sync
+WITH dead AS (DELETE FROM etl_queue WHERE sync_id = $1)
 UPDATE etl_syncs
 SET status = 'interrupted', ended_at = now(), error = coalesce(error, 'the process exited without recording a result')
 WHERE id = $1 AND status = 'running'

@@ -1,0 +1,67 @@
+"""The streams of an invocation, and what becomes of them after all were read, or after the invocation ended early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from etl.db.refusals import LOST
+from etl.errors import InterruptedSyncError
+from etl.events import Notice
+from etl.sync import Outcome
+from etl.sync.intake import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from etl.app.warehouse import Warehouse
+    from etl.db.session import StreamState
+    from etl.errors import EtlError
+    from etl.events import Listener, StreamId
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The streams of an invocation, and how those ended that have."""
+
+    streams: Sequence[StreamId] = ()
+    ended: dict[StreamId, Outcome] = field(default_factory=dict)
+    _unrecorded: list[Outcome] = field(default_factory=list)
+
+    async def compare_again(self, warehouse: Warehouse, listener: Listener) -> None:
+        """Compare all counts once more: what a stream loaded may have moved runs that another one had counted."""
+        succeeded = [each for each in self.ended.values() if each.status == "succeeded" and each.api_count is not None]
+        counted = {each.stream: each.state for each in succeeded if each.state is not None}
+        for stream, row in (await _differing(warehouse, counted)).items():
+            error, hint = row["last_error"], row["last_hint"]
+            changes = {"warehouse_count": row["accounted_for"], "error": error, "hint": hint}
+            self.ended[stream] = replace(self.ended[stream], status="partial", **changes)
+            listener(Notice("stream.incomplete", {"stream": str(stream), **changes}, level="warning"))
+
+    def end_with(self, error: EtlError) -> None:
+        """Let the streams that have not ended fail with the error that ended the invocation, or be interrupted."""
+        status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
+        for stream in self.streams:
+            ended = self.ended.get(stream)
+            if ended is None or ended.status == "interrupted":
+                tally, state = (Tally(), None) if ended is None else (ended.tally, ended.state)
+                outcome = Outcome(stream, status, error=error.message, hint=error.hint, tally=tally, state=state)
+                self.ended[stream] = outcome
+                self._unrecorded += [outcome] if status == "failed" else []
+
+    async def record_failures(self, warehouse: Warehouse) -> None:
+        """Record why the streams failed that `end_with` let fail."""
+        for each in self._unrecorded:
+            fence = None if each.state is None else each.state.fence
+            await warehouse.session.fail_stream(each.stream, fence, each.error, each.hint)
+
+
+async def _differing(
+    warehouse: Warehouse, streams: Mapping[StreamId, StreamState]
+) -> Mapping[StreamId, Mapping[str, Any]]:
+    if not streams:
+        return {}
+    try:
+        return await warehouse.session.compare_again(streams)
+    except LOST:  # while nothing was asked of it
+        return await (await warehouse.reconnect(warehouse.session)).compare_again(streams)

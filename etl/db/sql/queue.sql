@@ -1,0 +1,37 @@
+-- name: fill
+-- Queue the streams of an invocation, those of one workflow together. $1 invocation, $2 apps, $3 workflows.
+INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids)
+SELECT $1, min(place), workflow_id, array_agg(app_id ORDER BY place)
+FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS streams (app_id, workflow_id, place)
+GROUP BY workflow_id
+
+-- name: claim
+-- Claim the next workflow that nobody has claimed. $1 invocation, $2 this process.
+UPDATE etl_queue SET claimed_by = $2
+WHERE sync_id = $1 AND place = (
+    SELECT place FROM etl_queue
+    WHERE sync_id = $1 AND claimed_by IS NULL AND held_since IS NULL
+    ORDER BY place
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED)
+RETURNING place, workflow_id, app_ids
+
+-- name: put_back
+-- Leave a claimed workflow for later, because another invocation holds a stream of it.
+UPDATE etl_queue SET claimed_by = NULL, held_since = coalesce(held_since, now())
+WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
+
+-- name: unfinished
+-- The workflows that have not ended: claimed by a process, or held by another invocation for so many seconds.
+SELECT place, workflow_id, app_ids, claimed_by, extract(epoch FROM now() - held_since)::float8 AS held_s
+FROM etl_queue
+WHERE sync_id = $1 AND outcomes IS NULL
+ORDER BY place
+
+-- name: claim_again
+-- Claim a workflow whose streams this process has locked: whoever claimed it before is dead, or has let it go.
+UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outcomes IS NULL RETURNING place
+
+-- name: finish
+-- Record how the streams of a workflow ended, unless another process has claimed it since.
+UPDATE etl_queue SET outcomes = $4::text::jsonb WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
