@@ -7,20 +7,23 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cached_property
+from itertools import pairwise
+from math import log
 from typing import TYPE_CHECKING
 
-from etl.report.formatting import shortened
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Mapping
 
-    from etl.report.facts import DailyRuns, Durations, Facts, VersionChange
+    from etl.report.facts import DailyRuns, Durations, Facts, Span, VersionRuns
 
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "SKIPPED"})
 _WEEK = timedelta(days=7)
+_MIN_TIMED = 20  # runs with a duration on both sides before two medians are compared
+_MIN_RATIO = 1.2  # smallest ratio of two medians that is mentioned
+_CERTAINTY = 3  # standard errors that two medians must differ by: many pairs are compared
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tally:
     """Totals of a group of runs."""
 
@@ -29,12 +32,11 @@ class Tally:
     failed: int = 0
     credits: Decimal = Decimal(0)
 
-    def add(self, row: DailyRuns) -> None:
-        """Add a row."""
-        self.runs += row.runs
-        self.ended += row.runs if row.status in ENDED else 0
-        self.failed += row.runs if row.status == "FAILED" else 0
-        self.credits += row.credits
+    def __add__(self, other: Tally) -> Tally:
+        """Add up two groups."""
+        return Tally(
+            self.runs + other.runs, self.ended + other.ended, self.failed + other.failed, self.credits + other.credits
+        )
 
     @property
     def failure_rate(self) -> float | None:
@@ -44,10 +46,11 @@ class Tally:
 
 def tally(rows: Iterable[DailyRuns]) -> Tally:
     """Add up rows."""
-    total = Tally()
-    for row in rows:
-        total.add(row)
-    return total
+    found = (
+        Tally(each.runs, each.runs * (each.status in ENDED), each.runs * (each.status == "FAILED"), each.credits)
+        for each in rows
+    )
+    return sum(found, Tally())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,119 +63,90 @@ class Change:
 
 @dataclass(frozen=True)
 class WorkflowSummary:
-    """Totals, durations and versions of one workflow."""
+    """Totals, durations and versions of one workflow; the period None of its durations is the whole time."""
 
     workflow_id: str | None
     label: str
-    total: Tally
-    by_day: dict[date, Tally] = field(repr=False)
-    in_all: Durations | None
-    periods: list[Durations] = field(repr=False)
-    versions: list[VersionChange]
+    by_day: dict[date, Tally]
+    periods: dict[int | None, Durations] = field(default_factory=dict)
+    versions: list[VersionRuns] = field(default_factory=list)
+
+    @cached_property
+    def total(self) -> Tally:
+        """Totals of all days."""
+        return sum(self.by_day.values(), Tally())
 
     @property
     def p50_s(self) -> float | None:
-        """Median duration in seconds; None if no run has ended."""
-        return self.in_all.p50_s if self.in_all else None
+        """Median duration in seconds; None if no run has one."""
+        return self.periods[None].p50_s if self.periods else None
 
     @property
     def p95_s(self) -> float | None:
-        """95th percentile of the durations in seconds; None if no run has ended."""
-        return self.in_all.p95_s if self.in_all else None
+        """95th percentile of the durations in seconds; None if no run has one."""
+        return self.periods[None].p95_s if self.periods else None
+
+    def between(self, first: date, last: date) -> Tally:
+        """Add up the days `first` to `last`."""
+        return sum((each for day, each in self.by_day.items() if first <= day <= last), Tally())
 
     @cached_property
-    def since_last_version(self) -> Change | None:
-        """Totals before and since the latest version; None if no version was published."""
-        if not self.versions:
-            return None
-        changed_on = self.versions[-1].created_at.date()
-        return split_by(self.by_day, lambda day: day >= changed_on)
+    def slowdown(self) -> tuple[VersionRuns, VersionRuns, float] | None:
+        """The successive versions whose median durations differ most, with the ratio; None if none differ."""
+        found = [(*pair, median_ratio(*pair)) for pair in pairwise(self.versions)]
+        return max((each for each in found if each[2] != 1), key=lambda each: abs(log(each[2])), default=None)
 
 
-class Labels:
-    """Labels of workflows: the name, with the id added if two share it, or else the id."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        taken: dict[str, int] = defaultdict(int)
-        for name in names.values():
-            taken[name] += 1
-        self._names = {
-            each: name if taken[name] == 1 else f"{shortened(name, 40)} ({each})" for each, name in names.items()
-        }
-
-    def __call__(self, workflow_id: str | None) -> str:
-        """Return the label of a workflow, on one line of at most 80 characters."""
-        if workflow_id is None:
-            return "(no workflow)"
-        return shortened(self._names.get(workflow_id) or workflow_id, 80) or "(no name)"
-
-
-def split_by(by_day: dict[date, Tally], is_since: Callable[[date], bool]) -> Change:
-    """Add up the days before and since a point in time."""
-    change = Change(Tally(), Tally())
-    for each, counted in by_day.items():
-        side = change.since if is_since(each) else change.before
-        side.runs += counted.runs
-        side.ended += counted.ended
-        side.failed += counted.failed
-        side.credits += counted.credits
-    return change
-
-
-def last_week(facts: Facts) -> Change | None:
-    """Compare the last seven days with the seven before; None if the report covers fewer than fourteen."""
-    span = facts.span
-    if span.last - span.first < 2 * _WEEK - timedelta(days=1):
-        return None
-    since = span.last - _WEEK
-    before = since - _WEEK
-    return Change(
-        tally(row for row in facts.daily if before < row.day <= since),
-        tally(row for row in facts.daily if row.day > since),
-    )
+def median_ratio(before: VersionRuns, since: VersionRuns) -> float:
+    """Divide the median durations of two versions; 1 if they differ little, or possibly by chance."""
+    medians, error = [], 0.0
+    for each in (before, since):
+        if each.timed < _MIN_TIMED or each.quartiles_s is None or min(each.quartiles_s) <= 0:
+            return 1
+        low, middle, high = each.quartiles_s
+        medians.append(middle)
+        # The standard error of a median on a log scale; outliers do not change the deviation taken from the quartiles.
+        error += (1.253 * log(high / low) / 1.349) ** 2 / each.timed
+    ratio = medians[1] / medians[0]
+    return ratio if abs(log(ratio)) > max(log(_MIN_RATIO), _CERTAINTY * error**0.5) else 1
 
 
 def workflows(facts: Facts) -> list[WorkflowSummary]:
     """Summarize each workflow that has runs, most runs first."""
-    labels = Labels(facts.names)
-    by_day: dict[str | None, dict[date, Tally]] = defaultdict(lambda: defaultdict(Tally))
+    rows: dict[str | None, dict[date, list[DailyRuns]]] = defaultdict(lambda: defaultdict(list))
     for row in facts.daily:
-        by_day[row.workflow_id][row.day].add(row)
-    durations: dict[str | None, list[Durations]] = defaultdict(list)
-    for each in facts.durations:
-        durations[each.workflow_id].append(each)
-    versions: dict[str | None, list[VersionChange]] = defaultdict(list)
-    for version in facts.versions:
-        versions[version.workflow_id].append(version)
-    found = []
-    for workflow_id, days in by_day.items():
-        measured = durations[workflow_id]
-        found.append(
-            WorkflowSummary(
-                workflow_id,
-                labels(workflow_id),
-                split_by(days, lambda _: True).since,
-                dict(days),
-                next((each for each in measured if each.period is None), None),
-                sorted((each for each in measured if each.period is not None), key=lambda each: each.period or 0),
-                versions[workflow_id],
-            )
+        rows[row.workflow_id][row.day].append(row)
+    found = {
+        workflow_id: WorkflowSummary(
+            workflow_id, facts.label(workflow_id), {day: tally(each) for day, each in days.items()}
         )
-    return sorted(found, key=lambda each: (-each.total.runs, each.label))
+        for workflow_id, days in rows.items()
+    }
+    for measured in facts.durations:
+        found[measured.workflow_id].periods[measured.period] = measured
+    for version in facts.versions:
+        found[version.workflow_id].versions.append(version)
+    return sorted(found.values(), key=lambda each: (-each.total.runs, each.label))
 
 
-def largest(amounts: dict[str, Decimal], most: int) -> list[str]:
-    """Return up to `most` names with the largest nonzero amounts, largest first."""
-    ranked = sorted((name for name, amount in amounts.items() if amount), key=lambda name: (-amounts[name], name))
-    return ranked[:most]
+def last_week(facts: Facts) -> Change | None:
+    """Compare the last seven days with the seven before; None if the report covers fewer than fourteen."""
+    first, last = facts.span.first, facts.span.last
+    if last - first < 2 * _WEEK - timedelta(days=1):
+        return None
+    return Change(
+        tally(row for row in facts.daily if last - 2 * _WEEK < row.day <= last - _WEEK),
+        tally(row for row in facts.daily if row.day > last - _WEEK),
+    )
 
 
-def split_into_periods(first: date, last: date, length: int) -> list[tuple[date, date]]:
-    """Return the first and last day of each period of `length` days, newest first; the oldest starts at `first`."""
-    found = []
-    end = last
-    while end >= first:
-        start = max(first, end - timedelta(days=length - 1))
-        found.append((start, end))
-        end = start - timedelta(days=1)
-    return found
+def totals(amounts: Mapping[str, Mapping[date, Decimal]]) -> dict[str, Decimal]:
+    """Return the nonzero totals by name, largest first."""
+    found = {name: sum(days.values(), Decimal(0)) for name, days in amounts.items()}
+    return dict(sorted(((name, each) for name, each in found.items() if each), key=lambda pair: (-pair[1], pair[0])))
+
+
+def split_into_periods(span: Span, length: int) -> list[tuple[date, date]]:
+    """Return the first and last day of each period of `length` days, newest first; the oldest starts with the span."""
+    ends = [span.last - timedelta(days=each) for each in range(0, len(span.days), length)]
+    return [(max(span.first, end - timedelta(days=length - 1)), end) for end in ends]

@@ -7,19 +7,19 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from etl.db.statements import statements
+from etl.report.formatting import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from decimal import Decimal
 
     import asyncpg
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
-MAX_DETAILED_RUNS = 40_000
-"""Steps and models cover only the most recent days that hold at most this many runs."""
+MAX_FAILURES = 20_000
+"""Causes are counted of at most this many failed runs, the latest."""
 
-_FRESH_DAYS = 7  # if the last run is older, the report ends with its day instead of today
+_FRESH_DAYS = 7  # if the last run is older, the report ends with its day
 _PERIODS = ((31, 1), (100, 3), (10_000, 7))  # longest span, days of one point in its duration curves
 
 Row = TypeVar("Row")
@@ -27,22 +27,38 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The UTC days `first` to `last` of the report; the data of steps and models starts at `detail_first`.
+    """The UTC days `first` to `last` of the report.
 
-    `period_days` is the number of days per point of a duration curve; `undated` counts runs without `created_at`.
+    `first_run` is the time of the first run in the warehouse, `read_until` when a sync last read a stream to its end;
+    `undated` counts runs without `created_at`.
     """
 
     now: datetime
     first: date
     last: date
-    detail_first: date
-    period_days: int
+    first_run: datetime | None
+    read_until: datetime
     undated: int
 
     @property
     def days(self) -> list[date]:
         """All days, oldest first."""
         return [self.first + timedelta(days=index) for index in range((self.last - self.first).days + 1)]
+
+    @property
+    def period_days(self) -> int:
+        """Number of days per point of a duration curve."""
+        return next(each for longest, each in _PERIODS if len(self.days) <= longest)
+
+    @property
+    def starts_late(self) -> bool:
+        """Whether the first day may be partial, because the first run of the warehouse falls on it."""
+        return self.first_run is not None and self.first_run.date() == self.first
+
+    @property
+    def full_days(self) -> list[date]:
+        """The days that are not partial: neither that of the first run nor those not read to their end."""
+        return [day for day in self.days[self.starts_late :] if day < self.read_until.date()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +74,43 @@ class DailyRuns:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Median and 95th percentile of a workflow's durations in one period, or in total if `period` is None."""
+    """Durations of a workflow's runs in one period, numbered backwards from 0, or in total if `period` is None."""
 
     workflow_id: str | None
     period: int | None
+    runs: int
     p50_s: float
     p95_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class VersionChange:
-    """A version of a workflow and when it was published."""
+class VersionRuns:
+    """Runs of one version of a workflow, and the quartiles of their durations; None if no run has one."""
 
-    workflow_id: str
+    workflow_id: str | None
     version: int
-    created_at: datetime
+    first_run: datetime
+    ended: int
+    failed: int
+    timed: int
+    quartiles_s: list[float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class DailyModel:
-    """Calls of one model on one day."""
+    """Calls of one model by one workflow on one day."""
 
     day: date
+    workflow_id: str | None
     provider: str | None
     model: str | None
     calls: int
-    failed: int
     credits: Decimal
 
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """Runs, failures and durations of one step since `Span.detail_first`."""
+    """Runs, failures and durations of one step."""
 
     workflow_id: str | None
     step_key: str
@@ -103,17 +124,18 @@ class StepFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed run."""
+class FailureGroup:
+    """Runs that failed in the same step with the same message; `runs_in_all` counts those of all groups."""
 
-    run_id: str
     workflow_id: str | None
-    failed_at: datetime | None
     step_key: str | None
-    step_type: str | None
-    error: str | None
-    origin: str | None
-    version: int | None
+    message: str | None
+    runs: int
+    runs_in_all: int
+    first_seen: datetime
+    last_seen: datetime
+    versions: list[int] | None
+    last_run_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,34 +170,38 @@ class Stream:
 class Sync:
     """One of the latest syncs."""
 
-    id: int
     mode: str
     status: str
     started_at: datetime
-    ended_at: datetime | None
+    duration_s: float | None
     requests: int
     runs_inserted: int
     runs_updated: int
     runs_gone: int
     rejects: int
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All data of the report. `names` maps the ids of workflows to their names, if known."""
+    """All data of the report. `labels` maps the ids of workflows to their names, if known."""
 
     span: Span
-    names: dict[str, str]
+    labels: dict[str, str]
     daily: list[DailyRuns]
     durations: list[Durations]
-    versions: list[VersionChange]
+    versions: list[VersionRuns]
     models: list[DailyModel]
     steps: list[StepFacts]
-    failures: list[Failure]
+    failures: list[FailureGroup]
     open_runs: list[OpenRun]
     streams: list[Stream]
     syncs: list[Sync]
+
+    def label(self, workflow_id: str | None) -> str:
+        """Return the label of a workflow, on one line of at most 80 characters."""
+        if workflow_id is None:
+            return "(no workflow)"
+        return shortened(self.labels.get(workflow_id) or workflow_id, 80) or "(no name)"
 
 
 async def read_facts(connection: Connection, days: int) -> Facts:
@@ -187,18 +213,16 @@ async def read_facts(connection: Connection, days: int) -> Facts:
     """
     await connection.execute(statements("report")["tune"])
     span = await _span(connection, days)
-    daily = await _rows(connection, DailyRuns, "daily", span.first, span.last)
-    detail_first = _detail_first(span, daily)
-    span = Span(span.now, span.first, span.last, detail_first, span.period_days, span.undated)
+    bounds = span.first, span.last
     return Facts(
         span=span,
-        names={row["id"]: row["name"] for row in await connection.fetch(statements("report")["names"])},
-        daily=daily,
-        durations=await _rows(connection, Durations, "durations", span.first, span.last, span.period_days),
-        versions=await _rows(connection, VersionChange, "versions", span.first, span.last),
-        models=await _rows(connection, DailyModel, "models", detail_first, span.last),
-        steps=await _rows(connection, StepFacts, "steps", detail_first, span.last),
-        failures=await _rows(connection, Failure, "failures"),
+        labels={row["id"]: row["label"] for row in await connection.fetch(statements("report")["labels"])},
+        daily=await _rows(connection, DailyRuns, "daily", *bounds),
+        durations=await _rows(connection, Durations, "durations", *bounds, span.period_days),
+        versions=await _rows(connection, VersionRuns, "versions", *bounds),
+        models=await _rows(connection, DailyModel, "models", *bounds),
+        steps=await _rows(connection, StepFacts, "steps", *bounds),
+        failures=await _rows(connection, FailureGroup, "failures", *bounds, MAX_FAILURES),
         open_runs=await _rows(connection, OpenRun, "open_runs"),
         streams=await _rows(connection, Stream, "streams"),
         syncs=await _rows(connection, Sync, "syncs"),
@@ -214,24 +238,9 @@ async def _span(connection: Connection, days: int) -> Span:
     row = await connection.fetchrow(statements("report")["span"])
     if row is None:
         raise AssertionError("a query without FROM returns one row")
-    today = row["now"].date()
-    last = today if row["last_day"] is None or (today - row["last_day"]).days <= _FRESH_DAYS else row["last_day"]
-    first = max(last - timedelta(days=days - 1), row["first_day"] or last)
-    length = (last - first).days + 1
-    period = next(each for longest, each in _PERIODS if length <= longest)
-    return Span(row["now"], first, last, first, period, row["undated"])
-
-
-def _detail_first(span: Span, daily: Sequence[DailyRuns]) -> date:
-    """Return the earliest day from which on there are at most `MAX_DETAILED_RUNS` runs, or the last day."""
-    by_day: dict[date, int] = {}
-    for each in daily:
-        by_day[each.day] = by_day.get(each.day, 0) + each.runs
-    left = MAX_DETAILED_RUNS
-    earliest = span.last
-    for day in reversed(span.days):
-        left -= by_day.get(day, 0)
-        if left < 0:
-            break
-        earliest = day
-    return earliest
+    first_run, last_run, read_until = row["first_run"], row["last_run"], row["read_until"] or row["now"]
+    last = max(read_until, last_run or read_until).date()
+    if last_run is not None and (last - last_run.date()).days > _FRESH_DAYS:
+        last = last_run.date()
+    first = max(last - timedelta(days=days - 1), first_run.date() if first_run else last)
+    return Span(row["now"], first, last, first_run, read_until, row["undated"])

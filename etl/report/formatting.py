@@ -34,6 +34,11 @@ def percent(rate: float | None) -> str:
     return f"{rate * 100:.0f}{_GAP}%" if rate >= 0.0995 or rate == 0 else f"{rate * 100:.1f}{_GAP}%"
 
 
+def rate_with_numbers(part: int, whole: int) -> str:
+    """Format a rate with its numbers: `8.2 % (38 of 463)`."""
+    return f"{percent(part / whole if whole else None)} ({part:,} of {whole:,})"
+
+
 def credit(number: Decimal | float) -> str:
     """Format an amount of credits with about three significant digits."""
     amount = Decimal(number)
@@ -41,11 +46,11 @@ def credit(number: Decimal | float) -> str:
     if size >= 10**15:
         return f"{amount:.2e}"
     if size >= 100 or size == 0:
-        return f"{amount:,.0f}"
+        return f"{amount:,.0f}".replace("-", _MINUS)
     if size < Decimal("1e-6"):
         return "<0.000001" if amount > 0 else f">{_MINUS}0.000001"
     digits = min(6, max(0, 2 - size.adjusted()))
-    return f"{amount:.{digits}f}"
+    return f"{amount:.{digits}f}".replace("-", _MINUS)
 
 
 def seconds(length: float | None) -> str:
@@ -88,6 +93,18 @@ def day(moment: date) -> str:
 def short_day(moment: date) -> str:
     """Format a day without its year: `Tue 3 Nov`."""
     return f"{moment:%a} {moment.day} {moment:%b}"
+
+
+def day_month(moment: date) -> str:
+    """Format a day without its year and weekday: `3 Nov`."""
+    return f"{moment.day}{_GAP}{moment:%b}"
+
+
+def change(ratio: float) -> str:
+    """Format a ratio as a change: `+50 %`, or how many times as much from 2 on: `3.1 times`."""
+    if ratio >= 2:
+        return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+    return f"{'+' if ratio > 1 else _MINUS}{abs(ratio - 1) * 100:.0f}{_GAP}%"
 
 
 def minute(moment: datetime | None) -> str:

@@ -1,46 +1,68 @@
-"""The titles of the report's sections: each states a finding in one sentence."""
+"""The titles of the report's sections: each tells in one sentence what happened."""
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from etl.report import formatting
+from etl.report.aggregates import Change, Tally, totals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date
     from decimal import Decimal
 
-    from etl.report.aggregates import Change, Labels, Tally, WorkflowSummary
-    from etl.report.facts import Failure, OpenRun, Span, StepFacts, Stream
+    from etl.report.aggregates import WorkflowSummary
+    from etl.report.changes import Replacement, Shift
+    from etl.report.facts import Facts, FailureGroup, OpenRun, Span, Stream
 
-_MIN_RUNS = 20  # ended runs on both sides before two failure rates are compared
+MIN_RUNS = 20  # ended runs before a failure rate is ranked, and on both sides before two are compared
 _MIN_DIFFERENCE = 0.02  # smallest difference of two rates that is mentioned
 _MIN_STEP_RUNS = 5  # runs of a step before it can be named the slowest
+_MOSTLY = 0.5  # share of a change that makes it mostly one part's
+_FAR = 5  # times the usual 95th percentile
 
 
-def runs(total: Tally, days: int, week: Change | None) -> str:
-    """State the number of runs and whether the failure rate changed."""
+def runs(total: Tally, days: int, change: Shift | None, week: Change | None) -> str:
+    """State whether the number of runs and the failure rate changed."""
     if not total.runs:
         return f"No runs in {formatting.count(days, 'day')}"
-    if total.runs >= 2 * days > 2:
-        found = f"{formatting.count(round(total.runs / days))} runs per day"
+    if change:
+        found = _shifted("Runs", change, lambda number: f"{number:,.0f}" if number >= 10 else f"{number:.1f}")
+    elif total.runs >= 2 * days > 2:
+        found = f"About {formatting.count(round(total.runs / days))} runs a day"
     else:
         found = formatting.count(total.runs, "run") + (f" in {formatting.count(days, 'day')}" if days > 1 else "")
-    if total.failure_rate is not None:
-        found += f", {_rate_of(total, 'them', 'those that ended')} failed"
-    changed = rate_change(week)
-    return f"{found}; {changed} in the last week" if changed else found
+    if (changed := rate_change(week)) and week:
+        word = "rose" if (week.since.failure_rate or 0) > (week.before.failure_rate or 0) else "fell"
+        return f"{found}; the failure rate {word} {changed} in the last week"
+    return f"{found}; {_rate_of(total, 'them')} failed" if total.failure_rate is not None else found
 
 
-def _rate_of(total: Tally, everything: str, ended: str) -> str:
+def _shifted(what: str, change: Shift, form: Callable[[float], str]) -> str:
+    found = f"{what} {'rose' if change.since > change.before else 'fell'} from {form(change.before)} to "
+    found += f"{form(change.since)} a day"
+    if change.part is None:
+        return found
+    share = (change.part_since - change.part_before) / (change.since - change.before)
+    found += f", {'mostly' if share >= _MOSTLY else 'most of all'} because of {change.part}"
+    if change.part_first:
+        return f"{found}, in use since {formatting.day_month(change.part_first)}"
+    if change.part_last:
+        return f"{found}, last used on {formatting.day_month(change.part_last)}"
+    return f"{found} ({form(change.part_before)} to {form(change.part_since)})"
+
+
+def _rate_of(total: Tally, everything: str) -> str:
     """Format the failure rate; name the ended runs as its base if the rate of all runs differs."""
     rate = formatting.percent(total.failure_rate)
-    return f"{rate} of {everything if rate == formatting.percent(total.failed / total.runs) else ended}"
+    return f"{rate} of {everything if rate == formatting.percent(total.failed / total.runs) else 'those that ended'}"
 
 
 def rate_change(change: Change | None) -> str:
     """Describe a significant change of the failure rate; '' if there is none or there are too few runs."""
-    if change is None or min(change.before.ended, change.since.ended) < _MIN_RUNS:
+    if change is None or min(change.before.ended, change.since.ended) < MIN_RUNS:
         return ""
     before, since = change.before.failure_rate or 0.0, change.since.failure_rate or 0.0
     # Twice the standard error of the difference: rarely exceeded by chance.
@@ -48,71 +70,126 @@ def rate_change(change: Change | None) -> str:
     chance = 2 * (pooled * (1 - pooled) * (1 / change.before.ended + 1 / change.since.ended)) ** 0.5
     if abs(since - before) < max(_MIN_DIFFERENCE, chance):
         return ""
-    word = "up" if since > before else "down"
-    return f"{word} from {formatting.percent(before)} to {formatting.percent(since)}"
+    return f"from {formatting.percent(before)} to {formatting.percent(since)}"
 
 
-def spending(amounts: dict[str, Decimal], unit: str = "credits") -> str:
-    """Name the largest consumer of credits.
+def spending(spent: Mapping[str, Mapping[date, Decimal]], change: Shift | None, unit: str = "credits") -> str:
+    """State whether the credits per day changed and why, or else what used most of them.
 
     Args:
-        amounts: credits by name.
+        spent: credits by name and day.
+        change: the change of the credits per day, if there is one.
         unit: what is counted: `credits` or `model credits`.
     """
+    amounts = totals(spent)
     total = sum(amounts.values())
     if not total:
         return f"No {unit} were used"
-    top = max(amounts, key=lambda name: (amounts[name], name))
+    if change:
+        return _shifted(unit.capitalize(), change, formatting.credit)
+    top = next(iter(amounts))
     return f"{top} used {formatting.percent(float(amounts[top] / total))} of {formatting.credit(total)} {unit}"
 
 
-def workflows(found: Sequence[WorkflowSummary]) -> str:
-    """Name the workflow with the highest failure rate."""
-    rated = [each for each in found if each.total.ended >= _MIN_RUNS] or [each for each in found if each.total.ended]
-    if not rated:
-        return "No runs have ended"
-    worst = max(rated, key=lambda each: (each.total.failure_rate or 0.0, each.label))
-    if not worst.total.failed:
-        return "No runs failed"
-    return f"{worst.label} fails most often: {_rate_of(worst.total, 'its runs', 'its ended runs')}"
+def replacement(change: Replacement) -> str:
+    """State which model replaced another, and what it did to the credits per run."""
+    found = f"{' and '.join(change.new)} replaced {' and '.join(change.old)} in {change.summary.label} "
+    found += f"with v{change.version.version} on " if change.version else "on "
+    found += formatting.day_month(change.day)
+    if change.credits_per_run is None:
+        return found
+    before, since = change.credits_per_run
+    numbers = f"from {formatting.credit(before)} to {formatting.credit(since)}"
+    ratio = since / before
+    if abs(ratio - 1) < 0.05:
+        return f"{found}: credits per run stayed about the same ({numbers})"
+    return f"{found}: credits per run {'rose' if ratio > 1 else 'fell'} {numbers} ({formatting.change(ratio)})"
+
+
+def durations(found: Sequence[WorkflowSummary], period_days: int) -> str:
+    """Name the workflow that a version made slower, or else faster, and whether some runs took much longer lately."""
+    changed = sorted(
+        (each for each in found if each.slowdown), key=lambda each: each.slowdown[2] if each.slowdown else 0
+    )
+    if changed:
+        slower = [each for each in changed if each.slowdown and each.slowdown[2] > 1]
+        top = slower[-1] if slower else changed[0]
+        title = f"{top.label} got {slowdown(top)}"
+    elif any(len(each.versions) > 1 for each in found):
+        title = "No version changed the median duration of a workflow much"
+    else:
+        timed = [each for each in found if each.p50_s is not None]
+        if not timed:
+            return "No runs have ended"
+        top = max(timed, key=lambda each: each.p50_s or 0)
+        title = f"{top.label} takes longest: median {formatting.seconds(top.p50_s)}"
+    late = [each for each in found if _has_late_tail(each)]
+    if not late:
+        return title
+    when = "on the last day" if period_days == 1 else f"in the last {period_days} days"
+    longest = max(each.periods[0].p95_s for each in late)
+    whose = f"{late[0].label}" if len(late) == 1 else f"{len(late)} workflows"
+    return (
+        f"{title}; {when}, the 95th percentile of {whose} rose far above the usual, up to {formatting.seconds(longest)}"
+    )
+
+
+def slowdown(summary: WorkflowSummary) -> str:
+    """Describe the version that changed the median duration of a workflow most; '' if none did."""
+    if summary.slowdown is None:
+        return ""
+    before, since, ratio = summary.slowdown
+    medians = " to ".join(formatting.seconds((each.quartiles_s or [0, 0])[1]) for each in (before, since))
+    when = formatting.day_month(since.first_run)
+    return f"{'slower' if ratio > 1 else 'faster'} with v{since.version} on {when}: median {medians}"
+
+
+def _has_late_tail(summary: WorkflowSummary) -> bool:
+    """Whether the 95th percentile of the newest period is far above the usual one."""
+    usual = [each.p95_s for period, each in summary.periods.items() if period]
+    return 0 in summary.periods and len(usual) >= 3 and summary.periods[0].p95_s > _FAR * median(usual)
 
 
 def workflow(summary: WorkflowSummary) -> str:
-    """State the failure rate and median duration of a workflow, and whether its latest version changed the rate."""
-    if summary.total.failure_rate is None:
-        return "no runs have ended"
-    found = f"{formatting.percent(summary.total.failure_rate)} failed"
+    """State the failure rate and durations of a workflow, and what its versions changed."""
+    total = summary.total
+    if total.failure_rate is None:
+        return "No runs have ended."
+    found = f"{formatting.rate_with_numbers(total.failed, total.ended)} failed"
     if summary.p50_s is not None:
-        found += f", median duration {formatting.seconds(summary.p50_s)}"
-    changed = rate_change(summary.since_last_version)
-    return f"{found}; {changed} since v{summary.versions[-1].version}" if changed else found
+        found += f"; median {formatting.seconds(summary.p50_s)}, p95 {formatting.seconds(summary.p95_s)}"
+    changes = [f"Got {slowdown(summary)}"] if summary.slowdown else []
+    for before, since in zip(summary.versions, summary.versions[1:], strict=False):
+        rates = rate_change(Change(*(Tally(ended=each.ended, failed=each.failed) for each in (before, since))))
+        changes += [f"Failure rate {rates} with v{since.version}"] if rates else []
+    return ". ".join([found, *changes]) + "."
 
 
-def slowest(steps: Sequence[StepFacts], labels: Labels) -> str:
+def failures(ranked: Sequence[WorkflowSummary], groups: Sequence[FailureGroup]) -> str:
+    """Name the workflow with the highest failure rate, and the most frequent error."""
+    if not ranked:
+        return "No runs failed"
+    worst = ranked[0]
+    found = f"{worst.label} fails most often: {formatting.percent(worst.total.failure_rate)} of its runs"
+    found += f" ({worst.total.failed:,} of {worst.total.ended:,})"
+    mine = [each for each in groups if each.workflow_id == worst.workflow_id and each.step_key]
+    if not mine:
+        return found
+    steps: dict[str, int] = {}
+    for each in mine:
+        steps[each.step_key or ""] = steps.get(each.step_key or "", 0) + each.runs
+    step = max(steps, key=lambda key: (steps[key], key))
+    return f"{found}, mostly in {step}" if steps[step] > sum(steps.values()) / 2 else f"{found}, most of all in {step}"
+
+
+def slowest(facts: Facts) -> str:
     """Name the slowest step."""
-    timed = [each for each in steps if each.p95_s is not None]
+    timed = [each for each in facts.steps if each.p95_s is not None]
     if not timed:
         return "No step durations"
     frequent = [each for each in timed if each.runs >= _MIN_STEP_RUNS] or timed
     top = max(frequent, key=lambda each: each.p95_s or 0.0)
-    return f"{top.step_key} of {labels(top.workflow_id)} is slowest (p95 {formatting.seconds(top.p95_s)})"
-
-
-def most_failing(steps: Sequence[StepFacts], labels: Labels) -> str:
-    """Name the step with the most failures."""
-    if not any(each.failed for each in steps):
-        return "no steps failed"
-    top = max(steps, key=lambda each: (each.failed, each.step_key))
-    return f"{top.step_key} of {labels(top.workflow_id)} fails most often ({formatting.count(top.failed, 'time')})"
-
-
-def failures(found: Sequence[Failure], labels: Labels, span: Span) -> str:
-    """Describe the latest failure."""
-    if not found:
-        return "No runs have failed"
-    last = found[0]
-    step = f", step {last.step_key}" if last.step_key else ""
-    return f"The latest failure was {formatting.ago(last.failed_at, span.now)}: {labels(last.workflow_id)}{step}"
+    return f"{top.step_key} of {facts.label(top.workflow_id)} is slowest: p95 {formatting.seconds(top.p95_s)}"
 
 
 def open_runs(found: Sequence[OpenRun]) -> str:

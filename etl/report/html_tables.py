@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etl.report import formatting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from etl.report.aggregates import Labels, WorkflowSummary
-    from etl.report.facts import Facts, StepFacts, Stream
+    from etl.report.aggregates import WorkflowSummary
+    from etl.report.changes import Replacement
+    from etl.report.facts import Facts, Stream
 
-MAX_WORKFLOWS = 300
-MAX_STEPS = 100
+_MAX_WORKFLOWS = 300
+_MAX_STEPS = 100
 _MAX_STREAMS = 500
+_MAX_REPLACEMENTS = 30
+_NO_TROUBLE = ("succeeded", "running", "skipped")
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,8 @@ class Table:
     """A sortable table. Columns whose heading starts with `-` are hidden on narrow screens; the `-` is not shown."""
 
     caption: str
-    headings: tuple[str, ...]
-    rows: Sequence[tuple[Cell, ...]]
+    headings: list[str]
+    rows: list[list[Cell]]
 
     @property
     def has_messages(self) -> bool:
@@ -45,95 +50,91 @@ class Table:
         return any(cell.look == "long" for row in self.rows for cell in row)
 
 
+def _table(caption: str, rows: Iterable[Row], columns: dict[str, Callable[[Row], Cell]]) -> Table:
+    return Table(caption, list(columns), [[cell(row) for cell in columns.values()] for row in rows])
+
+
 def workflows(found: Sequence[WorkflowSummary]) -> Table:
     """One row per workflow that has runs."""
-    rows = [
-        (
-            _text(each.label),
-            _count(each.total.runs),
-            _rate(each.total.failure_rate, each.total.failed),
-            _seconds(each.p50_s),
-            _seconds(each.p95_s),
-            _credit(each.total.credits),
-            _credit(each.total.credits / each.total.runs),
-        )
-        for each in found[:MAX_WORKFLOWS]
-    ]
-    headings = ("Workflow", "Runs", "Failed", "-Median", "-p95", "Credits", "-Credits per run")
-    return Table("Workflows", headings, rows)
+    return _table("Workflows", found[:_MAX_WORKFLOWS], {
+        "Workflow": lambda each: _text(each.label),
+        "Runs": lambda each: _count(each.total.runs),
+        "Failed": lambda each: _rate(each.total.failed, each.total.ended),
+        "-Median": lambda each: _seconds(each.p50_s),
+        "-p95": lambda each: _seconds(each.p95_s),
+        "Credits": lambda each: _credit(each.total.credits),
+        "-Credits per run": lambda each: _credit(each.total.credits / each.total.runs),
+    })  # fmt: skip
 
 
-def steps(found: Sequence[StepFacts], labels: Labels) -> Table:
+def replacements(found: Sequence[Replacement]) -> Table:
+    """One row per day on which models of a workflow were replaced, in the order given."""
+    return _table("Replaced models", found[:_MAX_REPLACEMENTS], {
+        "Day": lambda each: Cell(formatting.day(each.day), each.day.toordinal()),
+        "Workflow": lambda each: _text(each.summary.label),
+        "-Version": lambda each: _text(f"v{each.version.version}" if each.version else None),
+        "Models": lambda each: _text(f"{', '.join(each.old)} → {', '.join(each.new)}", "long"),
+        "-Credits per run before": lambda each: _credit(each.credits_per_run and each.credits_per_run[0]),
+        "-Since": lambda each: _credit(each.credits_per_run and each.credits_per_run[1]),
+        "In all": lambda each: _credit(each.effect if each.credits_per_run else None, sign=True),
+    })  # fmt: skip
+
+
+def steps(facts: Facts) -> Table:
     """One row per step: the slowest ones and those with the most failures."""
-    by_time = sorted(found, key=lambda each: -(each.p95_s or 0.0))[: MAX_STEPS // 2]
-    by_failures = sorted((each for each in found if each.failed), key=lambda each: -each.failed)[: MAX_STEPS // 2]
-    rows = [
-        (
-            _text(each.step_key, "code"),
-            _text(labels(each.workflow_id)),
-            _text(each.type),
-            _count(each.runs),
-            _rate(each.failed / each.ended if each.ended else None, each.failed),
-            _seconds(each.p50_s),
-            _seconds(each.p95_s),
-            _credit(each.credits),
-        )
-        for each in dict.fromkeys([*by_time, *by_failures])
-    ]
-    return Table("Steps", ("Step", "Workflow", "-Type", "-Runs", "Failed", "-Median", "p95", "-Credits"), rows)
+    by_time = sorted(facts.steps, key=lambda each: -(each.p95_s or 0.0))[: _MAX_STEPS // 2]
+    by_failures = sorted((each for each in facts.steps if each.failed), key=lambda each: -each.failed)
+    return _table("Steps", dict.fromkeys([*by_time, *by_failures[: _MAX_STEPS // 2]]), {
+        "Step": lambda each: _text(each.step_key, "code"),
+        "Workflow": lambda each: _text(facts.label(each.workflow_id)),
+        "-Type": lambda each: _text(each.type),
+        "-Runs": lambda each: _count(each.runs),
+        "Failed": lambda each: _rate(each.failed, each.ended),
+        "-Median": lambda each: _seconds(each.p50_s),
+        "p95": lambda each: _seconds(each.p95_s),
+        "-Credits": lambda each: _credit(each.credits),
+    })  # fmt: skip
 
 
-def failures(facts: Facts, labels: Labels) -> Table:
-    """One row per failed run, latest first."""
-    rows = [
-        (
-            _time(each.failed_at),
-            _text(labels(each.workflow_id)),
-            _text(f"v{each.version}" if each.version is not None else None),
-            _text(each.step_key, "code"),
-            _text(each.error, "long"),
-            _text(each.origin),
-            _text(each.run_id, "code"),
-        )
-        for each in facts.failures
-    ]
-    return Table("Failures", ("Failed at", "Workflow", "-Version", "Step", "Error", "-Origin", "-Run"), rows)
+def failures(facts: Facts) -> Table:
+    """One row per cause of failures, the most frequent first."""
+    return _table("Causes of failures", facts.failures, {
+        "Runs": lambda each: _count(each.runs),
+        "Workflow": lambda each: _text(facts.label(each.workflow_id)),
+        "Step": lambda each: _text(each.step_key, "code"),
+        "Message": lambda each: _text(each.message, "long"),
+        "-First": lambda each: _time(each.first_seen),
+        "Latest": lambda each: _time(each.last_seen),
+        "-Versions": lambda each: _text(", ".join(f"v{version}" for version in each.versions or ()) or None),
+        "-Latest run": lambda each: _text(each.last_run_id, "code"),
+    })  # fmt: skip
 
 
-def open_runs(facts: Facts, labels: Labels) -> Table:
+def open_runs(facts: Facts) -> Table:
     """One row per open run, oldest first."""
-    rows = [
-        (
-            _seconds(each.age_s),
-            _text(labels(each.workflow_id)),
-            _text(each.status),
-            _time(each.created_at),
-            _time(each.last_synced_at),
-            _text(each.run_id, "code"),
-        )
-        for each in facts.open_runs
-    ]
-    return Table("Open runs", ("Open for", "Workflow", "Status", "-Created", "-Last updated", "-Run"), rows)
+    return _table("Open runs", facts.open_runs, {
+        "Open for": lambda each: _seconds(each.age_s),
+        "Workflow": lambda each: _text(facts.label(each.workflow_id)),
+        "Status": lambda each: _text(each.status),
+        "-Created": lambda each: _time(each.created_at),
+        "-Last updated": lambda each: _time(each.last_synced_at),
+        "-Run": lambda each: _text(each.run_id, "code"),
+    })  # fmt: skip
 
 
-def streams(facts: Facts, labels: Labels) -> Table:
+def streams(facts: Facts) -> Table:
     """One row per stream, those that need attention first."""
-    ranked = sorted(facts.streams, key=lambda each: (each.state == "complete", labels(each.workflow_id)))
-    rows = [
-        (
-            _text(labels(each.workflow_id)),
-            _text(_state(each), "" if each.state == "complete" else "bad"),
-            _count(each.api_count),
-            _count(each.warehouse_count),
-            _count(each.quarantined),
-            Cell(formatting.ago(each.last_synced_at, facts.span.now), _stamp(each.last_synced_at)),
-            Cell(formatting.ago(each.last_reconciled_at, facts.span.now), _stamp(each.last_reconciled_at)),
-            _text(each.app_id, "code"),
-        )
-        for each in ranked[:_MAX_STREAMS]
-    ]
-    headings = ("Workflow", "State", "API count", "Warehouse", "-Quarantined", "Last read", "-Reconciled", "-App")
-    return Table("Sync health", headings, rows)
+    ranked = sorted(facts.streams, key=lambda each: (each.state == "complete", facts.label(each.workflow_id)))
+    return _table("Sync health", ranked[:_MAX_STREAMS], {
+        "Workflow": lambda each: _text(facts.label(each.workflow_id)),
+        "State": lambda each: _text(_state(each), "" if each.state == "complete" else "bad"),
+        "API count": lambda each: _count(each.api_count),
+        "Warehouse": lambda each: _count(each.warehouse_count),
+        "-Quarantined": lambda each: _count(each.quarantined),
+        "Last read": lambda each: _ago(each.last_synced_at, facts.span.now),
+        "-Reconciled": lambda each: _ago(each.last_reconciled_at, facts.span.now),
+        "-App": lambda each: _text(each.app_id, "code"),
+    })  # fmt: skip
 
 
 def _state(stream: Stream) -> str:
@@ -144,22 +145,17 @@ def _state(stream: Stream) -> str:
 
 def syncs(facts: Facts) -> Table:
     """One row per sync, latest first."""
-    rows = [
-        (
-            _time(each.started_at),
-            _text(each.mode),
-            _text(each.status, "" if each.status in ("succeeded", "running", "skipped") else "bad"),
-            _seconds((each.ended_at - each.started_at).total_seconds() if each.ended_at else None),
-            _count(each.requests),
-            _count(each.runs_inserted),
-            _count(each.runs_updated),
-            _count(each.runs_gone),
-            _count(each.rejects),
-        )
-        for each in facts.syncs
-    ]
-    headings = ("Started", "Mode", "Status", "-Duration", "-Requests", "New", "Changed", "-Gone", "-Quarantined")
-    return Table("Recent syncs", headings, rows)
+    return _table("Recent syncs", facts.syncs, {
+        "Started": lambda each: _time(each.started_at),
+        "Mode": lambda each: _text(each.mode),
+        "Status": lambda each: _text(each.status, "" if each.status in _NO_TROUBLE else "bad"),
+        "-Duration": lambda each: _seconds(each.duration_s),
+        "-Requests": lambda each: _count(each.requests),
+        "New": lambda each: _count(each.runs_inserted),
+        "Changed": lambda each: _count(each.runs_updated),
+        "-Gone": lambda each: _count(each.runs_gone),
+        "-Quarantined": lambda each: _count(each.rejects),
+    })  # fmt: skip
 
 
 def _text(value: str | None, look: str = "") -> Cell:
@@ -171,21 +167,26 @@ def _count(value: int | None) -> Cell:
     return Cell(formatting.count(value), _number(value), "number")
 
 
-def _rate(rate: float | None, number: int) -> Cell:
-    text = formatting.percent(rate) + (f" ({number:,})" if number else "")
-    return Cell(text, _number(rate), "number")
+def _rate(failed: int, ended: int) -> Cell:
+    rate = failed / ended if ended else None
+    return Cell(formatting.percent(rate) + (f" ({failed:,})" if failed else ""), _number(rate), "number")
 
 
 def _seconds(value: float | None) -> Cell:
     return Cell(formatting.seconds(value), _number(value), "number")
 
 
-def _credit(value: Any) -> Cell:
-    return Cell(formatting.credit(value), _number(value), "number")
+def _credit(value: Any, *, sign: bool = False) -> Cell:
+    text = formatting.NOTHING if value is None else formatting.credit(value)
+    return Cell("+" * (sign and value is not None and value > 0) + text, _number(value), "number")
 
 
 def _time(value: datetime | None) -> Cell:
     return Cell(formatting.minute(value), _stamp(value))
+
+
+def _ago(value: datetime | None, now: datetime) -> Cell:
+    return Cell(formatting.ago(value, now), _stamp(value))
 
 
 def _stamp(value: datetime | None) -> float:

@@ -5,31 +5,33 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.resources import files
+from math import log, log10
 from typing import TYPE_CHECKING
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from etl import __version__
-from etl.report import aggregates, formatting, headlines, html_tables, plots
+from etl.report import aggregates, changes, formatting, headlines, html_tables, plots
+from etl.report.facts import MAX_FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
 
-    from etl.report.aggregates import Labels, WorkflowSummary
-    from etl.report.facts import Facts
+    from etl.report.aggregates import WorkflowSummary
+    from etl.report.changes import Shift
+    from etl.report.facts import Facts, Span, StepFacts
     from etl.report.html_tables import Table
+    from etl.report.plots import Plot
 
-_MAX_COLOURS = 7  # the others share one
+_MAX_COLOURS = 8  # if there are more, the others share the last
 _MAX_CARDS = 12
 _MAX_BARS = 10
-_REST = "all others"
 
 _STATUSES = {
     "COMPLETED": "var(--completed)",
@@ -53,31 +55,34 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """A plot over days, for wide and narrow screens, with its legend and the tooltips of the days (a JSON list)."""
+class Bar:
+    """A horizontal bar, from `low` to `high` of 0 to 100, with its label and the amount that it shows."""
 
-    wide: Markup
-    narrow: Markup
-    legend: list[tuple[str, str]]
-    tips: str
+    label: str
+    amount: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A small plot with a heading and a finding; the drawing may be empty."""
+    """A small plot, or bars, with a heading and a finding."""
 
     heading: str
     finding: str
-    drawing: Markup
+    plot: Plot | None = None
+    bars: list[Bar] = field(default_factory=list)
+    colour: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page; its title states the finding."""
+    """A section of the page; its title tells what happened."""
 
+    key: str
     name: str
     title: str
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
     plot: Plot | None = None
     cards: list[Card] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -89,7 +94,7 @@ def render(facts: Facts) -> str:
     style, script, template = (
         folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "script.js", "page.html")
     )
-    # Everything outside the template is data or a drawing; only drawings are marked as safe.
+    # Everything outside the template is data or a drawing, and only drawings are marked as safe.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=DictLoader({})
     )
@@ -101,216 +106,202 @@ def render(facts: Facts) -> str:
         version=__version__,
         generated=formatting.minute(span.now),
         span=" to ".join(dict.fromkeys([formatting.day(span.first), formatting.day(span.last)])),
-        stale=(span.now.date() - span.last).days,
-        undated=formatting.count(span.undated, "run"),
-        has_undated=span.undated > 0,
+        notices=_notices(span),
         is_empty=not (facts.daily or facts.failures or facts.open_runs or facts.streams),
         tiles=_tiles(facts),
         sections=sections(facts),
     )
 
 
+def _notices(span: Span) -> list[str]:
+    found = []
+    if span.last < span.read_until.date():
+        found.append(f"The last run is {formatting.count((span.now.date() - span.last).days, 'day')} old.")
+    if (span.now - span.read_until).days:
+        found.append(f"The last sync was {formatting.ago(span.read_until, span.now)}; later runs are missing.")
+    if span.undated:
+        found.append(f"The daily plots omit {formatting.count(span.undated, 'run')} without created_at.")
+    return found
+
+
 def _tiles(facts: Facts) -> list[Tile]:
     total, week = aggregates.tally(facts.daily), aggregates.last_week(facts)
-    days = formatting.count(len(facts.span.days), "day")
-    runs_note, credits_note = f"in {days}", f"in {days}"
+    runs_note = credits_note = f"in {formatting.count(len(facts.span.days), 'day')}"
+    failed_note = formatting.count(total.failed, "run")
     if week is not None:
         runs_note = f"{week.since.runs:,} in the last 7 days, {week.before.runs:,} in the 7 before"
-        credits_note = f"{formatting.credit(week.since.credits)} in the last 7 days, "
-        credits_note += f"{formatting.credit(week.before.credits)} in the 7 before"
+        since, before = formatting.credit(week.since.credits), formatting.credit(week.before.credits)
+        credits_note = f"{since} in the last 7 days, {before} in the 7 before"
+    if changed := headlines.rate_change(week):
+        failed_note += f"; {changed} in the last 7 days"
     number_open = facts.open_runs[0].open_in_all if facts.open_runs else 0
-    incomplete = sum(each.state != "complete" for each in facts.streams)
+    oldest = headlines.open_runs(facts.open_runs).partition(", ")[2] or "none"
+    complete = sum(each.state == "complete" for each in facts.streams)
+    number = len(facts.streams)
     return [
         Tile("Runs", f"{total.runs:,}", runs_note),
-        Tile(
-            "Failed",
-            formatting.percent(total.failure_rate),
-            headlines.rate_change(week) or formatting.count(total.failed, "run"),
-        ),
+        Tile("Failed", formatting.percent(total.failure_rate), failed_note),
         Tile("Credits", formatting.credit(total.credits), credits_note),
-        Tile("Open runs", f"{number_open:,}", headlines.open_runs(facts.open_runs).partition(", ")[2] or "none"),
-        Tile(
-            "Complete",
-            f"{len(facts.streams) - incomplete} of {len(facts.streams)}",
-            "workflows match the API's count",
-            bad=incomplete > 0,
-        ),
+        Tile("Open runs", f"{number_open:,}", oldest),
+        Tile("Complete", f"{complete} of {number}", "workflows match the API's count", bad=complete < number),
     ]
 
 
 def sections(facts: Facts) -> list[Section]:
     """Return the sections that have data, in the order of the page."""
-    labels = aggregates.Labels(facts.names)
     found = aggregates.workflows(facts)
     made = []
     if facts.daily:
-        made += [_runs(facts), _credits(facts, labels), _models(facts), _workflows(facts, found)]
-    if facts.steps:
-        made.append(_steps(facts, labels))
+        made += [_runs(facts, found), _credits(facts, found), _models(facts, found), _workflows(facts, found)]
     if facts.daily or facts.failures:
-        failed = html_tables.failures(facts, labels)
-        title = headlines.failures(facts.failures, labels, facts.span)
-        note = "The 50 latest." if len(failed.rows) == 50 else ""
-        made.append(Section("Recent failures", title, note, tables=[failed] if failed.rows else []))
+        made.append(_failures(facts, found))
+    if facts.steps:
+        made.append(_steps(facts))
     if facts.daily or facts.open_runs:
-        waiting = html_tables.open_runs(facts, labels)
-        note = "The 100 oldest." if len(waiting.rows) == 100 else ""
+        notes = ["The 100 oldest."] if len(facts.open_runs) == 100 else []
         title = headlines.open_runs(facts.open_runs)
-        made.append(Section("Open runs", title, note, tables=[waiting] if waiting.rows else []))
+        made.append(Section("open", "Open runs", title, notes, tables=[html_tables.open_runs(facts)]))
     if facts.streams:
-        health = [each for each in (html_tables.streams(facts, labels), html_tables.syncs(facts)) if each.rows]
-        made.append(Section("Sync health", headlines.streams(facts.streams, facts.span), tables=health))
+        title = headlines.streams(facts.streams, facts.span)
+        tables = [html_tables.streams(facts), html_tables.syncs(facts)]
+        made.append(Section("health", "Sync health", title, tables=tables))
     return made
 
 
-def _runs(facts: Facts) -> Section:
-    by_day: dict[str, dict[date, float]] = defaultdict(lambda: defaultdict(float))
+def _runs(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
+    by_status: dict[str, dict[date, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     for row in facts.daily:
-        by_day[row.status or "(no status)"][row.day] += row.runs
-    order = [*_STATUSES, *sorted(by_day.keys() - _STATUSES.keys())]
+        by_status[row.status or "(no status)"][row.day] += row.runs
+    order = [*_STATUSES, *sorted(by_status.keys() - _STATUSES.keys())]
     others = itertools.cycle(_OTHER_STATUSES)
-    colours = {each: _STATUSES.get(each) or next(others) for each in order if each in by_day}
-    names = {each: each.capitalize() if each in _STATUSES else each for each in colours}
-    title = headlines.runs(aggregates.tally(facts.daily), len(facts.span.days), aggregates.last_week(facts))
-    return Section("Runs per day, by status", title, plot=_plot(facts.span.days, by_day, colours, names, "run"))
+    colours = {each: _STATUSES.get(each) or next(others) for each in order if each in by_status}
+    series = [plots.Series(each.capitalize(), colour, by_status[each]) for each, colour in colours.items()]
+    counts = {each.label: {day: Decimal(one.runs) for day, one in each.by_day.items()} for each in found}
+    change, week = changes.shift(counts, facts.span.full_days), aggregates.last_week(facts)
+    title = headlines.runs(aggregates.tally(facts.daily), len(facts.span.days), change, week)
+    name, plot = f"Runs per {plots.slot(facts.span)}, by status", plots.stacked(facts.span, series, "runs")
+    return Section("runs", name, title, _notes(facts.span, change), plot)
 
 
-def _credits(facts: Facts, labels: Labels) -> Section:
-    spent: dict[str, dict[date, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
-    for row in facts.daily:
-        spent[labels(row.workflow_id)][row.day] += row.credits
-    totals = {name: sum(days.values(), Decimal(0)) for name, days in spent.items()}
-    plot = _spending(facts.span.days, spent, totals)
-    return Section("Credits per day, by workflow", headlines.spending(totals), plot=plot)
+def _credits(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
+    spent = {each.label: {day: one.credits for day, one in each.by_day.items()} for each in found}
+    change = changes.shift(spent, facts.span.full_days)
+    name, title = f"Credits per {plots.slot(facts.span)}, by workflow", headlines.spending(spent, change)
+    return Section("credits", name, title, _notes(facts.span, change), _spending(facts.span, spent))
 
 
-def _models(facts: Facts) -> Section:
-    days = [day for day in facts.span.days if day >= facts.span.detail_first]
+def _models(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     spent: dict[str, dict[date, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     for row in facts.models:
         name = "/".join(each for each in (row.provider, row.model) if each) or "(unknown model)"
         spent[formatting.shortened(name, 80)][row.day] += row.credits
-    totals = {name: sum(by_day.values(), Decimal(0)) for name, by_day in spent.items()}
-    note = "Steps that loop over several models are left out: the API does not split their credits."
-    title = headlines.spending(totals, "model credits")
-    return Section("Credits per day, by model", title, _detail_note(facts) + note, _spending(days, spent, totals))
+    replaced, change = changes.replacements(facts, found), None
+    if replaced:
+        title = headlines.replacement(replaced[0])
+    else:
+        change = changes.shift(spent, facts.span.full_days)
+        title = headlines.spending(spent, change, "model credits")
+    notes = _notes(facts.span, change)
+    notes.append("Steps that loop over several models are left out: the API does not split their credits.")
+    if any(each.credits_per_run for each in replaced):
+        notes.append("In all: what the runs since then cost more or less than they would have cost before.")
+    plot = _spending(facts.span, spent, replaced[0].day if replaced else None)
+    name, tables = f"Credits per {plots.slot(facts.span)}, by model", [html_tables.replacements(replaced)]
+    return Section("models", name, title, notes, plot, tables=tables)
 
 
-def _detail_note(facts: Facts) -> str:
-    if facts.span.detail_first == facts.span.first:
-        return ""
-    return f"Only since {formatting.day(facts.span.detail_first)}, to keep the report fast. "
+def _notes(span: Span, change: Shift | None) -> list[str]:
+    """Say what the title compares, and which days are partial."""
+    notes, partial = [], []
+    if change:
+        notes.append(f"The title compares the last {change.days} full days with the {change.days} before.")
+    if span.starts_late and span.first_run:
+        partial.append(f"{formatting.day_month(span.first)} begins with the first run, at {span.first_run:%H:%M}")
+    if span.last >= span.read_until.date():
+        partial.append(f"{formatting.day_month(span.read_until)} was read until {span.read_until:%H:%M}")
+    if partial:
+        notes.append(f"Pale: partial {plots.slot(span)}{'s' * (len(partial) > 1)} ({'; '.join(partial)}).")
+    return notes
 
 
-def _spending(
-    days: Sequence[date], spent: Mapping[str, Mapping[date, Decimal]], totals: Mapping[str, Decimal]
-) -> Plot | None:
+def _spending(span: Span, spent: Mapping[str, Mapping[date, Decimal]], mark: date | None = None) -> Plot | None:
     """Plot credits by name; None if there are none."""
-    top = aggregates.largest(dict(totals), _MAX_COLOURS)
-    if not top:
-        return None
-    by_day: dict[str, dict[date, float]] = {name: {day: float(spent[name].get(day, 0)) for day in days} for name in top}
-    colours = {name: f"var(--c{index})" for index, name in enumerate(top)}
-    others = [spent[name] for name in totals if name not in by_day]
-    if any(any(each.values()) for each in others):
-        by_day[_REST] = {day: float(sum(each.get(day, Decimal(0)) for each in others)) for day in days}
-        colours[_REST] = "var(--rest)"
-    return _plot(days, by_day, colours, {name: name for name in colours}, "")
-
-
-def _plot(
-    days: Sequence[date],
-    by_day: Mapping[str, Mapping[date, float]],
-    colours: Mapping[str, str],
-    names: Mapping[str, str],
-    noun: str,
-) -> Plot:
-    series = [
-        plots.Series(name, colour, [by_day[name].get(day, 0.0) for day in days]) for name, colour in colours.items()
-    ]
-    tips = []
-    for index, day in enumerate(days):
-        parts = [(each.values[index], names[each.label]) for each in series if each.values[index]]
-        amounts = [f"{_amount(value, noun)} {formatting.shortened(name, 32)}" for value, name in parts]
-        whole = sum(value for value, _ in parts)
-        unit = formatting.count(round(whole), noun) if noun else f"{formatting.credit(whole)} credits"
-        tips.append("\n".join([f"{formatting.short_day(day)}: {unit}", *(amounts if len(amounts) > 1 else [])]))
-    return Plot(
-        _drawing(plots.stacked_days(days, series, plots.WIDE, whole=bool(noun))),
-        _drawing(plots.stacked_days(days, series, plots.NARROW, whole=bool(noun))),
-        [(formatting.shortened(names[name], 48), colour) for name, colour in colours.items()],
-        json.dumps(tips, ensure_ascii=False, separators=(",", ":")),
-    )
-
-
-def _amount(value: float, noun: str) -> str:
-    return f"{value:,.0f}" if noun else formatting.credit(value)
+    ranked = list(aggregates.totals(spent))
+    top = ranked[: _MAX_COLOURS - (len(ranked) > _MAX_COLOURS)]
+    series = [plots.Series(name, f"var(--c{index})", spent[name]) for index, name in enumerate(top)]
+    if rest := ranked[len(top) :]:
+        amounts = {day: sum((spent[name].get(day, Decimal(0)) for name in rest), Decimal(0)) for day in span.days}
+        series.append(plots.Series(f"{len(rest)} others", "var(--rest)", amounts))
+    return plots.stacked(span, series, "credits", mark) if series else None
 
 
 def _workflows(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
+    # Those whose durations changed most come first, as in the title.
+    ranked = sorted(found, key=lambda each: -abs(log(each.slowdown[2])) if each.slowdown else 0.0)[:_MAX_CARDS]
     cards = [
-        Card(each.label, headlines.workflow(each), _drawing(_curves(facts, each) if each.total.ended else ""))
-        for each in found[:_MAX_CARDS]
+        Card(
+            each.label, headlines.workflow(each), plots.workflow_curves(facts.span, each) if each.total.ended else None
+        )
+        for each in ranked
     ]
-    notes = [f"The {_MAX_CARDS} with the most runs; the table lists more."] if len(found) > _MAX_CARDS else []
+    notes = [f"{_MAX_CARDS} of {len(found)} workflows; the table lists more."] if len(found) > _MAX_CARDS else []
     if facts.span.period_days > 1:
         notes.append(f"Each point covers {facts.span.period_days} days.")
-    if any(each.versions for each in found[:_MAX_CARDS]):
-        notes.append("Dashed lines mark published versions.")
-    note = " ".join(notes)
-    return Section("Workflows", headlines.workflows(found), note, cards=cards, tables=[html_tables.workflows(found)])
+    if any(each.versions[1:] for each in ranked):
+        notes.append("Dashed lines mark the first run of a version.")
+    title = headlines.durations(found, facts.span.period_days)
+    tables = [html_tables.workflows(found)]
+    return Section("workflows", "Durations, by workflow", title, notes, cards=cards, tables=tables)
 
 
-def _curves(facts: Facts, found: WorkflowSummary) -> str:
-    span = facts.span
-    timed = {each.period: each for each in found.periods}
-    periods = []
-    for index, (first, last) in enumerate(aggregates.split_into_periods(span.first, span.last, span.period_days)):
-        inside = aggregates.split_by(
-            {day: each for day, each in found.by_day.items() if first <= day <= last}, lambda _: True
-        ).since
-        if inside.runs:
-            measured = timed.get(index)
-            p50_s, p95_s = (measured.p50_s, measured.p95_s) if measured else (None, None)
-            periods.append(plots.Period(first, last, inside.failure_rate, p50_s, p95_s))
-    periods.reverse()
-    return plots.workflow_curves(span.days, periods, [(each.created_at, each.version) for each in found.versions])
-
-
-def _steps(facts: Facts, labels: Labels) -> Section:
-    cards = []
-    timed = sorted((each for each in facts.steps if each.p95_s), key=lambda each: -(each.p95_s or 0.0))[:_MAX_BARS]
-    if timed:
-        drawn = [
-            plots.Bar(
-                f"{each.step_key} · {labels(each.workflow_id)}",
-                each.p95_s or 0.0,
-                f"{formatting.seconds(each.p50_s)} \u2013 {formatting.seconds(each.p95_s)}",
-                each.p50_s or 0.0,
-            )
-            for each in timed
-        ]
-        cards.append(Card("Slowest", "Median to 95th percentile", _bars(drawn, "var(--tail)")))
+def _failures(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
+    ended = [each for each in found if each.total.ended]
+    rated = [each for each in ended if each.total.ended >= headlines.MIN_RUNS] or ended
+    ranked = [each for each in rated if each.total.failed]
+    ranked.sort(key=lambda each: (-(each.total.failure_rate or 0), each.label))
+    finding = "Share of the ended runs that failed, highest first"
+    if len(rated) < len(ended):
+        finding += f"; workflows with fewer than {headlines.MIN_RUNS} ended runs are left out"
+    rates = [
+        (each.label, formatting.rate_with_numbers(each.total.failed, each.total.ended), each.total.failure_rate or 0)
+        for each in ranked[:_MAX_BARS]
+    ]
     failing = sorted((each for each in facts.steps if each.failed), key=lambda each: -each.failed)[:_MAX_BARS]
-    if failing:
-        drawn = [
-            plots.Bar(
-                f"{each.step_key} · {labels(each.workflow_id)}",
-                each.failed,
-                f"{each.failed:,} of {each.ended:,}, {formatting.percent(each.failed / each.ended)}",
-            )
-            for each in failing
-        ]
-        cards.append(Card("Most failures", "Failed, of those that ended", _bars(drawn, "var(--failed)")))
-    title = headlines.slowest(facts.steps, labels) + "; " + headlines.most_failing(facts.steps, labels)
-    note = _detail_note(facts)
-    return Section("Steps", title, note, cards=cards, tables=[html_tables.steps(facts.steps, labels)])
+    counts = [(_step(facts, each), f"{each.failed:,} of {each.ended:,}", each.failed) for each in failing]
+    cards = [
+        Card("Failing workflows", finding, bars=_bars(rates), colour="var(--failed)"),
+        Card("Failing steps", "Failures of those that ended, most first", bars=_bars(counts), colour="var(--failed)"),
+    ]
+    notes = [f"The table lists the {len(facts.failures)} most frequent causes."] if len(facts.failures) == 50 else []
+    if facts.failures and facts.failures[0].runs_in_all == MAX_FAILURES:
+        notes.append(f"Causes of the latest {MAX_FAILURES:,} failed runs.")
+    title = headlines.failures(ranked, facts.failures)
+    cards, tables = [each for each in cards if each.bars], [html_tables.failures(facts)]
+    return Section("failures", "Failures", title, notes, cards=cards, tables=tables)
 
 
-def _bars(drawn: Iterable[plots.Bar], colour: str) -> Markup:
-    return _drawing(plots.bars(list(drawn), colour))
+def _bars(values: Sequence[tuple[str, str, float]]) -> list[Bar]:
+    longest = max((value for _, _, value in values), default=0)
+    return [Bar(label, amount, 0, 100 * value / longest) for label, amount, value in values]
 
 
-def _drawing(svg: str) -> Markup:
-    """Mark an SVG as safe: the drawing engine escapes all text."""
-    return Markup(svg)  # noqa: S704 -- a test opens the page with hostile names
+def _steps(facts: Facts) -> Section:
+    timed = sorted((each for each in facts.steps if each.p95_s), key=lambda each: -(each.p95_s or 0.0))[:_MAX_BARS]
+    # On a log scale, so that a very slow step leaves room to compare the others.
+    ends = [[log10(max(0.001, length or 0)) for length in (each.p50_s, each.p95_s)] for each in timed]
+    start, end = min((low for low, _ in ends), default=0) - 0.5, max((high for _, high in ends), default=0)
+    bars = [
+        Bar(
+            _step(facts, each),
+            f"{formatting.seconds(each.p50_s)} \u2013 {formatting.seconds(each.p95_s)}",
+            *(100 * (point - start) / (end - start) for point in points),
+        )
+        for each, points in zip(timed, ends, strict=True)
+    ]
+    finding = "From the median to the 95th percentile, on a log scale"
+    cards = [Card("Slowest steps", finding, bars=bars, colour="var(--tail)")] if bars else []
+    return Section("steps", "Steps", headlines.slowest(facts), cards=cards, tables=[html_tables.steps(facts)])
+
+
+def _step(facts: Facts, step: StepFacts) -> str:
+    return f"{step.step_key} · {facts.label(step.workflow_id)}"

@@ -2,275 +2,280 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import vl_convert
+from markupsafe import Markup
+
+from etl.report import formatting
+from etl.report.aggregates import split_into_periods
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from decimal import Decimal
 
-WIDE, NARROW = 980, 330  # widths in drawing units; at full size a unit is a pixel
+    from etl.report.aggregates import WorkflowSummary
+    from etl.report.facts import Durations, Span
 
+_WIDE, _NARROW = 980, 330  # widths in drawing units; at full size a unit is a pixel
+_MAX_BARS = 100  # days; longer spans have a bar per week
 _DAY_MS = 86_400_000
-_MAX_BARS = 100  # days; longer spans are drawn as an area
 _SIZE = re.compile(r'^(<svg[^>]*?) width="[\d.]+" height="[\d.]+"')
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
-_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LABEL_WIDTH = 48  # of the value axes of both panels, so that their days line up
 _LARGEST = 1e200  # larger numbers are cut to this, so that their sums stay finite
+_PALE = 0.45  # opacity of partial days
+_MIN_RUNS = 5  # of a period, before its median may stretch the axis of durations
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A plot for wide and, if it has another drawing, narrow screens, with its legend: labels and colours.
+
+    `tips` is a JSON list of what to show for each bar or point, newest first. Each covers `period_days` of the `days`
+    of the plot; the oldest may cover fewer.
+    """
+
+    tips: str
+    days: int
+    period_days: int
+    wide: Markup
+    narrow: Markup | None = None
+    legend: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of a stacked plot: its label, its CSS colour, and a value for each day."""
+    """One series of a stacked plot: its label, CSS colour, and amounts by day."""
 
     label: str
     colour: str
-    values: list[float]
+    amounts: Mapping[date, Decimal]
 
 
-def stacked_days(days: Sequence[date], series: Sequence[Series], width: int, *, whole: bool = False) -> str:
-    """Draw stacked values per day: as bars, or as an area if there are many days.
+def slot(span: Span) -> str:
+    """Return what one bar of a stacked plot covers: `day` or `week`."""
+    return "week" if len(span.days) > _MAX_BARS else "day"
+
+
+def stacked(span: Span, series: Sequence[Series], unit: str, mark: date | None = None) -> Plot:
+    """Draw stacked bars per day or week; those that cover a partial day are pale.
 
     Args:
-        days: consecutive days.
+        span: the days.
         series: bottom first.
-        width: width of the plot, `WIDE` or `NARROW`.
-        whole: whether the values are counts, whose axis shows no fractions.
-
-    Returns:
-        An SVG element that fills its container's width.
+        unit: `runs`, which are whole, or `credits`.
+        mark: a day to mark with a line and its date.
     """
-    as_bars = len(days) <= _MAX_BARS
-    # A step of the area lasts until the next point, so the last day needs one more.
-    points = _stacked(days, series, as_bars=as_bars)
-    x = alt.X("x:T", scale=_days_scale(days), axis=_days_axis(days, width))
-    highest = max((abs(each["high"]) for each in points), default=0.0)
-    few = list(range(int(highest) + 1)) if whole and highest <= 4 else None
-    y = alt.Y("low:Q", axis=_value_axis(_number_form(highest), values=few), title=None)
-    colour = alt.Color(
-        "label:N",
-        scale=alt.Scale(domain=[each.label for each in series], range=[each.colour for each in series]),
-        legend=None,
+    length = 7 if slot(span) == "week" else 1
+    periods = split_into_periods(span, length)
+    partial = set(span.days) - set(span.full_days)
+    points: list[dict[str, Any]] = []
+    tips = []
+    for first, last in periods:
+        days = [first + timedelta(each) for each in range((last - first).days + 1)]
+        opacity = _PALE if partial.intersection(days) else 1
+        high, lines = 0.0, []
+        for index, each in enumerate(series):
+            amount = float(sum(each.amounts.get(day, 0) for day in days))
+            low, high = high, min(_LARGEST, high + amount)
+            if amount:
+                points.append(_slot(first, last) | {"series": index, "low": low, "high": high, "opacity": opacity})
+                lines.append(f"{_amount(amount, unit)} {formatting.shortened(each.label, 32)}")
+        total = f"{_amount(high, unit)} {unit.removesuffix('s') if high == 1 else unit}"
+        tips.append(f"{_days(first, last)}{', partial' if opacity < 1 else ''}: {total}")
+        tips[-1] = "\n".join([tips[-1], *(lines if len(lines) > 1 else [])])
+    marks = [] if mark is None else [{"x": _ms(mark) + _DAY_MS / 2, "label": formatting.day_month(mark)}]
+    wide, narrow = (
+        _draw(_bars(span, series, unit, width, points, marks), points=points, marks=marks) for width in (_WIDE, _NARROW)
     )
-    chart = _chart("points")
-    if as_bars:
-        drawn = chart.mark_bar().encode(x=x, x2="x2:T", y=y, y2="high:Q", color=colour)
-    else:
-        # On a narrow screen a day is less than a pixel, and steps need two points per day.
-        drawn = chart.mark_area(interpolate="step-after" if width == WIDE else "linear").encode(
-            x=x, y=y, y2="high:Q", color=colour
+    legend = [(formatting.shortened(each.label, 48), each.colour) for each in series]
+    return Plot(_json(tips), len(span.days), length, wide, narrow, legend)
+
+
+def _bars(
+    span: Span, series: Sequence[Series], unit: str, width: int, points: list[dict[str, Any]], marks: list[Any]
+) -> alt.LayerChart:
+    scale = _days_scale(span)
+    highest = max((abs(each["high"]) for each in points), default=0.0)
+    few = list(range(int(highest) + 1)) if unit == "runs" and highest <= 4 else None
+    # Names from the data stay out of the drawing, whose engine ends the process on characters that XML does not allow.
+    colours = alt.Scale(domain=list(range(len(series))), range=[each.colour for each in series])
+    drawn = (
+        _chart("points")
+        .mark_bar()
+        .encode(
+            x=alt.X("x:T", scale=scale, axis=_days_axis(span, width)),
+            x2="x2:T",
+            y=alt.Y("low:Q", axis=_value_axis(_number_form(highest), values=few), title=None),
+            y2="high:Q",
+            color=alt.Color("series:N", scale=colours, legend=None),
+            opacity=alt.Opacity("opacity:Q", scale=None),
         )
-    return _draw(drawn.properties(width=width, height=220 if width == WIDE else 180), points=points)
+    )
+    layers = alt.LayerChart(layer=[drawn, *(_rules(scale) if marks else [])])
+    title = _title(f"{unit} per {slot(span)}".capitalize())
+    return layers.properties(width=width, height=220 if width == _WIDE else 180, title=title)
 
 
-def _stacked(days: Sequence[date], series: Sequence[Series], *, as_bars: bool) -> list[dict[str, Any]]:
-    points = []
-    heights = [0.0] * len(days)
-    for each in series:
-        for index, day in enumerate(days):
-            low = heights[index]
-            heights[index] = high = min(_LARGEST, low + each.values[index])
-            if as_bars and high == low:
-                continue
-            start, end = (0.07, 0.93) if as_bars else (0, 1)
-            x = _ms(day)
-            points.append(
-                {"label": each.label, "x": x + _DAY_MS * start, "x2": x + _DAY_MS * end, "low": low, "high": high}
-            )
-        if not as_bars:
-            points.append({**points[-1], "x": _ms(days[-1]) + _DAY_MS})
-    return points
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """Failure rate and durations of a workflow over the days `first` to `last`."""
-
-    first: date
-    last: date
-    failure_rate: float | None
-    p50_s: float | None
-    p95_s: float | None
-
-
-def workflow_curves(days: Sequence[date], periods: Sequence[Period], versions: Sequence[tuple[datetime, int]]) -> str:
-    """Draw the failure rate and the durations of a workflow, with a line at each published version.
-
-    Args:
-        days: the days of the report.
-        periods: oldest first, without empty ones.
-        versions: publication time and number, oldest first.
-
-    Returns:
-        An SVG element that fills its container's width.
-    """
-    scale = _days_scale(days)
-    published = _published(days, versions)
-    rates = _rates(periods)
+def workflow_curves(span: Span, found: WorkflowSummary) -> Plot:
+    """Draw the failure rate and the durations of a workflow, with a line at the first run of each version."""
+    rates: list[dict[str, Any]] = []
+    measured, tips = [], []
+    for index, (first, last) in enumerate(split_into_periods(span, span.period_days)):
+        inside, timed = found.between(first, last), found.periods.get(index)
+        tip = f"{_days(first, last)}: {formatting.count(inside.runs, 'run')}"
+        if inside.ended:
+            rates.append(_slot(first, last) | {"rate": inside.failure_rate, "base": 0})
+            tip += f"\n{formatting.rate_with_numbers(inside.failed, inside.ended)} failed"
+        if timed:
+            measured.append(((_ms(first) + _ms(last) + _DAY_MS) / 2, timed))
+            tip += f"\nmedian {formatting.seconds(timed.p50_s)}, p95 {formatting.seconds(timed.p95_s)}"
+        tips.append(tip)
+    limit = _limit([each for _, each in measured])
+    points = _durations(measured, limit)
+    marks = _version_marks(span, found)
+    scale = _days_scale(span)
     failed = _failure_bars(scale, max((each["rate"] for each in rates), default=0.0))
-    durations, unit = _durations(periods)
-    axis = _days_axis(days, NARROW)
-    taken = _duration_lines(scale, axis, unit, max((abs(each["y"]) for each in durations), default=0.0))
-    upper = alt.layer(failed, *(_version_rules(scale, None) if published else []))
-    lower = alt.layer(taken, *(_version_rules(scale, axis)[:1] if published else []))
-    upper = upper.properties(width=NARROW, height=64, title=_panel_title("Failed runs"))
-    lower = lower.properties(width=NARROW, height=92, title=_panel_title("Duration: median and 95th percentile"))
-    both = alt.vconcat(upper, lower, spacing=8).resolve_scale(x="independent", y="independent")
-    return _draw(both, rates=rates, durations=durations, published=published)
+    lines = _duration_lines(scale, _days_axis(span, _NARROW), limit)
+    clipped = f", clipped at {formatting.seconds(limit)} (▲ longer)" if any(each["over"] for each in points) else ""
+    upper = alt.LayerChart(layer=[failed, *(_rules(scale) if marks else [])])
+    lower = alt.LayerChart(layer=[*lines, *(_rules(scale)[:1] if marks else [])])
+    upper = upper.properties(width=_NARROW, height=64, title=_title("Failed runs, % of those that ended"))
+    lower = lower.properties(width=_NARROW, height=100, title=_title(f"Duration of runs{clipped}"))
+    both = alt.vconcat(upper, lower, spacing=8).resolve_scale(x="independent", y="independent", color="independent")
+    return Plot(_json(tips), len(span.days), span.period_days, _draw(both, rates=rates, durations=points, marks=marks))
 
 
-def _rates(periods: Sequence[Period]) -> list[dict[str, Any]]:
-    return [
-        {
-            "x": _ms(each.first) + _DAY_MS * 0.07,
-            "x2": _ms(each.last) + _DAY_MS * 0.93,
-            "rate": each.failure_rate,
-            "base": 0,
-        }
-        for each in periods
-        if each.failure_rate is not None
-    ]
+def _slot(first: date, last: date) -> dict[str, float]:
+    return {"x": _ms(first) + _DAY_MS * 0.07, "x2": _ms(last) + _DAY_MS * 0.93}
+
+
+def _days(first: date, last: date) -> str:
+    return formatting.short_day(first) + (f" to {formatting.short_day(last)}" if last != first else "")
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:,.0f}" if unit == "runs" else formatting.credit(value)
+
+
+def _json(tips: list[str]) -> str:
+    return json.dumps(tips, ensure_ascii=False, separators=(",", ":"))
 
 
 def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
     rates = alt.Scale(domain=[0, max(0.1, highest)], nice=True)
-    bars_of_rates: alt.Chart = (
+    axis = _value_axis("~%", 3, room=_LABEL_WIDTH)
+    bars: alt.Chart = (
         _chart("rates")
         .mark_bar(color="var(--failed)")
         .encode(
             x=alt.X("x:T", scale=scale, axis=None),
             x2="x2:T",
-            y=alt.Y("rate:Q", scale=rates, axis=_value_axis("~%", 3, room=_LABEL_WIDTH), title=None),
+            y=alt.Y("rate:Q", scale=rates, axis=axis, title=None),
             y2="base:Q",
         )
     )
-    return bars_of_rates
+    return bars
 
 
-def _durations(periods: Sequence[Period]) -> tuple[list[dict[str, Any]], str]:
-    """Return the points of both curves and their unit."""
-    timed = [each for each in periods if each.p95_s is not None and each.p50_s is not None]
-    longest = max((each.p95_s or 0.0 for each in timed), default=0.0)
-    unit, name = next(((unit, name) for unit, name in ((3600, "h"), (60, "min")) if longest >= 3 * unit), (1, "s"))
-    values = [
-        {"x": (_ms(each.first) + _ms(each.last) + _DAY_MS) / 2, "y": length / unit, "which": which}
-        for each in timed
-        for which, length in (("p50", each.p50_s or 0.0), ("p95", each.p95_s or 0.0))
+def _limit(measured: Sequence[Durations]) -> float:
+    """Return the end of the axis of durations: one outlier does not stretch it, the median of several runs does."""
+    tails = sorted(each.p95_s for each in measured)
+    if not tails or tails[-1] <= 0:
+        return 1
+    medians = (1.25 * each.p50_s for each in measured if each.runs >= _MIN_RUNS)
+    return min(tails[-1], max(2 * tails[int(0.9 * (len(tails) - 1))], *medians, 0.001))
+
+
+def _durations(measured: Sequence[tuple[float, Durations]], limit: float) -> list[dict[str, Any]]:
+    """Return the points of both curves in seconds; the highest carries its value, to show if it is over the limit."""
+    longest = max((each for _, each in measured), key=lambda each: each.p95_s, default=None)
+    return [
+        {
+            "x": x,
+            "y": min(length, limit),
+            "which": which,
+            "over": length > limit,
+            "label": formatting.seconds(length) if each is longest and which != "median" else "",
+        }
+        for x, each in measured
+        for which, length in (("median", each.p50_s), ("95th percentile", each.p95_s))
     ]
-    return values, name
 
 
-def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, unit: str, highest: float) -> alt.Chart:
-    label = f"datum.label + ' {unit}'"
-    colour = alt.Color(
-        "which:N", scale=alt.Scale(domain=["p50", "p95"], range=["var(--median)", "var(--tail)"]), legend=None
+def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, limit: float) -> list[alt.Chart]:
+    unit, name = next(((unit, name) for unit, name in ((3600, "h"), (60, "min")) if limit >= 3 * unit), (1, "s"))
+    colours = alt.Scale(domain=["median", "95th percentile"], range=["var(--median)", "var(--tail)"])
+    legend = alt.Legend(
+        orient="top", title=None, offset=0, padding=0, symbolType="stroke", labelColor="var(--muted)", labelFontSize=12
     )
-    lines: alt.Chart = (
-        _chart("durations")
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True))
-        .encode(
-            x=alt.X("x:T", scale=scale, axis=days_axis),
-            y=alt.Y("y:Q", axis=_value_axis(_number_form(highest), 3, label, room=_LABEL_WIDTH), title=None),
-            color=colour,
-        )
-    )
-    return lines
+    axis = _value_axis(_number_form(limit / unit), 3, f"datum.label + ' {name}'", room=_LABEL_WIDTH)
+    base = _chart("durations").transform_calculate(shown=f"datum.y / {unit}")
+    over = base.transform_filter("datum.over")
+    at = {
+        "x": alt.X("x:T", scale=scale, axis=days_axis),
+        "y": alt.Y("shown:Q", scale=alt.Scale(domain=[0, limit / unit], nice=False), axis=axis, title=None),
+    }
+    colour = alt.Color("which:N", scale=colours, legend=legend)
+    return [
+        base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True)).encode(color=colour, **at),
+        over.mark_point(shape="triangle-up", filled=True, size=70, opacity=1).encode(color=colour, **at),
+        over.mark_text(align="right", dx=-8, color="var(--tail)").encode(text="label:N", **at),
+    ]
 
 
-def _published(days: Sequence[date], versions: Sequence[tuple[datetime, int]]) -> list[dict[str, Any]]:
-    """Return the position and label of each version; where labels would overlap, only the newer one is kept."""
-    length = len(days) * _DAY_MS
-    values: list[dict[str, Any]] = []
+def _version_marks(span: Span, found: WorkflowSummary) -> list[dict[str, Any]]:
+    """Return the position and label of each later version; where labels would overlap, only the newer one is kept."""
+    marks: list[dict[str, Any]] = []
     next_label = float("inf")
-    for moment, number in reversed(versions):
-        x = moment.timestamp() * 1000
-        has_room = next_label - x > length * 0.09
-        values.append({"x": x, "label": f"v{number}" if has_room else ""})
+    for each in reversed(found.versions[1:]):
+        x = each.first_run.timestamp() * 1000
+        has_room = next_label - x > len(span.days) * _DAY_MS * 0.09
+        marks.append({"x": x, "label": f"v{each.version}" if has_room else ""})
         next_label = x if has_room else next_label
-    return values
+    return marks
 
 
-def _version_rules(scale: alt.Scale, axis: alt.Axis | None) -> list[alt.Chart]:
-    chart = _chart("published")
-    x = alt.X("x:T", scale=scale, axis=axis)
+def _rules(scale: alt.Scale) -> list[alt.Chart]:
+    chart = _chart("marks")
+    x = alt.X("x:T", scale=scale)
     rule = chart.mark_rule(color="var(--version)", strokeDash=[3, 3]).encode(x=x)
-    number = chart.mark_text(align="center", baseline="bottom", dy=-2, fontSize=11, color="var(--version)")
-    return [rule, number.encode(x=x, y=alt.value(0), text="label:N")]
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A horizontal bar from `low` to `value`, with its label above."""
-
-    label: str
-    value: float
-    amount: str
-    low: float = 0.0
-
-
-def bars(values: Sequence[Bar], colour: str) -> str:
-    """Draw horizontal bars, each below its label and amount.
-
-    Args:
-        values: top first.
-        colour: a CSS colour.
-
-    Returns:
-        An SVG element that fills its container's width.
-    """
-    rows = [
-        {"index": index, "label": each.label, "low": each.low, "high": min(each.value, _LARGEST), "amount": each.amount}
-        for index, each in enumerate(values)
-    ]
-    longest = max(min(each.value, _LARGEST) for each in values) or 1.0
-    room = alt.Scale(domain=[0, longest], nice=False)
-    chart = _chart("bars")
-    y = alt.Y("index:O", axis=None)
-    x = alt.X("low:Q", scale=room, axis=None)
-    track = chart.mark_bar(height=7, yOffset=9, color="var(--track)").encode(
-        y=y, x=alt.datum(0, type="quantitative", scale=room, axis=None), x2=alt.datum(longest)
-    )
-    bar = chart.mark_bar(height=7, yOffset=9, color=colour).encode(y=y, x=x, x2="high:Q")
-    # Leave room for the amounts, plus a reserve: the reader's font may be wider than the drawing engine's.
-    left = NARROW * 0.85 - 7 * max(len(each.amount) for each in values)
-    label = chart.mark_text(align="left", dy=-7, color="var(--text)", limit=left).encode(
-        y=y, x=alt.value(0), text="label:N"
-    )
-    amount = chart.mark_text(align="right", dy=-7, color="var(--muted)").encode(
-        y=y, x=alt.value(NARROW), text="amount:N"
-    )
-    drawn = alt.LayerChart(layer=[track, bar, label, amount])
-    return _draw(drawn.properties(width=NARROW, height=36 * len(rows)), bars=rows)
+    label = chart.mark_text(align="center", baseline="bottom", dy=-2, fontSize=11, color="var(--version)")
+    return [rule, label.encode(x=x, y=alt.value(0), text="label:N")]
 
 
 def _ms(day: date) -> int:
     return int(datetime.combine(day, time(), UTC).timestamp() * 1000)
 
 
-def _days_scale(days: Sequence[date]) -> alt.Scale:
-    return alt.Scale(type="utc", domain=[_ms(days[0]), _ms(days[-1]) + _DAY_MS], nice=False)
+def _days_scale(span: Span) -> alt.Scale:
+    return alt.Scale(type="utc", domain=[_ms(span.first), _ms(span.last) + _DAY_MS], nice=False)
 
 
-def _days_axis(days: Sequence[date], width: int) -> alt.Axis:
+def _days_axis(span: Span, width: int) -> alt.Axis:
     """Label days, weeks or months, as many as fit."""
-    most = 12 if width == WIDE else 5
+    most = 12 if width == _WIDE else 5
+    days = span.days
     if len(days) <= _MAX_BARS:
         step = next(step for step in (1, 2, 7, 14, 28) if len(days) <= step * most or step == 28)
-        shown, form = [day for day in days if (days[-1] - day).days % step == 0], "%-d %b"
+        shown, form = [day for day in days if (span.last - day).days % step == 0], "%-d %b"
     else:
         step = -(-len(days) // (30 * most))
         shown = [day for day in days if day.day == 1 and (day.year * 12 + day.month) % step == 0]
-        form = "%b %Y" if width == WIDE else "%b %y"
+        form = "%b %Y" if width == _WIDE else "%b %y"
     middle = _DAY_MS // 2 if len(days) <= _MAX_BARS else 0
     return alt.Axis(
-        title=None, values=[_ms(day) + middle for day in shown], format=form, grid=False, ticks=False, labelPadding=6
-    )
+        title="Day of creation (UTC)", titleColor="var(--muted)", titleFontSize=11, titleFontWeight="normal",
+        titleAnchor="end", titlePadding=4, values=[_ms(day) + middle for day in shown], format=form, grid=False,
+        ticks=False, labelPadding=6,
+    )  # fmt: skip
 
 
 def _value_axis(
@@ -289,7 +294,7 @@ def _number_form(highest: float) -> str:
     return "~s" if highest < 1e15 else ".1~e"
 
 
-def _panel_title(text: str) -> alt.TitleParams:
+def _title(text: str) -> alt.TitleParams:
     return alt.TitleParams(text, anchor="start", fontSize=12, fontWeight="normal", color="var(--muted)", offset=16)
 
 
@@ -298,7 +303,7 @@ def _chart(name: str) -> alt.Chart:
     return alt.Chart(alt.NamedData(name))
 
 
-def _draw(chart: alt.Chart | alt.LayerChart | alt.VConcatChart, **data: list[dict[str, Any]]) -> str:
+def _draw(chart: alt.LayerChart | alt.VConcatChart, **data: list[dict[str, Any]]) -> Markup:
     themed = (
         chart.properties(padding=2, autosize=alt.AutoSizeParams(type="pad"), background="transparent")
         .configure(aria=False, font="sans-serif")
@@ -306,19 +311,8 @@ def _draw(chart: alt.Chart | alt.LayerChart | alt.VConcatChart, **data: list[dic
         .configure_axis(labelColor="var(--muted)", labelFontSize=12, gridColor="var(--grid)", domainColor="var(--grid)")
         .configure_text(fontSize=12.5)
     )
-    specification = _drawable(themed.to_dict(validate=False) | {"datasets": data})
+    specification = themed.to_dict(validate=False) | {"datasets": data}
     svg = vl_convert.vegalite_to_svg(specification, allowed_base_urls=[])
     # Round to a tenth of a unit: more digits are invisible, and would be most of the page.
     svg = _PATH.sub(lambda path: _DIGITS.sub(r"\1", path.group()), svg)
-    return _SIZE.sub(r"\1", svg, count=1)
-
-
-def _drawable(value: Any) -> Any:
-    """Replace characters that XML 1.0 does not allow: on them, the drawing engine would end the process."""
-    if isinstance(value, str):
-        return _NOT_XML.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {name: _drawable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_drawable(item) for item in value]
-    return value
+    return Markup(_SIZE.sub(r"\1", svg, count=1))  # noqa: S704 -- no text from data, and the engine escapes all text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,8 +117,8 @@ async def test_plots_are_drawn_and_fit_the_screen(report, page) -> None:
     for width, scheme in [(360, "light"), (360, "dark"), (760, "light"), (1400, "light"), (1400, "dark")]:
         await page.open(report, width=width, scheme=scheme)
         plots = await page.run(SHOWN_PLOTS)
-        # Runs by status, credits by workflow and by model, a card for each of four workflows, slowest and failing steps.
-        assert len(plots) == 3 + 4 + 2
+        # Runs by status, credits by workflow and by model, and a card for each of four workflows.
+        assert len(plots) == 3 + 4
         assert all(plot["width"] > 200 and plot["height"] > 60 and plot["marks"] > 3 for plot in plots), plots
         await assert_fits(page, width)
         colour = await page.run("getComputedStyle(document.body).backgroundColor")
@@ -136,34 +138,103 @@ async def test_numbers_match_the_warehouse(report, page, warehouse_of_report) ->
     assert tiles[4] == "4 of 4"
     sections = await page.run("[...document.querySelectorAll('section .name')].map(each => each.textContent)")
     assert sections == [
-        "Runs per day, by status", "Credits per day, by workflow", "Credits per day, by model", "Workflows", "Steps",
-        "Recent failures", "Open runs", "Sync health",
+        "Runs per day, by status", "Credits per day, by workflow", "Credits per day, by model", "Durations, by workflow",
+        "Failures", "Steps", "Open runs", "Sync health",
     ]  # fmt: skip
     titles = await page.run("[...document.querySelectorAll('section h2')].map(each => each.textContent)")
     assert all(titles)
     assert titles[-1].startswith("All 4 workflows are complete; last read ")
+    captions = await page.run("[...document.querySelectorAll('caption')].map(each => each.textContent)")
     rows = await page.run("""[...document.querySelectorAll('table')].map(table => table.tBodies[0].rows.length)""")
-    assert rows[2:4] == [
-        min(50, failed),
-        await warehouse_of_report.fetchval("SELECT count(*) FROM open_runs"),
-    ]
-
-
-async def test_published_versions_are_marked(report, page, warehouse_of_report) -> None:
-    published = await warehouse_of_report.fetch(
-        "SELECT version FROM workflow_versions WHERE NOT is_draft AND created_at BETWEEN '2026-10-03Z' AND '2026-11-01Z'"
+    shown = dict(zip(captions, rows, strict=True))
+    assert shown["Causes of failures"] == await warehouse_of_report.fetchval(
+        "SELECT least(50, count(*)) FROM failure_groups"
     )
+    assert shown["Open runs"] == await warehouse_of_report.fetchval("SELECT count(*) FROM open_runs")
+    assert f"{failed:,} run" in await page.run("document.querySelectorAll('.tile p')[1].textContent")
+
+
+async def test_contents_list_the_titles(report, page) -> None:
+    await page.open(report, width=390)
+    entries = await page.run("[...document.querySelectorAll('nav li')].map(each => each.textContent.trim())")
+    sections = await page.run(
+        "[...document.querySelectorAll('section')].map(each => "
+        "each.querySelector('.name').textContent + ' ' + each.querySelector('h2').textContent)"
+    )
+    assert entries == sections
+    for link in ("nav a", ".up a"):
+        missing = f"[...document.querySelectorAll('{link}')].filter(each => !document.querySelector(each.hash) || !each.checkVisibility())"
+        assert await page.run(f"{missing}.length") == 0
+    await page.open(report, width=1400)
+    assert not await page.run("document.querySelector('.up').checkVisibility()")
+
+
+async def test_failing_workflows_are_in_the_order_of_the_title(report, page, warehouse_of_report) -> None:
+    rates = await warehouse_of_report.fetch(
+        """
+        SELECT workflow_name, sum(failed)::int AS failed, sum(completed + failed + cancelled + skipped)::int AS ended
+        FROM workflow_health_daily WHERE day IS NOT NULL GROUP BY 1
+        HAVING sum(failed) > 0 AND sum(completed + failed + cancelled + skipped) >= 20
+        ORDER BY sum(failed) / sum(completed + failed + cancelled + skipped) DESC
+        """
+    )
+    await page.open(report, width=1400)
+    bars = await page.run(
+        "[...document.querySelector('#failures .bars').children].map(each => each.innerText.replace(/\\s+/g, ' ').trim())"
+    )
+    assert len(bars) > 1
+    for bar, row in zip(bars, rates, strict=True):
+        assert bar.startswith(row["workflow_name"])
+        assert bar.endswith(f"({row['failed']} of {row['ended']})")
+    title = await page.run("document.querySelector('#failures h2').textContent")
+    assert title.startswith(f"{rates[0]['workflow_name']} fails most often")
+
+
+async def test_axes_have_titles_and_numbers_are_right_aligned(report, page) -> None:
+    await page.open(report, width=1400)
+    titles = await page.run(
+        "[...document.querySelectorAll('svg .role-title text, svg .role-axis-title text')].map(each => each.textContent)"
+    )
+    assert {"Runs per day", "Credits per day", "Day of creation (UTC)", "Failed runs, % of those that ended"} <= set(
+        titles
+    )
+    assert sum(each.startswith("Duration of runs") for each in titles) == 4
+    legends = await page.run("[...document.querySelectorAll('svg .role-legend-label')].map(each => each.textContent)")
+    assert legends == ["median", "95th percentile"] * 4
+    numbers = "[...document.querySelectorAll('td.number, th.number')]"
+    assert await page.run(f"new Set({numbers}.map(each => getComputedStyle(each).textAlign)).size") == 1
+    assert await page.run(f"getComputedStyle({numbers}[0]).textAlign") == "right"
+
+
+async def test_partial_days_are_pale(report, page) -> None:
+    await page.open(report, width=1400)
+    bars = "[...document.querySelectorAll('#runs .wide .mark-rect path')]"
+    pale = f"{bars}.filter(each => Number(each.getAttribute('opacity')) < 1).map(each => each.getBoundingClientRect())"
+    area = "document.querySelector('#runs .wide path.background').getBoundingClientRect()"
+    # The last day is that of the last run, long before the sync.
+    assert await page.run(f"{pale}.length") > 0
+    assert await page.run(f"(area => {pale}.every(each => each.right < area.left + 40))({area})")
+    note = await page.run("document.querySelector('#runs .note').textContent")
+    assert re.fullmatch(r"Pale: partial day \(\d+.\w+ begins with the first run, at \d\d:\d\d\)\.", note), note
+
+
+async def test_versions_are_marked_at_their_first_run(report, page, warehouse_of_report) -> None:
+    used = await warehouse_of_report.fetch(
+        """SELECT workflow_id, version FROM runs WHERE version IS NOT NULL AND created_at IS NOT NULL
+        GROUP BY 1, 2 ORDER BY 1, min(created_at)"""
+    )
+    later = {f"v{row['version']}" for before, row in pairwise(used) if before["workflow_id"] == row["workflow_id"]}
     await page.open(report, width=1400)
     labels = await page.run("[...document.querySelectorAll('article svg text')].map(each => each.textContent)")
     marked = {label for label in labels if re.fullmatch(r"v\d+", label)}
     assert marked
-    assert marked <= {f"v{each['version']}" for each in published}
+    assert marked <= later
 
 
 async def test_clicking_a_heading_sorts_the_table(report, page) -> None:
     await page.open(report, width=1400)
-    cells = "[...document.querySelectorAll('table')][1].tBodies[0].rows"
-    heading = "[...document.querySelectorAll('table')][1].tHead.rows[0].cells[3]"
+    cells = "document.querySelector('#steps table').tBodies[0].rows"
+    heading = "document.querySelector('#steps table').tHead.rows[0].cells[3]"
     numbers = f"[...{cells}].map(row => Number(row.cells[3].dataset.sort))"
     for order, sign in (("descending", -1), ("ascending", 1)):
         await page.run(f"{heading}.firstElementChild.click()")
@@ -177,18 +248,40 @@ async def test_clicking_a_heading_sorts_the_table(report, page) -> None:
     assert await page.run(shown) == await page.run(f"{cells}.length")
 
 
+async def tooltip(page, plot: str, side: str, inwards: int) -> str:
+    """Point at a place near the left or right side of a plot, and return the text of the tooltip."""
+    area = f"document.querySelector('{plot} path.background')"
+    await page.run(f"{area}.scrollIntoView({{behavior: 'instant', block: 'center'}})")
+    box = await page.run(
+        f"(each => ({{x: each.{side}, y: (each.top + each.bottom) / 2}}))({area}.getBoundingClientRect())"
+    )
+    for each in range(50):  # scrolling hides the tooltip a moment later
+        await page.hover(box["x"] + inwards, box["y"] + each % 2)
+        if text := await page.run(
+            "document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
+        ):
+            break
+        await asyncio.sleep(0.05)
+    return text
+
+
 async def test_tooltip_shows_the_runs_of_a_day(report, page, warehouse_of_report) -> None:
     await page.open(report, width=1400)
-    area = await page.run(
-        "(({left, right, top, bottom}) => ({left, right, top, bottom}))"
-        "(document.querySelector('figure .wide path.background').getBoundingClientRect())"
-    )
-    await page.hover(area["right"] - 3, (area["top"] + area["bottom"]) / 2)
-    text = await page.run("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
     day, runs = await warehouse_of_report.fetchrow(
         "SELECT day, sum(runs)::int AS runs FROM workflow_health_daily WHERE day IS NOT NULL GROUP BY day ORDER BY day DESC LIMIT 1"
     )
+    text = await tooltip(page, "#runs .wide", "right", -3)
     assert text.splitlines()[0] == f"{day:%a} {day.day} {day:%b}: {runs} run{'s' * (runs != 1)}"
+    text = await tooltip(page, "#runs .wide", "left", 3)
+    assert re.fullmatch(r"\w+ \d+ \w+, partial: \d+ runs?", text.splitlines()[0])
+
+
+async def test_tooltips_of_workflows_show_rates_and_durations(report, page) -> None:
+    await page.open(report, width=390)
+    for side, inwards in (("right", -2), ("left", 6)):
+        text = await tooltip(page, "article", side, inwards)
+        period = r"\w+ \d+ \w+( to \w+ \d+ \w+)?: \d+ runs?"
+        assert re.fullmatch(period + r"(\n.+% \(\d+ of \d+\) failed)?(\nmedian .+, p95 .+)?", text), text
 
 
 async def test_data_is_escaped(sandbox, small_world, database_url, tmp_path, page, warehouse) -> None:
@@ -227,7 +320,7 @@ async def test_data_is_escaped(sandbox, small_world, database_url, tmp_path, pag
     assert set(names) - {UNBROKEN} <= set(headings)
 
 
-async def test_characters_not_allowed_in_xml_are_replaced(command, database_url, page, warehouse) -> None:
+async def test_characters_not_allowed_in_xml_end_no_process(command, database_url, page, warehouse) -> None:
     # Run the command: on these characters the drawing engine would end the process.
     odd = "\x01\x0b\x1b\x1f\ufffe\uffff"
     await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('wf', $1)", f"Invoices{odd}")
@@ -248,8 +341,8 @@ async def test_characters_not_allowed_in_xml_are_replaced(command, database_url,
     ended = await command("report", "--output", "page.html")
     assert (ended.code, ended.out, ended.err) == (0, "Wrote page.html\n", "")
     await page.open(command.folder / "page.html", width=1400)
-    labels = "\n".join(await page.run("[...document.querySelectorAll('svg text')].map(each => each.textContent)"))
-    assert f"classify{len(odd) * chr(0xFFFD)}" in labels
+    assert "classify\x01" in await page.run("document.querySelector('#steps .bars').textContent")
+    assert "large\x01" in await page.run("document.querySelector('#models .legend').textContent")
     assert "Invoices\x01" in await page.run("document.querySelector('h3').textContent")
     assert page.complaints == []
 
@@ -292,7 +385,7 @@ async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse)
         FROM generate_series(1, $3) AS i"""
     await warehouse.execute(insert, "PAUSED", 0, 3)
     assert {"0", "1"} <= set(await labels())
-    assert await page.run("document.querySelectorAll('article svg').length") == 0  # no run has ended
+    assert await page.run("document.querySelectorAll('#workflows svg').length") == 0  # no run has ended
     await warehouse.execute(insert, "COMPLETED", 0.00001, 3)
     found = await labels()
     assert {"0", "1", "2", "0.00001", "0.2 s", "0.4 s"} <= set(found)
@@ -326,8 +419,80 @@ async def test_report_of_a_year_and_many_workflows_stays_small(database_url, tmp
     assert path.stat().st_size < 2_000_000
     await page.open(path, width=1400)
     await assert_fits(page, 1400)
-    assert len(await page.run(SHOWN_PLOTS)) == 3 + 12 + 1  # no step failed
+    assert len(await page.run(SHOWN_PLOTS)) == 3 + 12
+    assert await page.run("document.querySelectorAll('#failures .bars > li').length") == 10  # no step failed
+    legend = await page.run("[...document.querySelectorAll('#credits .legend li')].map(each => each.textContent)")
+    assert legend[-1] == "53 others"
+    assert "Runs per week, by status" in await page.run("document.body.innerText")
     assert page.complaints == []
+
+
+async def test_no_group_of_others_has_one_member(database_url, tmp_path, page, warehouse) -> None:
+    async def legend(number: int) -> list[str]:
+        await warehouse.execute(
+            """
+            INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, own_credits)
+            SELECT 'run ' || flow, 'app', 'workflow ' || flow, 'app', 'COMPLETED', now(), 1 + flow
+            FROM generate_series(1, $1::int) AS flow ON CONFLICT DO NOTHING""",
+            number,
+        )
+        await page.open(await written(database_url, tmp_path), width=1400)
+        return await page.run("[...document.querySelectorAll('#credits .legend li')].map(each => each.textContent)")
+
+    await warehouse.execute("SET session_replication_role = replica")  # without rows of their workflows
+    assert await legend(8) == [f"workflow {each}" for each in range(8, 0, -1)]
+    assert await legend(9) == [*(f"workflow {each}" for each in range(9, 2, -1)), "2 others"]
+
+
+async def test_one_outlier_does_not_flatten_the_durations(database_url, tmp_path, page, warehouse) -> None:
+    await add_owners(warehouse, "wf")
+    await warehouse.execute(
+        """
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at)
+        SELECT 'run ' || day || ' ' || i, 'app', 'wf', 'app', 'COMPLETED', at, at,
+            at + CASE WHEN day = 5 THEN interval '20 h' ELSE (8 + day % 5 + i) * interval '1 s' END
+        FROM generate_series(0, 29) AS day, generate_series(1, 4) AS i, LATERAL (SELECT now() - day * interval '1 day' AS at)
+        """
+    )
+    await page.open(await written(database_url, tmp_path), width=1400)
+    texts = await page.run("[...document.querySelectorAll('#workflows svg text')].map(each => each.textContent)")
+    assert any(re.fullmatch(r"Duration of runs, clipped at \d\d.s \(▲ longer\)", each) for each in texts), texts
+    assert "20\xa0h" in texts
+    assert any(re.fullmatch(r"[12]\d s", each) for each in texts), texts  # the axis
+    lines = await page.run(
+        "[...document.querySelectorAll('#workflows svg .mark-line path')].map(each => each.getBoundingClientRect().height)"
+    )
+    assert len(lines) == 2
+    assert min(lines) > 15
+
+
+async def test_a_version_that_made_a_workflow_slower_is_the_title(database_url, tmp_path, page, warehouse) -> None:
+    await warehouse.execute("SET session_replication_role = replica")
+    await warehouse.execute(
+        """
+        INSERT INTO workflows (id, name) VALUES ('wf 1', 'Steady'), ('wf 2', 'Invoices');
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, version, status, created_at, started_at, ended_at)
+        SELECT 'run ' || day || ' ' || i || flow, 'app', 'wf ' || flow, 'app', CASE WHEN day < 10 THEN 5 ELSE 4 END,
+            'COMPLETED', at, at, at + (8 + i) * CASE WHEN day < 10 AND flow = 2 THEN 3 ELSE 1 END * interval '1 s'
+        FROM generate_series(0, 29) AS day, generate_series(1, 4) AS i, generate_series(1, 2) AS flow,
+            LATERAL (SELECT now() - day * interval '1 day' AS at)
+        """
+    )
+    path = await written(database_url, tmp_path)
+    await page.open(path, width=390)
+    day = datetime.now(UTC) - timedelta(days=9)
+    title = await page.run("document.querySelector('#workflows h2').textContent")
+    assert title.replace("\xa0", " ") == f"Invoices got slower with v5 on {day.day} {day:%b}: median 10 s to 32 s"
+    assert await page.run("document.querySelector('#workflows h3').textContent") == "Invoices"
+    assert title in await page.run("document.querySelector('nav').textContent")
+
+
+async def test_print_keeps_legends_and_titles_with_their_plots(report, page) -> None:
+    await page.open(report, width=1400, scheme="dark")
+    await page.call("Emulation.setEmulatedMedia", media="print")
+    assert await page.run("getComputedStyle(document.querySelector('.legend i')).printColorAdjust") == "exact"
+    assert await page.run("getComputedStyle(document.querySelector('.start')).breakInside") == "avoid"
+    assert await page.run("getComputedStyle(document.querySelector('#runs .wide')).display") == "block"
 
 
 async def test_report_ends_with_the_last_run_of_an_old_warehouse(database_url, tmp_path, warehouse) -> None:

@@ -1,20 +1,31 @@
-"""Headlines, aggregates and number formats of the report."""
+"""Titles, aggregates, changes and number formats of the report."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from etl.report import formatting, headlines
-from etl.report.aggregates import Change, Labels, Tally, last_week, split_into_periods, tally, workflows
-from etl.report.facts import DailyRuns, Durations, Facts, Failure, OpenRun, Span, StepFacts, Stream
-from etl.report.facts import _detail_first as detail_first
+from etl.report.aggregates import Change, Tally, last_week, split_into_periods, tally, totals, workflows
+from etl.report.changes import replacements, shift
+from etl.report.facts import (
+    DailyModel,
+    DailyRuns,
+    Durations,
+    Facts,
+    FailureGroup,
+    OpenRun,
+    Span,
+    StepFacts,
+    Stream,
+    VersionRuns,
+)
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TODAY = NOW.date()
-NAMES = Labels({"a": "Invoices", "b": "Digest", "c": "Digest"})
 
 
 def said(text: str) -> str:
@@ -38,6 +49,18 @@ def test_percent(rate, text) -> None:
     assert said(formatting.percent(rate)) == text
 
 
+def test_rates_are_shown_with_their_numbers() -> None:
+    assert said(formatting.rate_with_numbers(38, 1463)) == "2.6 % (38 of 1,463)"
+    assert said(formatting.rate_with_numbers(0, 0)) == "– (0 of 0)"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(1.5, "+50 %"), (0.17, "−83 %"), (3.14, "3.1 times"), (1234, "1,234 times")]
+)
+def test_change(ratio, text) -> None:
+    assert said(formatting.change(ratio)) == text
+
+
 @pytest.mark.parametrize(
     ("length", "text"),
     [
@@ -53,7 +76,7 @@ def test_seconds(length, text) -> None:
     ("amount", "text"),
     [
         ("0", "0"), ("1234.56", "1,235"), ("12.345", "12.3"), ("0.00123456", "0.00123"), ("1e-9", "<0.000001"), ("1e-500", "<0.000001"),
-        ("3e20", "3.00e+20"), ("-0.5", "-0.500"),
+        ("3e20", "3.00e+20"), ("-0.5", "−0.500"), ("-1234", "−1,234"),
     ],
 )  # fmt: skip
 def test_credit(amount, text) -> None:
@@ -70,14 +93,12 @@ def test_ago() -> None:
     assert formatting.ago(None, NOW) == "never"
 
 
-def test_shared_names_are_labelled_with_the_id() -> None:
-    assert [NAMES("a"), NAMES("b"), NAMES("unknown"), NAMES(None)] == [
-        "Invoices",
-        "Digest (b)",
-        "unknown",
-        "(no workflow)",
-    ]
-    assert len(Labels({"a": "x" * 5000})("a")) == 80
+def test_labels() -> None:
+    found = facts(1, labels={"a": "Invoices\n of \t May", "b": "", "c": "x" * 5000})
+    assert [found.label(each) for each in ("a", "b", "unknown", None)] == [
+        "Invoices of May", "b", "unknown", "(no workflow)",
+    ]  # fmt: skip
+    assert len(found.label("c")) == 80
 
 
 def change(before: tuple[int, int], since: tuple[int, int]) -> Change:
@@ -88,53 +109,227 @@ def change(before: tuple[int, int], since: tuple[int, int]) -> Change:
 @pytest.mark.parametrize(
     ("before", "since", "text"),
     [
-        ((10, 200), (40, 200), "up from 5.0 % to 20 %"),
-        ((40, 200), (10, 200), "down from 20 % to 5.0 %"),
+        ((10, 200), (40, 200), "from 5.0 % to 20 %"),
+        ((40, 200), (10, 200), "from 20 % to 5.0 %"),
         ((10, 200), (11, 200), ""),  # nearly the same
         ((1, 20), (4, 20), ""),  # may well be chance
         ((0, 5), (5, 5), ""),  # too few runs
         ((1000, 100_000), (1900, 100_000), ""),  # significant, but too small
     ],
 )
-def test_only_significant_changes_are_mentioned(before, since, text) -> None:
+def test_only_significant_changes_of_rates_are_mentioned(before, since, text) -> None:
     assert said(headlines.rate_change(change(before, since))) == text
 
 
-def test_runs_headline() -> None:
-    assert headlines.runs(Tally(), 30, None) == "No runs in 30 days"
-    assert headlines.runs(Tally(1, 1, 0), 1, None).startswith("1 run, 0")
-    assert said(headlines.runs(Tally(10, 10, 1), 82, None)) == "10 runs in 82 days, 10 % of them failed"
-    assert said(headlines.runs(Tally(200, 50, 10), 10, None)) == "20 runs per day, 20 % of those that ended failed"
+def test_runs_title() -> None:
+    assert headlines.runs(Tally(), 30, None, None) == "No runs in 30 days"
+    assert headlines.runs(Tally(1, 1, 0), 1, None, None).startswith("1 run; 0")
+    assert said(headlines.runs(Tally(10, 10, 1), 82, None, None)) == "10 runs in 82 days; 10 % of them failed"
+    assert said(headlines.runs(Tally(200, 50, 10), 10, None, None)) == (
+        "About 20 runs a day; 20 % of those that ended failed"
+    )
     total = Tally(1500, 1500, 75)
-    assert said(headlines.runs(total, 30, change((10, 200), (40, 200)))) == (
-        "50 runs per day, 5.0 % of them failed; up from 5.0 % to 20 % in the last week"
+    assert said(headlines.runs(total, 30, None, change((10, 200), (40, 200)))) == (
+        "About 50 runs a day; the failure rate rose from 5.0 % to 20 % in the last week"
     )
 
 
-def test_credits_headline() -> None:
-    assert headlines.spending({}) == "No credits were used"
-    assert headlines.spending({}, "model credits") == "No model credits were used"
-    amounts = {"x": Decimal("1.5"), "y": Decimal("4.5")}
-    assert said(headlines.spending(amounts, "model credits")) == "y used 75 % of 6.00 model credits"
+def by_day(*amounts: float) -> dict[date, Decimal]:
+    """Amounts of consecutive days that end yesterday."""
+    return {TODAY - timedelta(days=len(amounts) - index): Decimal(each) for index, each in enumerate(amounts)}
+
+
+def full_days(number: int) -> list[date]:
+    return [TODAY - timedelta(days=each) for each in range(number, 0, -1)]
+
+
+def test_a_new_workflow_that_raised_the_credits_is_named() -> None:
+    spent = {"old": by_day(*[10, 11] * 14), "new": by_day(*[0] * 12, *[8] * 16)}
+    found = shift(spent, full_days(28))
+    assert said(headlines.spending(spent, found)) == (
+        "Credits rose from 11.6 to 18.5 a day, mostly because of new, in use since 7 Nov"
+    )
+
+
+def test_a_workflow_that_is_no_longer_used_is_named() -> None:
+    spent = {"old": by_day(*[10, 11] * 14), "gone": by_day(*[8] * 12, *[0] * 16)}
+    assert said(headlines.spending(spent, shift(spent, full_days(28)))).endswith("because of gone, last used on 6 Nov")
+
+
+def test_changes_of_daily_amounts_need_two_weeks_and_more_than_chance() -> None:
+    assert shift({"a": by_day(*[1] * 6, *[9] * 7)}, full_days(13)) is None
+    assert shift({"a": by_day(*[10, 30, 50, 20, 40, 1, 1] * 4)}, full_days(28)) is None  # the same weeks
+    assert shift({"a": by_day(*[1, 50, 2, 80, 3, 1, 9], *[9, 1, 60, 4, 99, 2, 1])}, full_days(14)) is None
+    assert shift({"a": by_day(*[100.0, 101] * 7, *[105.0, 106] * 7)}, full_days(28)) is None  # certain, but small
+    found = shift({"a": by_day(*[10, 11] * 7, *[20, 21] * 7)}, full_days(28))
+    assert found is not None
+    assert (found.days, found.before, found.since, found.part) == (14, 10.5, 20.5, None)  # there is only one
+    assert (
+        said(headlines.runs(Tally(434, 434, 0), 28, found, None)) == "Runs rose from 10 to 20 a day; 0 % of them failed"
+    )
+
+
+def test_the_share_of_a_change_is_stated() -> None:
+    parts = {f"part {index}": by_day(*[1, 1.1] * 7, *[2 + index / 10, 2] * 7) for index in range(4)}
+    found = shift(parts, full_days(28))
+    assert said(headlines.spending(parts, found)) == (
+        "Credits rose from 4.20 to 8.30 a day, most of all because of part 3 (1.05 to 2.15)"
+    )
+
+
+def test_credits_title_without_a_change() -> None:
+    assert headlines.spending({}, None) == "No credits were used"
+    assert headlines.spending({}, None, "model credits") == "No model credits were used"
+    spent = {"x": by_day(1.5), "y": by_day(4, 0.5), "z": by_day(0)}
+    assert said(headlines.spending(spent, None, "model credits")) == "y used 75 % of 6.00 model credits"
+    assert list(totals(spent)) == ["y", "x"]
+
+
+def daily(
+    days_ago: int, status: str = "COMPLETED", runs: int = 10, workflow: str = "a", each: float = 0.25
+) -> DailyRuns:
+    return DailyRuns(TODAY - timedelta(days=days_ago), workflow, status, runs, Decimal(runs) * Decimal(each))
+
+
+def facts(days: int, rows: list[DailyRuns] | None = None, **found) -> Facts:
+    first = TODAY - timedelta(days=days - 1)
+    span = Span(NOW, first, TODAY, None, NOW, 0)
+    names = ("labels", "daily", "durations", "versions", "models", "steps", "failures", "open_runs", "streams", "syncs")
+    return Facts(span, **({name: [] for name in names} | {"labels": {"a": "Invoices"}, "daily": rows or []} | found))
+
+
+def calls(model: str, days_ago: range, number: int = 5, workflow: str = "a") -> list[DailyModel]:
+    return [DailyModel(TODAY - timedelta(each), workflow, "maker", model, number, Decimal(1)) for each in days_ago]
+
+
+def version(number: int, days_ago: int = 30, *, ended: int = 100, failed: int = 0, median_s: float = 10) -> VersionRuns:
+    first = NOW - timedelta(days=days_ago)
+    return VersionRuns("a", number, first, ended, failed, ended, [median_s * 0.7, median_s, median_s * 1.4])
+
+
+def replaced(found: Facts) -> list[str]:
+    return [said(headlines.replacement(each)) for each in replacements(found, workflows(found))]
+
+
+def test_a_replaced_model_is_named_with_what_it_did_to_the_credits() -> None:
+    rows = [daily(each, each=0.08 if each < 20 else 0.02) for each in range(40)]
+    models = [*calls("small", range(20, 40)), *calls("large", range(20)), *calls("other", range(40))]
+    assert replaced(facts(40, rows, models=models)) == [
+        "large replaced small in Invoices on 4 Nov: credits per run rose from 0.0200 to 0.0800 (4.0 times)"
+    ]
+    # A few calls before and after, such as those of drafts and replays, change nothing; the version gives the exact day.
+    trials = [*calls("large", range(30, 32), 1), *calls("small", range(5, 7), 1)]
+    with_version = facts(40, rows, models=[*models, *trials], versions=[version(3, 90), version(4, 20)])
+    assert replaced(with_version) == [
+        "large replaced small in Invoices with v4 on 3 Nov: credits per run rose from 0.0200 to 0.0800 (4.0 times)"
+    ]
+
+
+def test_models_that_are_used_side_by_side_or_once_replace_nothing() -> None:
+    rows = [daily(each) for each in range(40)]
+    assert replaced(facts(40, rows, models=[*calls("one", range(40)), *calls("two", range(20))])) == []
+    assert replaced(facts(40, rows, models=[*calls("one", range(10, 40)), *calls("two", range(25))])) == []
+    assert replaced(facts(40, rows, models=[*calls("one", range(2, 40)), *calls("two", range(2))])) == []
+    assert (
+        replaced(facts(40, rows, models=[*calls("one", range(20, 40)), *calls("two", range(20), workflow="b")])) == []
+    )
+    assert replaced(facts(40)) == []
+
+
+def test_the_latest_replacement_of_a_workflow_comes_first() -> None:
+    prices = {"a": 0.9, "b": 0.1, "c": 0.1}
+    models = [*calls("a", range(30, 45)), *calls("b", range(15, 30)), *calls("c", range(15))]
+    rows = [daily(each, each=prices["abc"[2 - each // 15]]) for each in range(45)]
+    titles = replaced(facts(45, rows, models=models))
+    assert titles[0].startswith("c replaced b in Invoices on 9 Nov: credits per run stayed about the same")
+    assert titles[1].startswith("b replaced a in Invoices on 25 Oct: credits per run fell from 0.900 to 0.100 (−89 %)")
+
+
+def test_credits_of_few_runs_are_not_compared() -> None:
+    models = [*calls("one", range(20, 40)), *calls("two", range(20))]
+    rows = [daily(each, runs=1) for each in range(17, 25)]
+    assert replaced(facts(40, rows, models=models)) == ["two replaced one in Invoices on 4 Nov"]
+
+
+def durations_title(*versions: VersionRuns, timed: list[Durations] | None = None) -> str:
+    found = workflows(facts(30, [daily(each) for each in range(30)], versions=list(versions), durations=timed or []))
+    return said(headlines.durations(found, 3))
+
+
+def test_the_workflow_that_a_version_made_slower_is_named() -> None:
+    slower = durations_title(version(1), version(2, 12, median_s=30), version(3, 5, median_s=31))
+    assert slower == "Invoices got slower with v2 on 11 Nov: median 10 s to 30 s"
+    faster = durations_title(version(1), version(2, 12, median_s=4))
+    assert faster == "Invoices got faster with v2 on 11 Nov: median 10 s to 4 s"
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        version(2, 12, median_s=11),  # little slower
+        version(2, 12, median_s=30, ended=19),  # too few runs
+        replace(version(2, 12, median_s=13, ended=20), quartiles_s=[1, 13, 200]),  # may well be chance
+        replace(version(2, 12), quartiles_s=[0, 30, 40]),  # no ratio
+    ],
+)
+def test_only_significant_changes_of_durations_are_mentioned(later) -> None:
+    assert durations_title(version(1), later) == "No version changed the median duration of a workflow much"
+
+
+def test_titles_of_durations_without_versions() -> None:
+    assert durations_title() == "No runs have ended"
+    steady = [Durations("a", period, 30, 10.0, 20.0) for period in (None, *range(10))]
+    assert durations_title(timed=steady) == "Invoices takes longest: median 10 s"
+    late = [replace(each, p95_s=40_000.0) if each.period == 0 else each for each in steady]
+    assert durations_title(timed=late) == (
+        "Invoices takes longest: median 10 s; in the last 3 days, the 95th percentile of Invoices rose far above the "
+        "usual, up to 11 h 6 min"
+    )
+
+
+def test_the_card_of_a_workflow_tells_what_its_versions_changed() -> None:
+    found = facts(
+        30,
+        [daily(0), daily(1, "FAILED", 5)],
+        durations=[Durations("a", None, 15, 4.0, 9.0)],
+        versions=[version(1, failed=5), version(2, 12, failed=20), version(3, 3, failed=20, median_s=30)],
+    )
+    assert said(headlines.workflow(workflows(found)[0])) == (
+        "33 % (5 of 15) failed; median 4 s, p95 9 s. Got slower with v3 on 20 Nov: median 10 s to 30 s. "
+        "Failure rate from 5.0 % to 20 % with v2."
+    )
+    assert headlines.workflow(workflows(facts(1, [daily(0, "RUNNING")]))[0]) == "No runs have ended."
 
 
 def step(key: str, *, runs: int = 100, failed: int = 0, p95_s: float | None = 1.0) -> StepFacts:
     return StepFacts("a", key, "code", runs, runs, failed, p95_s, p95_s, Decimal(0))
 
 
-def test_steps_headlines() -> None:
+def test_steps_title() -> None:
     steps = [step("fast"), step("slow", p95_s=90), step("once", runs=1, p95_s=500), step("bad", failed=7, p95_s=None)]
-    assert said(headlines.slowest(steps, NAMES)) == "slow of Invoices is slowest (p95 1 min 30 s)"
-    assert headlines.most_failing(steps, NAMES) == "bad of Invoices fails most often (7 times)"
-    assert headlines.slowest([step("x", p95_s=None)], NAMES) == "No step durations"
-    assert headlines.most_failing(steps[:3], NAMES) == "no steps failed"
+    assert said(headlines.slowest(facts(1, steps=steps))) == "slow of Invoices is slowest: p95 1 min 30 s"
+    assert headlines.slowest(facts(1, steps=[step("x", p95_s=None)])) == "No step durations"
 
 
-def test_failures_and_open_runs_headlines() -> None:
-    span = Span(NOW, TODAY, TODAY, TODAY, 1, 0)
-    failure = Failure("r", "a", NOW - timedelta(hours=3), "ocr", "code", "no", "TEST", 1)
-    assert said(headlines.failures([failure], NAMES, span)) == "The latest failure was 3 h ago: Invoices, step ocr"
-    assert headlines.failures([], NAMES, span) == "No runs have failed"
+def test_failures_title() -> None:
+    ranked = workflows(facts(5, [daily(0), daily(1, "FAILED", 5)]))
+
+    def group(step_key: str | None, runs: int) -> FailureGroup:
+        return FailureGroup("a", step_key, "no", runs, runs, NOW, NOW, [1], "r")
+
+    title = "Invoices fails most often: 33 % of its runs (5 of 15)"
+    assert headlines.failures([], []) == "No runs failed"
+    assert said(headlines.failures(ranked, [group(None, 9)])) == title
+    assert (
+        said(headlines.failures(ranked, [group("ocr", 2), group("ocr", 2), group("x", 3)])) == f"{title}, mostly in ocr"
+    )
+    assert (
+        said(headlines.failures(ranked, [group("ocr", 2), group("x", 3), group("y", 2)]))
+        == f"{title}, most of all in x"
+    )
+
+
+def test_open_runs_title() -> None:
     waiting = [OpenRun(f"r{age}", "a", "RUNNING", None, age, NOW, 250) for age in (7200, None, 60)]
     assert said(headlines.open_runs(waiting)) == "250 open runs, the oldest for 2 h"
     assert headlines.open_runs([]) == "No open runs"
@@ -144,23 +339,12 @@ def stream(state: str = "complete") -> Stream:
     return Stream("a", "w", state, NOW - timedelta(minutes=5), None, 10, 10, 0, None)
 
 
-def test_sync_health_headline() -> None:
-    span = Span(NOW, TODAY, TODAY, TODAY, 1, 0)
+def test_sync_health_title() -> None:
+    span = facts(1).span
     assert said(headlines.streams([stream(), stream()], span)) == "All 2 workflows are complete; last read 5 min ago"
     behind = [stream("incomplete"), stream("loading"), stream("failing"), stream()]
     assert said(headlines.streams(behind, span)) == "3 of 4 workflows not complete; last read 5 min ago"
     assert headlines.streams([], span) == "Nothing has been synced yet"
-
-
-def daily(days_ago: int, status: str = "COMPLETED", runs: int = 10, workflow: str = "a") -> DailyRuns:
-    return DailyRuns(TODAY - timedelta(days=days_ago), workflow, status, runs, Decimal(runs) / 4)
-
-
-def facts(days: int, rows: list[DailyRuns], durations: list[Durations] | None = None) -> Facts:
-    first = TODAY - timedelta(days=days - 1)
-    return Facts(
-        Span(NOW, first, TODAY, first, 1, 0), {"a": "Invoices"}, rows, durations or [], [], [], [], [], [], [], []
-    )
 
 
 def test_last_week_is_compared_with_the_week_before() -> None:
@@ -173,27 +357,28 @@ def test_last_week_is_compared_with_the_week_before() -> None:
 
 def test_workflow_summary() -> None:
     rows = [daily(0), daily(1), daily(1, "FAILED", 5), daily(1, "RUNNING", 3), daily(0, workflow="b", runs=1)]
-    durations = [Durations("a", 1, 2.0, 3.0), Durations("a", None, 4.0, 5.0), Durations("a", 0, 6.0, 7.0)]
-    first, second = workflows(facts(5, rows, durations))
+    durations = [Durations("a", 1, 9, 2.0, 3.0), Durations("a", None, 18, 4.0, 5.0), Durations("a", 0, 9, 6.0, 7.0)]
+    first, second = workflows(facts(5, rows, durations=durations))
     assert (first.label, first.total.runs, first.total.failure_rate) == ("Invoices", 28, 5 / 25)
     assert first.total.credits == Decimal(7)
     assert (first.p50_s, first.p95_s) == (4.0, 5.0)
-    assert [each.period for each in first.periods] == [0, 1]
+    assert (first.periods[0].p50_s, first.periods[1].p50_s) == (6.0, 2.0)
     assert (second.label, second.p50_s) == ("b", None)
     assert tally(rows).runs == 29
 
 
 def test_periods_end_with_the_last_day() -> None:
-    assert split_into_periods(date(2026, 11, 1), date(2026, 11, 7), 3) == [
+    span = replace(facts(1).span, first=date(2026, 11, 1), last=date(2026, 11, 7))
+    assert split_into_periods(span, 3) == [
         (date(2026, 11, 5), date(2026, 11, 7)),
         (date(2026, 11, 2), date(2026, 11, 4)),
         (date(2026, 11, 1), date(2026, 11, 1)),
     ]
 
 
-def test_details_cover_a_bounded_number_of_runs() -> None:
-    span = facts(30, []).span
-    assert detail_first(span, [daily(each) for each in range(30)]) == span.first
-    heavy = [daily(each, runs=15_000) for each in range(30)]
-    assert detail_first(span, heavy) == TODAY - timedelta(days=1)
-    assert detail_first(span, [daily(0, runs=10**9)]) == TODAY
+def test_partial_days_are_not_full() -> None:
+    span = facts(5).span
+    assert span.full_days == span.days[:-1]
+    assert replace(span, first_run=datetime.combine(span.first, NOW.time(), UTC)).full_days == span.days[1:-1]
+    assert replace(span, read_until=NOW - timedelta(days=2)).full_days == span.days[:-3]
+    assert replace(span, read_until=NOW + timedelta(days=1)).full_days == span.days

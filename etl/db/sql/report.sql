@@ -3,11 +3,13 @@
 SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true)
 
 -- name: span
--- The first and the last UTC day with runs, ignoring the future, and the number of runs without created_at.
+-- When the first and the last run were created, ignoring the future; when a sync last read a stream to its end; and the
+-- number of runs without created_at.
 SELECT
     now() AS now,
-    (SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM runs WHERE created_at < now() + interval '1 day') AS first_day,
-    (SELECT (max(created_at) AT TIME ZONE 'UTC')::date FROM runs WHERE created_at < now() + interval '1 day') AS last_day,
+    (SELECT min(created_at) FROM runs WHERE created_at < now() + interval '1 day') AS first_run,
+    (SELECT max(created_at) FROM runs WHERE created_at < now() + interval '1 day') AS last_run,
+    (SELECT max(last_synced_at) FROM sync_health WHERE state <> 'retired') AS read_until,
     (SELECT count(*) FROM runs WHERE created_at IS NULL) AS undated
 
 -- name: daily
@@ -27,12 +29,14 @@ GROUP BY day, workflow_id, status
 SELECT
     workflow_id,
     period,
+    timed AS runs,
     spread[1] AS p50_s,
     spread[2] AS p95_s
 FROM (
     SELECT
         workflow_id,
         period,
+        count(*) AS timed,
         percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY duration_s) AS spread
     FROM (
         SELECT workflow_id, ($2::date - (created_at AT TIME ZONE 'UTC')::date) / $3::int AS period, duration_s
@@ -43,24 +47,33 @@ FROM (
     GROUP BY GROUPING SETS ((workflow_id, period), (workflow_id))
 ) AS measured
 
--- name: names
-SELECT id, name FROM workflows WHERE name IS NOT NULL
+-- name: labels
+-- Labels of workflows: their names, with the id where several share one.
+SELECT id, CASE WHEN count(*) OVER (PARTITION BY name) > 1 THEN left(name, 40) || ' (' || id || ')' ELSE name END AS label
+FROM workflows
+WHERE name IS NOT NULL
 
 -- name: versions
--- Versions published on the days $1 to $2.
-SELECT workflow_id, version, created_at
-FROM workflow_versions
-WHERE NOT is_draft AND version IS NOT NULL AND workflow_id IS NOT NULL
-    AND created_at >= $1::date::timestamp AT TIME ZONE 'UTC'
-    AND created_at < ($2::date + 1)::timestamp AT TIME ZONE 'UTC'
-ORDER BY workflow_id, created_at, version
+-- Runs of each version of a workflow on the days $1 to $2, in the order of their first use.
+SELECT
+    workflow_id,
+    version,
+    min(created_at) AS first_run,
+    count(*) FILTER (WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
+    count(*) FILTER (WHERE status = 'FAILED') AS failed,
+    count(duration_s) AS timed,
+    percentile_cont(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY duration_s) AS quartiles_s
+FROM runs
+WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date AND version IS NOT NULL
+GROUP BY workflow_id, version
+ORDER BY workflow_id, first_run, version
 
 -- name: models
 SELECT
-    day, provider, model, sum(calls)::bigint AS calls, sum(failed)::bigint AS failed, coalesce(sum(credits), 0) AS credits
+    day, workflow_id, provider, model, sum(calls)::bigint AS calls, coalesce(sum(credits), 0) AS credits
 FROM model_usage_daily
 WHERE day BETWEEN $1::date AND $2::date
-GROUP BY day, provider, model
+GROUP BY day, workflow_id, provider, model
 
 -- name: steps
 -- Like step_performance, for the days $1 to $2.
@@ -95,10 +108,28 @@ LEFT JOIN LATERAL (
 ) AS durations ON true
 
 -- name: failures
-SELECT run_id, workflow_id, failed_at, step_key, step_type, left(error, 600) AS error, origin, version
-FROM recent_failures
-WHERE failed_at IS NOT NULL
-ORDER BY failed_at DESC
+-- The most frequent causes of the runs that failed on the days $1 to $2, as in failure_groups. Of at most $3 runs, the
+-- latest, because normalizing millions of messages takes minutes.
+SELECT
+    workflow_id,
+    step_key,
+    failure_message(error) AS message,
+    count(*) AS runs,
+    sum(count(*)) OVER ()::bigint AS runs_in_all,
+    min(failed_at) AS first_seen,
+    max(failed_at) AS last_seen,
+    array_agg(DISTINCT version) FILTER (WHERE version IS NOT NULL) AS versions,
+    (array_agg(run_id ORDER BY failed_at DESC, run_id))[1] AS last_run_id
+FROM (
+    SELECT workflow_id, step_key, error, version, failed_at, run_id
+    FROM recent_failures
+    WHERE failed_at >= $1::date::timestamp AT TIME ZONE 'UTC'
+        AND failed_at < ($2::date + 1)::timestamp AT TIME ZONE 'UTC'
+    ORDER BY failed_at DESC
+    LIMIT $3
+) AS latest
+GROUP BY workflow_id, step_key, message
+ORDER BY runs DESC, last_seen DESC, workflow_id, step_key
 LIMIT 50
 
 -- name: open_runs
@@ -117,8 +148,8 @@ WHERE state <> 'retired'
 ORDER BY app_id, workflow_id
 
 -- name: syncs
-SELECT id, mode, status, started_at, ended_at, requests, runs_inserted, runs_updated, runs_gone, rejects,
-    left(error, 600) AS error
+SELECT mode, status, started_at, extract(epoch FROM ended_at - started_at)::double precision AS duration_s, requests,
+    runs_inserted, runs_updated, runs_gone, rejects
 FROM sync_history
 ORDER BY id DESC
 LIMIT 10

@@ -37,19 +37,20 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
-// Plots over days: a tooltip for the day under the pointer.
+// Plots over days: the values of the day or period under the pointer. The tips are newest first.
 const tip = document.getElementById("tip");
 for (const figure of document.querySelectorAll("figure[data-tips]")) {
   const tips = JSON.parse(figure.dataset.tips);
   const show = (event) => {
     const area = event.target.closest("svg")?.querySelector("path.background")?.getBoundingClientRect();
-    const index = area ? Math.floor(((event.clientX - area.left) / area.width) * tips.length) : -1;
+    const left = area ? (area.right - event.clientX) / area.width : -1;
+    const index = left < 1 ? Math.floor((left * figure.dataset.days) / figure.dataset.period) : -1;
     tip.hidden = !(index in tips);
     if (tip.hidden) return;
     tip.textContent = tips[index];
-    const left = Math.min(event.clientX + 14, document.documentElement.clientWidth - tip.offsetWidth - 8);
+    const start = Math.min(event.clientX + 14, document.documentElement.clientWidth - tip.offsetWidth - 8);
     const above = event.clientY - tip.offsetHeight - 12;
-    tip.style.left = `${Math.max(8, left)}px`;
+    tip.style.left = `${Math.max(8, start)}px`;
     tip.style.top = `${above > 8 ? above : event.clientY + 16}px`;
   };
   figure.addEventListener("pointermove", show);
