@@ -101,6 +101,8 @@ CREATE TABLE etl_queue (
     claimed_by  text,
     held_since  timestamptz,
     outcomes    jsonb,
+    requests    bigint  NOT NULL DEFAULT 0,
+    retries     bigint  NOT NULL DEFAULT 0,
     CONSTRAINT etl_queue_pkey PRIMARY KEY (sync_id, place)
 );
 COMMENT ON TABLE etl_queue IS
@@ -113,9 +115,38 @@ COMMENT ON COLUMN etl_queue.claimed_by IS 'Process that reads it; null while non
 COMMENT ON COLUMN etl_queue.held_since IS
     'When another invocation was first found to hold one of its streams; it is tried again after all others.';
 COMMENT ON COLUMN etl_queue.outcomes IS 'How each of its streams ended; null until then.';
+COMMENT ON COLUMN etl_queue.requests IS 'HTTP requests that the process had sent by then, since the last workflow that it finished.';
+COMMENT ON COLUMN etl_queue.retries IS 'HTTP requests among them that were retries.';
 
 CREATE INDEX etl_queue_free_idx ON etl_queue (sync_id, place) WHERE claimed_by IS NULL AND held_since IS NULL;
 COMMENT ON INDEX etl_queue_free_idx IS 'Finds the next workflow to claim.';
+
+CREATE TABLE etl_shared_syncs (
+    sync_id    bigint  NOT NULL,
+    name       text,
+    terms      jsonb   NOT NULL,
+    is_queued  boolean NOT NULL DEFAULT false,
+    requests   bigint  NOT NULL DEFAULT 0,
+    retries    bigint  NOT NULL DEFAULT 0,
+    stop_code  integer,
+    stop_error text,
+    stop_hint  text,
+    summary    jsonb,
+    CONSTRAINT etl_shared_syncs_pkey PRIMARY KEY (sync_id)
+);
+COMMENT ON TABLE etl_shared_syncs IS
+    'One row per invocation that several processes work on: what they agree in, and what they tell each other.';
+COMMENT ON COLUMN etl_shared_syncs.sync_id IS 'Invocation (etl_syncs.id).';
+COMMENT ON COLUMN etl_shared_syncs.name IS 'Name that copies of the command join (--join).';
+COMMENT ON COLUMN etl_shared_syncs.terms IS
+    'What all processes must agree in: mode, selection, version, and short hashes of their settings, by key.';
+COMMENT ON COLUMN etl_shared_syncs.is_queued IS 'Whether its workflows have been found and queued (etl_queue).';
+COMMENT ON COLUMN etl_shared_syncs.requests IS 'HTTP requests that finding them took.';
+COMMENT ON COLUMN etl_shared_syncs.retries IS 'HTTP requests among them that were retries.';
+COMMENT ON COLUMN etl_shared_syncs.stop_code IS 'Exit code with which all processes are to end at once; null while none is to.';
+COMMENT ON COLUMN etl_shared_syncs.stop_error IS 'Message of the error that is the reason; null without one.';
+COMMENT ON COLUMN etl_shared_syncs.stop_hint IS 'What to do about it; null without one.';
+COMMENT ON COLUMN etl_shared_syncs.summary IS 'The summary of the whole, as sync --json prints it; null until the end.';
 
 CREATE TABLE etl_app_errors (
     app_id        text NOT NULL,

@@ -641,11 +641,12 @@ FROM etl_syncs AS syncs
 JOIN etl_locks AS locks ON locks.key = hashtextextended(
     (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_syncs'::regclass) || E'\nsync\n' || syncs.id, 0)
 WHERE syncs.status = 'running';
-COMMENT ON VIEW live_syncs IS 'One row per invocation that is running: a row of etl_syncs whose process still holds its lock.';
+COMMENT ON VIEW live_syncs IS
+    'One row per invocation that is running, a row of etl_syncs whose lock is still held; several where copies of the command share it (--join).';
 COMMENT ON COLUMN live_syncs.id IS 'Number of the invocation (etl_syncs.id).';
 COMMENT ON COLUMN live_syncs.mode IS 'sync, backfill or reconcile.';
 COMMENT ON COLUMN live_syncs.started_at IS 'When it started.';
-COMMENT ON COLUMN live_syncs.host IS 'Host that it runs on.';
+COMMENT ON COLUMN live_syncs.host IS 'Host that it runs on, or was started on first.';
 COMMENT ON COLUMN live_syncs.pid IS 'Process id on that host.';
 COMMENT ON COLUMN live_syncs.backend_pid IS 'Process id of the PostgreSQL session that holds its locks.';
 

@@ -13,7 +13,6 @@ import msgspec
 
 from etl.app.upkeep import roll_up_loaded
 from etl.db.queue import Queue
-from etl.db.refusals import LOST, unusable
 from etl.engine.local import run_side_by_side
 
 if TYPE_CHECKING:
@@ -32,9 +31,6 @@ STREAMS_AT_ONCE = 4
 LOCK_PATIENCE_S = 1.0
 """How long to wait for held streams: PostgreSQL takes a moment to notice that a process is dead."""
 
-RECONNECTS = 5
-"""How often a question to the queue is asked again after PostgreSQL went away."""
-
 
 class Shift:
     """Works off the queue of an invocation, `width` workflows at once.
@@ -45,17 +41,32 @@ class Shift:
         sync_id: the row of `etl_syncs`.
         listener: receives events.
         width: number of workflows.
+        sent: tells how many requests and retries this process has sent.
     """
 
     def __init__(
-        self, warehouse: Warehouse, runner: StreamRunner, sync_id: int, listener: Listener, *, width: int
+        self,
+        warehouse: Warehouse,
+        runner: StreamRunner,
+        sync_id: int,
+        listener: Listener,
+        *,
+        width: int,
+        sent: Callable[[], tuple[int, int]],
     ) -> None:
         self._warehouse = warehouse
         self._runner = runner
         self._sync_id = sync_id
         self._listener = listener
         self._width = width
-        self._worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self._sent = sent
+        self._reported = sent()
+        self.worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+
+    def unreported(self) -> tuple[int, int]:
+        """Return the numbers of requests and retries since those recorded with the last workflow that ended."""
+        requests, retries = self._sent()
+        return requests - self._reported[0], retries - self._reported[1]
 
     async def fill(self, streams: Sequence[StreamId]) -> None:
         """Queue the streams of the invocation."""
@@ -72,7 +83,7 @@ class Shift:
         await run_side_by_side(self._width, self._work_off_free)
         while left := await self._ask(Queue.unfinished):
             # The streams of what others have claimed can be locked only if their process is dead.
-            others = any(unit.claimed_by not in {None, self._worker} for unit in left)
+            others = any(unit.claimed_by not in {None, self.worker} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_PATIENCE_S for unit in left)
             work = partial(self._work_off_left, iter(left), last=last)
             await run_side_by_side(self._width, work)
@@ -92,24 +103,15 @@ class Shift:
         """Run the streams of a workflow in turn, as several apps may list the same runs; record how they ended."""
         unit = claim.unit
         outcomes = await self._runner.run(unit.streams, claim.states, claim.session)
-        await self._ask(partial(Queue.finish, unit=unit, outcomes=msgspec.json.encode(outcomes)))
+        requests, retries = self.unreported()
+        self._reported = (self._reported[0] + requests, self._reported[1] + retries)
+        finish = partial(Queue.finish, requests=requests, retries=retries)
+        await self._ask(partial(finish, unit=unit, outcomes=msgspec.json.encode(outcomes)))
         changed = sum(each.tally.runs_inserted + each.tally.runs_updated for each in outcomes)
         await roll_up_loaded(self._warehouse, unit.workflow_id, changed, self._listener)
 
     async def _ask(self, question: Callable[[Queue], Awaitable[Answer]]) -> Answer:
-        """Ask the queue something, over a new connection where the old one was lost.
-
-        Raises:
-            DatabaseError: PostgreSQL does not come back, or goes away each time.
-        """
-        for _ in range(RECONNECTS):
-            session = self._warehouse.session
-            try:
-                return await question(Queue(session, self._sync_id, self._worker))
-            except LOST as error:
-                lost = error
-                await self._warehouse.reconnect(session)
-        raise unusable(lost) from lost
+        return await self._warehouse.ask(lambda session: question(Queue(session, self._sync_id, self.worker)))
 
 
 async def read_only(warehouse: Warehouse, runner: StreamRunner, streams: Sequence[StreamId], *, width: int) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
+from etl.app.joining import Sharing, refuse_other_terms, summary_of, terms_of
 from etl.app.outcomes import Outcomes
 from etl.app.shift import STREAMS_AT_ONCE, Shift, read_only
 from etl.app.stream_runner import StreamRunner
@@ -17,7 +21,8 @@ from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
-from etl.errors import DISK_FULL, EtlError, InterruptedSyncError, SettingsError, explain
+from etl.db.sharing import SharedSync
+from etl.errors import DISK_FULL, DatabaseError, EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, ignore, tee
 from etl.normalize.redaction import redactor_of
 from etl.plan.window import Window
@@ -39,7 +44,7 @@ LEDGER_PATIENCE_S = 2.0
 """How long the end of an invocation waits for its row of `etl_syncs`."""
 
 
-async def run_sync(
+async def run_sync(  # noqa: PLR0913 - the options of the commands
     settings: Settings,
     mode: Mode,
     *,
@@ -48,6 +53,7 @@ async def run_sync(
     since: datetime | None = None,
     until: datetime | None = None,
     dry_run: bool = False,
+    join: str | None = None,
     listener: Listener = ignore,
     policy: RetryPolicy | None = None,
 ) -> SyncSummary:
@@ -61,6 +67,7 @@ async def run_sync(
         since: backfill runs created at or after.
         until: backfill runs created before.
         dry_run: fetch and normalize, write nothing.
+        join: name of an invocation whose copies, on any hosts, share the work; None for one of this process alone.
         listener: receives every event.
         policy: how requests are retried; None for the default.
 
@@ -70,6 +77,8 @@ async def run_sync(
     """
     sync = settings.sync
     task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))
+    if join is not None:
+        return await _Copy(settings, task, listener, name=join, policy=policy).run(apps, workflows)
     return await _Invocation(settings, task, listener, dry_run=dry_run, policy=policy).run(apps, workflows)
 
 
@@ -77,7 +86,7 @@ class _Invocation:
     """One invocation of sync, backfill or reconcile."""
 
     def __init__(
-        self, settings: Settings, task: Task, listener: Listener, *, dry_run: bool, policy: RetryPolicy | None
+        self, settings: Settings, task: Task, listener: Listener, *, dry_run: bool = False, policy: RetryPolicy | None
     ) -> None:
         self._settings = settings
         self._task = task
@@ -112,10 +121,13 @@ class _Invocation:
         except Exception as error:  # noqa: BLE001 - whatever it is, the summary has it
             self._summary.end_with(_known(error))
 
-    async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
+    def _choose(self, apps: Sequence[str]) -> None:
         self._apps = chosen_apps(self._settings, apps)
         for app in self._apps:
             self._settings.require_key(app)  # before anything is opened
+
+    async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
+        self._choose(apps)
         async with AsyncExitStack() as stack:
             opening = open_unchanged if self._dry_run else open_warehouse
             warehouse = await stack.enter_async_context(opening(self._settings, self._listener, width=STREAMS_AT_ONCE))
@@ -129,23 +141,41 @@ class _Invocation:
                 await finish_in_hand(asyncio.wait_for(self._record_end(warehouse), LEDGER_PATIENCE_S))
 
     async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
-        apps = self._apps
-        clients = await open_clients(stack, self._settings, apps, warehouse.leases, self._listener, self._policy)
-        sync_id, outcomes = self._summary.id, self._outcomes
+        clients = await self._open_clients(stack, warehouse)
+        outcomes = self._outcomes
         outcomes.streams = streams = await self._find_streams(warehouse, clients, workflows, outcomes.ended)
-        self._listener(SyncStarted(self._task.mode, tuple(streams), sync_id, self._dry_run))
-        runner = StreamRunner(
-            self._settings, self._task, warehouse, clients, self._listener, outcomes.ended, sync_id=sync_id
-        )
-        width = min(STREAMS_AT_ONCE, self._settings.api.concurrency)
-        if sync_id is None:
-            await read_only(warehouse, runner, streams, width=width)
+        self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id, self._dry_run))
+        runner = self._runner(warehouse, clients)
+        if self._dry_run:
+            await read_only(warehouse, runner, streams, width=self._width)
             return
-        shift = Shift(warehouse, runner, sync_id, self._listener, width=width)
+        shift = self._shift(warehouse, runner)
         await shift.fill(streams)
         await shift.work()
         if not self._task.window.is_bounded:
             await outcomes.compare_again(warehouse, self._listener)
+
+    async def _open_clients(self, stack: AsyncExitStack, warehouse: Warehouse) -> dict[str, CortexClient]:
+        return await open_clients(stack, self._settings, self._apps, warehouse.leases, self._listener, self._policy)
+
+    @property
+    def _width(self) -> int:
+        return min(STREAMS_AT_ONCE, self._settings.api.concurrency)
+
+    def _runner(self, warehouse: Warehouse, clients: dict[str, CortexClient]) -> StreamRunner:
+        ended, sync_id = self._outcomes.ended, self._summary.id
+        return StreamRunner(self._settings, self._task, warehouse, clients, self._listener, ended, sync_id=sync_id)
+
+    def _shift(self, warehouse: Warehouse, runner: StreamRunner) -> Shift:
+        assert self._summary.id is not None  # noqa: S101 - only a dry run has none
+        return Shift(
+            warehouse,
+            runner,
+            self._summary.id,
+            self._listener,
+            width=self._width,
+            sent=lambda: (self._summary.requests, self._summary.retries),
+        )
 
     def _conclude(self) -> None:
         """Complete the summary with the streams."""
@@ -201,6 +231,81 @@ class _Invocation:
         if cause is not None and not isinstance(cause, (InterruptedSyncError, SettingsError)):
             await self._outcomes.record_failures(warehouse)
             await record_app_errors(warehouse.pool, [(app.id, cause.message, cause.hint) for app in self._apps])
+
+
+class _Copy(_Invocation):
+    """One of several copies of a command that are one invocation."""
+
+    def __init__(
+        self, settings: Settings, task: Task, listener: Listener, *, name: str, policy: RetryPolicy | None
+    ) -> None:
+        super().__init__(settings, task, listener, policy=policy)
+        self._name = name
+
+    async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
+        self._choose(apps)
+        async with AsyncExitStack() as stack:
+            opening = open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)
+            warehouse = await stack.enter_async_context(opening)
+            ours = terms_of(self._settings, self._task, apps, workflows)
+            terms = msgspec.json.encode(ours).decode()
+            row, theirs = await warehouse.session.join_sync(self._name, self._task.mode, terms)
+            refuse_other_terms(ours, msgspec.json.decode(theirs), f"the running invocation {self._name}")
+            self._summary.begin(row)
+            sharing = Sharing(warehouse, row["id"])
+            await self._caught(self._take_part(stack, warehouse, sharing, workflows))
+            await self._end(warehouse, sharing)
+
+    async def _take_part(
+        self, stack: AsyncExitStack, warehouse: Warehouse, sharing: Sharing, workflows: Sequence[str]
+    ) -> None:
+        """Find the workflows, if no other copy has, and work until all have ended."""
+        clients = await self._open_clients(stack, warehouse)
+        async with sharing.lead() as notes:
+            if not notes.is_queued:
+                found: dict[StreamId, Outcome] = {}
+                streams = await self._find_streams(warehouse, clients, workflows, found)
+                ended = [(each.stream.app_id, msgspec.json.encode([each])) for each in found.values()]
+                await sharing.ask(lambda shared: shared.queue_ended(ended))
+                sent = (self._summary.requests, self._summary.retries)
+                await sharing.ask(lambda shared: shared.add_requests(*sent))
+                await self._shift(warehouse, self._runner(warehouse, clients)).fill(streams)
+        self._apps = []
+        streams = await sharing.ask(SharedSync.streams)
+        self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id))
+        shift = self._shift(warehouse, self._runner(warehouse, clients))
+        await warehouse.session.work_as(shift.worker)
+        try:
+            await sharing.until_stopped(shift.work())
+        except asyncio.CancelledError:
+            adding = sharing.ask(lambda shared: shared.add_requests(*shift.unreported()))
+            await finish_in_hand(asyncio.wait_for(adding, LEDGER_PATIENCE_S))
+            raise
+
+    async def _end(self, warehouse: Warehouse, sharing: Sharing) -> None:
+        """Record the end of the whole, or take it from the copy that has."""
+        cause = self._summary.cause
+        if isinstance(cause, (InterruptedSyncError, DatabaseError)):  # of this copy alone: the others go on
+            self._conclude()
+            return
+        if cause is not None:
+            await sharing.ask(partial(SharedSync.stop, error=cause))
+        async with sharing.lead() as notes:
+            if notes.summary is not None:
+                self._summary, cause = summary_of(notes.summary), notes.error
+                self._summary.cause = cause
+                return
+            streams, outcomes = await sharing.ask(SharedSync.streams), await sharing.outcomes()
+            self._outcomes = Outcomes(streams, {each.stream: each for each in outcomes})
+            if cause is None and not self._task.window.is_bounded:
+                await self._caught(self._outcomes.compare_again(warehouse, self._listener))
+            self._summary.requests, self._summary.retries = await sharing.ask(SharedSync.requests)
+            self._conclude()
+            if self._summary.cause is None:
+                await self._caught(self._keep_in_order(warehouse))
+            await finish_in_hand(self._record_end(warehouse))
+            summary = msgspec.json.encode(self._summary.as_dict())
+            await sharing.ask(lambda shared: shared.end(summary))
 
 
 def _known(error: Exception) -> EtlError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import asyncpg
 
@@ -13,16 +13,21 @@ from etl.db import embedded, liveness
 from etl.db.connect import connect, create_pool, missing_privilege
 from etl.db.empty import EmptyPool, EmptySession
 from etl.db.migrate import migrate, migrations, pending
-from etl.db.refusals import LOST
+from etl.db.refusals import LOST, unusable
 from etl.db.session import Session
 from etl.errors import DatabaseError
 from etl.events import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from etl.config import Settings
     from etl.events import Listener
+
+Answer = TypeVar("Answer")
+
+RECONNECTS = 5
+"""How often a question is asked again after PostgreSQL went away."""
 
 LEASE_S = 15.0
 """How long a lease of the request budget may take, which waits for nothing but a busy server."""
@@ -90,6 +95,21 @@ class Warehouse:
         """Close the session, which releases all locks."""
         await self.session.close()
 
+    async def ask(self, question: Callable[[Session], Awaitable[Answer]]) -> Answer:
+        """Ask the session something, over a new connection where the old one was lost.
+
+        Raises:
+            DatabaseError: PostgreSQL does not come back, or goes away each time.
+        """
+        for _ in range(RECONNECTS):
+            session = self.session
+            try:
+                return await question(session)
+            except LOST as error:
+                lost = error
+                await self.reconnect(session)
+        raise unusable(lost) from lost
+
     async def reconnect(self, broken: Session) -> Session:
         """Replace a broken session; later callers get the session that the first one opened.
 
@@ -103,7 +123,7 @@ class Warehouse:
             give_up = asyncio.get_running_loop().time() + liveness.OUTAGE_S
             while True:
                 try:
-                    self.session = await _open_session(self._settings, broken.liveness)
+                    self.session = await _open_session(self._settings, broken)
                 except (DatabaseError, *LOST):
                     if asyncio.get_running_loop().time() > give_up:
                         raise
@@ -112,8 +132,8 @@ class Warehouse:
                     return self.session
 
 
-async def _open_session(settings: Settings, liveness: str) -> Session:
-    """Open a session, which takes over the lock that shows that the process is alive from a lost one.
+async def _open_session(settings: Settings, lost: Session) -> Session:
+    """Open a session, which takes over the locks that show that the process is alive from a lost one.
 
     Raises:
         DatabaseError: the database cannot be reached, or PostgreSQL keeps the lost session.
@@ -121,8 +141,7 @@ async def _open_session(settings: Settings, liveness: str) -> Session:
     database = settings.database
     session = await Session.open(await database_url(settings), database.schema_name, timeout_s=database.timeout_s)
     try:
-        if liveness:
-            await session.take_over(liveness)
+        await session.succeed(lost)
     except BaseException:
         await session.close()
         raise

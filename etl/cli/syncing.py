@@ -34,6 +34,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary obje
 MetricsOption = Annotated[
     Path | None, typer.Option("--metrics-file", metavar="PATH", help="Write Prometheus metrics to this file.")
 ]
+JoinOption = Annotated[
+    str | None,
+    typer.Option("--join", metavar="NAME", help="Share the work with all copies started with this name, on any hosts."),
+]
 _MANY = 20  # streams; of more, only those that did not succeed are shown
 
 
@@ -58,6 +62,7 @@ def sync(
     workflows: WorkflowOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
+    join: JoinOption = None,
     metrics_file: MetricsOption = None,
     every: Annotated[
         timedelta | None,
@@ -75,7 +80,9 @@ def sync(
 
     Example: `cortex-etl sync --workflow wf_1 --dry-run`
     """
-    return _run(call, "sync", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file, every=every)
+    return _run(
+        call, "sync", apps, workflows, dry_run=dry_run, json=json, join=join, metrics_file=metrics_file, every=every
+    )
 
 
 @command(app, "backfill")
@@ -94,6 +101,7 @@ def backfill(
     workflows: WorkflowOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
+    join: JoinOption = None,
     metrics_file: MetricsOption = None,
 ) -> int:
     """Load the history, all of it or between two dates; resumes where it stopped.
@@ -113,6 +121,7 @@ def backfill(
         until=until,
         dry_run=dry_run,
         json=json,
+        join=join,
         metrics_file=metrics_file,
     )
 
@@ -125,13 +134,14 @@ def reconcile(
     workflows: WorkflowOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
+    join: JoinOption = None,
     metrics_file: MetricsOption = None,
 ) -> int:
     """Compare everything the API lists with the warehouse: late changes of old runs, and runs that are gone.
 
     Example: `cortex-etl reconcile --workflow wf_1`
     """
-    return _run(call, "reconcile", apps, workflows, dry_run=dry_run, json=json, metrics_file=metrics_file)
+    return _run(call, "reconcile", apps, workflows, dry_run=dry_run, json=json, join=join, metrics_file=metrics_file)
 
 
 def _run(
@@ -142,6 +152,7 @@ def _run(
     *,
     dry_run: bool,
     json: bool,
+    join: str | None,
     metrics_file: Path | None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -153,7 +164,11 @@ def _run(
         "since": since,
         "until": until,
         "dry_run": dry_run,
+        "join": join,
     }
+    if join is not None and (dry_run or not join.strip()):
+        hint = "Leave out --dry-run." if dry_run else "Pass a name such as nightly."
+        raise SettingsError("--join needs a name, and something to write", hint=hint)
 
     def run_once() -> SyncSummary:
         summary = run_watched(call, mode, options, metrics_file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +51,8 @@ __all__ = [
     "load",
     "parse_duration",
 ]
+
+_AGREED_OF_API = {"base_url", "requests_per_minute", "page_size", "origin", "status", "verbose"}
 
 EXAMPLE_APP = "app_123"
 """The app id in the file that `init` writes."""
@@ -175,6 +179,23 @@ class Settings(Section):
         urls = (self.database.url, self.database.read_url, self.api.proxy)
         whole = [each.get_secret_value() for each in _secrets(self) if not any(each is url for url in urls)]
         return whole + self.api_network.credentials()
+
+    def agreed(self) -> dict[str, str]:
+        """Return short hashes of what all processes of an invocation must agree in, by key.
+
+        Secrets are no part of it but the salt of redaction, of which three bytes of the hash of a hash say nothing.
+        """
+        values = {
+            "api": self.api.model_dump(mode="json", include=_AGREED_OF_API),
+            "sync": self.sync.model_dump(mode="json"),
+            "payloads": self.payloads.model_dump(mode="json"),
+        }
+        if self.payloads.redact_salt is not None:
+            salt = hashlib.sha256(self.payloads.redact_salt.get_secret_value().encode()).digest()
+            values["payloads"]["redact_salt"] = hashlib.sha256(salt).hexdigest()[:6]
+        keys = {f"{section}.{key}": value for section, of in values.items() for key, value in of.items()}
+        keys["apps"] = [app.model_dump(mode="json", include={"id", "workflows"}) for app in self.apps]
+        return {key: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12] for key, value in keys.items()}
 
     @property
     def file(self) -> Path | None:

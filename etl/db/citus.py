@@ -23,6 +23,7 @@ _BOOKKEEPING = (
     "etl_syncs",
     "etl_streams",
     "etl_queue",
+    "etl_shared_syncs",
     "etl_alert_rules",
     "etl_app_errors",
     "etl_rejects",

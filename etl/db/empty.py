@@ -30,7 +30,7 @@ class EmptySession(Session):
     """A session that finds no rows and keeps in memory what a pass meets."""
 
     def __init__(self) -> None:
-        self.liveness = ""
+        self.liveness = self.shared = ""
         self._passes = 0
         self._met: defaultdict[int, set[str]] = defaultdict(set)
 

@@ -86,9 +86,13 @@ class Queue:
             return None
         return claim
 
-    async def finish(self, unit: Unit, outcomes: bytes) -> None:
-        """Record how the streams of a workflow ended, as JSON, and let others have them."""
-        await self._session.rows(_SQL["finish"], self._sync_id, self._worker, unit.place, outcomes.decode())
+    async def finish(self, unit: Unit, outcomes: bytes, requests: int, retries: int) -> None:
+        """Record how the streams of a workflow ended, as JSON, and let others have them.
+
+        `requests` and `retries` are those that this process has sent since it last finished one.
+        """
+        values = (unit.place, outcomes.decode(), requests, retries)
+        await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
         await self._session.release(*unit.streams)
 
     async def _lock(self, unit: Unit, *, partly: bool = False) -> Claim | None:

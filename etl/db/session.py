@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _SQL = statements("state")
+_SHARING = statements("sharing")
 _ENDING_ATTEMPTS = 20
 _ENDING_PAUSE_S = 0.1
 
@@ -62,6 +63,8 @@ class Session:
         self._busy = asyncio.Lock()
         self.liveness = ""
         """Name of the lock that shows that this process is alive; empty while it needs none."""
+        self.shared = ""
+        """Name of the lock of an invocation that this process shares with others; empty if it shares none."""
         self._passes = 0
         self._scratch = False
 
@@ -128,15 +131,84 @@ class Session:
     async def start_sync(self, mode: str) -> dict[str, Any]:
         """Write the row of this invocation, and close the rows of processes that died; return what is known of it."""
         (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
-        sync_id: int = row["id"]
-        self.liveness = self._name("sync", sync_id)
+        self.liveness = self._name("sync", row["id"])
         await self._value("lock", self.liveness)
-        for other in await self._rows("running_syncs", sync_id):
+        await self._close_others(row["id"])
+        return dict(row)
+
+    async def _close_others(self, sync_id: int) -> None:
+        for other in await self._rows("unclosed_syncs", sync_id):
             name = self._name("sync", other["id"])
             if await self._value("lock", name):
-                await self._value("interrupt_sync", other["id"])
+                await self._value("close_sync", other["id"])
                 await self._rows("unlock", [name])
+
+    async def join_sync(self, name: str, mode: str, terms: str) -> tuple[dict[str, Any], str]:
+        """Join the running invocation of a name, or start one.
+
+        It lives while one of its processes holds its lock, which they share.
+
+        Args:
+            name: of the invocation.
+            mode: of one that is started.
+            terms: of one that is started, as JSON.
+
+        Returns:
+            What is known of it, and its terms.
+        """
+        async with self._busy, self._connection.transaction():
+            await self._connection.execute(_SHARING["lock_name"], self._name("join", name))
+            row = await self._connection.fetchrow(_SHARING["running"], name)
+            while row is not None and not await self._share(row["id"]):
+                await asyncio.sleep(_ENDING_PAUSE_S)
+                row = await self._connection.fetchrow(_SHARING["running"], name)
+            values = await self._start_shared(name, mode, terms) if row is None else dict(row)
+        self.shared = self._name("sync", values["id"])
+        await self._close_others(values["id"])
+        return values, values.pop("terms", terms)
+
+    async def _start_shared(self, name: str, mode: str, terms: str) -> dict[str, Any]:
+        about = (socket.gethostname(), os.getpid(), __version__)
+        (row,) = await self._connection.fetch(_SQL["start_sync"], mode, *about)
+        await self._connection.execute(_SHARING["add"], row["id"], name, terms)
+        await self._connection.fetchval(_SQL["lock_shared"], self._name("sync", row["id"]))
         return dict(row)
+
+    async def _share(self, sync_id: int) -> bool:
+        """Share the lock of a running invocation; close one whose processes died, and return False."""
+        name = self._name("sync", sync_id)
+        if await self._connection.fetchval(_SQL["lock"], name):
+            await self._connection.execute(_SQL["close_sync"], sync_id)
+            await self._connection.fetch(_SQL["unlock"], [name])
+            return False
+        return bool(await self._connection.fetchval(_SQL["lock_shared"], name))
+
+    async def try_lock(self, kind: str, *of: object) -> bool:
+        """Take a lock, unless another process holds it."""
+        return bool(await self._value("lock", self._name(kind, *of)))
+
+    async def unlock(self, kind: str, *of: object) -> None:
+        """Let others have a lock."""
+        await self._rows("unlock", [self._name(kind, *of)])
+
+    async def work_as(self, worker: str) -> None:
+        """Show that a process that works on an invocation of several is alive."""
+        self.liveness = self._name("worker", worker)
+        await self._value("lock", self.liveness)
+
+    async def succeed(self, lost: Session) -> None:
+        """Hold the locks that show that this process is alive instead of a session whose connection was lost.
+
+        Raises:
+            DatabaseError: PostgreSQL does not end the lost session, or another invocation has closed this one.
+        """
+        if lost.liveness:
+            await self.take_over(lost.liveness)
+        if lost.shared and not await self._value("lock_shared", lost.shared):
+            raise DatabaseError(
+                "Another invocation closed this one while its connection was lost.", hint="Run it again."
+            )
+        self.shared = lost.shared
 
     async def take_over(self, liveness: str) -> None:
         """Hold the lock that shows that this process is alive, and end the lost session that held it.

@@ -1,5 +1,6 @@
 -- name: fill
 -- Queue the streams of an invocation, those of one workflow together. $1 invocation, $2 apps, $3 workflows.
+WITH filled AS (UPDATE etl_shared_syncs SET is_queued = true WHERE sync_id = $1)
 INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids)
 SELECT $1, min(place), workflow_id, array_agg(app_id ORDER BY place)
 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS streams (app_id, workflow_id, place)
@@ -33,5 +34,6 @@ ORDER BY place
 UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outcomes IS NULL RETURNING place
 
 -- name: finish
--- Record how the streams of a workflow ended, unless another process has claimed it since.
-UPDATE etl_queue SET outcomes = $4::text::jsonb WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
+-- Record how the streams of a workflow ended, unless another process has claimed it since. $5 and $6, requests and retries.
+UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
+WHERE sync_id = $1 AND claimed_by = $2 AND place = $3

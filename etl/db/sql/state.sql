@@ -2,6 +2,9 @@
 -- Liveness: held by this session until it ends, however it ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0))
 
+-- name: lock_shared
+SELECT pg_try_advisory_lock_shared(hashtextextended($1, 0))
+
 -- name: unlock
 SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS names (name)
 
@@ -189,18 +192,25 @@ INSERT INTO etl_syncs (mode, status, host, pid, version) VALUES ($1, 'running', 
 RETURNING id, started_at, host, pid, version
 
 -- name: finish_sync
-WITH done AS (DELETE FROM etl_queue WHERE sync_id = $1)
+WITH done AS (
+    DELETE FROM etl_queue
+    WHERE sync_id = $1 AND NOT EXISTS (SELECT FROM etl_shared_syncs WHERE sync_id = $1)
+)
 UPDATE etl_syncs
 SET status = $2, ended_at = now(), requests = $3, retries = $4, pages = $5, runs_seen = $6, runs_inserted = $7,
     runs_updated = $8, runs_unchanged = $9, runs_gone = $10, rejects = $11, error = $12
 WHERE id = $1
 RETURNING ended_at
 
--- name: running_syncs
+-- name: unclosed_syncs
+-- Other invocations that are running or have left something, or whose processes died.
 SELECT id FROM etl_syncs WHERE status = 'running' AND id <> $1
+UNION SELECT sync_id FROM etl_shared_syncs WHERE sync_id <> $1
 
--- name: interrupt_sync
-WITH dead AS (DELETE FROM etl_queue WHERE sync_id = $1)
+-- name: close_sync
+-- Of an invocation without any process.
+WITH queue AS (DELETE FROM etl_queue WHERE sync_id = $1),
+shared AS (DELETE FROM etl_shared_syncs WHERE sync_id = $1)
 UPDATE etl_syncs
 SET status = 'interrupted', ended_at = now(), error = coalesce(error, 'the process exited without recording a result')
 WHERE id = $1 AND status = 'running'

@@ -1,0 +1,98 @@
+"""What the processes that work on one invocation tell each other: its terms, that it is to stop, and its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etl.db.statements import statements
+from etl.errors import (
+    EXIT_DATABASE,
+    EXIT_KEY_REFUSED,
+    EXIT_SETTINGS,
+    DatabaseError,
+    EtlError,
+    KeyRefusedError,
+    SettingsError,
+)
+from etl.events import StreamId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etl.db.session import Session
+
+_SQL = statements("sharing")
+_KINDS = {EXIT_SETTINGS: SettingsError, EXIT_KEY_REFUSED: KeyRefusedError, EXIT_DATABASE: DatabaseError}
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """The row of an invocation: its terms and, at the end, its summary, both as JSON."""
+
+    terms: str
+    is_queued: bool
+    stop_code: int | None
+    stop_error: str | None
+    stop_hint: str | None
+    summary: str | None
+
+    @property
+    def error(self) -> EtlError | None:
+        """The error with which all processes are to end."""
+        if self.stop_code is None:
+            return None
+        kind = _KINDS.get(self.stop_code, EtlError)
+        return kind(self.stop_error or "", hint=self.stop_hint or "")
+
+
+class SharedSync:
+    """The invocation `sync_id`, as one of its processes sees it over `session`."""
+
+    def __init__(self, session: Session, sync_id: int) -> None:
+        self._session = session
+        self._sync_id = sync_id
+
+    async def read(self) -> Notes:
+        """Read what the processes know.
+
+        Raises:
+            DatabaseError: another invocation has closed this one.
+        """
+        rows = await self._session.rows(_SQL["read"], self._sync_id)
+        if not rows:
+            raise DatabaseError(
+                "Another invocation closed this one while its connection was lost.", hint="Run it again."
+            )
+        return Notes(*rows[0])
+
+    async def stop(self, error: EtlError) -> None:
+        """Let all processes end with an error."""
+        values = (error.exit_code, error.message, error.hint or None)
+        await self._session.rows(_SQL["stop"], self._sync_id, *values)
+
+    async def queue_ended(self, ended: Sequence[tuple[str, bytes]]) -> None:
+        """Queue apps whose workflows could not be listed, each with its outcome as JSON."""
+        for place, (app_id, outcomes) in enumerate(ended, 1):
+            await self._session.rows(_SQL["queue_ended"], self._sync_id, -place, app_id, outcomes.decode())
+
+    async def add_requests(self, requests: int, retries: int) -> None:
+        """Count requests that were sent for no workflow."""
+        await self._session.rows(_SQL["add_requests"], self._sync_id, requests, retries)
+
+    async def streams(self) -> list[StreamId]:
+        """Return the streams of the queue."""
+        return [StreamId(*row) for row in await self._session.rows(_SQL["streams"], self._sync_id)]
+
+    async def outcomes(self) -> list[str]:
+        """Return how the streams ended that have, as JSON, those of one workflow together."""
+        return [row["outcomes"] for row in await self._session.rows(_SQL["outcomes"], self._sync_id)]
+
+    async def requests(self) -> tuple[int, int]:
+        """Return the numbers of requests and of retries of all processes."""
+        (row,) = await self._session.rows(_SQL["requests"], self._sync_id)
+        return row["requests"], row["retries"]
+
+    async def end(self, summary: bytes) -> None:
+        """Leave the summary of the whole, as JSON, to the other processes."""
+        await self._session.rows(_SQL["end"], self._sync_id, summary.decode())

@@ -1,0 +1,126 @@
+"""Copies of one command that are one invocation (`--join`)."""
+
+import asyncio
+import signal
+
+import pytest
+from sync_trials import start, trial
+
+from etl.sandbox import World
+from etl.sandbox.faults import Status
+
+WORKFLOWS = 6
+
+
+def workflows(runs=30):
+    world = World(1)
+    for number in range(WORKFLOWS):
+        world.add_workflow("app_1", f"wf_{number}")
+        for _ in range(runs):
+            world.create_run(f"wf_{number}")
+    return world
+
+
+def hold(t, place):
+    """Let the `place`th request for runs wait; returns what tells that it waits, and what lets it go on."""
+    waits, go_on, asked = asyncio.Event(), asyncio.Event(), []
+
+    async def hook(path, query, number):
+        if path.endswith("/runs"):
+            asked.append(number)
+            if len(asked) == place:
+                waits.set()
+                await asyncio.wait_for(go_on.wait(), 30)
+
+    t.sandbox.faults.before_response = hook
+    return waits, go_on
+
+
+async def copies(t, tmp_path, *arguments, count=2):
+    return [await start(t, tmp_path, *arguments, "--join", "nightly", "--json") for _ in range(count)]
+
+
+async def claimers(t, at_least):
+    """Wait until so many processes have claimed a workflow."""
+    while await t.connection.fetchval("SELECT count(DISTINCT claimed_by) FROM etl_queue") < at_least:
+        await asyncio.sleep(0.05)
+
+
+async def test_copies_are_one_invocation_with_one_result(database_url, tmp_path):
+    async with trial(database_url, workflows()) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        t.sandbox.faults.latency_s = 0.02
+        for mode in ("sync", "reconcile"):
+            before = len(t.sandbox.requests)
+            both = await copies(t, tmp_path, mode)
+            await asyncio.wait_for(claimers(t, 2), 30)
+            for each in both:
+                assert await each.end() == 0, each.err
+            first, second = ({**each.json, "seconds": None} for each in both)
+            assert first == second
+            assert (first["status"], first["exit_code"], len(first["streams"])) == ("succeeded", 0, WORKFLOWS)
+            assert first["requests"] == len(t.sandbox.requests) - before
+            assert first["runs_inserted"] == (30 * WORKFLOWS if mode == "sync" else 0)
+            assert await t.differences() == []
+        rows = await t.connection.fetch("SELECT status, requests FROM etl_syncs")
+        assert [row["status"] for row in rows] == ["succeeded", "succeeded"]
+        await t.run()
+        for table in ("etl_queue", "etl_shared_syncs"):
+            assert await t.connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+async def test_others_take_over_what_a_copy_leaves(database_url, tmp_path, number):
+    async with trial(database_url, workflows()) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        waits, go_on = hold(t, 4)
+        (first,) = await copies(t, tmp_path, "sync", count=1)
+        await asyncio.wait_for(waits.wait(), 30)
+        (second,) = await copies(t, tmp_path, "sync", count=1)
+        await asyncio.wait_for(claimers(t, 2), 30)
+        first.signal(number)
+        go_on.set()
+        assert await first.end() == (130 if number == signal.SIGINT else -signal.SIGKILL), first.err
+        assert await second.end() == 0, second.err
+        assert await t.differences() == []
+        assert len(second.json["streams"]) == WORKFLOWS
+        rows = await t.connection.fetch("SELECT status FROM etl_syncs")
+        assert [row["status"] for row in rows] == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "api", "named"), [("reconcile", {}, "mode"), ("sync", {"page_size": 6}, "api.page_size")]
+)
+async def test_copies_must_agree(database_url, tmp_path, mode, api, named):
+    async with trial(database_url, workflows(runs=8)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        waits, go_on = hold(t, 2)
+        (first,) = await copies(t, tmp_path, "sync", count=1)
+        await asyncio.wait_for(waits.wait(), 30)
+        t.api |= api
+        (second,) = await copies(t, tmp_path, mode, count=1)
+        assert await second.end() == 2
+        assert f"nightly differs in {named}" in second.err
+        go_on.set()
+        assert await first.end() == 0, first.err
+
+
+async def test_refused_key_ends_all_copies(database_url, tmp_path):
+    async with trial(database_url, workflows()) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        t.sandbox.faults.latency_s = 0.05
+        both = await copies(t, tmp_path, "sync")
+        await asyncio.wait_for(claimers(t, 2), 30)
+        t.sandbox.faults.on(lambda request: request.path.endswith("/runs"), Status(401))
+        for each in both:
+            assert await each.end() == 3, each.err
+        rows = await t.connection.fetch("SELECT status FROM etl_syncs")
+        assert [row["status"] for row in rows] == ["failed"]
+
+
+async def test_copy_that_starts_after_the_end_starts_anew(database_url, tmp_path):
+    async with trial(database_url, workflows(runs=3)) as t:
+        for number in (1, 2):
+            (copy,) = await copies(t, tmp_path, "sync", count=1)
+            assert await copy.end() == 0, copy.err
+            assert await t.connection.fetchval("SELECT count(*) FROM etl_syncs") == number
