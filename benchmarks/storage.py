@@ -72,7 +72,7 @@ async def _with_fillfactor(connection: asyncpg.Connection, fillfactor: int) -> s
         before = await connection.fetchval("SELECT pg_current_wal_insert_lsn()")
         async with connection.transaction():
             await connection.execute(CHANGE.format(table=table, change=change, chosen=chosen))
-            hot, changed = await connection.fetchrow(
+            (hot, changed), *_ = await connection.fetch(
                 "SELECT pg_stat_get_xact_tuples_hot_updated(oid), pg_stat_get_xact_tuples_updated(oid) "
                 "FROM (SELECT $1::text::regclass::oid AS oid) AS named",
                 table,
@@ -85,7 +85,9 @@ async def _with_fillfactor(connection: asyncpg.Connection, fillfactor: int) -> s
 
 async def _with_compression(connection: asyncpg.Connection, compression: str) -> str:
     documents = [
-        template.filled([b'"x"'] * 3).decode() for templates in library().templates.values() for template in templates
+        template.filled(dict.fromkeys(template.blanks, b'"x"')).decode()
+        for templates in library().templates.values()
+        for template in templates
     ]
     try:
         await connection.execute(f"CREATE TABLE documents (document jsonb COMPRESSION {compression})")

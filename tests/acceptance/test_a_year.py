@@ -22,7 +22,7 @@ from etl.app import run_sync, status_report
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.errors import KeyRefusedError
 from etl.sandbox import Sandbox, World
-from etl.sandbox.faults import CutBody, Reset, Status, any_request, lists_runs
+from etl.sandbox.faults import CutBody, Fault, Reset, Status, any_request, lists_runs
 from etl.sandbox.lifecycle import retention_due
 
 DAYS = 365
@@ -32,7 +32,13 @@ HASTY = RetryPolicy(attempts=3, first_pause_s=0.001, longest_pause_s=0.002)
 
 KEY_LOST, KEY_RENEWED = 100, 102
 MACHINE_OFF = range(200, 207)
-OUTAGES = {40: Status(503, html=True), 41: Status(500), 150: CutBody("half_json"), 290: Reset(), 291: Status(502)}
+OUTAGES: dict[int, Fault] = {
+    40: Status(503, html=True),
+    41: Status(500),
+    150: CutBody("half_json"),
+    290: Reset(),
+    291: Status(502),
+}
 """Days on which every request fails this way."""
 HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chunked"), Reset(), Status(504))
 HANGING = (5, 110, 310)

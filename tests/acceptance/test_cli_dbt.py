@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -122,7 +122,13 @@ class Project:
         """Run dbt with warnings, deprecated properties among them, as errors."""
         command = [DBT, "--warn-error", "--no-use-colors", *arguments, "--profiles-dir", "."]
         return await asyncio.to_thread(
-            subprocess.run, command, cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False
+            cast("Any", subprocess.run),
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def not_passed(self) -> tuple[int, list[str]]:

@@ -36,8 +36,8 @@ async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> No
     assert (explained.code, "complete" in explained.out) == (0, True)
     assert (await command("sql", "SELECT count(*) FROM runs")).code == 2  # only --demo shows this data
     assert (await command("init")).code == 0
-    for words in (["sql", "SELECT count(*) FROM runs"], ["rejects", "list"], ["export", "files"]):
-        assert (await command(*words, "--demo")).code == 0, words
+    for asked in (["sql", "SELECT count(*) FROM runs"], ["rejects", "list"], ["export", "files"]):
+        assert (await command(*asked, "--demo")).code == 0, asked
     counted = await command("sql", "--demo", "SELECT count(*) FROM runs")
     assert (int(counted.out.split()[1]) >= 300, counted.err) == (True, "")
     command.configure("apps: [{id: some_other_app}]\n")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from time import monotonic
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -133,7 +134,7 @@ async def test_doctor_reports_a_lock_held_by_a_hanging_process(at_work, warehous
     await holder.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"cortex\nsync\n{number}")
     (held,) = (await findings(command))["locks"]
     assert (held["state"], held["found"]) == ("ok", "1 other invocation running")
-    check = await _locks(Stale(warehouse))
+    check = await _locks(cast("Any", Stale(warehouse)))
     assert check.state == "warning"
     assert f"process 4711 on elsewhere, sync {number} holds streams" in check.found
     assert check.hint.endswith(f"SELECT pg_terminate_backend({holder.get_server_pid()});")

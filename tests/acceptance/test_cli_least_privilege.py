@@ -65,7 +65,8 @@ async def refused(command, says: str) -> None:
 async def test_role_that_owns_only_the_schema_can_sync(as_loader, loader, owner) -> None:
     role, _ = loader
     await owner.execute(f'CREATE SCHEMA cortex AUTHORIZATION "{role}"')
-    await works(*as_loader, owner)
+    command, running = as_loader
+    await works(command, running, owner)
 
 
 async def test_role_with_write_privileges_can_sync(as_loader, loader, owner) -> None:

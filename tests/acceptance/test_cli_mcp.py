@@ -135,7 +135,7 @@ async def test_examples_are_those_of_the_cookbook(command: Command, reader_url: 
 
 async def test_answers_arrive_side_by_side(command: Command, reader_url: str) -> None:
     async with assistant(command) as (_, call):
-        slow = asyncio.create_task(call("query", sql="SELECT pg_sleep(20)"))
+        slow = asyncio.ensure_future(call("query", sql="SELECT pg_sleep(20)"))
         assert (await call("query", sql="SELECT 1 AS n"))[1] == '{"n":1}\n(1 row)'
         assert not slow.done()
         slow.cancel()

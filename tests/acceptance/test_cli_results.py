@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -95,7 +96,7 @@ async def test_data_is_exact_in_a_pipe_and_harmless_on_a_terminal(asking, wareho
     query = "SELECT name FROM workflows"
     for form in ("csv", "json", "jsonl"):
         out, _ = await (await asking.start("sql", query, "--format", form)).communicate()
-        found = csv.DictReader(io.StringIO(out.decode(), newline="")) if form == "csv" else json.loads(out)
+        found: Any = csv.DictReader(io.StringIO(out.decode(), newline="")) if form == "csv" else json.loads(out)
         assert (found if form == "jsonl" else next(iter(found)))["name"] == HOSTILE
     for form in FORMS:
         shown = await asyncio.to_thread(on_a_terminal, asking, "sql", query, "--format", form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -91,7 +92,7 @@ async def test_refused_key_makes_every_stream_failing(at_work) -> None:
 
 async def test_killed_first_sync_is_shown_as_interrupted(at_work, warehouse) -> None:
     command, running = at_work
-    process = None
+    process: asyncio.subprocess.Process | None = None
 
     async def kill(path: str, query: dict[str, str], number: int) -> None:
         process.send_signal(signal.SIGKILL)

@@ -157,7 +157,7 @@ async def test_dotted_names_in_the_docs_exist(warehouse: asyncpg.Connection) -> 
     """`runs.gone_at` is a column, `sync.lookback` a setting, `sync.finished` a log line."""
     relations = await read_relations(warehouse, "cortex")
     known = {f"{relation.name}.{column.name}" for relation in relations for column in relation.columns}
-    known |= {".".join(path).replace("apps.", "apps[].") for path in all_keys(Settings)}
+    known |= {".".join(map(str, path)).replace("apps.", "apps[].") for path in all_keys(Settings)}
     known |= {name for name, _ in _NAMES.values()}
     logged = r'(?:Notice\(\s*|"event": |\.write\([^\n]*)"([a-z_]+\.[a-z_]+)"'
     known |= {name for source in SOURCES.values() for name in re.findall(logged, source)}

@@ -39,4 +39,5 @@ async def read(url: str, database_url: str, app_id: str, workflow_id: str, limit
 
 
 if __name__ == "__main__":
-    asyncio.run(read(*sys.argv[1:5], int(sys.argv[5]), float(sys.argv[6]), float(sys.argv[7])))
+    url, database_url, app_id, workflow_id, limit, *seconds = sys.argv[1:]
+    asyncio.run(read(url, database_url, app_id, workflow_id, int(limit), *map(float, seconds)))

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from typing import Any
 
 import pytest
 from sync_trials import WORKFLOW, one_stream, trial
@@ -184,7 +185,7 @@ async def test_numbers_that_jsonb_cannot_hold_are_stored_as_text(database_url):
         assert (await t.run("reconcile")).runs_unchanged == 40
 
 
-EXTREMES = (
+EXTREMES: tuple[Any, ...] = (
     {"usage": {"total": 999_999_999_999_999.9, "steps": {"a": {"total": 999_999_999_999_999.9}}}},
     {"usage": {"total": -999_999_999_999_999}},
     {"usage": {"total": 1e-300, "calls": [{"total": 1e-300}]}},
@@ -275,7 +276,8 @@ async def test_run_with_a_misleading_id_is_not_confused_with_another(database_ur
             events.clear()
             summary = await t.run(mode, listener=events.append)
             assert await t.differences() == []
-            assert summary.runs_seen == sum(event.items for event in events if isinstance(event, PageRead))
+            items: list[int] = [event.items for event in events if isinstance(event, PageRead)]
+            assert summary.runs_seen == sum(items)
             assert [row["run_id"] for row in await held(t)] == ([mine] if spoilt else [])
 
 
@@ -291,7 +293,7 @@ async def test_items_that_are_not_runs_do_not_prevent_redaction(database_url):
 
 
 SECRET = "hunter2"
-LEAKY = (
+LEAKY: tuple[Any, ...] = (
     {"status": 5, "input": {"mail": SECRET}},
     {"created_at": [], "input": SECRET, "output": {"a": {"output": SECRET, "logs": [SECRET]}}},
     {"output": SECRET},

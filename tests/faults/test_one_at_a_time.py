@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from sync_trials import SCHEMA, WORKFLOW, one_stream, start, trial
@@ -154,7 +155,7 @@ async def test_all_writes_of_a_stream_check_the_fencing_token(database_url):
         session, pool = await Session.open(t.url, SCHEMA), await create_pool(t.url, SCHEMA, size=1)
         states = [await session.lock(stream), await session.lock(stream)]
         zombie, owner = (Store(pool, session, stream, each, sync_id=None, keep_payloads=False) for each in states)
-        end = {
+        end: dict[str, Any] = {
             "watermark": None,
             "backfilled": True,
             "reconciled": None,

@@ -30,7 +30,7 @@ def copy_to(world: World, lister: str, run: dict[str, Any], **changes: Any) -> d
     return world.runs[lister][run["id"]]
 
 
-async def sync(t: Trial, *workflows: str, mode: str = "sync") -> None:
+async def sync(t: Trial, *workflows: str, mode: Any = "sync") -> None:
     """Sync these workflows, as if the settings named no others; it must succeed."""
     settings = t.settings.model_copy(update={"apps": [AppSettings(id=APP, workflows=list(workflows))]})
     summary = await run_sync(settings, mode, policy=QUICK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import get_args
+from typing import Any, get_args
 
 import asyncpg
 import pytest
@@ -87,7 +87,7 @@ async def test_failure_rate(warehouse, found) -> None:
 async def test_stuck_runs(warehouse, found) -> None:
     await add_runs(warehouse, 20, hours=50, took_s=1800)
     await add_runs(warehouse, 20, hours=50, workflow="quick", took_s=1)
-    still_open = {"status": "RUNNING", "ended_at": None}
+    still_open: dict[str, Any] = {"status": "RUNNING", "ended_at": None}
     await add_runs(warehouse, 1, hours=1, **still_open)  # run40
     await add_runs(warehouse, 1, hours=0.4, **still_open)
     await add_runs(warehouse, 1, hours=0.1, workflow="quick", **still_open)  # less than ten minutes

@@ -6,6 +6,7 @@ import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from time import monotonic
+from typing import Any
 
 import pytest
 from api_clients import QUICK, busiest, client_of
@@ -153,7 +154,7 @@ async def test_endless_rate_limit_fails_the_stream(sandbox, small_world):
 async def test_retry_after_pauses_all_tasks(sandbox, small_world, status, asked):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
-    faults = [Status(status, retry_after=1)]
+    faults: list[Any] = [Status(status, retry_after=1)]
     if asked != "seconds":
         long_ago = datetime(1970, 1, 1, tzinfo=UTC)
         faults = [

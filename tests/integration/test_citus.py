@@ -75,7 +75,8 @@ async def test_citus_script_runs_and_keeps_constraints(warehouse: asyncpg.Connec
     before = {tuple(row) for row in await warehouse.fetch(KEYS)}
     await warehouse.execute(citus_script("cortex"))
     assert {tuple(row) for row in await warehouse.fetch(KEYS)} == before
-    placed = dict(await warehouse.fetch("SELECT name, placement FROM public.placed"))
+    rows: list = await warehouse.fetch("SELECT name, placement FROM public.placed")
+    placed = dict(rows)
     assert placed["runs"] == "id with default"
     assert {name for name, how in placed.items() if how == "run_id with runs"} == {
         "run_steps", "run_step_calls", "run_usage_calls",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import asyncpg
 import pytest
@@ -171,7 +172,7 @@ async def test_server_that_is_not_what_the_url_asks_for(database_url: str) -> No
 
 
 async def test_keepalives_of_libpq_are_set(database_url: str) -> None:
-    def options(connection: asyncpg.Connection) -> list[int]:
+    def options(connection: Any) -> list[int]:
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
         found = [connection._socket.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
         return [connection._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *found]

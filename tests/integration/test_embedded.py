@@ -160,7 +160,7 @@ async def test_unusual_directory_names(data_dir, name) -> None:
     url = embedded.start(odd)
     try:
         assert await one(url, "SHOW data_directory") == str(odd.resolve() / "postgres")
-        socket_dir = Path((await one(url, "SHOW unix_socket_directories")).strip('"'))
+        socket_dir = Path(str(await one(url, "SHOW unix_socket_directories")).strip('"'))
         assert embedded.start(odd) == url
     finally:
         embedded.stop(odd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -44,7 +45,7 @@ async def add_run(warehouse, run_id: str, created_at: datetime | None, **values:
     )  # fmt: skip
 
 
-def names(written: list[Path]) -> set[str]:
+def names(written: Iterable[Path]) -> set[str]:
     return {f"{each.parent.name}/{each.stem}" for each in written}
 
 

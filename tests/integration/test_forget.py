@@ -48,7 +48,7 @@ class Trial:
             sync=SyncSettings(reconcile_every=timedelta(0)),
         )
 
-    async def sync(self, mode: str = "sync") -> Any:
+    async def sync(self, mode: Any = "sync") -> Any:
         summary = await run_sync(self.settings, mode)
         assert summary.exit_code == 0, summary
         return summary

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -91,7 +91,7 @@ class Loader:
         """Commit a run and be killed then."""
         store, _ = await self._stream(document["workflow_id"])
         async with self._pool.acquire() as connection:
-            await store.commit(connection, Batch(changed=[await self.rows(document)]))
+            await store.commit(cast("Any", connection), Batch(changed=[await self.rows(document)]))
 
 
 @asynccontextmanager

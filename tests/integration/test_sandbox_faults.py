@@ -7,6 +7,7 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,7 +23,7 @@ RUNS = "/apps/c/workflows/wf_ticket_triage/runs"
 async def get():
     async with aiohttp.ClientSession(headers=KEY) as session:
 
-        async def get(url: str, method: str = "GET", **query: object) -> tuple[int, bytes, dict[str, str]]:
+        async def get(url: str, method: str = "GET", **query: Any) -> tuple[int, bytes, Any]:
             async with session.request(method, url, params=query) as response:
                 return response.status, await response.read(), response.headers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from postgres_proxies import encrypting
@@ -18,7 +19,7 @@ OTHER = Path(__file__).with_name("other_authority.pem")
 async def test_encrypted_connection(database_url, mode: str) -> None:
     async with encrypting(database_url, CERTIFICATE) as server:
         url = f"{server}?sslmode={mode}" + ("" if mode == "require" else f"&sslrootcert={CERTIFICATE}")
-        connection = await connect(url, "cortex")
+        connection: Any = await connect(url, "cortex")
         assert connection._transport.get_extra_info("ssl_object") is not None
         assert await connection.fetchval("SELECT count(*) FROM runs") == 0
         await connection.close()

@@ -170,7 +170,7 @@ async def test_steps_have_a_row_per_workflow_and_step(warehouse: asyncpg.Connect
     for place, (status, ms) in enumerate([("COMPLETED", 100), ("FAILED", 300), ("RUNNING", None), ("SKIPPED", 0)]):
         await run(warehouse, f"r{place}")
         end = None if ms is None else begin.replace(microsecond=ms * 1000)
-        values = {"status": status, "started_at": begin, "ended_at": end, "credits": Decimal("0.25")}
+        values: dict[str, Any] = {"status": status, "started_at": begin, "ended_at": end, "credits": Decimal("0.25")}
         await step(warehouse, f"r{place}", "s", **values)
     await run(warehouse, "newer", app_id="b", created_at=at("2026-03-02T12:00:00"))
     await step(warehouse, "newer", "s", type="service", child_credits=Decimal("0.1"), credits=Decimal("0.25"))
@@ -190,8 +190,8 @@ async def test_steps_have_a_row_per_workflow_and_step(warehouse: asyncpg.Connect
 
 
 async def test_models_are_counted_per_step_or_per_call_of_a_loop(warehouse: asyncpg.Connection) -> None:
-    plain = {"type": "model", "provider": "openai", "model": "small"}
-    loop = {"type": "model", "looped": True}
+    plain: dict[str, Any] = {"type": "model", "provider": "openai", "model": "small"}
+    loop: dict[str, Any] = {"type": "model", "looped": True}
     await run(warehouse, "r1")
     await step(warehouse, "r1", "plain", credits=Decimal(1), input_tokens=7, output_tokens=1, **plain)
     await step(warehouse, "r1", "failed", 1, status="FAILED", credits=Decimal(2), child_credits=Decimal(1), **plain)
@@ -232,8 +232,8 @@ async def test_run_facts_have_a_row_per_run(warehouse: asyncpg.Connection) -> No
     await run(warehouse, "child", status="FAILED", credits=Decimal(3), version=4, record_id="rec", collection_id="col")
     await step(warehouse, "child", "later", 0, status="FAILED", started_at=at("2026-03-01T12:00:02"), error="late")
     await step(warehouse, "child", "first", 1, status="FAILED", started_at=at("2026-03-01T12:00:01"), error="boom")
-    for parent in ("early", "parent", "child"):
-        await insert(warehouse, "child_runs", parent_run_id=parent, parent_step_key="call", run_id="child")
+    for starter in ("early", "parent", "child"):
+        await insert(warehouse, "child_runs", parent_run_id=starter, parent_step_key="call", run_id="child")
     await run(warehouse, "erased", credits=Decimal(1), erased_at=at("2026-03-05T00:00:00"))
     found = {row["run_id"]: dict(row) for row in await warehouse.fetch("SELECT * FROM run_facts")}
     assert len(found) == 4

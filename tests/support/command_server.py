@@ -24,7 +24,7 @@ PRELOADED = ("etl.cli.root", "etl.app", "etl.doctor", "etl.cli.telemetry", "etl.
 
 def serve() -> dict[str, Any] | None:
     """Fork for each request; return it in the fork, and None in the server at the end of the input."""
-    requests = sys.stdin.buffer.raw
+    requests: Any = getattr(sys.stdin.buffer, "raw")  # noqa: B009 - unbuffered
     waker, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno())

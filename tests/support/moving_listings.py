@@ -399,7 +399,8 @@ def _freeze(value: Any) -> Any:
 def _thaw(value: Any) -> Any:
     if not isinstance(value, _Frozen):
         return value
-    return value.kind(*value.value) if issubclass(value.kind, Paging) else value.kind(value.value)
+    kind: Any = value.kind
+    return kind(*value.value) if issubclass(kind, Paging) else kind(value.value)
 
 
 @dataclass
@@ -624,7 +625,7 @@ def cases(runs: int, events: int) -> Iterator[Case]:
     """Yield every way to read listings of up to `runs` runs with up to `events` changes."""
     # Without counts nothing is read ahead.
     for order, (counts, window) in itertools.product(list(ORDERS)[:4], ((True, 1), (True, 2), (False, 1))):
-        usual = {"order": order, "counts": counts, "window": window}
+        usual: dict[str, Any] = {"order": order, "counts": counts, "window": window}
         by_creation = ORDERS[order].by_creation
         for tie in (1, 2) if by_creation else (1,):
             yield Case(**usual, runs=runs, events=events, size=4, tie=tie)

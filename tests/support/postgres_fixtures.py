@@ -81,8 +81,8 @@ class _Installed:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (self.data / "ready").exists():
                 self.data.mkdir(mode=0o700)
-                if self._account():
-                    shutil.chown(self.data, self._account())
+                if account := self._account():
+                    shutil.chown(self.data, account)
                 self.run(
                     "initdb", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", "-U", "postgres", "-D", str(self.data)
                 )
@@ -94,10 +94,10 @@ class _Installed:
         return embedded_url(str(self.data), "postgres", "postgres")
 
     def run(self, program: str, *arguments: str) -> None:
-        path = str(Path(os.environ["CORTEX_TEST_PG_BIN"]) / program)
+        path, account = str(Path(os.environ["CORTEX_TEST_PG_BIN"]) / program), self._account()
         subprocess.run(
             [path, *arguments], check=True, cwd=self.data, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            user=self._account(), group=self._account() and pwd.getpwnam(self._account()).pw_gid,
+            user=account, group=account and pwd.getpwnam(account).pw_gid,
         )  # fmt: skip
 
     @staticmethod

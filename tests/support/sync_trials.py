@@ -112,10 +112,10 @@ class Trial:
             payloads=self.payloads,
         )
 
-    async def run(self, mode: str = "sync", **options: Any) -> SyncSummary:
+    async def run(self, mode: Any = "sync", **options: Any) -> SyncSummary:
         return await run_sync(self.settings, mode, **{"policy": QUICK} | options)
 
-    async def requests_of(self, mode: str = "sync", **options: Any) -> int:
+    async def requests_of(self, mode: Any = "sync", **options: Any) -> int:
         """Run a sync that must succeed; return the number of its requests."""
         before = len(self.sandbox.requests)
         summary = await self.run(mode, **options)
@@ -124,7 +124,7 @@ class Trial:
         assert sent == summary.requests
         return sent
 
-    async def agrees(self, mode: str = "sync", **options: Any) -> SyncSummary:
+    async def agrees(self, mode: Any = "sync", **options: Any) -> SyncSummary:
         """Run a sync that must succeed and leave no differences."""
         summary = await self.run(mode, **options)
         assert (summary.status, summary.exit_code) == ("succeeded", 0), (summary.error, await self.differences())

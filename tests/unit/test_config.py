@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -269,7 +270,7 @@ def test_all_secrets_are_known(write) -> None:
 
 
 def test_settings_are_frozen() -> None:
-    settings = Settings()
+    settings: Any = Settings()
     with pytest.raises(ValidationError):
         settings.api = settings.api
     with pytest.raises(ValidationError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -466,7 +467,7 @@ def test_all_errors_are_reported_together(tmp_path: Path) -> None:
     ],
     ids=["missing", "a folder", "not text", "control characters", "bottomless", "large", "endless"],
 )
-def test_unreadable_file(tmp_path: Path, make: object, says: str) -> None:
+def test_unreadable_file(tmp_path: Path, make: Any, says: str) -> None:
     path = tmp_path / "config.yaml"
     make(path)
     error = problem(path, {})

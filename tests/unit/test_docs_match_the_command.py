@@ -49,7 +49,7 @@ def test_settings_table_matches_the_settings() -> None:
     documented = {key for row in rows for key in re.findall(r"`([^`]+)`", row)}
     sections = {path[0] for path in all_keys(Settings) if len(path) > 1}
     real = {
-        ".".join(path).replace("apps.", "apps[].").replace("rules.", "rules[].")
+        ".".join(map(str, path)).replace("apps.", "apps[].").replace("rules.", "rules[].")
         for path in all_keys(Settings)
         if path[0] not in sections or len(path) > 1
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -22,7 +24,8 @@ def shown(*words: str) -> str:
 def test_every_command_has_a_place_and_a_line_in_the_help() -> None:
     """A new command is named in `GROUPS` of `etl/cli/help.py`."""
     named = [name for names in GROUPS.values() for name in names]
-    assert sorted(named) == sorted(get_command(app).commands)
+    root: Any = get_command(app)
+    assert sorted(named) == sorted(root.commands)
 
 
 def test_commands_are_shown_in_groups_one_line_each() -> None:
@@ -30,7 +33,7 @@ def test_commands_are_shown_in_groups_one_line_each() -> None:
     for title, names in GROUPS.items():
         assert any(line.startswith(f"╭─ {title} ─") for line in lines)
         for name, says in names.items():
-            assert f"{name:<9}  {says}" in lines
+            assert any(line.split() == f"{name} {says}".split() for line in lines)
     assert "Commands" not in {line.strip("╭─╮ ") for line in lines}
 
 

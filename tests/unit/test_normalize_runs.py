@@ -142,7 +142,7 @@ def test_child_runs_are_recorded_without_payloads(store_payloads: bool) -> None:
         return [row["child_run_id"] for row in rows]
 
     made = {"run_id": "child"}
-    loop = [
+    loop: list[dict[str, Any]] = [
         {"output": made},
         {"type": "workflow", "output": made},
         {"type": "code", "output": made},
@@ -150,7 +150,7 @@ def test_child_runs_are_recorded_without_payloads(store_payloads: bool) -> None:
     ]
     assert children("workflow", [made], *loop) == ["child", "child", None, None]
     # Without a loop these are tool calls; an untyped one has the step's type as well.
-    tools = [*loop, {"type": "workflow", "output": {"run_id": 5}}]
+    tools: list[dict[str, Any]] = [*loop, {"type": "workflow", "output": {"run_id": 5}}]
     assert children("workflow", {}, *tools) == ["child", "child", None, None, None]
     assert children("model", {}, *tools) == [None, "child", None, None, None]
     assert children(None, {}, *tools) == [None, "child", None, None, None]
@@ -211,8 +211,8 @@ def test_credits_too_large_for_sums_go_to_extra(huge: str) -> None:
     assert [row["credits"] for row in usage_rows(rows)] == [None, None]
     extra = dict(zip(tables.RUNS.names, rows.run, strict=True))["extra"]
     assert plain("jsonb", extra).count(huge.encode()) == 4
-    tree = '"total":0,"calls":{"0":{"total":0}}'
-    shape = json.loads(f'{{"usage":{{{tree},"steps":{{"a":{{{tree}}}}}}}}}')
+    left = '"total":0,"calls":{"0":{"total":0}}'
+    shape = json.loads(f'{{"usage":{{{left},"steps":{{"a":{{{left}}}}}}}}}')
     assert json.loads(plain("jsonb", extra).replace(huge.encode(), b"0")) == shape
 
 

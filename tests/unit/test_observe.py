@@ -6,7 +6,7 @@ import io
 import json
 import re
 import time
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -17,7 +17,7 @@ from etl.observe.progress import ProgressView
 from etl.observe.secrets import Mask
 
 STREAM = events.StreamId("app_1", "wf_1")
-ONE_OF_EACH = [
+ONE_OF_EACH: list[Any] = [
     events.SyncStarted("sync", (STREAM,), 7),
     events.StreamStarted(STREAM, 250, 3),
     events.RequestSent("/apps/app_1/workflows", 200, 0.12345, 900),

@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -231,7 +232,7 @@ MORE_THAN_ONE = (
 
 def test_defaults_are_shown_as_they_are_typed() -> None:
     """`--every` used to show 0:10:00."""
-    tree = [get_command(app)]
+    tree: list[Any] = [get_command(app)]
     while tree:
         group = tree.pop()
         tree += getattr(group, "commands", {}).values()

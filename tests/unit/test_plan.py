@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False, distance: i
 
     def ends_at(*more: Listed) -> bool:
         items.extend(more)
-        bounds = {"watermark": NOON, "lookback": HOUR, "now": NOON + HOUR}
+        bounds: dict[str, Any] = {"watermark": NOON, "lookback": HOUR, "now": NOON + HOUR}
         return head_is_read(items, order, **bounds, by_day=by_day, distance=distance)
 
     return ends_at
