@@ -8,7 +8,7 @@
 #   make dbt     run dbt on the sources that `cortex-etl dbt` writes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lowest format docs bench bench-peer soak verify dbt wheel clean
+.PHONY: help demo test lint lowest format docs bench bench-peer soak verify dbt picture wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -102,6 +102,12 @@ $(VENV)-dbt/installed: $(VENV)/made pyproject.toml
 
 dbt: $(VENV)/installed-dev $(VENV)-dbt/installed
 	@$(PYTHON) -m pytest -q tests/acceptance/test_cli_dbt.py $(ARGS)
+
+# docs/report.png and docs/report-dark.png, from the demo's data. Needs Chromium and a font with emojis.
+picture: $(VENV)/installed-dev
+	@$(VENV)/bin/cortex-etl demo --quiet >/dev/null
+	@$(VENV)/bin/cortex-etl report --demo --output $(VENV)/report.html
+	@$(PYTHON) docs/report_picture.py $(VENV)/report.html
 
 wheel: $(VENV)/installed-dev
 	@$(PYTHON) -m build --wheel

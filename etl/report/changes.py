@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, timedelta
-from statistics import fmean, variance
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from etl.report.aggregates import Change
@@ -58,7 +58,8 @@ def shift(amounts: Mapping[str, Mapping[date, Decimal]], days: Sequence[date]) -
     parts = {name: [[float(each.get(day, 0)) for day in half] for half in halves] for name, each in amounts.items()}
     wholes = [[sum(day) for day in zip(*halves, strict=True)] for halves in zip(*parts.values(), strict=True)]
     before, since = map(fmean, wholes)
-    chance = 2 * (sum(map(variance, wholes)) / length) ** 0.5  # twice the standard error of the difference
+    # Whole weeks apart, so that a day is compared with the same weekday; twice the standard error of the difference.
+    chance = 2 * stdev(late - early for early, late in zip(*wholes, strict=True)) / length**0.5
     if abs(since - before) <= max(chance, _MIN_CHANGE * max(before, since)):
         return None
     means = {name: [fmean(half) for half in halves] for name, halves in sorted(parts.items())}

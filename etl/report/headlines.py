@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from etl.report import formatting
@@ -22,22 +22,43 @@ _MIN_DIFFERENCE = 0.02  # smallest difference of two rates that is mentioned
 _MIN_STEP_RUNS = 5  # runs of a step before it can be named the slowest
 _MOSTLY = 0.5  # share of a change that makes it mostly one part's
 _FAR = 5  # times the usual 95th percentile
+_PEAK = 3  # times the usual amount of a day
+_MIN_DAYS = 5  # full days before a usual amount is stated
+_BAD_DAY = 0.2  # failure rate of a day that is mentioned if it is also three times that of all days
 
 
-def runs(total: Tally, days: int, change: Shift | None, week: Change | None) -> str:
-    """State whether the number of runs and the failure rate changed."""
-    if not total.runs:
-        return f"No runs in {formatting.count(days, 'day')}"
-    if change:
-        found = _shifted("Runs", change, lambda number: f"{number:,.0f}" if number >= 10 else f"{number:.1f}")
-    elif total.runs >= 2 * days > 2:
-        found = f"About {formatting.count(round(total.runs / days))} runs a day"
-    else:
-        found = formatting.count(total.runs, "run") + (f" in {formatting.count(days, 'day')}" if days > 1 else "")
+def runs(by_day: Mapping[date, Tally], span: Span, change: Shift | None, week: Change | None) -> str:
+    """State whether the number of runs and the failure rate changed; `by_day` has all days."""
+    total = sum(by_day.values(), Tally())
+    amounts = {day: float(by_day[day].runs) for day in span.full_days}
+    found = _shifted("Runs", change, _number) if change else _steady("Runs", amounts, _number)
+    if not found:
+        found = formatting.count(total.runs, "run") + f" in {formatting.count(len(span.days), 'day')}"
     if (changed := rate_change(week)) and week:
         word = "rose" if (week.since.failure_rate or 0) > (week.before.failure_rate or 0) else "fell"
-        return f"{found}; the failure rate {word} {changed} in the last week"
-    return f"{found}; {_rate_of(total, 'them')} failed" if total.failure_rate is not None else found
+        found += f"; the failure rate {word} {changed} in the last week"
+    elif total.failure_rate is not None:
+        found += f"; {_rate_of(total, 'them')} failed"
+    bad = {day: each for day, each in by_day.items() if each.ended >= MIN_RUNS}
+    worst = max(bad, key=lambda day: (bad[day].failure_rate or 0, day), default=None)
+    if worst is None or (bad[worst].failure_rate or 0) < max(_BAD_DAY, 3 * (total.failure_rate or 0)):
+        return found
+    return f"{found}, {formatting.percent(bad[worst].failure_rate)} on {formatting.day_month(worst)}"
+
+
+def _number(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 10 else f"{amount:.1f}"
+
+
+def _steady(what: str, amounts: Mapping[date, float], form: Callable[[float], str]) -> str:
+    """Describe the amounts of full days that did not change: their peak or their mean; '' if there are few days."""
+    if len(amounts) < _MIN_DAYS:
+        return ""
+    usual, peak = median(amounts.values()), max(amounts, key=lambda day: amounts[day])
+    if 0 < usual * _PEAK <= amounts[peak]:
+        found = f"{what} peaked at {form(amounts[peak])} on {formatting.day_month(peak)}, "
+        return f"{found}{formatting.change(amounts[peak] / usual)} the usual {form(usual)} a day"
+    return f"{what} stayed at about {form(fmean(amounts.values()))} a day"
 
 
 def _shifted(what: str, change: Shift, form: Callable[[float], str]) -> str:
@@ -73,11 +94,14 @@ def rate_change(change: Change | None) -> str:
     return f"from {formatting.percent(before)} to {formatting.percent(since)}"
 
 
-def spending(spent: Mapping[str, Mapping[date, Decimal]], change: Shift | None, unit: str = "credits") -> str:
+def spending(
+    spent: Mapping[str, Mapping[date, Decimal]], span: Span, change: Shift | None, unit: str = "credits"
+) -> str:
     """State whether the credits per day changed and why, or else what used most of them.
 
     Args:
         spent: credits by name and day.
+        span: the days.
         change: the change of the credits per day, if there is one.
         unit: what is counted: `credits` or `model credits`.
     """
@@ -88,7 +112,10 @@ def spending(spent: Mapping[str, Mapping[date, Decimal]], change: Shift | None, 
     if change:
         return _shifted(unit.capitalize(), change, formatting.credit)
     top = next(iter(amounts))
-    return f"{top} used {formatting.percent(float(amounts[top] / total))} of {formatting.credit(total)} {unit}"
+    share = formatting.percent(float(amounts[top] / total))
+    by_day = {day: float(sum(each.get(day, 0) for each in spent.values())) for day in span.full_days}
+    steady = _steady(unit.capitalize(), by_day, formatting.credit)
+    return f"{steady}; {top} used {share}" if steady else f"{top} used {share} of {formatting.credit(total)} {unit}"
 
 
 def replacement(change: Replacement) -> str:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from etl import __version__
 from etl.report import aggregates, changes, formatting, headlines, html_tables, plots
+from etl.report.aggregates import Tally
 from etl.report.facts import MAX_FAILURES
 
 if TYPE_CHECKING:
@@ -177,8 +178,9 @@ def _runs(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     colours = {each: _STATUSES.get(each) or next(others) for each in order if each in by_status}
     series = [plots.Series(each.capitalize(), colour, by_status[each]) for each, colour in colours.items()]
     counts = {each.label: {day: Decimal(one.runs) for day, one in each.by_day.items()} for each in found}
+    by_day = {day: sum((each.by_day.get(day, Tally()) for each in found), Tally()) for day in facts.span.days}
     change, week = changes.shift(counts, facts.span.full_days), aggregates.last_week(facts)
-    title = headlines.runs(aggregates.tally(facts.daily), len(facts.span.days), change, week)
+    title = headlines.runs(by_day, facts.span, change, week)
     name, plot = f"Runs per {plots.slot(facts.span)}, by status", plots.stacked(facts.span, series, "runs")
     return Section("runs", name, title, _notes(facts.span, change), plot)
 
@@ -186,7 +188,7 @@ def _runs(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
 def _credits(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     spent = {each.label: {day: one.credits for day, one in each.by_day.items()} for each in found}
     change = changes.shift(spent, facts.span.full_days)
-    name, title = f"Credits per {plots.slot(facts.span)}, by workflow", headlines.spending(spent, change)
+    name, title = f"Credits per {plots.slot(facts.span)}, by workflow", headlines.spending(spent, facts.span, change)
     return Section("credits", name, title, _notes(facts.span, change), _spending(facts.span, spent))
 
 
@@ -200,7 +202,7 @@ def _models(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
         title = headlines.replacement(replaced[0])
     else:
         change = changes.shift(spent, facts.span.full_days)
-        title = headlines.spending(spent, change, "model credits")
+        title = headlines.spending(spent, facts.span, change, "model credits")
     notes = _notes(facts.span, change)
     notes.append("Steps that loop over several models are left out: the API does not split their credits.")
     if any(each.credits_per_run for each in replaced):

@@ -121,17 +121,32 @@ def test_only_significant_changes_of_rates_are_mentioned(before, since, text) ->
     assert said(headlines.rate_change(change(before, since))) == text
 
 
+def runs_title(*by_day: Tally, **found) -> str:
+    """The title of consecutive days that end today, which is partial."""
+    span = facts(len(by_day)).span
+    return said(headlines.runs(dict(zip(span.days, by_day, strict=True)), span, found.get("change"), found.get("week")))
+
+
 def test_runs_title() -> None:
-    assert headlines.runs(Tally(), 30, None, None) == "No runs in 30 days"
-    assert headlines.runs(Tally(1, 1, 0), 1, None, None).startswith("1 run; 0")
-    assert said(headlines.runs(Tally(10, 10, 1), 82, None, None)) == "10 runs in 82 days; 10 % of them failed"
-    assert said(headlines.runs(Tally(200, 50, 10), 10, None, None)) == (
-        "About 20 runs a day; 20 % of those that ended failed"
+    assert runs_title(*[Tally()] * 3) == "0 runs in 3 days"
+    assert runs_title(Tally(1, 1, 0)) == "1 run in 1 day; 0 % of them failed"
+    assert runs_title(Tally(10, 10, 1), *[Tally()] * 3) == "10 runs in 4 days; 10 % of them failed"
+    days = [Tally(20, 5, 1)] * 10
+    assert runs_title(*days) == "Runs stayed at about 20 a day; 20 % of those that ended failed"
+    assert runs_title(*days, week=change((10, 200), (40, 200))) == (
+        "Runs stayed at about 20 a day; the failure rate rose from 5.0 % to 20 % in the last week"
     )
-    total = Tally(1500, 1500, 75)
-    assert said(headlines.runs(total, 30, None, change((10, 200), (40, 200)))) == (
-        "About 50 runs a day; the failure rate rose from 5.0 % to 20 % in the last week"
-    )
+    assert runs_title(*days, week=change((40, 200), (10, 200))).endswith("fell from 20 % to 5.0 % in the last week")
+
+
+def test_a_day_with_unusual_runs_or_failures_is_named() -> None:
+    days = [Tally(50, 50, 1)] * 10
+    days[4] = Tally(200, 200, 4)
+    assert runs_title(*days) == "Runs peaked at 200 on 18 Nov, 4.0 times the usual 50 a day; 2.0 % of them failed"
+    days[4] = Tally(50, 50, 20)
+    assert runs_title(*days) == "Runs stayed at about 50 a day; 5.8 % of them failed, 40 % on 18 Nov"
+    days[4] = Tally(5, 5, 5)  # too few runs
+    assert runs_title(*days).endswith("3.1 % of them failed")
 
 
 def by_day(*amounts: float) -> dict[date, Decimal]:
@@ -146,14 +161,16 @@ def full_days(number: int) -> list[date]:
 def test_a_new_workflow_that_raised_the_credits_is_named() -> None:
     spent = {"old": by_day(*[10, 11] * 14), "new": by_day(*[0] * 12, *[8] * 16)}
     found = shift(spent, full_days(28))
-    assert said(headlines.spending(spent, found)) == (
+    assert said(headlines.spending(spent, facts(29).span, found)) == (
         "Credits rose from 11.6 to 18.5 a day, mostly because of new, in use since 7 Nov"
     )
 
 
 def test_a_workflow_that_is_no_longer_used_is_named() -> None:
     spent = {"old": by_day(*[10, 11] * 14), "gone": by_day(*[8] * 12, *[0] * 16)}
-    assert said(headlines.spending(spent, shift(spent, full_days(28)))).endswith("because of gone, last used on 6 Nov")
+    assert said(headlines.spending(spent, facts(29).span, shift(spent, full_days(28)))).endswith(
+        "because of gone, last used on 6 Nov"
+    )
 
 
 def test_changes_of_daily_amounts_need_two_weeks_and_more_than_chance() -> None:
@@ -161,28 +178,36 @@ def test_changes_of_daily_amounts_need_two_weeks_and_more_than_chance() -> None:
     assert shift({"a": by_day(*[10, 30, 50, 20, 40, 1, 1] * 4)}, full_days(28)) is None  # the same weeks
     assert shift({"a": by_day(*[1, 50, 2, 80, 3, 1, 9], *[9, 1, 60, 4, 99, 2, 1])}, full_days(14)) is None
     assert shift({"a": by_day(*[100.0, 101] * 7, *[105.0, 106] * 7)}, full_days(28)) is None  # certain, but small
+    weekdays = [50, 50, 50, 50, 50, 1, 1]
+    assert shift({"a": by_day(*weekdays, *weekdays, *[each * 1.2 for each in [*weekdays, *weekdays]])}, full_days(28))
     found = shift({"a": by_day(*[10, 11] * 7, *[20, 21] * 7)}, full_days(28))
     assert found is not None
     assert (found.days, found.before, found.since, found.part) == (14, 10.5, 20.5, None)  # there is only one
-    assert (
-        said(headlines.runs(Tally(434, 434, 0), 28, found, None)) == "Runs rose from 10 to 20 a day; 0 % of them failed"
-    )
+    days = [*[Tally(10, 10)] * 7, *[Tally(20, 20)] * 8]
+    assert runs_title(*days, change=found) == "Runs rose from 10 to 20 a day; 0 % of them failed"
 
 
 def test_the_share_of_a_change_is_stated() -> None:
     parts = {f"part {index}": by_day(*[1, 1.1] * 7, *[2 + index / 10, 2] * 7) for index in range(4)}
     found = shift(parts, full_days(28))
-    assert said(headlines.spending(parts, found)) == (
+    assert said(headlines.spending(parts, facts(29).span, found)) == (
         "Credits rose from 4.20 to 8.30 a day, most of all because of part 3 (1.05 to 2.15)"
     )
 
 
 def test_credits_title_without_a_change() -> None:
-    assert headlines.spending({}, None) == "No credits were used"
-    assert headlines.spending({}, None, "model credits") == "No model credits were used"
+    span = facts(3).span
+    assert headlines.spending({}, span, None) == "No credits were used"
+    assert headlines.spending({}, span, None, "model credits") == "No model credits were used"
     spent = {"x": by_day(1.5), "y": by_day(4, 0.5), "z": by_day(0)}
-    assert said(headlines.spending(spent, None, "model credits")) == "y used 75 % of 6.00 model credits"
+    assert said(headlines.spending(spent, span, None, "model credits")) == "y used 75 % of 6.00 model credits"
     assert list(totals(spent)) == ["y", "x"]
+    steady = {"x": by_day(*[3, 4] * 5), "y": by_day(*[1] * 10)}
+    assert said(headlines.spending(steady, facts(11).span, None)) == "Credits stayed at about 4.50 a day; x used 78 %"
+    peak = {"x": by_day(*[1] * 10), "y": by_day(*[1] * 6, 7, *[1] * 3)}
+    assert said(headlines.spending(peak, facts(11).span, None)) == (
+        "Credits peaked at 8.00 on 19 Nov, 4.0 times the usual 2.00 a day; y used 62 %"
+    )
 
 
 def daily(
