@@ -46,11 +46,10 @@ class SyncStarted:
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A stream started. `count` is the number of listed runs, `pages` that of expected pages; None while unknown."""
+    """A stream started. `count` is the number of listed runs, as the last sync saw it; None while unknown."""
 
     stream: StreamId
     count: int | None = None
-    pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

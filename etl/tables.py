@@ -73,6 +73,9 @@ class Table:
         return {column.name: column.type for column in self.columns}
 
 
+LONGEST_ID_BYTES = 1000
+"""Longer ids fit no index of PostgreSQL."""
+
 MODEL = ("model",)
 HTTP = ("http_request", "browser")
 CHILD = ("workflow",)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from etl.decode.json_text import UNREADABLE
 from etl.errors import TRY_LATER, EtlError, FatalError, KeyRefusedError, NotFoundError, TransientError
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def api_message(body: bytes) -> str | None:
     """Read the message of an error body and of its `errors`; None if it is not an error document of the API."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     parts = [error.message]
     parts += [f"{'.'.join(map(str, issue.path))}: {issue.message}".removeprefix(": ") for issue in error.errors or ()]
@@ -222,7 +223,7 @@ def _is_document(body: bytes) -> bool:
     """Return whether a body is a JSON object. Proxies answer HTML, text or nothing."""
     try:
         msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return True
 

@@ -12,7 +12,7 @@ from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, Sett
 from etl.events import Notice, StreamId
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.plurals import counted
-from etl.sync.intake import LONGEST_ID_BYTES
+from etl.tables import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

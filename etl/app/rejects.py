@@ -127,6 +127,7 @@ class _Retrying:
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
         intake = Intake(store, normalizer, self._listener, retry=True)
         try:
+            await intake.begin()
             for item in items:
                 await self._item(stream, intake, item)
         finally:
@@ -147,16 +148,16 @@ class _Retrying:
                 self.report.gone += 1
                 return
             is_known = is_whole and raw == item["payload"]
-            if not is_known and await self._take(intake, item, raw, present=True):
+            if not is_known and await self._take(intake, item, raw, authoritative=True):
                 self.report.loaded += 1
                 return
         rows = await self._warehouse.pool.fetch(_SQL["still_open"], item["id"], *stream, item["run_id"])
         self.report.still_bad += [(row["id"], row["reason"], row["error"]) for row in rows]
 
-    async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes, *, present: bool = False) -> bool:
+    async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes, *, authoritative: bool = False) -> bool:
         """Load a copy of the item, which may be what the API answers now; return whether it was accepted."""
         page = Page([raw], 0, 1, None, item["url"], monotonic(), None, None)
-        classified = await intake.classify([page], present=present)
+        classified = await intake.classify([page], authoritative=authoritative)
         if classified.batch.rejects and raw == item["payload"]:
             return False
         await intake.load(classified)

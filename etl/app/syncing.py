@@ -20,6 +20,7 @@ from etl.app.summary import SyncSummary
 from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
+from etl.db.liveness import finish_commit
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.db.sharing import SharedSync
 from etl.errors import DISK_FULL, DatabaseError, EtlError, InterruptedSyncError, SettingsError, explain
@@ -27,7 +28,6 @@ from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, Sync
 from etl.normalize.redaction import redactor_of
 from etl.plan.window import Window
 from etl.sync import Outcome, Task
-from etl.sync.intake import finish_in_hand
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -138,7 +138,7 @@ class _Invocation:
             if not self._dry_run:
                 if self._summary.cause is None:
                     await self._caught(self._keep_in_order(warehouse))
-                await finish_in_hand(asyncio.wait_for(self._record_end(warehouse), LEDGER_PATIENCE_S))
+                await finish_commit(asyncio.wait_for(self._record_end(warehouse), LEDGER_PATIENCE_S))
 
     async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
         clients = await self._open_clients(stack, warehouse)
@@ -279,7 +279,7 @@ class _Copy(_Invocation):
             await sharing.until_stopped(shift.work())
         except asyncio.CancelledError:
             adding = sharing.ask(lambda shared: shared.add_requests(*shift.unreported()))
-            await finish_in_hand(asyncio.wait_for(adding, LEDGER_PATIENCE_S))
+            await finish_commit(asyncio.wait_for(adding, LEDGER_PATIENCE_S))
             raise
 
     async def _end(self, warehouse: Warehouse, sharing: Sharing) -> None:
@@ -303,7 +303,7 @@ class _Copy(_Invocation):
             self._conclude()
             if self._summary.cause is None:
                 await self._caught(self._keep_in_order(warehouse))
-            await finish_in_hand(self._record_end(warehouse))
+            await finish_commit(self._record_end(warehouse))
             summary = msgspec.json.encode(self._summary.as_dict())
             await sharing.ask(lambda shared: shared.end(summary))
 

@@ -53,13 +53,14 @@ class Batch:
         changed: runs that may be in the warehouse.
         items: these runs as received, by run id, in case PostgreSQL refuses one.
         restored: ids of unchanged runs that had `gone_at` and are listed again.
-        claimed: ids of runs that were found in the listing of another workflow, which is not read or not their own.
+        claimed: ids of runs that now stand in the listing of this workflow instead of another one.
         shared: ids of runs that were found in another app's listing first.
         gone: ids of runs that this app no longer lists.
         rejects: items for the quarantine.
         settled: ids of runs whose rejects are resolved, because a valid copy or none is listed now.
-        cursor: where an interrupted backfill resumes, if `moves_cursor`.
-        present: whether the runs are as the API answers for each alone, and replace whatever is stored.
+        cursor: where an interrupted backfill resumes; None leaves it as it is.
+        authoritative: whether the runs are the API's answers for each alone, which replace stored copies whatever their
+            age.
     """
 
     new: list[RunRows] = field(default_factory=list)
@@ -72,18 +73,17 @@ class Batch:
     rejects: list[Reject] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
     cursor: str | None = None
-    moves_cursor: bool = False
-    present: bool = False
+    authoritative: bool = False
 
     def __bool__(self) -> bool:
         runs = self.new or self.changed or self.restored or self.claimed or self.shared or self.gone
-        return bool(runs or self.rejects or self.settled) or self.moves_cursor
+        return bool(runs or self.rejects or self.settled) or self.cursor is not None
 
     def halves(self) -> tuple[Batch, Batch]:
         """Split the new and changed runs into halves with their settled ids; everything else goes to the second."""
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
-        first = Batch(self.new[:of_new], self.changed[:of_changed], self.items, present=self.present)
+        first = Batch(self.new[:of_new], self.changed[:of_changed], self.items, authoritative=self.authoritative)
         first.claimed = self.claimed
         early = {rows.run_id for rows in (*first.new, *first.changed)}
         first.settled = [run_id for run_id in self.settled if run_id in early]

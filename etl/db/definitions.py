@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _SQL = statements("load")
 
 
-async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRows], *, present: bool = False) -> int:
+async def write_definitions(
+    connection: asyncpg.Connection, runs: Iterable[RunRows], *, authoritative: bool = False
+) -> int:
     """Write the definitions that runs refer to, if they are new or newer than the stored ones.
 
     Stored definitions are locked against deletion until the transaction ends.
@@ -28,7 +30,7 @@ async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRo
     Args:
         connection: a connection in the transaction that writes the runs.
         runs: the runs.
-        present: whether they are as the API answers now, so that they replace the stored ones whatever their age.
+        authoritative: whether they replace the stored ones whatever their age; see `Batch`.
 
     Returns:
         The number of rows written.
@@ -52,7 +54,7 @@ async def write_definitions(connection: asyncpg.Connection, runs: Iterable[RunRo
         elif row["content_hash"] == version.digest:
             if _later(as_of, row["as_of"]):
                 await connection.execute(_SQL["touch_version"], key, as_of)
-        elif present or _supersedes(as_of, row["as_of"]):
+        elif authoritative or _supersedes(as_of, row["as_of"]):
             replaced.append((version, as_of))
     return await _write(connection, fresh, replaced)
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from etl.db.own_credits import update_own_credits
 from etl.db.statements import statements
-from etl.decode.json_text import spelled_plainly
+from etl.decode.json_text import clean_text
 from etl.errors import DatabaseError
 from etl.tables import RUNS
 
@@ -89,7 +89,7 @@ class _Hashes:
 
     def texts(self, raw: bytes) -> Iterator[bytes]:
         """Hash all strings in a JSON text, which may be invalid, as ids of records."""
-        for text in _TEXT.findall(spelled_plainly(raw)):
+        for text in _TEXT.findall(_spelled_plainly(raw)):
             yield self._of("record", _ESCAPED.sub(rb"\1", text))
 
     def _of(self, kind: str, name: bytes) -> bytes:
@@ -214,7 +214,7 @@ async def _empty_rejects(connection: asyncpg.Connection, runs: Sequence[str], re
         async with connection.transaction():
             payloads = connection.cursor(_SQL["payloads_of_rejects"], FORGOTTEN, prefetch=_PAYLOADS_AT_ONCE)
             found |= {
-                row["id"] async for row in payloads if any(each in spelled_plainly(row["payload"]) for each in quoted)
+                row["id"] async for row in payloads if any(each in _spelled_plainly(row["payload"]) for each in quoted)
             }
     for number in sorted(found):
         await connection.execute(_SQL["empty_reject"], number, FORGOTTEN, ERASED)
@@ -223,7 +223,7 @@ async def _empty_rejects(connection: asyncpg.Connection, runs: Sequence[str], re
 
 def _quoting(records: Iterable[str]) -> list[bytes]:
     """Encode ids of records as JSON strings without optional escapes."""
-    return [spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in records]
+    return [_spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in records]
 
 
 def _blanked() -> Iterator[str]:
@@ -255,3 +255,23 @@ SET {", ".join(_blanked())}, payload_removed_at = NULL, erased_at = now(), last_
 FROM erased WHERE runs.id = erased.id
 RETURNING erased.workflow_draft_id
 """  # noqa: S608 - made from the descriptors alone
+
+
+_SPELLING = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
+
+
+def _spelled_plainly(raw: bytes) -> bytes:
+    r"""Normalize the escapes in a JSON text, which may be invalid, and clean it.
+
+    Escapes become the characters they represent, except quotes and backslashes, which stay escaped (`\"`, `\\`). A
+    string can then be found in another text independent of the escapes in either.
+    """
+    return _SPELLING.sub(_plain, raw)
+
+
+def _plain(escape: re.Match[bytes]) -> bytes:
+    try:
+        character = clean_text(str(json.loads(b'"%b"' % escape[0])))
+    except ValueError:
+        return escape[0]  # not a JSON escape
+    return b"\\" + character.encode() if character in '"\\' else character.encode()

@@ -11,12 +11,18 @@ import asyncio
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
 OUTAGE_S = 60.0
 """How long a sync waits for PostgreSQL to come back before it fails (exit 4)."""
+
+COMMIT_PATIENCE_S = 4.0
+"""How long an interrupted process waits for the commit in progress."""
 
 _CANCEL_S = 1.0  # how long the server may take to confirm that it cancelled a statement
 _CLOSE_S = 1.0  # how long it may take to close a connection
@@ -129,3 +135,16 @@ class LoadingConnection(LiveConnection):
     def get_reset_query(self) -> str:
         """Return no statement, which saves a round trip whenever the connection is released to the pool."""
         return ""
+
+
+async def finish_commit(commit: Coroutine[Any, Any, None]) -> None:
+    """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended and was counted."""
+    task = asyncio.ensure_future(commit)
+    try:
+        await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later
+    except asyncio.CancelledError:
+        # Look at its error, or asyncio writes it to stderr; the cancellation says why all ends.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
+        raise
+    await task

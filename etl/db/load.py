@@ -64,7 +64,7 @@ class RunWriter:
         staged: Sequence[RunRows],
         erased: Container[str],
         *,
-        present: bool = False,
+        authoritative: bool = False,
     ) -> tuple[int, int, int]:
         """Upsert runs that are new, or newer than the stored ones.
 
@@ -72,7 +72,7 @@ class RunWriter:
             connection: a connection in a transaction.
             staged: the runs.
             erased: ids of blanked runs.
-            present: whether they are as the API answers now, so that they replace the stored ones whatever their age.
+            authoritative: whether they replace the stored ones whatever their age; see `Batch`.
 
         Returns:
             The numbers of runs inserted, runs updated and rows written.
@@ -89,7 +89,7 @@ class RunWriter:
         kept: set[str] = set()
         if self._keep and any(rows.emptied for rows in staged):
             kept = {row["id"] for row in await connection.fetch(_SQL["keep_payloads"])}
-        outcome = {row["id"]: row["inserted"] for row in await connection.fetch(_UPSERT, present)}
+        outcome = {row["id"]: row["inserted"] for row in await connection.fetch(_UPSERT, authoritative)}
         await connection.execute("DROP TABLE pg_temp.staged_runs")
         written = [rows for rows in staged if rows.run_id in outcome]
         replaced = [rows for rows in written if rows.run_id not in kept]

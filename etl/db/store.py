@@ -134,13 +134,13 @@ class Store:
             done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
             return done, []
         async with self._pool.acquire() as connection:
-            result = await self._load_surely(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
+            result = await self._load_or_split(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
             with suppress(pg.PostgresError):  # what is left is recorded, and computed when the invocation ends
                 await update_own_credits(connection, patience=_PATIENCE)
         self.unanswered.clear()
         return result
 
-    async def _load_surely(self, connection: asyncpg.Connection, batch: Batch) -> tuple[Loaded, list[Reject]]:
+    async def _load_or_split(self, connection: asyncpg.Connection, batch: Batch) -> tuple[Loaded, list[Reject]]:
         try:
             return await self.commit(connection, batch), []
         except REFUSALS as error:
@@ -149,19 +149,19 @@ class Store:
                 raise
             if len(runs) > 1:
                 first, second = batch.halves()
-                one, rejects = await self._load_surely(connection, first)
-                other, more = await self._load_surely(connection, second)
+                one, rejects = await self._load_or_split(connection, first)
+                other, more = await self._load_or_split(connection, second)
                 return one + other, rejects + more
             (rows,) = runs
             storable = with_storable_numbers(rows)
             if storable != rows:
                 new, changed = ([storable] if each else [] for each in (batch.new, batch.changed))
-                return await self._load_surely(connection, replace(batch, new=new, changed=changed))
+                return await self._load_or_split(connection, replace(batch, new=new, changed=changed))
             message = f"PostgreSQL refused it: {describe_refusal(error)}"
             reject = Reject(rows.run_id, batch.items[rows.run_id], "refused_by_database", message)
-        batch.new, batch.changed, batch.rejects = [], [], [*batch.rejects, reject]
-        batch.settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
-        return await self.commit(connection, batch), [reject]
+        settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
+        others = replace(batch, new=[], changed=[], rejects=[*batch.rejects, reject], settled=settled)
+        return await self.commit(connection, others), [reject]
 
     async def commit(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
         """Write a batch in one transaction.
@@ -198,9 +198,11 @@ class Store:
             if batch.claimed:
                 await connection.execute(_LOAD["restore_runs"], batch.claimed, *self.stream, True)  # noqa: FBT003
             await write_owners(connection, [*new, *staged])
-            rows = await write_definitions(connection, [*new, *staged], present=batch.present)
+            rows = await write_definitions(connection, [*new, *staged], authoritative=batch.authoritative)
             rows += await self._writer.insert(connection, new)
-            inserted, updated, merged = await self._writer.merge(connection, staged, erased.runs, present=batch.present)
+            inserted, updated, merged = await self._writer.merge(
+                connection, staged, erased.runs, authoritative=batch.authoritative
+            )
             restored, gone = await self._write_listing(connection, batch, [*batch.shared, *shared])
             kept = [self._kept(each, is_erased=each.digest in erased.rejects) for each in batch.rejects]
             await write_rejects(connection, self.stream, self._sync_id, kept)
@@ -250,7 +252,7 @@ class Store:
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
         key = (*self.stream, self.state.fence)
-        if batch.moves_cursor:
+        if batch.cursor is not None:
             held = await connection.fetchval(_LOAD["checkpoint"], *key, batch.cursor)
         else:
             held = await connection.fetchval(_LOAD["hold"], *key)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from etl.decode.json_text import clean_text
+from etl.decode.json_text import UNREADABLE, clean_text
 from etl.errors import TransientError
 
 _SPACE: Final = b" \t\n\r"
@@ -55,7 +55,7 @@ def split_page(body: bytes) -> list[bytes]:
     """
     try:
         return [bytes(item) for item in _ITEMS.decode(body)]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _split_tolerantly(body)
 
 
@@ -115,7 +115,7 @@ def _is_listed(item: bytes) -> bool:
     """Return whether an object is a run or a workflow, rather than a part of one."""
     try:
         listed = _LISTED.decode(item)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return bool(listed.id) and bool((listed.workflow_id and listed.status) or (listed.app and listed.name))
 
@@ -143,7 +143,7 @@ def peek_id(raw: bytes) -> str | None:
     """Read the id of an item, which may be invalid JSON, cleaned as in the tables; return None if it has none."""
     try:
         found = _IDENTITY.decode(raw).id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         found = _find_id(raw)
     return clean_text(found) if found else None
 

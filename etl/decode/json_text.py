@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Json: TypeAlias = Any
 """A parsed JSON value: dict, list, str, `Number`, bool or None."""
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Raised by msgspec if a document is not as expected, is not JSON, or is nested too deeply."""
+
 # Limits of PostgreSQL's numeric: digits before and after the decimal point.
 _NUMERIC_WHOLE: Final = 131072
 _NUMERIC_SCALE: Final = 16383
@@ -213,8 +216,6 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 
-_SPELLING = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
-
 
 def needs_cleaning(raw: bytes) -> bool:
     r"""Return whether a JSON text has an escaped NUL or lone surrogate (`\u0000`, `\ud83d` without its second half)."""
@@ -226,23 +227,6 @@ def needs_cleaning(raw: bytes) -> bool:
 def clean_text(text: str) -> str:
     """Replace each NUL and lone surrogate by U+FFFD."""
     return _UNSTORABLE.sub(REPLACEMENT, text)
-
-
-def spelled_plainly(raw: bytes) -> bytes:
-    r"""Normalize the escapes in a JSON text, which may be invalid, and clean it.
-
-    Escapes become the characters they represent, except quotes and backslashes, which stay escaped (`\"`, `\\`). A
-    string can then be found in another text independent of the escapes in either.
-    """
-    return _SPELLING.sub(_plain, raw)
-
-
-def _plain(escape: re.Match[bytes]) -> bytes:
-    try:
-        character = clean_text(str(json.loads(b'"%b"' % escape[0])))
-    except ValueError:
-        return escape[0]  # not a JSON escape
-    return b"\\" + character.encode() if character in '"\\' else character.encode()
 
 
 def clean_json(raw: bytes) -> bytes:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
+from etl.decode.json_text import UNREADABLE
 from etl.normalize.documents import items_of
-from etl.normalize.fitting import NULL, UNREADABLE
+from etl.normalize.fitting import NULL
 
 if TYPE_CHECKING:
     from etl.normalize.rows import Row
@@ -40,7 +41,7 @@ def child_rows(run_id: str, step_key: str, step: Any, used: Any) -> list[Row]:
     outputs: list[tuple[str | None, Raw]] = []
     if step.type not in OTHER_FORMS:
         looped = memoryview(step.output)[0] == _BRACKET
-        items = (items_of(step.output, "") or ()) if looped else (step.output,)
+        items = items_of(step.output, "") if looped else (step.output,)
         outputs = [(step.type, item) for item in items]
     for call in step.calls or ():
         kind = call.type or ("workflow" if step.type == "workflow" else None)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Union
 import msgspec
 from msgspec import Raw
 
-from etl.decode.json_text import dump, parse
+from etl.decode.json_text import UNREADABLE, dump, parse
 from etl.errors import RecordError
-from etl.normalize.fitting import FITTERS, UNFIT, UNREADABLE, UnfitError, refuse
+from etl.normalize.fitting import FITTERS, UNFIT, UnfitError, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -43,13 +43,7 @@ class Part(Protocol):
         """The value for null and for absent fields."""
 
     def read(self, raw: Raw, place: str, *, check: bool) -> Any:
-        """Decode the field at `place` of a document that could not be decoded in one call.
-
-        Args:
-            raw: the field's JSON text.
-            place: its path, for messages.
-            check: whether to check that every value fits its column; if not, what is nested is decoded in one call.
-        """
+        """See `Fitter.read`; without `check`, what is nested is decoded in one call."""
 
 
 class _Never:

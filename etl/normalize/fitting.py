@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import msgspec
 from msgspec import Meta, Raw
 
-from etl.decode.json_text import Json, Number, dump, parse
+from etl.decode.json_text import UNREADABLE, Json, Number, dump, parse
 from etl.errors import RecordError
 from etl.normalize.dates import read_moment
 
@@ -40,9 +40,6 @@ _LARGEST: Final = 20  # digits of a number that may fit an integer column
 class UnfitError(Exception):
     """The column cannot hold the value, or only `Fitter.fit` can determine why not."""
 
-
-UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Raised by decoding if a document is not as expected, is not JSON, or is nested too deeply."""
 
 UNFIT: Final = (UnfitError, ValueError, ArithmeticError)
 """Raised by `Fitter.to_column`."""
@@ -310,16 +307,16 @@ def extra_of(extra: dict[str, Any] | None) -> bytes | None:
     return jsonb_of(Raw(msgspec.json.encode(extra))) if extra else None
 
 
-class Answer(msgspec.Struct, gc=False):
+class ModelResponse(msgspec.Struct, gc=False):
     """The token counts in a provider's response to a model step."""
 
     usage: Any = None
     usageMetadata: Any = None  # noqa: N815 - Google's name
 
 
-def _tokens(answer: Answer, *names: str) -> int | None:
+def _tokens(response: ModelResponse, *names: str) -> int | None:
     """Return the first whole number under one of `names`."""
-    for counts in (answer.usage, answer.usageMetadata):
+    for counts in (response.usage, response.usageMetadata):
         for name in names if type(counts) is dict else ():
             count = counts.get(name)
             if type(count) in {int, float} and 0 <= count < 2**63 and count == int(count):
@@ -327,17 +324,17 @@ def _tokens(answer: Answer, *names: str) -> int | None:
     return None
 
 
-def input_tokens_of(answer: Answer) -> int | None:
+def input_tokens_of(response: ModelResponse) -> int | None:
     """Return the number of input tokens."""
-    return _tokens(answer, "prompt_tokens", "input_tokens", "promptTokenCount")
+    return _tokens(response, "prompt_tokens", "input_tokens", "promptTokenCount")
 
 
-def output_tokens_of(answer: Answer) -> int | None:
+def output_tokens_of(response: ModelResponse) -> int | None:
     """Return the number of output tokens."""
-    return _tokens(answer, "completion_tokens", "output_tokens", "candidatesTokenCount")
+    return _tokens(response, "completion_tokens", "output_tokens", "candidatesTokenCount")
 
 
-def _fit_answer(_: Json) -> None:
+def _fit_response(_: Json) -> None:
     return None  # a response of another form has no token counts
 
 
@@ -356,7 +353,7 @@ FITTERS: Final = {
     "epoch_ms": Fitter("a number", int | float | None, _fit_epoch_ms, epoch_ms_of, inline=_USUAL_EPOCH_MS),
     "jsonb": JSON,
     "payload": JSON,
-    "input_tokens": Fitter("an answer", Answer | None, _fit_answer, input_tokens_of),
-    "output_tokens": Fitter("an answer", Answer | None, _fit_answer, output_tokens_of),
+    "input_tokens": Fitter("a response", ModelResponse | None, _fit_response, input_tokens_of),
+    "output_tokens": Fitter("a response", ModelResponse | None, _fit_response, output_tokens_of),
 }
 """The fitters by their names in `etl.tables`; a payload is JSON that the settings may omit."""

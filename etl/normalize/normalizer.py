@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from etl.decode.items import peek_id
-from etl.decode.json_text import clean_text, dump
+from etl.decode.json_text import UNREADABLE, clean_text, dump
 from etl.errors import RecordError
 from etl.normalize.child_runs import OTHER_FORMS, child_rows
-from etl.normalize.fitting import UNFIT, UNREADABLE
+from etl.normalize.fitting import UNFIT
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
     CALL,
@@ -162,8 +162,8 @@ class Normalizer:
         """Return the rows of the saved version and of the draft that the run used."""
         version, draft = bytes(run.workflow_version), bytes(run.workflow_version_draft)
         return (
-            None if version == _NULL_TEXT else self._definitions.version(version),
-            None if draft == _NULL_TEXT else self._definitions.draft(draft, run.workflow_app_id, run.workflow_id),
+            None if version == _NULL_TEXT else self._definitions.rows(version),
+            None if draft == _NULL_TEXT else self._definitions.rows(draft, run.workflow_app_id, run.workflow_id),
         )
 
     def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:

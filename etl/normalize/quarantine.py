@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from etl.decode.json_text import dump, parse
+from etl.decode.json_text import UNREADABLE, dump, parse
 from etl.errors import RecordError
 from etl.normalize.dates import read_moment
 from etl.normalize.redaction import redactor_of
@@ -81,7 +81,7 @@ def is_due(raw: bytes, now: datetime) -> bool | None:
     """
     try:
         run = _RETAINED.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         found = _DUE_AT.search(raw)
         run = _Retained(None if found is None else found[1].decode(errors="replace"))
     try:

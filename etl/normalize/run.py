@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from etl.decode.json_text import Json, clean_json, clean_text, dump, needs_cleaning, parse
+from etl.decode.json_text import UNREADABLE, Json, clean_json, clean_text, dump, needs_cleaning, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import FITTERS, JSON, UNREADABLE, describe, refuse
+from etl.normalize.fitting import FITTERS, JSON, describe, refuse
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:

@@ -61,19 +61,12 @@ class Definitions:
         self._known: dict[tuple[bytes, str | None, str | None], VersionRows] = {}
         self._bytes = 0
 
-    def version(self, text: bytes) -> VersionRows:
-        """Return the rows of the saved version with the JSON text `text`.
+    def rows(self, text: bytes, app_id: str | None = None, draft_of: str | None = None) -> VersionRows:
+        """Return the rows of a saved version, or of the draft of a workflow of an app, with the JSON text `text`.
 
         Raises:
-            RecordError: the version is invalid; the first reason is reported.
+            RecordError: it is invalid; the first reason is reported.
         """
-        return self._known_or_made(text, None, None)
-
-    def draft(self, text: bytes, app_id: str | None, workflow_id: str) -> VersionRows:
-        """Return the rows of the draft of a workflow of `app_id` with the JSON text `text`; raises like `version`."""
-        return self._known_or_made(text, app_id, workflow_id)
-
-    def _known_or_made(self, text: bytes, app_id: str | None, draft_of: str | None) -> VersionRows:
         key = (text, app_id, draft_of)
         rows = self._known.get(key)
         if rows is None:

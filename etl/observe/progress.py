@@ -99,7 +99,7 @@ class ProgressView:
                 self._streams = len(event.streams)
                 self._all = self._progress.add_task(event.mode, total=self._streams or None, count="", note="")
             case events.StreamStarted():
-                self._bar(event.stream).expected = event.pages
+                self._bar(event.stream)
                 self._draw(event.stream)
             case events.PageRead():
                 self._page_read(event)

@@ -81,7 +81,7 @@ class Traces:
                 self._set(self._sync, sync_id=event.sync_id, streams=len(event.streams), dry_run=event.dry_run)
             case events.StreamStarted():
                 self._stream(event.stream)
-                self._set(self._stream(event.stream), api_count=event.count, pages=event.pages)
+                self._set(self._stream(event.stream), api_count=event.count)
             case events.RequestSent():
                 self._request(event)
             case events.BatchLoaded():

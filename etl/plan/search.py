@@ -1,8 +1,9 @@
 """Finding what left a listing sorted by creation without reading all of it, by bisection.
 
-Wherever the creation time changes inside a page, the number of items above that break is known for the API (its place)
-and for the warehouse (a count). The difference, the surplus, says how many runs have gone above. A search is a mapping
-from the numbers of the pages read to their breaks; in front of the first page and behind the last one stand two more.
+A break is a place inside a page where the creation time changes. If page 5, of 100 runs, has one behind its 30th run,
+the API lists 430 runs above it; if the warehouse holds 433 on that side of the time, 3 have gone there: the surplus.
+Between two breaks with the same surplus nothing has gone. A search is a mapping from the numbers of the pages read to
+their breaks; two more stand in front of the first page and behind the last one.
 """
 
 from __future__ import annotations

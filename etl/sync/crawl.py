@@ -1,4 +1,4 @@
-"""Reading a whole listing, or a window of it: passes until one is complete, and what has gone."""
+"""Reading a whole listing, or a window of it, until a pass is complete, and marking gone runs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,13 @@ if TYPE_CHECKING:
     from etl.sync.listing import Listing
 
 EXPIRY_HORIZON = timedelta(days=1)
-"""What leaves the API within this time is fetched ahead of the rest of a history."""
+"""Runs that expire within this time are fetched before the rest of a history."""
 
 
 class Crawl:
     """Reads a stream's whole listing, or a window of it, into the warehouse.
 
     Args:
-        listing: the source side.
-        intake: takes the pages in.
-        store: the warehouse side.
         now: the present time, by PostgreSQL's clock.
         order: of the listing, as it was last observed.
         window: the creation times asked for.
@@ -46,7 +43,7 @@ class Crawl:
     Attributes:
         doubt: why a run may have been missed; empty where the last pass was complete.
         order: of the listing, as observed.
-        whole: whether the last pass began at the first page.
+        from_start: whether the last pass began at the first page, not at a checkpoint.
         moved: whether it was complete, but showed more runs than the API counts: some were removed meanwhile.
         began: since when everything was read.
     """
@@ -64,14 +61,14 @@ class Crawl:
     ) -> None:
         self.doubt = ""
         self.order = order
-        self.whole = self.moved = False
+        self.from_start = self.moved = False
         self.began = now
         self._listing = listing
         self._intake = intake
         self._store = store
         self._now = now
         self._window = window
-        self._checkpoints = resumes
+        self._saves_checkpoints = resumes
         self._pass = self._met = 0
         self._probes: dict[Span, Page] = {}
         self._observer = OrderObserver()
@@ -80,17 +77,18 @@ class Crawl:
 
     async def read(self) -> None:
         """Read until a pass is complete or no more are allowed; runs that it did not show are looked up."""
-        resumed = self._checkpoint() if self._checkpoints else None
+        resumed = self._saved_checkpoint() if self._saves_checkpoints else None
         passes, before = 0, None
         while True:
-            self._pass, self._met, self._intake.doubt = await self._store.session.begin_pass(), 0, ""
+            await self._intake.begin()
+            self._pass, self._met = await self._store.session.begin_pass(), 0
             try:
                 main = await self._main_pass(resumed)
                 if resumed is None or main.pages:  # otherwise the place of the checkpoint was not found: start over
                     passes += 1
-                    self.whole = resumed is None
+                    self.from_start = resumed is None
                     self.doubt = verdict(await self._evidence(main)) or self._intake.doubt
-                    settled = not self.whole or await self._settle_unseen()
+                    settled = not self.from_start or await self._settle_unseen()
                     shown = (self.doubt, self._met, self._listing.count)
                     pages = -(-(self._listing.count or 0) // self._listing.paging.size)
                     # A pass that shows the same as the one before it would only be repeated.
@@ -100,9 +98,9 @@ class Crawl:
                     before = shown
             finally:
                 await self._store.session.end_pass(self._pass)
-            resumed, self._checkpoints = None, False
+            resumed, self._saves_checkpoints = None, False
 
-    def _checkpoint(self) -> Checkpoint | None:
+    def _saved_checkpoint(self) -> Checkpoint | None:
         """Return how far an earlier process came; None where there is nothing, or nothing that can be read."""
         text = self._store.state.backfill_cursor
         if text is None:
@@ -135,7 +133,7 @@ class Crawl:
                 await self._take(pages, reading)
                 if BEHIND in self._window.sides(self._last, self.order):
                     reading.stop()
-                elif reading.pages == 1 and self._checkpoints and resumed is None:
+                elif reading.pages == 1 and self._saves_checkpoints and resumed is None:
                     await self._fetch_expiring(reading)
         self._probes.clear()
         self.order = self._observer.order or start.order
@@ -151,16 +149,16 @@ class Crawl:
                 self._observer.watch(items)
                 self._first, self._last = self._first or items, items or self._last
             self.order = self._observer.order or self.order
-            if self._checkpoints and main.linked and main.token is None:
-                found.batch.cursor, found.batch.moves_cursor = self._cursor(main), True
+            if self._saves_checkpoints and main.linked and main.token is None:
+                found.batch.cursor = self._encoded_checkpoint(main)
         if not (again and self._store.is_dry_run):  # which would count what is new once more
             await self._intake.load(found)
         listed = [item for items in found.pages for item in items]
         self._met += await self._store.session.note_seen(self._pass, [item.key for item in listed])
         return listed
 
-    def _cursor(self, main: Pass[Page]) -> str:
-        point = Checkpoint(
+    def _encoded_checkpoint(self, main: Pass[Page]) -> str:
+        checkpoint = Checkpoint(
             position=main.end,
             last=main.last[-EDGE:],
             first=main.first[:EDGE],
@@ -170,7 +168,7 @@ class Crawl:
             newest=self._intake.newest,
             began=self.began,
         )
-        return msgspec.json.encode(point).decode()
+        return msgspec.json.encode(checkpoint).decode()
 
     async def _fetch_expiring(self, main: Pass[Page]) -> None:
         """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
@@ -218,11 +216,11 @@ class Crawl:
     async def _evidence(self, main: Pass[Page]) -> Evidence:
         """Put together what the main pass showed, and read the newest end again where it may have grown since."""
         first, last = self._window.sides(self._first, self.order), self._window.sides(self._last, self.order)
-        counts = self.whole and not self._window.is_bounded
+        counts = self.from_start and not self._window.is_bounded
         evidence = Evidence.of(
             main,
             begun=main.began == 0 or IN_FRONT in first,
-            resumed=not self.whole,
+            resumed=not self.from_start,
             met=self._met if counts else None,
             newest_first=self.order is Order.CREATED_DESC and tie_ends(self._first),
         )
@@ -236,10 +234,10 @@ class Crawl:
         return evidence.closed_by(look, self._met if counts else None)
 
     async def _settle_unseen(self) -> bool:
-        """Look up the warehouse's runs that the pass did not meet; return whether nothing speaks against it."""
+        """Look up the warehouse's runs that the pass did not meet; return whether it still counts as complete."""
         store, session, complete = self._store, self._store.session, not self.doubt
         unseen = await session.unseen_runs(store.stream, self._pass, store.filters, self._window)
-        settled = await settle_unseen(self._listing, self._intake, unseen, complete=complete)
+        settled = await settle_unseen(self._intake, unseen, complete=complete)
         if complete and not self._window.is_bounded:
             await store.drop_rejects(await session.unseen_rejects(store.stream, self._pass))
         return settled

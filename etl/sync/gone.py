@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from etl.api.pages import Page
 from etl.decode.items import peek_id
-from etl.errors import NoDocumentError, NotFoundError, TransientError
+from etl.errors import NoDocumentError, NotFoundError
 from etl.plan.order import Order
 from etl.plan.paging import Span
 from etl.plan.search import Break, break_of, next_page, stretches
@@ -17,78 +14,53 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etl.db.store import Store
-    from etl.sync.intake import Intake
+    from etl.sync.intake import Errors, Intake
     from etl.sync.listing import Listing
 
 LOOKED_UP = 50
-"""So many runs that a pass did not show are looked up one by one."""
+"""At most this many runs that a pass did not show are looked up one by one."""
 
 SAMPLED = 20
-"""Of more runs than that, so many are looked up after a complete pass before the others are marked with them."""
+"""If more are missing after a complete pass, this many are looked up; if all have gone, so have the others."""
 
 SEARCH_SHARE = 4
 """A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
 
-
-class Answer(Enum):
-    """What the API says of a run that it is asked for."""
-
-    LISTED = auto()
-    GONE = auto()
-    NO_RUN = auto()
-    """Something that is not a run; or it cannot be asked, as the id was cleaned."""
-    NONE = auto()
-    """Nothing sensible."""
+NOT_LISTED = (NotFoundError, NoDocumentError)
+"""What the API answers when it is asked for a run that it does not list; the second also if the id was cleaned."""
 
 
-async def look_up(listing: Listing, intake: Intake, ids: Sequence[str]) -> dict[str, Answer]:
-    """Ask for runs one by one: take in their present state, or mark them gone.
-
-    Raises:
-        TransientError: there are too many without an answer.
-    """
-    found: dict[str, Answer] = {}
-    async with aclosing(listing.runs(ids)) as batches:
-        async for answers in batches:
-            await intake.take_in([answer for answer in answers.values() if isinstance(answer, Page)], present=True)
-            found |= {run_id: _meaning(answer) for run_id, answer in answers.items()}
-            await intake.mark_gone([run_id for run_id in answers if found[run_id] is Answer.GONE])
-    return found
+async def look_up(intake: Intake, ids: Sequence[str]) -> Errors:
+    """Ask for runs one by one: take in their present state, or mark them gone; return the errors."""
+    errors = await intake.ask(ids)
+    await intake.mark_gone([run_id for run_id, error in errors.items() if isinstance(error, NotFoundError)])
+    return errors
 
 
-def _meaning(answer: Page | NotFoundError | TransientError) -> Answer:
-    if isinstance(answer, Page):
-        return Answer.LISTED
-    if isinstance(answer, NotFoundError):
-        return Answer.GONE
-    return Answer.NO_RUN if isinstance(answer, NoDocumentError) else Answer.NONE
-
-
-async def settle_unseen(listing: Listing, intake: Intake, unseen: Sequence[str], *, complete: bool) -> bool:
+async def settle_unseen(intake: Intake, unseen: Sequence[str], *, complete: bool) -> bool:
     """Look up runs that a pass did not show; after a complete pass, of many only a sample.
 
     Args:
-        listing: the source side.
-        intake: takes in the answers.
+        intake: asks for them, and takes in the answers.
         unseen: ids, those created last first.
         complete: whether the pass proved that it read everything listed.
 
     Returns:
-        Whether nothing speaks against the pass: no run of the sample is listed after all.
+        Whether the pass still counts as complete: no run of the sample is listed after all.
     """
     sample, rest = list(unseen[:LOOKED_UP]), list[str]()
     if complete and len(unseen) > LOOKED_UP:
         half = SAMPLED // 2
         sample = [*unseen[:half], *unseen[half :: max(1, len(unseen) // half)][:half]]
         rest = [run_id for run_id in unseen if run_id not in set(sample)]
-    answers = await look_up(listing, intake, sample)
-    found = set(answers.values())
-    if rest and not found <= {Answer.GONE, Answer.NO_RUN}:
-        await look_up(listing, intake, rest)
+    errors = await look_up(intake, sample)
+    absent = [run_id for run_id, error in errors.items() if isinstance(error, NOT_LISTED)]
+    if rest and len(absent) < len(sample):
+        await look_up(intake, rest)
         return False
     if complete:
-        await intake.mark_gone([*(run_id for run_id in sample if answers[run_id] is Answer.NO_RUN), *rest])
-    return Answer.NONE not in found
+        await intake.mark_gone([*absent, *rest])
+    return len(absent) == len(errors)
 
 
 async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order) -> None:
@@ -121,7 +93,7 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
     if next_page(breaks) is not None or gone is None or await _newest(listing, order) != end:
         return
     if listing.count == count and not (await listing.probe(count + 1)).items:  # the count is where the listing ends
-        await settle_unseen(listing, intake, gone, complete=True)
+        await settle_unseen(intake, gone, complete=True)
 
 
 async def _newest(listing: Listing, order: Order) -> str | None:

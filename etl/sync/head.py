@@ -12,7 +12,7 @@ from etl.plan.passes import Pass
 from etl.plan.verdict import MAX_PASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator
     from datetime import datetime, timedelta
 
     from etl.api.pages import Page
@@ -21,100 +21,78 @@ if TYPE_CHECKING:
     from etl.sync.listing import Listing
 
 
-class Head:
-    """The newest end of a stream's listing.
+async def read_head(
+    listing: Listing, intake: Intake, store: Store, order: Order | None, lookback: timedelta, now: datetime
+) -> set[str] | None:
+    """Read the newest end of a listing, which `order` says where to find.
 
-    Args:
-        listing: the source side.
-        intake: takes the pages in.
-        store: the warehouse side.
-        order: of the listing, as it was last observed.
-        lookback: see `head_is_read`.
-        now: the present time, by PostgreSQL's clock.
-
-    Attributes:
-        seen: the items read.
+    Returns:
+        The keys of the items read; None where only reading the whole listing is safe.
     """
-
-    def __init__(
-        self, listing: Listing, intake: Intake, store: Store, order: Order | None, lookback: timedelta, now: datetime
-    ) -> None:
-        self.seen: set[str] = set()
-        self._listing = listing
-        self._intake = intake
-        self._store = store
-        self._order = order or Order.NONE
-        self._lookback = lookback
-        self._now = now
-        self._by_day = False
-        self._items: list[Listed] = []
-        self._distance = listing.paging.size // OUT_OF_PLACE
-        self._observer = OrderObserver(self._distance)
-
-    async def read(self) -> bool:
-        """Read until everything below is known; return False where only reading the whole listing is safe."""
-        if self._order is Order.NONE:
-            return False
-        self._by_day = self._order is Order.UPDATED_DESC and await self._store.has_bare_days()
-        for _ in range(MAX_PASSES):
-            self._items, self._observer, self._intake.doubt = [], OrderObserver(self._distance), ""
-            is_safe = await (self._down() if self._order.newest_first else self._up())
-            if is_safe is not None:
-                return is_safe and not self._intake.doubt
-        return False
-
-    async def _down(self) -> bool | None:
-        """Read from the first page on; None where runs may have been missed between two pages."""
-        reading: Pass[Page] = Pass(self._listing.paging)
-        async with aclosing(self._listing.pages(reading)) as batches:
-            async for pages in batches:
-                for items in await self._intake.take_in(pages):
-                    self._watch(items)
-                if not self._observer.agrees_with(self._order):
-                    return False
-                if self._is_read:
+    if order is None or order is Order.NONE:
+        return None
+    by_day = order is Order.UPDATED_DESC and await store.has_bare_days()
+    distance = listing.paging.size // OUT_OF_PLACE
+    for _ in range(MAX_PASSES):
+        await intake.begin()
+        items, observer = list[Listed](), OrderObserver(distance)
+        if order.newest_first:
+            this: Pass[Page] = Pass(listing.paging)
+            downwards = _from_the_top(listing, intake, this)
+        else:
+            # A third of a page above the old end: enough to link, and to see most of what the lookback asks for.
+            end = store.state.api_count or 0
+            this = Pass(listing.paging, position=max(end - listing.paging.size // 3, 0))
+            downwards = _from_the_end(listing, intake, this)
+        async with aclosing(downwards) as pages:
+            async for page in pages:
+                observer.watch(page)
+                items += page
+                if not observer.agrees_with(order if order.newest_first else Order.CREATED_DESC):
+                    return None
+                if head_is_read(
+                    items,
+                    order,
+                    watermark=store.state.watermark,
+                    lookback=lookback,
+                    now=now,
+                    by_day=by_day,
+                    distance=distance,
+                ):
                     break
-        is_steady = len(reading.counts) == 1 and None not in reading.counts
-        return True if reading.linked or is_steady else None
+        is_steady = order.newest_first and len(this.counts) == 1 and None not in this.counts
+        if intake.doubt:
+            return None
+        if this.linked or is_steady:
+            return {item.key for item in items}
+    return None
 
-    async def _up(self) -> bool | None:
-        """Read an oldest-first listing from its end up: what is removed meanwhile only shows runs twice."""
-        before, paging = self._store.state.api_count, self._listing.paging
-        if not before:
-            return False
-        reading: Pass[Page] = Pass(paging, position=max(before - paging.size // 3, 0))
-        end: list[list[Listed]] = []
-        async with aclosing(self._listing.pages(reading)) as batches:
-            async for pages in batches:
-                if paging.aligned or not all(page.tells_size and page.count is not None for page in pages):
-                    return False  # where pages begin and the listing ends is not known
-                end += await self._intake.take_in(pages)
-        for items in reversed(end):
-            self._watch(items[::-1])
-        number = -(-min(reading.began, reading.count or 0) // paging.size)
-        while self._observer.agrees_with(Order.CREATED_DESC):
-            if self._is_read or number == 0:
-                return True if reading.linked else None
-            span = Span(number, paging.size)
-            (items,) = await self._intake.take_in([await self._listing.read(span)])
-            self._watch(items[: reading.began - span.start][::-1])  # what follows was read, or is new since
-            number -= 1
-        return False
 
-    def _watch(self, items: Sequence[Listed]) -> None:
-        """Watch a page, its newest item first."""
-        self._observer.watch(items)
-        self._items += items
-        self.seen.update(item.key for item in items)
+async def _from_the_top(listing: Listing, intake: Intake, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
+    """Yield the pages of a newest-first listing."""
+    async with aclosing(listing.pages(this)) as batches:
+        async for pages in batches:
+            for items in await intake.take_in(pages):
+                yield items
 
-    @property
-    def _is_read(self) -> bool:
-        return head_is_read(
-            self._items,
-            self._order,
-            watermark=self._store.state.watermark,
-            lookback=self._lookback,
-            now=self._now,
-            by_day=self._by_day,
-            distance=self._distance,
-        )
+
+async def _from_the_end(listing: Listing, intake: Intake, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
+    """Yield the pages of an oldest-first listing from its end up, their items newest first.
+
+    The pass reads from the old end to the new one; pages further up are read as long as more are asked for. A run that
+    is removed meanwhile only shows others twice.
+    """
+    end: list[list[Listed]] = []
+    async with aclosing(listing.pages(this)) as batches:
+        async for pages in batches:
+            if listing.paging.aligned or not all(page.tells_size and page.count is not None for page in pages):
+                intake.doubt = "the API does not tell where a page begins"
+                return
+            end += await intake.take_in(pages)
+    for items in reversed(end):
+        yield items[::-1]
+    size = listing.paging.size
+    for number in range(-(-min(this.began, this.count or 0) // size), 0, -1):
+        span = Span(number, size)
+        (items,) = await intake.take_in([await listing.read(span)])
+        yield items[: this.began - span.start][::-1]  # the pass has read what follows

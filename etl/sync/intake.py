@@ -7,10 +7,11 @@ from collections import Counter, deque
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from etl.api.pages import Page
 from etl.db.batch import Batch, Item, Loaded, Reject
+from etl.db.liveness import finish_commit
 from etl.db.store import Held
 from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import clean_text
@@ -19,28 +20,28 @@ from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize.rows import effective_updated_at
 from etl.plan.order import OVERLAPPING_PAGES, Listed
 from etl.plan.window import EVERYTHING, Window
+from etl.tables import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import asyncpg
 
     from etl.db.store import Store
+    from etl.errors import NotFoundError, TransientError
     from etl.normalize.normalizer import Normalizer
     from etl.normalize.rows import RunRows
     from etl.sync.listing import Listing
 
-COMMIT_PATIENCE_S = 4.0
-"""How long an interrupted process waits for the commit in progress."""
-
-LONGEST_ID_BYTES = 1000
-"""Longer ids fit no index of PostgreSQL."""
-
 REMEMBERED_ANSWERS = 5000
-"""Of so many runs the time of the answer is remembered, to tell which of two copies is the newer."""
+"""For at most this many runs the time of the answer is remembered, to tell which of two copies is the newer."""
 
 FUTURE = timedelta(days=1)
 """A run that claims to be changed further ahead of PostgreSQL's clock than this counts as one without that time."""
+
+
+Errors: TypeAlias = "dict[str, NotFoundError | TransientError]"
+"""What went wrong when the API was asked for runs, by their ids."""
 
 
 @dataclass(slots=True)
@@ -85,9 +86,7 @@ class Intake:
     """Takes in the pages of one stream.
 
     Args:
-        store: the stream's warehouse side.
-        normalizer: makes rows of a run's bytes.
-        listener: hears of pages, batches and rejects.
+        listener: is told of pages, batches and rejects.
         listing: asked for runs of which the stored copy claims to be newer than the listed one; None leaves them alone.
         window: runs created outside of it are left alone.
         retry: read items anew although the quarantine holds them.
@@ -95,7 +94,7 @@ class Intake:
     Attributes:
         tally: what was read and done.
         newest: the largest updated_at read.
-        doubt: why a run may not be in its present state; whoever begins to read sets it back to an empty string.
+        doubt: why a run that was read since `begin` may not be in its present state.
     """
 
     def __init__(
@@ -120,31 +119,34 @@ class Intake:
         self._retry = retry
         self._held: dict[bytes, Held] = {}
         self._requested: frozenset[str] = frozenset()
-        self._latest: datetime | None = None  # what claims to be changed later is not believed; None: nothing read yet
+        self._latest: datetime | None = None  # what claims to be changed later is not believed
         self._rejected: set[bytes] = set()
         self._recent: deque[dict[bytes, Listed]] = deque(maxlen=OVERLAPPING_PAGES)
         self._answered: dict[str, float] = {}
 
-    async def take_in(self, pages: Sequence[Page], *, present: bool = False) -> list[list[Listed]]:
+    async def begin(self) -> None:
+        """Get ready to read the listing, or to read it again."""
+        self.doubt = ""
+        self._latest = await self._store.session.clock() + FUTURE
+        self._held |= {} if self._retry else await self._store.open_rejects()
+        self._requested = await self._store.requested_workflows()
+
+    async def take_in(self, pages: Sequence[Page], *, authoritative: bool = False) -> list[list[Listed]]:
         """Classify pages and commit what they bring; return how planning sees their items."""
-        classified = await self.classify(pages, present=present)
+        classified = await self.classify(pages, authoritative=authoritative)
         await self.load(classified)
         return classified.pages
 
-    async def classify(self, pages: Sequence[Page], *, again: bool = False, present: bool = False) -> Classified:
-        """Tell which items are known, new, changed or invalid, and make rows of those that are new or changed.
+    async def classify(self, pages: Sequence[Page], *, again: bool = False, authoritative: bool = False) -> Classified:
+        """Tell which items are known, new, changed or invalid, make rows of what is new or changed, announce pages.
 
         Args:
             pages: as read.
             again: whether they were read before in this pass, so that what is unchanged is not counted.
-            present: whether they are answers to requests for the runs themselves, which tell the present state.
+            authoritative: whether they are answers to requests for the runs themselves; see `Batch`.
         """
-        if self._latest is None:
-            self._latest = await self._store.session.clock() + FUTURE
-            self._held = {} if self._retry else await self._store.open_rejects()
-            self._requested = await self._store.requested_workflows()
         items, stored = await self._identify(pages)
-        found = Classified(batch=Batch(present=present))
+        found = Classified(batch=Batch(authoritative=authoritative))
         for page, of_page in zip(pages, items, strict=True):
             await asyncio.sleep(0)  # the other streams' commits would wait while a whole batch is normalized
             if page.number == 1:  # the listing is read from the top again
@@ -153,7 +155,7 @@ class Intake:
             counts: Counter[str] = Counter()
             for item in of_page:
                 if item.digest not in listed:
-                    shown = None if present else self._shown(item)
+                    shown = None if authoritative else self._shown(item)
                     listed[item.digest] = shown or self._take(item, stored.get(item.key), found, counts)
             found.pages.append([listed[item.digest] for item in of_page])
             if page.number:
@@ -218,8 +220,7 @@ class Intake:
             return self._take_held(item, held, found, counts)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
-            _check_id(rows.run_id)
-            self._check_workflow(rows, stored)
+            self._check_identity(item, rows, stored)
         except RecordError as error:
             if held is not None and held.reason == error.reason:
                 return self._take_held(item, held, found, counts)
@@ -237,12 +238,15 @@ class Intake:
         is_here = bool(stored["listed_under"] == self._workflow_id)
         return is_here and (is_own or stored["workflow_id"] not in self._requested)
 
-    def _check_workflow(self, rows: RunRows, stored: asyncpg.Record | None) -> None:
+    def _check_identity(self, item: Item, rows: RunRows, stored: asyncpg.Record | None) -> None:
         """Leave a run to the listing of another workflow: the one that it names, or the one that showed its id first.
 
         Raises:
-            RecordError: the settings read that listing too.
+            RecordError: the settings read that listing too, or the id is too long.
         """
+        if item.run_id is None:
+            size = len(rows.run_id.encode())
+            raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, got {size}")
         if rows.workflow_id != self._workflow_id and rows.workflow_id in self._requested:
             raise RecordError("other_workflow", f"the run names the workflow {rows.workflow_id}, which is read too")
         if stored is None or stored["gone"] or self._workflow_id in (stored["workflow_id"], stored["listed_under"]):
@@ -280,7 +284,7 @@ class Intake:
         group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
         self.note_time(rows.updated_at)
         if self._window.holds(rows.created_at):
-            if found.batch.present or self._is_newest(item, rows, stored, group.get(rows.run_id)):
+            if found.batch.authoritative or self._is_newest(item, rows, stored, group.get(rows.run_id)):
                 counts[kind] += rows.run_id not in group
                 group[rows.run_id] = rows
                 found.good.add(rows.run_id)
@@ -297,14 +301,14 @@ class Intake:
             expires_at=rows.retention_due_at,
         )
 
-    def _is_newest(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, at_hand: RunRows | None) -> bool:
+    def _is_newest(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, pending: RunRows | None) -> bool:
         """Tell whether no other copy of the run, of these pages or stored, is the newer one.
 
         Where updated_at does not tell, it is the one that the API answered last; the pages come in another order.
         """
         mine, other = self._changed_at(rows.updated_at, rows.updated_on_day), None
-        if at_hand is not None:
-            other = self._changed_at(at_hand.updated_at, at_hand.updated_on_day)
+        if pending is not None:
+            other = self._changed_at(pending.updated_at, pending.updated_on_day)
         elif stored is not None:
             other = self._changed_at(stored["updated_at"], stored["updated_on_day"])
         if mine is None or other is None or mine == other:
@@ -358,29 +362,32 @@ class Intake:
 
     async def load(self, found: Classified) -> None:
         """Commit what `classify` found; count it and emit events only then."""
-        if found.older and self._listing is not None:
-            await self._settle_older(self._listing, sorted(found.older))
+        for run_id in await self.ask(sorted(found.older)):
+            self.doubt = f"the listed copy of the run {run_id} is older, and the API gives no other"
         self.tally.runs_unchanged += found.unchanged
         if found.batch:
-            await finish_in_hand(self._commit(found.batch, found.unchanged))
+            await finish_commit(self._commit(found.batch, found.unchanged))
 
-    async def _settle_older(self, listing: Listing, ids: Sequence[str]) -> None:
-        """Ask for runs whose listed copies claim to be older than the others: the answers are their present state."""
-        async with aclosing(listing.runs(ids)) as batches:
-            async for answers in batches:
-                await self.take_in([answer for answer in answers.values() if isinstance(answer, Page)], present=True)
-                for run_id, answer in answers.items():
-                    if not isinstance(answer, Page):
-                        self.doubt = f"the listed copy of the run {run_id} is older, and the API gives no other"
+    async def ask(self, ids: Sequence[str]) -> Errors:
+        """Ask the API for runs one by one and take in their present state; return the errors."""
+        errors: Errors = {}
+        if self._listing is not None:
+            async with aclosing(self._listing.runs(ids)) as batches:
+                async for answers in batches:
+                    found = [answer for answer in answers.values() if isinstance(answer, Page)]
+                    await self.take_in(found, authoritative=True)
+                    errors |= {run_id: answer for run_id, answer in answers.items() if not isinstance(answer, Page)}
+        return errors
 
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Give runs that the API no longer lists their `gone_at`."""
         if ids:
-            await finish_in_hand(self._commit(Batch(gone=list(ids), settled=list(ids))))
+            await finish_commit(self._commit(Batch(gone=list(ids), settled=list(ids))))
 
     async def _commit(self, batch: Batch, unchanged: int = 0) -> None:
         done, refused = await self._store.load(batch)
-        for reject in dict.fromkeys((*batch.rejects, *refused)):
+        batch.rejects += refused
+        for reject in batch.rejects:
             self._count_reject(reject.digest)
             self._held[reject.digest] = Held(reject.run_id, reject.reason, recent=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
@@ -399,19 +406,6 @@ class Intake:
         )
 
 
-async def finish_in_hand(commit: Coroutine[Any, Any, None]) -> None:
-    """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended and was counted."""
-    task = asyncio.ensure_future(commit)
-    try:
-        await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later
-    except asyncio.CancelledError:
-        # Look at its error, or asyncio writes it to stderr; the cancellation says why all ends.
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
-        raise
-    await task
-
-
 def _read_id(raw: bytes) -> str | None:
     """Return the id of an item, cleaned; None where it has none, or one that is too long for any index."""
     run_id = peek_id(raw)
@@ -421,8 +415,3 @@ def _read_id(raw: bytes) -> str | None:
 def _is_erased_and_the_same(rows: RunRows, stored: asyncpg.Record) -> bool:
     """Tell whether a run was erased, so that no hash of it is stored, and looks as it did before."""
     return stored["erased"] and (rows.status, rows.updated_at) == (stored["status"], stored["updated_at"])
-
-
-def _check_id(run_id: str) -> None:
-    if len(run_id) > LONGEST_ID_BYTES / 4 and len(run_id.encode()) > LONGEST_ID_BYTES:
-        raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, got {len(run_id)}")

@@ -27,7 +27,7 @@ LINGER_S = 0.1
 """How long a batch waits for a page that is under way: a commit of few runs costs PostgreSQL much more per run."""
 
 UNANSWERED_RUNS = 3
-"""So many runs may stay without an answer when each is asked for; with more it is the API that fails."""
+"""At most this many runs may stay without an answer when each is asked for; with more it is the API that fails."""
 
 REPEATED_PAGES = 5
 """How many full pages in a row may show nothing new: many runs created at once push a listing down by whole pages."""
@@ -102,7 +102,7 @@ class Listing:
             answers = dict(zip(some, await asyncio.gather(*map(self._run, some)), strict=True))
             yield answers
             for answer in answers.values():
-                unanswered += isinstance(answer, TransientError) and not isinstance(answer, NoDocumentError)
+                unanswered += not isinstance(answer, Page | NotFoundError | NoDocumentError)
                 if isinstance(answer, TransientError) and unanswered > UNANSWERED_RUNS:
                     raise answer
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from etl.db.session import StreamState  # noqa: TC001 - msgspec reads the annotations of an outcome
 from etl.decode.json_text import REPLACEMENT
+from etl.errors import NotFoundError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
 from etl.sync.crawl import Crawl
-from etl.sync.gone import Answer, find_gone, look_up
-from etl.sync.head import Head
+from etl.sync.gone import NOT_LISTED, find_gone, look_up
+from etl.sync.head import read_head
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
@@ -65,15 +66,7 @@ def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> 
 
 
 class StreamSync:
-    """Brings one locked stream up to date.
-
-    Args:
-        task: what is asked for.
-        listing: the source side.
-        intake: takes pages in.
-        store: the warehouse side.
-        listener: hears of start and end.
-    """
+    """Brings one locked stream up to date."""
 
     def __init__(self, task: Task, listing: Listing, intake: Intake, store: Store, listener: Listener) -> None:
         self._task = task
@@ -102,25 +95,25 @@ class StreamSync:
         if self._task.mode == "sync" and self._store.state.backfill_done and not due:
             await self._read_head(now)
         else:
-            await self._whole(now)
+            await self._read_listing(now)
         return await self._compare(now)
 
-    async def _whole(self, now: datetime) -> None:
+    async def _read_listing(self, now: datetime) -> None:
         """Read everything that the API lists; an interrupted history load resumes, except in a reconcile."""
         resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._crawl is None
         self._crawl = Crawl(self._listing, self._intake, self._store, now, order=self._order, resumes=resumes)
         await self._crawl.read()
         self._order = self._crawl.order or self._order
         self._unanswered = []
-        if not self._crawl.whole or self._store.filters != ("ALL", "ALL"):
+        if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
             # Open runs above the place where it went on, or that no longer pass the filter, were not read.
             await self._settle_open(set())
 
     async def _read_head(self, now: datetime) -> None:
         """Read what is new and what was open, or the whole listing where that is not enough."""
-        head = Head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
-        if not (await head.read() and await self._settle_open(head.seen)):
-            await self._whole(now)
+        seen = await read_head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
+        if seen is None or not await self._settle_open(seen):
+            await self._read_listing(now)
 
     async def _settle_open(self, seen: set[str]) -> bool:
         """Bring every run that was open in the warehouse and was not `seen` to its present state.
@@ -135,12 +128,16 @@ class StreamSync:
             async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.window))) as batches:
                 async for pages in batches:
                     seen.update(item.key for page in await self._intake.take_in(pages) for item in page)
-        answers = await look_up(self._listing, self._intake, [run for run in unseen if run not in seen])
-        self._unanswered = [run for run, answer in answers.items() if answer is Answer.NONE]
-        return not {Answer.NONE, Answer.NO_RUN}.intersection(answers.values())
+        errors = await look_up(self._intake, [run for run in unseen if run not in seen])
+        self._unanswered = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
+        return all(isinstance(error, NotFoundError) for error in errors.values())
 
     async def _compare(self, now: datetime) -> Outcome:
-        """Compare the API's count with the warehouse's; where they differ, find out why before giving up."""
+        """Compare the API's count with the warehouse's; where they differ, read more, twice at most.
+
+        The head once more, then a search for gone runs, then the whole listing; a whole listing that was read is read
+        again only if it moved meanwhile.
+        """
         ours = await self._store.count()
         if self._store.is_dry_run:
             return self._ended("succeeded", ours)
@@ -151,9 +148,8 @@ class StreamSync:
             if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
                 await find_gone(self._listing, self._intake, self._store, self._order)
                 ours = await self._store.count()
-            # Reading a whole listing again would show no more, unless it moved.
-            if self._disagrees(ours) and (self._crawl is None or not self._crawl.whole or self._crawl.moved):
-                await self._whole(now)
+            if self._disagrees(ours) and (self._crawl is None or not self._crawl.from_start or self._crawl.moved):
+                await self._read_listing(now)
                 ours = await self._store.count()
         return await self._finish(ours)
 

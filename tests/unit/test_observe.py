@@ -19,7 +19,7 @@ from etl.observe.secrets import Mask
 STREAM = events.StreamId("app_1", "wf_1")
 ONE_OF_EACH: list[Any] = [
     events.SyncStarted("sync", (STREAM,), 7),
-    events.StreamStarted(STREAM, 250, 3),
+    events.StreamStarted(STREAM, 250),
     events.RequestSent("/apps/app_1/workflows", 200, 0.12345, 900),
     events.RequestRetried("/apps", 1, "503", 0.5),
     events.RateLimited(3.0, "/apps"),
@@ -102,7 +102,7 @@ def test_progress_shows_streams_and_the_request_budget(width) -> None:
     stream = events.StreamId("app_1", "wf_with_a_name_that_is_rather_long")
     with ProgressView(500, Mask(), Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
         view.listen(events.SyncStarted("backfill", (stream, STREAM), 7))
-        view.listen(events.StreamStarted(stream, 25_000, 250))
+        view.listen(events.StreamStarted(stream, 25_000))
         time.sleep(0.05)  # rates of over a million a second take more room than there is
         for number in range(1, 101):
             view.listen(events.RequestSent("/apps", 200, 0.1, 900))

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from etl.sync.intake import finish_in_hand
+from etl.db.liveness import finish_commit
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -19,7 +19,7 @@ async def test_running_commit_is_awaited_on_cancellation(fails) -> None:
         if fails:
             raise OSError("the connection is closed")
 
-    task = asyncio.create_task(finish_in_hand(commit()))
+    task = asyncio.create_task(finish_commit(commit()))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     task.cancel()
