@@ -12,7 +12,7 @@ from math import log
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from etl.report.facts import DailyRuns, Durations, Facts, Span, VersionRuns
 
@@ -138,6 +138,14 @@ def last_week(facts: Facts) -> Change | None:
         tally(row for row in facts.daily if last - 2 * _WEEK < row.day <= last - _WEEK),
         tally(row for row in facts.daily if row.day > last - _WEEK),
     )
+
+
+def by_label(facts: Facts, amount: Callable[[DailyRuns], Decimal]) -> dict[str, dict[date, Decimal]]:
+    """Add up an amount by workflow and day; workflows that share a label count as one."""
+    found: dict[str, dict[date, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    for row in facts.daily:
+        found[facts.label(row.workflow_id)][row.day] += amount(row)
+    return found
 
 
 def totals(amounts: Mapping[str, Mapping[date, Decimal]]) -> dict[str, Decimal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from etl.report.aggregates import Change, Tally, totals
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import date
-    from decimal import Decimal
 
     from etl.report.aggregates import WorkflowSummary
     from etl.report.changes import Replacement, Shift
@@ -43,11 +43,11 @@ def runs(by_day: Mapping[date, Tally], span: Span, change: Shift | None, week: C
     worst = max(bad, key=lambda day: (bad[day].failure_rate or 0, day), default=None)
     if worst is None or (bad[worst].failure_rate or 0) < max(_BAD_DAY, 3 * (total.failure_rate or 0)):
         return found
-    return f"{found}, {formatting.percent(bad[worst].failure_rate)} on {formatting.day_month(worst)}"
+    return f"{found}; on {formatting.day_month(worst)}, {formatting.percent(bad[worst].failure_rate)} failed"
 
 
 def _number(amount: float) -> str:
-    return f"{amount:,.0f}" if amount >= 10 else f"{amount:.1f}"
+    return f"{amount:,.0f}" if amount >= 10 else f"{amount:.2g}"
 
 
 def _steady(what: str, amounts: Mapping[date, float], form: Callable[[float], str]) -> str:
@@ -107,12 +107,12 @@ def spending(
     """
     amounts = totals(spent)
     total = sum(amounts.values())
-    if not total:
+    if total <= 0:
         return f"No {unit} were used"
     if change:
         return _shifted(unit.capitalize(), change, formatting.credit)
     top = next(iter(amounts))
-    share = formatting.percent(float(amounts[top] / total))
+    share = formatting.percent(float(amounts[top] / sum(max(each, Decimal(0)) for each in amounts.values())))
     by_day = {day: float(sum(each.get(day, 0) for each in spent.values())) for day in span.full_days}
     steady = _steady(unit.capitalize(), by_day, formatting.credit)
     return f"{steady}; {top} used {share}" if steady else f"{top} used {share} of {formatting.credit(total)} {unit}"
@@ -174,7 +174,7 @@ def slowdown(summary: WorkflowSummary) -> str:
 def _has_late_tail(summary: WorkflowSummary) -> bool:
     """Whether the 95th percentile of the newest period is far above the usual one."""
     usual = [each.p95_s for period, each in summary.periods.items() if period]
-    return 0 in summary.periods and len(usual) >= 3 and summary.periods[0].p95_s > _FAR * median(usual)
+    return 0 in summary.periods and len(usual) >= 3 and summary.periods[0].p95_s > _FAR * median(usual) > 0
 
 
 def workflow(summary: WorkflowSummary) -> str:

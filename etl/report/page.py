@@ -153,7 +153,7 @@ def sections(facts: Facts) -> list[Section]:
     found = aggregates.workflows(facts)
     made = []
     if facts.daily:
-        made += [_runs(facts, found), _credits(facts, found), _models(facts, found), _workflows(facts, found)]
+        made += [_runs(facts, found), _credits(facts), _models(facts, found), _workflows(facts, found)]
     if facts.daily or facts.failures:
         made.append(_failures(facts, found))
     if facts.steps:
@@ -177,7 +177,7 @@ def _runs(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     others = itertools.cycle(_OTHER_STATUSES)
     colours = {each: _STATUSES.get(each) or next(others) for each in order if each in by_status}
     series = [plots.Series(each.capitalize(), colour, by_status[each]) for each, colour in colours.items()]
-    counts = {each.label: {day: Decimal(one.runs) for day, one in each.by_day.items()} for each in found}
+    counts = aggregates.by_label(facts, lambda row: Decimal(row.runs))
     by_day = {day: sum((each.by_day.get(day, Tally()) for each in found), Tally()) for day in facts.span.days}
     change, week = changes.shift(counts, facts.span.full_days), aggregates.last_week(facts)
     title = headlines.runs(by_day, facts.span, change, week)
@@ -185,11 +185,11 @@ def _runs(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     return Section("runs", name, title, _notes(facts.span, change), plot)
 
 
-def _credits(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
-    spent = {each.label: {day: one.credits for day, one in each.by_day.items()} for each in found}
-    change = changes.shift(spent, facts.span.full_days)
+def _credits(facts: Facts) -> Section:
+    spent = aggregates.by_label(facts, lambda row: row.credits)
+    change, plot = changes.shift(spent, facts.span.full_days), _spending(facts.span, spent)
     name, title = f"Credits per {plots.slot(facts.span)}, by workflow", headlines.spending(spent, facts.span, change)
-    return Section("credits", name, title, _notes(facts.span, change), _spending(facts.span, spent))
+    return Section("credits", name, title, _notes(facts.span, change) if plot else [], plot)
 
 
 def _models(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
@@ -203,26 +203,26 @@ def _models(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     else:
         change = changes.shift(spent, facts.span.full_days)
         title = headlines.spending(spent, facts.span, change, "model credits")
-    notes = _notes(facts.span, change)
+    plot = _spending(facts.span, spent, replaced[0].day if replaced else None)
+    notes = _notes(facts.span, change) if plot else []
     notes.append("Steps that loop over several models are left out: the API does not split their credits.")
     if any(each.credits_per_run for each in replaced):
         notes.append("In all: what the runs since then cost more or less than they would have cost before.")
-    plot = _spending(facts.span, spent, replaced[0].day if replaced else None)
     name, tables = f"Credits per {plots.slot(facts.span)}, by model", [html_tables.replacements(replaced)]
     return Section("models", name, title, notes, plot, tables=tables)
 
 
 def _notes(span: Span, change: Shift | None) -> list[str]:
     """Say what the title compares, and which days are partial."""
-    notes, partial = [], []
+    notes, partial = [], {}
     if change:
         notes.append(f"The title compares the last {change.days} full days with the {change.days} before.")
     if span.starts_late and span.first_run:
-        partial.append(f"{formatting.day_month(span.first)} begins with the first run, at {span.first_run:%H:%M}")
+        partial[span.first] = f"{formatting.day_month(span.first)} begins with the first run, at {span.first_run:%H:%M}"
     if span.last >= span.read_until.date():
-        partial.append(f"{formatting.day_month(span.read_until)} was read until {span.read_until:%H:%M}")
+        partial[span.last] = f"{formatting.day_month(span.read_until)} was read until {span.read_until:%H:%M}"
     if partial:
-        notes.append(f"Pale: partial {plots.slot(span)}{'s' * (len(partial) > 1)} ({'; '.join(partial)}).")
+        notes.append(f"Pale: partial {plots.slot(span)}{'s' * (len(partial) > 1)} ({'; '.join(partial.values())}).")
     return notes
 
 

@@ -444,6 +444,20 @@ async def test_no_group_of_others_has_one_member(database_url, tmp_path, page, w
     assert await legend(9) == [*(f"workflow {each}" for each in range(9, 2, -1)), "2 others"]
 
 
+async def test_workflows_whose_names_begin_alike_are_labelled_with_their_ids(database_url, tmp_path, warehouse) -> None:
+    await warehouse.execute(
+        """
+        INSERT INTO apps (id) VALUES ('app');
+        INSERT INTO workflows (id, app_id, name) VALUES ('one', 'app', 'Invoices'), ('two', 'app', 'Invoices'),
+            ('three', 'app', 'Orders'), ('four', 'app', repeat('x', 70) || ' 1'), ('five', 'app', repeat('x', 70) || ' 2');
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, created_at) SELECT id, 'app', id, 'app', now() FROM workflows
+        """
+    )
+    html = (await written(database_url, tmp_path)).read_text()
+    labels = set(re.findall("<h3>(.*?)</h3>", html))
+    assert labels == {"Invoices (one)", "Invoices (two)", "Orders", f"{'x' * 40} (four)", f"{'x' * 40} (five)"}
+
+
 async def test_one_outlier_does_not_flatten_the_durations(database_url, tmp_path, page, warehouse) -> None:
     await add_owners(warehouse, "wf")
     await warehouse.execute(

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from etl.report import formatting, headlines
-from etl.report.aggregates import Change, Tally, last_week, split_into_periods, tally, totals, workflows
+from etl.report.aggregates import Change, Tally, by_label, last_week, split_into_periods, tally, totals, workflows
 from etl.report.changes import replacements, shift
 from etl.report.facts import (
     DailyModel,
@@ -144,7 +144,7 @@ def test_a_day_with_unusual_runs_or_failures_is_named() -> None:
     days[4] = Tally(200, 200, 4)
     assert runs_title(*days) == "Runs peaked at 200 on 18 Nov, 4.0 times the usual 50 a day; 2.0 % of them failed"
     days[4] = Tally(50, 50, 20)
-    assert runs_title(*days) == "Runs stayed at about 50 a day; 5.8 % of them failed, 40 % on 18 Nov"
+    assert runs_title(*days) == "Runs stayed at about 50 a day; 5.8 % of them failed; on 18 Nov, 40 % failed"
     days[4] = Tally(5, 5, 5)  # too few runs
     assert runs_title(*days).endswith("3.1 % of them failed")
 
@@ -204,6 +204,7 @@ def test_credits_title_without_a_change() -> None:
     assert list(totals(spent)) == ["y", "x"]
     steady = {"x": by_day(*[3, 4] * 5), "y": by_day(*[1] * 10)}
     assert said(headlines.spending(steady, facts(11).span, None)) == "Credits stayed at about 4.50 a day; x used 78 %"
+    assert said(headlines.spending({"x": by_day(4), "y": by_day(-1)}, span, None)) == "x used 100 % of 3.00 credits"
     peak = {"x": by_day(*[1] * 10), "y": by_day(*[1] * 6, 7, *[1] * 3)}
     assert said(headlines.spending(peak, facts(11).span, None)) == (
         "Credits peaked at 8.00 on 19 Nov, 4.0 times the usual 2.00 a day; y used 62 %"
@@ -306,6 +307,8 @@ def test_titles_of_durations_without_versions() -> None:
     steady = [Durations("a", period, 30, 10.0, 20.0) for period in (None, *range(10))]
     assert durations_title(timed=steady) == "Invoices takes longest: median 10 s"
     late = [replace(each, p95_s=40_000.0) if each.period == 0 else each for each in steady]
+    backwards = [replace(each, p95_s=-5.0) for each in steady]
+    assert durations_title(timed=backwards) == "Invoices takes longest: median 10 s"
     assert durations_title(timed=late) == (
         "Invoices takes longest: median 10 s; in the last 3 days, the 95th percentile of Invoices rose far above the "
         "usual, up to 11 h 6 min"
@@ -378,6 +381,12 @@ def test_last_week_is_compared_with_the_week_before() -> None:
     week = last_week(facts(14, rows))
     assert week is not None
     assert (week.before.runs, week.since.runs) == (70, 70)
+
+
+def test_workflows_with_the_same_label_are_added_up() -> None:
+    long = "x" * 100
+    found = facts(1, [daily(0), daily(0, workflow="b")], labels={"a": f"{long} 1", "b": f"{long} 2"})
+    assert list(by_label(found, lambda row: row.credits).values()) == [{TODAY: Decimal(5)}]
 
 
 def test_workflow_summary() -> None:

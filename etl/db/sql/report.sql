@@ -48,8 +48,10 @@ FROM (
 ) AS measured
 
 -- name: labels
--- Labels of workflows: their names, with the id where several share one.
-SELECT id, CASE WHEN count(*) OVER (PARTITION BY name) > 1 THEN left(name, 40) || ' (' || id || ')' ELSE name END AS label
+-- Labels of workflows: their names, with the id where those of several begin alike.
+SELECT
+    id,
+    CASE WHEN count(*) OVER (PARTITION BY left(name, 70)) > 1 THEN left(name, 40) || ' (' || id || ')' ELSE name END AS label
 FROM workflows
 WHERE name IS NOT NULL
 
