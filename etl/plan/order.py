@@ -19,6 +19,9 @@ OUT_OF_PLACE = 10
 OVERLAPPING_PAGES = 4
 """A page begins no further up than so many pages before it; small pages overlap by more than one."""
 
+SURE_AFTER = 10
+"""So many dated items in a row stand in the same order by chance once in some million listings."""
+
 _A_DAY = timedelta(days=1) - timedelta(microseconds=1)
 
 
@@ -42,6 +45,8 @@ class Order(StrEnum):
 
 
 _ORDERS = (Order.CREATED_DESC, Order.UPDATED_DESC, Order.CREATED_ASC)
+_UPDATED_ASC = "updated_asc"  # not an order that anything relies on
+_BY_CHANGE = {Order.CREATED_DESC: Order.UPDATED_DESC, Order.CREATED_ASC: _UPDATED_ASC}
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -69,9 +74,9 @@ class Listed(msgspec.Struct, frozen=True):
         return self.known and not self.recent
 
 
-def order_key(item: Listed, order: Order) -> datetime | None:
+def order_key(item: Listed, order: str) -> datetime | None:
     """Return the time by which `order` sorts the item."""
-    return item.updated_at if order is Order.UPDATED_DESC else item.created_at
+    return item.updated_at if order in _BY_CHANGE.values() else item.created_at
 
 
 def latest_reading(moment: datetime) -> datetime:
@@ -91,30 +96,32 @@ class OrderObserver:
 
     def __init__(self, distance: int = 0) -> None:
         self._distance = distance
-        self._near: dict[Order, deque[float]] = {order: deque() for order in _ORDERS}
-        self._bounds: dict[Order, float] = {}
-        self._before: dict[Order, float] = {}
-        self._shown: set[Order] = set()
-        self._broken: set[Order] = set()
+        self._near: dict[str, deque[float]] = {order: deque() for order in (*_ORDERS, _UPDATED_ASC)}
+        self._bounds: dict[str, float] = {}
+        self._before: dict[str, float] = {}
+        self._shown: set[str] = set()
+        self._broken: set[str] = set()
+        self._dated = 0
         self._recent: deque[set[str]] = deque(maxlen=OVERLAPPING_PAGES)
 
     def watch(self, items: Sequence[Listed]) -> None:
         """Observe the next page of the listing."""
         repeated = set[str]().union(*self._recent)
         new = [item for item in items if item.key not in repeated]
-        for order in _ORDERS:
+        self._dated += sum(item.created_at is not None for item in new)
+        for order in self._near:
             if order not in self._broken:
                 self._follow(order, [key for item in new if (key := order_key(item, order)) is not None])
         self._recent.append({item.key for item in items})
 
-    def _follow(self, order: Order, times: Sequence[datetime]) -> None:
+    def _follow(self, order: str, times: Sequence[datetime]) -> None:
         """Compare each time with the smallest above it (but for those near it), and with the one right above it."""
         near = self._near[order]
         bound, before = self._bounds.get(order, inf), self._before.get(order, -inf)
         for moment in times:
             reading, earliest = latest_reading(moment), moment.timestamp()
             latest = earliest if reading is moment else reading.timestamp()
-            if order is Order.CREATED_ASC:  # the same, mirrored
+            if order in (Order.CREATED_ASC, _UPDATED_ASC):  # the same, mirrored
                 earliest, latest = -latest, -earliest
             if earliest > bound:
                 self._broken.add(order)
@@ -137,7 +144,20 @@ class OrderObserver:
         supported = [order for order in _ORDERS if order in self._shown and order not in self._broken]
         if supported:
             return supported[0]
-        return Order.NONE if len(self._broken) == len(_ORDERS) else None
+        return Order.NONE if self._broken.issuperset(_ORDERS) else None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough items stand in the order for it to be no accident."""
+        return self._dated >= SURE_AFTER
+
+    @property
+    def is_by_creation(self) -> bool:
+        """Whether the order is one by creation for sure.
+
+        A listing sorted by change looks the same until it shows a run that changed long after it was created.
+        """
+        return self.order is not None and _BY_CHANGE.get(self.order) in self._broken
 
 
 def order_of(*pages: Sequence[Listed]) -> Order | None:

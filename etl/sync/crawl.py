@@ -131,7 +131,7 @@ class Crawl:
         async with aclosing(self._listing.pages(reading, self._probes)) as batches:
             async for pages in batches:
                 await self._take(pages, reading)
-                if BEHIND in self._window.sides(self._last, self.order):
+                if BEHIND in self._sides(self._last):
                     reading.stop()
                 elif reading.pages == 1 and self._saves_checkpoints and resumed is None:
                     await self._fetch_expiring(reading)
@@ -194,7 +194,8 @@ class Crawl:
         probed = {0: await self._probe(first)}
         paging.observe(first, answer_of(self._probes[first]))
         order, count = order_of(probed[0]), self._listing.count
-        if self._window.sides(probed[0], order) != {IN_FRONT} or count is None or paging.aligned:
+        in_front = {IN_FRONT}
+        if self._window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
             return 0
         spans = [Span(1, paging.size)]
         while spans[-1].end < count:
@@ -203,9 +204,12 @@ class Crawl:
         while high - low > 1:
             middle = (low + high) // 2
             probed[middle] = await self._probe(spans[middle])
-            is_in_front = self._window.sides(probed[middle], order) == {IN_FRONT}
+            is_in_front = self._window.sides(probed[middle], order, by_creation=True) == in_front
             low, high = (middle, high) if is_in_front else (low, middle)
-        is_sorted = order_of(*(probed[place] for place in sorted(probed))) is order
+        observer = OrderObserver()
+        for place in sorted(probed):
+            observer.watch(probed[place])
+        is_sorted = observer.order is order and observer.is_settled and observer.is_by_creation
         return spans[low - 1].end if low and is_sorted else 0
 
     async def _probe(self, span: Span) -> Sequence[Listed]:
@@ -215,7 +219,7 @@ class Crawl:
 
     async def _evidence(self, main: Pass[Page]) -> Evidence:
         """Put together what the main pass showed, and read the newest end again where it may have grown since."""
-        first, last = self._window.sides(self._first, self.order), self._window.sides(self._last, self.order)
+        first, last = self._sides(self._first), self._sides(self._last)
         counts = self.from_start and not self._window.is_bounded
         evidence = Evidence.of(
             main,
@@ -232,6 +236,12 @@ class Crawl:
             async for pages in batches:
                 await self._take(pages, again=True)
         return evidence.closed_by(look, self._met if counts else None)
+
+    def _sides(self, items: Sequence[Listed]) -> set[int]:
+        """Return on which sides of the window a page stands, as far as the order of the listing is known for sure."""
+        if not self._observer.is_settled:
+            return set()
+        return self._window.sides(items, self.order, by_creation=self._observer.is_by_creation)
 
     async def _settle_unseen(self) -> bool:
         """Look up the warehouse's runs that the pass did not meet; return whether it still counts as complete."""

@@ -429,6 +429,33 @@ async def test_window_loads_the_runs_created_in_it(database_url):
             await t.agrees("backfill")
 
 
+@pytest.mark.parametrize(
+    ("window", "replayed"),
+    [
+        ((120, None), {50: 181.6, 40: 181.5}),  # at the end of the first page, which looks sorted by creation
+        ((120, 160), {50: 181.6, 40: 181.5}),
+        ((None, 80), {60: 150.5}),  # on a page that bisection does not read
+        ((40, 80), {60: 150.5}),
+    ],
+)
+async def test_window_of_a_listing_sorted_by_change_misses_no_run(database_url, window, replayed):
+    world = one_stream()
+    world.order = "updated_desc"
+    start = world.now - timedelta(hours=200)
+    for number in range(200):
+        moment = start + timedelta(hours=number)
+        updated = start + timedelta(hours=replayed.get(number, number))
+        world.create_run(WORKFLOW, created_at=moment.isoformat(), updated_at=updated.isoformat())
+    runs = list(world.runs[WORKFLOW])
+    bounds = [None if hour is None else start + timedelta(hours=hour) for hour in window]
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 20, "concurrency": 1}
+        summary = await t.run("backfill", since=bounds[0], until=bounds[1])
+        assert summary.status == "succeeded"
+        rows = await t.connection.fetch("SELECT id FROM runs")
+        assert {row["id"] for row in rows} == set(runs[window[0] or 0 : window[1]])
+
+
 WINDOWS = ((0, 200), (0, 20), (20, 40), (95, 110), (150, 199), (1, 199), (180, 200), (100, None), (None, 100))
 
 
@@ -469,7 +496,9 @@ async def test_pages_above_a_window_are_not_read(database_url):
     world = one_stream()
     start = world.now
     for number in range(200):
-        world.create_run(WORKFLOW, created_at=(start - timedelta(hours=200 - number)).isoformat())
+        moment = start - timedelta(hours=200 - number)
+        updated = moment + timedelta(hours=3 * (number % 2))  # runs overlap, so that no order by change fits
+        world.create_run(WORKFLOW, created_at=moment.isoformat(), updated_at=updated.isoformat())
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         window = {"since": start - timedelta(hours=180), "until": start - timedelta(hours=170)}

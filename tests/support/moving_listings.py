@@ -301,7 +301,7 @@ def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[P
 def _window_ends(case: Case, zones: tuple[int, ...]) -> tuple[bool, bool]:
     items = [Listed("", TIMES[zone], None, known=False) for zone in zones]
     window = Window(SINCE if case.has_since else None, UNTIL if case.has_until else None)
-    sides = window.sides(items, ORDERS[case.order])
+    sides = window.sides(items, ORDERS[case.order], by_creation=True)
     return IN_FRONT in sides, BEHIND in sides
 
 

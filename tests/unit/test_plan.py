@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -154,15 +155,18 @@ def test_a_page_that_does_not_show_where_runs_stand_has_no_break(items) -> None:
 
 def test_a_window_begins_and_ends_where_pages_show_runs_beyond_it() -> None:
     window = Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR)
+    sides = partial(window.sides, by_creation=True)
     newest_first, oldest_first = Order.CREATED_DESC, Order.CREATED_ASC
-    assert window.sides(hours(0, 1, 2), newest_first) == {IN_FRONT}
-    assert window.sides(hours(1, 2, 3), newest_first) == {IN_FRONT, 0}
-    assert window.sides(hours(3, 4), newest_first) == {0}
-    assert window.sides(hours(5, 6), newest_first) == {0, BEHIND}
-    assert window.sides(hours(6, 5), oldest_first) == {IN_FRONT, 0}
-    assert window.sides(hours(3, 2), oldest_first) == {0, BEHIND}
-    assert window.sides(hours(9, 1), Order.UPDATED_DESC) == set(), "its order says nothing about creation"
-    assert Window(since=NOON).sides([item(DAY), item(None)], newest_first) == {0}, "a bare day may be its evening"
+    assert sides(hours(0, 1, 2), newest_first) == {IN_FRONT}
+    assert sides(hours(1, 2, 3), newest_first) == {IN_FRONT, 0}
+    assert sides(hours(3, 4), newest_first) == {0}
+    assert sides(hours(5, 6), newest_first) == {0, BEHIND}
+    assert sides(hours(6, 5), oldest_first) == {IN_FRONT, 0}
+    assert sides(hours(3, 2), oldest_first) == {0, BEHIND}
+    assert sides(hours(9, 1), Order.UPDATED_DESC) == set(), "its order says nothing about creation"
+    assert Window(since=NOON).sides([item(DAY), item(None)], newest_first, by_creation=True) == {0}, (
+        "a bare day may be its evening"
+    )
 
 
 def test_a_window_holds_its_beginning_and_not_its_end() -> None:
@@ -170,3 +174,23 @@ def test_a_window_holds_its_beginning_and_not_its_end() -> None:
     assert [window.holds(NOON + n * HOUR) for n in (-1, 0, 1)] == [False, True, False]
     assert not window.holds(None)
     assert EVERYTHING.holds(None)
+
+
+def test_in_a_listing_that_may_be_sorted_by_change_a_window_ends_where_nothing_has_changed_since() -> None:
+    sides = partial(Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR).sides, by_creation=False)
+    replayed, ended = item(NOON - 6 * HOUR, NOON - HOUR), item(NOON - 6 * HOUR, NOON - 6 * HOUR)
+    assert sides([*hours(3, 4), replayed], Order.CREATED_DESC) == set()
+    assert sides([replayed, ended], Order.CREATED_DESC) == {BEHIND}
+    assert sides(hours(6, 1), Order.CREATED_ASC) == set()
+
+
+def test_an_order_is_one_by_creation_once_a_change_contradicts_the_other() -> None:
+    for sign in (1, -1):
+        observer = OrderObserver()
+        observer.watch([item(NOON - sign * n * HOUR, NOON - sign * n * HOUR) for n in range(10)])
+        assert (observer.is_settled, observer.is_by_creation) == (True, False)
+        observer.watch([item(NOON - sign * 10 * HOUR, NOON - sign * 2 * HOUR)])
+        assert observer.is_by_creation
+    observer = OrderObserver()
+    observer.watch([*hours(*range(9)), item(None)])
+    assert not observer.is_settled
