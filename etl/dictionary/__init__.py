@@ -25,7 +25,7 @@ _INTRODUCTION = """\
 # The warehouse
 
 Generated from the comments in the database by `python -m etl.dictionary`; `\\d+ cortex.runs` in psql shows the same.
-[cookbook.md](cookbook.md) has example queries.
+[cookbook.md](cookbook.md) has example queries, and [recipes.md](recipes.md) shows how to query from other tools.
 
 ## Conventions
 
