@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.dictionary import Dictionary
 
+_LONGEST_QUERY = 1 << 20  # bytes
+
 # Option names contain no space, but their values may.
 _COMMENT = re.compile(r"--[^=\s]*\s")
 
@@ -97,7 +99,9 @@ def _query_text(query: str | None, file: Path | None) -> str:
         raise _expected_one_query()
     name = str(file or "-")
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as source:
+            content = source.read(_LONGEST_QUERY + 1)
+        text = content.decode()
     except OSError as error:
         raise SettingsError(
             f"cannot read {name}: {error.strerror}", hint="Pass a file that contains one query."
@@ -107,6 +111,11 @@ def _query_text(query: str | None, file: Path | None) -> str:
             f"cannot read {'stdin' if name == '-' else name}: not UTF-8 text",
             hint="Pass a file that contains one query.",
         ) from None
+    if len(content) > _LONGEST_QUERY:
+        raise SettingsError(
+            f"cannot read {'stdin' if name == '-' else name}: longer than {_LONGEST_QUERY >> 20} MiB",
+            hint="Pass a file that contains one query.",
+        )
     if query is None and file is None and not text.strip():
         raise _expected_one_query()
     return text

@@ -54,7 +54,9 @@ def list_(
 @command(rejects_group, "retry")
 def retry(
     call: Invocation,
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of items; all if none is given.")] = None,
+    ids: Annotated[
+        list[int] | None, typer.Argument(min=1, max=2**63 - 1, help="Ids of items; all if none is given.")
+    ] = None,
     *,
     json: JsonOption = False,
 ) -> int:

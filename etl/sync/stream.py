@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -21,10 +21,12 @@ from etl.sync.crawl import Crawl
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import Tally
+from etl.sync.listing import answer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
+    from etl.api.pages import Page
     from etl.db.store import Store
     from etl.events import Listener
     from etl.sync.intake import Intake
@@ -127,7 +129,9 @@ class StreamSync:
             listing = self._listing.filtered(status)
             async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.window))) as batches:
                 async for pages in batches:
-                    seen.update(item.key for page in await self._intake.take_in(pages) for item in page)
+                    # What else the page shows may not pass the filter of the settings.
+                    asked_for = [_only(unseen, page) for page in pages]
+                    seen.update(item.key for page in await self._intake.take_in(asked_for) for item in page)
         errors = await look_up(self._intake, [run for run in unseen if run not in seen])
         self._unanswered = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
         return all(isinstance(error, NotFoundError) for error in errors.values())
@@ -189,6 +193,12 @@ class StreamSync:
         if not crawl.doubt:
             return self._ended("succeeded", None)
         return self._ended("partial", None, crawl.doubt, "Run the same command again.")
+
+
+def _only(runs: Container[str], page: Page) -> Page:
+    """Return a page with these runs alone."""
+    items = [item for item, key in zip(page.items, answer_of(page).keys, strict=True) if key in runs]
+    return replace(page, items=items)
 
 
 def _cheaper_to_list(open_runs: Mapping[str, str], size: int) -> set[str]:

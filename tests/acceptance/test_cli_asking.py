@@ -93,6 +93,7 @@ async def test_query_from_a_file_or_stdin(asking) -> None:
         ((), "expected one query"),
         (("SELECT 1", "-f", "q.sql"), "expected one query"),
         (("-f", "nowhere.sql"), "nowhere.sql"),
+        (("-f", "/dev/zero"), "longer than 1 MiB"),
         (("SELECT 1", "--url"), "--url"),
     ],
 )

@@ -547,6 +547,18 @@ async def test_counts_are_compared_within_the_filter(database_url, filters):
         assert await t.connection.fetchval("SELECT warehouse_count FROM sync_health") == len(world.runs[WORKFLOW])
 
 
+async def test_bad_run_that_does_not_pass_the_filter_is_not_counted(database_url):
+    world = one_stream(6)
+    opened = [world.create_run(WORKFLOW, status="RUNNING")["id"] for _ in range(12)]
+    world.raw[opened[-1]] = encode(world.runs[WORKFLOW][opened[-1]] | {"updated_at": "not a date"})
+    async with trial(database_url, world) as t:
+        assert (await t.run()).rejects == 1
+        t.api = {"status": "COMPLETED"}
+        for mode in ("reconcile", "reconcile", "sync", "backfill"):
+            summary = await t.run(mode)
+            assert (summary.status, summary.rejects) == ("succeeded", 0), summary.error
+
+
 async def test_run_stays_readable_while_it_is_replaced(database_url):
     """Another connection sees either the old or the new state of a run, with the matching steps."""
     world = one_stream(8)
