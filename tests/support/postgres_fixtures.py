@@ -84,7 +84,18 @@ class _Installed:
                 if account := self._account():
                     shutil.chown(self.data, account)
                 self.run(
-                    "initdb", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", "-U", "postgres", "-D", str(self.data)
+                    "initdb",
+                    "-A",
+                    "trust",
+                    "-E",
+                    "UTF8",
+                    "--lc-collate=C",
+                    "--lc-ctype=C.UTF-8",
+                    "-N",
+                    "-U",
+                    "postgres",
+                    "-D",
+                    str(self.data),
                 )
                 self.run(
                     "pg_ctl", "start", "-w", "-D", str(self.data), "-l", str(self.data / "log"),
