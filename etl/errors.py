@@ -4,6 +4,7 @@ EtlError
 ├── SettingsError     stop; the user fixes the settings (exit 2)
 ├── TransientError    try again; when the attempts are used up, the stream fails and the others go on
 ├── FatalError        stop the stream (exit 1)
+│   ├── PageTooLarge  read smaller pages in its place
 │   ├── KeyRefused    stop everything (exit 3)
 │   └── LockLost      another process took the stream over; nothing more may be committed
 ├── DatabaseError     the database cannot be reached or used (exit 4)
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 RejectReason = Literal[
     "invalid_json",  # not JSON, or not UTF-8
     "not_an_object",  # JSON, but not an object
+    "too_large",  # more bytes than are kept in memory
     "missing_id",  # no `id`, or an empty one
     "invalid_field",  # a field that a column depends on has the wrong type, or is not a date
     "not_redactable",  # the redaction of payloads could not be applied, so nothing of the run is stored
@@ -93,6 +95,16 @@ class FatalError(EtlError):
 
 class NotFoundError(FatalError):
     """The API answered 404: an unknown app, workflow or run."""
+
+
+class PageTooLargeError(FatalError):
+    """A page cannot be read in this size: the API refuses it, it does not come in time, or it has too many bytes."""
+
+    def __init__(
+        self, message: str, *, hint: str = "", because: Literal["refused", "time", "bytes"] = "refused"
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.because = because
 
 
 class KeyRefusedError(FatalError):

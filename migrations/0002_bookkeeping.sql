@@ -192,7 +192,7 @@ COMMENT ON COLUMN etl_rejects.page IS 'Page of the listing, from 1; 0 for a run 
 COMMENT ON COLUMN etl_rejects.reason IS 'Stable code of the reason.';
 COMMENT ON COLUMN etl_rejects.error IS 'Error message: what was expected and what was received.';
 COMMENT ON COLUMN etl_rejects.payload IS
-    'The item as received. With payloads.store none or payloads.redact only its ids, status, times and numbers; empty if it is not a JSON object.';
+    'The item as received. With payloads.store none or payloads.redact only its ids, status, times and numbers; empty if it is not a JSON object, or too large.';
 COMMENT ON COLUMN etl_rejects.digest IS 'SHA-256 of the item as received, to recognise it when it is read again.';
 COMMENT ON COLUMN etl_rejects.bytes IS 'Size of the item as received, in bytes.';
 COMMENT ON COLUMN etl_rejects.created_at IS 'When the item was quarantined.';

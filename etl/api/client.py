@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from urllib.parse import quote
 
 from etl.api.pages import Page, read_document, read_page
-from etl.api.retry import Retries, RetryPolicy, refusal, retry_after_s
-from etl.api.transport import MAX_RESPONSE_BYTES, Answer, Sending, Transport
+from etl.api.retry import BadRequestError, Retries, RetryPolicy, refusal, retry_after_s
+from etl.api.transport import MAX_RESPONSE_BYTES, PAGE_BYTES, Answer, RequestTimeoutError, Sending, Transport
 from etl.config.network import Network
-from etl.errors import EtlError, FatalError
+from etl.errors import EtlError, FatalError, PageTooLargeError
 from etl.events import Listener, RateLimited, RequestRetried, RequestSent, ignore
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _DEFAULT_POLICY = RetryPolicy()
 _DIRECT = Network()
+_FEW = 13
+"""A page of more runs has to be smaller than `PAGE_BYTES`: so small ones can always overlap (see `next_span`)."""
+
+USUAL_SIZE = 100
+"""The page size that the API documents as its default: a larger one may be why it refuses a request."""
 
 
 class CortexClient:
@@ -90,10 +95,36 @@ class CortexClient:
         status: str = "ALL",
         origin: str = "ALL",
         next_token: str | None = None,
+        divisible: bool = False,
     ) -> Page:
-        """Read one page of a workflow's runs; `page` counts from 1, `next_token` comes from the previous page."""
-        query: dict[str, str | int] = {"page": page, "take": size, "status": status, "origin": origin}
-        return await self._page(_path(app_id, "workflows", workflow_id, "runs"), self._verbose(query), next_token)
+        """Read one page of a workflow's runs.
+
+        Args:
+            app_id: whose listing to read.
+            workflow_id: whose runs.
+            page: counts from 1.
+            size: of the page.
+            status: filter.
+            origin: filter.
+            next_token: from the previous page.
+            divisible: whether smaller pages can be read in its place, so that it is not asked for again in this size.
+
+        Raises:
+            PageTooLargeError: it has too many bytes; or, if `divisible`, did not come in time, or was refused as it may
+                be for its size.
+        """
+        query = self._verbose({"page": page, "take": size, "status": status, "origin": origin})
+        longest = min(PAGE_BYTES, self._max_response_bytes) if size > _FEW else None
+        try:
+            return await self._page(
+                _path(app_id, "workflows", workflow_id, "runs"), query, next_token, longest, once=divisible
+            )
+        except (RequestTimeoutError, BadRequestError) as error:
+            is_late = isinstance(error, RequestTimeoutError)
+            if not divisible or not (is_late or size > USUAL_SIZE):
+                raise
+            because: Literal["time", "refused"] = "time" if is_late else "refused"
+            raise PageTooLargeError(error.message, hint=error.hint, because=because) from None
 
     async def probe_count(
         self, app_id: str, workflow_id: str, *, size: int = 1, status: str = "ALL", origin: str = "ALL"
@@ -108,30 +139,58 @@ class CortexClient:
 
     async def list_workflows(self, app_id: str, page: int, size: int, *, next_token: str | None = None) -> Page:
         """Read one page of an app's workflows; `page` counts from 1."""
-        return await self._page(_path(app_id, "workflows"), {"page": page, "take": size}, next_token)
+        query: dict[str, str | int] = {"page": page, "take": size}
+        return await self._page(_path(app_id, "workflows"), query, next_token, self._max_response_bytes)
 
     async def get_workflow(self, app_id: str, workflow_id: str) -> bytes:
         """Read one workflow as the bytes of its JSON document."""
-        return await self._get(_path(app_id, "workflows", workflow_id), {}, lambda answer, _: read_document(answer))
+        path = _path(app_id, "workflows", workflow_id)
+        return await self._get(path, {}, lambda answer, _: read_document(answer), self._max_response_bytes)
 
     def _verbose(self, query: dict[str, str | int]) -> dict[str, str | int]:
         return {**query, "verbose": "all"} if self._settings.verbose else query
 
-    async def _page(self, path: str, query: dict[str, str | int], next_token: str | None) -> Page:
+    async def _page(
+        self,
+        path: str,
+        query: dict[str, str | int],
+        next_token: str | None,
+        longest: int | None = None,
+        *,
+        once: bool = False,
+    ) -> Page:
         number, size = int(query["page"]), int(query["take"])
         if next_token is not None:
             query = {**query, "next": next_token}
-        return await self._get(path, query, lambda answer, url: read_page(answer, url, number, size))
+        return await self._get(
+            path, query, lambda answer, url: read_page(answer, url, number, size), longest, once=once
+        )
 
-    async def _get(self, path: str, query: dict[str, str | int], read: Callable[[Answer, str], _T]) -> _T:
-        """Send a request until `read` accepts the answer, its retries are used up, or another try would not help."""
+    async def _get(
+        self,
+        path: str,
+        query: dict[str, str | int],
+        read: Callable[[Answer, str], _T],
+        longest: int | None = None,
+        *,
+        once: bool = False,
+    ) -> _T:
+        """Send a request until `read` accepts the answer, its retries are used up, or another try would not help.
+
+        Args:
+            path: of the URL.
+            query: of the URL.
+            read: makes the result of an answer.
+            longest: see `Transport.get`.
+            once: whether a request without an answer in time is not sent again.
+        """
         url = f"{self._settings.base_url}{path}{_query(query)}"
         retries = Retries(self._policy)
         while True:
             await self._limiter.acquire()
             answer = None
             try:
-                answer = await self._send(url, path)
+                answer = await self._send(url, path, longest)
                 return read(_accepted(answer, path), url)
             except EtlError as error:
                 self._hide_key(error)
@@ -143,10 +202,13 @@ class CortexClient:
                 if pause.own_s is None:
                     raise
                 wait_s = max(pause.own_s, pause.everyone_s)
+                if once and isinstance(error, RequestTimeoutError):
+                    await asyncio.sleep(wait_s)
+                    raise
                 self._listener(RequestRetried(path, retries.count, error.message, wait_s))
             await asyncio.sleep(pause.own_s)
 
-    async def _send(self, url: str, path: str) -> Answer:
+    async def _send(self, url: str, path: str, longest: int | None) -> Answer:
         """Send one request and report it, unless it was cancelled before the API could receive it."""
         if self._transport is None:
             raise RuntimeError("the client is not open: use it as an async context manager")
@@ -154,7 +216,7 @@ class CortexClient:
         status, size = None, 0
         sending, cancelled = Sending(), False
         try:
-            answer = await self._transport.get(url, sending)
+            answer = await self._transport.get(url, sending, longest)
             status, size = answer.status, len(answer.body)
         except asyncio.CancelledError:
             cancelled = True

@@ -38,6 +38,11 @@ class Page:
     next_token: str | None
     tells_size: bool = True
 
+    @property
+    def bytes(self) -> int:
+        """How much memory its items take."""
+        return sum(map(len, self.items))
+
 
 def read_page(answer: Answer, url: str, number: int, size: int) -> Page:
     """Read a page from the answer for `url`; `number` and `size` are those of the request.
@@ -48,7 +53,7 @@ def read_page(answer: Answer, url: str, number: int, size: int) -> Page:
     headers = answer.headers
     used = _integer(headers.get("pagination-take"))
     return Page(
-        items=split_page(answer.body),
+        items=split_page(answer.body) if answer.items is None else answer.items,
         number=_integer(headers.get("pagination-page")) or number,
         size=used or size,
         count=_integer(headers.get("pagination-count")),
@@ -67,7 +72,7 @@ def read_document(answer: Answer) -> bytes:
         TransientError: the body is not exactly one complete JSON object; `NoDocumentError` if it is other JSON.
     """
     try:
-        documents = split_page(b"[%b]" % answer.body)
+        documents = split_page(b"[%b]" % answer.body) if answer.items is None else answer.items
     except TransientError:
         raise TransientError("cut body: the JSON document has no end") from None
     if len(documents) != 1 or not documents[0].startswith(b"{"):

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from etl.decode.json_text import UNREADABLE
-from etl.errors import TRY_LATER, EtlError, FatalError, KeyRefusedError, NotFoundError, TransientError
+from etl.errors import (
+    TRY_LATER,
+    EtlError,
+    FatalError,
+    KeyRefusedError,
+    NotFoundError,
+    PageTooLargeError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +33,10 @@ if TYPE_CHECKING:
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
 _LONGEST_MESSAGE = 500  # characters of the API's own words
 _RETRIED = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})  # besides 5xx
+
+
+class BadRequestError(FatalError):
+    """The API answered 400 or 422."""
 
 
 class RateLimitedError(FatalError):
@@ -51,8 +63,8 @@ _REFUSALS: Mapping[int, tuple[type[FatalError], str]] = MappingProxyType(
 """The error and the hint for a status that a retry would not change (429: not any more)."""
 
 _MOVED = (FatalError, "Check api.base_url: the address has moved.")
-_BAD_REQUEST = (FatalError, "Check the ids, the filters and api.page_size in the settings.")
-_TOO_LARGE = (FatalError, "Lower api.page_size.")
+_BAD_REQUEST = (BadRequestError, "Check the ids, the filters and api.page_size in the settings.")
+_TOO_LARGE = (PageTooLargeError, "Lower api.page_size.")
 _NOT_THE_API = (FatalError, "Check api.base_url and the network: something in front of the API refuses the request.")
 _CLIENT_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _ABOUT_THE_SIZE = re.compile(r"\b(take|page.?size|limit)\b", re.IGNORECASE)  # in the API's own words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import aiohttp
 from yarl import URL
 
-from etl.errors import FatalError, TransientError
+from etl.decode.items import ItemReader
+from etl.errors import FatalError, PageTooLargeError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
     from etl.config.network import Named
 
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
-"""The largest body that is accepted, decompressed."""
+"""The largest body that is kept, decompressed."""
+
+MOST_ITEMS = 4
+"""A body of items that are too large to keep is read up to so many times that size."""
+
+PAGE_BYTES = 8 * 1024 * 1024
+"""Of larger bodies one is read at a time, so that the bytes in flight are bounded."""
 
 _DECODED = frozenset({"", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"})  # the last two if installed
 _ENCODING = re.compile(r"content-encoding: (\w+)", re.IGNORECASE)
@@ -32,12 +40,16 @@ _BUFFER_BYTES = 256 * 1024  # pages are large; with aiohttp's 64 KiB the socket 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete response. `headers` ignores case, `body` is decompressed, `received_at` is a `monotonic` reading."""
+    """A complete response. `headers` ignores case, `body` is decompressed, `received_at` is a `monotonic` reading.
+
+    Of a body that is too large to keep, `items` are the elements of its list (a document counts as a list of one).
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     received_at: float
+    items: list[bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +61,10 @@ class Sending:
 
 async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
     context.trace_request_ctx.sent = True
+
+
+class RequestTimeoutError(TransientError):
+    """No complete answer came in time."""
 
 
 class _ConnectionLostError(aiohttp.ClientError):
@@ -82,6 +98,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
         self._proxy = proxy
+        self._large = asyncio.Lock()
         self._session = aiohttp.ClientSession(
             # limit=0: a request that has passed the limiter must not wait for a connection.
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=tls),
@@ -103,25 +120,29 @@ class Transport:
         """Close all connections."""
         await self._session.close()
 
-    async def get(self, url: str, sending: Sending) -> Answer:
+    async def get(self, url: str, sending: Sending, longest: int | None = None) -> Answer:
         """Send one request and read its answer, whatever its status.
 
         Args:
             url: absolute and fully quoted.
             sending: updated as the request proceeds.
+            longest: the largest body to read; None reads any, and only keeps the beginning of items that are too large.
 
         Raises:
-            TransientError: no answer, or an incomplete one.
-            FatalError: the certificate was rejected, or the body is too large.
+            RequestTimeoutError, TransientError: no answer, or an incomplete one.
+            PageTooLargeError: the body is larger than `longest`.
+            FatalError: the certificate was rejected.
         """
         try:
             async with self._session.get(
                 URL(url, encoded=True), allow_redirects=False, trace_request_ctx=sending
             ) as response:
-                body = await self._read(response)
-                return Answer(response.status, response.headers, body, monotonic())
+                body = await self._read(response, longest)
+                items = body if isinstance(body, list) else None
+                kept = b"" if isinstance(body, list) else body
+                return Answer(response.status, response.headers, kept, monotonic(), items)
         except TimeoutError:
-            raise TransientError(
+            raise RequestTimeoutError(
                 f"no complete answer within {self._timeout_s:g} s", hint="Raise api.timeout_s or lower api.page_size."
             ) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
@@ -160,24 +181,54 @@ class Transport:
         )
         return kind(message, hint=f"Check {place}, or add the API's host to NO_PROXY.")
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, longest: int | None) -> bytes | list[bytes]:
+        """Read a body; return its items where it may be too large to keep."""
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in _DECODED:
             raise _undecodable(encoding)
         chunks: list[bytes] = []
         size = response.content_length or 0
-        if size <= self._max_response_bytes:
+        most, usual = longest or MOST_ITEMS * self._max_response_bytes, min(longest or PAGE_BYTES, PAGE_BYTES)
+        if size <= most:
             size = 0
-            while chunk := await response.content.readany():
+            while size <= usual and (chunk := await response.content.readany()):
                 chunks.append(chunk)
                 size += len(chunk)
-                if size > self._max_response_bytes:
-                    break
-            else:
+            if size <= usual:
                 return b"".join(chunks) if len(chunks) != 1 else chunks[0]
-        raise FatalError(
-            f"the answer is longer than {self._max_response_bytes // 2**20} MiB", hint="Lower api.page_size."
-        )
+            async with self._large:
+                if longest is None:
+                    return await self._read_items(response, chunks)
+                while size <= most and (chunk := await response.content.readany()):
+                    chunks.append(chunk)
+                    size += len(chunk)
+            if size <= most:
+                return b"".join(chunks)
+        raise _too_large(most)
+
+    async def _read_items(self, response: aiohttp.ClientResponse, chunks: list[bytes]) -> list[bytes]:
+        """Split a body of few items while it comes: of an item that is too large only the beginning is kept."""
+        reader, is_list = ItemReader(self._max_response_bytes), chunks[0].lstrip().startswith(b"[")
+        if not is_list:
+            reader.feed(b"[")
+        limit, size = self._max_response_bytes, 0
+        chunks.reverse()
+        while chunk := chunks.pop() if chunks else await response.content.readany():
+            reader.feed(chunk)
+            size += len(chunk)
+            await asyncio.sleep(0)
+            if size > limit and (sum(map(len, reader.items)) > limit or size > MOST_ITEMS * limit):
+                raise _too_large(limit)
+        if not is_list:
+            reader.feed(b"]")
+        if not reader.is_complete:
+            raise TransientError("cut body: the list has no end")
+        return reader.items
+
+
+def _too_large(limit: int) -> PageTooLargeError:
+    message = f"the page is larger than {limit / 2**20:g} MiB"
+    return PageTooLargeError(message, hint="Lower api.page_size.", because="bytes")
 
 
 def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:

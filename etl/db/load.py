@@ -14,6 +14,7 @@ from etl.db.erasing import KEPT
 from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
 from etl.db.own_credits import note_changes
 from etl.db.statements import statements
+from etl.decode.items import size_of
 from etl.decode.json_text import clean_text
 from etl.tables import CHILD_RUNS, RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
@@ -126,7 +127,7 @@ async def write_rejects(
         if run_id is not None:
             await connection.execute(_SQL["supersede_rejects"], *stream, run_id, reject.digest)
         place = (clean_text(reject.item.url), reject.item.page)
-        details = (reject.reason, clean_text(reject.error), payload, reject.digest, len(reject.item.raw))
+        details = (reject.reason, clean_text(reject.error), payload, reject.digest, size_of(reject.item.raw))
         await connection.execute(_SQL["quarantine"], sync_id, *stream, run_id, *place, *details)
 
 

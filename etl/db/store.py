@@ -23,6 +23,7 @@ from etl.db.load import RunWriter, write_owners, write_rejects
 from etl.db.own_credits import update_own_credits
 from etl.db.refusals import describe_refusal
 from etl.db.statements import statements
+from etl.decode.items import LargeItem
 from etl.errors import LockLostError
 from etl.normalize.quarantine import is_due
 from etl.normalize.rows import with_storable_numbers
@@ -248,6 +249,8 @@ class Store:
         if is_erased:
             return replace(reject, error=ERASED), FORGOTTEN
         raw = reject.item.raw
+        if isinstance(raw, LargeItem):
+            return reject, b""
         return reject, bytes(raw) if self._abridge is None else self._abridge(raw)
 
     async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -18,6 +18,13 @@ _CLOSING: Final[dict[bytes | None, bytes]] = {b"[": b"]", b"{": b"}"}
 _LEADING_ID = re.compile(rb'\{"id":"([0-9A-Za-z_.:-]{1,200})"')
 _GAP = re.compile(rb",[ \t\n\r]*+(?=\{)")
 _PIECE = re.compile(rb'(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<mark>[\[\]{},:"])', re.DOTALL)
+
+_IN_LIST = re.compile(rb'[^"\[\]{},]*+')
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_IN_CONTAINER = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
+
+BEGINNING_BYTES: Final = 64 * 1024
+"""So much is kept of an item that is too large, to read its id."""
 
 
 class _Identified(msgspec.Struct):
@@ -40,9 +47,99 @@ _LISTED = msgspec.json.Decoder(_Listed)
 _IDENTITY = msgspec.json.Decoder(_Identified)
 
 
+class LargeItem(bytes):
+    """The beginning of an item that is too large to keep; `size` and `sha256` are those of the whole item."""
+
+    size: int
+    sha256: bytes
+
+    def __new__(cls, beginning: bytes, size: int, sha256: bytes) -> Self:
+        """Make it of what was kept of the item."""
+        item = super().__new__(cls, beginning)
+        item.size, item.sha256 = size, sha256
+        return item
+
+
 def digest(raw: bytes) -> bytes:
     """Return the content hash of an item: SHA-256, which CPUs compute faster than BLAKE2."""
-    return hashlib.sha256(raw).digest()
+    return raw.sha256 if isinstance(raw, LargeItem) else hashlib.sha256(raw).digest()
+
+
+def size_of(raw: bytes) -> int:
+    """Return the size of an item as received, in bytes."""
+    return raw.size if isinstance(raw, LargeItem) else len(raw)
+
+
+class ItemReader:
+    """Splits a JSON array that arrives in pieces, where its whole body is too large to keep.
+
+    Args:
+        longest: of a longer item only the beginning is kept, as a `LargeItem`.
+
+    Attributes:
+        items: those that are complete.
+        is_complete: whether the array has ended.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self.items: list[bytes] = []
+        self.is_complete = False
+        self._longest = longest
+        self._depth = 0
+        self._in_string = False
+        self._carried = b""  # a backslash whose character is yet to come
+        self._start()
+
+    def _start(self) -> None:
+        self._kept, self._size, self._hash = bytearray(), 0, hashlib.sha256()
+
+    def feed(self, piece: bytes) -> None:
+        """Take in the next bytes of the body."""
+        piece, at = self._carried + piece, 0
+        self._carried = b""
+        while at < len(piece) and not self.is_complete:
+            pattern = _IN_STRING if self._in_string else _IN_CONTAINER if self._depth > 1 else _IN_LIST
+            end = pattern.match(piece, at).end()  # type: ignore[union-attr]  # each of them matches anything
+            if self._in_string and piece[end:] == b"\\":
+                self._carried = b"\\"
+                self._add(piece[at:end])
+                return
+            self._add(piece[at:end])
+            if end < len(piece):
+                self._mark(piece[end : end + 1])
+            at = end + 1
+
+    def _mark(self, mark: bytes) -> None:
+        """Take in a quotation mark, a bracket, or a comma between items."""
+        if mark == b'"':
+            self._in_string = not self._in_string
+        elif mark in _CLOSING:
+            self._depth += 1
+        elif mark in {b"]", b"}"}:
+            self._depth -= 1
+        if (mark == b"," or self._depth == 0) and not self._in_string:
+            self.is_complete = self._depth == 0
+            self._end()
+        elif self._depth > 1 or mark != b"[" or self._size:
+            self._add(mark)
+
+    def _add(self, some: bytes) -> None:
+        """Add to the present item; the white space around it is no part of it."""
+        if self._depth <= 1 and not self._in_string:
+            some = some.strip(_SPACE)
+        self._size += len(some)
+        self._hash.update(some)
+        if self._size <= self._longest:
+            self._kept += some
+        elif len(self._kept) > BEGINNING_BYTES:
+            del self._kept[BEGINNING_BYTES:]
+
+    def _end(self) -> None:
+        if self._size > self._longest:
+            self.items.append(LargeItem(bytes(self._kept[:BEGINNING_BYTES]), self._size, self._hash.digest()))
+        elif self._kept:
+            self.items.append(bytes(self._kept))
+        self._start()
 
 
 def split_page(body: bytes) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode.items import peek_id
+from etl.decode.items import LargeItem, peek_id
 from etl.decode.json_text import UNREADABLE, clean_text, dump
 from etl.errors import RecordError
 from etl.normalize.child_runs import OTHER_FORMS, child_rows
@@ -97,6 +97,8 @@ class Normalizer:
         Raises:
             RecordError: the run cannot be normalized; the error has the run's id if it could be read.
         """
+        if isinstance(raw, LargeItem):
+            raise RecordError("too_large", f"the run has {raw.size:,} bytes", run_id=peek_id(raw))
         try:
             if not self._keep:
                 raw.decode()  # payloads that are not stored must be UTF-8 too

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from datetime import datetime, time, timedelta
 from enum import StrEnum
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from etl.plan.paging import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
 OUT_OF_PLACE = 10
 """In a sorted listing a run may stand a tenth of a page from its place, as one that takes long to be created does."""
 
-OVERLAPPING_PAGES = 4
-"""A page begins no further up than so many pages before it; small pages overlap by more than one."""
+OVERLAPPING_ITEMS = 2 * MAX_SIZE
+"""A page shows none that stand further up than so many items before it: it begins less than a page above its place."""
 
 SURE_AFTER = 10
 """So many dated items in a row stand in the same order by chance once in some million listings."""
@@ -102,17 +105,18 @@ class OrderObserver:
         self._shown: set[str] = set()
         self._broken: set[str] = set()
         self._dated = 0
-        self._recent: deque[set[str]] = deque(maxlen=OVERLAPPING_PAGES)
+        self._recent: dict[str, None] = {}
 
     def watch(self, items: Sequence[Listed]) -> None:
         """Observe the next page of the listing."""
-        repeated = set[str]().union(*self._recent)
-        new = [item for item in items if item.key not in repeated]
+        new = [item for item in items if item.key not in self._recent]
         self._dated += sum(item.created_at is not None for item in new)
         for order in self._near:
             if order not in self._broken:
                 self._follow(order, [key for item in new if (key := order_key(item, order)) is not None])
-        self._recent.append({item.key for item in items})
+        self._recent |= dict.fromkeys(item.key for item in new)
+        for old in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
+            del self._recent[old]
 
     def _follow(self, order: str, times: Sequence[datetime]) -> None:
         """Compare each time with the smallest above it (but for those near it), and with the one right above it."""

@@ -15,6 +15,19 @@ LINK = 2
 """How many runs neighbouring pages share: a single one may be shared by chance where a listing is shuffled."""
 
 
+MAX_SIZE = 10_000
+"""The largest page that is asked for."""
+
+SIZES = (1000, 500, 250, 100, 50, 25, 10, 5, 3, 1)
+"""Where a server refuses a size, the next smaller one of these is asked for."""
+
+FITTING_BYTES = 5 * 1024 * 1024
+"""The bytes that a page should have: room is left for the next one to be larger, up to 8 MiB."""
+
+FEW, FEW_FITTING_BYTES = 12, 20 * 1024 * 1024
+"""So few runs may have more bytes."""
+
+
 class Span(NamedTuple):
     """One request for a page of a listing: page `number` (from 1) of `size` items."""
 
@@ -99,21 +112,46 @@ class Paging:
 
     Attributes:
         size: the largest page it gives.
+        fit: how many runs make a page of about `FITTING_BYTES`, as far as pages have shown.
         capped: whether larger pages were refused.
+        proven: whether it gave a page of just the size asked for since then.
         aligned: whether pages cannot overlap, because it rounds sizes or pages by token.
         uneven: whether short pages stand among full ones, as where a server filters what it has cut into pages.
     """
 
     size: int
+    fit: int = MAX_SIZE
     capped: bool = False
+    proven: bool = False
     aligned: bool = False
     uneven: bool = False
 
-    def next(self, position: int, overlap: int = LINK) -> Span:
-        """Return the page to ask for when everything before `position` was read."""
+    def next(self, position: int, overlap: int = LINK, most: int = MAX_SIZE, *, capped: bool = False) -> Span:
+        """Return the page to ask for when everything before `position` was read.
+
+        Args:
+            position: where to go on.
+            overlap: with what was read.
+            most: bounds its size; a page below 13 may be larger where it would not overlap, unless `capped`.
+            capped: whether it must not be larger.
+        """
+        size = min(self.size, self.fit, most)
         if self.aligned:
-            return Span(position // self.size + 1, self.size)
-        return next_span(position, self.size, overlap, capped=self.capped)
+            return Span(position // size + 1, size)
+        return next_span(position, size, overlap, capped=capped or (self.capped and size == self.size))
+
+    def lower(self, size: int) -> None:
+        """Ask for no page of this size any more, as the server refuses it."""
+        self.size, self.capped = min(self.size, next((step for step in SIZES if step < size), 1)), True
+        self.proven = False
+
+    def weigh(self, items: int, size: int) -> None:
+        """Learn from a page of `size` bytes how many runs a page should have; it grows to twice as many at most."""
+        if items and size:
+            fitting = FITTING_BYTES * items // size
+            if fitting < FEW:  # neighbours share two runs, so still smaller pages would read most of them twice
+                fitting = min(max(FEW_FITTING_BYTES * items // size, LINK + 1), FEW)
+            self.fit = min(fitting, 2 * self.fit)
 
     def observe(self, span: Span, answer: Answer[Any]) -> int:
         """Learn from the answer to `span`; return how many positions it covers, 0 if it is not the page asked for."""
@@ -121,10 +159,12 @@ class Paging:
         if answer.token is not None:
             self.aligned = True
         if answer.size is not None and answer.size != span.size:
-            if answer.size > span.size or (self.capped and not is_first):
+            # One that gave less than asked before, and nothing as asked since, rounds.
+            if answer.size > span.size or (self.capped and not self.proven and not is_first):
                 self.aligned = True
-            self.size, self.capped = answer.size, True
+            self.size, self.capped, self.proven = answer.size, True, False
             return answer.size if is_first else 0
+        self.proven = self.proven or items == span.size
         if items > span.size:
             self.size, self.aligned = items, True
             return items if is_first else 0

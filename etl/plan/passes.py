@@ -7,7 +7,7 @@ from datetime import datetime  # noqa: TC003 - msgspec reads it when it decodes 
 from typing import TYPE_CHECKING, Any, Generic
 
 from etl.plan.order import Order
-from etl.plan.paging import LINK, Answer, PageT, Paging, Span, link, meets
+from etl.plan.paging import LINK, MAX_SIZE, Answer, PageT, Paging, Span, link, meets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +99,7 @@ class Pass(Generic[PageT]):
         self._queue: dict[Span, Answer[PageT] | None] = {}  # in their order, with the answers that came early
         self._repairs = 0
         self._bridges = False  # whether a page is to be read in front of the queue
+        self._refused: tuple[Span, ...] = ()  # pages that cannot be read; smaller ones are, up to the end of each
 
     def next_request(self) -> Span | None:
         """Return the next page to ask for; None while there is nothing to ask before another answer."""
@@ -107,14 +108,29 @@ class Pass(Generic[PageT]):
             return None
         if self._bridges:
             overlap = max(self.paging.size * self._repairs // (REPAIRS + 1), LINK + self._repairs)
-            span = self.paging.next(self.reach, overlap)
+            span = self._next(self.reach, overlap)
             self._queue.pop(span, None)  # it is read again
             self._queue = {span: None, **self._queue}
             self._bridges = False
         else:
-            span = self.paging.next(planned)
+            span = self._next(planned)
             self._queue[span] = None
         return span
+
+    def _next(self, position: int, overlap: int = LINK) -> Span:
+        """Return the page to ask for from a position on: a smaller one where others could not be read."""
+        refused = [span.size for span in self._refused if span.start <= position < span.end]
+        most = min((max(size // 4, LINK + 1) if size > LINK + 1 else 1 for size in refused), default=MAX_SIZE)
+        span = self.paging.next(position, overlap, most)
+        if any(span.start <= other.start and other.end <= span.end for other in self._refused):
+            return self.paging.next(position, overlap, most, capped=True)
+        return span
+
+    def refuse(self, span: Span) -> list[PageT]:
+        """Have smaller pages read in the place of one that cannot be read; return the pages that follow as they are."""
+        self._refused += (span,)
+        self._queue.pop(span, None)
+        return self._in_order()
 
     def _may_read_ahead(self, planned: int) -> bool:
         """Tell whether a page at `planned` is sure to hold items, as far as the count tells."""
@@ -126,12 +142,19 @@ class Pass(Generic[PageT]):
         """Take in an answer; return the pages that follow in the order of the listing."""
         if span in self._queue:
             self._queue[span] = answer
+        return self._in_order()
+
+    def _in_order(self) -> list[PageT]:
+        """Take the answers at the front of the queue."""
         ready: list[PageT] = []
         while self._queue and not self.ended and not self._bridges:
             span, received = next(iter(self._queue.items()))
             if self.pages and span.end <= self.reach:  # a page that bridges a gap reached as far
                 del self._queue[span]
                 continue
+            if self.pages and span.start > self.reach:  # a page between them was refused
+                self._bridges = True
+                break
             if received is None:
                 break
             size = self.paging.observe(span, received)
@@ -211,7 +234,9 @@ class Pass(Generic[PageT]):
         self.pages += 1
         self.repeats = 0 if is_new or self.ended else self.repeats + 1
         self._repairs = 0
-        self.first, self.last = self.first or keys, keys or self.last
+        if len(self.first) < LINK:  # a page of a single run links nothing
+            self.first = tuple(dict.fromkeys((*self.first, *keys)))
+        self.last = keys or self.last
         self.reach = span.start + size
 
     def _is_end(self, answer: Answer[Any], here: int, *, is_short: bool) -> bool:

@@ -206,6 +206,29 @@ def any_request(_request: Request) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A maximum page size of lists, and what becomes of a larger `take`.
+
+    It is lowered, which `pagination-take` tells or not (`silent`); or the request is refused with 400, or hangs.
+    """
+
+    size: int
+    how: Literal["told", "silent", "refused", "hangs"] = "told"
+
+    def lower(self, take: str) -> str:
+        """Return the page size that the API uses."""
+        return str(min(int(take), self.size)) if take.isdigit() else take
+
+    def apply(self, request: Request, response: Response) -> None:
+        """Change the response as the cap demands."""
+        if self.how == "silent":
+            response.headers.pop("pagination-take", None)
+        elif self.how != "told" and int(request.query.get("take", "100")) > self.size:
+            refusal = Status(400, message=f"take must not be greater than {self.size}")
+            (HANG if self.how == "hangs" else refusal).apply(response)
+
+
 @dataclass(slots=True)
 class Faults:
     """The faults of a sandbox.
@@ -215,7 +238,7 @@ class Faults:
         rules: see `on`.
         drift: runs created and deleted between pages.
         repeat_first_page: lists serve page 1 for every page, labelled as the requested one.
-        take_cap: maximum page size of lists, as stated in `pagination-take`.
+        cap: maximum page size of lists.
         count_delta: error of the `pagination-count` of lists.
         no_paging_headers: whether lists lack the `pagination-*` headers.
         clock_offset: error of the `Date` header.
@@ -229,7 +252,7 @@ class Faults:
     rules: list[Rule] = field(default_factory=list)
     drift: Drift | None = None
     repeat_first_page: bool = False
-    take_cap: int | None = None
+    cap: Cap | None = None
     count_delta: int = 0
     no_paging_headers: bool = False
     clock_offset: timedelta = timedelta(0)
@@ -259,9 +282,8 @@ class Faults:
         changed = dict(request.query)
         if self.repeat_first_page:
             changed["page"] = "1"
-        if self.take_cap is not None:
-            take = changed.get("take", "100")
-            changed["take"] = str(min(int(take), self.take_cap)) if take.isdigit() else take
+        if self.cap is not None:
+            changed["take"] = self.cap.lower(changed.get("take", "100"))
         return (
             request
             if changed == request.query
@@ -290,5 +312,7 @@ class Faults:
             response.headers["pagination-count"] = str(
                 max(0, int(response.headers["pagination-count"]) + self.count_delta)
             )
+        if self.cap is not None:
+            self.cap.apply(request, response)
         if self.no_paging_headers:
             NO_PAGING_HEADERS.apply(response)

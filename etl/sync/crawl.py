@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from etl.errors import PageTooLargeError
 from etl.plan.order import OUT_OF_PLACE, Order, OrderObserver, order_of, tie_ends
 from etl.plan.paging import Span, meets
 from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
@@ -115,7 +116,10 @@ class Crawl:
         # Where a window ends can only be told in a listing that is sorted without exception.
         distance = 0 if self._window.is_bounded else self._listing.paging.size // OUT_OF_PLACE
         self._observer, self._first, self._last = OrderObserver(distance), (), ()
-        start = Checkpoint(await self._start()) if resumed is None else resumed
+        start = resumed or Checkpoint(0)
+        if resumed is None:
+            with suppress(PageTooLargeError):  # the pass reads smaller pages, from the first one on
+                start = Checkpoint(await self._start())
         if resumed is not None:
             self.order, self.began = resumed.order, resumed.began or self.began
             self._intake.note_time(resumed.newest)
@@ -134,7 +138,8 @@ class Crawl:
                 if BEHIND in self._sides(self._last):
                     reading.stop()
                 elif reading.pages == 1 and self._saves_checkpoints and resumed is None:
-                    await self._fetch_expiring(reading)
+                    with suppress(PageTooLargeError):
+                        await self._fetch_expiring(reading)
         self._probes.clear()
         self.order = self._observer.order or start.order
         return reading

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from etl.api.pages import Page
@@ -18,7 +19,7 @@ from etl.decode.json_text import clean_text
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
 from etl.normalize.rows import effective_updated_at
-from etl.plan.order import OVERLAPPING_PAGES, Listed
+from etl.plan.order import OVERLAPPING_ITEMS, Listed
 from etl.plan.window import EVERYTHING, Window
 from etl.tables import LONGEST_ID_BYTES
 
@@ -121,12 +122,13 @@ class Intake:
         self._requested: frozenset[str] = frozenset()
         self._latest: datetime | None = None  # what claims to be changed later is not believed
         self._rejected: set[bytes] = set()
-        self._recent: deque[dict[bytes, Listed]] = deque(maxlen=OVERLAPPING_PAGES)
+        self._recent: dict[str, tuple[bytes, Listed]] = {}  # the digest of each recent item, and what it was taken for
         self._answered: dict[str, float] = {}
 
     async def begin(self) -> None:
         """Get ready to read the listing, or to read it again."""
         self.doubt = ""
+        self._recent.clear()
         self._latest = await self._store.session.clock() + FUTURE
         self._held |= {} if self._retry else await self._store.open_rejects()
         self._requested = await self._store.requested_workflows()
@@ -149,8 +151,6 @@ class Intake:
         found = Classified(batch=Batch(authoritative=authoritative))
         for page, of_page in zip(pages, items, strict=True):
             await asyncio.sleep(0)  # the other streams' commits would wait while a whole batch is normalized
-            if page.number == 1:  # the listing is read from the top again
-                self._recent.clear()
             listed: dict[bytes, Listed] = {}
             counts: Counter[str] = Counter()
             for item in of_page:
@@ -159,7 +159,9 @@ class Intake:
                     listed[item.digest] = shown or self._take(item, stored.get(item.key), found, counts)
             found.pages.append([listed[item.digest] for item in of_page])
             if page.number:
-                self._recent.append(listed)
+                self._recent |= {item.key: (item.digest, listed[item.digest]) for item in of_page}
+                for key in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
+                    del self._recent[key]
             if again:
                 del counts["unchanged"]
             found.unchanged += counts["unchanged"]
@@ -208,7 +210,8 @@ class Intake:
 
     def _shown(self, item: Item) -> Listed | None:
         """Return what was made of the same item on a page that overlaps with its own."""
-        return next((page[item.digest] for page in self._recent if item.digest in page), None)
+        content, shown = self._recent.get(item.key, (b"", None))
+        return shown if content == item.digest else None
 
     def _take(self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]) -> Listed:
         """Take one item: unchanged, in quarantine already, or made into rows."""

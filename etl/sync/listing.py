@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etl.api.pages import Page
 from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import REPLACEMENT
-from etl.errors import FatalError, NoDocumentError, NotFoundError, TransientError
+from etl.errors import FatalError, NoDocumentError, NotFoundError, PageTooLargeError, TransientError
 from etl.plan.paging import Answer, Paging, Span
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ UNANSWERED_RUNS = 3
 
 REPEATED_PAGES = 5
 """How many full pages in a row may show nothing new: many runs created at once push a listing down by whole pages."""
+
+
+BYTES_AT_ONCE = 64 * 1024 * 1024
+"""So many bytes the pages of one listing may take that are under way or waiting to be committed."""
+
+TIMEOUTS = 6
+"""After so many requests in a row without an answer in time, whatever their size, reading a listing fails."""
 
 
 class Listing:
@@ -62,6 +69,9 @@ class Listing:
         self.paging = Paging(size)
         self.count: int | None = None
         self.window = window
+        self._largest = 0  # of the last pages, in bytes
+        self._timeouts = 0  # in a row
+        self._late = 0  # the size of the page that began the last row of them
         self._client = client
         self._stream = stream
         self._size = size
@@ -73,17 +83,24 @@ class Listing:
             self._client, self._stream, size=self._size, window=self.window, status=status, origin=self._origin
         )
 
-    async def read(self, span: Span, token: str | None = None) -> Page:
-        """Read one page."""
+    async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
+        """Read one page; see `CortexClient.list_runs`."""
         page = await self._client.list_runs(
-            *self._stream, span.number, span.size, status=self._status, origin=self._origin, next_token=token
+            *self._stream,
+            span.number,
+            span.size,
+            status=self._status,
+            origin=self._origin,
+            next_token=token,
+            divisible=divisible,
         )
         self.count = page.count
+        self.paging.weigh(len(page.items), page.bytes)
         return page
 
     async def probe(self, place: int = 1) -> Page:
         """Read the one item at a place (from 1), with the listing's count."""
-        return await self.read(Span(place, 1))
+        return await self.read(Span(place, 1), divisible=False)
 
     async def runs(self, ids: Sequence[str]) -> AsyncGenerator[dict[str, Page | NotFoundError | TransientError], None]:
         """Ask for runs one by one, some at once.
@@ -146,7 +163,7 @@ class Listing:
                 if ready and (reading.ended or not tasks or sum(len(page.items) for page in ready) >= BATCH_ITEMS):
                     yield ready
                     ready = []
-                while len(tasks) + len(ready) < self.window and (span := reading.next_request()) is not None:
+                while len(tasks) + len(ready) < self._room and (span := reading.next_request()) is not None:
                     if span in probes:
                         ready += reading.receive(span, answer_of(probes[span]))
                         continue
@@ -162,12 +179,38 @@ class Listing:
                     yield ready
                     ready = []
                 for task in done:
-                    ready += reading.receive(tasks.pop(task), answer_of(task.result()))
+                    ready += self._take(tasks.pop(task), task, reading)
                 _check_progress(reading)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def _room(self) -> int:
+        """How many pages may be under way or waiting, so that they take no more than `BYTES_AT_ONCE`."""
+        return min(self.window, max(1, BYTES_AT_ONCE // max(self._largest, 1)))
+
+    def _take(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
+        """Give an answer to a pass; have smaller pages read in the place of one that cannot be read."""
+        try:
+            page = task.result()
+        except PageTooLargeError as error:
+            if error.because == "time" and span.start <= reading.reach:  # not one of those that were read ahead
+                self._timeouts += 1
+                if self._timeouts == TIMEOUTS:
+                    raise TransientError(error.message, hint=error.hint) from error
+                if self._timeouts == 1 and span.size == self._late:
+                    self.paging.lower(span.size)
+                self._late = span.size if self._timeouts == 1 else self._late
+            if error.because == "refused":
+                self.paging.lower(span.size)
+            if error.because != "time" and span.size == 1:
+                raise
+            self._largest = max(self._largest, BYTES_AT_ONCE // 2 if error.because == "bytes" else 0)
+            return reading.refuse(span)
+        self._timeouts, self._largest = 0, max(page.bytes, self._largest // 2)
+        return reading.receive(span, answer_of(page))
 
 
 def answer_of(page: Page) -> Answer[Page]:

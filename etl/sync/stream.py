@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from etl.db.session import StreamState  # noqa: TC001 - msgspec reads the annotations of an outcome
 from etl.decode.json_text import REPLACEMENT
-from etl.errors import NotFoundError
+from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
@@ -113,7 +113,9 @@ class StreamSync:
 
     async def _read_head(self, now: datetime) -> None:
         """Read what is new and what was open, or the whole listing where that is not enough."""
-        seen = await read_head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
+        seen = None
+        with suppress(PageTooLargeError):
+            seen = await read_head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
         if seen is None or not await self._settle_open(seen):
             await self._read_listing(now)
 
@@ -150,7 +152,8 @@ class StreamSync:
             ours = await self._store.count()
         for _ in range(2):
             if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
-                await find_gone(self._listing, self._intake, self._store, self._order)
+                with suppress(PageTooLargeError):
+                    await find_gone(self._listing, self._intake, self._store, self._order)
                 ours = await self._store.count()
             if self._disagrees(ours) and (self._crawl is None or not self._crawl.from_start or self._crawl.moved):
                 await self._read_listing(now)

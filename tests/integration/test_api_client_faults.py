@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from api_clients import QUICK, busiest, client_of
 
-from etl.api.retry import RetryPolicy
+from etl.api.retry import BadRequestError, RetryPolicy
 from etl.errors import FatalError, KeyRefusedError, NotFoundError, TransientError
 from etl.events import RateLimited, RequestRetried, RequestSent
 from etl.sandbox.faults import EMPTY_BODY, HANG, HTML_OK, OBJECT_BODY, Body, CutBody, Headers, Reset, Status
@@ -104,7 +104,7 @@ async def test_lasting_failure_ends_after_six_attempts(sandbox, small_world, nam
     assert sum(isinstance(event, RequestRetried) for event in events) == 5
 
 
-@pytest.mark.parametrize(("status", "kind"), [(400, FatalError), (403, FatalError), (401, KeyRefusedError)])
+@pytest.mark.parametrize(("status", "kind"), [(400, BadRequestError), (403, FatalError), (401, KeyRefusedError)])
 async def test_permanent_error_is_not_retried(sandbox, small_world, status, kind):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)

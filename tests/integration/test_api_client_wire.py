@@ -112,14 +112,14 @@ async def test_cut_body_is_named():
 async def test_gzip_bomb_is_refused():
     bomb = http(gzip.compress(b"[" + b" " * 50_000_000 + b"]"), "Content-Encoding: gzip", "Connection: close")
     async with serving(bomb) as (address, requests):
-        with pytest.raises(FatalError, match="longer than 1 MiB"):
+        with pytest.raises(FatalError, match="larger than 1 MiB"):
             await items(address, limit=2**20)
     assert len(requests) == 1
 
 
 async def test_body_with_excessive_content_length_is_not_read():
     async with serving(http(b"[", length=10**12)) as (address, requests):
-        with pytest.raises(FatalError, match="longer"):
+        with pytest.raises(FatalError, match="larger"):
             await items(address)
     assert len(requests) == 1
 

@@ -144,7 +144,7 @@ async def test_paging_headers_can_be_wrong_or_missing(sandbox, get, small_world)
 
 async def test_page_size_can_be_capped_between_pages(sandbox, get):
     api = await sandbox()
-    api.faults.take_cap = 7
+    api.faults.cap = faults.Cap(7)
     _, body, headers = await get(api.url + RUNS, take=50)
     assert (len(json.loads(body)), headers["pagination-take"]) == (7, "7")
 

@@ -34,7 +34,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.plan.order import Listed, Order
-from etl.plan.paging import LINK, Answer, Paging
+from etl.plan.paging import LINK, MAX_SIZE, Answer, Paging
 from etl.plan.passes import Pass, closing_pass
 from etl.plan.verdict import Evidence, verdict
 from etl.plan.window import BEHIND, IN_FRONT, Window
@@ -97,6 +97,7 @@ class Case:
         tells_size: whether the server tells the page size that it used.
         reading: "whole"; "resumed" from a checkpoint; "tail" first; or "since", "until", "since and until": a window.
         overlap: how many runs pages anywhere share.
+        large: a run that can only be read on a page of three runs or fewer; -1: there is none.
     """
 
     order: str = "newest first"
@@ -110,11 +111,13 @@ class Case:
     tells_size: bool = True
     reading: str = "whole"
     overlap: int = LINK
+    large: int = -1
 
     def __str__(self) -> str:
         """Describe the case on one line."""
         counts = "counts" if self.counts else "no counts"
         sizes = "" if self.tells_size else ", sizes not told"
+        sizes += "" if self.large < 0 else f", run {self.large} large"
         return (
             f"{self.order}, {self.runs} runs (tie of {self.tie}), {self.events} changes, {self.reading}, "
             f"{self.paging} pages of {self.size}, overlap {self.overlap}, {self.window} in flight, {counts}{sizes}"
@@ -260,9 +263,10 @@ class PagingAnywhere(Paging):
 
     overlap: int = LINK
 
-    def next(self, position: int, overlap: int | None = None) -> Any:
-        start = max(position - (self.overlap if overlap is None else overlap), 0)
-        return AnySpan(start, max(self.size, position - start + 1))
+    def next(self, position: int, overlap: int = LINK, most: int = MAX_SIZE, *, capped: bool = False) -> Any:
+        overlap = min(overlap, LINK) if capped else overlap
+        start = max(position - (self.overlap if overlap == LINK else overlap), 0)
+        return AnySpan(start, max(min(self.size, most), position - start + 1))
 
 
 class Page(NamedTuple):
@@ -275,13 +279,15 @@ class Page(NamedTuple):
     tie_ends: bool  # not all of its runs were created in one moment
 
 
-def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[Page]]:
-    """Return what a request may be answered; `keep`: which runs are listed then matters."""
+def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[Page] | None]:
+    """Return what a request may be answered, None for a refusal; `keep`: which runs are listed then matters."""
     entries = tuple(entry for entry in world if entry.listed)
     if case.order == "oldest first":
         entries = entries[::-1]
     here = entries[span.start : span.end]
-    found = []
+    if span.size > LINK + 1 and any(entry.run == case.large for entry in here):
+        return [None]
+    found: list[Answer[Page] | None] = []
     for some in itertools.combinations(entries, len(here)) if case.order == "shuffled" else [here]:
         keys = tuple(entry.run for entry in some)
         in_front, behind = _window_ends(case, tuple(entry.zone for entry in some))
@@ -369,11 +375,11 @@ class Readings:
             in_flight.append(span)
         return tuple(sorted(in_flight))
 
-    def receive(self, number: int, in_flight: tuple[Any, ...], span: Any, answer: Answer[Page]) -> Step:
+    def receive(self, number: int, in_flight: tuple[Any, ...], span: Any, answer: Answer[Page] | None) -> Step:
         key = number, in_flight, span, answer
         if key not in self._steps:
             reading, rest = self.pass_(number), list(in_flight)
-            pages = tuple(reading.receive(span, answer))
+            pages = tuple(reading.refuse(span) if answer is None else reading.receive(span, answer))
             if any(page.behind for page in pages):
                 reading.stop()
             rest.remove(span)
@@ -438,7 +444,7 @@ class Crawls:
         self._readings = Readings(case.window)
         self._parents: dict[State, tuple[State, str] | None] | None = {} if traced else None
         self._changes: dict[tuple[World, int], list[tuple[Change, int]]] = {}
-        self._answers: dict[tuple[World, Any, bool], list[Answer[Page]]] = {}
+        self._answers: dict[tuple[World, Any, bool], list[Answer[Page] | None]] = {}
         self._now: State | None = None
 
     def follow(self) -> Result:
@@ -505,7 +511,7 @@ class Crawls:
             self._changes[key] = [(each, self._wanted(each.world)) for each in changes(self.case, world, new)]
         return self._changes[key]
 
-    def _answers_of(self, world: World, span: Any, *, keep: bool) -> list[Answer[Page]]:
+    def _answers_of(self, world: World, span: Any, *, keep: bool) -> list[Answer[Page] | None]:
         key = world, span, keep
         if key not in self._answers:
             self._answers[key] = answers(self.case, world, span, keep=keep)
@@ -514,7 +520,7 @@ class Crawls:
     def _wanted(self, world: World) -> int:
         return bits(entry.run for entry in world if entry.listed and entry.zone == INSIDE)
 
-    def _answered(self, state: State, span: Any, answer: Answer[Page]) -> Iterator[tuple[State, str]]:
+    def _answered(self, state: State, span: Any, answer: Answer[Page] | None) -> Iterator[tuple[State, str]]:
         step = self._readings.receive(state.reading, state.in_flight, span, answer)
         owed = self._wanted(state.world) if state.owed is None else state.owed
         met, last_look, facts = state.met, state.last_look, state.facts
@@ -528,8 +534,10 @@ class Crawls:
         following = state._replace(
             reading=step.reading, in_flight=step.in_flight, facts=facts, owed=owed & ~met, met=met, last_look=last_look
         )
-        counted = "" if answer.total is None else f" of {answer.total}"
-        label = f"{state.stage}: {span.start}-{span.end} shows {list(answer.keys)}{counted}"
+        shown = "is refused"
+        if answer is not None:
+            shown = f"shows {list(answer.keys)}" + ("" if answer.total is None else f" of {answer.total}")
+        label = f"{state.stage}: {span.start}-{span.end} {shown}"
         if state.stage == "early" and self.case.reading == "resumed" and step.pages:
             yield self._resume(following), f"{label}; killed here"
         if not step.linked and self.case.order == "shuffled":
@@ -630,6 +638,7 @@ def cases(runs: int, events: int) -> Iterator[Case]:
         for tie in (1, 2) if by_creation else (1,):
             yield Case(**usual, runs=runs, events=events, size=4, tie=tie)
         yield Case(**usual, runs=5, events=events)
+        yield Case(**usual, runs=5, events=1, size=4, large=2)
         yield Case(**usual, size=2, overlap=1)  # as where a server refuses larger pages
         for tells_size in (True, False):
             yield Case(**usual, runs=8, size=6, paging="real", tells_size=tells_size)
@@ -647,6 +656,8 @@ def quiet_cases(runs: int) -> Iterator[Case]:
     for order, counts, window in itertools.product(list(ORDERS)[:4], (True, False), (1, 2, 3)):
         for number, size in itertools.product(range(1, runs + 1), (3, 4, 5)):
             yield Case(order, number, 0, size, window, counts)
+            if size == 4 and number in {1, 5, runs}:
+                yield Case(order, number, 0, size, window, counts, large=number // 2)
         for number, size, tells in itertools.product(range(1, 3 * runs), (6, 7, 13), (True, False)):
             yield Case(order, number, 0, size, window, counts, paging="real", tells_size=tells)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.decode.items import digest, peek_id, split_page
+from etl.decode.items import ItemReader, LargeItem, digest, peek_id, size_of, split_page
 from etl.errors import TransientError
 
 RUNS = [
@@ -120,3 +120,37 @@ def test_id_is_found_in_any_bytes(raw: bytes, ident: str | None) -> None:
 
 def test_digest_is_the_sha_256_of_the_bytes() -> None:
     assert digest(b"x") == hashlib.sha256(b"x").digest()
+
+
+@given(
+    st.lists(st.sampled_from([*RUNS, b"1", rb'"a,]\"\\\\"', b"null", b"[]", b'{"a":[{}]}'])),
+    st.integers(1, 40),
+    st.sampled_from([b"", b"\n \t"]),
+)
+def test_list_that_comes_in_pieces_gives_the_same_items(items: list[bytes], piece: int, space: bytes) -> None:
+    body = b"%b[%b%b%b]%b" % (space, space, (space + b"," + space).join(items), space, space)
+    reader = ItemReader(1_000_000)
+    for start in range(0, len(body), piece):
+        reader.feed(body[start : start + piece])
+    assert reader.is_complete
+    assert reader.items == split_page(body)
+
+
+@given(st.integers(1, 40))
+def test_only_the_beginning_of_an_item_that_is_too_large_is_kept(piece: int) -> None:
+    large = b'{"id":"run_2","input":"%b"}' % (rb"\"]}," * 30)
+    body = b'[{"id":"run_1"}, %b , {"id":"run_3"}]' % large
+    reader = ItemReader(100)
+    for start in range(0, len(body), piece):
+        reader.feed(body[start : start + piece])
+    first, kept, last = reader.items
+    assert (first, last) == (b'{"id":"run_1"}', b'{"id":"run_3"}')
+    assert isinstance(kept, LargeItem)
+    assert large.startswith(kept)
+    assert (digest(kept), size_of(kept), peek_id(kept)) == (hashlib.sha256(large).digest(), len(large), "run_2")
+
+
+def test_list_that_was_cut_off_is_not_complete() -> None:
+    reader = ItemReader(100)
+    reader.feed(b'[{"id":"run_1"},{"id":')
+    assert not reader.is_complete

@@ -202,3 +202,71 @@ def test_pages_of_any_size_link(size: int) -> None:
     reading = Pass(Paging(size))
     assert set(read(reading, served(runs(900)))) == set(runs(900))
     assert reading.linked
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+@pytest.mark.parametrize("large", [0, 1, 7, 250, 496, 499])
+def test_a_page_that_cannot_be_read_is_replaced_by_smaller_linked_ones(large: int, ahead: int) -> None:
+    reading, listing, found, sizes = Pass(Paging(100), ahead=ahead), runs(500), list[str](), list[int]()
+    waiting: list[Span] = []
+    while True:
+        while len(waiting) < ahead and (span := reading.next_request()) is not None:
+            waiting.append(span)
+        if not waiting:
+            break
+        span = waiting.pop()  # the one that was asked for last is answered first
+        sizes.append(span.size)
+        items = tuple(listing[span.start : span.end])
+        is_refused = span.size > 13 and listing[large] in items
+        for page in reading.refuse(span) if is_refused else reading.receive(span, Answer(items, items, 500, span.size)):
+            found += page
+        assert len(sizes) < 40
+    assert set(found) == set(listing)
+    assert reading.ended
+    assert reading.linked
+    assert sum(size > 50 for size in sizes) > 4, "the pages grow again"
+
+
+def test_pages_of_single_runs_are_read_where_no_others_can_be() -> None:
+    reading, listing, found = Pass(Paging(100), ahead=3), runs(7), list[str]()
+    while (span := reading.next_request()) is not None:
+        items = tuple(listing[span.start : span.end])
+        is_refused = span.size > 1
+        for page in reading.refuse(span) if is_refused else reading.receive(span, Answer(items, items, 7, span.size)):
+            found += page
+    assert found == listing
+    assert reading.ended
+    assert not reading.linked
+
+
+def test_the_size_of_pages_follows_their_bytes() -> None:
+    paging = Paging(1000)
+    paging.weigh(100, 100 * 1024)
+    assert paging.next(0).size == 1000
+    paging.weigh(250, 250 * 32 * 1024)
+    assert paging.next(0).size == 160, "of 32 KiB each"
+    paging.weigh(12, 12 * 2**20)
+    assert paging.next(0).size == 12, "of 1 MiB each"
+    paging.weigh(12, 12 * 100 * 2**20)
+    assert paging.next(0).size == LINK + 1
+    for size in (6, 12, 24, 48):
+        paging.weigh(3, 3 * 1024)
+        assert paging.next(0).size == size
+
+
+def test_a_server_that_refuses_a_size_is_asked_for_the_next_smaller_one() -> None:
+    paging, sizes = Paging(1000), []
+    for _ in range(6):
+        sizes.append(paging.next(0).size)
+        paging.lower(sizes[-1])
+    assert sizes == [1000, 500, 250, 100, 50, 25]
+
+
+def test_a_server_may_lower_its_cap_again_and_again() -> None:
+    paging = Paging(1000)
+    for size in (250, 100, 50):
+        span = paging.next(1500)
+        assert paging.observe(span, Answer((), ("a",) * size, 3000, size)) == 0
+        span = paging.next(1500)
+        assert paging.observe(span, Answer((), ("a",) * span.size, 3000, span.size)) == span.size
+    assert not paging.aligned

@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from etl.api.retry import Pause, RateLimitedError, Retries, RetryPolicy, api_message, refusal, retry_after_s
+from etl.api.retry import (
+    BadRequestError,
+    Pause,
+    RateLimitedError,
+    Retries,
+    RetryPolicy,
+    api_message,
+    refusal,
+    retry_after_s,
+)
 from etl.api.transport import Answer
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, NotFoundError, TransientError
 
@@ -106,7 +115,7 @@ def test_a_long_message_is_shortened():
     [
         (204, b"", TransientError),
         (302, b"", FatalError),
-        (400, b'{"message":"m"}', FatalError),
+        (400, b'{"message":"m"}', BadRequestError),
         (401, b"<html>", KeyRefusedError),
         (403, b"", FatalError),
         (404, b'{"message":"m"}', NotFoundError),

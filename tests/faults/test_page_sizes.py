@@ -1,0 +1,103 @@
+"""Pages that are too large: for memory, for the API, or to come in time."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+from sync_trials import WORKFLOW, one_stream, trial
+
+from etl.api import client, transport
+from etl.sandbox.faults import Cap, Delay, lists_runs
+from etl.sandbox.responses import encode
+
+
+def lengthen(world, places, size):
+    """Give the runs at some places of the listing an input of `size` bytes."""
+    listing = world.listing(WORKFLOW)
+    for place in places:
+        run = listing[place]
+        world.raw[run["id"]] = encode(run | {"input": {"text": "x" * size}})
+    return [listing[place]["id"] for place in places]
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Let a page be too large at 200 kB, and an item at 500 kB."""
+    monkeypatch.setattr(client, "PAGE_BYTES", 200_000)
+    monkeypatch.setattr(transport, "PAGE_BYTES", 200_000)
+    monkeypatch.setitem(client.CortexClient.__init__.__kwdefaults__, "max_response_bytes", 500_000)
+
+
+@pytest.mark.parametrize("order", ["created_desc", "created_asc", "updated_desc"])
+async def test_long_runs_are_read_on_smaller_pages(database_url, small_memory, order):
+    world = one_stream(120)
+    world.order = order
+    lengthen(world, range(40, 80), 40_000)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 50}
+        await t.agrees()
+        first = [int(request.query["take"]) for request in t.sandbox.requests]
+        assert first[0] == 50
+        assert min(first) <= 12
+        await t.agrees("reconcile")
+        assert len(t.sandbox.requests) < 100
+
+
+@pytest.mark.parametrize("order", ["created_desc", "created_asc", "updated_desc"])
+async def test_run_too_large_to_keep_is_quarantined_alone(database_url, small_memory, order):
+    world = one_stream(120)
+    world.order = order
+    (run_id,) = lengthen(world, [70], 600_000)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 50}
+        for mode in ("sync", "sync", "reconcile"):
+            await t.agrees(mode)
+        (row,) = await t.connection.fetch("SELECT * FROM etl_rejects")
+        raw = world.raw[run_id]
+        assert (row["run_id"], row["reason"], row["payload"]) == (run_id, "too_large", b"")
+        assert (row["bytes"], row["digest"]) == (len(raw), sha256(raw).digest())
+        assert await t.connection.fetchval("SELECT count(*) FROM runs") == 119
+        del world.raw[run_id]
+        await t.agrees("reconcile")
+        assert await t.connection.fetchval("SELECT count(*) FROM runs") == 120
+
+
+@pytest.mark.parametrize("cap", [50, 250])
+@pytest.mark.parametrize("how", ["told", "silent", "refused", "hangs"])
+async def test_server_may_cap_pages_in_any_way_and_change_its_mind(database_url, cap, how):
+    world = one_stream(1200)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 1000, "timeout_s": 0.5}
+        t.sandbox.faults.cap = Cap(cap, how)
+        await t.agrees()
+        world.delete_run(world.listing(WORKFLOW)[700]["id"])
+        t.sandbox.faults.cap = Cap(cap // 2, how)
+        await t.agrees("reconcile")
+        t.sandbox.faults.cap = None
+        await t.agrees("reconcile")
+
+
+@pytest.mark.parametrize("how", ["told", "silent", "refused", "hangs"])
+async def test_server_may_lower_its_cap_while_a_listing_is_read(database_url, how):
+    world = one_stream(1500)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 250, "timeout_s": 0.5}
+
+        def lower(_path, _query, number):
+            if number in (4, 9):
+                t.sandbox.faults.cap = Cap(100 if number == 4 else 40, how)
+
+        t.sandbox.faults.before_response = lower
+        await t.agrees()
+
+
+async def test_pages_that_come_too_late_are_replaced_by_smaller_ones_six_times_at_most(database_url):
+    async with trial(database_url, one_stream(300)) as t:
+        t.api = {"page_size": 100, "timeout_s": 0.2, "concurrency": 1}
+        t.sandbox.faults.on(lists_runs, Delay(60))
+        summary = await t.run()
+        assert summary.status == "failed"
+        assert [request.query["take"] for request in t.sandbox.requests] == ["100", "25", "6", "3", "1", "1"]
+        t.sandbox.faults.rules.clear()
+        await t.agrees()
