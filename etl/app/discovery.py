@@ -5,28 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from etl.api.pages import Page
 from etl.db.health import record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode.items import peek_id
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize.listed_workflows import normalize_workflow
+from etl.plan.paging import Paging
+from etl.plan.passes import Pass
 from etl.plurals import counted
+from etl.sync.listing import REPEATED_PAGES, answer_of
 from etl.tables import LONGEST_ID_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import asyncpg
 
     from etl.api.client import CortexClient
-    from etl.api.pages import Page
     from etl.config import AppSettings, Settings
     from etl.events import Listener
     from etl.normalize.redaction import Redactor
     from etl.normalize.rows import Row
 
-_MAX_PAGES = 10_000
 _PASSES = 4
 
 
@@ -95,34 +97,33 @@ class _Discovered:
 async def _discover(
     app_id: str, client: CortexClient, listener: Listener, size: int, redactor: Redactor | None
 ) -> _Discovered:
-    """Read the listing until its count stays the same: while one is removed, the reader can miss another."""
+    """Read the list of workflows by linked pages, and again while it may have missed one."""
+    before = None
     for _ in range(_PASSES):
-        found, counts, listed = _Discovered(), set[int | None](), set[str | bytes]()
-        async for page in _pages(app_id, client, size, listed):
-            counts.add(page.count)
-            for raw in page.items:
-                _take(raw, app_id, found, listener, redactor)
-        if len(counts) == 1:
-            count = counts.pop()
-            if count is not None and len(listed) < count and not found.trouble:
-                found.trouble = f"the API counts {counted(count, 'workflow')} and lists {len(listed):,}"
-            return found
-    found.trouble = "the list of workflows kept changing while it was read"
+        found, listed, reading = _Discovered(), set[str](), Pass[Page](Paging(size))
+        while reading.repeats < REPEATED_PAGES and (span := reading.next_request()) is not None:
+            token = reading.token if span.number > 1 else None
+            answer = answer_of(await client.list_workflows(app_id, span.number, span.size, next_token=token))
+            listed.update(answer.keys)
+            for page in reading.receive(span, answer):
+                for raw in page.items:
+                    _take(raw, app_id, found, listener, redactor)
+        doubt = _doubt(reading, len(listed))
+        if doubt in ("", before):  # reading it again would show the same
+            break
+        before = doubt
+    found.trouble = found.trouble or doubt
     return found
 
 
-async def _pages(app_id: str, client: CortexClient, size: int, listed: set[str | bytes]) -> AsyncIterator[Page]:
-    """Yield the pages of one pass and add the items to `listed`."""
-    token: str | None = None
-    for number in range(1, _MAX_PAGES):
-        page = await client.list_workflows(app_id, number, size, next_token=token)
-        before = len(listed)
-        listed.update(peek_id(raw) or raw for raw in page.items)
-        yield page
-        token = page.next_token
-        # A server may cap `size` without saying so: a short page ends nothing while more is counted, or none at all.
-        if len(listed) == before or (token is None and len(listed) == page.count):
-            return
+def _doubt(reading: Pass[Page], listed: int) -> str:
+    """Return why a pass over the list of workflows may have missed one; empty if it has not."""
+    if reading.count is not None and listed < reading.count:
+        return f"the API counts {counted(reading.count, 'workflow')} and lists {listed:,}"
+    is_linked = reading.linked or reading.paging.aligned
+    if reading.ended and (reading.pages <= 1 or (is_linked and len(reading.counts) == 1)):
+        return ""
+    return "the list of workflows kept changing while it was read"
 
 
 def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener, redactor: Redactor | None) -> None:

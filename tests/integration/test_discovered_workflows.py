@@ -163,6 +163,31 @@ async def test_workflow_that_moves_between_pages_is_found(sandbox: Any, warehous
     assert await warehouse.fetchval("SELECT count(*) FROM workflows WHERE gone_at IS NULL") >= len(world.workflows)
 
 
+@pytest.mark.parametrize("counts", [True, False], ids=["counts", "no counts"])
+async def test_workflow_that_moves_to_the_top_is_found(
+    sandbox: Any, warehouse: Any, database_url: str, counts: bool
+) -> None:
+    world = World(1)
+    for number in range(9):
+        world.add_workflow("a", f"w{number}")
+        world.create_run(f"w{number}")
+    source = await sandbox(world)
+    source.faults.no_paging_headers = not counts
+    asked = 0
+
+    def move(path: str, _query: Any, _number: int) -> None:
+        nonlocal asked
+        asked += path.endswith("/workflows")
+        if asked == 2 and path.endswith("/workflows"):
+            moved = list(world.workflows)[6]
+            world.workflows = {moved: world.workflows[moved]} | world.workflows
+
+    source.faults.before_response = move
+    assert (await sync(source, database_url, page_size=4)).status == "succeeded"
+    rows = await warehouse.fetch("SELECT DISTINCT workflow_id FROM runs")
+    assert {row["workflow_id"] for row in rows} == set(world.workflows)
+
+
 async def test_missing_workflows_are_not_green(sandbox: Any, database_url: str) -> None:
     source = await sandbox(two_workflows())
     source.faults.count_delta = 1
