@@ -39,7 +39,7 @@ $(VENV)/installed: $(VENV)/made pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/made pyproject.toml
 	@$(PIP) 'pip>=25.1'  # knows dependency groups
-	@$(PIP) --editable '.[report,parquet,mcp,otel]' --group dev
+	@$(PIP) --editable '.[report,parquet,mcp,otel,dask]' --group dev
 	@touch $@ $(VENV)/installed
 
 demo: $(VENV)/installed
@@ -58,7 +58,7 @@ lint: $(VENV)/installed-dev
 # The demo and the tests of the promises with the lowest versions that pyproject.toml allows.
 lowest: $(VENV)/installed-dev
 	@$(VENV)/bin/uv venv -q --clear --python $(PYTHON) $(VENV)-lowest
-	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)/bin/uv pip install -q --resolution lowest-direct --editable '.[report,parquet,mcp,otel]'
+	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)/bin/uv pip install -q --resolution lowest-direct --editable '.[report,parquet,mcp,otel,dask]'
 	@VIRTUAL_ENV=$(VENV)-lowest $(VENV)/bin/uv pip install -q --group dev
 	@$(VENV)-lowest/bin/cortex-etl demo --quiet
 	@$(VENV)-lowest/bin/python -m pytest -q -n auto tests/unit tests/acceptance/test_promises.py

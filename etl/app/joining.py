@@ -16,7 +16,7 @@ import msgspec
 from etl import __version__
 from etl.app.summary import StreamSummary, SyncSummary
 from etl.db.sharing import SharedSync
-from etl.errors import SettingsError
+from etl.errors import InterruptedSyncError, SettingsError
 from etl.sync import Outcome
 
 if TYPE_CHECKING:
@@ -79,8 +79,12 @@ class Sharing:
         finally:
             await self._warehouse.ask(lambda session: session.unlock("lead", self._sync_id))
 
-    async def until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+    async def until_stopped(self, work: Coroutine[Any, Any, None], *, has_caller: bool = False) -> None:
         """Await some work, unless all processes are to stop.
+
+        Args:
+            work: to be cancelled then.
+            has_caller: whether they are to stop too when nobody holds the invocation's lock any more.
 
         Raises:
             EtlError: the reason to stop.
@@ -88,6 +92,8 @@ class Sharing:
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait([task], timeout=POLL_S))[0]:
+                if has_caller and await self._warehouse.ask(lambda session: session.is_free("sync", self._sync_id)):
+                    raise InterruptedSyncError
                 error = (await self.ask(SharedSync.read)).error
                 if error is not None:
                     raise error

@@ -16,12 +16,13 @@ from etl.db.queue import Queue
 from etl.engine.local import run_side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from etl.app.stream_runner import StreamRunner
     from etl.app.warehouse import Warehouse
     from etl.db.queue import Claim, Unit
     from etl.events import Listener, StreamId
+    from etl.sync import Outcome
 
 Answer = TypeVar("Answer")
 
@@ -61,6 +62,7 @@ class Shift:
         self._width = width
         self._sent = sent
         self._reported = sent()
+        self._in_hand: list[Unit] = []
         self.worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
 
     def unreported(self) -> tuple[int, int]:
@@ -71,6 +73,15 @@ class Shift:
     async def fill(self, streams: Sequence[StreamId]) -> None:
         """Queue the streams of the invocation."""
         await self._ask(lambda queue: queue.fill(streams))
+
+    async def leave(self, ended: Mapping[StreamId, Outcome]) -> None:
+        """Record how far the streams in hand came, because all processes stop."""
+        for unit in self._in_hand:
+            outcomes = msgspec.json.encode([ended[stream] for stream in unit.streams if stream in ended])
+            requests, retries = self.unreported()
+            self._reported = self._sent()
+            finish = partial(Queue.finish, unit=unit, outcomes=outcomes, requests=requests, retries=retries)
+            await self._ask(finish)
 
     async def work(self) -> None:
         """Work until every workflow of the queue has ended.
@@ -102,11 +113,13 @@ class Shift:
     async def _run(self, claim: Claim) -> None:
         """Run the streams of a workflow in turn, as several apps may list the same runs; record how they ended."""
         unit = claim.unit
+        self._in_hand.append(unit)
         outcomes = await self._runner.run(unit.streams, claim.states, claim.session)
         requests, retries = self.unreported()
         self._reported = (self._reported[0] + requests, self._reported[1] + retries)
         finish = partial(Queue.finish, requests=requests, retries=retries)
         await self._ask(partial(finish, unit=unit, outcomes=msgspec.json.encode(outcomes)))
+        self._in_hand.remove(unit)
         changed = sum(each.tally.runs_inserted + each.tally.runs_updated for each in outcomes)
         await roll_up_loaded(self._warehouse, unit.workflow_id, changed, self._listener)
 

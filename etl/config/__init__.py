@@ -24,6 +24,7 @@ from etl.config.sections import (
     ApiSettings,
     AppSettings,
     DatabaseSettings,
+    EngineSettings,
     File,
     MetricsSettings,
     PayloadSettings,
@@ -43,6 +44,7 @@ __all__ = [
     "ApiSettings",
     "AppSettings",
     "DatabaseSettings",
+    "EngineSettings",
     "MetricsSettings",
     "PayloadSettings",
     "Settings",
@@ -67,6 +69,7 @@ class Settings(Section):
     apps: list[AppSettings] = Field(default_factory=list)
     sync: SyncSettings = Field(default_factory=SyncSettings)
     payloads: PayloadSettings = Field(default_factory=PayloadSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
 

@@ -445,6 +445,46 @@ class MetricsSettings(Section):
     file: File | None = None
 
 
+def check_engine_address(value: object) -> object:
+    """Return the address of an engine's scheduler, encrypted beyond this machine.
+
+    Raises:
+        ValueError: it is none, or plain TCP to another host.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if not text.startswith(("tls://", "tcp://")) or not (is_address(host) or is_name(host)) or not port:
+        raise ValueError("an address such as tls://scheduler.example:8786")
+    if text.startswith("tcp://") and not is_loopback(host):
+        raise ValueError(f"tls://{host}:{port} (tcp:// is not encrypted: loopback hosts only)")
+    return text
+
+
+class EngineSettings(Section):
+    """Where streams run. `workers` is how many processes share the work; 0: as many as there are."""
+
+    kind: Literal["local", "processes", "dask"] = "local"
+    address: Annotated[str, BeforeValidator(check_engine_address)] | None = None
+    workers: Whole = Field(default=0, ge=0, le=10_000)
+    tls_ca: File | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
+
+    @model_validator(mode="after")
+    def _require_address(self) -> Self:
+        if self.kind == "dask" and self.address is None:
+            raise PydanticCustomError(
+                "no_address", "the address of the scheduler if kind is dask", {"path": ("address",)}
+            )
+        return self
+
+
 class AlertRule(Section):
     """A query whose rows mean trouble. It fires once every check has found rows `for` so long."""
 

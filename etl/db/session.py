@@ -187,6 +187,10 @@ class Session:
         """Take a lock, unless another process holds it."""
         return bool(await self._value("lock", self._name(kind, *of)))
 
+    async def is_free(self, kind: str, *of: object) -> bool:
+        """Return whether no process holds a lock; it is shared with those that ask."""
+        return bool(await self._value("lock_shared", self._name(kind, *of)))
+
     async def unlock(self, kind: str, *of: object) -> None:
         """Let others have a lock."""
         await self._rows("unlock", [self._name(kind, *of)])

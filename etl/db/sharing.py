@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from etl.db.statements import statements
 from etl.errors import (
     EXIT_DATABASE,
+    EXIT_INTERRUPTED,
     EXIT_KEY_REFUSED,
     EXIT_SETTINGS,
     DatabaseError,
     EtlError,
+    InterruptedSyncError,
     KeyRefusedError,
     SettingsError,
 )
@@ -42,6 +44,8 @@ class Notes:
         """The error with which all processes are to end."""
         if self.stop_code is None:
             return None
+        if self.stop_code == EXIT_INTERRUPTED:
+            return InterruptedSyncError()
         kind = _KINDS.get(self.stop_code, EtlError)
         return kind(self.stop_error or "", hint=self.stop_hint or "")
 
@@ -80,9 +84,21 @@ class SharedSync:
         """Count requests that were sent for no workflow."""
         await self._session.rows(_SQL["add_requests"], self._sync_id, requests, retries)
 
+    async def add(self, terms: str) -> None:
+        """Let other processes work on an invocation that this one has started."""
+        await self._session.rows(_SQL["add"], self._sync_id, None, terms)
+
+    async def remove(self) -> None:
+        """Forget what the processes told each other: all have ended, or are to end."""
+        await self._session.rows(_SQL["remove"], self._sync_id)
+
     async def streams(self) -> list[StreamId]:
         """Return the streams of the queue."""
         return [StreamId(*row) for row in await self._session.rows(_SQL["streams"], self._sync_id)]
+
+    async def is_unfinished(self) -> bool:
+        """Return whether a workflow has not ended."""
+        return bool(await self._session.rows(_SQL["unfinished"], self._sync_id))
 
     async def outcomes(self) -> list[str]:
         """Return how the streams ended that have, as JSON, those of one workflow together."""

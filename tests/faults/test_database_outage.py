@@ -16,7 +16,7 @@ import pytest
 from postgres_proxies import gated
 from sync_trials import SCHEMA, Trial, differences, one_stream, start, trial
 
-from etl.app import run_sync, syncing
+from etl.app import run_sync, sync_invocation
 from etl.config import DatabaseSettings
 from etl.db import embedded, liveness
 from etl.db.connect import connect
@@ -91,12 +91,14 @@ async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: P
     assert "database.lost" in {json.loads(line)["event"] for line in ended.err.splitlines()}
 
 
-@pytest.mark.parametrize("patience_s", [syncing.LEDGER_PATIENCE_S, 0.5])  # longer and shorter than reconnecting takes
+@pytest.mark.parametrize(
+    "patience_s", [sync_invocation.LEDGER_PATIENCE_S, 0.5]
+)  # longer and shorter than reconnecting takes
 async def test_lasting_outage_exits_with_4_and_loses_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
     monkeypatch.setattr(liveness, "OUTAGE_S", 1.0)
-    monkeypatch.setattr(syncing, "LEDGER_PATIENCE_S", patience_s)
+    monkeypatch.setattr(sync_invocation, "LEDGER_PATIENCE_S", patience_s)
     url = embedded.start(data_dir)
     world = one_stream(200)
     async with Sandbox(world, max_take=10) as sandbox:

@@ -4,21 +4,11 @@ import asyncio
 import signal
 
 import pytest
-from sync_trials import start, trial
+from sync_trials import claimers, start, trial, workflows
 
-from etl.sandbox import World
 from etl.sandbox.faults import Status
 
 WORKFLOWS = 6
-
-
-def workflows(runs=30):
-    world = World(1)
-    for number in range(WORKFLOWS):
-        world.add_workflow("app_1", f"wf_{number}")
-        for _ in range(runs):
-            world.create_run(f"wf_{number}")
-    return world
 
 
 def hold(t, place):
@@ -40,14 +30,8 @@ async def copies(t, tmp_path, *arguments, count=2):
     return [await start(t, tmp_path, *arguments, "--join", "nightly", "--json") for _ in range(count)]
 
 
-async def claimers(t, at_least):
-    """Wait until so many processes have claimed a workflow."""
-    while await t.connection.fetchval("SELECT count(DISTINCT claimed_by) FROM etl_queue") < at_least:
-        await asyncio.sleep(0.05)
-
-
 async def test_copies_are_one_invocation_with_one_result(database_url, tmp_path):
-    async with trial(database_url, workflows()) as t:
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.latency_s = 0.02
         for mode in ("sync", "reconcile"):
@@ -71,7 +55,7 @@ async def test_copies_are_one_invocation_with_one_result(database_url, tmp_path)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 async def test_others_take_over_what_a_copy_leaves(database_url, tmp_path, number):
-    async with trial(database_url, workflows()) as t:
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         waits, go_on = hold(t, 4)
         (first,) = await copies(t, tmp_path, "sync", count=1)
@@ -92,7 +76,7 @@ async def test_others_take_over_what_a_copy_leaves(database_url, tmp_path, numbe
     ("mode", "api", "named"), [("reconcile", {}, "mode"), ("sync", {"page_size": 6}, "api.page_size")]
 )
 async def test_copies_must_agree(database_url, tmp_path, mode, api, named):
-    async with trial(database_url, workflows(runs=8)) as t:
+    async with trial(database_url, workflows(WORKFLOWS, runs=8)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         waits, go_on = hold(t, 2)
         (first,) = await copies(t, tmp_path, "sync", count=1)
@@ -106,7 +90,7 @@ async def test_copies_must_agree(database_url, tmp_path, mode, api, named):
 
 
 async def test_refused_key_ends_all_copies(database_url, tmp_path):
-    async with trial(database_url, workflows()) as t:
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.latency_s = 0.05
         both = await copies(t, tmp_path, "sync")
@@ -119,7 +103,7 @@ async def test_refused_key_ends_all_copies(database_url, tmp_path):
 
 
 async def test_copy_that_starts_after_the_end_starts_anew(database_url, tmp_path):
-    async with trial(database_url, workflows(runs=3)) as t:
+    async with trial(database_url, workflows(WORKFLOWS, runs=3)) as t:
         for number in (1, 2):
             (copy,) = await copies(t, tmp_path, "sync", count=1)
             assert await copy.end() == 0, copy.err

@@ -39,6 +39,22 @@ def one_stream(runs: int = 0, *, seed: int = 1, **fields: Any) -> World:
     return world
 
 
+def workflows(count: int, *, runs: int = 30) -> World:
+    """Return a world with several workflows, each with `runs` runs."""
+    world = World(1)
+    for number in range(count):
+        world.add_workflow(APP, f"wf_{number}")
+        for _ in range(runs):
+            world.create_run(f"wf_{number}")
+    return world
+
+
+async def claimers(trial: Trial, at_least: int) -> None:
+    """Wait until so many processes have claimed a workflow."""
+    while await trial.connection.fetchval("SELECT count(DISTINCT claimed_by) FROM etl_queue") < at_least:
+        await asyncio.sleep(0.05)
+
+
 class Stir:
     """Changes the world before each list request, at most `times` times."""
 
@@ -91,6 +107,7 @@ class Trial:
     sync: dict[str, Any] = field(default_factory=dict)
     payloads: dict[str, Any] = field(default_factory=dict)
     database: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
     apps: tuple[str, ...] = ()
 
     @property
@@ -221,6 +238,7 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
         "apps": [{"id": app.id, "workflows": app.workflows} for app in settings.apps],
         "sync": trial.sync,
         "payloads": trial.payloads,
+        "engine": trial.engine,
     }
     path = folder / "config.yaml"
     path.write_text(json.dumps(config))  # YAML too

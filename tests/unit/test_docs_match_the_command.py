@@ -69,8 +69,9 @@ def test_extras_are_in_the_install_command_and_exist() -> None:
     lines = re.findall(r"install \"\.\[([\w,]+)\]\"", README)
     assert lines
     shown = {each for line in lines for each in line.split(",")}
-    assert shown == named - {"otel", "mcp"}  # set up in operations.md and recipes.md
+    assert shown == named - {"otel", "mcp", "dask"}  # set up in operations.md and recipes.md
     assert "cortex-etl[otel]" in OPERATIONS
+    assert "cortex-etl[dask]" in OPERATIONS
     assert "cortex-etl[mcp]" in (ROOT / "docs" / "recipes.md").read_text()
 
 

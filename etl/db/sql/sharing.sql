@@ -40,6 +40,9 @@ SELECT app_id, workflow_id FROM etl_queue CROSS JOIN LATERAL unnest(app_ids) AS 
 WHERE sync_id = $1 AND place > 0
 ORDER BY place
 
+-- name: unfinished
+SELECT place FROM etl_queue WHERE sync_id = $1 AND outcomes IS NULL LIMIT 1
+
 -- name: outcomes
 SELECT outcomes FROM etl_queue WHERE sync_id = $1 AND outcomes IS NOT NULL ORDER BY place
 
@@ -53,3 +56,10 @@ GROUP BY shared.sync_id
 
 -- name: end
 UPDATE etl_shared_syncs SET summary = $2::text::jsonb WHERE sync_id = $1
+
+-- name: remove
+DELETE FROM etl_shared_syncs WHERE sync_id = $1
+
+-- name: tell
+-- Send events of a process to the caller. $1 channel, $2 JSON.
+SELECT pg_notify($1, $2)

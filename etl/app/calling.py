@@ -1,0 +1,97 @@
+"""An invocation whose streams run on the workers of an engine (setting `engine`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from etl import __version__
+from etl.app.joining import POLL_S, Sharing
+from etl.app.progress import receiving
+from etl.app.sync_invocation import Invocation, known_error
+from etl.app.worker import work_shift
+from etl.db.liveness import finish_commit
+from etl.db.sharing import SharedSync
+from etl.engine.executors import open_executor
+from etl.errors import EtlError, InterruptedSyncError, SettingsError
+from etl.events import SyncStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+    from contextlib import AsyncExitStack
+
+    from etl.app.warehouse import Warehouse
+
+STOP_PATIENCE_S = 5.0
+"""How long a caller waits for its workers to finish the commits in hand."""
+
+
+class Caller(Invocation):
+    """An invocation whose streams run on the workers of an engine."""
+
+    async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
+        settings, sync_id, window = self._settings, self._summary.id, self._task.window
+        assert sync_id is not None  # noqa: S101 - this is no dry run
+        executor, workers = await asyncio.to_thread(open_executor, settings.engine, settings.file)
+        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+        clients = await self._open_clients(stack, warehouse)
+        streams = await self._find_streams(warehouse, clients, workflows, self._outcomes.ended)
+        self._outcomes.streams = streams
+        sharing = Sharing(warehouse, sync_id)
+        terms = msgspec.json.encode({"version": __version__, **settings.agreed()}).decode()
+        await sharing.ask(lambda shared: shared.add(terms))
+        await sharing.ask(lambda shared: shared.add_requests(self._summary.requests, self._summary.retries))
+        await self._shift(warehouse, self._runner(warehouse, clients)).fill(streams)
+        self._listener(SyncStarted(self._task.mode, tuple(streams), sync_id))
+        await stack.enter_async_context(receiving(settings, sync_id, self._listener))
+        count = min(workers, len({stream.workflow_id for stream in streams}))
+        shifts = [executor.submit(work_shift, sync_id, self._task.mode, *window) for _ in range(count)]
+        try:
+            await sharing.until_stopped(_wait_for(shifts, sharing))
+        except BaseException as error:
+            await finish_commit(self._stop_workers(shifts, sharing, error))
+            raise
+        finally:
+            await finish_commit(self._collect(sharing))
+        if not window.is_bounded:
+            await self._outcomes.compare_again(warehouse, self._listener)
+
+    async def _stop_workers(self, shifts: Sequence[Future[None]], sharing: Sharing, error: BaseException) -> None:
+        """Let the workers stop, and wait for what they have in hand."""
+        is_interrupted = isinstance(error, asyncio.CancelledError)
+        reason = InterruptedSyncError() if is_interrupted else known_error(cast("Exception", error))
+        await sharing.ask(lambda shared: shared.stop(reason))
+        pending = [asyncio.wrap_future(shift) for shift in shifts if not shift.done()]
+        if pending:
+            await asyncio.wait(pending, timeout=STOP_PATIENCE_S)
+
+    async def _collect(self, sharing: Sharing) -> None:
+        """Take from the queue what the workers did, and remove it."""
+        self._outcomes.ended |= {each.stream: each for each in await sharing.outcomes()}
+        self._summary.requests, self._summary.retries = await sharing.ask(SharedSync.requests)
+        await sharing.ask(SharedSync.remove)
+
+
+async def _wait_for(shifts: Sequence[Future[None]], sharing: Sharing) -> None:
+    """Wait until every workflow has ended, whatever becomes of single workers.
+
+    Raises:
+        EtlError: no worker is left.
+    """
+    waiting = {asyncio.wrap_future(shift) for shift in shifts}
+    failures: list[BaseException] = []
+    while waiting:
+        ended, waiting = await asyncio.wait(waiting, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        failures += [error for each in ended if (error := each.exception()) is not None]
+        settings = next((error for error in failures if isinstance(error, SettingsError)), None)
+        if settings is not None:
+            raise settings
+    notes = await sharing.ask(SharedSync.read)
+    if notes.error is not None:
+        raise notes.error
+    if await sharing.ask(SharedSync.is_unfinished):
+        reason = f": {failures[0]}" if failures else ""
+        raise EtlError(f"no worker is left{reason}", hint="See the logs of the workers, then run it again.")

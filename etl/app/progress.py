@@ -1,0 +1,115 @@
+"""The events of workers on their way to the caller: at most four notifications a second of each.
+
+They travel over a connection of their own: a notification in a transaction makes its commit wait for all others. Some
+may be lost, as those of requests are when there are too many; how streams ended is read from the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from etl import events
+from etl.app.warehouse import database_url
+from etl.db.connect import connect
+from etl.db.refusals import DRIVER_ERRORS, LOST
+from etl.db.statements import statements
+from etl.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+    from etl.config import Settings
+
+_SQL = statements("sharing")
+_PAUSE_S = 0.25
+_LONGEST_BYTES = 7900  # PostgreSQL takes 7,999
+_MANY = 200  # events that wait; from then on, those of requests are left out
+_MOST = 2000
+
+
+def _channel(settings: Settings, sync_id: int) -> str:
+    name = f"{settings.database.schema_name}\n{sync_id}"
+    return f"cortex_etl_{sha256(name.encode()).hexdigest()[:16]}"
+
+
+async def _connect(settings: Settings) -> asyncpg.Connection:
+    database = settings.database
+    name = "cortex-etl progress"
+    url = await database_url(settings)
+    return await connect(url, database.schema_name, application_name=name, timeout_s=database.timeout_s)
+
+
+class Sender:
+    """Sends the events of a worker; `listen` is its listener."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[bytes] = deque(maxlen=_MOST)
+
+    def listen(self, event: events.Event) -> None:
+        """Send an event soon."""
+        if not isinstance(event, events.RequestSent) or len(self._waiting) < _MANY:
+            self._waiting.append(msgspec.json.encode([type(event).__name__, asdict(event)], enc_hook=str))
+
+    @asynccontextmanager
+    async def sending(self, settings: Settings, sync_id: int) -> AsyncIterator[None]:
+        """Send events until the block ends; a lost connection loses events."""
+        connection = await _connect(settings)
+        channel = _channel(settings, sync_id)
+
+        async def send() -> None:
+            while True:
+                await asyncio.sleep(_PAUSE_S)
+                await self._send(connection, channel)
+
+        task = asyncio.create_task(send())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            with suppress(*DRIVER_ERRORS, *LOST):
+                await self._send(connection, channel)
+            await connection.close()
+
+    async def _send(self, connection: asyncpg.Connection, channel: str) -> None:
+        parts: list[bytes] = []
+        while self._waiting and sum(map(len, parts)) + len(parts) + len(self._waiting[0]) < _LONGEST_BYTES:
+            parts.append(self._waiting.popleft())
+        if parts:
+            await connection.execute(_SQL["tell"], channel, (b"[" + b",".join(parts) + b"]").decode())
+        elif self._waiting:
+            self._waiting.popleft()  # longer than any notification
+
+
+@asynccontextmanager
+async def receiving(settings: Settings, sync_id: int, listener: events.Listener) -> AsyncIterator[None]:
+    """Hand the events of workers to a listener until the block ends."""
+    connection = await _connect(settings)
+
+    def receive(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+        for name, fields in msgspec.json.decode(str(payload)):
+            listener(_event(name, fields))
+
+    try:
+        await connection.add_listener(_channel(settings, sync_id), receive)
+        yield
+    finally:
+        with suppress(DatabaseError, *DRIVER_ERRORS, *LOST):
+            await connection.close()
+
+
+def _event(name: str, fields: dict[str, Any]) -> events.Event:
+    """Return an event as it was before it was sent."""
+    if "stream" in fields and name != "Notice":
+        fields["stream"] = events.StreamId(*fields["stream"])
+    event: events.Event = getattr(events, name)(**fields)
+    return event

@@ -1,0 +1,174 @@
+"""Streams that run on the workers of an engine (setting `engine`)."""
+
+import asyncio
+import json
+import signal
+import sys
+
+import psutil
+import pytest
+from command_fixtures import clean_environment
+from sync_trials import claimers, start, trial, workflows
+
+from etl.app.progress import _channel
+from etl.config import EngineSettings
+from etl.engine.executors import open_executor
+from etl.errors import SettingsError
+from etl.sandbox.faults import Status
+
+WORKFLOWS = 6
+COUNTS = ("pages", "runs_seen", "runs_inserted", "runs_updated", "runs_unchanged", "runs_gone", "rejects", "requests")
+
+
+def spread(t, **engine):
+    t.api, t.engine = {"page_size": 5, "concurrency": 1}, {"kind": "processes", "workers": 3} | engine
+    t.sandbox.faults.latency_s = 0.02
+
+
+async def working(t, *arguments, tmp_path, count=2):
+    """Start a command whose workers have each claimed a workflow."""
+    caller = await start(t, tmp_path, *arguments, "--json")
+    await asyncio.wait_for(claimers(t, count), 60)
+    return caller
+
+
+def workers_of(caller):
+    found = psutil.Process(caller.pid).children(recursive=True)
+    return [each for each in found if any("spawn_main" in word for word in each.cmdline())]
+
+
+async def test_processes_give_the_summary_that_one_process_gives(database_url, tmp_path):
+    world = workflows(WORKFLOWS)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        alone = await start(t, tmp_path, "sync", "--json")
+        assert await alone.end() == 0
+    async with trial(database_url, world) as t:
+        spread(t)
+        caller = await working(t, "sync", tmp_path=tmp_path)
+        notified = []
+        sync_id = await t.connection.fetchval("SELECT max(id) FROM etl_syncs")
+        await t.connection.add_listener(_channel(t.settings, sync_id), lambda *told: notified.append(told[-1]))
+        payloads = await t.connection.fetch(
+            "SELECT q::text AS row FROM etl_queue AS q UNION SELECT s::text FROM etl_shared_syncs AS s"
+        )
+        assert await caller.end() == 0, caller.err
+        assert await t.differences() == []
+        assert {name: caller.json[name] for name in COUNTS} == {name: alone.json[name] for name in COUNTS}
+        assert caller.json["requests"] == len(t.sandbox.requests)
+        assert len(caller.json["streams"]) == WORKFLOWS
+        finished = [line for line in map(json.loads, caller.err.splitlines()) if line["event"] == "stream.finished"]
+        assert {line["workflow_id"] for line in finished} == {f"wf_{number}" for number in range(WORKFLOWS)}
+        assert notified
+        assert not any(t.sandbox.key in text for text in (*notified, *(row["row"] for row in payloads)))
+        for table in ("etl_queue", "etl_shared_syncs"):
+            assert await t.connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_others_take_over_what_a_worker_leaves(database_url, tmp_path):
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
+        spread(t)
+        caller = await working(t, "sync", tmp_path=tmp_path)
+        workers_of(caller)[0].kill()
+        assert await caller.end() == 0, caller.err
+        assert await t.differences() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_workers_stop_with_their_caller(database_url, tmp_path, number):
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
+        spread(t)
+        caller = await working(t, "sync", tmp_path=tmp_path)
+        caller.signal(number)
+        assert await caller.end() == (130 if number == signal.SIGINT else -signal.SIGKILL), caller.err
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cortex-etl session' AND datname = current_database()"
+        async with asyncio.timeout(10):
+            while await t.connection.fetchval(sessions):
+                await asyncio.sleep(0.05)
+        sent = len(t.sandbox.requests)
+        if number == signal.SIGINT:
+            row = await t.connection.fetchrow("SELECT status, runs_inserted, requests FROM etl_syncs")
+            runs = await t.connection.fetchval("SELECT count(*) FROM runs")
+            assert tuple(row) == ("interrupted", runs, sent)
+        t.engine = {}
+        await t.agrees()
+
+
+@pytest.mark.parametrize("code", [2, 3])
+async def test_error_of_a_worker_ends_all(database_url, tmp_path, code):
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
+        spread(t)
+        if code == 2:  # the workers read other settings than the caller
+            caller = await start(t, tmp_path, "sync", "--json")
+            while not await t.connection.fetchval("SELECT count(*) FROM etl_syncs"):
+                await asyncio.sleep(0.01)
+            path = tmp_path / "config.yaml"
+            path.write_text(path.read_text().replace('"page_size": 5', '"page_size": 6'))
+        else:
+            caller = await working(t, "sync", tmp_path=tmp_path)
+            t.sandbox.faults.on(lambda request: request.path.endswith("/runs"), Status(401))
+        assert await caller.end() == code, caller.err
+        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "failed"
+        if code == 2:
+            assert "a worker differs in api.page_size" in caller.err
+
+
+async def test_unreachable_engine_is_a_failure(database_url, tmp_path):
+    async with trial(database_url, workflows(WORKFLOWS, runs=1)) as t:
+        t.engine = {"kind": "dask", "address": "tcp://127.0.0.1:1"}
+        caller = await start(t, tmp_path, "sync", "--json")
+        assert await caller.end() == 1
+        assert "cannot be reached" in caller.json["error"]
+        assert caller.json["hint"]
+        assert await t.connection.fetchval("SELECT status FROM etl_syncs") == "failed"
+
+
+CLUSTER = """
+from distributed import LocalCluster
+cluster = LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+print(cluster.scheduler_address, flush=True)
+input()
+cluster.close()
+"""
+
+
+async def test_workers_of_a_dask_cluster_share_the_work(database_url, tmp_path):
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
+        settings = {"CORTEX_ETL_CONFIG": str(tmp_path / "config.yaml"), "CORTEX_API_KEY": t.sandbox.key}
+        cluster = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CLUSTER, cwd=tmp_path, env=clean_environment() | settings,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            address = (await asyncio.wait_for(cluster.stdout.readline(), 60)).decode().strip()
+            spread(t, kind="dask", address=address)
+            caller = await working(t, "sync", tmp_path=tmp_path)
+            assert await caller.end() == 0, caller.err
+            assert await t.differences() == []
+            assert caller.json["requests"] == len(t.sandbox.requests)
+        finally:
+            _, written = await asyncio.wait_for(cluster.communicate(b"\n"), 60)
+        assert t.sandbox.key not in written.decode()
+
+
+def test_without_the_extra_dask_is_a_settings_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SettingsError, match="Dask is not installed"):
+        open_executor(EngineSettings(kind="dask", address="tcp://127.0.0.1:8786"), None)
+
+
+async def test_one_process_imports_no_engine(database_url, tmp_path):
+    """Start-up time and memory of a sync in one process stay as they are."""
+    async with trial(database_url, workflows(1, runs=1)) as t:
+        t.api = {"base_url": t.sandbox.url}
+        await (await start(t, tmp_path, "sync")).end()
+        code = (
+            "import asyncio, sys; from etl.config import load; from etl.app import run_sync;"
+            "summary = asyncio.run(run_sync(load(), 'sync')); assert summary.exit_code == 0, summary;"
+            "print([name for name in ('distributed', 'dask', 'multiprocessing', 'etl.engine.executors') if name in sys.modules])"
+        )
+        environment = clean_environment() | {"CORTEX_API_KEY": t.sandbox.key}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        assert (await process.communicate())[0] == b"[]\n"
