@@ -147,6 +147,10 @@ def test_a_day_with_unusual_runs_or_failures_is_named() -> None:
     assert runs_title(*days) == "Runs stayed at about 50 a day; 5.8 % of them failed; on 18 Nov, 40 % failed"
     days[4] = Tally(5, 5, 5)  # too few runs
     assert runs_title(*days).endswith("3.1 % of them failed")
+    days = [Tally(50, 50, 10)] * 9 + [Tally(50, 50, 20)]  # not unusual
+    assert runs_title(*days).endswith("22 % of them failed")
+    days = [Tally(50, 50, 1)] * 9 + [Tally(50, 50, 9)]  # not many
+    assert runs_title(*days).endswith("3.6 % of them failed")
 
 
 def by_day(*amounts: float) -> dict[date, Decimal]:
@@ -256,6 +260,7 @@ def test_models_that_are_used_side_by_side_or_once_replace_nothing() -> None:
     assert replaced(facts(40, rows, models=[*calls("one", range(40)), *calls("two", range(20))])) == []
     assert replaced(facts(40, rows, models=[*calls("one", range(10, 40)), *calls("two", range(25))])) == []
     assert replaced(facts(40, rows, models=[*calls("one", range(2, 40)), *calls("two", range(2))])) == []
+    assert replaced(facts(40, rows, models=[*calls("one", range(38, 40)), *calls("two", range(38))])) == []
     assert (
         replaced(facts(40, rows, models=[*calls("one", range(20, 40)), *calls("two", range(20), workflow="b")])) == []
     )
@@ -289,17 +294,37 @@ def test_the_workflow_that_a_version_made_slower_is_named() -> None:
     assert faster == "Invoices got faster with v2 on 11 Nov: median 10 s to 4 s"
 
 
+def test_the_workflow_with_the_largest_change_of_durations_is_named() -> None:
+    rows = [daily(each, workflow=workflow) for each in range(30) for workflow in ("a", "b")]
+
+    def title(*medians: float) -> str:
+        versions = [
+            replace(version(number, 40 - 20 * number, median_s=median_s), workflow_id=workflow)
+            for workflow, last in zip("ab", medians, strict=True)
+            for number, median_s in ((1, 10), (2, last))
+        ]
+        return said(headlines.durations(workflows(facts(30, rows, versions=versions)), 1))
+
+    assert title(30, 20).startswith("Invoices got slower")
+    assert title(20, 30).startswith("b got slower")
+    assert title(5, 2).startswith("b got faster")
+    assert title(2, 5).startswith("Invoices got faster")
+    assert title(2, 15).startswith("b got slower")
+
+
 @pytest.mark.parametrize(
     "later",
     [
-        version(2, 12, median_s=11),  # little slower
+        version(2, 12, median_s=11, ended=10**6),  # certain, but little slower
         version(2, 12, median_s=30, ended=19),  # too few runs
         replace(version(2, 12, median_s=13, ended=20), quartiles_s=[1, 13, 200]),  # may well be chance
         replace(version(2, 12), quartiles_s=[0, 30, 40]),  # no ratio
     ],
 )
 def test_only_significant_changes_of_durations_are_mentioned(later) -> None:
-    assert durations_title(version(1), later) == "No version changed the median duration of a workflow much"
+    assert (
+        durations_title(version(1, ended=10**6), later) == "No version changed the median duration of a workflow much"
+    )
 
 
 def test_titles_of_durations_without_versions() -> None:
