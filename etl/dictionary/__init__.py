@@ -34,8 +34,9 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
 - Times are `timestamptz`; a day is the UTC day of `created_at`. Filter by day: the views then read only those days.
 - Credits are `numeric`. In tables, `credits` is the number of the API, with all digits sent: what a run or step cost,
   the runs that it started included. In views, `credits` leave those out, so that a sum counts each credit once; sums
-  are rounded to 12 decimals. `credits_with_children` is the number of the API. Credits of 10^15 or more are too large
-  for sums and go to `extra`.
+  are rounded to 12 decimals. `credits_with_children` is the number of the API; where the API gives a run none, what its
+  child runs cost is in no `credits_with_children` above them, but in the sum of `credits`. Credits of 10^15 or more are
+  too large for sums and go to `extra`.
 - Durations are in seconds, rates between 0 and 1.
 - `status`, `origin` and `type` are text, because the API adds values without notice.
 - A run that is gone from the API stays in the warehouse, with `gone_at` set.
