@@ -73,10 +73,10 @@ def replacements(found: Sequence[Replacement]) -> Table:
         "Day": lambda each: Cell(formatting.day(each.day), each.day.toordinal()),
         "Workflow": lambda each: _text(each.summary.label),
         "-Version": lambda each: _text(f"v{each.version.version}" if each.version else None),
-        "Models": lambda each: _text(f"{', '.join(each.old)} → {', '.join(each.new)}", "long"),
         "-Credits per run before": lambda each: _credit(each.credits_per_run and each.credits_per_run[0]),
         "-Since": lambda each: _credit(each.credits_per_run and each.credits_per_run[1]),
         "In all": lambda each: _credit(each.effect if each.credits_per_run else None, sign=True),
+        "Models": lambda each: _text(f"{', '.join(each.old)} → {', '.join(each.new)}", "long"),
     })  # fmt: skip
 
 
