@@ -8,7 +8,7 @@
 #   make dbt     run dbt on the sources that `cortex-etl dbt` writes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lowest format docs bench bench-peer soak verify dbt picture wheel clean
+.PHONY: help demo test coverage lint lowest format docs bench bench-peer soak verify dbt picture wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -48,6 +48,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@$(PYTHON) -m pytest -q -n auto --dist worksteal $(ARGS)
 
+# What the tests run in their own process; commands that they start are not measured.
+coverage: $(VENV)/installed-dev
+	@$(PYTHON) -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered tests/unit tests/integration tests/faults $(ARGS)
+
 lint: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
@@ -68,10 +72,9 @@ format: $(VENV)/installed-dev
 	@$(PYTHON) -m ruff format .
 
 # The tools of the site have an environment of their own. Warnings, such as those of broken links, are errors, but not with --quiet.
-$(VENV)-docs/installed: $(VENV)/made pyproject.toml
-	@$(PYTHON) -m venv --clear $(VENV)-docs
-	@$(VENV)-docs/bin/python -m pip --disable-pip-version-check install -qq --no-input 'pip>=25.1'
-	@$(VENV)-docs/bin/python -m pip --disable-pip-version-check install -qq --no-input --group docs
+$(VENV)-docs/installed: $(VENV)/installed-dev
+	@$(VENV)/bin/uv venv -q --clear --python $(PYTHON) $(VENV)-docs
+	@VIRTUAL_ENV=$(VENV)-docs $(VENV)/bin/uv pip install -q --group docs
 	@touch $@
 
 docs: $(VENV)-docs/installed
