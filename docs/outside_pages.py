@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
-_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+_LINK = re.compile(r"""(\]\(|src(?:set)?=")(?![a-z]+:|#)([^)"#\s]+)""")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -32,7 +32,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     folder = here.parent if str(here) in OUTSIDE else "docs" / here.parent
 
     def moved(link: re.Match[str]) -> str:
-        target = normpath(folder / link[1])
-        return relpath(target.removeprefix("docs/"), here.parent)
+        target = normpath(folder / link[2])
+        return link[1] + relpath(target.removeprefix("docs/"), here.parent)
 
     return _LINK.sub(moved, markdown)

@@ -28,6 +28,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "report": "Write an HTML page with plots.",
         "export": "Write Parquet files.",
         "dbt": "Print a sources.yml for dbt.",
+        "mcp": "Let assistants query the warehouse (MCP).",
     },
     "Operate": {
         "schedule": "Print a schedule for cron, systemd or Kubernetes.",

@@ -128,7 +128,7 @@ def test_reject_reasons_in_the_docs_match_the_code() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_in_the_docs_are_valid(page) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+    for target in re.findall(r"""(?:\]\(|src(?:set)?=")([^)"\s]+)[)"]""", prose(page)):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
 
+from etl.cli.help import GROUPS
 from etl.cli.root import app
 from etl.config import Settings
 from etl.config.problems import all_keys
@@ -86,3 +88,10 @@ def test_every_decision_is_in_the_list_of_decisions() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(r"\]\((\d[\w-]+\.md)\)", (folder / "README.md").read_text())
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+def test_every_command_has_a_place_and_a_line_in_the_help() -> None:
+    """A new command is named in `GROUPS` of `etl/cli/help.py`."""
+    named = [name for names in GROUPS.values() for name in names]
+    root: Any = get_command(app)
+    assert sorted(named) == sorted(root.commands)
