@@ -210,16 +210,19 @@ COMMENT ON INDEX etl_rejects_sync_idx IS 'Finds the items that one invocation qu
 
 CREATE TABLE etl_rate_budgets (
     host         text NOT NULL,
+    egress       text NOT NULL DEFAULT '',
     granted_at   timestamptz[] NOT NULL DEFAULT '{}',
     granted      integer[]     NOT NULL DEFAULT '{}',
     paused_until timestamptz,
     paused_at    timestamptz,
     paused_after integer,
-    CONSTRAINT etl_rate_budgets_pkey PRIMARY KEY (host)
+    CONSTRAINT etl_rate_budgets_pkey PRIMARY KEY (host, egress)
 );
 COMMENT ON TABLE etl_rate_budgets IS
-    'One row per API host: the request budget that all processes on this warehouse share.';
+    'One row per API host and address that it sees: the request budget that the processes on this warehouse share.';
 COMMENT ON COLUMN etl_rate_budgets.host IS 'Host name and port of the API. Its rate limit counts per IP address, so all keys share the budget.';
+COMMENT ON COLUMN etl_rate_budgets.egress IS
+    'Name of the address that the host sees (setting api.egress); empty for processes that name none.';
 COMMENT ON COLUMN etl_rate_budgets.granted_at IS 'When each recent lease of requests was granted.';
 COMMENT ON COLUMN etl_rate_budgets.granted IS 'Number of requests in each of those leases.';
 COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when no process sends requests, because the API asked for a pause; null without one.';

@@ -69,4 +69,6 @@ def _limiter(settings: Settings, leases: asyncpg.Pool | None) -> Limiter:
     per_minute = settings.api.requests_per_minute
     if leases is None:
         return LocalLimiter(per_minute)
-    return SharedLimiter(Budget(leases, settings.api.host, per_minute), ahead=per_minute // 2000)
+    return SharedLimiter(
+        Budget(leases, settings.api.host, per_minute, egress=settings.api.egress), ahead=per_minute // 2000
+    )

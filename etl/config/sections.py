@@ -376,7 +376,7 @@ class Section(BaseModel):
 
 
 class ApiSettings(Section):
-    """The source API. `timeout_s` bounds one request; `requests_per_minute` is per IP address, retries included."""
+    """The source API. `requests_per_minute` is per IP address, retries included; `egress` names that of this host."""
 
     base_url: Annotated[str, AfterValidator(check_base_url)] = "https://api.withcortex.ai"
     key: Key | None = None
@@ -389,6 +389,7 @@ class ApiSettings(Section):
     status: Status = "ALL"
     verbose: bool = True
     proxy: ProxyUrl | None = None
+    egress: Identifier | None = None
 
     @property
     def host(self) -> str:

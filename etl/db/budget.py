@@ -1,7 +1,7 @@
 """The request budget of an API host, stored in PostgreSQL so that all processes of a warehouse share it.
 
-The API counts requests per IP address. One row per host records the requests sent; a process leases a few at a time and
-sends them immediately. Only PostgreSQL's clock is used, so the clocks of the processes do not matter.
+The API counts requests per IP address. One row per host and address records the requests sent; a process leases a few
+at a time and sends them immediately. Only PostgreSQL's clock is used, so the clocks of the processes do not matter.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class BudgetLease:
 class Budget:
     """The budget of one API host: `requests_per_minute` requests in any `window_s` seconds, over all processes.
 
+    `egress` names the address that the host sees; processes that name none share a budget.
+
     Use a separate pool with one connection: waiting for a busy pool would delay all requests. While the database is
     away, statements are tried again for `patience_s` seconds, by default as long as a sync waits for it to come back.
     """
@@ -51,23 +53,24 @@ class Budget:
         host: str,
         requests_per_minute: int,
         *,
+        egress: str | None = None,
         window_s: float = WINDOW_S,
         patience_s: float | None = None,
     ) -> None:
         self._pool = pool
-        self._host = host
+        self._key = (host, egress or "")
         self._requests_per_minute = requests_per_minute
         self._patience_s = liveness.OUTAGE_S if patience_s is None else patience_s
         self._held_s = window_s * (1 + _GUARD_SHARE)
         self._slot_s = window_s * _SLOT_SHARE
 
-    async def lease(self, want: int, valid_s: float) -> BudgetLease:
-        """Lease up to `want` requests, to be sent within `valid_s` seconds from now.
+    async def lease(self, want: int, valid_s: float, lag_s: float = 0.0) -> BudgetLease:
+        """Lease up to `want` requests, to be sent within `valid_s` seconds from now, and on their way `lag_s` later.
 
         Raises:
             DatabaseError: the database stays unreachable, or refuses.
         """
-        terms = (want, self._requests_per_minute, self._held_s, valid_s, self._slot_s)
+        terms = (want, self._requests_per_minute, self._held_s, valid_s + lag_s, self._slot_s)
         row, asked_at = await self._query("lease", *terms)
         while row is None:  # the first lease for this host
             await self._query("open")
@@ -90,7 +93,7 @@ class Budget:
             try:
                 async with self._pool.acquire() as connection:
                     asked_at = monotonic()
-                    return await connection.fetchrow(sql, self._host, *values), asked_at
+                    return await connection.fetchrow(sql, *self._key, *values), asked_at
             except (*_TEMPORARY, asyncpg.PostgresError) as error:
                 if not isinstance(error, _TEMPORARY) or monotonic() > give_up_at:
                     raise DatabaseError(

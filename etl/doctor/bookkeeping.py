@@ -61,7 +61,7 @@ async def _locks(connection: asyncpg.Connection) -> Check:
 async def _request_budget(connection: asyncpg.Connection, settings: Settings) -> Check:
     """Check whether the API takes as many requests as are configured."""
     configured = settings.api.requests_per_minute
-    row = await connection.fetchrow(_SQL["paused"], settings.api.host)
+    row = await connection.fetchrow(_SQL["paused"], settings.api.host, settings.api.egress or "")
     if row is None or row["paused_at"] is None or row["paused_after"] >= configured:
         return ok("rate", f"the API accepts the configured {counted(configured, 'request')} per minute")
     taken = counted(row["paused_after"], "request")

@@ -52,6 +52,21 @@ async def test_concurrent_leases_stay_within_the_budget(database_url):
     assert 60 <= leases[3].wait_s <= 61
 
 
+async def test_each_address_has_a_budget_of_its_own(database_url):
+    pool = await create_pool(database_url, "cortex", size=1)
+    budgets = [Budget(pool, HOST, 5, egress=name) for name in ("nat-1", "nat-1", "nat-2", None, None)]
+    assert [(await budget.lease(4, 0.3)).granted for budget in budgets] == [4, 1, 4, 4, 1]
+    await budgets[0].pause(60)
+    assert [(await budget.lease(1, 0.3)).granted for budget in budgets] == [0, 0, 1, 0, 0]
+    await pool.close()
+
+
+async def test_requests_that_leave_late_are_counted_longer(database_url):
+    async with budget_of(database_url, 1) as budget:
+        await budget.lease(1, 0.3, 3.0)
+        assert (await budget.lease(1, 0.3)).wait_s >= 63
+
+
 async def test_simultaneous_leases_add_up(database_url):
     pool = await create_pool(database_url, "cortex", size=8)
     budget = Budget(pool, HOST, 100)
@@ -193,7 +208,7 @@ class Counted:
         self.budget, self.delay_s = budget, delay_s
         self.granted, self.valid_s = [], []
 
-    async def lease(self, want, valid_s):
+    async def lease(self, want, valid_s, lag_s=0.0):
         lease = await self.budget.lease(want, valid_s)
         self.granted.append(lease.granted)
         self.valid_s.append(valid_s)

@@ -1,9 +1,11 @@
 """The rate limiter of one process, with a window of one second."""
 
 import asyncio
+import time
+from dataclasses import dataclass
 from time import monotonic
 
-from etl.api.rate_limit import LocalLimiter
+from etl.api.rate_limit import LocalLimiter, SharedLimiter
 
 WINDOW_S = 1.0
 ALLOWED = 40
@@ -65,3 +67,45 @@ async def test_cancelled_task_takes_nothing_from_others():
     impatient.cancel()
     async with asyncio.timeout(2):
         await patient
+
+
+async def late(limiter):
+    """Let the event loop be busy after a request was allowed."""
+    await limiter.acquire()
+    asyncio.get_running_loop().call_soon(time.sleep, 0)
+    time.sleep(0.2)
+    await asyncio.sleep(0.01)
+
+
+async def test_request_that_left_late_counts_from_then():
+    limiter = LocalLimiter(2, window_s=1.0)
+    await late(limiter)
+    limiter._sent.clear()
+    started_at = monotonic()
+    await send(limiter, requests=3, tasks=1)
+    assert monotonic() - started_at >= 1.08  # a window and the lag, which is allowed for up to a twelfth of it
+
+
+@dataclass
+class Granted:
+    granted: int
+    wait_s: float
+    valid_until: float
+
+
+async def test_budget_is_told_how_late_requests_leave():
+    told = []
+
+    class Budget:
+        async def lease(self, want, valid_s, lag_s=0.0):
+            told.append(lag_s)
+            return Granted(1, 0.0, monotonic() + 10)
+
+        async def pause(self, seconds):
+            raise AssertionError
+
+    limiter = SharedLimiter(Budget())
+    await late(limiter)
+    await limiter.acquire()
+    assert told[0] == 0
+    assert told[1] >= 0.2

@@ -1,42 +1,42 @@
 -- name: lease
 -- Lease requests from the budget of one API host, or return how long to wait.
 --
--- $1 host, $2 requests wanted, $3 requests allowed in a window, $4 seconds of the window and its guard,
--- $5 seconds for which the lease is valid, $6 seconds of a slot.
--- Returns granted (0 to $2) and wait_s (seconds until more can be granted; 0 if any were). No row: unknown host.
+-- $1 host, $2 egress, $3 requests wanted, $4 requests allowed in a window, $5 seconds of the window and its guard,
+-- $6 seconds for which the lease is valid, $7 seconds of a slot.
+-- Returns granted (0 to $3) and wait_s (seconds until more can be granted; 0 if any were). No row: unknown host.
 --
 -- `granted_at` holds the times by which granted requests have been sent at the latest, rounded up to slots to keep the
--- arrays short; `granted` holds their number. An entry counts for $4 seconds from its time, so that only requests more
+-- arrays short; `granted` holds their number. An entry counts for $5 seconds from its time, so that only requests more
 -- than a window apart can exceed the limit together.
 -- The row is locked before the clock is read. Times far in the future (the clock was set back) are reduced, so that they
 -- do not block all requests until the clock has caught up.
 WITH budget AS MATERIALIZED (
     SELECT granted_at, granted, paused_until
     FROM etl_rate_budgets
-    WHERE host = $1
+    WHERE host = $1 AND egress = $2
     FOR UPDATE
 ),
 clock AS MATERIALIZED (
     SELECT budget.*, clock_timestamp() AS now FROM budget
 ),
 live AS MATERIALIZED (
-    SELECT least(entry.sent_by, clock.now + make_interval(secs => $4::float8)) AS sent_by, entry.requests
+    SELECT least(entry.sent_by, clock.now + make_interval(secs => $5::float8)) AS sent_by, entry.requests
     FROM clock, unnest(clock.granted_at, clock.granted) AS entry (sent_by, requests)
-    WHERE entry.sent_by + make_interval(secs => $4::float8) > clock.now
+    WHERE entry.sent_by + make_interval(secs => $5::float8) > clock.now
 ),
 balance AS MATERIALIZED (
     SELECT
         clock.now,
-        to_timestamp(ceil((extract(epoch FROM clock.now) + $5::float8::numeric) / $6::float8::numeric) * $6::float8::numeric) AS sent_by,
+        to_timestamp(ceil((extract(epoch FROM clock.now) + $6::float8::numeric) / $7::float8::numeric) * $7::float8::numeric) AS sent_by,
         greatest(extract(epoch FROM clock.paused_until - clock.now), 0) AS pause_s,
-        greatest($3::bigint - coalesce((SELECT sum(requests) FROM live), 0), 0) AS free,
-        coalesce((SELECT extract(epoch FROM min(sent_by) - clock.now) + $4::float8::numeric FROM live), 0) AS free_in_s
+        greatest($4::bigint - coalesce((SELECT sum(requests) FROM live), 0), 0) AS free,
+        coalesce((SELECT extract(epoch FROM min(sent_by) - clock.now) + $5::float8::numeric FROM live), 0) AS free_in_s
     FROM clock
 ),
 decision AS MATERIALIZED (
     SELECT
         balance.*,
-        CASE WHEN pause_s > 0 THEN 0 ELSE least($2::bigint, free) END::int AS requests
+        CASE WHEN pause_s > 0 THEN 0 ELSE least($3::bigint, free) END::int AS requests
     FROM balance
 ),
 entries AS MATERIALIZED (
@@ -56,7 +56,7 @@ SET
         WHEN decision.pause_s > 0 THEN least(budget.paused_until, decision.now + interval '10 minutes')
     END
 FROM decision
-WHERE budget.host = $1
+WHERE budget.host = $1 AND budget.egress = $2
 RETURNING
     decision.requests AS granted,
     CASE
@@ -68,18 +68,18 @@ RETURNING
 -- name: open
 -- Create the budget of an API host if it does not exist.
 --
--- $1 host.
-INSERT INTO etl_rate_budgets (host, granted_at, granted)
-VALUES ($1, '{}', '{}')
-ON CONFLICT (host) DO NOTHING
+-- $1 host, $2 egress.
+INSERT INTO etl_rate_budgets (host, egress, granted_at, granted)
+VALUES ($1, $2, '{}', '{}')
+ON CONFLICT (host, egress) DO NOTHING
 
 -- name: pause
 -- Pause all requests to an API host; a longer current pause is kept. Record the number of requests before the pause.
 --
--- $1 host, $2 seconds.
-INSERT INTO etl_rate_budgets AS budget (host, granted_at, granted, paused_until, paused_at, paused_after)
-VALUES ($1, '{}', '{}', clock_timestamp() + make_interval(secs => $2), clock_timestamp(), 0)
-ON CONFLICT (host) DO UPDATE SET
+-- $1 host, $2 egress, $3 seconds.
+INSERT INTO etl_rate_budgets AS budget (host, egress, granted_at, granted, paused_until, paused_at, paused_after)
+VALUES ($1, $2, '{}', '{}', clock_timestamp() + make_interval(secs => $3), clock_timestamp(), 0)
+ON CONFLICT (host, egress) DO UPDATE SET
     paused_until = greatest(budget.paused_until, excluded.paused_until),
     paused_at = excluded.paused_at,
     paused_after = coalesce((

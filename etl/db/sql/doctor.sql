@@ -43,7 +43,7 @@ ORDER BY is_stale DESC NULLS LAST, live.id;
 -- name: paused
 -- The last pause requested by an API host within a day, and the number of requests in the minute before.
 SELECT paused_at, paused_after FROM etl_rate_budgets
-WHERE host = $1 AND paused_at > now() - interval '1 day';
+WHERE host = $1 AND egress = $2 AND paused_at > now() - interval '1 day';
 
 -- name: reader
 -- Who the role is and what it may do with the runs of the schema $1. No USAGE of the schema, or no such table: nothing.
