@@ -62,6 +62,7 @@ CREATE TABLE etl_streams (
     listing_order      text,
     listing_status     text NOT NULL DEFAULT 'ALL',
     listing_origin     text NOT NULL DEFAULT 'ALL',
+    run_bytes          bigint,
     CONSTRAINT etl_streams_pkey PRIMARY KEY (app_id, workflow_id)
 );
 COMMENT ON TABLE etl_streams IS 'One row per stream: the run listing of one workflow as one app lists it.';
@@ -92,6 +93,19 @@ COMMENT ON COLUMN etl_streams.listing_status IS
     'Filter by status with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
 COMMENT ON COLUMN etl_streams.listing_origin IS
     'Filter by origin with which the listing was last read; api_count counts the runs that pass it. ALL: no filter.';
+COMMENT ON COLUMN etl_streams.run_bytes IS
+    'Average size of the runs that the last sync read, in bytes; null while unknown. Page sizes follow it.';
+
+CREATE TABLE etl_page_sizes (
+    app_id    text        NOT NULL,
+    page_size integer     NOT NULL,
+    tried_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT etl_page_sizes_pkey PRIMARY KEY (app_id)
+);
+COMMENT ON TABLE etl_page_sizes IS 'One row per app whose listings have shown the largest page that the API gives.';
+COMMENT ON COLUMN etl_page_sizes.app_id IS 'App in the settings.';
+COMMENT ON COLUMN etl_page_sizes.page_size IS 'Largest number of runs on a page.';
+COMMENT ON COLUMN etl_page_sizes.tried_at IS 'When that showed. After 7 days larger pages are tried again.';
 
 CREATE TABLE etl_queue (
     sync_id     bigint  NOT NULL,

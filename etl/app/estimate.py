@@ -16,6 +16,7 @@ from etl.decode.items import digest
 from etl.errors import RecordError
 from etl.events import ignore
 from etl.normalize.normalizer import Normalizer
+from etl.sync.listing import paging_of
 from etl.sync.stream import reconcile_is_due
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ async def make_plan(
         clients = await open_clients(stack, settings, wanted, warehouse.leases, listener)
         streams: list[StreamId] = []
         for app in wanted:
-            found, _ = await find_streams(app, clients[app.id], None, listener, size=settings.api.page_size)
+            found, _ = await find_streams(app, clients[app.id], None, listener, size=settings.api.usual_page_size)
             streams += found
         places = asyncio.Semaphore(settings.api.concurrency)
 
@@ -115,7 +116,10 @@ async def _plan_stream(
     )
     page = await client.probe_count(*stream, size=_SAMPLE, status=api.status, origin=api.origin)
     ours, count = await store.count(), page.count or 0
-    pages = max(1, -(-count // api.page_size))
+    known = state.page_size or api.usual_page_size  # it is not known whether the API gives larger pages
+    paging = paging_of(api.page_size, known, state.run_bytes)
+    size = min(paging.size, paging.fit)
+    pages = max(1, -(-count // size))
     missing = max(0, count - ours)
     if mode == "backfill" or not state.backfill_done:
         # All pages, and one more request to see whether the head changed meanwhile.
@@ -124,7 +128,7 @@ async def _plan_stream(
         work, requests = "reconcile", pages + (pages > 1)
     else:
         open_runs = len(await store.open_runs())
-        work, requests = "sync", max(1, -(-missing // api.page_size)) + open_runs
+        work, requests = "sync", max(1, -(-missing // size)) + open_runs
     each = _rows_of(stream, page)
     rows = None if each is None else round(missing * each)
     return StreamPlan(*stream, work, page.count, ours, requests, missing, rows)

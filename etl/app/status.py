@@ -79,7 +79,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
         dict(last) if last is not None else None,
         pause["paused_until"],
         pause["now"],
-        settings.api.page_size,
+        settings.api.usual_page_size,
     )
 
 

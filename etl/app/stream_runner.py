@@ -22,9 +22,10 @@ from etl.events import BatchLoaded, Notice, StreamFinished
 from etl.normalize.normalizer import Normalizer
 from etl.normalize.quarantine import abridge_of
 from etl.normalize.redaction import redactor_of
+from etl.plan.paging import head_size
 from etl.sync import Outcome, StreamSync
 from etl.sync.intake import Intake, Tally
-from etl.sync.listing import Listing
+from etl.sync.listing import Listing, paging_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,10 +166,11 @@ class StreamRunner:
         listing = Listing(
             self._clients[stream.app_id],
             stream,
-            size=api.page_size,
+            paging=paging_of(api.page_size, store.state.page_size, store.state.run_bytes),
             window=api.concurrency,
             status=api.status,
             origin=api.origin,
+            head=head_size(store.state.run_bytes) if api.page_size == "auto" else api.page_size,
         )
         intake = Intake(store, normalizer, self._listener, listing=listing, window=task.window)
         intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed

@@ -158,7 +158,7 @@ class Invocation:
     ) -> list[StreamId]:
         """Find the streams asked for; an app whose workflows cannot be listed gets an outcome of its own, `APP/*`."""
         pool = None if self._dry_run else warehouse.pool
-        redactor, size = redactor_of(self._settings.payloads), self._settings.api.page_size
+        redactor, size = redactor_of(self._settings.payloads), self._settings.api.usual_page_size
         found = await discover(self._apps, clients, pool, self._listener, size=size, redactor=redactor)
         if pool is not None:
             await record_discovery(pool, self._settings, self._apps, found)

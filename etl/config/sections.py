@@ -32,6 +32,9 @@ Origin = Literal["ALL", "WORKFLOW", "TRIGGER", "RECORD", "TEST", "ENDPOINT", "WE
 Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED", "FAILED"]
 ShippedRule = Literal["daily_spend", "failure_rate", "stuck_runs", "unknown_values"]
 
+MAX_PAGE_SIZE = 10_000
+"""The largest number of runs that a page may be set to have."""
+
 _SHORTEST_SALT = 16  # characters
 _LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL truncates longer names silently
 _HOST = re.compile(r"[^\W_]([\w-]{0,61}[^\W_])?(\.[^\W_]([\w-]{0,61}[^\W_])?)*\.?")
@@ -234,6 +237,18 @@ def check_id(value: str) -> str:
     return value
 
 
+def check_page_size(value: object) -> object:
+    """Return `auto` or a number of runs.
+
+    Raises:
+        ValueError: the value is neither.
+    """
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if number == "auto" or (isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MAX_PAGE_SIZE):
+        return number
+    raise ValueError(f"auto, or a number from 1 to {MAX_PAGE_SIZE:,}")
+
+
 def check_workflows(value: object) -> object:
     """Return `all` or a list of different ids.
 
@@ -364,6 +379,7 @@ ProxyUrl = Annotated[
     BeforeValidator(check_proxy),
     PlainSerializer(lambda url: mask_credentials(url.get_secret_value()), when_used="json"),
 ]
+PageSize = Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)], BeforeValidator(check_page_size)]
 Key = Annotated[SecretStr, BeforeValidator(check_key)]
 Hook = Annotated[SecretStr, BeforeValidator(check_hook)]
 Identifier = Annotated[str, AfterValidator(check_id)]
@@ -383,7 +399,7 @@ class ApiSettings(Section):
     key_file: File | None = None
     requests_per_minute: Whole = Field(default=500, ge=1, le=100_000)
     concurrency: Whole = Field(default=8, ge=1, le=64)
-    page_size: Whole = Field(default=100, ge=1, le=10_000)
+    page_size: PageSize = "auto"
     timeout_s: Seconds = Field(default=60, gt=0, le=3600)
     origin: Origin = "ALL"
     status: Status = "ALL"
@@ -395,6 +411,11 @@ class ApiSettings(Section):
     def host(self) -> str:
         """Host and port of the API, as in its URL: what a request budget is kept for."""
         return urlsplit(self.base_url).netloc
+
+    @property
+    def usual_page_size(self) -> int:
+        """The page size of short listings, and of the first look at longer ones."""
+        return 100 if self.page_size == "auto" else self.page_size
 
 
 class DatabaseSettings(Section):

@@ -26,6 +26,7 @@ _BOOKKEEPING = (
     "etl_shared_syncs",
     "etl_alert_rules",
     "etl_app_errors",
+    "etl_page_sizes",
     "etl_rejects",
     "etl_rate_budgets",
     "etl_settings",

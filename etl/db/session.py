@@ -34,7 +34,7 @@ _ENDING_PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A row of `etl_streams`, as found when the stream was locked."""
+    """A row of `etl_streams`, as found when the stream was locked; `page_size` is what is known of the app's API."""
 
     fence: int
     watermark: datetime | None
@@ -45,6 +45,8 @@ class StreamState:
     api_count: int | None
     listing_order: str | None
     last_succeeded_at: datetime | None
+    run_bytes: int | None = None
+    page_size: int | None = None
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> StreamState:

@@ -313,10 +313,12 @@ class Store:
         order: Order | None,
         error: str | None,
         hint: str | None,
+        run_bytes: int | None = None,
+        page_size: int | None = None,
     ) -> None:
         """Record the state of the stream after a crawl that read it to its end.
 
-        `reconciled` is since when everything is compared.
+        `reconciled` is since when everything is compared, `page_size` the largest page that the API gives, if known.
 
         Raises:
             LockLostError: another process owns the stream.
@@ -324,9 +326,11 @@ class Store:
         if self.is_dry_run:
             return
         values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters, hint)
-        key = (*self.stream, self.state.fence)
+        key, values = (*self.stream, self.state.fence), (*values, run_bytes)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:
             raise LockLostError(f"another process has taken over the stream {self.stream}")
+        if page_size not in (None, self.state.page_size):
+            await self._pool.execute(_STATE["remember_page_size"], self.stream.app_id, page_size)
 
 
 async def empty_due_rejects(connection: Connection) -> None:

@@ -16,9 +16,6 @@ from etl.plan.paging import MAX_SIZE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OUT_OF_PLACE = 10
-"""In a sorted listing a run may stand a tenth of a page from its place, as one that takes long to be created does."""
-
 OVERLAPPING_ITEMS = 2 * MAX_SIZE
 """A page shows none that stand further up than so many items before it: it begins less than a page above its place."""
 

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 
 PageT = TypeVar("PageT")
 
+LARGEST = 1000
+"""The page size that is asked for first, where it is not set."""
+
+HEAD, SMALLEST_HEAD, HEAD_BYTES = 100, 20, 2 * 1024 * 1024
+"""So many runs are read first at the newest end, where usually none are new; fewer where they have more bytes."""
+
+OUT_OF_PLACE = 10
+"""In a sorted listing a run may stand a tenth of a page from its place, as one that takes long to be created does."""
+
 LINK = 2
 """How many runs neighbouring pages share: a single one may be shared by chance where a listing is shuffled."""
 
@@ -58,6 +67,11 @@ class Answer(NamedTuple, Generic[PageT]):
     total: int | None
     size: int | None = None
     token: str | None = None
+
+
+def head_size(run_bytes: int | None) -> int:
+    """Return how many runs to read first at the newest end, by their average size."""
+    return HEAD if not run_bytes else min(max(HEAD_BYTES // run_bytes, SMALLEST_HEAD), HEAD)
 
 
 def next_span(position: int, size: int, overlap: int = LINK, *, capped: bool = False) -> Span:
@@ -112,14 +126,16 @@ class Paging:
 
     Attributes:
         size: the largest page it gives.
+        known: the same, once the server has shown or said it.
         fit: how many runs make a page of about `FITTING_BYTES`, as far as pages have shown.
         capped: whether larger pages were refused.
-        proven: whether it gave a page of just the size asked for since then.
+        proven: whether it gave a page of just the size asked for since then, of about the largest size.
         aligned: whether pages cannot overlap, because it rounds sizes or pages by token.
         uneven: whether short pages stand among full ones, as where a server filters what it has cut into pages.
     """
 
     size: int
+    known: int | None = None
     fit: int = MAX_SIZE
     capped: bool = False
     proven: bool = False
@@ -140,10 +156,15 @@ class Paging:
             return Span(position // size + 1, size)
         return next_span(position, size, overlap, capped=capped or (self.capped and size == self.size))
 
+    @property
+    def distance(self) -> int:
+        """How many places a run may stand from where its time belongs in a sorted listing."""
+        return min(self.size, HEAD) // OUT_OF_PLACE
+
     def lower(self, size: int) -> None:
         """Ask for no page of this size any more, as the server refuses it."""
-        self.size, self.capped = min(self.size, next((step for step in SIZES if step < size), 1)), True
-        self.proven = False
+        self.known = self.size = min(self.size, next((step for step in SIZES if step < size), 1))
+        self.capped, self.proven = True, False
 
     def weigh(self, items: int, size: int) -> None:
         """Learn from a page of `size` bytes how many runs a page should have; it grows to twice as many at most."""
@@ -162,9 +183,12 @@ class Paging:
             # One that gave less than asked before, and nothing as asked since, rounds.
             if answer.size > span.size or (self.capped and not self.proven and not is_first):
                 self.aligned = True
-            self.size, self.capped, self.proven = answer.size, True, False
+            self.known = self.size = answer.size
+            self.capped, self.proven = True, False
             return answer.size if is_first else 0
-        self.proven = self.proven or items == span.size
+        self.proven = self.proven or (items == span.size and 2 * span.size >= self.size)
+        if items == span.size >= LARGEST:
+            self.known = self.size
         if items > span.size:
             self.size, self.aligned = items, True
             return items if is_first else 0
@@ -172,5 +196,6 @@ class Paging:
         more = items > LINK if answer.total is None else items < answer.total
         if is_first and 0 < items < span.size and answer.size is None and more:
             self.size, self.capped = min(self.size, items), True
+            self.known = self.known if answer.total is None else self.size
             return items
         return span.size

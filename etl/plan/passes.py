@@ -7,7 +7,7 @@ from datetime import datetime  # noqa: TC003 - msgspec reads it when it decodes 
 from typing import TYPE_CHECKING, Any, Generic
 
 from etl.plan.order import Order
-from etl.plan.paging import LINK, MAX_SIZE, Answer, PageT, Paging, Span, link, meets
+from etl.plan.paging import HEAD, LINK, MAX_SIZE, Answer, PageT, Paging, Span, link, meets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,7 @@ class Pass(Generic[PageT]):
         last: the last items before `position`, where it ended; the first page must meet them.
         count: the count that came with them.
         tail: the position and the first items of a part that was read beforehand; the pass ends where it meets them.
+        head: bounds the size of the first page.
 
     Attributes:
         pages: how many pages were read in order.
@@ -85,6 +86,7 @@ class Pass(Generic[PageT]):
         last: Sequence[str] = (),
         count: int | None = None,
         tail: tuple[int, tuple[str, ...]] | None = None,
+        head: int = MAX_SIZE,
     ) -> None:
         self.paging = paging
         self.pages = self.repeats = 0
@@ -96,6 +98,7 @@ class Pass(Generic[PageT]):
         self.token: str | None = None
         self.tail = tail
         self._ahead = ahead
+        self._head = head
         self._queue: dict[Span, Answer[PageT] | None] = {}  # in their order, with the answers that came early
         self._repairs = 0
         self._bridges = False  # whether a page is to be read in front of the queue
@@ -120,7 +123,8 @@ class Pass(Generic[PageT]):
     def _next(self, position: int, overlap: int = LINK) -> Span:
         """Return the page to ask for from a position on: a smaller one where others could not be read."""
         refused = [span.size for span in self._refused if span.start <= position < span.end]
-        most = min((max(size // 4, LINK + 1) if size > LINK + 1 else 1 for size in refused), default=MAX_SIZE)
+        first = MAX_SIZE if self.pages else self._head
+        most = min((max(size // 4, LINK + 1) if size > LINK + 1 else 1 for size in refused), default=first)
         span = self.paging.next(position, overlap, most)
         if any(span.start <= other.start and other.end <= span.end for other in self._refused):
             return self.paging.next(position, overlap, most, capped=True)
@@ -256,8 +260,9 @@ class Pass(Generic[PageT]):
 
 def closing_pass(main: Pass[PageT], order: Order | None) -> Pass[PageT] | None:
     """Return the pass that reads the newest end again after everything else; None where the order does not tell it."""
+    head = HEAD if main.linked else MAX_SIZE  # where pages are not linked, whole ones are compared
     if order is Order.CREATED_ASC:
-        return Pass(main.paging, position=main.end, last=main.last, count=main.count)
+        return Pass(main.paging, position=main.end, last=main.last, count=main.count, head=head)
     if order is not None and order.newest_first:
-        return Pass(main.paging, tail=(0, main.first))
+        return Pass(main.paging, tail=(0, main.first), head=head)
     return None

@@ -72,7 +72,7 @@ class Evidence:
             count=look.count,
             counts=self.counts | look.counts,
             newest_linked=look.linked and (look.joined or look.tail is None),
-            newest_same=look.first == self.first,
+            newest_same=look.first[: len(self.first)] == self.first,
         )
 
 

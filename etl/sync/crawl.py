@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from etl.errors import PageTooLargeError
-from etl.plan.order import OUT_OF_PLACE, Order, OrderObserver, order_of, tie_ends
+from etl.plan.order import Order, OrderObserver, order_of, tie_ends
 from etl.plan.paging import Span, meets
 from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
 from etl.plan.verdict import Evidence, passes_allowed, verdict
@@ -114,7 +114,7 @@ class Crawl:
     async def _main_pass(self, resumed: Checkpoint | None) -> Pass[Page]:
         """Read the listing once, committing batch by batch."""
         # Where a window ends can only be told in a listing that is sorted without exception.
-        distance = 0 if self._window.is_bounded else self._listing.paging.size // OUT_OF_PLACE
+        distance = 0 if self._window.is_bounded else self._listing.paging.distance
         self._observer, self._first, self._last = OrderObserver(distance), (), ()
         start = resumed or Checkpoint(0)
         if resumed is None:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from etl.plan.lookback import head_is_read
-from etl.plan.order import OUT_OF_PLACE, Listed, Order, OrderObserver
+from etl.plan.order import Listed, Order, OrderObserver
 from etl.plan.paging import Span
 from etl.plan.passes import Pass
 from etl.plan.verdict import MAX_PASSES
@@ -32,17 +32,17 @@ async def read_head(
     if order is None or order is Order.NONE:
         return None
     by_day = order is Order.UPDATED_DESC and await store.has_bare_days()
-    distance = listing.paging.size // OUT_OF_PLACE
+    distance = listing.paging.distance
     for _ in range(MAX_PASSES):
         await intake.begin()
         items, observer = list[Listed](), OrderObserver(distance)
         if order.newest_first:
-            this: Pass[Page] = Pass(listing.paging)
+            this: Pass[Page] = Pass(listing.paging, head=listing.head)
             downwards = _from_the_top(listing, intake, this)
         else:
             # A third of a page above the old end: enough to link, and to see most of what the lookback asks for.
-            end = store.state.api_count or 0
-            this = Pass(listing.paging, position=max(end - listing.paging.size // 3, 0))
+            end, size = store.state.api_count or 0, min(listing.paging.size, listing.head)
+            this = Pass(listing.paging, position=max(end - size // 3, 0), head=size)
             downwards = _from_the_end(listing, intake, this)
         async with aclosing(downwards) as pages:
             async for page in pages:

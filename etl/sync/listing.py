@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from etl.api.pages import Page
 from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import REPLACEMENT
 from etl.errors import FatalError, NoDocumentError, NotFoundError, PageTooLargeError, TransientError
-from etl.plan.paging import Answer, Paging, Span
+from etl.plan.paging import LARGEST, MAX_SIZE, Answer, Paging, Span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -46,10 +47,11 @@ class Listing:
     Args:
         client: the source.
         stream: whose runs.
-        size: page size to ask for.
+        paging: how the server pages, as far as known.
         window: how many pages may be under way or waiting to be committed.
         status: filter.
         origin: filter.
+        head: how many runs to ask for first at the newest end.
 
     Attributes:
         paging: how the server pages.
@@ -61,26 +63,34 @@ class Listing:
         client: CortexClient,
         stream: StreamId,
         *,
-        size: int,
+        paging: Paging,
         window: int,
         status: str = "ALL",
         origin: str = "ALL",
+        head: int = MAX_SIZE,
     ) -> None:
-        self.paging = Paging(size)
+        self.paging = paging
+        self.head = head
         self.count: int | None = None
         self.window = window
+        self._items = self._bytes = 0
         self._largest = 0  # of the last pages, in bytes
         self._timeouts = 0  # in a row
         self._late = 0  # the size of the page that began the last row of them
         self._client = client
         self._stream = stream
-        self._size = size
         self._status, self._origin = status, origin
+
+    @property
+    def run_bytes(self) -> int | None:
+        """The average size of the runs read."""
+        return self._bytes // self._items if self._items else None
 
     def filtered(self, status: str) -> Listing:
         """Return the same listing through a status filter."""
+        paging = replace(self.paging, uneven=False)
         return Listing(
-            self._client, self._stream, size=self._size, window=self.window, status=status, origin=self._origin
+            self._client, self._stream, paging=paging, window=self.window, status=status, origin=self._origin
         )
 
     async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
@@ -96,6 +106,8 @@ class Listing:
         )
         self.count = page.count
         self.paging.weigh(len(page.items), page.bytes)
+        self._items += len(page.items)
+        self._bytes += page.bytes
         return page
 
     async def probe(self, place: int = 1) -> Page:
@@ -211,6 +223,22 @@ class Listing:
             return reading.refuse(span)
         self._timeouts, self._largest = 0, max(page.bytes, self._largest // 2)
         return reading.receive(span, answer_of(page))
+
+
+def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: int | None) -> Paging:
+    """Return how to page as long as no answer has told more.
+
+    Args:
+        page_size: the setting.
+        known: the largest page that the server gave to the app.
+        run_bytes: the average size of the stream's runs.
+    """
+    if page_size != "auto":
+        return Paging(page_size)
+    is_capped = known is not None and known < LARGEST
+    paging = Paging(known if known is not None and is_capped else LARGEST, capped=is_capped, proven=is_capped)
+    paging.weigh(1, run_bytes or 0)
+    return paging
 
 
 def answer_of(page: Page) -> Answer[Page]:

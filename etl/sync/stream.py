@@ -181,6 +181,8 @@ class StreamSync:
             order=self._order,
             error=error or None,
             hint=hint or None,
+            run_bytes=self._listing.run_bytes,
+            page_size=self._listing.paging.known,
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
 

@@ -11,6 +11,8 @@ from etl.api import client, transport
 from etl.sandbox.faults import Cap, Delay, lists_runs
 from etl.sandbox.responses import encode
 
+AUTO = {"page_size": "auto"}
+
 
 def lengthen(world, places, size):
     """Give the runs at some places of the listing an input of `size` bytes."""
@@ -68,7 +70,7 @@ async def test_run_too_large_to_keep_is_quarantined_alone(database_url, small_me
 async def test_server_may_cap_pages_in_any_way_and_change_its_mind(database_url, cap, how):
     world = one_stream(1200)
     async with trial(database_url, world) as t:
-        t.api = {"page_size": 1000, "timeout_s": 0.5}
+        t.api = {"page_size": 1000, "timeout_s": 1 if how == "hangs" else 60}
         t.sandbox.faults.cap = Cap(cap, how)
         await t.agrees()
         world.delete_run(world.listing(WORKFLOW)[700]["id"])
@@ -82,7 +84,7 @@ async def test_server_may_cap_pages_in_any_way_and_change_its_mind(database_url,
 async def test_server_may_lower_its_cap_while_a_listing_is_read(database_url, how):
     world = one_stream(1500)
     async with trial(database_url, world) as t:
-        t.api = {"page_size": 250, "timeout_s": 0.5}
+        t.api = {"page_size": 250, "timeout_s": 1 if how == "hangs" else 60}
 
         def lower(_path, _query, number):
             if number in (4, 9):
@@ -101,3 +103,60 @@ async def test_pages_that_come_too_late_are_replaced_by_smaller_ones_six_times_a
         assert [request.query["take"] for request in t.sandbox.requests] == ["100", "25", "6", "3", "1", "1"]
         t.sandbox.faults.rules.clear()
         await t.agrees()
+
+
+def takes(t, since=0):
+    """Return the page sizes of the requests for runs."""
+    return [int(each.query["take"]) for each in t.sandbox.requests[since:] if "take" in each.query]
+
+
+@pytest.mark.parametrize("cap", [50, 100, 250, 1000])
+@pytest.mark.parametrize("how", ["told", "silent", "refused", "hangs"])
+async def test_largest_pages_are_found_and_remembered(database_url, cap, how):
+    world = one_stream(2300)
+    async with trial(database_url, world) as t:
+        t.api = AUTO | {"timeout_s": 1 if how == "hangs" else 60}
+        t.sandbox.faults.cap = Cap(cap, how)
+        await t.agrees()
+        assert takes(t)[0] == 1000
+        known = await t.connection.fetchval("SELECT page_size FROM etl_page_sizes")
+        assert known <= (cap if how != "hangs" else 1000)  # which takes longer to find where pages hang
+        before = len(t.sandbox.requests)
+        await t.agrees("reconcile")
+        asked = takes(t, before)
+        assert max(asked) <= known
+        if how != "hangs":  # where a slow test may run out of time as well
+            assert cap / 2 < known
+            assert len(asked) <= 1.3 * 2300 / known + 3
+        await t.connection.execute("UPDATE etl_page_sizes SET tried_at = now() - interval '8 days'")
+        before = len(t.sandbox.requests)
+        t.sandbox.faults.cap = None
+        await t.agrees("reconcile")
+        assert takes(t, before)[0] == 1000, "larger pages are tried again"
+        assert await t.connection.fetchval("SELECT page_size FROM etl_page_sizes") == 1000
+
+
+async def test_idle_sync_asks_for_one_small_page(database_url):
+    world = one_stream(1500)
+    async with trial(database_url, world) as t:
+        t.api = AUTO
+        await t.agrees()
+        before = len(t.sandbox.requests)
+        assert await t.requests_of() == 1
+        assert takes(t, before) == [100]
+        for _ in range(600):
+            world.create_run(WORKFLOW)
+        before = len(t.sandbox.requests)
+        await t.agrees()
+        assert takes(t, before)[:2] == [100, 1000], "what the first page does not cover is read in large ones"
+
+
+async def test_head_page_is_smaller_where_runs_are_long(database_url):
+    world = one_stream(120)
+    lengthen(world, range(120), 60_000)
+    async with trial(database_url, world) as t:
+        t.api = AUTO
+        await t.agrees()
+        before = len(t.sandbox.requests)
+        assert await t.requests_of() == 1
+        assert 20 <= takes(t, before)[0] < 40

@@ -28,6 +28,7 @@ SCHEMA = "cortex"
 _TABLES = """SELECT string_agg(format('%I', table_name), ', ') FROM information_schema.tables
 WHERE table_schema = $1 AND table_type = 'BASE TABLE' AND table_name <> 'etl_migrations'"""
 APP, WORKFLOW = "app_1", "wf_1"
+PAGES = {"page_size": 100}  # so that requests can be counted
 
 
 def one_stream(runs: int = 0, *, seed: int = 1, **fields: Any) -> World:
@@ -116,7 +117,7 @@ class Trial:
 
     @property
     def settings(self) -> Settings:
-        api = {"base_url": self.sandbox.url, "key": self.sandbox.key, "requests_per_minute": 100_000} | self.api
+        api = {"base_url": self.sandbox.url, "key": self.sandbox.key, "requests_per_minute": 100_000} | PAGES | self.api
         by_app: dict[str, list[str]] = {}
         for workflow in self.world.workflows.values():
             for app in self.apps or (workflow["app"]["id"],):
@@ -233,7 +234,7 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     """Start the command with the API and the warehouse of a trial."""
     settings = trial.settings
     config = {
-        "api": {"base_url": trial.sandbox.url, "requests_per_minute": 100_000} | trial.api,
+        "api": {"base_url": trial.sandbox.url, "requests_per_minute": 100_000} | PAGES | trial.api,
         "database": {"url": trial.url, "schema": SCHEMA} | trial.database,
         "apps": [{"id": app.id, "workflows": app.workflows} for app in settings.apps],
         "sync": trial.sync,

@@ -39,7 +39,7 @@ def test_empty_file_has_the_documented_defaults(write, text: str) -> None:
         settings.api.page_size,
         settings.api.timeout_s,
     )
-    assert numbers == (500, 8, 100, 60)
+    assert numbers == (500, 8, "auto", 60)
     assert (settings.api.origin, settings.api.status, settings.api.verbose) == ("ALL", "ALL", True)
     assert (settings.database.url, settings.database.schema_name, settings.database.auto_migrate) == (
         None,

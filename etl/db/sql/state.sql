@@ -41,7 +41,9 @@ RETURNING
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
     CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at
+    api_count, listing_order, last_succeeded_at, run_bytes,
+    (SELECT page_size FROM etl_page_sizes AS known
+     WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
 
 -- name: end_holder
 -- End the session that holds an advisory lock: one whose connection this process lost.
@@ -59,8 +61,10 @@ SELECT
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
     CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at
-FROM etl_streams
+    api_count, listing_order, last_succeeded_at, run_bytes,
+    (SELECT page_size FROM etl_page_sizes AS known
+     WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
+FROM etl_streams AS streams
 WHERE app_id = $1 AND workflow_id = $2
 
 -- name: clock
@@ -115,9 +119,14 @@ SET watermark = greatest(watermark, $4),
     last_hint = $12,
     last_error_at = CASE WHEN $9::text IS NULL THEN last_error_at ELSE now() END,
     listing_status = $10,
-    listing_origin = $11
+    listing_origin = $11,
+    run_bytes = coalesce($13, run_bytes)
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
+
+-- name: remember_page_size
+INSERT INTO etl_page_sizes (app_id, page_size) VALUES ($1, $2)
+ON CONFLICT (app_id) DO UPDATE SET page_size = excluded.page_size, tried_at = excluded.tried_at
 
 -- name: compare_again
 -- Streams that succeeded whose counts differ after all, because what another stream loaded since has moved runs of theirs:
