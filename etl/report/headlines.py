@@ -155,7 +155,7 @@ def durations(found: Sequence[WorkflowSummary], period_days: int) -> str:
         return title
     when = "on the last day" if period_days == 1 else f"in the last {period_days} days"
     longest = max(each.periods[0].p95_s for each in late)
-    whose = f"{late[0].label}" if len(late) == 1 else f"{len(late)} workflows"
+    whose = f"{late[0].label}" if len(late) == 1 else f"{formatting.count(len(late))} workflows"
     return (
         f"{title}; {when}, the 95th percentile of {whose} rose far above the usual, up to {formatting.seconds(longest)}"
     )

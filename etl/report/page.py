@@ -246,7 +246,11 @@ def _workflows(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
         )
         for each in ranked
     ]
-    notes = [f"{_MAX_CARDS} of {len(found)} workflows; the table lists more."] if len(found) > _MAX_CARDS else []
+    notes = (
+        [f"{_MAX_CARDS} of {formatting.count(len(found))} workflows; the table lists more."]
+        if len(found) > _MAX_CARDS
+        else []
+    )
     if facts.span.period_days > 1:
         notes.append(f"Each point covers {facts.span.period_days} days.")
     if any(each.versions[1:] for each in ranked):
