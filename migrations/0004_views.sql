@@ -685,16 +685,27 @@ END;
 COMMENT ON FUNCTION shell_word IS 'Quotes a word for a POSIX shell, where it needs quotes.';
 
 CREATE VIEW sync_health AS
-WITH holders AS MATERIALIZED (
+WITH live AS MATERIALIZED (
+    SELECT id, backend_pid,
+        mode || format(' %s (process %s on %s, since %s)', id, pid, host,
+            to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) AS name
+    FROM live_syncs
+),
+holders AS MATERIALIZED (
     SELECT
         locks.key,
-        coalesce(
-            max(live.mode || format(' %s (process %s on %s, since %s)', live.id, live.pid, live.host,
-                to_char(live.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))),
-            format('another command (PostgreSQL process %s)', max(locks.backend_pid))) AS name
+        coalesce(max(live.name), format('another command (PostgreSQL process %s)', max(locks.backend_pid))) AS name
     FROM etl_locks AS locks
-    LEFT JOIN live_syncs AS live ON live.backend_pid = locks.backend_pid
+    LEFT JOIN live ON live.backend_pid = locks.backend_pid
     GROUP BY locks.key
+),
+queued AS MATERIALIZED (
+    SELECT app_id, queue.workflow_id, max(live.name) AS name
+    FROM etl_queue AS queue
+    JOIN live ON live.id = queue.sync_id
+    CROSS JOIN LATERAL unnest(queue.app_ids) AS apps (app_id)
+    WHERE queue.outcomes IS NULL
+    GROUP BY app_id, queue.workflow_id
 )
 SELECT
     streams.app_id,
@@ -703,7 +714,7 @@ SELECT
     health.state,
     CASE
         WHEN health.state = 'retired' THEN NULL
-        WHEN health.state = 'loading' AND holders.key IS NOT NULL THEN 'Wait for the invocation that loads it.'
+        WHEN health.state = 'loading' AND holder.name IS NOT NULL THEN 'Wait for the invocation that loads it.'
         WHEN health.state IN ('new', 'loading', 'failing') AND failure.hint IS NOT NULL THEN failure.hint
         WHEN health.state = 'new' THEN 'Run: cortex-etl sync'
         WHEN health.state = 'loading' THEN format('Run: cortex-etl backfill --workflow %s', shell_word(streams.workflow_id))
@@ -736,7 +747,7 @@ SELECT
                 to_char(streams.last_succeeded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))
         END
     END AS blocker,
-    holders.name AS held_by,
+    holder.name AS held_by,
     streams.last_succeeded_at,
     counts.accounted_for,
     (
@@ -753,6 +764,8 @@ LEFT JOIN etl_app_errors AS app ON app.app_id = streams.app_id
 LEFT JOIN holders ON holders.key = hashtextextended(concat_ws(
     E'\n', (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_streams'::regclass),
     'stream', streams.app_id, streams.workflow_id), 0)
+LEFT JOIN queued ON queued.app_id = streams.app_id AND queued.workflow_id = streams.workflow_id
+CROSS JOIN LATERAL (SELECT coalesce(queued.name, holders.name) AS name) AS holder
 CROSS JOIN LATERAL (
     SELECT
         coalesce(app.last_error, streams.last_error) AS error,
@@ -763,7 +776,7 @@ CROSS JOIN LATERAL (
     SELECT CASE
         WHEN NOT streams.requested THEN 'retired'
         WHEN NOT streams.backfill_done AND streams.backfill_cursor IS NULL AND counts.accounted_for = 0
-            AND holders.key IS NULL THEN 'new'
+            AND holder.name IS NULL THEN 'new'
         WHEN NOT streams.backfill_done THEN 'loading'
         WHEN streams.api_count <> counts.accounted_for THEN 'incomplete'
         WHEN failure.error IS NOT NULL THEN 'failing'
@@ -798,7 +811,8 @@ COMMENT ON COLUMN sync_health.quarantined IS 'Number of its runs in quarantine (
 COMMENT ON COLUMN sync_health.last_error IS 'Message of the last failure; null after a success.';
 COMMENT ON COLUMN sync_health.last_error_at IS 'When the last failure occurred.';
 COMMENT ON COLUMN sync_health.blocker IS 'What keeps the stream from being complete; null where it is complete or retired.';
-COMMENT ON COLUMN sync_health.held_by IS 'The invocation that holds the stream at this moment: process, host, and since when it runs; null where none does.';
+COMMENT ON COLUMN sync_health.held_by IS
+    'The invocation that reads the stream at this moment or has it in its queue: process, host, and since when it runs; null where none does.';
 COMMENT ON COLUMN sync_health.last_succeeded_at IS
     'When a sync of the stream last ended with the counts of the API and the warehouse in agreement.';
 COMMENT ON COLUMN sync_health.accounted_for IS

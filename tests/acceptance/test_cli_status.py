@@ -84,7 +84,7 @@ async def test_refused_key_makes_every_stream_failing(at_work) -> None:
         workflows, "failing"
     )
     for each in status.json["streams"]:
-        assert (each["last_error"], each["hint"]) == (ended.json["error"], ended.json["hint"])
+        assert (each["last_error"], each["hint"]) == (status.json["last_sync"]["error"], ended.json["hint"])
     running.faults.clear()
     assert (await command("sync", "--quiet")).code == 0
     assert (await command("status")).code == 0

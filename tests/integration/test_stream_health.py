@@ -21,6 +21,7 @@ from etl.app import run_sync, status_report
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import create_pool
 from etl.db.health import record_requested
+from etl.db.queue import Queue
 from etl.db.session import Session
 from etl.db.statements import statements
 from etl.errors import TRY_LATER
@@ -92,6 +93,20 @@ async def test_stream_is_loading_while_an_invocation_holds_it(warehouse: asyncpg
     assert tuple(row) == ("new", None)
     assert await warehouse.fetchval("SELECT status FROM etl_syncs") == "running"
     assert await warehouse.fetchval("SELECT status FROM sync_history") == "interrupted"
+
+
+async def test_stream_in_the_queue_of_an_invocation_is_loading(
+    warehouse: asyncpg.Connection, database_url: str
+) -> None:
+    await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w')")
+    session = await Session.open(database_url, SCHEMA)
+    sync_id = (await session.start_sync("backfill"))["id"]
+    await Queue(session, sync_id, "me").fill([StreamId("a", "w")])
+    row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
+    assert row["state"] == "loading"
+    assert row["held_by"].startswith(f"backfill {sync_id} (process ")
+    await session.close()
+    assert tuple(await warehouse.fetchrow("SELECT state, held_by FROM sync_health")) == ("new", None)
 
 
 async def test_row_locked_by_a_commit_is_left_to_the_next_sync(
