@@ -1,11 +1,15 @@
 """Promise 4: runs created or removed while pages are read are neither lost nor duplicated."""
 
+from collections.abc import Container
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
 from sync_trials import WORKFLOW, Stir, one_stream, trial
 
+from etl.decode.items import peek_id
 from etl.sandbox.faults import Headers, lists_runs
+from etl.sandbox.responses import Response
 
 ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
 
@@ -251,3 +255,33 @@ async def test_run_removed_while_reading_is_marked_gone(database_url, concurrenc
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == await t.connection.fetchval(
             "SELECT count(DISTINCT id) FROM runs"
         )
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Runs that a listing counts, but does not show."""
+
+    ids: Container[str]
+    count: int
+
+    def apply(self, response: Response) -> None:
+        """Leave them out."""
+        if response.items is not None:
+            response.items[:] = [raw for raw in response.items if peek_id(raw) not in self.ids]
+            response.headers["pagination-count"] = str(self.count)
+
+
+async def test_incomplete_pass_marks_only_runs_that_were_asked_for(database_url):
+    """Even where the few that a complete pass would ask for are gone indeed."""
+    world = one_stream(120)
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        hidden = [run["id"] for run in world.listing(WORKFLOW)][:80]
+        gone = {*hidden[:10], *hidden[10::8]}
+        for run_id in gone:
+            world.delete_run(run_id)
+        t.sandbox.faults.on(lists_runs, Hidden(frozenset(hidden), 120))
+        assert (await t.run("reconcile")).status == "partial"
+        rows = await t.connection.fetch("SELECT id FROM runs WHERE gone_at IS NOT NULL")
+        assert {row["id"] for row in rows} <= gone
+        assert len(rows) > 10
