@@ -94,6 +94,9 @@ def k8s(
     *,
     every: EveryOption = timedelta(minutes=10),
     image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="Container image.")] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=1000, help="Let so many pods share each sync.")
+    ] = 1,
 ) -> None:
     """Print a Kubernetes CronJob that runs the sync with these settings.
 
@@ -108,7 +111,8 @@ def k8s(
             hint="Set database.url to a PostgreSQL server that the cluster can reach.",
         )
     image = image or f"cortex-etl:{__version__}"
-    call.out.raw(kubernetes_manifest(every, image=image, config=made.config, environment=made.environment))
+    files = {"config": made.config, "environment": made.environment}
+    call.out.raw(kubernetes_manifest(every, image=image, workers=workers, **files))
 
 
 def _installation(call: Invocation, log: Path | None) -> Installation:

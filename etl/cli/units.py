@@ -151,7 +151,7 @@ def _refuse_control_characters(text: str, place: str) -> None:
         )
 
 
-def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environment: Path) -> str:
+def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environment: Path, workers: int = 1) -> str:
     """Return a CronJob with settings from a ConfigMap and secrets from a Secret; its comments say how to create both.
 
     Args:
@@ -159,6 +159,7 @@ def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environme
         image: the container image.
         config: local settings file, for the ConfigMap.
         environment: local `.env` file, for the Secret.
+        workers: number of pods that share each sync.
 
     Raises:
         SettingsError: cron cannot express the interval, the image name is invalid, or a path has control characters.
@@ -172,7 +173,16 @@ def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environme
         image=image,
         config=shlex.quote(str(config)),
         environment=shlex.quote(str(environment)),
+        shares="".join(f"\n      {line}" for line in _shares(workers)),
+        join=" --join cortex-etl" if workers > 1 else "",
     )
+
+
+def _shares(workers: int) -> list[str]:
+    """Return what makes a Job one of several pods."""
+    if workers == 1:
+        return []
+    return ["completionMode: Indexed", f"completions: {workers}", f"parallelism: {workers}"]
 
 
 def _filled(name: str, **values: str) -> str:

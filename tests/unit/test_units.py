@@ -196,6 +196,16 @@ def test_log_that_systemd_cannot_name(end: str) -> None:
         systemd_units(replace(HERE, log=Path(f"/var/log/x{end}")), timedelta(minutes=10))
 
 
+def test_pods_that_share_each_sync_are_copies_with_one_name() -> None:
+    files = {"config": HERE.config, "environment": HERE.environment}
+    one, four = (kubernetes_manifest(timedelta(hours=1), image="x", workers=n, **files) for n in (1, 4))
+    assert "--join" not in one
+    assert "Indexed" not in one
+    job = yaml.safe_load(four)["spec"]["jobTemplate"]["spec"]
+    assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 4, 4)
+    assert "cortex-etl sync --join cortex-etl --config" in job["template"]["spec"]["containers"][0]["command"][-1]
+
+
 def test_kubernetes_manifest() -> None:
     text = kubernetes_manifest(
         timedelta(hours=1), image="registry.example/cortex-etl:1.0", config=HERE.config, environment=HERE.environment
