@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -62,3 +63,12 @@ async def _ask(ctx: typer.Context, subject: str) -> Values:
             return [tuple(row) for row in await connection.fetch(statements("completion")[subject])]
         finally:
             await connection.close()
+
+
+AppOption = Annotated[
+    list[str] | None, typer.Option("--app", metavar="ID", help="Select this app; repeatable.", autocompletion=apps)
+]
+WorkflowOption = Annotated[
+    list[str] | None,
+    typer.Option("--workflow", metavar="ID", help="Select this workflow; repeatable.", autocompletion=workflows),
+]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from etl.cli.completion import AppOption, WorkflowOption
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
-from etl.cli.syncing import AppOption, WorkflowOption
 from etl.cli.target import DemoOption, readable_settings
 from etl.errors import EXIT_INCOMPLETE, EXIT_OK
 from etl.plurals import counted

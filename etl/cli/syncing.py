@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli.completion import apps, workflows
+from etl.cli.completion import AppOption, WorkflowOption
 from etl.cli.durations import at_least
 from etl.cli.invocation import Invocation, command
 from etl.cli.output import flush
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from etl.app import SyncSummary
     from etl.sync.stream import Mode
 
-AppOption = Annotated[
-    list[str] | None, typer.Option("--app", metavar="ID", help="Select this app; repeatable.", autocompletion=apps)
-]
-WorkflowOption = Annotated[
-    list[str] | None,
-    typer.Option("--workflow", metavar="ID", help="Select this workflow; repeatable.", autocompletion=workflows),
-]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, but write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary object on stdout.")]
 MetricsOption = Annotated[
