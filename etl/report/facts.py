@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 MAX_FAILURES = 20_000
 """Causes are counted of at most this many failed runs, the latest."""
 
+MIN_TIMED = 5
+"""Periods with fewer durations have no point in the curves."""
+
 _FRESH_DAYS = 7  # if the last run is older, the report ends with its day
-_PERIODS = ((31, 1), (100, 3), (10_000, 7))  # longest span, days of one point in its duration curves
+_PERIODS = ((14, 1), (100, 3), (10_000, 7))  # longest span, days of one point in its duration curves
 
 Row = TypeVar("Row")
 
@@ -74,7 +77,7 @@ class DailyRuns:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Durations of a workflow's runs in one period, numbered backwards from 0, or in total if `period` is None."""
+    """Durations of a workflow's completed and failed runs in one period, counted back from 0, or in total (None)."""
 
     workflow_id: str | None
     period: int | None
@@ -218,7 +221,7 @@ async def read_facts(connection: Connection, days: int) -> Facts:
         span=span,
         labels={row["id"]: row["label"] for row in await connection.fetch(statements("report")["labels"])},
         daily=await _rows(connection, DailyRuns, "daily", *bounds),
-        durations=await _rows(connection, Durations, "durations", *bounds, span.period_days),
+        durations=await _rows(connection, Durations, "durations", *bounds, span.period_days, MIN_TIMED),
         versions=await _rows(connection, VersionRuns, "versions", *bounds),
         models=await _rows(connection, DailyModel, "models", *bounds),
         steps=await _rows(connection, StepFacts, "steps", *bounds),

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from etl.report.aggregates import WorkflowSummary
     from etl.report.changes import Replacement, Shift
-    from etl.report.facts import Facts, FailureGroup, OpenRun, Span, Stream
+    from etl.report.facts import Facts, OpenRun, Span, StepFacts, Stream
 
-MIN_RUNS = 20  # ended runs before a failure rate is ranked, and on both sides before two are compared
+MIN_RUNS = 20  # ended runs before a rate or a 95th percentile is mentioned, and on both sides before two are compared
 _MIN_DIFFERENCE = 0.02  # smallest difference of two rates that is mentioned
 _MIN_STEP_RUNS = 5  # runs of a step before it can be named the slowest
 _MOSTLY = 0.5  # share of a change that makes it mostly one part's
@@ -34,9 +34,9 @@ def runs(by_day: Mapping[date, Tally], span: Span, change: Shift | None, week: C
     found = _shifted("Runs", change, _number) if change else _steady("Runs", amounts, _number)
     if not found:
         found = formatting.count(total.runs, "run") + f" in {formatting.count(len(span.days), 'day')}"
-    if (changed := rate_change(week)) and week:
+    if (changed := rate_change(week, weekly=True)) and week:
         word = "rose" if (week.since.failure_rate or 0) > (week.before.failure_rate or 0) else "fell"
-        found += f"; the failure rate {word} {changed} in the last week"
+        found += f"; the failure rate {word} {changed}"
     elif total.failure_rate is not None:
         found += f"; {_rate_of(total, 'them')} failed"
     bad = {day: each for day, each in by_day.items() if each.ended >= MIN_RUNS}
@@ -81,7 +81,7 @@ def _rate_of(total: Tally, everything: str) -> str:
     return f"{rate} of {everything if rate == formatting.percent(total.failed / total.runs) else 'those that ended'}"
 
 
-def rate_change(change: Change | None) -> str:
+def rate_change(change: Change | None, *, weekly: bool = False) -> str:
     """Describe a significant change of the failure rate; '' if there is none or there are too few runs."""
     if change is None or min(change.before.ended, change.since.ended) < MIN_RUNS:
         return ""
@@ -91,7 +91,8 @@ def rate_change(change: Change | None) -> str:
     chance = 2 * (pooled * (1 - pooled) * (1 / change.before.ended + 1 / change.since.ended)) ** 0.5
     if abs(since - before) < max(_MIN_DIFFERENCE, chance):
         return ""
-    return f"from {formatting.percent(before)} to {formatting.percent(since)}"
+    when = (" in the 7 days before", " in the last 7") if weekly else ("", "")
+    return f"from {formatting.percent(before)}{when[0]} to {formatting.percent(since)}{when[1]}"
 
 
 def spending(
@@ -156,8 +157,10 @@ def durations(found: Sequence[WorkflowSummary], period_days: int) -> str:
     when = "on the last day" if period_days == 1 else f"in the last {period_days} days"
     longest = max(each.periods[0].p95_s for each in late)
     whose = f"{late[0].label}" if len(late) == 1 else f"{formatting.count(len(late))} workflows"
+    number = formatting.count(sum(each.periods[0].runs for each in late), "run")
     return (
-        f"{title}; {when}, the 95th percentile of {whose} rose far above the usual, up to {formatting.seconds(longest)}"
+        f"{title}; {when}, the 95th percentile of {whose} ({number}) rose far above the usual, "
+        f"up to {formatting.seconds(longest)}"
     )
 
 
@@ -172,9 +175,12 @@ def slowdown(summary: WorkflowSummary) -> str:
 
 
 def _has_late_tail(summary: WorkflowSummary) -> bool:
-    """Whether the 95th percentile of the newest period is far above the usual one."""
+    """Whether the 95th percentile of the newest period, if it has enough runs, is far above the usual one."""
     usual = [each.p95_s for period, each in summary.periods.items() if period]
-    return 0 in summary.periods and len(usual) >= 3 and summary.periods[0].p95_s > _FAR * median(usual) > 0
+    latest = summary.periods.get(0)
+    if latest is None or latest.runs < MIN_RUNS or len(usual) < 3:
+        return False
+    return latest.p95_s > _FAR * median(usual) > 0
 
 
 def workflow(summary: WorkflowSummary) -> str:
@@ -192,21 +198,18 @@ def workflow(summary: WorkflowSummary) -> str:
     return ". ".join([found, *changes]) + "."
 
 
-def failures(ranked: Sequence[WorkflowSummary], groups: Sequence[FailureGroup]) -> str:
-    """Name the workflow with the highest failure rate, and the most frequent error."""
+def failures(ranked: Sequence[WorkflowSummary], failing: Sequence[StepFacts]) -> str:
+    """Name the workflow with the highest failure rate, its failing step, and the one with most failures."""
     if not ranked:
         return "No runs failed"
-    worst = ranked[0]
-    found = f"{worst.label} fails most often: {formatting.percent(worst.total.failure_rate)} of its runs"
-    found += f" ({worst.total.failed:,} of {worst.total.ended:,})"
-    mine = [each for each in groups if each.workflow_id == worst.workflow_id and each.step_key]
-    if not mine:
+    worst, most = ranked[0], max(ranked, key=lambda each: each.total.failed)
+    rate = formatting.rate_with_numbers(worst.total.failed, worst.total.ended)
+    found = f"{worst.label} has the highest share of failed runs: {rate}"
+    step = next((each.step_key for each in failing if each.workflow_id == worst.workflow_id), None)
+    found += f", most often in {step}" if step else ""
+    if most is worst:
         return found
-    steps: dict[str, int] = {}
-    for each in mine:
-        steps[each.step_key or ""] = steps.get(each.step_key or "", 0) + each.runs
-    step = max(steps, key=lambda key: (steps[key], key))
-    return f"{found}, mostly in {step}" if steps[step] > sum(steps.values()) / 2 else f"{found}, most of all in {step}"
+    return f"{found}; {most.label} has the largest number: {most.total.failed:,} of {most.total.ended:,}"
 
 
 def slowest(facts: Facts) -> str:

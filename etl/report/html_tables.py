@@ -68,14 +68,15 @@ def workflows(found: Sequence[WorkflowSummary]) -> Table:
 
 
 def replacements(found: Sequence[Replacement]) -> Table:
-    """One row per day on which models of a workflow were replaced, in the order given."""
-    return _table("Replaced models", found[:_MAX_REPLACEMENTS], {
+    """One row per day on which models of a workflow were replaced, latest first; of the first ones given."""
+    ranked = sorted(found[:_MAX_REPLACEMENTS], key=lambda each: each.day, reverse=True)
+    return _table("Replaced models", ranked, {
         "Day": lambda each: Cell(formatting.day(each.day), each.day.toordinal()),
         "Workflow": lambda each: _text(each.summary.label),
         "-Version": lambda each: _text(f"v{each.version.version}" if each.version else None),
         "-Credits per run before": lambda each: _credit(each.credits_per_run and each.credits_per_run[0]),
-        "-Since": lambda each: _credit(each.credits_per_run and each.credits_per_run[1]),
-        "In all": lambda each: _credit(each.effect if each.credits_per_run else None, sign=True),
+        "-Per run since": lambda each: _credit(each.credits_per_run and each.credits_per_run[1]),
+        "Credits saved": lambda each: _credit(-each.effect if each.credits_per_run else None, sign=True),
         "Models": lambda each: _text(f"{', '.join(each.old)} → {', '.join(each.new)}", "long"),
     })  # fmt: skip
 
@@ -89,7 +90,7 @@ def steps(facts: Facts) -> Table:
         "Workflow": lambda each: _text(facts.label(each.workflow_id)),
         "-Type": lambda each: _text(each.type),
         "-Runs": lambda each: _count(each.runs),
-        "Failed": lambda each: _rate(each.failed, each.ended),
+        "-Failed": lambda each: _rate(each.failed, each.ended),
         "-Median": lambda each: _seconds(each.p50_s),
         "p95": lambda each: _seconds(each.p95_s),
         "-Credits": lambda each: _credit(each.credits),
@@ -128,7 +129,7 @@ def streams(facts: Facts) -> Table:
     return _table("Sync health", ranked[:_MAX_STREAMS], {
         "Workflow": lambda each: _text(facts.label(each.workflow_id)),
         "State": lambda each: _text(_state(each), "" if each.state == "complete" else "bad"),
-        "API count": lambda each: _count(each.api_count),
+        "-API count": lambda each: _count(each.api_count),
         "Warehouse": lambda each: _count(each.warehouse_count),
         "-Quarantined": lambda each: _count(each.quarantined),
         "Last read": lambda each: _ago(each.last_synced_at, facts.span.now),
@@ -152,7 +153,7 @@ def syncs(facts: Facts) -> Table:
         "-Duration": lambda each: _seconds(each.duration_s),
         "-Requests": lambda each: _count(each.requests),
         "New": lambda each: _count(each.runs_inserted),
-        "Changed": lambda each: _count(each.runs_updated),
+        "-Changed": lambda each: _count(each.runs_updated),
         "-Gone": lambda each: _count(each.runs_gone),
         "-Quarantined": lambda each: _count(each.rejects),
     })  # fmt: skip

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from etl import __version__
 from etl.report import aggregates, changes, formatting, headlines, html_tables, plots
 from etl.report.aggregates import Tally
-from etl.report.facts import MAX_FAILURES
+from etl.report.facts import MAX_FAILURES, MIN_TIMED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _STATUSES = {
     "PENDING": "var(--open)",
     "RUNNING": "var(--running)",
 }
-_OTHER_STATUSES = ("var(--c5)", "var(--c4)", "var(--rest)")  # the API may add values
+_OTHER_STATUSES = ("var(--c4)", "var(--c7)", "var(--rest)")  # the API may add values
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _notices(span: Span) -> list[str]:
     if (span.now - span.read_until).days:
         found.append(f"The last sync was {formatting.ago(span.read_until, span.now)}; later runs are missing.")
     if span.undated:
-        found.append(f"The daily plots omit {formatting.count(span.undated, 'run')} without created_at.")
+        found.append(f"Totals and daily plots leave out {formatting.count(span.undated, 'run')} without created_at.")
     return found
 
 
@@ -133,8 +133,8 @@ def _tiles(facts: Facts) -> list[Tile]:
         runs_note = f"{week.since.runs:,} in the last 7 days, {week.before.runs:,} in the 7 before"
         since, before = formatting.credit(week.since.credits), formatting.credit(week.before.credits)
         credits_note = f"{since} in the last 7 days, {before} in the 7 before"
-    if changed := headlines.rate_change(week):
-        failed_note += f"; {changed} in the last 7 days"
+    if changed := headlines.rate_change(week, weekly=True):
+        failed_note += f"; {changed}"
     number_open = facts.open_runs[0].open_in_all if facts.open_runs else 0
     oldest = headlines.open_runs(facts.open_runs).partition(", ")[2] or "none"
     complete = sum(each.state == "complete" for each in facts.streams)
@@ -144,7 +144,7 @@ def _tiles(facts: Facts) -> list[Tile]:
         Tile("Failed", formatting.percent(total.failure_rate), failed_note),
         Tile("Credits", formatting.credit(total.credits), credits_note),
         Tile("Open runs", f"{number_open:,}", oldest),
-        Tile("Complete", f"{complete} of {number}", "workflows match the API's count", bad=complete < number),
+        Tile("Workflows in sync", f"{complete} of {number}", "match the API's count", bad=complete < number),
     ]
 
 
@@ -165,7 +165,8 @@ def sections(facts: Facts) -> list[Section]:
     if facts.streams:
         title = headlines.streams(facts.streams, facts.span)
         tables = [html_tables.streams(facts), html_tables.syncs(facts)]
-        made.append(Section("health", "Sync health", title, tables=tables))
+        notes = ["The counts are of the runs that the API lists now, of all days, also those without created_at."]
+        made.append(Section("health", "Sync health", title, notes, tables=tables))
     return made
 
 
@@ -207,7 +208,7 @@ def _models(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     notes = _notes(facts.span, change) if plot else []
     notes.append("Steps that loop over several models are left out: the API does not split their credits.")
     if any(each.credits_per_run for each in replaced):
-        notes.append("In all: what the runs since then cost more or less than they would have cost before.")
+        notes.append("Credits saved: by the runs of the 28 days since then, or up to the next replacement.")
     name, tables = f"Credits per {plots.slot(facts.span)}, by model", [html_tables.replacements(replaced)]
     return Section("models", name, title, notes, plot, tables=tables)
 
@@ -222,7 +223,7 @@ def _notes(span: Span, change: Shift | None) -> list[str]:
     if span.last >= span.read_until.date():
         partial[span.last] = f"{formatting.day_month(span.read_until)} was read until {span.read_until:%H:%M}"
     if partial:
-        notes.append(f"Pale: partial {plots.slot(span)}{'s' * (len(partial) > 1)} ({'; '.join(partial.values())}).")
+        notes.append(f"Faded: partial {plots.slot(span)}{'s' * (len(partial) > 1)} ({'; '.join(partial.values())}).")
     return notes
 
 
@@ -251,10 +252,13 @@ def _workflows(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
         if len(found) > _MAX_CARDS
         else []
     )
-    if facts.span.period_days > 1:
-        notes.append(f"Each point covers {facts.span.period_days} days.")
+    notes.append(
+        f"Each point covers the completed and failed runs of {formatting.count(facts.span.period_days, 'day')}, "
+        f"if at least {MIN_TIMED}."
+    )
     if any(each.versions[1:] for each in ranked):
         notes.append("Dashed lines mark the first run of a version.")
+    notes.append("The table also counts runs that the API no longer lists.")
     title = headlines.durations(found, facts.span.period_days)
     tables = [html_tables.workflows(found)]
     return Section("workflows", "Durations, by workflow", title, notes, cards=cards, tables=tables)
@@ -281,7 +285,7 @@ def _failures(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
     notes = [f"The table lists the {len(facts.failures)} most frequent causes."] if len(facts.failures) == 50 else []
     if facts.failures and facts.failures[0].runs_in_all == MAX_FAILURES:
         notes.append(f"Causes of the latest {MAX_FAILURES:,} failed runs.")
-    title = headlines.failures(ranked, facts.failures)
+    title = headlines.failures(ranked, failing)
     cards, tables = [each for each in cards if each.bars], [html_tables.failures(facts)]
     return Section("failures", "Failures", title, notes, cards=cards, tables=tables)
 

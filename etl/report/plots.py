@@ -30,8 +30,7 @@ _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
 _LABEL_WIDTH = 48  # of the value axes of both panels, so that their days line up
 _LARGEST = 1e200  # larger numbers are cut to this, so that their sums stay finite
-_PALE = 0.45  # opacity of partial days
-_MIN_RUNS = 5  # of a period, before its median may stretch the axis of durations
+_FADED = 0.45  # opacity of partial days
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def slot(span: Span) -> str:
 
 
 def stacked(span: Span, series: Sequence[Series], unit: str, mark: date | None = None) -> Plot:
-    """Draw stacked bars per day or week; those that cover a partial day are pale.
+    """Draw stacked bars per day or week; those that cover a partial day are faded.
 
     Args:
         span: the days.
@@ -80,7 +79,7 @@ def stacked(span: Span, series: Sequence[Series], unit: str, mark: date | None =
     tips = []
     for first, last in periods:
         days = [first + timedelta(each) for each in range((last - first).days + 1)]
-        opacity = _PALE if partial.intersection(days) else 1
+        opacity = _FADED if partial.intersection(days) else 1
         high, lines = 0.0, []
         for index, each in enumerate(series):
             amount = float(sum(each.amounts.get(day, 0) for day in days))
@@ -186,11 +185,11 @@ def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
 
 
 def _limit(measured: Sequence[Durations]) -> float:
-    """Return the end of the axis of durations: one outlier does not stretch it, the median of several runs does."""
+    """Return the end of the axis of durations: one outlier does not stretch it, a median does."""
     tails = sorted(each.p95_s for each in measured)
     if not tails or tails[-1] <= 0:
         return 1
-    medians = (1.25 * each.p50_s for each in measured if each.runs >= _MIN_RUNS)
+    medians = (1.25 * each.p50_s for each in measured)
     return min(tails[-1], max(2 * tails[int(0.9 * (len(tails) - 1))], *medians, 0.001))
 
 

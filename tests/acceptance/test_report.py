@@ -154,6 +154,18 @@ async def test_numbers_match_the_warehouse(report, page, warehouse_of_report) ->
     assert f"{failed:,} run" in await page.run("document.querySelectorAll('.tile p')[1].textContent")
 
 
+async def test_tables_fit_narrow_screens_and_headings_stand_above_their_values(report, page) -> None:
+    for width in (360, 390):
+        await page.open(report, width=width)
+        wide = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
+        assert await page.run(f"{wide}.map(each => each.getAttribute('aria-label'))") == []
+        apart = """[...document.querySelectorAll('table')].flatMap(table => [...table.tHead.rows[0].cells].filter((th, i) => {
+            const td = table.tBodies[0].rows[0].cells[i].getBoundingClientRect(), side = th.matches('.number:not(.stack *)') ? 'right' : 'left';
+            return th.checkVisibility() && Math.abs(th.getBoundingClientRect()[side] - td[side]) > 1;
+        }).map(th => th.textContent))"""
+        assert await page.run(apart) == []
+
+
 async def test_contents_list_the_titles(report, page) -> None:
     await page.open(report, width=390)
     entries = await page.run("[...document.querySelectorAll('nav li')].map(each => each.textContent.trim())")
@@ -187,7 +199,7 @@ async def test_failing_workflows_are_in_the_order_of_the_title(report, page, war
         assert bar.startswith(row["workflow_name"])
         assert bar.endswith(f"({row['failed']} of {row['ended']})")
     title = await page.run("document.querySelector('#failures h2').textContent")
-    assert title.startswith(f"{rates[0]['workflow_name']} fails most often")
+    assert title.startswith(f"{rates[0]['workflow_name']} has the highest share of failed runs")
 
 
 async def test_axes_have_titles_and_numbers_are_right_aligned(report, page) -> None:
@@ -206,16 +218,16 @@ async def test_axes_have_titles_and_numbers_are_right_aligned(report, page) -> N
     assert await page.run(f"getComputedStyle({numbers}[0]).textAlign") == "right"
 
 
-async def test_partial_days_are_pale(report, page) -> None:
+async def test_partial_days_are_faded(report, page) -> None:
     await page.open(report, width=1400)
     bars = "[...document.querySelectorAll('#runs .wide .mark-rect path')]"
-    pale = f"{bars}.filter(each => Number(each.getAttribute('opacity')) < 1).map(each => each.getBoundingClientRect())"
+    faded = f"{bars}.filter(each => Number(each.getAttribute('opacity')) < 1).map(each => each.getBoundingClientRect())"
     area = "document.querySelector('#runs .wide path.background').getBoundingClientRect()"
     # The last day is that of the last run, long before the sync.
-    assert await page.run(f"{pale}.length") > 0
-    assert await page.run(f"(area => {pale}.every(each => each.right < area.left + 40))({area})")
+    assert await page.run(f"{faded}.length") > 0
+    assert await page.run(f"(area => {faded}.every(each => each.right < area.left + 40))({area})")
     note = await page.run("document.querySelector('#runs .note').textContent")
-    assert re.fullmatch(r"Pale: partial day \(\d+.\w+ begins with the first run, at \d\d:\d\d\)\.", note), note
+    assert re.fullmatch(r"Faded: partial day \(\d+.\w+ begins with the first run, at \d\d:\d\d\)\.", note), note
 
 
 async def test_versions_are_marked_at_their_first_run(report, page, warehouse_of_report) -> None:
@@ -381,17 +393,18 @@ async def test_axis_labels_are_readable(database_url, tmp_path, page, warehouse)
     await add_owners(warehouse, "wf")
     insert = """
         INSERT INTO runs (id, app_id, workflow_id, created_at, status, started_at, ended_at, own_credits)
-        SELECT $1 || i, 'app', 'wf', now() - i * interval '9 days', $1, now(), now() + interval '0.4 s', $2
+        SELECT $1 || i, 'app', 'wf', now() - i * $4::interval, $1, now(), now() + interval '0.4 s', $2
         FROM generate_series(1, $3) AS i"""
-    await warehouse.execute(insert, "PAUSED", 0, 3)
+    await warehouse.execute(insert, "PAUSED", 0, 3, timedelta(days=9))
     assert {"0", "1"} <= set(await labels())
     assert await page.run("document.querySelectorAll('#workflows svg').length") == 0  # no run has ended
-    await warehouse.execute(insert, "COMPLETED", 0.00001, 3)
+    await warehouse.execute(insert, "COMPLETED", 0.00001, 54, timedelta(hours=12))
     found = await labels()
     assert {"0", "1", "2", "0.00001", "0.2 s", "0.4 s"} <= set(found)
     assert not {"0.5", "1.5"} & set(found)
+    await warehouse.execute("DELETE FROM runs WHERE id LIKE 'COMPLETED%' AND substr(id, 10)::int > 5")
     await warehouse.execute("UPDATE runs SET created_at = now(), own_credits = 25")
-    await warehouse.execute(insert, "SKIPPED", 1, 1)
+    await warehouse.execute(insert, "SKIPPED", 1, 1, timedelta(days=9))
     await warehouse.execute("UPDATE runs SET own_credits = 1e300 WHERE status = 'SKIPPED'")
     assert "1e+200" in await labels()
     await warehouse.execute("UPDATE runs SET own_credits = 25, ended_at = started_at + interval '100 h'")
@@ -458,13 +471,32 @@ async def test_workflows_whose_names_begin_alike_are_labelled_with_their_ids(dat
     assert labels == {"Invoices (one)", "Invoices (two)", "Orders", f"{'x' * 40} (four)", f"{'x' * 40} (five)"}
 
 
+async def test_durations_are_those_of_enough_completed_and_failed_runs(database_url, tmp_path, warehouse) -> None:
+    await add_owners(warehouse, "wf")
+    await warehouse.execute(
+        """
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at)
+        SELECT 'run ' || day || status || i, 'app', 'wf', 'app', status, at, at,
+            at + CASE WHEN status IN ('COMPLETED', 'FAILED') THEN interval '8 s' ELSE interval '0 s' END
+        FROM generate_series(0, 9) AS day, generate_series(1, 4) AS i,
+            unnest(ARRAY['COMPLETED', 'FAILED', 'SKIPPED', 'CANCELLED']) AS status,
+            LATERAL (SELECT now() - day * interval '1 day' AS at)
+        WHERE day > 0 OR status <> 'COMPLETED'
+        """
+    )
+    html = (await written(database_url, tmp_path)).read_text().replace("\xa0", " ")
+    tips = re.search(r'<article>.*?data-tips="(.*?)"', html, re.DOTALL)[1].split("&#34;,&#34;")
+    assert ["median 8 s, p95 8 s" in each for each in tips] == [False] + [True] * 9  # the last day has 4 durations
+    assert "0 s" not in re.findall(r"median ([^,;]+)", html)
+
+
 async def test_one_outlier_does_not_flatten_the_durations(database_url, tmp_path, page, warehouse) -> None:
     await add_owners(warehouse, "wf")
     await warehouse.execute(
         """
         INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at)
         SELECT 'run ' || day || ' ' || i, 'app', 'wf', 'app', 'COMPLETED', at, at,
-            at + CASE WHEN day = 5 THEN interval '20 h' ELSE (8 + day % 5 + i) * interval '1 s' END
+            at + CASE WHEN day = 5 THEN interval '20 h' ELSE (4 + day / 3 % 5 * 2 + i) * interval '1 s' END
         FROM generate_series(0, 29) AS day, generate_series(1, 4) AS i, LATERAL (SELECT now() - day * interval '1 day' AS at)
         """
     )

@@ -16,7 +16,6 @@ from etl.report.facts import (
     DailyRuns,
     Durations,
     Facts,
-    FailureGroup,
     OpenRun,
     Span,
     StepFacts,
@@ -134,9 +133,11 @@ def test_runs_title() -> None:
     days = [Tally(20, 5, 1)] * 10
     assert runs_title(*days) == "Runs stayed at about 20 a day; 20 % of those that ended failed"
     assert runs_title(*days, week=change((10, 200), (40, 200))) == (
-        "Runs stayed at about 20 a day; the failure rate rose from 5.0 % to 20 % in the last week"
+        "Runs stayed at about 20 a day; the failure rate rose from 5.0 % in the 7 days before to 20 % in the last 7"
     )
-    assert runs_title(*days, week=change((40, 200), (10, 200))).endswith("fell from 20 % to 5.0 % in the last week")
+    assert runs_title(*days, week=change((40, 200), (10, 200))).endswith(
+        "fell from 20 % in the 7 days before to 5.0 % in the last 7"
+    )
 
 
 def test_a_day_with_unusual_runs_or_failures_is_named() -> None:
@@ -335,9 +336,11 @@ def test_titles_of_durations_without_versions() -> None:
     backwards = [replace(each, p95_s=-5.0) for each in steady]
     assert durations_title(timed=backwards) == "Invoices takes longest: median 10 s"
     assert durations_title(timed=late) == (
-        "Invoices takes longest: median 10 s; in the last 3 days, the 95th percentile of Invoices rose far above the "
-        "usual, up to 11 h 6 min"
+        "Invoices takes longest: median 10 s; in the last 3 days, the 95th percentile of Invoices (30 runs) rose far "
+        "above the usual, up to 11 h 6 min"
     )
+    few = [replace(each, runs=19) for each in late]
+    assert durations_title(timed=few) == "Invoices takes longest: median 10 s"
 
 
 def test_the_card_of_a_workflow_tells_what_its_versions_changed() -> None:
@@ -365,20 +368,15 @@ def test_steps_title() -> None:
 
 
 def test_failures_title() -> None:
-    ranked = workflows(facts(5, [daily(0), daily(1, "FAILED", 5)]))
-
-    def group(step_key: str | None, runs: int) -> FailureGroup:
-        return FailureGroup("a", step_key, "no", runs, runs, NOW, NOW, [1], "r")
-
-    title = "Invoices fails most often: 33 % of its runs (5 of 15)"
+    rows = [daily(0), daily(1, "FAILED", 5), daily(0, workflow="b", runs=100), daily(1, "FAILED", 6, "b")]
+    invoices, b = sorted(workflows(facts(5, rows)), key=lambda each: each.label)
+    share = "Invoices has the highest share of failed runs: 33 % (5 of 15)"
+    failing = [replace(step("x", failed=4), workflow_id="b"), step("ocr", failed=3), step("y", failed=2)]
     assert headlines.failures([], []) == "No runs failed"
-    assert said(headlines.failures(ranked, [group(None, 9)])) == title
-    assert (
-        said(headlines.failures(ranked, [group("ocr", 2), group("ocr", 2), group("x", 3)])) == f"{title}, mostly in ocr"
-    )
-    assert (
-        said(headlines.failures(ranked, [group("ocr", 2), group("x", 3), group("y", 2)]))
-        == f"{title}, most of all in x"
+    assert said(headlines.failures([invoices], [])) == share
+    assert said(headlines.failures([invoices], failing)) == f"{share}, most often in ocr"
+    assert said(headlines.failures([invoices, b], failing)) == (
+        f"{share}, most often in ocr; b has the largest number: 6 of 106"
     )
 
 

@@ -25,7 +25,8 @@ WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
 GROUP BY day, workflow_id, status
 
 -- name: durations
--- Durations of the runs of the days $1 to $2, per period of $3 days (numbered backwards from 0) and in total (null).
+-- Durations of the completed and failed runs of the days $1 to $2, in total (null) and per period of $3 days (numbered
+-- backwards from 0) with at least $4 of them. Skipped runs, and some cancelled ones, end as they start.
 SELECT
     workflow_id,
     period,
@@ -42,10 +43,11 @@ FROM (
         SELECT workflow_id, ($2::date - (created_at AT TIME ZONE 'UTC')::date) / $3::int AS period, duration_s
         FROM runs
         WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
+            AND status IN ('COMPLETED', 'FAILED') AND duration_s >= 0
     ) AS timed
-    WHERE duration_s IS NOT NULL
     GROUP BY GROUPING SETS ((workflow_id, period), (workflow_id))
 ) AS measured
+WHERE period IS NULL OR timed >= $4::int
 
 -- name: labels
 -- Labels of workflows: their names, with the id where those of several begin alike.
@@ -63,8 +65,9 @@ SELECT
     min(created_at) AS first_run,
     count(*) FILTER (WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) AS ended,
     count(*) FILTER (WHERE status = 'FAILED') AS failed,
-    count(duration_s) AS timed,
-    percentile_cont(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY duration_s) AS quartiles_s
+    count(duration_s) FILTER (WHERE status IN ('COMPLETED', 'FAILED')) AS timed,
+    percentile_cont(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY duration_s)
+        FILTER (WHERE status IN ('COMPLETED', 'FAILED')) AS quartiles_s
 FROM runs
 WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date AND version IS NOT NULL
 GROUP BY workflow_id, version
