@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from etl.api.pages import Page, read_document, read_page
 from etl.api.retry import BadRequestError, Retries, RetryPolicy, refusal, retry_after_s
-from etl.api.transport import MAX_RESPONSE_BYTES, PAGE_BYTES, Answer, RequestTimeoutError, Sending, Transport
+from etl.api.transport import MAX_RESPONSE_BYTES, PAGE_BYTES, RequestTimeoutError, Response, Sending, Transport
 from etl.config.network import Network
 from etl.errors import EtlError, FatalError, PageTooLargeError
 from etl.events import Listener, RateLimited, RequestRetried, RequestSent, ignore
@@ -170,7 +170,7 @@ class CortexClient:
         self,
         path: str,
         query: dict[str, str | int],
-        read: Callable[[Answer, str], _T],
+        read: Callable[[Response, str], _T],
         longest: int | None = None,
         *,
         once: bool = False,
@@ -208,7 +208,7 @@ class CortexClient:
                 self._listener(RequestRetried(path, retries.count, error.message, wait_s))
             await asyncio.sleep(pause.own_s)
 
-    async def _send(self, url: str, path: str, longest: int | None) -> Answer:
+    async def _send(self, url: str, path: str, longest: int | None) -> Response:
         """Send one request and report it, unless it was cancelled before the API could receive it."""
         if self._transport is None:
             raise RuntimeError("the client is not open: use it as an async context manager")
@@ -234,7 +234,7 @@ class CortexClient:
             error.args = (error.message,)
 
 
-def _accepted(answer: Answer, path: str) -> Answer:
+def _accepted(answer: Response, path: str) -> Response:
     """Return the answer if it is a success.
 
     Raises:

@@ -13,7 +13,7 @@ from etl.errors import NoDocumentError, TransientError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from etl.api.transport import Answer
+    from etl.api.transport import Response
 
 _http_date = lru_cache(maxsize=16)(http_date)  # many answers carry the same second
 
@@ -44,7 +44,7 @@ class Page:
         return sum(map(len, self.items))
 
 
-def read_page(answer: Answer, url: str, number: int, size: int) -> Page:
+def read_page(answer: Response, url: str, number: int, size: int) -> Page:
     """Read a page from the answer for `url`; `number` and `size` are those of the request.
 
     Raises:
@@ -65,7 +65,7 @@ def read_page(answer: Answer, url: str, number: int, size: int) -> Page:
     )
 
 
-def read_document(answer: Answer) -> bytes:
+def read_document(answer: Response) -> bytes:
     """Read the only document of a body, without white space around it.
 
     Raises:

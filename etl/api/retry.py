@@ -28,7 +28,7 @@ from etl.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from etl.api.transport import Answer
+    from etl.api.transport import Response
 
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
 _LONGEST_MESSAGE = 500  # characters of the API's own words
@@ -146,7 +146,7 @@ def _chance() -> float:
     return random()  # noqa: S311 - spreads load, keeps no secret
 
 
-def retry_after_s(answer: Answer, now: datetime) -> float | None:
+def retry_after_s(answer: Response, now: datetime) -> float | None:
     """Read the `Retry-After` header of an answer.
 
     Args:
@@ -178,7 +178,7 @@ def http_date(value: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def refusal(answer: Answer, path: str) -> EtlError:
+def refusal(answer: Response, path: str) -> EtlError:
     """Make the error for an answer other than 200, with the API's own words.
 
     The API always sends a body with 200, so another 2xx is worth a retry. A redirect is not followed: the key must not

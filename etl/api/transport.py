@@ -28,7 +28,7 @@ MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 """The largest body that is kept, decompressed."""
 
 MOST_ITEMS = 4
-"""A body of items that are too large to keep is read up to so many times that size."""
+"""A body of items that are too large to keep is read up to this many times that size."""
 
 PAGE_BYTES = 8 * 1024 * 1024
 """Of larger bodies one is read at a time, so that the bytes in flight are bounded."""
@@ -39,7 +39,7 @@ _BUFFER_BYTES = 256 * 1024  # pages are large; with aiohttp's 64 KiB the socket 
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A complete response. `headers` ignores case, `body` is decompressed, `received_at` is a `monotonic` reading.
 
     Of a body that is too large to keep, `items` are the elements of its list (a document counts as a list of one).
@@ -120,7 +120,7 @@ class Transport:
         """Close all connections."""
         await self._session.close()
 
-    async def get(self, url: str, sending: Sending, longest: int | None = None) -> Answer:
+    async def get(self, url: str, sending: Sending, longest: int | None = None) -> Response:
         """Send one request and read its answer, whatever its status.
 
         Args:
@@ -140,7 +140,7 @@ class Transport:
                 body = await self._read(response, longest)
                 items = body if isinstance(body, list) else None
                 kept = b"" if isinstance(body, list) else body
-                return Answer(response.status, response.headers, kept, monotonic(), items)
+                return Response(response.status, response.headers, kept, monotonic(), items)
         except TimeoutError:
             raise RequestTimeoutError(
                 f"no complete answer within {self._timeout_s:g} s", hint="Raise api.timeout_s or lower api.page_size."

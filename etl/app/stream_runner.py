@@ -167,7 +167,7 @@ class StreamRunner:
             self._clients[stream.app_id],
             stream,
             paging=paging_of(api.page_size, store.state.page_size, store.state.run_bytes),
-            window=api.concurrency,
+            concurrency=api.concurrency,
             status=api.status,
             origin=api.origin,
             head=head_size(store.state.run_bytes) if api.page_size == "auto" else api.page_size,

@@ -25,7 +25,7 @@ ROLL_UP_S = 10.0
 """How long changed days are rolled up at a time; the next invocation does the rest."""
 
 MANY_RUNS = 1000
-"""A workflow of which so many were loaded is rolled up at once, while others still load and leave PostgreSQL time."""
+"""After this many loaded runs a workflow is rolled up at once, while others still load and leave PostgreSQL time."""
 
 CONNECTIONS = 2
 """Connections that roll up side by side; none is opened for it."""

@@ -95,7 +95,7 @@ def k8s(
     every: EveryOption = timedelta(minutes=10),
     image: Annotated[str | None, typer.Option("--image", metavar="NAME", help="Container image.")] = None,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=1000, help="Let so many pods share each sync.")
+        int, typer.Option("--workers", metavar="N", min=1, max=1000, help="How many pods share each sync.")
     ] = 1,
 ) -> None:
     """Print a Kubernetes CronJob that runs the sync with these settings.

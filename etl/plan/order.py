@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OVERLAPPING_ITEMS = 2 * MAX_SIZE
-"""A page shows none that stand further up than so many items before it: it begins less than a page above its place."""
+"""A page repeats none of the items that stand further up than this: it begins less than a page above its place."""
 
 SURE_AFTER = 10
-"""So many dated items in a row stand in the same order by chance once in some million listings."""
+"""An order that this many dated items stand in is no accident: of shuffled listings, one in some million has it."""
 
 _A_DAY = timedelta(days=1) - timedelta(microseconds=1)
 

@@ -15,14 +15,13 @@ LARGEST = 1000
 """The page size that is asked for first, where it is not set."""
 
 HEAD, SMALLEST_HEAD, HEAD_BYTES = 100, 20, 2 * 1024 * 1024
-"""So many runs are read first at the newest end, where usually none are new; fewer where they have more bytes."""
+"""How many runs are read first at the newest end, where usually none are new; fewer if they have more bytes."""
 
 OUT_OF_PLACE = 10
 """In a sorted listing a run may stand a tenth of a page from its place, as one that takes long to be created does."""
 
 LINK = 2
 """How many runs neighbouring pages share: a single one may be shared by chance where a listing is shuffled."""
-
 
 MAX_SIZE = 10_000
 """The largest page that is asked for."""
@@ -34,7 +33,7 @@ FITTING_BYTES = 5 * 1024 * 1024
 """The bytes that a page should have: room is left for the next one to be larger, up to 8 MiB."""
 
 FEW, FEW_FITTING_BYTES = 12, 20 * 1024 * 1024
-"""So few runs may have more bytes."""
+"""A page of at most this many runs may have more bytes."""
 
 
 class Span(NamedTuple):

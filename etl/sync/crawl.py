@@ -125,7 +125,7 @@ class Crawl:
             self._intake.note_time(resumed.newest)
         reading: Pass[Page] = Pass(
             self._listing.paging,
-            ahead=self._listing.window,
+            ahead=self._listing.concurrency,
             position=start.position,
             first=start.first,
             last=start.last,

@@ -33,12 +33,11 @@ UNANSWERED_RUNS = 3
 REPEATED_PAGES = 5
 """How many full pages in a row may show nothing new: many runs created at once push a listing down by whole pages."""
 
-
 BYTES_AT_ONCE = 64 * 1024 * 1024
-"""So many bytes the pages of one listing may take that are under way or waiting to be committed."""
+"""How many bytes the pages of one listing may have that are under way or waiting to be committed."""
 
 TIMEOUTS = 6
-"""After so many requests in a row without an answer in time, whatever their size, reading a listing fails."""
+"""After this many requests in a row without an answer in time, whatever their size, reading a listing fails."""
 
 
 class Listing:
@@ -48,7 +47,7 @@ class Listing:
         client: the source.
         stream: whose runs.
         paging: how the server pages, as far as known.
-        window: how many pages may be under way or waiting to be committed.
+        concurrency: how many pages may be under way or waiting to be committed.
         status: filter.
         origin: filter.
         head: how many runs to ask for first at the newest end.
@@ -64,7 +63,7 @@ class Listing:
         stream: StreamId,
         *,
         paging: Paging,
-        window: int,
+        concurrency: int,
         status: str = "ALL",
         origin: str = "ALL",
         head: int = MAX_SIZE,
@@ -72,7 +71,7 @@ class Listing:
         self.paging = paging
         self.head = head
         self.count: int | None = None
-        self.window = window
+        self.concurrency = concurrency
         self._items = self._bytes = 0
         self._largest = 0  # of the last pages, in bytes
         self._timeouts = 0  # in a row
@@ -90,7 +89,7 @@ class Listing:
         """Return the same listing through a status filter."""
         paging = replace(self.paging, uneven=False)
         return Listing(
-            self._client, self._stream, paging=paging, window=self.window, status=status, origin=self._origin
+            self._client, self._stream, paging=paging, concurrency=self.concurrency, status=status, origin=self._origin
         )
 
     async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
@@ -126,8 +125,8 @@ class Listing:
             TransientError: there are more than `UNANSWERED_RUNS` without an answer.
         """
         unanswered = 0
-        for start in range(0, len(ids), self.window):
-            some = ids[start : start + self.window]
+        for start in range(0, len(ids), self.concurrency):
+            some = ids[start : start + self.concurrency]
             answers = dict(zip(some, await asyncio.gather(*map(self._run, some)), strict=True))
             yield answers
             for answer in answers.values():
@@ -201,7 +200,7 @@ class Listing:
     @property
     def _room(self) -> int:
         """How many pages may be under way or waiting, so that they take no more than `BYTES_AT_ONCE`."""
-        return min(self.window, max(1, BYTES_AT_ONCE // max(self._largest, 1)))
+        return min(self.concurrency, max(1, BYTES_AT_ONCE // max(self._largest, 1)))
 
     def _take(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
         """Give an answer to a pass; have smaller pages read in the place of one that cannot be read."""

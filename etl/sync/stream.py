@@ -129,7 +129,7 @@ class StreamSync:
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
         for status in sorted(_cheaper_to_list(unseen, self._listing.paging.size)):
             listing = self._listing.filtered(status)
-            async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.window))) as batches:
+            async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.concurrency))) as batches:
                 async for pages in batches:
                     # What else the page shows may not pass the filter of the settings.
                     asked_for = [_only(unseen, page) for page in pages]

@@ -14,7 +14,7 @@ from etl.api.retry import (
     refusal,
     retry_after_s,
 )
-from etl.api.transport import Answer
+from etl.api.transport import Response
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, NotFoundError, TransientError
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -39,7 +39,7 @@ NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 )
 def test_retry_after_in_seconds_and_as_a_date(value, date, seconds):
     headers = {"Retry-After": value, "Date": date}
-    answer = Answer(503, {name: text for name, text in headers.items() if text is not None}, b"", 0.0)
+    answer = Response(503, {name: text for name, text in headers.items() if text is not None}, b"", 0.0)
     assert retry_after_s(answer, NOON) == seconds
 
 
@@ -137,7 +137,7 @@ def test_a_long_message_is_shortened():
     ],
 )
 def test_status_codes_map_to_error_classes(status, body, kind):
-    error = refusal(Answer(status, {}, body, 0.0), "/apps/c")
+    error = refusal(Response(status, {}, body, 0.0), "/apps/c")
     assert type(error) is kind
     assert str(status) in error.message
     assert "/apps/c" in error.message
@@ -161,4 +161,4 @@ def test_status_codes_map_to_error_classes(status, body, kind):
     ],
 )
 def test_hints_of_refusals_name_what_was_refused(status, body, hint):
-    assert refusal(Answer(status, {}, body, 0.0), "/apps/c").hint == hint
+    assert refusal(Response(status, {}, body, 0.0), "/apps/c").hint == hint
