@@ -217,7 +217,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, limit: float) -> list
     )
     axis = _value_axis(_number_form(limit / unit), 3, f"datum.label + ' {name}'", room=_LABEL_WIDTH)
     base = _chart("durations").transform_calculate(shown=f"datum.y / {unit}")
-    over = base.transform_filter("datum.over")
+    over, early = base.transform_filter("datum.over"), f"datum.x < {sum(scale.domain) / 2}"
     at = {
         "x": alt.X("x:T", scale=scale, axis=days_axis),
         "y": alt.Y("shown:Q", scale=alt.Scale(domain=[0, limit / unit], nice=False), axis=axis, title=None),
@@ -226,7 +226,13 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, limit: float) -> list
     return [
         base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True)).encode(color=colour, **at),
         over.mark_point(shape="triangle-up", filled=True, size=70, opacity=1).encode(color=colour, **at),
-        over.mark_text(align="right", dx=-8, color="var(--tail)").encode(text="label:N", **at),
+        # On the side that has room, and below the legend.
+        over.mark_text(
+            align=alt.ExprRef(f"{early} ? 'left' : 'right'"),
+            dx=alt.ExprRef(f"{early} ? 8 : -8"),
+            baseline="top",
+            color="var(--tail)",
+        ).encode(text="label:N", **at),
     ]
 
 

@@ -490,17 +490,20 @@ async def test_durations_are_those_of_enough_completed_and_failed_runs(database_
     assert "0 s" not in re.findall(r"median ([^,;]+)", html)
 
 
-async def test_one_outlier_does_not_flatten_the_durations(database_url, tmp_path, page, warehouse) -> None:
+@pytest.mark.parametrize("days_ago", [5, 27])
+async def test_one_outlier_does_not_flatten_the_durations(database_url, tmp_path, page, warehouse, days_ago) -> None:
     await add_owners(warehouse, "wf")
     await warehouse.execute(
         """
         INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at)
         SELECT 'run ' || day || ' ' || i, 'app', 'wf', 'app', 'COMPLETED', at, at,
-            at + CASE WHEN day = 5 THEN interval '20 h' ELSE (4 + day / 3 % 5 * 2 + i) * interval '1 s' END
+            at + CASE WHEN day = $1 THEN interval '20 h' ELSE (4 + day / 3 % 5 * 2 + i) * interval '1 s' END
         FROM generate_series(0, 29) AS day, generate_series(1, 4) AS i, LATERAL (SELECT now() - day * interval '1 day' AS at)
-        """
+        """,
+        days_ago,
     )
     await page.open(await written(database_url, tmp_path), width=1400)
+    await assert_fits(page, 1400)
     texts = await page.run("[...document.querySelectorAll('#workflows svg text')].map(each => each.textContent)")
     assert any(re.fullmatch(r"Duration of runs, clipped at \d\d.s \(▲ longer\)", each) for each in texts), texts
     assert "20\xa0h" in texts
