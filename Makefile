@@ -8,7 +8,7 @@
 #   make dbt     run dbt on the sources that `cortex-etl dbt` writes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint lowest format docs bench bench-peer soak verify dbt picture wheel clean
+.PHONY: help demo test coverage lint lowest format generated docs bench bench-peer soak verify dbt picture wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -76,6 +76,11 @@ $(VENV)-docs/installed: $(VENV)/installed-dev
 	@$(VENV)/bin/uv venv -q --clear --python $(PYTHON) $(VENV)-docs
 	@VIRTUAL_ENV=$(VENV)-docs $(VENV)/bin/uv pip install -q --group docs
 	@touch $@
+
+generated: $(VENV)/installed-dev
+	@$(PYTHON) -m etl.dictionary > docs/warehouse.new && mv docs/warehouse.new docs/warehouse.md
+	@$(PYTHON) -m etl.config.schema > docs/config.new && mv docs/config.new docs/config.schema.json
+	@$(PYTHON) docs/structure.py
 
 docs: $(VENV)-docs/installed
 	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build

@@ -108,7 +108,8 @@ def render() -> str:
     rows.append(("all", *(sum(getattr(each, name) for each in measured) for name in Size.__slots__[1:])))
     lines = ["| part | files | lines | classes | lines of SQL |", "| --- | ---: | ---: | ---: | ---: |"]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    lines += ["", "| to add | touches, as an example does | files |", "| --- | --- | ---: |"]
+    heading = "| to add | files of an existing example, without tests, docs and the simulated API | |"
+    lines += ["", heading, "| --- | --- | ---: |"]
     for what, name in EXAMPLES:
         files = files_naming(name)
         lines.append(f"| {what} | `{name}`: {', '.join(f'`{each}`' for each in files)} | {len(files)} |")

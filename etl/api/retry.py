@@ -52,7 +52,7 @@ _REFUSALS: Mapping[int, tuple[type[FatalError], str]] = MappingProxyType(
         HTTPStatus.FORBIDDEN: (FatalError, "Give the key permission to read this app's runs."),
         HTTPStatus.NOT_FOUND: (
             NotFoundError,
-            "Check the ids under apps in the settings, and that the key is of that app.",
+            "Check the ids under apps in the settings, and that the key belongs to that app.",
         ),
         HTTPStatus.TOO_MANY_REQUESTS: (
             RateLimitedError,

@@ -178,14 +178,13 @@ async def _ask(settings: Settings, query: str) -> QueryResult:
 
 def _show_next_steps(out: Output) -> None:
     program = _program()
+    query = "SELECT day, sum(credits) AS credits FROM credits_daily GROUP BY day ORDER BY day DESC"
     lines = [
         "The data is kept. Query it:",
-        f'  {program} sql --demo "SELECT * FROM credits_daily ORDER BY day DESC LIMIT 20"',  # noqa: S608 -- to type
+        f'  {program} sql --demo "{query}"',
         f"  {program} status --demo --explain",
         "Your own runs, in a folder of their own:",
         f"  mkdir -p ~/cortex && cd ~/cortex && {program} init",
-        "  $EDITOR config.yaml        # set your app id",
-        "  export CORTEX_API_KEY=...",
         f"  {program} doctor && {program} sync",
     ]
     for line in lines:

@@ -77,6 +77,8 @@ def mcp(
 
     Its tools: `query` runs SQL, `describe` explains tables and columns, `examples` finds questions with their SQL.
 
+    Example: `cortex-etl mcp --rows 50`
+
     Example: `claude mcp add cortex -- cortex-etl --config ~/cortex/config.yaml mcp`
     """
     try:

@@ -149,10 +149,10 @@ def stdout_is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-async def stream(text: str) -> None:
+async def stream(text: str, *, is_escaped: bool = False) -> None:
     """Write data of the user to stdout like `Output.raw`, a piece at a time, so that a signal ends it soon."""
     sys.stdout.flush()
-    shown = visible_lines(text) if sys.stdout.isatty() else text
+    shown = visible_lines(text) if sys.stdout.isatty() and not is_escaped else text
     await write_pieces(sys.stdout.fileno(), shown.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
 
 

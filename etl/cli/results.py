@@ -37,7 +37,7 @@ async def write_result(query: Query, form: Form, output: Path | None) -> None:
         DatabaseError: the connection is lost.
     """
     if output is None:
-        await _write(query, form, stream)
+        await _write(query, form, partial(stream, is_escaped=form == "table"))
         return
     try:
         with replacing(output) as file:

@@ -58,7 +58,7 @@ def init(call: Invocation) -> None:
             create_private(dotenv, f"CORTEX_API_KEY={_dotenv_value(key)}\n")
     except OSError as error:
         raise cannot_write(path, error, hint="Choose another path with --config PATH.") from None
-    steps = [] if app_id else ["set your app id in it"]
+    steps = [] if app_id else [f"set your app id in {path}"]
     steps += [] if is_key_kept else [f"add CORTEX_API_KEY=... to {dotenv}" if key else "export CORTEX_API_KEY=..."]
     written = f"{path} and {dotenv}" if is_key_kept else str(path)
     call.out.line(f"Wrote {written}. Next: {', '.join([*steps, 'then ' if steps else ''])}run `cortex-etl doctor`.")

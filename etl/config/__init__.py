@@ -300,5 +300,5 @@ def _refuse_example(settings: Settings) -> None:
         if app.id == EXAMPLE_APP:
             raise SettingsError(
                 f"{settings.place('apps', index, 'id')}: apps[{index}].id: {EXAMPLE_APP} is the example's id",
-                hint="Replace it by the id of your app.",
+                hint="Replace it with the id of your app.",
             )

@@ -21,7 +21,9 @@ _CHANGED_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 def examine_secret_files(settings: Settings) -> Iterator[Check]:
     """Yield a warning for each file with secrets, and each of their folders, that is open to others."""
     with_secrets = {path.absolute() for path in settings.secret_files()}
-    others = {settings.data_dir.absolute()} | {path.parent for path in with_secrets}
+    others = {path.parent for path in with_secrets}
+    if not _belongs_to_server(settings.data_dir):
+        others.add(settings.data_dir.absolute())
     if settings.file is not None:
         others |= {settings.file.absolute(), settings.file.absolute().parent} - with_secrets
     checks = [_exposed(path, has_secret=path in with_secrets) for path in sorted(with_secrets | others)]
@@ -29,6 +31,14 @@ def examine_secret_files(settings: Settings) -> Iterator[Check]:
     yield from found
     if not found:
         yield ok("files", "nobody else can read the secrets or change the settings")
+
+
+def _belongs_to_server(folder: Path) -> bool:
+    """Tell whether root runs the command, and the embedded PostgreSQL an account to which the folder belongs."""
+    try:
+        return os.geteuid() == 0 and folder.stat().st_uid == (folder / "postgres").stat().st_uid
+    except OSError:
+        return False
 
 
 def _exposed(path: Path, *, has_secret: bool) -> Check | None:

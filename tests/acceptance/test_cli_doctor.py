@@ -375,5 +375,12 @@ async def test_settings_that_others_can_change(command, database_url) -> None:
         os.chown(path, 12345, 12345)
         assert (await files_found(command))[0][0] == "config.yaml belongs to another user, who can change it"
         os.chown(path, 0, 0)
+        server = command.folder / ".cortex-etl" / "postgres"
+        server.mkdir(parents=True)
+        os.chown(server.parent, 12345, 12345)
+        assert (await files_found(command))[0][0].endswith(".cortex-etl belongs to another user, who can change it")
+        os.chown(server, 12345, 12345)  # the account of the embedded server
+        assert [each["state"] for each in (await findings(command))["files"]] == ["ok"]
+        os.chown(path, 0, 0)
     path.chmod(0o646)
     assert await files_found(command) == [("others can change config.yaml", f"Run: chmod go-w {path}")]

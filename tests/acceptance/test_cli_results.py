@@ -11,13 +11,15 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
 import pytest
 from command_fixtures import Command
 
+PLAIN = {"NO_COLOR": "1", "TERM": "dumb"}
 HOSTILE = "a\x1b[31mb\x07\x9b1m\u202ec\r\nhint: d"
 
 
@@ -104,12 +106,18 @@ async def test_data_is_exact_in_a_pipe_and_harmless_on_a_terminal(asking, wareho
     assert "(1 row)" in await asyncio.to_thread(on_a_terminal, asking, "sql", query)  # a table by default
 
 
-def on_a_terminal(command: Command, *arguments: str) -> str:
-    """Return what a command prints on a terminal without colors."""
+async def test_headings_of_tables_are_bold_on_a_terminal(asking) -> None:
+    shown = await asyncio.to_thread(on_a_terminal, asking, "sql", "SELECT 1 AS one, 2 AS two", env={"TERM": "xterm"})
+    assert "\\x1b" not in shown
+    assert "\x1b[1m" in shown
+
+
+def on_a_terminal(command: Command, *arguments: str, env: Mapping[str, str] = MappingProxyType(PLAIN)) -> str:
+    """Return what a command prints on a terminal, by default one without colors."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "etl", *arguments], cwd=command.folder, stdin=theirs, stdout=theirs,
-        env=command._environment | {"NO_COLOR": "1", "TERM": "dumb"},
+        env=command._environment | dict(env),
     ):  # fmt: skip
         os.close(theirs)
         said = b""

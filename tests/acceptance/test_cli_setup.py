@@ -62,7 +62,9 @@ async def test_init_asks_on_a_terminal(command) -> None:
 
 async def test_init_without_answers_and_beside_another_env_file(command) -> None:
     code, shown = await command.on_terminal("init", answers=["", ""])
-    assert (code, "Next: set your app id in it, export CORTEX_API_KEY=..., then run" in shown) == (0, True), shown
+    assert (code, "Next: set your app id in config.yaml, export CORTEX_API_KEY=..., then run" in shown) == (0, True), (
+        shown
+    )
     assert (command.folder / "config.yaml").read_text() == starter()
     assert not (command.folder / ".env").exists()
     (command.folder / "config.yaml").unlink()

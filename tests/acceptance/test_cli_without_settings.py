@@ -75,7 +75,7 @@ async def test_the_examples_app_is_refused(command, words) -> None:
     ended = await command(*words)
     assert (ended.code, ended.out) == (2, ""), ended.err
     assert "apps[0].id: app_123 is the example's id" in ended.err
-    assert "hint: Replace it by the id of your app." in ended.err
+    assert "hint: Replace it with the id of your app." in ended.err
     assert contents(command.folder) == written
 
 

@@ -330,7 +330,7 @@ async def test_a_reconcile_is_due_after_its_time(sandbox: Any, warehouse: Any, d
     [
         pytest.param(Status(403), "Give the key permission to read this app's runs.", id="403"),
         pytest.param(
-            Status(404), "Check the ids under apps in the settings, and that the key is of that app.", id="404"
+            Status(404), "Check the ids under apps in the settings, and that the key belongs to that app.", id="404"
         ),
         pytest.param(Status(500), TRY_LATER, id="500"),
         pytest.param(HTML_OK, TRY_LATER, id="HTML"),

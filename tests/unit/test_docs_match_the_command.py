@@ -55,7 +55,7 @@ def test_settings_table_matches_the_settings() -> None:
         for path in all_keys(Settings)
         if path[0] not in sections or len(path) > 1
     }
-    assert documented == real
+    assert documented == real, "the table in docs/operations.md, section Settings, differs from the settings"
 
 
 def test_every_exit_code_is_documented() -> None:
