@@ -73,6 +73,7 @@ class Crawl:
         self._pass = self._met = 0
         self._probes: dict[Span, Page] = {}
         self._observer = OrderObserver()
+        self._is_sorted = False  # whether the pages that bisection has read show an order by creation
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
 
@@ -115,7 +116,7 @@ class Crawl:
         """Read the listing once, committing batch by batch."""
         # Where a window ends can only be told in a listing that is sorted without exception.
         distance = 0 if self._window.is_bounded else self._listing.paging.distance
-        self._observer, self._first, self._last = OrderObserver(distance), (), ()
+        self._observer, self._first, self._last, self._is_sorted = OrderObserver(distance), (), (), False
         start = resumed or Checkpoint(0)
         if resumed is None:
             with suppress(PageTooLargeError):  # the pass reads smaller pages, from the first one on
@@ -215,7 +216,8 @@ class Crawl:
         for place in sorted(probed):
             observer.watch(probed[place])
         is_sorted = observer.order is order and observer.is_settled and observer.is_by_creation
-        return spans[low - 1].end if low and is_sorted else 0
+        self._is_sorted = bool(low) and is_sorted
+        return spans[low - 1].end if self._is_sorted else 0
 
     async def _probe(self, span: Span) -> Sequence[Listed]:
         """Read a page before its turn; it is taken in when the pass comes to it."""
@@ -244,9 +246,10 @@ class Crawl:
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:
         """Return on which sides of the window a page stands, as far as the order of the listing is known for sure."""
-        if not self._observer.is_settled:
+        if not (self._observer.is_settled or self._is_sorted):
             return set()
-        return self._window.sides(items, self.order, by_creation=self._observer.is_by_creation)
+        by_creation = self._observer.is_by_creation or self._is_sorted
+        return self._window.sides(items, self.order, by_creation=by_creation)
 
     async def _settle_unseen(self) -> bool:
         """Look up the warehouse's runs that the pass did not meet; return whether it still counts as complete."""

@@ -82,9 +82,10 @@ COMMANDS = (
     ("schedule", "cron"),
     ("schedule", "systemd"),
     ("schedule", "k8s"),
+    ("dbt",),
 )  # fmt: skip
 SHOW_NOTHING_OF_THE_API = {"demo", "sandbox", "selftest", "config schema"}
-SHOWN_BY_ANOTHER_PROGRAM = {"psql"}
+SHOWN_BY_ANOTHER_PROGRAM = {"psql", "mcp"}
 
 
 def test_every_command_is_tried() -> None:

@@ -33,6 +33,8 @@ NEED_SETTINGS = [
     ["schedule", "cron"],
     ["schedule", "systemd"],
     ["schedule", "k8s"],
+    ["dbt"],
+    ["mcp"],
 ]
 NEED_NONE = {"demo", "init", "sandbox", "stop", "config schema"}
 TAKE_DEMO = [

@@ -413,19 +413,26 @@ async def test_open_run_that_cannot_be_found_is_not_green(database_url):
         assert await status_of(t, open_run) not in {"RUNNING", "PENDING"}
 
 
-async def test_window_loads_the_runs_created_in_it(database_url):
+@pytest.mark.parametrize("hours", [0, 3], ids=["in the order of creation", "out of it"])
+async def test_window_loads_the_runs_created_in_it(database_url, hours):
+    """Runs change in the order of their creation, or out of it, where a listing is sorted by creation for sure."""
     for order in ("created_desc", "created_asc", "updated_desc", "none"):
         world = one_stream()
         start = world.now
         for number in range(60):
-            moment = (start - timedelta(hours=60 - number)).isoformat()
-            world.create_run(WORKFLOW, created_at=moment, updated_at=moment)
+            moment = start - timedelta(hours=60 - number)
+            updated = moment + timedelta(hours=hours * (number % 2))
+            world.create_run(WORKFLOW, created_at=moment.isoformat(), updated_at=updated.isoformat())
         world.order = order
         async with trial(database_url, world) as t:
-            t.api = {"page_size": 4}
+            t.api = {"page_size": 3}
             summary = await t.run("backfill", since=start - timedelta(hours=30), until=start - timedelta(hours=10))
             assert summary.status == "succeeded"
             assert await t.connection.fetchval("SELECT count(*) FROM runs") == 20
+            for oldest, newest in ((62, 58), (2, 0)):  # at either end, so that few runs are read
+                window = {"since": start - timedelta(hours=oldest), "until": start - timedelta(hours=newest)}
+                summary = await t.run("backfill", **window)
+                assert (summary.status, summary.runs_inserted) == ("succeeded", 2), summary.error
             await t.agrees("backfill")
 
 
