@@ -80,6 +80,7 @@ $(VENV)-docs/installed: $(VENV)/installed-dev
 generated: $(VENV)/installed-dev
 	@$(PYTHON) -m etl.dictionary > docs/warehouse.new && mv docs/warehouse.new docs/warehouse.md
 	@$(PYTHON) -m etl.config.schema > docs/config.new && mv docs/config.new docs/config.schema.json
+	@$(PYTHON) -m etl.cli.reference > docs/commands.new && mv docs/commands.new docs/commands.md
 	@$(PYTHON) docs/structure.py
 
 docs: $(VENV)-docs/installed

@@ -86,7 +86,7 @@ async def test_command_lines_of_the_services_work_together(server, sandbox, tmp_
     syncing.send_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         await syncing.communicate()
-    assert syncing.returncode == 0
+    assert syncing.returncode in {0, 130}  # between two rounds, or still in the first one
     assert list(folder.iterdir()) == []
 
     source = yaml.safe_load(document["configs"]["datasource"]["content"])["datasources"][0]

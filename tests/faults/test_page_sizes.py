@@ -111,23 +111,21 @@ def takes(t, since=0):
 
 
 @pytest.mark.parametrize("cap", [50, 100, 250, 1000])
-@pytest.mark.parametrize("how", ["told", "silent", "refused", "hangs"])
+@pytest.mark.parametrize("how", ["told", "silent", "refused"])
 async def test_largest_pages_are_found_and_remembered(database_url, cap, how):
     world = one_stream(2300)
     async with trial(database_url, world) as t:
-        t.api = AUTO | {"timeout_s": 1 if how == "hangs" else 60}
+        t.api = AUTO
         t.sandbox.faults.cap = Cap(cap, how)
         await t.agrees()
         assert takes(t)[0] == 1000
         known = await t.connection.fetchval("SELECT page_size FROM etl_page_sizes")
-        assert known <= (cap if how != "hangs" else 1000)  # which takes longer to find where pages hang
+        assert cap / 2 < known <= cap
         before = len(t.sandbox.requests)
         await t.agrees("reconcile")
         asked = takes(t, before)
         assert max(asked) <= known
-        if how != "hangs":  # where a slow test may run out of time as well
-            assert cap / 2 < known
-            assert len(asked) <= 1.3 * 2300 / known + 3
+        assert len(asked) <= 1.3 * 2300 / known + 3
         await t.connection.execute("UPDATE etl_page_sizes SET tried_at = now() - interval '8 days'")
         before = len(t.sandbox.requests)
         t.sandbox.faults.cap = None
