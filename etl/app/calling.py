@@ -9,7 +9,7 @@ import msgspec
 
 from etl import __version__
 from etl.app.joining import POLL_S, Sharing
-from etl.app.progress import receiving
+from etl.app.notifications import receiving
 from etl.app.sync_invocation import Invocation, known_error
 from etl.app.worker import work_shift
 from etl.db.liveness import finish_commit

@@ -12,8 +12,8 @@ import msgspec
 from etl import __version__
 from etl.app.clients import open_clients
 from etl.app.joining import Sharing, refuse_other_terms
+from etl.app.notifications import Sender
 from etl.app.outcomes import Outcomes
-from etl.app.progress import Sender
 from etl.app.shift import STREAMS_AT_ONCE, Shift
 from etl.app.stream_runner import StreamRunner
 from etl.app.warehouse import open_warehouse

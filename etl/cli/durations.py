@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,7 +11,6 @@ from etl.config import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import timedelta
 
 
 def at_least(shortest: timedelta) -> Callable[[str], timedelta]:
@@ -26,3 +26,13 @@ def at_least(shortest: timedelta) -> Callable[[str], timedelta]:
         return found
 
     return parse
+
+
+def time_limit(what: str, *, default: str) -> Any:
+    """Return the option `--timeout` for the time limit of something; `default` as it is typed."""
+    return typer.Option(
+        parser=at_least(timedelta(milliseconds=1)),
+        show_default=default,
+        metavar="DURATION",
+        help=f"{what}: 30s, 5m, or a number of seconds.",
+    )

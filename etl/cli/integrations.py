@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli.durations import at_least
+from etl.cli.durations import time_limit
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
@@ -62,15 +62,7 @@ def mcp(
     call: Invocation,
     *,
     rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most rows of one answer.")] = 200,
-    timeout: Annotated[
-        timedelta,
-        typer.Option(
-            parser=at_least(timedelta(milliseconds=1)),
-            show_default="30s",
-            metavar="DURATION",
-            help="Time limit of one query: 30s, 5m, or a number of seconds.",
-        ),
-    ] = timedelta(seconds=30),
+    timeout: Annotated[timedelta, time_limit("Time limit of one query", default="30s")] = timedelta(seconds=30),
     demo: DemoOption = False,
 ) -> None:
     """Serve the warehouse to assistants, read-only, on stdin and stdout (Model Context Protocol).
@@ -82,7 +74,7 @@ def mcp(
     Example: `claude mcp add cortex -- cortex-etl --config ~/cortex/config.yaml mcp`
     """
     try:
-        from etl.assistant.server import Limits, serve
+        from etl.assistant.tools import Limits, serve
     except ImportError:
         raise SettingsError(
             "the server for assistants needs packages that are not installed",

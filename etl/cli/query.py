@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from etl.cli.completion import relations
-from etl.cli.durations import at_least
+from etl.cli.durations import time_limit
 from etl.cli.help import Command
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import flush, stdout_is_terminal, stdout_width
@@ -58,15 +58,7 @@ def sql(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file, once complete.")
     ] = None,
-    timeout: Annotated[
-        timedelta,
-        typer.Option(
-            parser=at_least(timedelta(milliseconds=1)),
-            show_default="5m",
-            metavar="DURATION",
-            help="Time limit in PostgreSQL: 30s, 5m, or a number of seconds.",
-        ),
-    ] = timedelta(minutes=5),
+    timeout: Annotated[timedelta, time_limit("Time limit in PostgreSQL", default="5m")] = timedelta(minutes=5),
     url: Annotated[
         bool, typer.Option("--url", help="Print the URL of the warehouse instead of running a query.")
     ] = False,

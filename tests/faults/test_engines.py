@@ -10,7 +10,7 @@ import pytest
 from command_fixtures import clean_environment
 from sync_trials import claimers, start, trial, workflows
 
-from etl.app.progress import _channel
+from etl.app.notifications import _channel
 from etl.config import EngineSettings
 from etl.engine.executors import open_executor
 from etl.errors import SettingsError
