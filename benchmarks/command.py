@@ -16,6 +16,7 @@ api:
   base_url: {base_url}
   key: sk-bench
   requests_per_minute: {requests_per_minute}
+  page_size: {page_size}
 database:
   url: {url}
 apps:
@@ -34,6 +35,7 @@ class Command:
     url: str
     app: str
     requests_per_minute: int = 100_000
+    page_size: int | str = "auto"
 
     def run(self, mode: str) -> Done:
         """Run `backfill`, `reconcile` or `sync`."""
@@ -42,6 +44,7 @@ class Command:
             _SETTINGS.format(
                 base_url=f"http://127.0.0.1:{self.port}",
                 requests_per_minute=self.requests_per_minute,
+                page_size=self.page_size,
                 url=self.url,
                 app=self.app,
                 reconcile_every="0",

@@ -31,6 +31,8 @@ from etl.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import asyncpg
 
     from etl.tables import Table
@@ -101,54 +103,38 @@ class Rows:
             self.versions.update({version.id: version for version in made.versions})
         self.rows = sum(len(rows) for batch in self.batches for rows in batch.values())
 
-    def ids(self, column: str) -> list[str]:
-        """Return what the runs refer to in a column."""
-        place = RUNS.names.index(column)
-        return sorted({run[place] for batch in self.batches for run in batch["runs"]} - {None})
-
 
 async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
-    """COPY rows into temporary tables and upsert them from there, batch by batch."""
+    """COPY rows straight into their tables, batch by batch: keys and indexes are kept, foreign keys are not checked."""
     rows = Rows(runs)
     pool = [await connect(url, SCHEMA) for _ in range(connections)]
     for each in pool:
         await prepare_to_load(each)
-    await pool[0].executemany("INSERT INTO apps (id) VALUES ($1)", [(each,) for each in rows.ids("workflow_app_id")])
-    await pool[0].executemany("INSERT INTO workflows (id) VALUES ($1)", [(each,) for each in rows.ids("workflow_id")])
-    versions = list(rows.versions.values())
-    for table, records in (
-        (WORKFLOW_VERSIONS, [version.row for version in versions]),
-        (WORKFLOW_STEPS, [row for version in versions for row in version.steps]),
-        (WORKFLOW_STEP_LINKS, [row for version in versions for row in version.links]),
-    ):
-        await pool[0].copy_records_to_table(table.name, columns=table.names, records=records)
+        await each.execute("SET session_replication_role = replica")
     pending = rows.batches[::-1]
     started, busy = perf_counter(), process_time()
-    await asyncio.gather(*(_write(connection, pending) for connection in pool))
+    await _write(
+        pool[0],
+        (
+            (WORKFLOW_VERSIONS, [version.row for version in rows.versions.values()]),
+            (WORKFLOW_STEPS, [row for version in rows.versions.values() for row in version.steps]),
+            (WORKFLOW_STEP_LINKS, [row for version in rows.versions.values() for row in version.links]),
+        ),
+    )
+    await asyncio.gather(*(_write_batches(connection, pending) for connection in pool))
     return {"seconds": perf_counter() - started, "cpu_s": process_time() - busy, "rows": rows.rows}
 
 
-async def _write(connection: asyncpg.Connection, pending: list[dict[str, list[Any]]]) -> None:
-    tables = (("runs", RUNS), *CHILDREN)
-    for name, table in tables:
-        columns = ", ".join(f'"{column}" {kind}' for column, kind in table.types.items())
-        await connection.execute(f"CREATE TEMPORARY TABLE staged_{name} ({columns}) ON COMMIT DELETE ROWS")
+async def _write_batches(connection: asyncpg.Connection, pending: list[dict[str, list[Any]]]) -> None:
     while pending:
         batch = pending.pop()
-        async with connection.transaction():
-            for name, table in tables:
-                await connection.copy_records_to_table(f"staged_{name}", columns=table.names, records=batch[name])
-                await connection.execute(_upsert(name, table))
+        await _write(connection, [(table, batch[name]) for name, table in (("runs", RUNS), *CHILDREN)])
 
 
-def _upsert(name: str, table: Table) -> str:
-    columns = ", ".join(f'"{column}"' for column in table.names)
-    changes = ", ".join(f'"{column}" = excluded."{column}"' for column in table.names if column not in table.key)
-    key = ", ".join(table.key)
-    return (
-        f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM pg_temp.staged_{name} "
-        f"ON CONFLICT ({key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
-    )
+async def _write(connection: asyncpg.Connection, tables: Iterable[tuple[Table, list[Any]]]) -> None:
+    async with connection.transaction():
+        for table, records in tables:
+            await connection.copy_records_to_table(table.name, columns=table.names, records=records)
 
 
 def main(what: str, *arguments: str) -> None:

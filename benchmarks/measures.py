@@ -111,7 +111,7 @@ def floors(bench: Bench) -> Iterator[Line]:
         rate = runs / result["seconds"]
         bench.rates["floor"] = max(rate, bench.rates.get("floor", 0))
         note = f"{result['rows'] / runs:.1f} rows per run"
-        what = f"floor: COPY + INSERT ON CONFLICT, {connections} connection{'s' if connections > 1 else ''}"
+        what = f"floor: plain COPY, {connections} connection{'s' if connections > 1 else ''}"
         yield Line(what, rate, result["seconds"], result["cpu_s"], server, note=note)
 
 
@@ -122,8 +122,8 @@ def lifecycle(bench: Bench) -> Iterator[Line]:
     done, server = _timed(bench, command, "backfill")
     _expect(done, "runs_inserted", runs)
     share = runs / done.summary["seconds"] / bench.rates["floor"]
-    note = f"{share:.2f} of the floor"
-    yield bench.line("backfill", done, runs, server, note=note, goal="≥ 0.70 of the floor", met=share >= 0.7)
+    note = f"{share:.2f} of plain COPY"
+    yield bench.line("backfill", done, runs, server, note=note, goal="≥ 0.65 of plain COPY", met=share >= 0.65)
     if runs >= 10_000:
         yield Line("backfill: memory", peak_mb=done.usage.peak_mb, goal="< 200 MB", met=done.usage.peak_mb < 200)
     done, server = _timed(bench, command, "reconcile")
@@ -143,7 +143,7 @@ def lifecycle(bench: Bench) -> Iterator[Line]:
     yield Line("sync, nothing new: memory", peak_mb=done.usage.peak_mb, goal="< 120 MB", met=done.usage.peak_mb < 120)
     arrivals = bench.control("requests", app)["arrivals"]
     start_up = min(each for each in arrivals if each > done.usage.started) - done.usage.started
-    yield Line("sync: start-up to the first request", seconds=start_up, goal="< 0.5 s", met=start_up < 0.5)
+    yield Line("sync: start-up to the first request", seconds=start_up, goal="< 0.3 s", met=start_up < 0.3)
     bench.control("change", app, 100)
     changed = runs // 20 // 100 * 20
     written = bench.cluster.written()
@@ -195,7 +195,7 @@ def peer(bench: Bench) -> Iterator[Line]:
     server = bench.cluster.cpu_s() - before
     yield Line(
         "dlt, tuned by hand", rate, result["seconds"], usage.cpu_s, server, usage.peak_mb,
-        note=note, goal="≥ 10 times", met=ratio >= 10,
+        note=note, goal="≥ 12 times", met=ratio >= 12,
     )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def real_api(bench: Bench, windows: int) -> Iterator[Line]:
     """Measure a backfill that is bound by the rate limit of 500 requests a minute, with 100 ms latency."""
     needed = windows * RATE_LIMIT + 1
     app = f"slow-{(needed // 20 + 1) * 20 * 100}"
-    command = Command(bench.directory, bench.port, bench.fresh(), app, requests_per_minute=RATE_LIMIT)
+    command = Command(bench.directory, bench.port, bench.fresh(), app, requests_per_minute=RATE_LIMIT, page_size=100)
     done, server = _timed(bench, command, "backfill")
     response = bench.control("requests", app)
     arrivals, refused = response["arrivals"], response["refused"]
@@ -212,8 +212,8 @@ def real_api(bench: Bench, windows: int) -> Iterator[Line]:
     note = f"{share:.1%} of the rate limit used, {refused} refused (429), {core:.1%} of one core"
     yield Line(
         f"backfill at 500 requests a minute, {windows} min", None, done.usage.seconds, done.usage.cpu_s, server,
-        done.usage.peak_mb, len(arrivals), note=note, goal="≥ 98 %, no 429, < 10 %",
-        met=share >= 0.98 and not refused and core < 0.1,
+        done.usage.peak_mb, len(arrivals), note=note, goal="≥ 98 %, no 429, < 8 %",
+        met=share >= 0.98 and not refused and core < 0.08,
     )  # fmt: skip
 
 
