@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - msgspec reads it when it decodes a checkpoint
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 
 from etl.plan.order import Order
 from etl.plan.paging import HEAD, LINK, MAX_SIZE, Answer, PageT, Paging, Span, link, meets
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 REPAIRS = 3
 """How often two pages that do not meet are bridged by a page that overlaps both, each time by more."""
@@ -21,20 +18,20 @@ EDGE = 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a history load came: the committed part of a listing, from its first item on.
+    """How far a reading of a listing came: the part that it took in, from its first item on.
 
     Attributes:
-        position: the position behind the last committed page.
-        last: the last items before it.
-        first: the first items of the listing, where the load began.
-        count: the listing's count; None where the API tells none.
-        tail: the position and the first items of the part at the end that is committed too.
-        order: as far as it had shown.
-        newest: the largest updated_at committed.
-        began: when the load began.
+        position: the position behind the last item; 0 is the listing's first.
+        last: the last items before it, which the next page must meet.
+        first: the first items of the listing.
+        count: the count that came with the last page; None where the API tells none.
+        tail: the position and the first items of a part that was read beforehand; the reading ends where it meets them.
+        order: of the listing, as far as it had shown.
+        newest: the largest updated_at taken in.
+        began: when the reading began.
     """
 
-    position: int
+    position: int = 0
     last: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     count: int | None = None
@@ -42,6 +39,9 @@ class Checkpoint:
     order: Order | None = None
     newest: datetime | None = None
     began: datetime | None = None
+
+
+_AT_FIRST_ITEM = Checkpoint()
 
 
 class Pass(Generic[PageT]):
@@ -53,12 +53,8 @@ class Pass(Generic[PageT]):
 
     Args:
         paging: what is known of the server's pages.
+        start: where to go on; by default the listing's first item.
         ahead: how many pages may be asked for or waiting at once.
-        position: where to begin; 0 is the listing's first item.
-        first: the first items of the listing, where an earlier reading began.
-        last: the last items before `position`, where it ended; the first page must meet them.
-        count: the count that came with them.
-        tail: the position and the first items of a part that was read beforehand; the pass ends where it meets them.
         head: bounds the size of the first page.
 
     Attributes:
@@ -79,24 +75,20 @@ class Pass(Generic[PageT]):
     def __init__(
         self,
         paging: Paging,
+        start: Checkpoint = _AT_FIRST_ITEM,
         *,
         ahead: int = 1,
-        position: int = 0,
-        first: Sequence[str] = (),
-        last: Sequence[str] = (),
-        count: int | None = None,
-        tail: tuple[int, tuple[str, ...]] | None = None,
         head: int = MAX_SIZE,
     ) -> None:
         self.paging = paging
         self.pages = self.repeats = 0
-        self.first, self.last = tuple(first), tuple(last)
-        self.began = self.reach = self.end = position
+        self.first, self.last = start.first, start.last
+        self.began = self.reach = self.end = start.position
         self.ended = self.joined = False
         self.linked = True
-        self.count, self.counts = count, set[int | None]()
+        self.count, self.counts = start.count, set[int | None]()
         self.token: str | None = None
-        self.tail = tail
+        self.tail = start.tail
         self._ahead = ahead
         self._head = head
         self._queue: dict[Span, Answer[PageT] | None] = {}  # in their order, with the answers that came early
@@ -180,6 +172,10 @@ class Pass(Generic[PageT]):
             position = spans[-1].end
         return spans
 
+    def checkpoint(self) -> Checkpoint:
+        """Return how far the pass came."""
+        return Checkpoint(self.end, self.last[-EDGE:], self.first[:EDGE], self.count, self.tail)
+
     def stop(self) -> None:
         """End the pass here: what follows is not wanted."""
         self.ended = True
@@ -262,7 +258,7 @@ def closing_pass(main: Pass[PageT], order: Order | None) -> Pass[PageT] | None:
     """Return the pass that reads the newest end again after everything else; None where the order does not tell it."""
     head = HEAD if main.linked else MAX_SIZE  # where pages are not linked, whole ones are compared
     if order is Order.CREATED_ASC:
-        return Pass(main.paging, position=main.end, last=main.last, count=main.count, head=head)
+        return Pass(main.paging, Checkpoint(main.end, last=main.last, count=main.count), head=head)
     if order is not None and order.newest_first:
-        return Pass(main.paging, tail=(0, main.first), head=head)
+        return Pass(main.paging, Checkpoint(tail=(0, main.first)), head=head)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -32,20 +33,67 @@ EXPIRY_HORIZON = timedelta(days=1)
 """Runs that expire within this time are fetched before the rest of a history."""
 
 
-class Crawl:
-    """Reads a stream's whole listing, or a window of it, into the warehouse.
+async def read_all(
+    listing: Listing,
+    intake: Intake,
+    store: Store,
+    now: datetime,
+    *,
+    order: Order | None = None,
+    window: Window = EVERYTHING,
+    resumes: bool = False,
+) -> Crawl:
+    """Read a listing until a pass is complete or no more are allowed; runs that it did not show are looked up.
 
     Args:
+        listing: of the stream.
+        intake: takes in what is read.
+        store: of the stream.
         now: the present time, by PostgreSQL's clock.
         order: of the listing, as it was last observed.
         window: the creation times asked for.
         resumes: whether to go on where an earlier process stopped, and to write down how far the first pass came.
 
+    Returns:
+        The last pass.
+    """
+    resumed = _saved_checkpoint(store) if resumes else None
+    passes, before = 0, None
+    while True:
+        crawl = Crawl(listing, intake, store, now, order=order, window=window, resumed=resumed, saves=resumes)
+        if await crawl.read():
+            passes += 1
+            shown = (crawl.doubt, crawl.met, listing.count)
+            pages = -(-(listing.count or 0) // listing.paging.size)
+            # A pass that shows the same as the one before it would only be repeated.
+            if crawl.is_complete or shown == before or passes >= passes_allowed(pages):
+                return crawl
+            before, resumes = shown, False
+        order, resumed = crawl.order, None
+
+
+def _saved_checkpoint(store: Store) -> Checkpoint | None:
+    """Return how far an earlier process came; None where there is nothing, or nothing that can be read."""
+    with suppress(msgspec.ValidationError):
+        text = store.state.backfill_cursor
+        return None if text is None else msgspec.json.decode(text, type=Checkpoint)
+    return None
+
+
+class Crawl:
+    """One pass over a stream's whole listing, or over a window of it, into the warehouse; see `read_all`.
+
+    Args:
+        resumed: where to go on; None for the beginning.
+        saves: whether to write down how far it came.
+
     Attributes:
-        doubt: why a run may have been missed; empty where the last pass was complete.
+        doubt: why a run may have been missed.
+        is_complete: whether none was, and none that it did not show is listed after all.
         order: of the listing, as observed.
-        from_start: whether the last pass began at the first page, not at a checkpoint.
+        from_start: whether it began at the first page, not at a checkpoint.
         moved: whether it was complete, but showed more runs than the API counts: some were removed meanwhile.
+        met: how many different runs it showed.
         began: since when everything was read.
     """
 
@@ -56,89 +104,63 @@ class Crawl:
         store: Store,
         now: datetime,
         *,
-        order: Order | None = None,
-        window: Window = EVERYTHING,
-        resumes: bool = False,
+        order: Order | None,
+        window: Window,
+        resumed: Checkpoint | None,
+        saves: bool,
     ) -> None:
         self.doubt = ""
-        self.order = order
-        self.from_start = self.moved = False
-        self.began = now
+        self.is_complete = self.moved = False
+        self.from_start = resumed is None
+        self.order = order if resumed is None else resumed.order
+        self.began = resumed.began or now if resumed else now
+        self.met = 0
         self._listing = listing
         self._intake = intake
         self._store = store
         self._now = now
         self._window = window
-        self._saves_checkpoints = resumes
-        self._pass = self._met = 0
+        self._resumed = resumed
+        self._saves = saves
+        self._number = 0
         self._probes: dict[Span, Page] = {}
-        self._observer = OrderObserver()
+        # Where a window ends can only be told in a listing that is sorted without exception.
+        self._observer = OrderObserver(0 if window.is_bounded else listing.paging.distance)
         self._is_sorted = False  # whether the pages that bisection has read show an order by creation
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
 
-    async def read(self) -> None:
-        """Read until a pass is complete or no more are allowed; runs that it did not show are looked up."""
-        resumed = self._saved_checkpoint() if self._saves_checkpoints else None
-        passes, before = 0, None
-        while True:
-            await self._intake.begin()
-            self._pass, self._met = await self._store.session.begin_pass(), 0
-            try:
-                main = await self._main_pass(resumed)
-                if resumed is None or main.pages:  # otherwise the place of the checkpoint was not found: start over
-                    passes += 1
-                    self.from_start = resumed is None
-                    self.doubt = verdict(await self._evidence(main)) or self._intake.doubt
-                    settled = not self.from_start or await self._settle_unseen()
-                    shown = (self.doubt, self._met, self._listing.count)
-                    pages = -(-(self._listing.count or 0) // self._listing.paging.size)
-                    # A pass that shows the same as the one before it would only be repeated.
-                    if (settled and not self.doubt) or shown == before or passes >= passes_allowed(pages):
-                        self.moved = not self.doubt and self._listing.count not in (None, self._met)
-                        return
-                    before = shown
-            finally:
-                await self._store.session.end_pass(self._pass)
-            resumed, self._saves_checkpoints = None, False
-
-    def _saved_checkpoint(self) -> Checkpoint | None:
-        """Return how far an earlier process came; None where there is nothing, or nothing that can be read."""
-        text = self._store.state.backfill_cursor
-        if text is None:
-            return None
+    async def read(self) -> bool:
+        """Read; return whether there was anything to judge, False where the place to go on was not found."""
+        await self._intake.begin()
+        self._number = await self._store.session.begin_pass()
         try:
-            return msgspec.json.decode(text, type=Checkpoint)
-        except msgspec.ValidationError:
-            return None
+            main = await self._main_pass()
+            if self._resumed is not None and not main.pages:
+                return False
+            self.doubt = verdict(await self._evidence(main)) or self._intake.doubt
+            settled = not self.from_start or await self._settle_unseen()
+            self.is_complete = settled and not self.doubt
+            self.moved = not self.doubt and self._listing.count not in (None, self.met)
+            return True
+        finally:
+            await self._store.session.end_pass(self._number)
 
-    async def _main_pass(self, resumed: Checkpoint | None) -> Pass[Page]:
+    async def _main_pass(self) -> Pass[Page]:
         """Read the listing once, committing batch by batch."""
-        # Where a window ends can only be told in a listing that is sorted without exception.
-        distance = 0 if self._window.is_bounded else self._listing.paging.distance
-        self._observer, self._first, self._last, self._is_sorted = OrderObserver(distance), (), (), False
-        start = resumed or Checkpoint(0)
-        if resumed is None:
+        start = self._resumed or Checkpoint()
+        if self._resumed is not None:
+            self._intake.note_time(self._resumed.newest)
+        else:
             with suppress(PageTooLargeError):  # the pass reads smaller pages, from the first one on
                 start = Checkpoint(await self._start())
-        if resumed is not None:
-            self.order, self.began = resumed.order, resumed.began or self.began
-            self._intake.note_time(resumed.newest)
-        reading: Pass[Page] = Pass(
-            self._listing.paging,
-            ahead=self._listing.concurrency,
-            position=start.position,
-            first=start.first,
-            last=start.last,
-            count=start.count,
-            tail=start.tail,
-        )
+        reading: Pass[Page] = Pass(self._listing.paging, start, ahead=self._listing.concurrency)
         async with aclosing(self._listing.pages(reading, self._probes)) as batches:
             async for pages in batches:
                 await self._take(pages, reading)
                 if BEHIND in self._sides(self._last):
                     reading.stop()
-                elif reading.pages == 1 and self._saves_checkpoints and resumed is None:
+                elif reading.pages == 1 and self._saves and self._resumed is None:
                     with suppress(PageTooLargeError):
                         await self._fetch_expiring(reading)
         self._probes.clear()
@@ -155,26 +177,14 @@ class Crawl:
                 self._observer.watch(items)
                 self._first, self._last = self._first or items, items or self._last
             self.order = self._observer.order or self.order
-            if self._saves_checkpoints and main.linked and main.token is None:
-                found.batch.cursor = self._encoded_checkpoint(main)
+            if self._saves and main.linked and main.token is None:
+                here = replace(main.checkpoint(), order=self.order, newest=self._intake.newest, began=self.began)
+                found.batch.cursor = msgspec.json.encode(here).decode()
         if not (again and self._store.is_dry_run):  # which would count what is new once more
             await self._intake.load(found)
         listed = [item for items in found.pages for item in items]
-        self._met += await self._store.session.note_seen(self._pass, [item.key for item in listed])
+        self.met += await self._store.session.note_seen(self._number, [item.key for item in listed])
         return listed
-
-    def _encoded_checkpoint(self, main: Pass[Page]) -> str:
-        checkpoint = Checkpoint(
-            position=main.end,
-            last=main.last[-EDGE:],
-            first=main.first[:EDGE],
-            count=main.count,
-            tail=main.tail,
-            order=self.order,
-            newest=self._intake.newest,
-            began=self.began,
-        )
-        return msgspec.json.encode(checkpoint).decode()
 
     async def _fetch_expiring(self, main: Pass[Page]) -> None:
         """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
@@ -232,7 +242,7 @@ class Crawl:
             main,
             begun=main.began == 0 or IN_FRONT in first,
             resumed=not self.from_start,
-            met=self._met if counts else None,
+            met=self.met if counts else None,
             newest_first=self.order is Order.CREATED_DESC and tie_ends(self._first),
         )
         ends_before_now = BEHIND in last if self.order is Order.CREATED_ASC else IN_FRONT in first
@@ -242,7 +252,7 @@ class Crawl:
         async with aclosing(self._listing.pages(look)) as batches:
             async for pages in batches:
                 await self._take(pages, again=True)
-        return evidence.closed_by(look, self._met if counts else None)
+        return evidence.closed_by(look, self.met if counts else None)
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:
         """Return on which sides of the window a page stands, as far as the order of the listing is known for sure."""
@@ -254,8 +264,8 @@ class Crawl:
     async def _settle_unseen(self) -> bool:
         """Look up the warehouse's runs that the pass did not meet; return whether it still counts as complete."""
         store, session, complete = self._store, self._store.session, not self.doubt
-        unseen = await session.unseen_runs(store.stream, self._pass, store.filters, self._window)
+        unseen = await session.unseen_runs(store.stream, self._number, store.filters, self._window)
         settled = await settle_unseen(self._intake, unseen, complete=complete)
         if complete and not self._window.is_bounded:
-            await store.drop_rejects(await session.unseen_rejects(store.stream, self._pass))
+            await store.drop_rejects(await session.unseen_rejects(store.stream, self._number))
         return settled

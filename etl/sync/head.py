@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etl.plan.lookback import head_is_read
 from etl.plan.order import Listed, Order, OrderObserver
 from etl.plan.paging import Span
-from etl.plan.passes import Pass
+from etl.plan.passes import Checkpoint, Pass
 from etl.plan.verdict import MAX_PASSES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def read_head(
         else:
             # A third of a page above the old end: enough to link, and to see most of what the lookback asks for.
             end, size = store.state.api_count or 0, min(listing.paging.size, listing.head)
-            this = Pass(listing.paging, position=max(end - size // 3, 0), head=size)
+            this = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), head=size)
             downwards = _from_the_end(listing, intake, this)
         async with aclosing(downwards) as pages:
             async for page in pages:

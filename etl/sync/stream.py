@@ -17,7 +17,7 @@ from etl.plan.order import Order
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
-from etl.sync.crawl import Crawl
+from etl.sync.crawl import read_all
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import Tally
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.db.store import Store
     from etl.events import Listener
+    from etl.sync.crawl import Crawl
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
 
@@ -103,8 +104,7 @@ class StreamSync:
     async def _read_listing(self, now: datetime) -> None:
         """Read everything that the API lists; an interrupted history load resumes, except in a reconcile."""
         resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._crawl is None
-        self._crawl = Crawl(self._listing, self._intake, self._store, now, order=self._order, resumes=resumes)
-        await self._crawl.read()
+        self._crawl = await read_all(self._listing, self._intake, self._store, now, order=self._order, resumes=resumes)
         self._order = self._crawl.order or self._order
         self._unanswered = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
@@ -193,8 +193,7 @@ class StreamSync:
 
     async def _window(self, now: datetime) -> Outcome:
         """Load a window of the history, about which neither counts nor watermarks say anything."""
-        crawl = Crawl(self._listing, self._intake, self._store, now, window=self._task.window)
-        await crawl.read()
+        crawl = await read_all(self._listing, self._intake, self._store, now, window=self._task.window)
         if not crawl.doubt:
             return self._ended("succeeded", None)
         return self._ended("partial", None, crawl.doubt, "Run the same command again.")

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.plan.order import Listed, Order
 from etl.plan.paging import LINK, MAX_SIZE, Answer, Paging
-from etl.plan.passes import Pass, closing_pass
+from etl.plan.passes import Checkpoint, Pass, closing_pass
 from etl.plan.verdict import Evidence, verdict
 from etl.plan.window import BEHIND, IN_FRONT, Window
 
@@ -487,7 +487,7 @@ class Crawls:
             paging: Paging = PagingAnywhere(self.case.size, overlap=self.case.overlap)
         else:
             paging = Paging(self.case.size, aligned=self.case.paging == "aligned")
-        return Pass(paging, ahead=self.case.window, **places)
+        return Pass(paging, Checkpoint(**places), ahead=self.case.window)
 
     def _following(self, state: State) -> Iterator[tuple[State, str]]:
         if state.left and state.owed is not None:

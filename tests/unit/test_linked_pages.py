@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from etl.plan.order import Order
 from etl.plan.paging import LINK, Answer, Paging, Span, link, next_span
-from etl.plan.passes import Pass, closing_pass
+from etl.plan.passes import Checkpoint, Pass, closing_pass
 from etl.plan.verdict import Evidence, verdict
 
 PAGES_OF_100 = -(-50_000 // 100)
@@ -114,20 +114,20 @@ def test_a_shuffled_listing_is_not_linked() -> None:
 def test_a_pass_goes_on_where_an_earlier_one_stopped(moved: int) -> None:
     before = runs(100)
     now = before[-moved:] if moved < 0 else [f"new_{number}" for number in range(moved)] + before
-    reading = Pass(Paging(10), position=50, first=before[:10], last=before[40:50], count=100)
+    reading = Pass(Paging(10), Checkpoint(50, first=tuple(before[:10]), last=tuple(before[40:50]), count=100))
     assert set(before[50:]) <= set(read(reading, served(now)))
     assert reading.linked
     assert reading.ended
 
 
 def test_a_pass_whose_place_is_not_found_reads_nothing() -> None:
-    reading = Pass(Paging(10), position=50, last=["lost_1", "lost_2"], count=100)
+    reading = Pass(Paging(10), Checkpoint(50, last=("lost_1", "lost_2"), count=100))
     assert read(reading, served(runs(100))) == []
     assert (reading.pages, reading.linked) == (0, False)
 
 
 def test_a_pass_ends_where_it_meets_what_was_read_beforehand() -> None:
-    reading, listing = Pass(Paging(10), tail=(80, tuple(runs(100)[80:90]))), runs(100)
+    reading, listing = Pass(Paging(10), Checkpoint(tail=(80, tuple(runs(100)[80:90])))), runs(100)
     found = read(reading, served(listing))
     assert set(listing[:82]) <= set(found)
     assert reading.joined
