@@ -1,5 +1,5 @@
-"""What to read next, and what it proves: pure decisions from what is known of a stream and what its pages show.
+"""Pure planning: which page to request next, and whether the pages read so far prove that no run was missed.
 
-The API promises no order, no change filter and no stable pages, so nothing here assumes them: the order of a listing is
-observed, and neighbouring pages overlap, so that the runs themselves show whether anything lies between two answers.
+The API has no change filter and guarantees neither an order nor stable pages. So the order of a listing is observed,
+and adjacent pages overlap: if the second page lacks the last runs of the first, something in between was missed.
 """

@@ -1,4 +1,4 @@
-"""How far the newest end of a listing has to be read."""
+"""How far a sync has to read from the newest end of a listing."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def head_is_read(
     by_day: bool = False,
     distance: int = 0,
 ) -> bool:
-    """Tell whether everything below the items read from the newest end on is known.
+    """Return whether everything below `items` is known, so that reading can stop.
 
-    If every item is known, reading ends below the ties of the first one: an idle sync is one request, and no change
-    hides behind a tie. After a new item, it ends at a known one strictly below `watermark - lookback`, so that ties and
-    late commits around the watermark are read again.
+    If all items are known, reading stops below the items that share the first item's time: an idle sync costs one
+    request, and no change is hidden by a tie. If some are new, reading stops at a known item that is strictly older
+    than `watermark - lookback`, so that ties and late commits near the watermark are read again.
 
     Args:
-        items: of the listing, the newest first.
-        order: in which they stand.
-        watermark: of the stream.
+        items: the items read so far, newest first.
+        order: the order of the listing.
+        watermark: the watermark of the stream.
         lookback: how far below the watermark to read again.
-        now: the present time; a known item dated later does not show where new items end.
-        by_day: whether some times are bare days, so that a change may be listed anywhere within the first item's day.
-        distance: how many places an item may stand from where its time belongs.
+        now: the current time; a known item dated later does not show where new items end.
+        by_day: whether some times are only dates, so that a change may be anywhere within the first item's day.
+        distance: how many places an item may be from its sorted position.
     """
     times = [(key, item) for item in items if (key := order_key(item, order)) is not None]
     if len(times) <= distance or not items[-1].is_confirmed:

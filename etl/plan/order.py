@@ -1,4 +1,4 @@
-"""The order of a listing, as its pages show it."""
+"""The order of a listing, inferred from its pages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OVERLAPPING_ITEMS = 2 * MAX_SIZE
-"""A page repeats none of the items that stand further up than this: it begins less than a page above its place."""
+"""How many items back a page may repeat: an overlapping page begins less than one page early."""
 
 SURE_AFTER = 10
-"""An order that this many dated items stand in is no accident: of shuffled listings, one in some million has it."""
+"""After this many dated items an order is trusted: a shuffled listing looks sorted that long once in millions."""
 
 _A_DAY = timedelta(days=1) - timedelta(microseconds=1)
 
@@ -35,30 +35,30 @@ class Order(StrEnum):
 
     @property
     def newest_first(self) -> bool:
-        """Whether what is new or changed shows at the head."""
+        """Whether new or changed runs appear at the head."""
         return self in (Order.CREATED_DESC, Order.UPDATED_DESC)
 
     @property
     def by_creation(self) -> bool:
-        """Whether places in the listing never change but for what is created or removed."""
+        """Whether only creations and removals change the position of a run."""
         return self in (Order.CREATED_DESC, Order.CREATED_ASC)
 
 
 _ORDERS = (Order.CREATED_DESC, Order.UPDATED_DESC, Order.CREATED_ASC)
-_UPDATED_ASC = "updated_asc"  # not an order that anything relies on
+_UPDATED_ASC = "updated_asc"  # observed only to tell it from CREATED_ASC
 _BY_CHANGE = {Order.CREATED_DESC: Order.UPDATED_DESC, Order.CREATED_ASC: _UPDATED_ASC}
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One item of a page, as planning sees it.
+    """One item of a page, with what planning needs to know of it.
 
     Attributes:
-        key: the run's id, or the hash of an item without one.
-        created_at: None where the item has none or it cannot be read.
-        updated_at: the same.
-        known: whether the warehouse (or the quarantine) holds the item exactly as listed.
-        recent: whether it was loaded by a sync that did not end, so that the runs below it may be unknown.
-        expires_at: when the API removes a new or changed run; None where it does not say.
+        key: the run's id, or the hash of an item without an id.
+        created_at: when the run was created; None if the item has no time or an invalid one.
+        updated_at: when the run last changed; None likewise.
+        known: whether the warehouse or the quarantine holds the item exactly as listed.
+        recent: whether it was loaded by a sync that has not finished, so that runs below it may be unknown.
+        expires_at: when the API will remove a new or changed run; None if it does not say.
     """
 
     key: str
@@ -70,28 +70,28 @@ class Listed(msgspec.Struct, frozen=True):
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether a sync that ended knew it as it is."""
+        """Whether a finished sync has loaded the item exactly as listed."""
         return self.known and not self.recent
 
 
 def order_key(item: Listed, order: str) -> datetime | None:
-    """Return the time by which `order` sorts the item."""
+    """Return the time that `order` sorts the item by."""
     return item.updated_at if order in _BY_CHANGE.values() else item.created_at
 
 
 def latest_reading(moment: datetime) -> datetime:
-    """Return the last instant that a listed time may mean: a bare day reads as midnight and may be any time of it."""
+    """Return the latest instant that a listed time may stand for: midnight may be a date without a time of day."""
     return moment + _A_DAY if moment.time() == time.min else moment
 
 
 class OrderObserver:
-    """Observes which order of the listing its items support.
+    """Infers the order of a listing from its items.
 
-    An order needs a step in its direction somewhere (ties alone prove nothing) and no step against it. Items that
-    recent pages showed are passed over. A bare day stands for any instant of its day.
+    An order is supported if at least two items are sorted by it (ties prove nothing) and none contradicts it. Items
+    repeated from recent pages are ignored. A date without a time of day may be any instant of its day.
 
     Args:
-        distance: how many places an item may stand from where its time belongs.
+        distance: how many places an item may be from its sorted position.
     """
 
     def __init__(self, distance: int = 0) -> None:
@@ -105,7 +105,7 @@ class OrderObserver:
         self._recent: dict[str, None] = {}
 
     def watch(self, items: Sequence[Listed]) -> None:
-        """Observe the next page of the listing."""
+        """Take the next page of the listing into account."""
         new = [item for item in items if item.key not in self._recent]
         self._dated += sum(item.created_at is not None for item in new)
         for order in self._near:
@@ -116,13 +116,13 @@ class OrderObserver:
             del self._recent[old]
 
     def _follow(self, order: str, times: Sequence[datetime]) -> None:
-        """Compare each time with the smallest above it (but for those near it), and with the one right above it."""
+        """Compare each time with the item above it, and with the smallest time more than `distance` places above it."""
         near = self._near[order]
         bound, before = self._bounds.get(order, inf), self._before.get(order, -inf)
         for moment in times:
             reading, earliest = latest_reading(moment), moment.timestamp()
             latest = earliest if reading is moment else reading.timestamp()
-            if order in (Order.CREATED_ASC, _UPDATED_ASC):  # the same, mirrored
+            if order in (Order.CREATED_ASC, _UPDATED_ASC):  # mirrored
                 earliest, latest = -latest, -earliest
             if earliest > bound:
                 self._broken.add(order)
@@ -136,12 +136,12 @@ class OrderObserver:
         self._bounds[order], self._before[order] = bound, before
 
     def agrees_with(self, order: Order) -> bool:
-        """Tell whether no item contradicts `order`."""
+        """Return whether no item contradicts `order`."""
         return order is not Order.NONE and order not in self._broken
 
     @property
     def order(self) -> Order | None:
-        """The order that the items support; NONE if they contradict every one, None if they do not show any."""
+        """The order that the items support: NONE if they contradict every order, None if they show too little."""
         supported = [order for order in _ORDERS if order in self._shown and order not in self._broken]
         if supported:
             return supported[0]
@@ -149,20 +149,20 @@ class OrderObserver:
 
     @property
     def is_settled(self) -> bool:
-        """Whether enough items stand in the order for it to be no accident."""
+        """Whether enough items were seen to rule out chance."""
         return self._dated >= SURE_AFTER
 
     @property
     def is_by_creation(self) -> bool:
-        """Whether the order is one by creation for sure.
+        """Whether the listing is certainly sorted by creation.
 
-        A listing sorted by change looks the same until it shows a run that changed long after it was created.
+        A listing sorted by change looks the same until it shows a run that changed long after its creation.
         """
         return self.order is not None and _BY_CHANGE.get(self.order) in self._broken
 
 
 def order_of(*pages: Sequence[Listed]) -> Order | None:
-    """Return the order that some pages of a listing support."""
+    """Return the order that these pages of a listing support."""
     observer = OrderObserver()
     for items in pages:
         observer.watch(items)
@@ -170,9 +170,9 @@ def order_of(*pages: Sequence[Listed]) -> Order | None:
 
 
 def tie_ends(items: Sequence[Listed]) -> bool:
-    """Tell whether a newest-first page shows a run that was surely created before its newest.
+    """Return whether a newest-first page shows a run that was certainly created before its first run.
 
-    Only then does whatever is created at the newest moment show on that page.
+    Only then does a later run with the same creation time as the first one appear on this page.
     """
     times = [item.created_at for item in items if item.created_at is not None]
     return any(latest_reading(time) < times[0] for time in times)

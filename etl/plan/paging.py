@@ -1,4 +1,4 @@
-"""Which pages to ask for, so that neighbours overlap although the API pages by number and size only."""
+"""Which pages to request, so that adjacent pages overlap although the API only takes a page number and a size."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 PageT = TypeVar("PageT")
 
 LARGEST = 1000
-"""The page size that is asked for first, where it is not set."""
+"""The page size to try first if the settings do not fix one."""
 
 HEAD, SMALLEST_HEAD, HEAD_BYTES = 100, 20, 2 * 1024 * 1024
-"""How many runs are read first at the newest end, where usually none are new; fewer if they have more bytes."""
+"""How many runs a sync reads first at the newest end, where usually none are new; fewer if runs are large."""
 
 OUT_OF_PLACE = 10
-"""In a sorted listing a run may stand a tenth of a page from its place, as one that takes long to be created does."""
+"""In a sorted listing, a run may be a tenth of a page from its sorted position, as after a slow insert."""
 
 LINK = 2
-"""How many runs neighbouring pages share: a single one may be shared by chance where a listing is shuffled."""
+"""How many runs adjacent pages share. In a shuffled listing, a single run may be shared by chance."""
 
 MAX_SIZE = 10_000
-"""The largest page that is asked for."""
+"""The largest page size to request."""
 
 SIZES = (1000, 500, 250, 100, 50, 25, 10, 5, 3, 1)
-"""Where a server refuses a size, the next smaller one of these is asked for."""
+"""If the server refuses a size, the next smaller one is tried."""
 
 FITTING_BYTES = 5 * 1024 * 1024
-"""The bytes that a page should have: room is left for the next one to be larger, up to 8 MiB."""
+"""The target size of a page in bytes; it leaves room for a larger page, up to 8 MiB."""
 
 FEW, FEW_FITTING_BYTES = 12, 20 * 1024 * 1024
-"""A page of at most this many runs may have more bytes."""
+"""A page of at most so many runs may have so many bytes."""
 
 
 class Span(NamedTuple):
@@ -54,11 +54,11 @@ class Span(NamedTuple):
 
 
 class Answer(NamedTuple, Generic[PageT]):
-    """A page, and what planning sees of it.
+    """A page, with what planning needs to know of it.
 
-    `keys` identify its items: the run's id, or the hash of an item without one. `total` is what the server counts in
-    all and `size` the page size that it says it used; None where it says nothing. `token` leads to the next page where
-    the server hands tokens out.
+    `keys` identify its items: the run's id, or the hash of an item without an id. `total` is the server's count of all
+    items and `size` the page size that it reports; None if it does not. `token` requests the next page if the server
+    pages by token.
     """
 
     page: PageT
@@ -74,10 +74,10 @@ def head_size(run_bytes: int | None) -> int:
 
 
 def next_span(position: int, size: int, overlap: int = LINK, *, capped: bool = False) -> Span:
-    """Return the page that reaches furthest past `position` and begins at least `overlap` items before it.
+    """Return the page that ends furthest past `position` and begins at least `overlap` items before it.
 
-    Sizes between half of `size` and `size` are tried. At some positions none of them fits, which happens for sizes
-    below 13 only; there a slightly larger page is taken, or, if the server gives no larger ones, a smaller overlap.
+    Sizes between half of `size` and `size` are tried. If none fits, which happens only for sizes below 13, the page is
+    slightly larger, or overlaps less if the server is `capped` at this size.
     """
     start = max(position - overlap, 0)
 
@@ -95,23 +95,23 @@ def next_span(position: int, size: int, overlap: int = LINK, *, capped: bool = F
 
 
 def meets(page: Sequence[str], head: Sequence[str]) -> bool:
-    """Tell whether a page reaches the first items of a part that was read before."""
+    """Return whether a page reaches `head`, the first items of a part that was read before."""
     wanted = set(head)
     upto = max((place for place, key in enumerate(page, 1) if key in wanted), default=0)
     return link(page[:upto], head) >= min(LINK, len(head))
 
 
 def link(above: Sequence[str], below: Sequence[str]) -> int:
-    """Return how many runs the end of one page shares with the beginning of the next; 0 if they do not meet.
+    """Return how many runs the end of one page shares with the beginning of the next; 0 if the pages do not meet.
 
-    The shared runs stand in the same order. A few others may stand between them: runs that were created or removed, or
-    moved to the listing's newest end, between the two answers.
+    The shared runs are in the same order on both pages. A few other runs may be between them: those that were created,
+    removed or moved to the newest end between the two responses.
     """
     places = {key: place for place, key in enumerate(below)}
     shared = [(place, places[key]) for place, key in enumerate(above) if key in places]
     if not shared:
         return 0
-    rising: list[int] = []  # rising[n]: the smallest end of n + 1 shared runs that stand in the same order in both
+    rising: list[int] = []  # rising[n]: the smallest end of n + 1 shared runs that are in the same order on both
     for _, place in shared:
         at = bisect_left(rising, place)
         rising[at : at + 1] = [place]
@@ -121,16 +121,16 @@ def link(above: Sequence[str], below: Sequence[str]) -> int:
 
 @dataclass(slots=True)
 class Paging:
-    """How a server pages, as its answers show.
+    """How the server pages, learned from its responses.
 
     Attributes:
-        size: the largest page it gives.
-        known: the same, once the server has shown or said it.
-        fit: how many runs make a page of about `FITTING_BYTES`, as far as pages have shown.
-        capped: whether larger pages were refused.
-        proven: whether it gave a page of just the size asked for since then, of about the largest size.
-        aligned: whether pages cannot overlap, because it rounds sizes or pages by token.
-        uneven: whether short pages stand among full ones, as where a server filters what it has cut into pages.
+        size: the largest page size to request.
+        known: the largest page size that the server has given or reported; None until then.
+        fit: how many runs make a page of about `FITTING_BYTES`.
+        capped: whether the server refused a larger page, or returned a smaller one.
+        proven: whether it has since returned a page of exactly the requested size, near the largest.
+        aligned: whether pages cannot overlap, because the server rounds page sizes or pages by token.
+        uneven: whether short pages occur among full ones, as from a server that filters each page after cutting it.
     """
 
     size: int
@@ -142,13 +142,13 @@ class Paging:
     uneven: bool = False
 
     def next(self, position: int, overlap: int = LINK, most: int = MAX_SIZE, *, capped: bool = False) -> Span:
-        """Return the page to ask for when everything before `position` was read.
+        """Return the page to request if everything before `position` has been read.
 
         Args:
-            position: where to go on.
-            overlap: with what was read.
-            most: bounds its size; a page below 13 may be larger where it would not overlap, unless `capped`.
-            capped: whether it must not be larger.
+            position: where to continue.
+            overlap: how many items to read again.
+            most: the largest size; a page of less than 13 may be slightly larger, to overlap, unless `capped`.
+            capped: whether `most` must not be exceeded.
         """
         size = min(self.size, self.fit, most)
         if self.aligned:
@@ -157,29 +157,29 @@ class Paging:
 
     @property
     def distance(self) -> int:
-        """How many places a run may stand from where its time belongs in a sorted listing."""
+        """How many places a run may be from its sorted position."""
         return min(self.size, HEAD) // OUT_OF_PLACE
 
     def lower(self, size: int) -> None:
-        """Ask for no page of this size any more, as the server refuses it."""
+        """Request only smaller pages from now on: the server refuses this size."""
         self.known = self.size = min(self.size, next((step for step in SIZES if step < size), 1))
         self.capped, self.proven = True, False
 
     def weigh(self, items: int, size: int) -> None:
-        """Learn from a page of `size` bytes how many runs a page should have; it grows to twice as many at most."""
+        """Adapt the number of runs per page to a page of `size` bytes; it at most doubles."""
         if items and size:
             fitting = FITTING_BYTES * items // size
-            if fitting < FEW:  # neighbours share two runs, so still smaller pages would read most of them twice
+            if fitting < FEW:  # adjacent pages share two runs: smaller pages would read most runs twice
                 fitting = min(max(FEW_FITTING_BYTES * items // size, LINK + 1), FEW)
             self.fit = min(fitting, 2 * self.fit)
 
     def observe(self, span: Span, answer: Answer[Any]) -> int:
-        """Learn from the answer to `span`; return how many positions it covers, 0 if it is not the page asked for."""
+        """Learn from the response to `span`; return how many positions it covers, 0 if it is another page."""
         items, is_first = len(answer.keys), span.number == 1
         if answer.token is not None:
             self.aligned = True
         if answer.size is not None and answer.size != span.size:
-            # One that gave less than asked before, and nothing as asked since, rounds.
+            # A server that returned too few items before, and never the requested number since, rounds page sizes.
             if answer.size > span.size or (self.capped and not self.proven and not is_first):
                 self.aligned = True
             self.known = self.size = answer.size
@@ -191,7 +191,7 @@ class Paging:
         if items > span.size:
             self.size, self.aligned = items, True
             return items if is_first else 0
-        # A server may cap silently. Without a count, a short first page may be capped, or all there is.
+        # The cap may be silent. Without a count, a short first page may be capped or may be the whole listing.
         more = items > LINK if answer.total is None else items < answer.total
         if is_first and 0 < items < span.size and answer.size is None and more:
             self.size, self.capped = min(self.size, items), True

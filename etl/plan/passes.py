@@ -1,4 +1,4 @@
-"""One reading of a listing by pages that overlap: which request comes next, and whether each page joins the last."""
+"""One pass over a listing by overlapping pages: which page to request next, and whether it overlaps the last one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from etl.plan.order import Order
 from etl.plan.paging import HEAD, LINK, MAX_SIZE, Answer, PageT, Paging, Span, link, meets
 
 REPAIRS = 3
-"""How often two pages that do not meet are bridged by a page that overlaps both, each time by more."""
+"""How often a gap between two pages is bridged by a page that overlaps both, each time by more."""
 
 EDGE = 20
-"""How many items a checkpoint names where a part of the listing begins or ends."""
+"""How many items a checkpoint stores of each end of what was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a reading of a listing came: the part that it took in, from its first item on.
+    """How far a pass has come: everything before `position` has been loaded.
 
     Attributes:
-        position: the position behind the last item; 0 is the listing's first.
-        last: the last items before it, which the next page must meet.
+        position: the position after the last item read; 0 is the beginning of the listing.
+        last: the last items before it, with which the next page must overlap.
         first: the first items of the listing.
-        count: the count that came with the last page; None where the API tells none.
-        tail: the position and the first items of a part that was read beforehand; the reading ends where it meets them.
-        order: of the listing, as far as it had shown.
-        newest: the largest updated_at taken in.
-        began: when the reading began.
+        count: the count that came with the last page; None if the API sends none.
+        tail: the position and the first items of a part that was read earlier, where the pass ends.
+        order: the order of the listing as observed so far.
+        newest: the largest `updated_at` loaded.
+        began: when the pass began.
     """
 
     position: int = 0
@@ -45,31 +45,32 @@ _AT_FIRST_ITEM = Checkpoint()
 
 
 class Pass(Generic[PageT]):
-    """A reading of a listing from a position to its end; pure.
+    """One pass over a listing, from a position to its end, without I/O.
 
-    Ask `next_request` for what to send, and give each answer to `receive`, which returns the pages that come next in
-    the order of the listing. Several requests may be under way at once. Where a page does not meet the one before it,
-    because runs were removed meanwhile, a page that overlaps both is read in between.
+    `next_request` returns the page to request; `receive` takes the response and returns the pages that come next in the
+    order of the listing. Several requests may be in flight. If a page does not overlap with the one before it, because
+    runs were removed in the meantime, a page that overlaps both is requested.
 
     Args:
-        paging: what is known of the server's pages.
-        start: where to go on; by default the listing's first item.
-        ahead: how many pages may be asked for or waiting at once.
-        head: bounds the size of the first page.
+        paging: how the server pages.
+        start: where to continue; by default the beginning of the listing.
+        ahead: how many pages may be in flight or waiting at once.
+        head: the largest size of the first page.
 
     Attributes:
-        pages: how many pages were read in order.
-        first: the first page's items.
-        last: the last page's items.
-        began: the position where it began.
-        reach: the position behind the last page, `end` that behind its last item.
-        ended: whether the end of the listing showed.
+        pages: how many pages were returned in order.
+        first: the items of the first page.
+        last: the items of the last page.
+        began: the position where the pass began.
+        reach: the position after the last page.
+        end: the position after the last item.
+        ended: whether the end of the listing was reached.
         joined: whether the pass reached the tail.
-        linked: whether the end of each page was the beginning of the next.
+        linked: whether each page overlapped with the next.
         count: the count that came with the last page.
-        counts: all counts that came.
+        counts: all counts received.
         repeats: how many pages in a row showed nothing new.
-        token: leads to the next page where the server hands tokens out.
+        token: requests the next page, if the server pages by token.
     """
 
     def __init__(
@@ -91,20 +92,20 @@ class Pass(Generic[PageT]):
         self.tail = start.tail
         self._ahead = ahead
         self._head = head
-        self._queue: dict[Span, Answer[PageT] | None] = {}  # in their order, with the answers that came early
+        self._queue: dict[Span, Answer[PageT] | None] = {}  # requested pages in order; None until the response arrives
         self._repairs = 0
-        self._bridges = False  # whether a page is to be read in front of the queue
-        self._refused: tuple[Span, ...] = ()  # pages that cannot be read; smaller ones are, up to the end of each
+        self._bridges = False  # whether the next request goes in front of the queue
+        self._refused: tuple[Span, ...] = ()  # pages that cannot be read; smaller pages replace each up to its end
 
     def next_request(self) -> Span | None:
-        """Return the next page to ask for; None while there is nothing to ask before another answer."""
+        """Return the next page to request; None if a response is needed first."""
         planned = next(reversed(self._queue)).end if self._queue else self.reach
         if self.ended or (self._queue and not self._bridges and not self._may_read_ahead(planned)):
             return None
         if self._bridges:
             overlap = max(self.paging.size * self._repairs // (REPAIRS + 1), LINK + self._repairs)
             span = self._next(self.reach, overlap)
-            self._queue.pop(span, None)  # it is read again
+            self._queue.pop(span, None)  # request it again
             self._queue = {span: None, **self._queue}
             self._bridges = False
         else:
@@ -113,7 +114,7 @@ class Pass(Generic[PageT]):
         return span
 
     def _next(self, position: int, overlap: int = LINK) -> Span:
-        """Return the page to ask for from a position on: a smaller one where others could not be read."""
+        """Return the page to request at a position; a smaller one where a page could not be read."""
         refused = [span.size for span in self._refused if span.start <= position < span.end]
         first = MAX_SIZE if self.pages else self._head
         most = min((max(size // 4, LINK + 1) if size > LINK + 1 else 1 for size in refused), default=first)
@@ -123,29 +124,29 @@ class Pass(Generic[PageT]):
         return span
 
     def refuse(self, span: Span) -> list[PageT]:
-        """Have smaller pages read in the place of one that cannot be read; return the pages that follow as they are."""
+        """Replace a page that cannot be read by smaller ones; return the pages that come next in order."""
         self._refused += (span,)
         self._queue.pop(span, None)
         return self._in_order()
 
     def _may_read_ahead(self, planned: int) -> bool:
-        """Tell whether a page at `planned` is sure to hold items, as far as the count tells."""
+        """Return whether the count shows that there are items at position `planned`."""
         if not self.pages or self.count is None or self.token is not None or len(self._queue) >= self._ahead:
             return False
         return planned < (self.count if self.tail is None else min(self.count, self.tail[0]))
 
     def receive(self, span: Span, answer: Answer[PageT]) -> list[PageT]:
-        """Take in an answer; return the pages that follow in the order of the listing."""
+        """Take a response; return the pages that come next in the order of the listing."""
         if span in self._queue:
             self._queue[span] = answer
         return self._in_order()
 
     def _in_order(self) -> list[PageT]:
-        """Take the answers at the front of the queue."""
+        """Take the pages from the front of the queue that have arrived."""
         ready: list[PageT] = []
         while self._queue and not self.ended and not self._bridges:
             span, received = next(iter(self._queue.items()))
-            if self.pages and span.end <= self.reach:  # a page that bridges a gap reached as far
+            if self.pages and span.end <= self.reach:  # a bridging page reached as far
                 del self._queue[span]
                 continue
             if self.pages and span.start > self.reach:  # a page between them was refused
@@ -165,7 +166,7 @@ class Pass(Generic[PageT]):
         return ready
 
     def spans_ahead(self) -> list[Span]:
-        """Return the pages that follow, as far as the count tells."""
+        """Return the pages that follow, up to the count."""
         spans, position = [], self.reach
         while position < (self.count or 0):
             spans.append(self.paging.next(position))
@@ -177,18 +178,18 @@ class Pass(Generic[PageT]):
         return Checkpoint(self.end, self.last[-EDGE:], self.first[:EDGE], self.count, self.tail)
 
     def stop(self) -> None:
-        """End the pass here: what follows is not wanted."""
+        """End the pass: what follows is not needed."""
         self.ended = True
 
     def _joins(self, span: Span, answer: Answer[Any]) -> bool:
-        """Tell whether a page meets the one before it; where no page did, there is no use in looking any more."""
+        """Return whether a page overlaps with the one before it, or does not need to because an earlier one did not."""
         keys = answer.keys
-        if not self.pages:  # only the last items of the earlier reading are known
+        if not self.pages:  # only the last items before the checkpoint are known
             here = set(self.last)
             keys = keys[next((place for place, key in enumerate(keys) if key in here), 0) :]
         elif not keys and self.end <= span.start and self.end < self.reach:
-            return True  # the page before showed the end of the listing, and nothing stands behind it
-        else:  # small pages may begin in front of the last one
+            return True  # the page before showed the end of the listing, and this one is empty
+        else:  # a small page may begin before the last one
             keys = keys[max(0, self.end - len(self.last) - span.start) :]
         shared = self.reach - span.start
         if shared <= 0:
@@ -198,7 +199,7 @@ class Pass(Generic[PageT]):
         return not self.linked or link(self.last, keys) >= wanted
 
     def _repair(self, span: Span, answer: Answer[Any]) -> bool:
-        """Plan another page in front of one that does not join; return whether there is one left to try."""
+        """Plan a page to bridge the gap before a page that does not overlap; return whether one is left to try."""
         self._repairs += 1
         if not self.pages:
             self._look_for_place(answer)
@@ -206,13 +207,13 @@ class Pass(Generic[PageT]):
         if self._repairs > REPAIRS:
             self.linked = False
             return False
-        if self._repairs > 1:  # the page in front was to bridge the gap itself
+        if self._repairs > 1:  # this page was to bridge the gap
             del self._queue[span]
         self._bridges = True
         return True
 
     def _look_for_place(self, answer: Answer[Any]) -> None:
-        """Move to where the items of the earlier reading may be now: as far as the count moved, then a few pages up."""
+        """Look for the items before the checkpoint: first as far away as the count has changed, then a few pages up."""
         moved = 0 if answer.total is None or self.count is None else answer.total - self.count
         steps = [moved] if moved else []
         steps += [-pages * self.paging.size for pages in range(1, REPAIRS + 1)]
@@ -234,16 +235,16 @@ class Pass(Generic[PageT]):
         self.pages += 1
         self.repeats = 0 if is_new or self.ended else self.repeats + 1
         self._repairs = 0
-        if len(self.first) < LINK:  # a page of a single run links nothing
+        if len(self.first) < LINK:  # a page of a single run cannot be linked
             self.first = tuple(dict.fromkeys((*self.first, *keys)))
         self.last = keys or self.last
         self.reach = span.start + size
 
     def _is_end(self, answer: Answer[Any], here: int, *, is_short: bool) -> bool:
-        """Tell whether a page shows the end of the listing.
+        """Return whether a page is the end of the listing.
 
-        A full page never does, whatever the count says; a short one does where the count agrees. Otherwise an empty one
-        does: a server may cut a list into pages before it filters them.
+        A full page never is, whatever the count says. A short page is if the count agrees. Otherwise only an empty page
+        is: a server may filter each page after cutting it.
         """
         self.joined = self.tail is not None and meets(answer.keys, self.tail[1])
         if self.joined:
@@ -255,8 +256,8 @@ class Pass(Generic[PageT]):
 
 
 def closing_pass(main: Pass[PageT], order: Order | None) -> Pass[PageT] | None:
-    """Return the pass that reads the newest end again after everything else; None where the order does not tell it."""
-    head = HEAD if main.linked else MAX_SIZE  # where pages are not linked, whole ones are compared
+    """Return the pass that reads the newest end again after everything else; None if the listing has no order."""
+    head = HEAD if main.linked else MAX_SIZE  # whole pages are compared if they are not linked
     if order is Order.CREATED_ASC:
         return Pass(main.paging, Checkpoint(main.end, last=main.last, count=main.count), head=head)
     if order is not None and order.newest_first:

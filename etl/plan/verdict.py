@@ -1,4 +1,4 @@
-"""What the evidence of one pass over a listing proves."""
+"""Whether one pass over a listing proves that no run was missed."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ if TYPE_CHECKING:
     from etl.plan.passes import Pass
 
 MAX_PASSES = 6
-"""How often a listing is read until a pass proves that it is complete."""
+"""How many passes over a listing may be tried until one proves complete."""
 
 LARGE_LISTING_PAGES = 200
-"""Above this many pages two passes must do: the next reconcile reads the listing again."""
+"""Listings of more pages get two passes at most; the next reconcile reads them again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a pass over a listing, or over a window of it, showed.
+    """What a pass over a listing, or over a window of it, has shown.
 
     Attributes:
-        pages: pages read in order; 1 proves more than the others.
-        begun: the first page is the listing's first, or shows a run beyond the window.
-        ended: the end of the listing showed, or a run beyond the window.
-        linked: the end of each page was the beginning of the next.
-        met: different runs found; None where the count says nothing about them (a window, or a resumed pass).
-        count: the count that came with the last answer; None where the server sends none.
-        counts: all counts that came.
+        pages: the number of pages; a single page is a consistent snapshot.
+        begun: whether the first page is the listing's first, or shows a run in front of the window.
+        ended: whether the end of the listing was reached, or a run behind the window.
+        linked: whether each page overlaps with the next.
+        met: the number of different runs; None if the count does not apply to them (a window, or a resumed pass).
+        count: the count in the last response; None if the server sends none.
+        counts: all counts received.
         first: the items of the first page.
-        newest_first: the pages are sorted by creation, newest first, and the first page shows a run older than the
-            newest.
-        newest_linked: the newest end, read again after everything else, meets what was read there; None where the
-            listing shows no order, so that it was not read again.
-        newest_same: the newest end showed the same items both times.
+        newest_first: whether the listing is sorted by creation, newest first, and the first page shows a run older
+            than its first.
+        newest_linked: whether the newest end, read again after everything else, overlaps with what was read there;
+            None if it was not read again, because the listing has no order.
+        newest_same: whether the newest end showed the same items both times.
     """
 
     pages: int
@@ -51,7 +51,7 @@ class Evidence:
 
     @classmethod
     def of(cls, main: Pass[Any], *, begun: bool, resumed: bool, met: int | None, newest_first: bool) -> Self:
-        """Put together what the main pass showed; `resumed` says that it went on from a checkpoint."""
+        """Return the evidence of the main pass; `resumed` means that it continued from a checkpoint."""
         return cls(
             pages=max(main.pages, 2) if resumed else main.pages,
             begun=begun or resumed,
@@ -65,7 +65,7 @@ class Evidence:
         )
 
     def closed_by(self, look: Pass[Any], met: int | None) -> Self:
-        """Add what the closing pass showed, after which `met` different runs were found."""
+        """Add the evidence of the closing pass; `met` now includes its runs."""
         return replace(
             self,
             met=met,
@@ -77,15 +77,15 @@ class Evidence:
 
 
 def verdict(seen: Evidence) -> str:
-    """Return why a pass may have missed a run that was listed throughout; empty where it is complete.
+    """Return why the pass may have missed a run that was listed all the time; empty if it is complete.
 
-    The rules, and the assumptions that no crawler of this API can do without, are in docs/delivery.md.
+    docs/delivery.md explains the rules, and the assumptions that no crawler of this API can avoid.
     """
     is_counted = seen.met is not None and seen.count is not None
     differs = f"the API counts {counted(seen.count or 0, 'run')}, the listing shows {seen.met}"
     if not (seen.begun and seen.ended):
         return "the end of the listing did not show"
-    if seen.pages == 1:  # one answer is one moment
+    if seen.pages == 1:  # one response is one moment
         return differs if is_counted and seen.met != seen.count else ""
     if seen.linked:
         if seen.newest_linked is False:

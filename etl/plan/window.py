@@ -1,4 +1,4 @@
-"""A history load that is bounded by creation times."""
+"""A range of creation times, to which a backfill can be limited."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 IN_FRONT, BEHIND = -1, 1
-"""Where a listing sorted by creation shows a run outside of a window."""
+"""On which side of a window a run outside of it is listed."""
 
 
 class Window(NamedTuple):
-    """Creation times from `since` (inclusive) to `until` (exclusive); None is open."""
+    """Creation times from `since` (inclusive) to `until` (exclusive); None means unbounded."""
 
     since: datetime | None = None
     until: datetime | None = None
 
     @property
     def is_bounded(self) -> bool:
-        """Tell whether there is a bound at all."""
+        """Whether the window has a bound."""
         return self.since is not None or self.until is not None
 
     def holds(self, created_at: datetime | None) -> bool:
-        """Tell whether a run is in the window; without a time, never in one that has a bound."""
+        """Return whether the window contains a run; one without a time is in no bounded window."""
         if created_at is None:
             return not self.is_bounded
         return (self.since is None or created_at >= self.since) and (self.until is None or created_at < self.until)
 
     def sides(self, items: Sequence[Listed], order: Order | None, *, by_creation: bool) -> set[int]:
-        """Return on which sides of the window the dated items of a page stand: `IN_FRONT`, 0 (in it) or `BEHIND`.
+        """Return where the dated items of a page are: `IN_FRONT` of the window, in it (0), or `BEHIND` it.
 
-        In a listing that is not sorted by creation this cannot be told, and the set is empty. Where it may be sorted by
-        change instead (`by_creation` is false), nothing of the window stands behind an item that was both created and
-        last changed before it.
+        The result is empty if the listing is not sorted by creation. If it may be sorted by change instead
+        (`by_creation` is false), only an item that was both created and last changed before the window is behind it.
         """
         if order is Order.CREATED_DESC and not by_creation:
             times = [item.updated_at for item in items if self._is_before(item.created_at)]

@@ -1,4 +1,4 @@
-"""The story of one stream: fetch, tell known from new, normalize, load."""
+"""Bringing one stream up to date: fetch pages, compare them with the warehouse, normalize and load."""
 
 from etl.sync.stream import Outcome, StreamSync, Task
 

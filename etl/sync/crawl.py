@@ -1,4 +1,4 @@
-"""Reading a whole listing, or a window of it, until a pass is complete, and marking gone runs."""
+"""Reading a whole listing, or a window of it, until a pass is complete, and marking runs that are gone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from etl.sync.listing import Listing
 
 EXPIRY_HORIZON = timedelta(days=1)
-"""Runs that expire within this time are fetched before the rest of a history."""
+"""Runs that the API removes within this time are fetched before the rest of a history."""
 
 
 async def read_all(
@@ -43,16 +43,18 @@ async def read_all(
     window: Window = EVERYTHING,
     resumes: bool = False,
 ) -> Crawl:
-    """Read a listing until a pass is complete or no more are allowed; runs that it did not show are looked up.
+    """Read a listing until a pass is complete or no further pass is allowed.
+
+    After each pass, runs of the warehouse that the pass did not show are looked up.
 
     Args:
-        listing: of the stream.
-        intake: takes in what is read.
-        store: of the stream.
-        now: the present time, by PostgreSQL's clock.
-        order: of the listing, as it was last observed.
-        window: the creation times asked for.
-        resumes: whether to go on where an earlier process stopped, and to write down how far the first pass came.
+        listing: the listing of the stream.
+        intake: loads what is read.
+        store: the stream in the warehouse.
+        now: the current time by PostgreSQL's clock.
+        order: the order of the listing as last observed.
+        window: the creation times to read.
+        resumes: whether to resume at the checkpoint of an earlier process, and to save checkpoints in the first pass.
 
     Returns:
         The last pass.
@@ -65,7 +67,7 @@ async def read_all(
             passes += 1
             shown = (crawl.doubt, crawl.met, listing.count)
             pages = -(-(listing.count or 0) // listing.paging.size)
-            # A pass that shows the same as the one before it would only be repeated.
+            # If a pass showed the same as the one before, so would the next.
             if crawl.is_complete or shown == before or passes >= passes_allowed(pages):
                 return crawl
             before, resumes = shown, False
@@ -73,7 +75,7 @@ async def read_all(
 
 
 def _saved_checkpoint(store: Store) -> Checkpoint | None:
-    """Return how far an earlier process came; None where there is nothing, or nothing that can be read."""
+    """Return the checkpoint of an earlier process; None if there is none, or none that is valid."""
     with suppress(msgspec.ValidationError):
         text = store.state.backfill_cursor
         return None if text is None else msgspec.json.decode(text, type=Checkpoint)
@@ -81,20 +83,20 @@ def _saved_checkpoint(store: Store) -> Checkpoint | None:
 
 
 class Crawl:
-    """One pass over a stream's whole listing, or over a window of it, into the warehouse; see `read_all`.
+    """One pass that loads a stream's whole listing, or a window of it; see `read_all`.
 
     Args:
-        resumed: where to go on; None for the beginning.
-        saves: whether to write down how far it came.
+        resumed: the checkpoint to resume at; None to start at the beginning.
+        saves: whether to save checkpoints.
 
     Attributes:
-        doubt: why a run may have been missed.
-        is_complete: whether none was, and none that it did not show is listed after all.
-        order: of the listing, as observed.
-        from_start: whether it began at the first page, not at a checkpoint.
-        moved: whether it was complete, but showed more runs than the API counts: some were removed meanwhile.
+        doubt: why the pass may have missed a run; empty if it did not.
+        is_complete: whether it missed no run, and no run that it did not show is still listed.
+        order: the order of the listing as observed.
+        from_start: whether it started at the beginning, not at a checkpoint.
+        moved: whether it missed no run, but showed more runs than the API counts: some were removed in the meantime.
         met: how many different runs it showed.
-        began: since when everything was read.
+        began: when the reading began.
     """
 
     def __init__(
@@ -124,14 +126,14 @@ class Crawl:
         self._saves = saves
         self._number = 0
         self._probes: dict[Span, Page] = {}
-        # Where a window ends can only be told in a listing that is sorted without exception.
+        # The end of a window can only be found in a listing that is sorted without exception.
         self._observer = OrderObserver(0 if window.is_bounded else listing.paging.distance)
-        self._is_sorted = False  # whether the pages that bisection has read show an order by creation
+        self._is_sorted = False  # whether the pages read by bisection prove an order by creation
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
 
     async def read(self) -> bool:
-        """Read; return whether there was anything to judge, False where the place to go on was not found."""
+        """Read the listing; return False if the position of the checkpoint was not found."""
         await self._intake.begin()
         self._number = await self._store.session.begin_pass()
         try:
@@ -147,7 +149,7 @@ class Crawl:
             await self._store.session.end_pass(self._number)
 
     async def _main_pass(self) -> Pass[Page]:
-        """Read the listing once, committing batch by batch."""
+        """Read the listing once and commit it batch by batch."""
         start = self._resumed or Checkpoint()
         if self._resumed is not None:
             self._intake.note_time(self._resumed.newest)
@@ -170,7 +172,7 @@ class Crawl:
     async def _take(
         self, pages: Sequence[Page], main: Pass[Page] | None = None, *, again: bool = False
     ) -> list[Listed]:
-        """Commit pages and note their items as met; those of the main pass with the checkpoint that covers them."""
+        """Commit pages and note that their items were seen; commit those of the main pass with their checkpoint."""
         found = await self._intake.classify(pages, again=again)
         if main is not None:
             for items in found.pages:
@@ -180,14 +182,14 @@ class Crawl:
             if self._saves and main.linked and main.token is None:
                 here = replace(main.checkpoint(), order=self.order, newest=self._intake.newest, began=self.began)
                 found.batch.cursor = msgspec.json.encode(here).decode()
-        if not (again and self._store.is_dry_run):  # which would count what is new once more
+        if not (again and self._store.is_dry_run):  # a dry run stores nothing, so it would count new runs twice
             await self._intake.load(found)
         listed = [item for items in found.pages for item in items]
         self.met += await self._store.session.note_seen(self._number, [item.key for item in listed])
         return listed
 
     async def _fetch_expiring(self, main: Pass[Page]) -> None:
-        """Fetch the far end of a newest-first history ahead, as far as its runs are about to leave the API."""
+        """Fetch the old end of a newest-first history first, as far as its runs are about to be removed."""
         spans = main.spans_ahead()
         if self.order is not Order.CREATED_DESC or not any(item.expires_at for item in self._first):
             return
@@ -203,7 +205,7 @@ class Crawl:
                 return
 
     async def _start(self) -> int:
-        """Return the position to begin at: 0, or in front of the window in a listing sorted by creation."""
+        """Return the position to start at: just before the window, found by bisection if the listing is sorted."""
         paging, first = self._listing.paging, Span(1, self._listing.paging.size)
         if not self._window.is_bounded or (self.order is not None and not self.order.by_creation):
             return 0
@@ -216,7 +218,7 @@ class Crawl:
         spans = [Span(1, paging.size)]
         while spans[-1].end < count:
             spans.append(paging.next(spans[-1].end))
-        low, high = 0, len(spans)  # all of the page at `low` is in front of the window, and not all of that at `high`
+        low, high = 0, len(spans)  # the page at `low` is wholly in front of the window, the page at `high` is not
         while high - low > 1:
             middle = (low + high) // 2
             probed[middle] = await self._probe(spans[middle])
@@ -230,12 +232,12 @@ class Crawl:
         return spans[low - 1].end if self._is_sorted else 0
 
     async def _probe(self, span: Span) -> Sequence[Listed]:
-        """Read a page before its turn; it is taken in when the pass comes to it."""
+        """Read a page ahead of the pass, which loads it when it gets there."""
         self._probes[span] = await self._listing.read(span)
         return self._intake.peek(self._probes[span])
 
     async def _evidence(self, main: Pass[Page]) -> Evidence:
-        """Put together what the main pass showed, and read the newest end again where it may have grown since."""
+        """Return what the pass has shown; read the newest end again if new runs may have been created there."""
         first, last = self._sides(self._first), self._sides(self._last)
         counts = self.from_start and not self._window.is_bounded
         evidence = Evidence.of(
@@ -255,14 +257,14 @@ class Crawl:
         return evidence.closed_by(look, self.met if counts else None)
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:
-        """Return on which sides of the window a page stands, as far as the order of the listing is known for sure."""
+        """Return on which sides of the window a page is; nothing unless the order of the listing is certain."""
         if not (self._observer.is_settled or self._is_sorted):
             return set()
         by_creation = self._observer.is_by_creation or self._is_sorted
         return self._window.sides(items, self.order, by_creation=by_creation)
 
     async def _settle_unseen(self) -> bool:
-        """Look up the warehouse's runs that the pass did not meet; return whether it still counts as complete."""
+        """Look up the warehouse's runs that the pass did not show; return whether it still counts as complete."""
         store, session, complete = self._store, self._store.session, not self.doubt
         unseen = await session.unseen_runs(store.stream, self._number, store.filters, self._window)
         settled = await settle_unseen(self._intake, unseen, complete=complete)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 async def read_head(
     listing: Listing, intake: Intake, store: Store, order: Order | None, lookback: timedelta, now: datetime
 ) -> set[str] | None:
-    """Read the newest end of a listing, which `order` says where to find.
+    """Read the newest end of a listing; `order` says which end that is.
 
     Returns:
-        The keys of the items read; None where only reading the whole listing is safe.
+        The keys of the items read; None if only reading the whole listing is safe.
     """
     if order is None or order is Order.NONE:
         return None
@@ -40,7 +40,7 @@ async def read_head(
             this: Pass[Page] = Pass(listing.paging, head=listing.head)
             downwards = _from_the_top(listing, intake, this)
         else:
-            # A third of a page above the old end: enough to link, and to see most of what the lookback asks for.
+            # Start a third of a page before the previous end: enough to overlap, and usually for the lookback.
             end, size = store.state.api_count or 0, min(listing.paging.size, listing.head)
             this = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), head=size)
             downwards = _from_the_end(listing, intake, this)
@@ -77,16 +77,16 @@ async def _from_the_top(listing: Listing, intake: Intake, this: Pass[Page]) -> A
 
 
 async def _from_the_end(listing: Listing, intake: Intake, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
-    """Yield the pages of an oldest-first listing from its end up, their items newest first.
+    """Yield the pages of an oldest-first listing from its end backwards, their items newest first.
 
-    The pass reads from the old end to the new one; pages further up are read as long as more are asked for. A run that
-    is removed meanwhile only shows others twice.
+    The pass reads from the previous end to the current one; earlier pages are read while the caller wants more. If a
+    run is removed in the meantime, other runs are only read twice.
     """
     end: list[list[Listed]] = []
     async with aclosing(listing.pages(this)) as batches:
         async for pages in batches:
             if listing.paging.aligned or not all(page.tells_size and page.count is not None for page in pages):
-                intake.doubt = "the API does not tell where a page begins"
+                intake.doubt = "the API does not report the number and size of a page"
                 return
             end += await intake.take_in(pages)
     for items in reversed(end):

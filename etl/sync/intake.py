@@ -1,4 +1,4 @@
-"""From pages to committed rows: each item is classified alone, known ones by the hash of their bytes."""
+"""From pages to committed rows. Each item is classified on its own; known items are recognized by their hash."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from etl.sync.listing import Listing
 
 REMEMBERED_ANSWERS = 5000
-"""For at most this many runs the time of the answer is remembered, to tell which of two copies is the newer."""
+"""How many runs to remember the time of the response for, which decides which of two copies is newer."""
 
 FUTURE = timedelta(days=1)
-"""A run that claims to be changed further ahead of PostgreSQL's clock than this counts as one without that time."""
+"""An `updated_at` further ahead of PostgreSQL's clock than this is ignored."""
 
 
 Errors: TypeAlias = "dict[str, NotFoundError | TransientError]"
-"""What went wrong when the API was asked for runs, by their ids."""
+"""Errors of requests for single runs, by run id."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a stream's crawl has read and done so far."""
+    """Counts of what a stream's sync has read and done so far."""
 
     pages: int = 0
     runs_inserted: int = 0
@@ -57,7 +57,7 @@ class Tally:
     rejects: int = 0
 
     def count(self, done: Loaded) -> None:
-        """Add what a transaction did."""
+        """Add the result of a transaction."""
         self.runs_inserted += done.inserted
         self.runs_updated += done.updated
         self.runs_unchanged += done.unchanged
@@ -65,13 +65,24 @@ class Tally:
 
     @property
     def runs_seen(self) -> int:
-        """Runs received; what a page shows again of the page before it counts once."""
+        """Runs received; those repeated on overlapping pages count once."""
         return self.runs_inserted + self.runs_updated + self.runs_unchanged + self.rejects
 
 
 @dataclass(slots=True)
 class Classified:
-    """Classified pages: what to load, and how planning sees each item, page by page."""
+    """Classified pages.
+
+    Attributes:
+        pages: each item as planning needs it, page by page.
+        new: rows of runs that the warehouse does not hold, by id.
+        changed: rows of runs that differ from the stored ones, by id.
+        older: ids of runs whose stored copy claims to be newer.
+        unchanged: how many runs are stored as listed.
+        good: ids of runs with a valid copy.
+        bad: ids of runs with an invalid copy.
+        batch: everything else to load.
+    """
 
     pages: list[list[Listed]] = field(default_factory=list)
     new: dict[str, RunRows] = field(default_factory=dict)
@@ -84,18 +95,20 @@ class Classified:
 
 
 class Intake:
-    """Takes in the pages of one stream.
+    """Loads the pages of one stream.
 
     Args:
-        listener: is told of pages, batches and rejects.
-        listing: asked for runs of which the stored copy claims to be newer than the listed one; None leaves them alone.
-        window: runs created outside of it are left alone.
-        retry: read items anew although the quarantine holds them.
+        store: the stream in the warehouse.
+        normalizer: turns items into rows.
+        listener: receives events about pages, batches and rejects.
+        listing: where to look up a run whose stored copy claims to be newer than the listed one; None: do not.
+        window: runs created outside of it are not loaded.
+        retry: whether to normalize items again that are in quarantine.
 
     Attributes:
-        tally: what was read and done.
-        newest: the largest updated_at read.
-        doubt: why a run that was read since `begin` may not be in its present state.
+        tally: counts of what was read and done.
+        newest: the largest `updated_at` read.
+        doubt: why a run read since `begin` may be out of date; empty if none is.
     """
 
     def __init__(
@@ -120,13 +133,13 @@ class Intake:
         self._retry = retry
         self._held: dict[bytes, Held] = {}
         self._requested: frozenset[str] = frozenset()
-        self._latest: datetime | None = None  # what claims to be changed later is not believed
+        self._latest: datetime | None = None  # a later `updated_at` is ignored
         self._rejected: set[bytes] = set()
-        self._recent: dict[str, tuple[bytes, Listed]] = {}  # the digest of each recent item, and what it was taken for
+        self._recent: dict[str, tuple[bytes, Listed]] = {}  # the hash and the classification of each recent item
         self._answered: dict[str, float] = {}
 
     async def begin(self) -> None:
-        """Get ready to read the listing, or to read it again."""
+        """Prepare for a pass."""
         self.doubt = ""
         self._recent.clear()
         self._latest = await self._store.session.clock() + FUTURE
@@ -134,23 +147,23 @@ class Intake:
         self._requested = await self._store.requested_workflows()
 
     async def take_in(self, pages: Sequence[Page], *, authoritative: bool = False) -> list[list[Listed]]:
-        """Classify pages and commit what they bring; return how planning sees their items."""
+        """Classify and load pages; return their items as planning needs them."""
         classified = await self.classify(pages, authoritative=authoritative)
         await self.load(classified)
         return classified.pages
 
     async def classify(self, pages: Sequence[Page], *, again: bool = False, authoritative: bool = False) -> Classified:
-        """Tell which items are known, new, changed or invalid, make rows of what is new or changed, announce pages.
+        """Classify items as known, new, changed or invalid, and make rows of new and changed ones.
 
         Args:
-            pages: as read.
-            again: whether they were read before in this pass, so that what is unchanged is not counted.
-            authoritative: whether they are answers to requests for the runs themselves; see `Batch`.
+            pages: the pages as read.
+            again: whether this pass has read them before, so that unchanged items are not counted again.
+            authoritative: whether they are responses to requests for single runs; see `Batch`.
         """
         items, stored = await self._identify(pages)
         found = Classified(batch=Batch(authoritative=authoritative))
         for page, of_page in zip(pages, items, strict=True):
-            await asyncio.sleep(0)  # the other streams' commits would wait while a whole batch is normalized
+            await asyncio.sleep(0)  # let other streams' commits proceed between pages
             listed: dict[bytes, Listed] = {}
             counts: Counter[str] = Counter()
             for item in of_page:
@@ -166,7 +179,7 @@ class Intake:
                 del counts["unchanged"]
             found.unchanged += counts["unchanged"]
             self._announce(page, counts)
-        for run_id in found.older:  # what the API answers for the run itself decides
+        for run_id in found.older:  # `load` looks them up
             found.new.pop(run_id, None)
             found.changed.pop(run_id, None)
             found.good.discard(run_id)
@@ -176,7 +189,7 @@ class Intake:
         return found
 
     def peek(self, page: Page) -> list[Listed]:
-        """Return how planning sees a page, without taking it in."""
+        """Return the items of a page as planning needs them, without loading the page."""
         found = []
         for raw in page.items:
             content = digest(raw)
@@ -188,10 +201,10 @@ class Intake:
         return found
 
     async def _identify(self, pages: Sequence[Page]) -> tuple[list[list[Item]], dict[str, asyncpg.Record]]:
-        """Tell the id of each item, and what the warehouse holds of these runs.
+        """Return the items with their run ids, and the stored state of these runs by id.
 
-        An unchanged item is not read: the id that it begins with is the right one if the warehouse holds the very same
-        bytes under it.
+        An unchanged item is not parsed: the id near its beginning is right if the warehouse holds the same bytes under
+        that id.
         """
         hashed = [[(raw, digest(raw), guess_id(raw)) for raw in page.items] for page in pages]
         guesses = [guess for items in hashed for _, _, guess in items if guess is not None]
@@ -209,12 +222,12 @@ class Intake:
         return found, stored
 
     def _shown(self, item: Item) -> Listed | None:
-        """Return what was made of the same item on a page that overlaps with its own."""
+        """Return how the same item was classified on an overlapping page."""
         content, shown = self._recent.get(item.key, (b"", None))
         return shown if content == item.digest else None
 
     def _take(self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]) -> Listed:
-        """Take one item: unchanged, in quarantine already, or made into rows."""
+        """Classify one item: unchanged, in quarantine already, or made into rows."""
         if stored is not None and stored["content_hash"] == item.digest and self._is_ours(stored):
             self._note_listed(stored, found.batch)
             return self._take_unchanged(item, stored, found, counts)
@@ -236,16 +249,17 @@ class Intake:
         return self._take_rows(item, rows, stored, found, counts)
 
     def _is_ours(self, stored: asyncpg.Record) -> bool:
-        """Tell whether a stored run belongs to this listing, as far as can be told without reading the item."""
+        """Return whether a stored run belongs to this listing, as far as its columns show."""
         is_own = stored["workflow_id"] == self._workflow_id
         is_here = bool(stored["listed_under"] == self._workflow_id)
         return is_here and (is_own or stored["workflow_id"] not in self._requested)
 
     def _check_identity(self, item: Item, rows: RunRows, stored: asyncpg.Record | None) -> None:
-        """Leave a run to the listing of another workflow: the one that it names, or the one that showed its id first.
+        """Check that a run belongs to this listing and has an id that fits.
 
         Raises:
-            RecordError: the settings read that listing too, or the id is too long.
+            RecordError: the run names another workflow that is synced too, another such workflow listed the id first,
+                or the id is too long.
         """
         if item.run_id is None:
             size = len(rows.run_id.encode())
@@ -258,7 +272,7 @@ class Intake:
             raise RecordError("id_taken", f"the workflow {stored['listed_under']} lists a run with the same id")
 
     def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
-        """Note that a stored run stands in this listing, if that is new."""
+        """Note that a stored run is in this listing, if that is news."""
         if stored["gone"]:
             batch.restored.append(stored["id"])
         elif stored["listed_under"] != self._workflow_id:
@@ -283,7 +297,7 @@ class Intake:
     def _take_rows(
         self, item: Item, rows: RunRows, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
     ) -> Listed:
-        """Take a run that is new or has changed, unless another copy of it is the newer one."""
+        """Take a new or changed run, unless another copy of it is newer."""
         group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
         self.note_time(rows.updated_at)
         if self._window.holds(rows.created_at):
@@ -305,9 +319,9 @@ class Intake:
         )
 
     def _is_newest(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, pending: RunRows | None) -> bool:
-        """Tell whether no other copy of the run, of these pages or stored, is the newer one.
+        """Return whether no other copy of the run, on these pages or stored, is newer.
 
-        Where updated_at does not tell, it is the one that the API answered last; the pages come in another order.
+        If `updated_at` does not decide, the copy received last does; pages may be handed on in another order.
         """
         mine, other = self._changed_at(rows.updated_at, rows.updated_on_day), None
         if pending is not None:
@@ -319,7 +333,7 @@ class Intake:
         return mine > other
 
     def _changed_at(self, updated_at: datetime | None, on_day: bool) -> datetime | None:  # noqa: FBT001 - a column
-        """Return the time by which copies of a run are compared; None where that is not known."""
+        """Return the time by which copies of a run are compared; None if there is none to trust."""
         time = effective_updated_at(updated_at, on_day)
         return None if time is None or self._is_ahead(time) else time
 
@@ -327,26 +341,26 @@ class Intake:
         return self._latest is not None and time > self._latest
 
     def _note_answer(self, item: Item, run_id: str) -> None:
-        """Remember when the API answered with a run, for the last few thousand of them."""
+        """Remember when a run was received, for the last few thousand runs."""
         if len(self._answered) >= REMEMBERED_ANSWERS:
             del self._answered[next(iter(self._answered))]
         self._answered[run_id] = item.received_at
 
     def note_time(self, updated_at: datetime | None) -> None:
-        """Let the watermark reach this time, once all is committed."""
+        """Let the watermark advance to this time once everything is committed."""
         is_later = updated_at is not None and (self.newest is None or updated_at > self.newest)
         if updated_at is not None and is_later and not self._is_ahead(updated_at):
             self.newest = updated_at
 
     def _count_reject(self, key: bytes) -> bool:
-        """Count a quarantined item; return whether that is the first time."""
+        """Count a quarantined item once; return whether it was counted now."""
         is_first = key not in self._rejected
         self._rejected.add(key)
         self.tally.rejects += is_first
         return is_first
 
     def _announce(self, page: Page, counts: Mapping[str, int]) -> None:
-        if page.number == 0:  # a run read alone is no page
+        if page.number == 0:  # a single run, not a page of the listing
             return
         self.tally.pages += 1
         self._listener(
@@ -364,15 +378,17 @@ class Intake:
         )
 
     async def load(self, found: Classified) -> None:
-        """Commit what `classify` found; count it and emit events only then."""
+        """Commit what `classify` found; count it and emit events after the commit."""
         for run_id in await self.ask(sorted(found.older)):
-            self.doubt = f"the listed copy of the run {run_id} is older, and the API gives no other"
+            self.doubt = (
+                f"the listed copy of the run {run_id} is older than the stored one, and the run could not be looked up"
+            )
         self.tally.runs_unchanged += found.unchanged
         if found.batch:
             await finish_commit(self._commit(found.batch, found.unchanged))
 
     async def ask(self, ids: Sequence[str]) -> Errors:
-        """Ask the API for runs one by one and take in their present state; return the errors."""
+        """Request runs one by one and load their current state; return the errors."""
         errors: Errors = {}
         if self._listing is not None:
             async with aclosing(self._listing.runs(ids)) as batches:
@@ -383,7 +399,7 @@ class Intake:
         return errors
 
     async def mark_gone(self, ids: Sequence[str]) -> None:
-        """Give runs that the API no longer lists their `gone_at`."""
+        """Set `gone_at` of runs that the API no longer lists."""
         if ids:
             await finish_commit(self._commit(Batch(gone=list(ids), settled=list(ids))))
 
@@ -410,11 +426,11 @@ class Intake:
 
 
 def _read_id(raw: bytes) -> str | None:
-    """Return the id of an item, cleaned; None where it has none, or one that is too long for any index."""
+    """Return the id of an item, cleaned; None if it has none, or one too long for an index."""
     run_id = peek_id(raw)
     return None if run_id is not None and len(run_id.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES else run_id
 
 
 def _is_erased_and_the_same(rows: RunRows, stored: asyncpg.Record) -> bool:
-    """Tell whether a run was erased, so that no hash of it is stored, and looks as it did before."""
+    """Return whether a run was erased, which leaves no hash, and has not changed since."""
     return stored["erased"] and (rows.status, rows.updated_at) == (stored["status"], stored["updated_at"])

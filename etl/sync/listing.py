@@ -1,4 +1,4 @@
-"""Requests to one run listing, and reading it by linked pages: several at once, handed on in their order."""
+"""Requests to one run listing. Several pages are requested at once and returned in their order."""
 
 from __future__ import annotations
 
@@ -22,39 +22,38 @@ if TYPE_CHECKING:
     from etl.plan.passes import Pass
 
 BATCH_ITEMS = 700
-"""Items after which a batch is handed on; one transaction takes about this many runs."""
+"""How many items make a batch: about as many runs are loaded in one transaction."""
 
 LINGER_S = 0.1
-"""How long a batch waits for a page that is under way: a commit of few runs costs PostgreSQL much more per run."""
+"""How long a batch waits for a page in flight: a small commit costs PostgreSQL much more per run."""
 
 UNANSWERED_RUNS = 3
-"""At most this many runs may stay without an answer when each is asked for; with more it is the API that fails."""
+"""How many runs may stay unanswered when they are requested one by one; if there are more, the API is failing."""
 
 REPEATED_PAGES = 5
-"""How many full pages in a row may show nothing new: many runs created at once push a listing down by whole pages."""
+"""How many full pages in a row may show nothing new: many new runs can shift a listing by whole pages."""
 
 BYTES_AT_ONCE = 64 * 1024 * 1024
-"""How many bytes the pages of one listing may have that are under way or waiting to be committed."""
+"""How many bytes of one listing's pages may be in flight or waiting for a commit."""
 
 TIMEOUTS = 6
-"""After this many requests in a row without an answer in time, whatever their size, reading a listing fails."""
+"""After so many timeouts in a row, whatever the page size, reading a listing fails."""
 
 
 class Listing:
     """The runs of one workflow as the API lists them.
 
     Args:
-        client: the source.
-        stream: whose runs.
+        client: sends the requests.
+        stream: the app and the workflow.
         paging: how the server pages, as far as known.
-        concurrency: how many pages may be under way or waiting to be committed.
-        status: filter.
-        origin: filter.
-        head: how many runs to ask for first at the newest end.
+        concurrency: how many pages may be in flight or waiting for a commit.
+        status: status filter.
+        origin: origin filter.
+        head: how many runs to request first at the newest end.
 
     Attributes:
-        paging: how the server pages.
-        count: how many items the API last counted; None where it tells none.
+        count: the API's count of the items in its last response; None if it sends none.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Listing:
         self._items = self._bytes = 0
         self._largest = 0  # of the last pages, in bytes
         self._timeouts = 0  # in a row
-        self._late = 0  # the size of the page that began the last row of them
+        self._late = 0  # the page size at the first of the last timeouts in a row
         self._client = client
         self._stream = stream
         self._status, self._origin = status, origin
@@ -86,7 +85,7 @@ class Listing:
         return self._bytes // self._items if self._items else None
 
     def filtered(self, status: str) -> Listing:
-        """Return the same listing through a status filter."""
+        """Return the same listing with a status filter."""
         paging = replace(self.paging, uneven=False)
         return Listing(
             self._client, self._stream, paging=paging, concurrency=self.concurrency, status=status, origin=self._origin
@@ -110,19 +109,19 @@ class Listing:
         return page
 
     async def probe(self, place: int = 1) -> Page:
-        """Read the one item at a place (from 1), with the listing's count."""
+        """Read the single item at a place (from 1), and the listing's count."""
         return await self.read(Span(place, 1), divisible=False)
 
     async def runs(self, ids: Sequence[str]) -> AsyncGenerator[dict[str, Page | NotFoundError | TransientError], None]:
-        """Ask for runs one by one, some at once.
+        """Request runs by id, a few at a time.
 
         Yields:
-            What the API answered, by id: the run as a page (number 0) that holds it alone; `NotFoundError` if the API
-            does not know it; `NoDocumentError` if the answer is not a run, or it cannot be asked for because its id was
-            cleaned; any other `TransientError` if there is no sensible answer.
+            The API's responses by id: a page (number 0) with the run alone; `NotFoundError` if the API does not have
+            the run; `NoDocumentError` if the response is not a run, or if the run cannot be requested because its id
+            was cleaned; another `TransientError` if there is no usable response.
 
         Raises:
-            TransientError: there are more than `UNANSWERED_RUNS` without an answer.
+            TransientError: more than `UNANSWERED_RUNS` runs have no usable response.
         """
         unanswered = 0
         for start in range(0, len(ids), self.concurrency):
@@ -135,9 +134,11 @@ class Listing:
                     raise answer
 
     async def _run(self, run_id: str) -> Page | NotFoundError | TransientError:
-        """Ask for a run; once more where the API answers with something else, as that may be a passing fault."""
+        """Request a run; try again once if the API returns something else."""
         if REPLACEMENT in run_id:
-            return NoDocumentError(f"the run {run_id} cannot be asked for: its id was cleaned")
+            return NoDocumentError(
+                f"the run {run_id} cannot be requested: its id contained characters that were replaced"
+            )
         found = None
         for _ in range(2):
             try:
@@ -149,23 +150,23 @@ class Listing:
                 url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
                 return Page([raw], 0, 1, None, url, monotonic(), None, None)
         if found is None:
-            return NoDocumentError(f"asked for the run {run_id}, the API answered with something without an id")
-        return TransientError(f"asked for the run {run_id}, the API answered with another one")
+            return NoDocumentError(f"the API returned a document without an id for the run {run_id}")
+        return TransientError(f"the API returned another run for the run {run_id}")
 
     async def pages(
         self, reading: Pass[Page], probes: Mapping[Span, Page] = MappingProxyType({})
     ) -> AsyncGenerator[list[Page], None]:
-        """Read what a pass asks for.
+        """Read the pages of a pass.
 
         Args:
             reading: the pass.
-            probes: pages that were read beforehand.
+            probes: pages that have been read already.
 
         Yields:
             Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most).
 
         Raises:
-            FatalError: the API repeats a page instead of going on.
+            FatalError: the API returns the same items over and over.
         """
         tasks: dict[asyncio.Task[Page], Span] = {}
         ready: list[Page] = []
@@ -199,11 +200,11 @@ class Listing:
 
     @property
     def _room(self) -> int:
-        """How many pages may be under way or waiting, so that they take no more than `BYTES_AT_ONCE`."""
+        """How many pages may be in flight or waiting without exceeding `BYTES_AT_ONCE`."""
         return min(self.concurrency, max(1, BYTES_AT_ONCE // max(self._largest, 1)))
 
     def _take(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
-        """Give an answer to a pass; have smaller pages read in the place of one that cannot be read."""
+        """Pass a response on to the pass; have smaller pages read in place of one that cannot be read."""
         try:
             page = task.result()
         except PageTooLargeError as error:
@@ -225,12 +226,12 @@ class Listing:
 
 
 def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: int | None) -> Paging:
-    """Return how to page as long as no answer has told more.
+    """Return how to page until responses tell more.
 
     Args:
         page_size: the setting.
-        known: the largest page that the server gave to the app.
-        run_bytes: the average size of the stream's runs.
+        known: the largest page that the server has given to the app; None if unknown.
+        run_bytes: the average size of the stream's runs in bytes; None if unknown.
     """
     if page_size != "auto":
         return Paging(page_size)
@@ -241,7 +242,7 @@ def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: in
 
 
 def answer_of(page: Page) -> Answer[Page]:
-    """Return what planning sees of a page."""
+    """Return what planning needs to know of a page."""
     keys = tuple(guess_id(item) or peek_id(item) or digest(item).hex() for item in page.items)
     return Answer(page, keys, page.count, page.size if page.tells_size else None, page.next_token)
 
@@ -249,6 +250,6 @@ def answer_of(page: Page) -> Answer[Page]:
 def _check_progress(reading: Pass[Page]) -> None:
     if reading.repeats >= REPEATED_PAGES and not reading.ended:
         raise FatalError(
-            "the API answers one page after another with items of an earlier page",
-            hint="Ask the API's operator: paging does not work for this workflow. What was read is kept.",
+            "the API returns the same items on every page",
+            hint="Paging does not work for this workflow; report it to the API's operator. What was read is kept.",
         )
