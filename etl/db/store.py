@@ -60,7 +60,7 @@ REFUSALS = (
 )
 
 
-class Held(NamedTuple):
+class Quarantined(NamedTuple):
     """A quarantined item: its run's id (None where it has none), why, and whether no sync has ended since."""
 
     run_id: str | None
@@ -113,10 +113,10 @@ class Store:
         asked = (ids, self.state.last_synced_at, *self.stream)
         return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
 
-    async def open_rejects(self) -> dict[bytes, Held]:
+    async def open_rejects(self) -> dict[bytes, Quarantined]:
         """The quarantine of this stream, by digest."""
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
-        return {row["digest"]: Held(row["run_id"], row["reason"], recent=row["recent"]) for row in rows}
+        return {row["digest"]: Quarantined(row["run_id"], row["reason"], recent=row["recent"]) for row in rows}
 
     async def requested_workflows(self) -> frozenset[str]:
         """The workflows that the settings read."""

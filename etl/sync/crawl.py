@@ -159,7 +159,7 @@ class Crawl:
         reading: Pass[Page] = Pass(self._listing.paging, start, ahead=self._listing.concurrency)
         async with aclosing(self._listing.pages(reading, self._probes)) as batches:
             async for pages in batches:
-                await self._take(pages, reading)
+                await self._load(pages, reading)
                 if BEHIND in self._sides(self._last):
                     reading.stop()
                 elif reading.pages == 1 and self._saves and self._resumed is None:
@@ -169,7 +169,7 @@ class Crawl:
         self.order = self._observer.order or start.order
         return reading
 
-    async def _take(
+    async def _load(
         self, pages: Sequence[Page], main: Pass[Page] | None = None, *, again: bool = False
     ) -> list[Listed]:
         """Commit pages and note that their items were seen; commit those of the main pass with their checkpoint."""
@@ -199,7 +199,7 @@ class Crawl:
             is_next = meets(keys, main.tail[1]) if main.tail else span.start + len(keys) == page.count
             if page.count != main.count or not is_next:
                 return
-            items = await self._take([page])
+            items = await self._load([page])
             main.tail = (span.start, keys[:EDGE])
             if not any(item.expires_at and item.expires_at <= self._now + EXPIRY_HORIZON for item in items):
                 return
@@ -253,7 +253,7 @@ class Crawl:
             return evidence
         async with aclosing(self._listing.pages(look)) as batches:
             async for pages in batches:
-                await self._take(pages, again=True)
+                await self._load(pages, again=True)
         return evidence.closed_by(look, self.met if counts else None)
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:

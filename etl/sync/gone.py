@@ -81,7 +81,7 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
         if number is None:
             break
         span = Span(number, paging.size)
-        (items,) = await intake.take_in([await listing.read(span)])
+        (items,) = await intake.process([await listing.read(span)])
         listed.update(item.key for item in items)
         place = break_of(items, order)
         if place is None or listing.count != count:

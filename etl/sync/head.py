@@ -72,7 +72,7 @@ async def _from_the_top(listing: Listing, intake: Intake, this: Pass[Page]) -> A
     """Yield the pages of a newest-first listing."""
     async with aclosing(listing.pages(this)) as batches:
         async for pages in batches:
-            for items in await intake.take_in(pages):
+            for items in await intake.process(pages):
                 yield items
 
 
@@ -88,11 +88,11 @@ async def _from_the_end(listing: Listing, intake: Intake, this: Pass[Page]) -> A
             if listing.paging.aligned or not all(page.tells_size and page.count is not None for page in pages):
                 intake.doubt = "the API does not report the number and size of a page"
                 return
-            end += await intake.take_in(pages)
+            end += await intake.process(pages)
     for items in reversed(end):
         yield items[::-1]
     size = listing.paging.size
     for number in range(-(-min(this.began, this.count or 0) // size), 0, -1):
         span = Span(number, size)
-        (items,) = await intake.take_in([await listing.read(span)])
+        (items,) = await intake.process([await listing.read(span)])
         yield items[: this.began - span.start][::-1]  # the pass has read what follows

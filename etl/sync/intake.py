@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from etl.api.pages import Page
 from etl.db.batch import Batch, Item, Loaded, Reject
 from etl.db.liveness import finish_commit
-from etl.db.store import Held
+from etl.db.store import Quarantined
 from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import clean_text
 from etl.errors import RecordError
@@ -79,8 +79,8 @@ class Classified:
         changed: rows of runs that differ from the stored ones, by id.
         older: ids of runs whose stored copy claims to be newer.
         unchanged: how many runs are stored as listed.
-        good: ids of runs with a valid copy.
-        bad: ids of runs with an invalid copy.
+        valid: ids of runs with a valid copy.
+        invalid: ids of runs with an invalid copy.
         batch: everything else to load.
     """
 
@@ -89,8 +89,8 @@ class Classified:
     changed: dict[str, RunRows] = field(default_factory=dict)
     older: set[str] = field(default_factory=set)
     unchanged: int = 0
-    good: set[str] = field(default_factory=set)
-    bad: set[str | None] = field(default_factory=set)
+    valid: set[str] = field(default_factory=set)
+    invalid: set[str | None] = field(default_factory=set)
     batch: Batch = field(default_factory=Batch)
 
 
@@ -131,7 +131,7 @@ class Intake:
         self._listing = listing
         self._window = window
         self._retry = retry
-        self._held: dict[bytes, Held] = {}
+        self._quarantined: dict[bytes, Quarantined] = {}
         self._requested: frozenset[str] = frozenset()
         self._latest: datetime | None = None  # a later `updated_at` is ignored
         self._rejected: set[bytes] = set()
@@ -143,10 +143,10 @@ class Intake:
         self.doubt = ""
         self._recent.clear()
         self._latest = await self._store.session.clock() + FUTURE
-        self._held |= {} if self._retry else await self._store.open_rejects()
+        self._quarantined |= {} if self._retry else await self._store.open_rejects()
         self._requested = await self._store.requested_workflows()
 
-    async def take_in(self, pages: Sequence[Page], *, authoritative: bool = False) -> list[list[Listed]]:
+    async def process(self, pages: Sequence[Page], *, authoritative: bool = False) -> list[list[Listed]]:
         """Classify and load pages; return their items as planning needs them."""
         classified = await self.classify(pages, authoritative=authoritative)
         await self.load(classified)
@@ -168,8 +168,8 @@ class Intake:
             counts: Counter[str] = Counter()
             for item in of_page:
                 if item.digest not in listed:
-                    shown = None if authoritative else self._shown(item)
-                    listed[item.digest] = shown or self._take(item, stored.get(item.key), found, counts)
+                    shown = None if authoritative else self._seen_before(item)
+                    listed[item.digest] = shown or self._classify_item(item, stored.get(item.key), found, counts)
             found.pages.append([listed[item.digest] for item in of_page])
             if page.number:
                 self._recent |= {item.key: (item.digest, listed[item.digest]) for item in of_page}
@@ -182,10 +182,10 @@ class Intake:
         for run_id in found.older:  # `load` looks them up
             found.new.pop(run_id, None)
             found.changed.pop(run_id, None)
-            found.good.discard(run_id)
-        batch, held = found.batch, {each.run_id for each in self._held.values()}
+            found.valid.discard(run_id)
+        batch, quarantined = found.batch, {each.run_id for each in self._quarantined.values()}
         batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
-        batch.settled = sorted(run_id for run_id in found.good - found.bad if self._retry or run_id in held)
+        batch.settled = sorted(run_id for run_id in found.valid - found.invalid if self._retry or run_id in quarantined)
         return found
 
     def peek(self, page: Page) -> list[Listed]:
@@ -221,32 +221,34 @@ class Intake:
             stored |= await self._store.known(list(unasked))
         return found, stored
 
-    def _shown(self, item: Item) -> Listed | None:
+    def _seen_before(self, item: Item) -> Listed | None:
         """Return how the same item was classified on an overlapping page."""
         content, shown = self._recent.get(item.key, (b"", None))
         return shown if content == item.digest else None
 
-    def _take(self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]) -> Listed:
+    def _classify_item(
+        self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
+    ) -> Listed:
         """Classify one item: unchanged, in quarantine already, or made into rows."""
         if stored is not None and stored["content_hash"] == item.digest and self._is_ours(stored):
             self._note_listed(stored, found.batch)
-            return self._take_unchanged(item, stored, found, counts)
-        held = self._held.get(item.digest)
-        if held is not None and held.reason not in ("other_workflow", "id_taken"):
-            return self._take_held(item, held, found, counts)
+            return self._classify_unchanged(item, stored, found, counts)
+        quarantined = self._quarantined.get(item.digest)
+        if quarantined is not None and quarantined.reason not in ("other_workflow", "id_taken"):
+            return self._classify_quarantined(item, quarantined, found, counts)
         try:
             rows = self._normalizer.normalize(item.raw, item.digest)
             self._check_identity(item, rows, stored)
         except RecordError as error:
-            if held is not None and held.reason == error.reason:
-                return self._take_held(item, held, found, counts)
+            if quarantined is not None and quarantined.reason == error.reason:
+                return self._classify_quarantined(item, quarantined, found, counts)
             found.batch.rejects.append(Reject(item.run_id, item, error.reason, error.message))
-            found.bad.add(item.run_id)
+            found.invalid.add(item.run_id)
             counts["rejected"] += 1
             return Listed(item.key, None, None, known=False)
         if stored is not None:
             self._note_listed(stored, found.batch)
-        return self._take_rows(item, rows, stored, found, counts)
+        return self._classify_rows(item, rows, stored, found, counts)
 
     def _is_ours(self, stored: asyncpg.Record) -> bool:
         """Return whether a stored run belongs to this listing, as far as its columns show."""
@@ -280,21 +282,25 @@ class Intake:
         elif not stored["is_ours"]:
             batch.shared.append(stored["id"])
 
-    def _take_held(self, item: Item, held: Held, found: Classified, counts: Counter[str]) -> Listed:
-        counts["held"] += self._count_reject(item.digest)
-        found.bad.add(held.run_id)
-        return Listed(held.run_id or item.key, None, None, known=True, recent=held.recent)
+    def _classify_quarantined(
+        self, item: Item, quarantined: Quarantined, found: Classified, counts: Counter[str]
+    ) -> Listed:
+        counts["quarantined"] += self._count_reject(item.digest)
+        found.invalid.add(quarantined.run_id)
+        return Listed(quarantined.run_id or item.key, None, None, known=True, recent=quarantined.recent)
 
-    def _take_unchanged(self, item: Item, stored: asyncpg.Record, found: Classified, counts: Counter[str]) -> Listed:
+    def _classify_unchanged(
+        self, item: Item, stored: asyncpg.Record, found: Classified, counts: Counter[str]
+    ) -> Listed:
         if not stored["gone"] and self._window.holds(stored["created_at"]):
             counts["unchanged"] += 1  # one that is back is counted as updated
-        found.good.add(stored["id"])
+        found.valid.add(stored["id"])
         self.note_time(stored["updated_at"])
         self._note_answer(item, stored["id"])
         times = (stored["created_at"], stored["updated_at"])
         return Listed(stored["id"], *times, known=True, recent=stored["recent"])
 
-    def _take_rows(
+    def _classify_rows(
         self, item: Item, rows: RunRows, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
     ) -> Listed:
         """Take a new or changed run, unless another copy of it is newer."""
@@ -304,7 +310,7 @@ class Intake:
             if found.batch.authoritative or self._is_newest(item, rows, stored, group.get(rows.run_id)):
                 counts[kind] += rows.run_id not in group
                 group[rows.run_id] = rows
-                found.good.add(rows.run_id)
+                found.valid.add(rows.run_id)
                 found.batch.items[rows.run_id] = item
                 self._note_answer(item, rows.run_id)
             elif item.received_at >= self._answered.get(rows.run_id, 0.0):
@@ -394,7 +400,7 @@ class Intake:
             async with aclosing(self._listing.runs(ids)) as batches:
                 async for answers in batches:
                     found = [answer for answer in answers.values() if isinstance(answer, Page)]
-                    await self.take_in(found, authoritative=True)
+                    await self.process(found, authoritative=True)
                     errors |= {run_id: answer for run_id, answer in answers.items() if not isinstance(answer, Page)}
         return errors
 
@@ -408,7 +414,7 @@ class Intake:
         batch.rejects += refused
         for reject in batch.rejects:
             self._count_reject(reject.digest)
-            self._held[reject.digest] = Held(reject.run_id, reject.reason, recent=True)
+            self._quarantined[reject.digest] = Quarantined(reject.run_id, reject.reason, recent=True)
             self._listener(RunQuarantined(self._store.stream, reject.run_id, reject.reason, reject.error))
         self.tally.count(done)
         self._listener(

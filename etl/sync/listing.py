@@ -191,7 +191,7 @@ class Listing:
                     yield ready
                     ready = []
                 for task in done:
-                    ready += self._take(tasks.pop(task), task, reading)
+                    ready += self._receive(tasks.pop(task), task, reading)
                 _check_progress(reading)
         finally:
             for task in tasks:
@@ -203,7 +203,7 @@ class Listing:
         """How many pages may be in flight or waiting without exceeding `BYTES_AT_ONCE`."""
         return min(self.concurrency, max(1, BYTES_AT_ONCE // max(self._largest, 1)))
 
-    def _take(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
+    def _receive(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
         """Pass a response on to the pass; have smaller pages read in place of one that cannot be read."""
         try:
             page = task.result()

@@ -133,7 +133,7 @@ class StreamSync:
                 async for pages in batches:
                     # What else the page shows may not pass the filter of the settings.
                     asked_for = [_only(unseen, page) for page in pages]
-                    seen.update(item.key for page in await self._intake.take_in(asked_for) for item in page)
+                    seen.update(item.key for page in await self._intake.process(asked_for) for item in page)
         errors = await look_up(self._intake, [run for run in unseen if run not in seen])
         self._unanswered = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
         return all(isinstance(error, NotFoundError) for error in errors.values())
