@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, migrations, loading, state; each SQL statement longer than a line is in `sql/`."""
+"""PostgreSQL: connections, migrations, loading and sync state. SQL statements longer than a line are in `sql/`."""

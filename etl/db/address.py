@@ -1,4 +1,4 @@
-"""Where a database is, from its URL: what the driver is told, and the errors of connecting, with hints."""
+"""Connection parameters from a database URL, and connection errors with hints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IGNORED = (
     "sslcompression",
     "sslsni",
 )
-"""Parameters of libpq that asyncpg would send to the server, which does not know them."""
+"""libpq parameters that asyncpg would pass to the server, which does not support them."""
 
 # Raised by asyncpg if a server cannot be reached or its URL is invalid.
 CONNECT_FAILURES = (
@@ -58,20 +58,20 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
         ),
     ),
 )
-"""Errors of a reachable server, what they mean, and the hint."""
+"""Errors of a reachable server: exception types, the words for the message, and the hint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a database is.
+    """The address of a database.
 
     Attributes:
-        urls: for the driver, one per host, which are tried in turn.
+        urls: URLs for the driver, one per host, to be tried in order.
         place: the hosts, ports and database, for messages.
         is_socket: whether all hosts are Unix sockets, which need no TLS.
-        connect_timeout_s: how long connecting to one host may take; 0 if the URL does not say.
-        keepalives: of the connections.
-        password: '' if there is none.
+        connect_timeout_s: time limit for connecting to one host, in seconds; 0 if the URL sets none.
+        keepalives: keepalive settings of the connections.
+        password: the password; '' if there is none.
     """
 
     urls: tuple[str, ...] = field(repr=False)
@@ -83,7 +83,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Take it from a URL with parameters of libpq.
+        """Parse a URL with libpq parameters.
 
         Raises:
             DatabaseError: the URL is invalid.
@@ -95,15 +95,15 @@ class Address:
                 f"PostgreSQL cannot be reached at the address in database.url: expected {error}",
                 hint="Correct database.url.",
             ) from None
-        connect_timeout_s = _whole(found, "connect_timeout") or 0
-        numbers = {name: number for name in Keepalives.__slots__ if (number := _whole(found, name)) is not None}
-        session = found.setdefault("target_session_attrs", "any")  # or asyncpg looks into the environment
+        connect_timeout_s = _pop_integer(found, "connect_timeout") or 0
+        numbers = {name: number for name in Keepalives.__slots__ if (number := _pop_integer(found, name)) is not None}
+        session = found.setdefault("target_session_attrs", "any")  # otherwise asyncpg reads it from the environment
         places = hosts_and_ports(found)
-        alone = [found | {"host": host, "port": port} for host, port in places]
-        if session == "prefer-standby":  # which needs to know all hosts
-            alone = [found]
+        per_host = [found | {"host": host, "port": port} for host, port in places]
+        if session == "prefer-standby":  # asyncpg has to know all hosts to choose one
+            per_host = [found]
         return cls(
-            tuple(url_of({name: value for name, value in each.items() if value}) for each in alone),
+            tuple(url_of({name: value for name, value in each.items() if value}) for each in per_host),
             _describe(places, found.get("dbname", "")),
             all(host.startswith(("/", "@")) for host, _ in places),
             connect_timeout_s,
@@ -120,36 +120,36 @@ class Address:
             )
         for kinds, words, hint in _REFUSALS:
             if isinstance(failure, kinds):
-                return DatabaseError(f"PostgreSQL at {self.place} {words}: {self._said(failure)}", hint=hint)
+                return DatabaseError(f"PostgreSQL at {self.place} {words}: {self._message_of(failure)}", hint=hint)
         no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in self.urls[0]
         if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
             return DatabaseError(
-                f"No TLS connection to PostgreSQL at {self.place}: {self._said(failure)}",
+                f"No TLS connection to PostgreSQL at {self.place}: {self._message_of(failure)}",
                 hint="Check sslmode and sslrootcert in database.url (or read_url).",
             )
         if isinstance(failure, TimeoutError):
             reason = f"no response within {limit_s:g} s"
         else:
-            reason = self._said(failure) or type(failure).__name__
+            reason = self._message_of(failure) or type(failure).__name__
         return DatabaseError(
             f"PostgreSQL cannot be reached at {self.place}: {reason}",
             hint="Check that it is running, and check the host, port and database in database.url "
             "(or read_url; leave url empty to use the embedded PostgreSQL).",
         )
 
-    def _said(self, failure: Exception) -> str:
-        """Return the message of a failure without the password."""
+    def _message_of(self, failure: Exception) -> str:
+        """Return the message of an exception with the password masked."""
         message = str(failure).strip()
         for form in {self.password, quote(self.password, safe=""), unquote(self.password)} - {""}:
             message = message.replace(form, "***")
         return message
 
 
-def _whole(parameters: dict[str, str], name: str) -> int | None:
-    """Take a number out of the parameters.
+def _pop_integer(parameters: dict[str, str], name: str) -> int | None:
+    """Remove a parameter and return its value; None if it is missing.
 
     Raises:
-        DatabaseError: it is no whole number.
+        DatabaseError: the value is not an integer.
     """
     text = parameters.pop(name, None)
     try:

@@ -1,4 +1,4 @@
-"""The content of one transaction, and its result."""
+"""Batches: the rows that one transaction writes, and the result of that transaction."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class Item(NamedTuple):
-    """An item as received: its bytes, their hash, its run's id (None where it has none), and where it came from.
+    """An item as received: its bytes and their hash, the id of its run (None if it has no id), and its origin.
 
-    `received_at` is a reading of `time.monotonic`.
+    `received_at` is a value of `time.monotonic()`.
     """
 
     raw: bytes
@@ -25,13 +25,13 @@ class Item(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What identifies the item in the listing."""
+        """The key that identifies the item in the listing: the run id, or the hash of an item without an id."""
         return self.digest.hex() if self.run_id is None else self.run_id
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One item for the quarantine; its digest identifies it."""
+    """One item for the quarantine, identified by its digest."""
 
     run_id: str | None
     item: Item
@@ -40,7 +40,7 @@ class Reject:
 
     @property
     def digest(self) -> bytes:
-        """The hash of its bytes as received."""
+        """The hash of the item's bytes as received."""
         return self.item.digest
 
 
@@ -51,16 +51,15 @@ class Batch:
     Attributes:
         new: runs that are probably not in the warehouse.
         changed: runs that may be in the warehouse.
-        items: these runs as received, by run id, in case PostgreSQL refuses one.
+        items: the new and changed runs as received, by run id, to be quarantined if PostgreSQL refuses them.
         restored: ids of unchanged runs that had `gone_at` and are listed again.
-        claimed: ids of runs that now stand in the listing of this workflow instead of another one.
-        shared: ids of runs that were found in another app's listing first.
+        claimed: ids of runs that moved from the listing of another workflow to the listing of this one.
+        shared: ids of runs that another app's listing contained first.
         gone: ids of runs that this app no longer lists.
         rejects: items for the quarantine.
-        settled: ids of runs whose rejects are resolved, because a valid copy or none is listed now.
-        cursor: where an interrupted backfill resumes; None leaves it as it is.
-        authoritative: whether the runs are the API's answers for each alone, which replace stored copies whatever their
-            age.
+        settled: ids of runs whose rejects are resolved: a valid copy of the run is listed, or the run is not listed.
+        cursor: where an interrupted backfill resumes; None leaves the stored cursor unchanged.
+        authoritative: whether the runs were requested by id. Such a copy replaces the stored one even if it is older.
     """
 
     new: list[RunRows] = field(default_factory=list)
@@ -80,7 +79,10 @@ class Batch:
         return bool(runs or self.rejects or self.settled) or self.cursor is not None
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Split the new and changed runs into halves with their settled ids; everything else goes to the second."""
+        """Split the new and changed runs, with their settled ids, into halves.
+
+        `claimed` is in both halves, everything else in the second.
+        """
         of_new = (len(self.new) + len(self.changed)) // 2
         of_changed = max(0, of_new - len(self.new))
         first = Batch(self.new[:of_new], self.changed[:of_changed], self.items, authoritative=self.authoritative)
@@ -93,7 +95,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The result of a transaction."""
+    """The result of a transaction: numbers of runs, of rows written, and its duration."""
 
     inserted: int = 0
     updated: int = 0

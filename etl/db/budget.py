@@ -19,11 +19,11 @@ from etl.db.statements import statements
 from etl.errors import DatabaseError
 
 WINDOW_S = 60.0  # the API counts requests in any 60 seconds
-_GUARD_SHARE = 1 / 150  # share of the window: tolerated variation of request latency (0.4 s of 60 s)
-_SLOT_SHARE = 1 / 300  # share of the window: leases this close together share an entry (0.2 s of 60 s)
+_GUARD_SHARE = 1 / 150  # of the window: tolerated variation of request latency (0.4 s of 60 s)
+_SLOT_SHARE = 1 / 300  # of the window: leases in the same slot share an array entry (0.2 s of 60 s)
 
 _TEMPORARY = (*LOST, asyncpg.InsufficientResourcesError)
-_LONGEST_PAUSE_S = 1.6  # between two attempts
+_LONGEST_PAUSE_S = 1.6  # between attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class BudgetLease:
 class Budget:
     """The budget of one API host: `requests_per_minute` requests in any `window_s` seconds, over all processes.
 
-    `egress` names the address that the host sees; processes that name none share a budget.
+    `egress` names the address from which requests reach the host; processes without an `egress` share a budget.
 
-    Use a separate pool with one connection: waiting for a busy pool would delay all requests. While the database is
-    away, statements are tried again for `patience_s` seconds, by default as long as a sync waits for it to come back.
+    Use a separate pool with one connection: waiting for a busy pool would delay all requests. If the database is
+    unreachable, statements are retried for `retry_for_s` seconds (default: `liveness.OUTAGE_S`).
     """
 
     def __init__(
@@ -55,20 +55,25 @@ class Budget:
         *,
         egress: str | None = None,
         window_s: float = WINDOW_S,
-        patience_s: float | None = None,
+        retry_for_s: float | None = None,
     ) -> None:
         self._pool = pool
         self._key = (host, egress or "")
         self._requests_per_minute = requests_per_minute
-        self._patience_s = liveness.OUTAGE_S if patience_s is None else patience_s
+        self._retry_for_s = liveness.OUTAGE_S if retry_for_s is None else retry_for_s
         self._held_s = window_s * (1 + _GUARD_SHARE)
         self._slot_s = window_s * _SLOT_SHARE
 
     async def lease(self, want: int, valid_s: float, lag_s: float = 0.0) -> BudgetLease:
-        """Lease up to `want` requests, to be sent within `valid_s` seconds from now, and on their way `lag_s` later.
+        """Lease up to `want` requests.
+
+        Args:
+            want: the number of requests wanted.
+            valid_s: seconds from now within which they must be sent.
+            lag_s: seconds that a request may take to reach the host.
 
         Raises:
-            DatabaseError: the database stays unreachable, or refuses.
+            DatabaseError: the database stays unreachable, or refuses the statement.
         """
         terms = (want, self._requests_per_minute, self._held_s, valid_s + lag_s, self._slot_s)
         row, asked_at = await self._query("lease", *terms)
@@ -78,17 +83,17 @@ class Budget:
         return BudgetLease(row["granted"], row["wait_s"], asked_at + valid_s)
 
     async def pause(self, seconds: float) -> None:
-        """Grant no requests to any process for `seconds`; a longer current pause is kept.
+        """Grant no requests to any process for `seconds`, unless a longer pause is in effect.
 
         Raises:
-            DatabaseError: the database stays unreachable, or refuses.
+            DatabaseError: the database stays unreachable, or refuses the statement.
         """
         await self._query("pause", seconds)
 
     async def _query(self, name: str, *values: float) -> tuple[asyncpg.Record | None, float]:
         """Run a statement for this host; return its row and the monotonic time just before it was sent."""
         sql = statements("budget")[name]
-        give_up_at, pause_s = monotonic() + self._patience_s, 0.1
+        give_up_at, pause_s = monotonic() + self._retry_for_s, 0.1
         while True:
             try:
                 async with self._pool.acquire() as connection:

@@ -1,7 +1,7 @@
 """A script that distributes a warehouse over a Citus cluster, generated from the table descriptions.
 
-Runs are distributed by id and their child rows by run_id, so that a run is on one node; definitions and bookkeeping are
-replicated to every node.
+Runs are distributed by id and their child rows by run_id, so that all rows of a run are on one node. Definitions and
+bookkeeping tables are replicated to every node.
 """
 
 from __future__ import annotations

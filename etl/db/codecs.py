@@ -1,4 +1,4 @@
-"""Codecs between Python and PostgreSQL, in the binary form that COPY needs."""
+"""Codecs between Python and PostgreSQL values, in the binary format that COPY needs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncpg
 
-_JSONB: Final = b"\x01"  # of jsonb's binary form: its version, which precedes the text
-_TIME_ZERO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamptz's binary form, which counts microseconds
+_JSONB: Final = b"\x01"  # version number, which precedes the text in the binary format of jsonb
+_TIME_ZERO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # the binary format of timestamptz counts microseconds from here
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
     """Set the codecs of `jsonb` and `timestamptz`.
 
-    `jsonb` as JSON text: `bytes` or `str` in, `str` out. `timestamptz` as a `datetime` with a zone: asyncpg's own codec
-    makes infinities of the first and the last microsecond of the years 1 to 9999, and times without a zone of those.
-    An `int` counts microseconds from the year 2000 on, as PostgreSQL does.
+    `jsonb` is JSON text: `bytes` or `str` in, `str` out. `timestamptz` is a `datetime` with a time zone, or an `int`
+    that counts microseconds since 2000-01-01 UTC. asyncpg's own codec is not used, because it converts the earliest and
+    the latest datetime to infinity, and returns infinity as a datetime without a time zone.
     """
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
@@ -28,7 +28,7 @@ async def prepare(connection: asyncpg.Connection) -> None:
 
 
 async def prepare_to_load(connection: asyncpg.Connection) -> None:
-    """Also transfer `jsonb` and `numeric` in their binary form, as created by `etl.normalize`."""
+    """Set the codecs for loading: `jsonb` and `numeric` are bytes in binary format, as created by `etl.normalize`."""
     await prepare(connection)
     for each in ("jsonb", "numeric"):
         await connection.set_builtin_type_codec(each, schema="pg_catalog", codec_name="bytea", format="binary")

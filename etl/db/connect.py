@@ -1,4 +1,4 @@
-"""Connections to the warehouse, with its schema as search_path, codecs for values, and errors with hints."""
+"""Connections to the warehouse, with its schema as search_path, value codecs, and errors with hints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONG_S = 3600.0
-"""How long the statements of commands that are no sync may take: an export, a migration, a report of everything."""
+"""Time limit in seconds for statements of commands other than sync, such as an export, a migration or a report."""
 
 _CONNECT_TIMEOUT_S = 15
 _SQL = statements("connect")
@@ -40,16 +40,16 @@ async def connect(
     """Open a connection whose search_path is `schema`.
 
     Args:
-        url: `postgresql://` or `postgres://`, with parameters of libpq (`host`, `sslmode`, ...).
+        url: a `postgresql://` or `postgres://` URL with libpq parameters (`host`, `sslmode`, ...).
         schema: name of the schema; it need not exist yet.
         application_name: the name shown in `pg_stat_activity`.
-        timeout_s: a statement unanswered for so many seconds counts as a lost connection.
+        timeout_s: seconds after which a statement without an answer counts as a lost connection.
 
     Raises:
         DatabaseError: the server cannot be reached or refuses the connection, or the URL is invalid.
     """
-    dial = _Dial(url, schema, application_name, timeout_s)
-    return await dial.reach(dial.open(LiveConnection, prepare, check=True))
+    connector = _Connector(url, schema, application_name, timeout_s)
+    return await connector.reach(connector.open(LiveConnection, prepare, check=True))
 
 
 async def create_pool(
@@ -61,14 +61,15 @@ async def create_pool(
     timeout_s: float = LONG_S,
     ensure_running: Callable[[], Awaitable[object]] | None = None,
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """Open a pool of at most `size` connections configured as by `connect`, one of them immediately.
+    """Open a pool of at most `size` connections, configured as by `connect`; the first one is opened immediately.
 
-    `ensure_running` is called before each connection is opened; its DatabaseError counts as a lost connection.
+    `ensure_running` is called before each connection is opened; a DatabaseError that it raises counts as a lost
+    connection.
 
     Raises:
         DatabaseError: see `connect`.
     """
-    dial = _Dial(url, schema, application_name, timeout_s)
+    connector = _Connector(url, schema, application_name, timeout_s)
 
     async def open_one(*_: object, **__: object) -> asyncpg.Connection:
         if ensure_running is not None:
@@ -76,24 +77,24 @@ async def create_pool(
                 await ensure_running()
             except DatabaseError as error:
                 raise ConnectionError(error.message) from error
-        return await dial.open(LoadingConnection, prepare_to_load)
+        return await connector.open(LoadingConnection, prepare_to_load)
 
     opening = asyncpg.create_pool(
         url, init_size=1, min_size=0, max_size=size, connect=open_one, connection_class=LoadingConnection
     )
-    pool: asyncpg.Pool[asyncpg.Record] = await dial.reach(opening)
+    pool: asyncpg.Pool[asyncpg.Record] = await connector.reach(opening)
     return pool
 
 
-class _Dial:
-    """Opens connections to one database, all configured alike."""
+class _Connector:
+    """Opens connections to one database, all with the same configuration."""
 
     def __init__(self, url: str, schema: str, application_name: str, timeout_s: float) -> None:
         self._address = Address.of(url)
         self._limit_s = min(timeout_s, self._address.connect_timeout_s or _CONNECT_TIMEOUT_S)
         self._timeout_s = timeout_s
         self._application_name = application_name
-        # pg_catalog is searched first if it is not named, so that no table of the schema can hide one of the catalog.
+        # pg_catalog is not named, so it is searched first, and no table of the schema can hide a system catalog.
         self._search = f"SET search_path = {quote_identifier(schema)}"
 
     async def open(
@@ -103,7 +104,7 @@ class _Dial:
         *,
         check: bool = False,
     ) -> LiveConnection:
-        """Open a connection to the first host that answers in time, and check with `check` that it is suitable."""
+        """Open a connection to the first host that answers in time; with `check`, refuse an unsuitable server."""
         *others, last = self._address.urls
         for url in others:
             with suppress(OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched):
@@ -124,8 +125,8 @@ class _Dial:
                 connection_class=kind,
                 command_timeout=self._timeout_s,
                 ssl=False if self._address.is_socket else None,
-                password=self._address.password,  # so that asyncpg looks for none elsewhere
-                # PgBouncer passes these two on, and refuses others.
+                password=self._address.password,  # prevents asyncpg from searching for a password elsewhere
+                # PgBouncer accepts these two settings and refuses others.
                 server_settings={"application_name": self._application_name, "timezone": "UTC"},
             )
             try:
@@ -145,7 +146,7 @@ class _Dial:
         """Await a connection or a pool.
 
         Raises:
-            DatabaseError: for each error of the driver.
+            DatabaseError: the driver could not connect.
         """
         try:
             return await opening

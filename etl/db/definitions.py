@@ -1,4 +1,4 @@
-"""Loading the version documents that runs refer to: each once, with its newest copy."""
+"""Load the version documents that runs refer to, keeping the newest copy of each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def write_definitions(
     Args:
         connection: a connection in the transaction that writes the runs.
         runs: the runs.
-        authoritative: whether they replace the stored ones whatever their age; see `Batch`.
+        authoritative: whether to replace stored definitions regardless of their age; see `Batch`.
 
     Returns:
         The number of rows written.
@@ -39,37 +39,37 @@ async def write_definitions(
     for rows in runs:
         as_of = effective_updated_at(rows.updated_at, rows.updated_on_day)
         for version in rows.versions:
-            at_hand = wanted.get(version.id)
-            if at_hand is None or _supersedes(as_of, at_hand[1]):
+            newest = wanted.get(version.id)
+            if newest is None or _supersedes(as_of, newest[1]):
                 wanted[version.id] = (version, as_of)
     if not wanted:
         return 0
     stored = {row["id"]: row for row in await connection.fetch(_SQL["hold_versions"], list(wanted))}
-    fresh: list[tuple[VersionRows, datetime | None]] = []
+    new: list[tuple[VersionRows, datetime | None]] = []
     replaced: list[tuple[VersionRows, datetime | None]] = []
-    for key, (version, as_of) in sorted(wanted.items()):  # so that no two transactions wait for each other
+    for key, (version, as_of) in sorted(wanted.items()):  # the same order in all transactions prevents deadlocks
         row = stored.get(key)
         if row is None:
-            fresh.append((version, as_of))
+            new.append((version, as_of))
         elif row["content_hash"] == version.digest:
             if _later(as_of, row["as_of"]):
                 await connection.execute(_SQL["touch_version"], key, as_of)
         elif authoritative or _supersedes(as_of, row["as_of"]):
             replaced.append((version, as_of))
-    return await _write(connection, fresh, replaced)
+    return await _write(connection, new, replaced)
 
 
 async def _write(
     connection: asyncpg.Connection,
-    fresh: Sequence[tuple[VersionRows, datetime | None]],
+    new: Sequence[tuple[VersionRows, datetime | None]],
     replaced: Sequence[tuple[VersionRows, datetime | None]],
 ) -> int:
-    if fresh:
-        await copy_rows(connection, WORKFLOW_VERSIONS, [(*version.row[:-1], as_of) for version, as_of in fresh])
+    if new:
+        await copy_rows(connection, WORKFLOW_VERSIONS, [(*version.row[:-1], as_of) for version, as_of in new])
     if replaced:
         await connection.executemany(_UPDATE_VERSION, [(*version.row[:-1], as_of) for version, as_of in replaced])
         await connection.execute(_SQL["delete_version_parts"], [version.id for version, _ in replaced])
-    both = [version for version, _ in (*fresh, *replaced)]
+    both = [version for version, _ in (*new, *replaced)]
     await copy_rows(connection, WORKFLOW_STEPS, [row for version in both for row in version.steps])
     await copy_rows(connection, WORKFLOW_STEP_LINKS, [row for version in both for row in version.links])
     return len(both) + sum(len(version.steps) + len(version.links) for version in both)
@@ -80,12 +80,12 @@ def _later(one: datetime | None, other: datetime | None) -> bool:
 
 
 def _supersedes(incoming: datetime | None, stored: datetime | None) -> bool:
-    """Return whether a copy received later is the newer one: only a smaller updated_at makes it older."""
+    """Return whether a copy that was received later replaces the stored one: not if its time is earlier."""
     return incoming is None or stored is None or incoming >= stored
 
 
 async def copy_rows(connection: asyncpg.Connection, table: Table, records: Sequence[tuple[Any, ...]]) -> None:
-    """COPY rows, with values in the order of the columns, into a table."""
+    """COPY rows into a table, with values in the order of its columns."""
     if records:
         await connection.copy_records_to_table(table.name, columns=table.names, records=records)
 

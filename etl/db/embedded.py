@@ -1,7 +1,7 @@
 """The embedded PostgreSQL: a private server in the data directory, for users without a database.
 
-`etl.db.programs` finds its programs. The server listens only on a Unix socket that its owner (and
-root) can access. It keeps running after the command, so that the next one starts faster and psql can connect; `stop`
+`etl.db.programs` locates the PostgreSQL programs. The server listens only on a Unix socket that its owner (and root)
+can access. It keeps running after the command ends, so that the next command starts faster and psql can connect; `stop`
 stops it.
 """
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 _DATABASE = "cortex"
 _USER = "postgres"
-_PORT = "5432"  # only part of the socket's name; no port is opened
+_PORT = "5432"  # only part of the socket's name: the server opens no TCP port
 _SOCKET = f".s.PGSQL.{_PORT}"
-_LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 104 with the final NUL, Linux 108
+_LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 104 including the final NUL, Linux 108
 _START_TIMEOUT_S = 120  # crash recovery after a heavy load may take this long
-_PROGRAM_TIMEOUT_S = 150  # of any program, pg_ctl with its own timeout included
-_LOCK_TIMEOUT_S = 180  # while another process starts the server
+_PROGRAM_TIMEOUT_S = 150  # for any program; longer than pg_ctl's own timeout
+_LOCK_TIMEOUT_S = 180  # for another process that is starting the server
 _ANSWER_S = 5
-_LEAST_FREE = 16 << 20  # bytes; PostgreSQL needs room for a file of its WAL
+_LEAST_FREE = 16 << 20  # bytes; PostgreSQL needs space for a WAL segment
 _CHANGED_BY_SHELL = '$`"\\\n'  # pg_ctl passes the path to a shell in double quotes
 _CHANGED_IN_LISTS = "',"  # PostgreSQL parses the socket directories as a list
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -64,8 +64,8 @@ _TUNING = {
 def start(data_dir: Path) -> str:
     """Start the server of `data_dir`, creating it first if it does not exist; do nothing if it is running.
 
-    Several processes may call this concurrently. If root starts it, the server runs as an unprivileged account, and its
-    parent directories are made accessible (but not listable) for that account.
+    Several processes may call this concurrently. If root calls it, the server runs as an unprivileged account, and the
+    parent directories of `data_dir` are made accessible (but not listable) to that account.
 
     Args:
         data_dir: the data directory of the settings; the server uses its subdirectory `postgres`.
@@ -153,10 +153,10 @@ def _cluster(data_dir: Path) -> Path:
 
 @contextmanager
 def _one_at_a_time(data_dir: Path) -> Iterator[None]:
-    """Hold a lock on a file.
+    """Hold the file lock for starting and stopping the server.
 
     Raises:
-        DatabaseError: another process does not release it.
+        DatabaseError: another process does not release the lock.
     """
     path = data_dir / "postgres.lock"
     with ExitStack() as stack:
@@ -172,10 +172,10 @@ def _one_at_a_time(data_dir: Path) -> Iterator[None]:
 
 
 def _running_at(cluster: Path) -> Path | None:
-    """Return the socket directory of the running server; None if it is not running.
+    """Return the socket directory of the running server; None if the server is not running.
 
-    `postmaster.pid` survives a crash and its pid may belong to another process, so only a successful connection counts.
-    If the cluster was moved while the server was running, the socket moved with it.
+    `postmaster.pid` remains after a crash, and its pid may belong to another process, so only a successful connection
+    counts. If the cluster was moved while the server was running, the socket moved with it.
     """
     try:
         lines = read_plain(cluster / "postmaster.pid").splitlines()
@@ -192,7 +192,7 @@ def _running_at(cluster: Path) -> Path | None:
 
 
 def _create(cluster: Path) -> None:
-    """Create the cluster and its database in another directory and rename it, so that a kill leaves no partial one."""
+    """Create the cluster and its database in another directory, then rename it: a kill leaves no incomplete cluster."""
     _end_orphans(cluster)
     building = cluster.with_name("postgres.building")
     shutil.rmtree(building, ignore_errors=True)
@@ -209,7 +209,7 @@ def _create(cluster: Path) -> None:
 
 
 def _end_orphans(cluster: Path) -> None:
-    """Stop the server of a removed cluster: it would delete the socket of the new server."""
+    """Stop a server whose cluster was removed: when it stopped later, it would delete the new server's socket."""
     import psutil  # noqa: PLC0415 - start-up time: not needed if the server is running
 
     for process in psutil.process_iter(["name", "cmdline"]):
@@ -232,10 +232,11 @@ def _launch(cluster: Path) -> Path:
 
 
 def _remove_stale_pid_file(cluster: Path) -> None:
-    """Remove the pid file of a killed server if another process has its pid by now, or it is still a zombie.
+    """Remove the pid file of a killed server if its pid now belongs to another process or to a zombie process.
 
-    PostgreSQL would take that process for the server, and not start. In a container, pids are soon used again, and its
-    init process may not reap zombies. PostgreSQL also checks its shared memory, so data in use stays protected.
+    PostgreSQL would mistake that process for a running server and refuse to start. In a container, pids are reused
+    soon, and the init process may not reap zombies. PostgreSQL also checks its shared memory, so a cluster in use stays
+    protected.
     """
     pid_file = cluster / "postmaster.pid"
     try:
@@ -250,14 +251,14 @@ def _remove_stale_pid_file(cluster: Path) -> None:
 
 
 def _is_another(pid: int, cluster: Path) -> bool:
-    """Return whether a pid is in use, but not by a server of this cluster, whose working directory is the cluster."""
+    """Return whether a pid is in use, but not by a server of this cluster (its working directory is the cluster)."""
     import psutil  # noqa: PLC0415 - as above
 
     try:
         process = psutil.Process(pid)
         is_zombie = process.status() == psutil.STATUS_ZOMBIE
         return is_zombie or process.name() != "postgres" or not cluster.samefile(process.cwd())
-    except (psutil.Error, OSError):  # nobody has it, or it cannot be looked at: PostgreSQL decides
+    except (psutil.Error, OSError):  # the pid is unused, or the process cannot be inspected: let PostgreSQL decide
         return False
 
 
@@ -280,14 +281,14 @@ def _socket_dir(cluster: Path) -> Path:
 
 
 def _own(directory: Path, owner: tuple[int, int] | None = None) -> None:
-    """Close a directory of ours to others; as root, give it to the server's account and make its parents accessible.
+    """Make a directory private; as root, give it to the server's account and make its parents accessible.
 
     Args:
         directory: path of the directory.
-        owner: user and group of the server started by root; None for those of its account.
+        owner: user and group of a server started by root; None for the default account.
 
     Raises:
-        OSError: it is a symbolic link, or it belongs to another user.
+        OSError: the directory is a symbolic link or belongs to another user.
     """
     me = os.geteuid()
     user, group = (owner or _account()) if me == 0 else (me, -1)
@@ -320,7 +321,7 @@ def _opened(directory: Path) -> Iterator[int]:
 
 
 def _account() -> tuple[int, int]:
-    """Return the user and group of a server started by root: PostgreSQL refuses to run as root."""
+    """Return the user and group for a server started by root, because PostgreSQL refuses to run as root."""
     for name in ("postgres", "nobody"):
         with suppress(KeyError):
             account = pwd.getpwnam(name)
@@ -332,17 +333,17 @@ def _account() -> tuple[int, int]:
 
 
 def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
-    """Run a program of PostgreSQL as the cluster's owner, with a minimal environment.
+    """Run a PostgreSQL program as the cluster's owner, with a minimal environment.
 
-    The server keeps its environment while it runs: it must not contain an API key or client variables (`PGPORT`,
+    The server keeps this environment while it runs, so it must not contain an API key or client variables (`PGPORT`,
     `PGDATA`).
 
     Raises:
-        DatabaseError: the program failed; the message ends with the end of its output.
+        DatabaseError: the program failed; the message ends with the last lines of its output.
     """
     owner = cluster.stat()
     as_root = os.geteuid() == 0
-    # Use files: the server inherits them and would keep a pipe open.
+    # Files instead of pipes: the server inherits the descriptors and would keep a pipe open.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as commands:
         commands.write(stdin)
         commands.seek(0)

@@ -1,4 +1,4 @@
-"""A warehouse that holds nothing and stores nothing, for a dry run where none was created yet."""
+"""An empty warehouse that stores nothing, for a dry run before the warehouse is created."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class EmptyPool:
         return []
 
     async def fetchval(self, _query: str, *_args: object) -> int:
-        """Return 0, which is what a count finds."""
+        """Return 0, the result of a count."""
         return 0
 
 
 class EmptySession(Session):
-    """A session that finds no rows and keeps in memory what a pass meets."""
+    """A session that finds no rows and keeps the items seen by a pass in memory."""
 
     def __init__(self) -> None:
         self.liveness = self.shared = ""
         self._passes = 0
-        self._met: defaultdict[int, set[str]] = defaultdict(set)
+        self._seen: defaultdict[int, set[str]] = defaultdict(set)
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
@@ -41,21 +41,21 @@ class EmptySession(Session):
         return []
 
     async def clock(self) -> datetime:
-        """Return the present time, by this machine's clock."""
+        """Return the current time by this machine's clock."""
         return datetime.now(UTC)
 
     async def begin_pass(self) -> int:
-        """Begin to note which runs a pass over a listing meets; returns the pass's number."""
+        """Start recording the items seen by a pass; return the number of the pass."""
         self._passes += 1
         return self._passes
 
     async def note_seen(self, number: int, keys: Sequence[str]) -> int:
-        """Note items as met in a pass; return how many of them are new to it."""
-        met = self._met[number]
-        before = len(met)
-        met.update(keys)
-        return len(met) - before
+        """Record items as seen by a pass; return how many of them it had not seen before."""
+        seen = self._seen[number]
+        before = len(seen)
+        seen.update(keys)
+        return len(seen) - before
 
     async def end_pass(self, number: int) -> None:
-        """Forget what a pass met."""
-        self._met.pop(number, None)
+        """Discard the items seen by a pass."""
+        self._seen.pop(number, None)

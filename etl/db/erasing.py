@@ -1,7 +1,7 @@
-"""Erasing runs permanently: a run keeps the columns needed for counts and sums; everything else is removed.
+"""Erase runs permanently. An erased run keeps the columns needed for counts and sums; all other content is removed.
 
-`forget` first waits for running loads and commits the salted hashes of the ids, and then blanks the stored rows. Every
-later load checks its runs in the same transaction and blanks those that were erased, so that no process can restore
+`forget` waits for running loads, commits the salted hashes of the ids, and then blanks the stored rows. Each later
+load checks its runs against the hashes in its own transaction and blanks erased ones, so that no process can restore
 content that it read earlier.
 """
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 _SQL = statements("erasing")
 
-PATIENCE_S: Final = 30.0
-"""How long `forget` waits for running loads, while new ones wait behind it."""
+LOADS_TIMEOUT_S: Final = 30.0
+"""How long `forget` waits for running loads, in seconds. New loads queue behind it."""
 
 FORGOTTEN: Final = b'"[forgotten]"'
 """Replaces the bytes of an erased item in the quarantine."""
 
 ERASED: Final = "erased"
-"""Replaces its error message, which may quote the bytes."""
+"""Replaces the error message of an erased item, because the message may quote the bytes."""
 
 KEPT: Final = (
     "id", "app_id", "workflow_app_id", "workflow_id", "workflow_version_id", "version", "status", "origin",
@@ -51,10 +51,10 @@ KEPT: Final = (
 """The columns that an erased run keeps."""
 
 OF_VERSION: Final = ("workflow_version_id", "version")
-"""Columns that are also blanked if the run used a draft."""
+"""Kept columns that are blanked if the run used a draft."""
 
 _RECORD: Final = RUNS.names.index("record_id")
-_PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
+_PAYLOADS_AT_ONCE: Final = 20  # rows of the quarantine per fetch; each may have megabytes
 _TEXT: Final = re.compile(rb'((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPED: Final = re.compile(rb'\\(["\\])')
 
@@ -89,7 +89,7 @@ class _Hashes:
 
     def texts(self, raw: bytes) -> Iterator[bytes]:
         """Hash all strings in a JSON text, which may be invalid, as ids of records."""
-        for text in _TEXT.findall(_spelled_plainly(raw)):
+        for text in _TEXT.findall(_normalize_escapes(raw)):
             yield self._of("record", _ESCAPED.sub(rb"\1", text))
 
     def _of(self, kind: str, name: bytes) -> bytes:
@@ -122,7 +122,7 @@ def blank(rows: RunRows) -> RunRows:
 async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], rejects: Sequence[Reject]) -> Erased:
     """Find the erased items of a batch, in the transaction that loads it.
 
-    A new run of an erased record is added to the erased ids, and its stored row is blanked.
+    If a run of an erased record is not recorded as erased yet, record it, and blank its row if it is stored.
     """
     salt = await connection.fetchval(_SQL["salt"])
     if salt is None:  # nothing was ever erased
@@ -134,14 +134,14 @@ async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], r
         each.digest: {*hashes.texts(bytes(each.item.raw)), *([hashes.run(each.run_id)] if each.run_id else [])}
         for each in rejects
     }
-    asked = {*by_id.values(), *by_record.values()}.union(*in_rejects.values())
-    known = {row["hash"] for row in await connection.fetch(_SQL["known"], list(asked))}
-    met_first = [each for each, of_record in by_record.items() if of_record in known and by_id[each] not in known]
-    await _remember(connection, "run", [by_id[each] for each in met_first])
-    for run_id in sorted(met_first):
+    hashed = {*by_id.values(), *by_record.values()}.union(*in_rejects.values())
+    known = {row["hash"] for row in await connection.fetch(_SQL["known"], list(hashed))}
+    unrecorded = [each for each, of_record in by_record.items() if of_record in known and by_id[each] not in known]
+    await _record_hashes(connection, "run", [by_id[each] for each in unrecorded])
+    for run_id in sorted(unrecorded):
         await _erase_run(connection, run_id)
     return Erased(
-        frozenset(each for each, of_run in by_id.items() if of_run in known).union(met_first),
+        frozenset(each for each, of_run in by_id.items() if of_run in known).union(unrecorded),
         frozenset(each for each, found in in_rejects.items() if not known.isdisjoint(found)),
     )
 
@@ -153,9 +153,9 @@ async def count(connection: asyncpg.Connection, runs: Sequence[str], records: Se
 
 
 async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> Forgotten:
-    """Erase runs, and all runs of records: content, children, and bytes in the quarantine.
+    """Erase runs by id and by record: their content, their children, and their bytes in the quarantine.
 
-    An interrupted call can be repeated. Unknown ids are recorded as well.
+    An interrupted call can be repeated. Ids that are not in the warehouse are recorded too, for later loads.
 
     Args:
         connection: a connection to the warehouse, outside of a transaction.
@@ -163,46 +163,46 @@ async def forget(connection: asyncpg.Connection, runs: Sequence[str], records: S
         records: ids of records.
 
     Raises:
-        DatabaseError: a running load does not end; nothing was erased.
+        DatabaseError: a running load did not end in time; nothing was erased.
     """
     async with connection.transaction():
         await _wait_for_loads(connection)
         await connection.execute(_SQL["create_salt"], secrets.token_hex(32))
         hashes = _Hashes(await connection.fetchval(_SQL["salt"]))
-        named = [row["id"] for row in await connection.fetch(_SQL["runs_to_erase"], list(runs), list(records))]
-        await _remember(connection, "run", [hashes.run(each) for each in {*runs, *named}])
-        await _remember(connection, "record", [hashes.record(each) for each in records])
-    for run_id in named:
+        stored = [row["id"] for row in await connection.fetch(_SQL["runs_to_erase"], list(runs), list(records))]
+        await _record_hashes(connection, "run", [hashes.run(each) for each in {*runs, *stored}])
+        await _record_hashes(connection, "record", [hashes.record(each) for each in records])
+    for run_id in stored:
         async with connection.transaction():
             await _erase_run(connection, run_id)
     await update_own_credits(connection)
-    return Forgotten(len(named), await _empty_rejects(connection, [*runs, *named], records))
+    return Forgotten(len(stored), await _empty_rejects(connection, [*runs, *stored], records))
 
 
 async def _wait_for_loads(connection: asyncpg.Connection) -> None:
     try:
         async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = {PATIENCE_S * 1000:.0f}")
+            await connection.execute(f"SET LOCAL lock_timeout = {LOADS_TIMEOUT_S * 1000:.0f}")
             await connection.execute(_SQL["wait_for_loads"])
     except LockNotAvailableError:
         pids = ", ".join(str(row["backend_pid"]) for row in await connection.fetch(_SQL["loads_under_way"]))
         raise DatabaseError(
-            f"a sync has been loading runs for more than {PATIENCE_S:.0f} s",
+            f"a sync has been loading runs for more than {LOADS_TIMEOUT_S:.0f} s",
             hint="Wait until it ends, or end it with SELECT pg_terminate_backend(pid). "
             f"Process ids: {pids or 'unknown'}.",
         ) from None
 
 
-async def _remember(connection: asyncpg.Connection, kind: str, hashes: Sequence[bytes]) -> None:
+async def _record_hashes(connection: asyncpg.Connection, kind: str, hashes: Sequence[bytes]) -> None:
     if hashes:
-        await connection.execute(_SQL["remember"], kind, sorted(hashes))
+        await connection.execute(_SQL["record_hashes"], kind, sorted(hashes))
 
 
 async def _erase_run(connection: asyncpg.Connection, run_id: str) -> None:
     """Blank the row of a run, delete its children, and delete its draft if no other run uses it."""
     draft = await connection.fetchval(_ERASE_RUN, run_id)
     if draft is not None:
-        with suppress(ForeignKeyViolationError):  # another run was loaded in the meantime
+        with suppress(ForeignKeyViolationError):  # a run that uses the draft was loaded in the meantime
             async with connection.transaction():
                 await connection.execute(_SQL["delete_draft"], draft)
 
@@ -210,24 +210,26 @@ async def _erase_run(connection: asyncpg.Connection, run_id: str) -> None:
 async def _empty_rejects(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> int:
     found = {row["id"] for row in await connection.fetch(_SQL["rejects_of"], runs, FORGOTTEN)}
     if records:
-        quoted = _quoting(records)
+        quoted = _encode_ids(records)
         async with connection.transaction():
             payloads = connection.cursor(_SQL["payloads_of_rejects"], FORGOTTEN, prefetch=_PAYLOADS_AT_ONCE)
             found |= {
-                row["id"] async for row in payloads if any(each in _spelled_plainly(row["payload"]) for each in quoted)
+                row["id"]
+                async for row in payloads
+                if any(each in _normalize_escapes(row["payload"]) for each in quoted)
             }
     for number in sorted(found):
         await connection.execute(_SQL["empty_reject"], number, FORGOTTEN, ERASED)
     return len(found)
 
 
-def _quoting(records: Iterable[str]) -> list[bytes]:
+def _encode_ids(records: Iterable[str]) -> list[bytes]:
     """Encode ids of records as JSON strings without optional escapes."""
-    return [_spelled_plainly(json.dumps(each, ensure_ascii=False).encode()) for each in records]
+    return [_normalize_escapes(json.dumps(each, ensure_ascii=False).encode()) for each in records]
 
 
 def _blanked() -> Iterator[str]:
-    """Yield the assignments that blank a stored run, as `blank` does for a loaded one."""
+    """Yield SQL assignments that blank a stored run, as `blank` does for a run to be loaded."""
     for name in RUNS.names:
         if name not in KEPT:
             yield f'"{name}" = NULL'
@@ -257,19 +259,19 @@ RETURNING erased.workflow_draft_id
 """  # noqa: S608 - made from the descriptors alone
 
 
-_SPELLING = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
+_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
 
 
-def _spelled_plainly(raw: bytes) -> bytes:
-    r"""Normalize the escapes in a JSON text, which may be invalid, and clean it.
+def _normalize_escapes(raw: bytes) -> bytes:
+    r"""Replace the escapes in a JSON text, which may be invalid, by the characters they represent.
 
-    Escapes become the characters they represent, except quotes and backslashes, which stay escaped (`\"`, `\\`). A
-    string can then be found in another text independent of the escapes in either.
+    Quotes and backslashes stay escaped (`\"`, `\\`), and characters that PostgreSQL cannot store are replaced as in
+    loaded values. A string can then be found in the text however it was escaped there.
     """
-    return _SPELLING.sub(_plain, raw)
+    return _ESCAPE.sub(_unescape, raw)
 
 
-def _plain(escape: re.Match[bytes]) -> bytes:
+def _unescape(escape: re.Match[bytes]) -> bytes:
     try:
         character = clean_text(str(json.loads(b'"%b"' % escape[0])))
     except ValueError:

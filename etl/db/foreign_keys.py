@@ -1,8 +1,8 @@
-"""Foreign keys: rows that runs refer to are written first, and checks that cannot fail are skipped.
+"""Foreign keys: write referenced rows before the rows that refer to them, and skip checks that cannot fail.
 
-A new run is written after its app, workflow and version, and its steps, calls and credits after the run, all in one
-transaction that locks the rows that existed before. PostgreSQL would look them up again for each row, a quarter of its
-work in a load. A role that may set `session_replication_role` skips these checks; for any other role they all run.
+A new run is written after its app, workflow and version, and its children after the run, in one transaction that locks
+the referenced rows that existed before. The foreign key checks would then look up each referenced row again, which
+takes a quarter of PostgreSQL's time in a load. They are skipped if the role may set `session_replication_role`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _SQL = statements("foreign_keys")
 
-_GRANTABLE_SINCE = 15  # the version of PostgreSQL in which a superuser can grant the setting of a parameter
+_GRANTABLE_SINCE = 15  # first version of PostgreSQL in which the privilege to set a parameter can be granted
 
 
 async def hold_owners(connection: Connection, apps: Iterable[str | None], workflows: Iterable[str | None]) -> None:
     """Ensure that apps and workflows have rows, and lock these rows until the transaction ends.
 
-    If only the id is known, the row has nulls. Ids are inserted in sorted order, apps first, to avoid deadlocks.
+    A row created here has only an id. Ids are inserted in sorted order, apps first, to prevent deadlocks.
     """
     missing = {("app", each) for each in apps if each is not None}
     missing |= {("workflow", each) for each in workflows if each is not None}
@@ -42,24 +42,24 @@ async def hold_owners(connection: Connection, apps: Iterable[str | None], workfl
 
 
 class ForeignKeyChecks:
-    """Skips checks of foreign keys if the role may; this is determined once."""
+    """Skips foreign key checks if the role has the privilege, which is checked once."""
 
     def __init__(self) -> None:
         self._may_skip: bool | None = None
 
     @asynccontextmanager
     async def skipped(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
-        """Skip foreign key checks for COPY of runs and their children inside the block.
+        """Skip foreign key checks inside the block, for COPY of runs and their children.
 
         Nothing is skipped if these tables have triggers or foreign keys that the migrations did not create.
 
         Args:
-            connection: a connection in a transaction that wrote or locked the referenced rows.
+            connection: a connection in a transaction that has written or locked the referenced rows.
         """
         if self._may_skip is None:
             grantable = connection.get_server_version().major >= _GRANTABLE_SINCE
             self._may_skip = await connection.fetchval(_SQL["may_skip" if grantable else "may_skip_14"])
         are_skipped = self._may_skip and await connection.execute(_SQL["skip"]) == "SELECT 1"
         yield
-        if are_skipped:  # an error would have ended the transaction, and the setting with it
+        if are_skipped:  # after an error, the rollback resets the setting
             await connection.execute(_SQL["check_again"])

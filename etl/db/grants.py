@@ -1,4 +1,4 @@
-"""Who may read: roles that `grant` allows to, and the reader role of the embedded server."""
+"""Read privileges: for roles named to `cortex-etl grant`, and for the reader role of the embedded server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 READER = "cortex_reader"
-"""The role of the embedded server for commands that only read."""
+"""The role with which read-only commands connect to the embedded server."""
 
 _TABLES = [*(each.name for each in ENTITIES), "etl_syncs", "etl_streams"]
 _SECRET = ["etl_rejects.payload", "etl_settings.value", "etl_erased.hash"]
@@ -23,13 +23,13 @@ _SQL = statements("grants")
 
 
 async def reader_grants(connection: asyncpg.Connection, schema: str, role: str) -> tuple[list[str], str]:
-    """Return the statements that let a role read the warehouse: the entities, the views, and the state of the syncs.
+    """Return the statements that let a role read the warehouse: entities, views and sync state.
 
-    The last one, which sets the role's search_path, is returned apart: it may need another privilege.
+    The statement that sets the role's search_path is returned separately, because it may need another privilege.
     """
     space, reader = quote_identifier(schema), quote_identifier(role)
     place = await connection.fetchrow(_SQL["place"], role)
-    assert place is not None  # noqa: S101 - the statement always gives one row
+    assert place is not None  # noqa: S101 - the statement always returns one row
     database = quote_identifier(place["name"])
     grants = [] if place["may_connect"] else [f"GRANT CONNECT ON DATABASE {database} TO {reader}"]
     grants.append(f"GRANT USAGE ON SCHEMA {space} TO {reader}")
@@ -39,39 +39,39 @@ async def reader_grants(connection: asyncpg.Connection, schema: str, role: str) 
 
 
 async def relations(connection: asyncpg.Connection, schema: str) -> list[int]:
-    """Return the relations of a schema, for `extend_grants`."""
+    """Return the OIDs of the relations in a schema, for `extend_grants`."""
     return [row["oid"] for row in await connection.fetch(_SQL["relation_oids"], schema)]
 
 
 async def extend_grants(connection: asyncpg.Connection, schema: str, before: Sequence[int]) -> None:
-    """Let the readers read the relations that a migration has added, or has made anew.
+    """Let readers read the relations that a migration has created or recreated.
 
     Args:
-        connection: a connection of the role that made them.
+        connection: a connection of the role that owns these relations.
         schema: schema of the warehouse.
-        before: the relations that there were before.
+        before: OIDs of the relations before the migration.
     """
     for row in await connection.fetch(_SQL["grants_of_new_relations"], schema, _TABLES, before):
         await connection.execute(row["statement"])
 
 
 async def admit_reader(connection: asyncpg.Connection, schema: str) -> None:
-    """Bring the reader role of the embedded server up to date, creating it if it does not exist.
+    """Create the reader role of the embedded server if it does not exist, and correct its privileges.
 
-    It may read everything in the schema except the bytes in quarantine, salts, and hashes of what was erased.
+    The role may read everything in the schema except the bytes in quarantine, the salts, and the hashes of erased ids.
     """
-    if await connection.fetchval(_SQL["has_role"], READER) and not await _wrong_rights(connection, schema):
+    if await connection.fetchval(_SQL["has_role"], READER) and not await _corrections(connection, schema):
         return
     async with connection.transaction():
         await connection.execute(_SQL["lock"])
         if not await connection.fetchval(_SQL["has_role"], READER):
             await connection.execute(f"CREATE ROLE {READER} LOGIN")
-        for statement in await _wrong_rights(connection, schema):
+        for statement in await _corrections(connection, schema):
             await connection.execute(statement)
 
 
-async def _wrong_rights(connection: asyncpg.Connection, schema: str) -> list[str]:
-    """Return the statements that correct the rights of the reader role."""
+async def _corrections(connection: asyncpg.Connection, schema: str) -> list[str]:
+    """Return the statements that correct the privileges of the reader role."""
     missing = await connection.fetch(_SQL["missing_grants"], schema, READER, _SECRET)
-    excess = await connection.fetch(_SQL["excess_rights"], READER)
+    excess = await connection.fetch(_SQL["excess_privileges"], READER)
     return [row["statement"] for row in (*missing, *excess)]

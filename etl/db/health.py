@@ -1,4 +1,4 @@
-"""Health of the streams: rows of the view `sync_health`, and which streams the settings ask for."""
+"""Stream health: rows of the view `sync_health`, and the record of the streams that the settings request."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def record_requested(
     reconcile_every: timedelta,
     kept_apps: Sequence[str],
 ) -> None:
-    """Record which streams the settings ask for; other streams are retired.
+    """Record which streams the settings request; other streams are retired.
 
     Args:
         pool: connections to the warehouse.
-        streams: those asked for.
-        reconcile_every: the setting; a stream is late after twice that, or a day.
-        kept_apps: apps whose other streams and errors stay as they were, because their workflows were not, or not all,
-            listed.
+        streams: the requested streams.
+        reconcile_every: the setting. A stream is late after twice this time, but not before a day.
+        kept_apps: apps whose other streams and errors stay unchanged, because their workflows could not be listed
+            completely.
     """
     await pool.execute(
         _SQL["record_requested"],
@@ -46,12 +46,12 @@ async def record_requested(
 
 
 async def record_app_errors(pool: asyncpg.Pool, errors: Iterable[tuple[str, str, str]]) -> None:
-    """Record why the workflows of apps were not, or not all, listed: app id, error and hint of each."""
+    """Record why the workflows of apps could not be listed completely: (app id, error, hint) of each app."""
     await pool.executemany(_SQL["record_app_error"], sorted(errors))
 
 
 async def read_health(connection: asyncpg.Connection) -> list[dict[str, Any]]:
-    """Return the rows of `sync_health`, by app and name of the workflow."""
+    """Return the rows of `sync_health`, ordered by app and workflow name."""
     return [dict(row) for row in await connection.fetch(_SQL["streams"])]
 
 

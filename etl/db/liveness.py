@@ -1,8 +1,8 @@
-"""Connections that wait for no server forever, and that no silent client keeps open.
+"""Connections that detect a dead server, and that a server can close when the client is dead.
 
-A firewall that drops packets, or a frozen host, closes no connection: whoever waits for an answer waits forever. So
-every statement has a time limit. The system's keepalives find out sooner where the other host is gone, and PostgreSQL
-is told to send its own, so that it frees the locks of a client that is gone.
+If a firewall drops packets or a host freezes, the connection stays open and no answer arrives. Therefore every
+statement has a time limit. TCP keepalives detect a dead server earlier. PostgreSQL is set to send keepalives too, so
+that it releases the locks of a dead client.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 OUTAGE_S = 60.0
-"""How long a sync waits for PostgreSQL to come back before it fails (exit 4)."""
+"""How long a sync waits for an unreachable PostgreSQL before it fails (exit code 4), in seconds."""
 
-COMMIT_PATIENCE_S = 4.0
-"""How long an interrupted process waits for the commit in progress."""
+COMMIT_TIMEOUT_S = 4.0
+"""How long an interrupted process waits for the commit in progress, in seconds."""
 
-_CANCEL_S = 1.0  # how long the server may take to confirm that it cancelled a statement
-_CLOSE_S = 1.0  # how long it may take to close a connection
+_CANCEL_S = 1.0  # time limit for the server to confirm that it cancelled a statement
+_CLOSE_S = 1.0  # time limit for the server to close a connection
 _SEND_BUFFER_BYTES = 1_000_000
 
 _TCP_OPTIONS = {
@@ -34,19 +34,19 @@ _TCP_OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-"""Parameters of libpq, and the names of the socket options in the module `socket`, where the system has them."""
+"""libpq parameters and their socket options, by name in the module `socket`; a system may lack some of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keepalives:
-    """The parameters of libpq that find out whether the other host is gone: in a minute, unless the URL says otherwise.
+    """The libpq parameters for detecting a dead server. The defaults detect it within a minute.
 
     Attributes:
-        keepalives: whether to send any.
-        keepalives_idle: seconds of silence before the first one.
-        keepalives_interval: seconds between them.
-        keepalives_count: how many may be lost.
-        tcp_user_timeout: milliseconds that sent data may stay unconfirmed.
+        keepalives: whether to send keepalives.
+        keepalives_idle: seconds of inactivity before the first keepalive.
+        keepalives_interval: seconds between keepalives.
+        keepalives_count: number of lost keepalives after which the connection counts as dead.
+        tcp_user_timeout: milliseconds that sent data may stay unacknowledged.
     """
 
     keepalives: int = 1
@@ -56,7 +56,7 @@ class Keepalives:
     tcp_user_timeout: int = 60_000
 
     def apply(self, connected: socket.socket) -> None:
-        """Set them on a socket; one of 0 or less leaves the system's default, as in libpq."""
+        """Set the parameters on a socket; a value of 0 or less keeps the system's default, as in libpq."""
         if connected.family == socket.AF_UNIX or not self.keepalives:
             return
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -73,10 +73,10 @@ def is_cancelled() -> bool:
 
 
 class LiveConnection(asyncpg.Connection):
-    """A connection that is dropped when its server does not answer.
+    """A connection that is closed if its server does not answer.
 
-    asyncpg gives each statement `command_timeout` seconds. After that, or when its task is cancelled, it sends a cancel
-    request and waits for the server to confirm it, which a silent server never does.
+    When a statement exceeds `command_timeout` or its task is cancelled, asyncpg sends a cancel request and waits
+    without a limit for the confirmation.
     """
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
@@ -85,20 +85,24 @@ class LiveConnection(asyncpg.Connection):
         self._socket: socket.socket = transport.get_extra_info("socket")
 
     def keep_alive(self, keepalives: Keepalives) -> None:
-        """Let the system find out whether the other host is gone."""
+        """Set the keepalive parameters of the connection."""
         keepalives.apply(self._socket)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in asyncpg
-        """Say goodbye to the server and disconnect, whether it answers or not."""
+        """Close the connection gracefully if the server answers in time, else forcibly."""
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await super().close(timeout=_CLOSE_S if timeout is None else timeout)
         self.terminate()
 
     async def copy_records_to_table(self, *args: Any, **options: Any) -> str:
-        """Copy records, with asyncpg's error for a connection that is lost meanwhile."""
+        """Copy records; if the connection is lost, raise asyncpg's error for that.
+
+        Raises:
+            asyncpg.ConnectionDoesNotExistError: the connection was lost.
+        """
         try:
             return await super().copy_records_to_table(*args, **options)
-        except (AttributeError, RuntimeError) as error:  # it goes on writing to a transport that is gone
+        except (AttributeError, RuntimeError) as error:  # asyncpg goes on writing to the closed transport
             if not self.is_closed():
                 raise
             raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation") from error
@@ -113,38 +117,38 @@ class LiveConnection(asyncpg.Connection):
         asyncio.get_running_loop().call_later(_CANCEL_S, drop)
 
     async def _cleanup_stmts(self) -> None:
-        # asyncpg closes prepared statements that it no longer needs without any limit.
+        # asyncpg waits without a limit for the server to close prepared statements.
         async with asyncio.timeout(self._config.command_timeout):  # type: ignore[attr-defined] # not part of the stubs
             await super()._cleanup_stmts()  # type: ignore[misc] # not part of the stubs
 
     def _cleanup(self) -> None:
         super()._cleanup()  # type: ignore[misc] # not part of the stubs
-        self._resume_writing()  # a COPY that waits for its buffer to drain would not hear of the end
+        self._resume_writing()  # wake a COPY that waits for its buffer to drain
 
 
 class LoadingConnection(LiveConnection):
-    """A connection for loading, without session state except locks, which are released explicitly."""
+    """A connection for loading. Its only session state are locks, which are released explicitly."""
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
         super().__init__(protocol, transport, *rest)
-        # Give PostgreSQL rows to process while others are normalized. TCP buffers grow automatically.
+        # A large buffer lets PostgreSQL process rows while others are normalized. TCP buffers grow automatically.
         if self._socket.family == socket.AF_UNIX:
             with suppress(OSError):  # the system may allow less
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def get_reset_query(self) -> str:
-        """Return no statement, which saves a round trip whenever the connection is released to the pool."""
+        """Return no statement, to save a round trip when the connection is released to the pool."""
         return ""
 
 
 async def finish_commit(commit: Coroutine[Any, Any, None]) -> None:
-    """Await a commit; a cancellation that arrives meanwhile is raised only when it has ended and was counted."""
+    """Await a commit. A cancellation is raised only after the commit has ended, or after `COMMIT_TIMEOUT_S`."""
     task = asyncio.ensure_future(commit)
     try:
-        await asyncio.wait([task])  # not shield: that tells stderr of a failure that comes later
+        await asyncio.wait([task])  # not asyncio.shield, which logs a later failure to stderr
     except asyncio.CancelledError:
-        # Look at its error, or asyncio writes it to stderr; the cancellation says why all ends.
+        # Retrieve the exception of the commit, because asyncio logs exceptions that are never retrieved.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
+        await asyncio.wait([task], timeout=COMMIT_TIMEOUT_S)
         raise
     await task

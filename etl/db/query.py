@@ -1,4 +1,4 @@
-"""Read-only SQL queries, and their results as they arrive."""
+"""Read-only SQL queries with streamed results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _AS_TEXT = frozenset(
 )
 _BLOCK_ROWS = 1000
 _LONGEST_NAME = 63  # bytes of an identifier
-_NO_LIMIT_S = 1e9  # of the driver, which would count the time that the reader takes
+_NO_LIMIT_S = 1e9  # disables the driver's time limit, which includes the time taken by the receiver
 
 _SQL = statements("reading")
 
@@ -61,13 +61,13 @@ async def run_query(url: str, schema: str, sql: str, *, timeout_s: float) -> Que
 
 @asynccontextmanager
 async def querying(url: str, schema: str, sql: str, *, timeout_s: float) -> AsyncIterator[Query]:
-    """Prepare one read-only query, with the schema as search_path. It is cancelled if it still runs at the end.
+    """Prepare one read-only query, with the schema as search_path. On exit, a running query is cancelled.
 
     Args:
         url: URL of the database.
         schema: schema of the warehouse.
         sql: one statement.
-        timeout_s: how many seconds PostgreSQL may take, without the time that the reader of its rows takes.
+        timeout_s: time limit for PostgreSQL in seconds; the time taken by the receiver of the rows does not count.
 
     Raises:
         SettingsError: PostgreSQL refuses the statement, it is not read-only, or the time limit is exceeded.
@@ -78,9 +78,9 @@ async def querying(url: str, schema: str, sql: str, *, timeout_s: float) -> Asyn
     try:
         async with limit.running():
             text = await accept(connection, sql)
-            await connection.transaction(readonly=True).start()  # the connection ends with it
+            await connection.transaction(readonly=True).start()  # ends when the connection is closed
             await connection.execute(_SQL["formats"])
-            # With the extended protocol again, as it was checked.
+            # Prepare it with the extended protocol, which takes a single statement, as it was checked.
             statement = await connection.prepare(text.sql)
         yield Query(connection, text, statement, limit)
     finally:
@@ -88,7 +88,7 @@ async def querying(url: str, schema: str, sql: str, *, timeout_s: float) -> Asyn
 
 
 class _Limit:
-    """The time that a query may take, and errors with hints. The time between two uses does not count."""
+    """Limits the time that PostgreSQL spends on a query, and converts errors of the query to errors with hints."""
 
     def __init__(self, sql: str, seconds: float) -> None:
         self._sql = sql
@@ -97,9 +97,9 @@ class _Limit:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Limit what PostgreSQL does in the block, and explain how it fails."""
+        """Count the time of the block against the limit, and convert its errors."""
         clock = asyncio.get_running_loop().time
-        with self._explained():
+        with self._converted_errors():
             started = clock()
             async with asyncio.timeout(self._left_s) as self._timeout:
                 yield
@@ -107,7 +107,7 @@ class _Limit:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of the block, which is inside another."""
+        """Do not count the time of this block, which is inside a `running` block."""
         clock, end = asyncio.get_running_loop().time, self._timeout.when()
         started = clock()
         self._timeout.reschedule(None)
@@ -116,7 +116,7 @@ class _Limit:
             self._timeout.reschedule(end + clock() - started)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _converted_errors(self) -> Iterator[None]:
         try:
             yield
         except (asyncpg.QueryCanceledError, TimeoutError) as failure:
@@ -140,7 +140,7 @@ class _Limit:
 
 
 class _OutputError(Exception):
-    """Whoever receives the result could not take it."""
+    """The receiver of the result failed."""
 
 
 class Query:
@@ -155,7 +155,7 @@ class Query:
         self.types = tuple(attribute.type.name for attribute in attributes)
 
     async def blocks(self) -> AsyncGenerator[list[tuple[Any, ...]], None]:
-        """Yield the rows as Python values, in blocks; at least one, which may be empty."""
+        """Yield the rows as Python values, in blocks. There is at least one block, which may be empty."""
         async with self._limit.running():
             cursor = await (await self._with_codecs()).cursor()
             rows = await cursor.fetch(_BLOCK_ROWS)
@@ -176,27 +176,27 @@ class Query:
         return await self._connection.prepare(self._text.sql) if special else self._statement
 
     async def copy(self, form: Literal["csv", "jsonl"], write: Callable[[str], Awaitable[None]]) -> None:
-        """Pass the result on as it arrives, formatted by PostgreSQL.
+        """Stream the result, formatted by PostgreSQL.
 
         Args:
-            form: CSV with a header, in which null is empty; or one JSON object per line.
-            write: receives whole lines; its errors are raised as they are.
+            form: CSV with a header, in which null is empty, or one JSON object per line.
+            write: receives whole lines; its errors are raised unchanged.
         """
-        if not self._text.is_query:  # a few lines
+        if not self._text.is_query:  # SHOW and EXPLAIN return few lines
             rows = [row async for block in self.blocks() for row in block]
             await write(_csv(self.columns, rows) if form == "csv" else _json_lines(self.columns, self.types, rows))
             return
         decode = codecs.getincrementaldecoder("utf-8")().decode
 
-        async def pass_on(data: bytes) -> None:
+        async def forward(data: bytes) -> None:
             with self._limit.paused():
                 try:
                     await write(decode(data))
-                except OSError as failure:  # not of the database
+                except OSError as failure:  # distinguish it from errors of the database connection
                     raise _OutputError from failure
 
-        copy = partial(self._connection.copy_from_query, output=pass_on, timeout=_NO_LIMIT_S, format="csv")
-        query = f"\n{self._text.sql}\n"  # a whole query, as PostgreSQL has checked: it cannot close the parenthesis
+        copy = partial(self._connection.copy_from_query, output=forward, timeout=_NO_LIMIT_S, format="csv")
+        query = f"\n{self._text.sql}\n"  # PostgreSQL has parsed it as a complete query: it cannot close the parenthesis
         try:
             async with self._limit.running():
                 if form == "csv":
@@ -207,8 +207,8 @@ class Query:
             raise failure.__cause__ or failure from None
 
     def _as_json(self, query: str) -> str:
-        """Return a query for one JSON object per row, on one line each."""
-        names = ", ".join(quote_identifier(name) for name in _different(self.columns))
+        """Return a query that yields one JSON object per row, each on one line."""
+        names = ", ".join(quote_identifier(name) for name in _unique_names(self.columns))
         columns = f"({names})" if names else ""
         line = "replace(replace(row_to_json(r)::text, chr(10), ' '), chr(13), ' ')"  # translate takes ten times as long
         return f"SELECT {line} FROM ({query}) AS r{columns}"  # noqa: S608 -- checked
@@ -243,14 +243,14 @@ def _json_lines(columns: Sequence[str], types: Sequence[str], rows: Sequence[Seq
     return "".join(lines)
 
 
-def _different(names: Sequence[str]) -> list[str]:
-    """Return the names with a suffix where one occurs again: `runs`, `runs_2`."""
-    different: list[str] = []
+def _unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names, with a number appended to repeated ones: `runs`, `runs_2`."""
+    unique: list[str] = []
     for name in names:
         each, number = name, 1
-        while each in different:
+        while each in unique:
             number += 1
             suffix = f"_{number}"
             each = name.encode()[: _LONGEST_NAME - len(suffix)].decode(errors="ignore") + suffix
-        different.append(each)
-    return different
+        unique.append(each)
+    return unique

@@ -1,8 +1,9 @@
-"""PostgreSQL decides whether a text is a query: nothing here parses SQL.
+"""Check that a text is one read-only query. PostgreSQL parses it; this module contains no SQL parser.
 
-A text that `DECLARE ... CURSOR FOR` accepts is one SELECT, VALUES or TABLE statement that changes no data. It is only
-parsed, with the extended protocol, which takes a single statement, so that no text can end this one and begin another.
-SHOW, and EXPLAIN of such a query, are sent from their first word on, so that they cannot be anything else.
+`DECLARE ... CURSOR FOR` accepts only a SELECT, VALUES or TABLE statement that changes no data. The text is prepared
+behind this prefix, but not executed. The extended protocol takes a single statement, so the text cannot end the DECLARE
+and start another statement. SHOW, and EXPLAIN of such a query, are sent without the comments before their first word,
+so that they cannot be another statement.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _EXPLAIN_OPTIONS = re.compile(r"\([\w\s,]*\)")
 
 @dataclass(frozen=True, slots=True)
 class QueryText:
-    """One statement that only reads: a query that fits into parentheses, else EXPLAIN or SHOW."""
+    """One read-only statement: a query, which may be used as a subquery, or EXPLAIN or SHOW."""
 
     sql: str
     is_query: bool
@@ -40,27 +41,27 @@ class QueryText:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why PostgreSQL does not take the text from `start` on as a query."""
+    """PostgreSQL's error for the text from index `start` on."""
 
     failure: asyncpg.PostgresError
     start: int
 
     @property
     def place(self) -> int | None:
-        """Where in the text, if PostgreSQL says so."""
+        """Index of the error in the text; None if PostgreSQL reports no position."""
         position = getattr(self.failure, "position", None)
         return None if position is None else self.start + int(position) - 1 - len(_DECLARE)
 
 
 async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
-    """Have PostgreSQL check that a text is one statement that only reads. Nothing is executed.
+    """Have PostgreSQL check that a text is one read-only statement, without executing it.
 
     Args:
         connection: a connection outside of a transaction.
-        text: the text, which may be anything.
+        text: any text.
 
     Raises:
-        SettingsError: it is not.
+        SettingsError: the text is not one read-only statement.
     """
     if _UNSENDABLE.search(text):
         raise SettingsError("A query must be UTF-8 text without NUL.", hint="Check the file or program it comes from.")
@@ -69,7 +70,7 @@ async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
     if word == "SHOW":
         return QueryText(text[first:], is_query=False)
     refusals = []
-    for prefix, start in _explained(text, first + len(word)) if word == "EXPLAIN" else [("", 0)]:
+    for prefix, start in _explain_prefixes(text, first + len(word)) if word == "EXPLAIN" else [("", 0)]:
         refusal = await _refusal(connection, text, start)
         if refusal is None:
             query = prefix + text[start:]
@@ -81,7 +82,7 @@ async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
 
 
 async def _refusal(connection: asyncpg.Connection, text: str, start: int) -> _Refusal | None:
-    """Return why the text from `start` on is no query; None if it is one."""
+    """Return why the text from index `start` on is not a query; None if it is one."""
     try:
         declared = await connection.prepare(_DECLARE + text[start:])
     except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
@@ -94,7 +95,7 @@ async def _refusal(connection: asyncpg.Connection, text: str, start: int) -> _Re
 
 
 async def _without_terminator(connection: asyncpg.Connection, query: str) -> str:
-    """Return a query without the semicolon that may end it: inside parentheses, PostgreSQL refuses just that."""
+    """Return a query without its final semicolon, which PostgreSQL reports as a syntax error inside parentheses."""
     if ";" not in query:
         return query
     try:
@@ -107,10 +108,10 @@ async def _without_terminator(connection: asyncpg.Connection, query: str) -> str
     return query
 
 
-def _explained(text: str, start: int) -> Iterator[tuple[str, int]]:
-    """Yield what may be an EXPLAIN with its options, and where its query starts.
+def _explain_prefixes(text: str, start: int) -> Iterator[tuple[str, int]]:
+    """Yield possible EXPLAIN clauses with options, each with the index where its query starts.
 
-    A parenthesis opens a list of options or the query; only PostgreSQL can tell.
+    There are two if a parenthesis follows, because it may open a list of options or the query.
     """
     start = _after_comments(text, start)
     if options := _EXPLAIN_OPTIONS.match(text, start):
@@ -123,7 +124,7 @@ def _explained(text: str, start: int) -> Iterator[tuple[str, int]]:
 
 
 def _after_comments(text: str, start: int) -> int:
-    """Return where the text goes on after white space and comments."""
+    """Return the index after white space and comments."""
     while True:
         start = _SPACE.match(text, start).end()  # type: ignore[union-attr] # it matches ''
         if text.startswith("--", start):
@@ -137,7 +138,7 @@ def _after_comments(text: str, start: int) -> int:
 
 
 def _end_of_comment(text: str, start: int) -> int:
-    """Return where a comment ends, which may contain others; -1 if it does not end."""
+    """Return the index after a comment, which may contain nested comments; -1 if it is not terminated."""
     depth = 0
     for bound in _COMMENT_BOUNDS.finditer(text, start):
         depth += 1 if bound.group() == "/*" else -1
@@ -160,7 +161,7 @@ def _not_a_query(refusal: _Refusal, text: str) -> SettingsError:
     if isinstance(refusal.failure, asyncpg.PostgresSyntaxError) and refusal.place == first:
         found = _word_at(text, first) or text[first : first + 1] or "an empty statement"
         return SettingsError(f"Only read-only queries are allowed, got {found}.", hint=_FORMS)
-    if "DECLARE CURSOR" in str(refusal.failure):  # of the statement that the user did not write
+    if "DECLARE CURSOR" in str(refusal.failure):  # a statement that the user did not write
         return SettingsError("Only read-only queries are allowed: a WITH clause changes data.", hint=_FORMS)
     return refused(refusal.failure, text, refusal.place)
 
@@ -171,7 +172,7 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
     Args:
         failure: PostgreSQL's error.
         text: the query.
-        place: where in the query.
+        place: index of the error in the query.
     """
     where = ""
     if place is not None:

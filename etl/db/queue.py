@@ -1,4 +1,4 @@
-"""The queue of an invocation: workflows that the processes working for it claim one by one."""
+"""The work queue of an invocation, from which its processes claim workflows one by one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ _SQL = statements("queue")
 class Unit:
     """A workflow with all apps that list it.
 
-    `claimed_by` is the process that reads it. `held_s` is for how many seconds another invocation has held a stream of
-    it; None where no invocation was found to.
+    Attributes:
+        place: position in the queue.
+        workflow_id: id of the workflow.
+        app_ids: the apps that list it.
+        claimed_by: the process that has claimed it; None if no process has.
+        held_s: seconds since another invocation was first found to hold one of its streams; None if none was.
     """
 
     place: int
@@ -32,13 +36,13 @@ class Unit:
 
     @property
     def streams(self) -> list[StreamId]:
-        """Its streams, to be read one after another."""
+        """The streams of the workflow, to be read one after another."""
         return [StreamId(app_id, self.workflow_id) for app_id in self.app_ids]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A workflow that this process has claimed, and the states of its streams that it has locked on `session`."""
+    """A workflow that this process has claimed, with the states of the streams that `session` has locked."""
 
     unit: Unit
     states: Mapping[StreamId, StreamState]
@@ -46,7 +50,7 @@ class Claim:
 
 
 class Queue:
-    """The queue of the invocation `sync_id`, for the process `worker`, whose locks `session` holds."""
+    """The queue of the invocation `sync_id`, used by the process `worker`; `session` holds its locks."""
 
     def __init__(self, session: Session, sync_id: int, worker: str) -> None:
         self._session = session
@@ -59,7 +63,7 @@ class Queue:
         await self._session.rows(_SQL["fill"], self._sync_id, apps, workflows)
 
     async def claim(self) -> Claim | None:
-        """Claim the next workflow that nobody has claimed; one that another invocation holds is left for later."""
+        """Claim and lock the next unclaimed workflow. Workflows that another invocation holds are postponed."""
         while rows := await self._session.rows(_SQL["claim"], self._sync_id, self._worker):
             unit = Unit(*rows[0])
             if (claim := await self._lock(unit)) is not None:
@@ -68,11 +72,11 @@ class Queue:
         return None
 
     async def unfinished(self) -> list[Unit]:
-        """Return the workflows that have not ended."""
+        """Return the workflows that are not finished."""
         return [Unit(*row) for row in await self._session.rows(_SQL["unfinished"], self._sync_id)]
 
     async def claim_again(self, unit: Unit, *, last: bool) -> Claim | None:
-        """Claim a workflow that was left for later, or whose process is dead.
+        """Claim a workflow that was postponed, or whose process is dead.
 
         Args:
             unit: the workflow.
@@ -82,14 +86,18 @@ class Queue:
         if claim is None:
             await self._put_back(unit)
         elif not await self._session.rows(_SQL["claim_again"], self._sync_id, self._worker, unit.place):
-            await self._session.release(*claim.states)  # it has ended meanwhile
+            await self._session.release(*claim.states)  # another process has finished it
             return None
         return claim
 
     async def finish(self, unit: Unit, outcomes: bytes, requests: int, retries: int) -> None:
-        """Record how the streams of a workflow ended, as JSON, and let others have them.
+        """Record the outcomes of a workflow's streams and release them.
 
-        `requests` and `retries` are those that this process has sent since it last finished one.
+        Args:
+            unit: the workflow.
+            outcomes: the outcomes as JSON.
+            requests: number of requests that this process has sent since it last finished a workflow.
+            retries: number of retries among them.
         """
         values = (unit.place, outcomes.decode(), requests, retries)
         await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)

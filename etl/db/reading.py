@@ -1,4 +1,4 @@
-"""Read-only connections to the warehouse: where to, as whom, and errors with hints."""
+"""Read-only connections to the warehouse: their URL and role, and errors with hints."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SQL = statements("reading")
 
 
 async def reading_url(settings: Settings) -> str:
-    """Return the URL for commands that only read: `database.read_url`, else `database.url`.
+    """Return the URL for read-only commands: `database.read_url`, or else `database.url`.
 
-    An embedded server is started and migrated, so that an empty warehouse gives no error, and the URL is that of its
-    reader role. Other databases are left to the commands that load: the role may lack the privileges.
+    If neither is set, start and migrate the embedded server, so that an empty warehouse causes no error, and return the
+    URL of its reader role. Other databases are not migrated, because the role may lack the privileges.
 
     Raises:
         SettingsError: the URL cannot be read.
@@ -48,7 +48,7 @@ async def reading_url(settings: Settings) -> str:
 
 
 def url_without_start(settings: Settings) -> str | None:
-    """Return the URL for a command that only reads; None while the embedded server is not running.
+    """Return the URL for a read-only command; None if it is the embedded server and that is not running.
 
     Raises:
         SettingsError: the URL cannot be read.
@@ -68,12 +68,12 @@ def _as_reader(url: str) -> str:
 
 
 async def connect_to_read(url: str, schema: str, *, purpose: str) -> asyncpg.Connection:
-    """Open a read-only connection, never with the rights of a superuser.
+    """Open a read-only connection; a superuser gives up its privileges.
 
     Args:
         url: URL of the database.
         schema: schema of the warehouse.
-        purpose: purpose of the connection, such as `report` or `export`.
+        purpose: purpose of the connection for `application_name`, such as `report` or `export`.
 
     Raises:
         DatabaseError: the database cannot be reached or used.
@@ -88,7 +88,7 @@ async def connect_to_read(url: str, schema: str, *, purpose: str) -> asyncpg.Con
 
 
 async def may_become_superuser(url: str, schema: str) -> bool:
-    """Return whether queries of this role could give it back the rights of a superuser that `connect_to_read` gives up.
+    """Return whether a query could regain superuser privileges, which `connect_to_read` gives up.
 
     Raises:
         DatabaseError: the database cannot be reached or used.

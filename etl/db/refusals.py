@@ -1,4 +1,4 @@
-"""Conversion of the driver's errors to errors with hints."""
+"""Convert errors of the driver to errors with hints."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ _SAFE_MESSAGES = (
     asyncpg.StatementTooComplexError,
     asyncpg.IntegrityConstraintViolationError,
 )
-"""Errors whose message names limits and constraints, and never values (these are in the details)."""
+"""Errors whose message contains limits and constraint names, but no values, which are in the details."""
 
 
 def describe_refusal(error: BaseException) -> str:
-    """Return what is wrong with rows of the API, without the values that PostgreSQL's message may quote."""
+    """Describe why PostgreSQL refused rows, without the values that its message may quote."""
     if not isinstance(error, asyncpg.PostgresError):
         return f"the driver cannot send a value ({type(error).__name__})"
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()

@@ -1,7 +1,7 @@
 """Roll up the days whose runs have changed, so that the daily views read few rows.
 
-The views are correct whether or not this runs: a change to runs records the affected days in its transaction, and the
-views compute those days from the runs (see `migrations/0003_rollups.sql`).
+The views are always correct: a change to runs records the affected days in its own transaction, and the views compute
+those days from the runs until they are rolled up (see `migrations/0003_rollups.sql`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     Args:
         connection: a connection to the warehouse, outside of a transaction.
         more: further connections, on which other days, or parts of a large day, are rolled up concurrently.
-        seconds: time after which no further day is started; the rest is left for the next time.
+        seconds: time after which no further day is started. Remaining days are rolled up by a later call.
 
     Returns:
-        The number of days, or parts of large days, that were rolled up; 0 if another process is doing it.
+        The number of days, or parts of large days, that were rolled up; 0 if another process is rolling up.
 
     Raises:
-        asyncpg.PostgresError: PostgreSQL refused; the views stay correct.
+        asyncpg.PostgresError: PostgreSQL refused a statement; the views stay correct.
     """
     if not await connection.fetchval(_SQL["lock_all"]):
         return 0
@@ -68,7 +68,8 @@ async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds:
         The number of days that were rolled up; 0 if another process is rolling up all workflows.
 
     Raises:
-        asyncpg.PostgresError: PostgreSQL refused, for example because another process has rolled up the same days.
+        asyncpg.PostgresError: PostgreSQL refused a statement, for example because another process has rolled up the
+            same days.
     """
     if not await connection.fetchval(_SQL["lock_workflow"]):
         return 0
@@ -82,7 +83,7 @@ async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds:
 
 
 async def _roll_up_due(connection: Connection, due: Iterator[asyncpg.Record], until: float) -> int:
-    """Roll up days until none are left or the time is up; several connections may share `due`."""
+    """Roll up days until none is left or `until` has passed; several connections may share `due`."""
     done = 0
     for row in due:
         await _roll_up_days(connection, row["days"], row["workflows"])
@@ -93,7 +94,7 @@ async def _roll_up_due(connection: Connection, due: Iterator[asyncpg.Record], un
 
 
 async def _roll_up_days(connection: Connection, days: Sequence[date], workflows: Sequence[str]) -> None:
-    # Repeatable read fails if another process has rolled up these days since the snapshot.
+    # Under REPEATABLE READ, the statement fails if another process has rolled up these days since the snapshot.
     async with connection.transaction(isolation="repeatable_read"):
         await connection.execute(_SQL["tune"])
         await connection.execute(_SQL["roll_up"], days, workflows)

@@ -1,7 +1,7 @@
-"""The session of a process: its locks, fencing tokens, row of `etl_syncs` and scratch tables, on one connection.
+"""The session of a process: its advisory locks, row of `etl_syncs` and temporary tables, on one connection.
 
-If this connection breaks, PostgreSQL releases the locks, and the next process to lock a stream gets a higher fencing
-token, so that this one can no longer commit to it.
+If this connection breaks, PostgreSQL releases the locks. The next process that locks a stream gets a higher fencing
+token, so that this process can no longer commit to the stream.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _ENDING_PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A row of `etl_streams`, as found when the stream was locked; `page_size` is what is known of the app's API."""
+    """A row of `etl_streams`, as read when the stream was locked.
+
+    `page_size` is the largest page that the API gave for the app; None if unknown.
+    """
 
     fence: int
     watermark: datetime | None
@@ -50,29 +53,29 @@ class StreamState:
 
     @classmethod
     def of(cls, row: asyncpg.Record | None) -> StreamState:
-        """Make the state of a row; an unknown stream has never been read."""
+        """Return the state in a row; without a row, the state of a stream that was never read."""
         if row is None:
             return cls(0, None, False, None, None, None, None, None, None)  # noqa: FBT003 - in the order of the fields
         return cls(**row)
 
 
 class Session:
-    """The connection that holds the locks of a process. Calls are serialized, one statement at a time."""
+    """The connection that holds the locks of a process. Calls are serialized: one statement at a time."""
 
     def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
         self._connection = connection
         self._schema = schema
         self._busy = asyncio.Lock()
         self.liveness = ""
-        """Name of the lock that shows that this process is alive; empty while it needs none."""
+        """Name of the lock that shows that this process is alive; empty if it holds none."""
         self.shared = ""
-        """Name of the lock of an invocation that this process shares with others; empty if it shares none."""
+        """Name of the invocation lock that this process shares with others; empty if it shares none."""
         self._passes = 0
-        self._scratch = False
+        self._has_seen_table = False
 
     @classmethod
     async def open(cls, url: str, schema: str, *, timeout_s: float = LONG_S) -> Self:
-        """Connect; a statement unanswered for `timeout_s` seconds counts as a lost connection.
+        """Connect. A statement without an answer for `timeout_s` seconds counts as a lost connection.
 
         Raises:
             DatabaseError: the database cannot be reached.
@@ -81,7 +84,7 @@ class Session:
         return cls(connection, schema)
 
     async def close(self) -> None:
-        """Free every lock and disconnect: PostgreSQL frees those of a lost connection too, only a moment later."""
+        """Release all locks and disconnect. PostgreSQL releases the locks of a lost connection later by itself."""
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             await self._connection.execute(_SQL["unlock_all"], timeout=1)
         await self._connection.close()
@@ -94,36 +97,32 @@ class Session:
         return await self.rows(_SQL[name], *args)
 
     async def rows(self, statement: str, *args: object) -> Sequence[asyncpg.Record]:
-        """Run a statement of another subject, and return its rows."""
+        """Run a statement and return its rows."""
         async with self._busy:
             return await self._connection.fetch(statement, *args)
 
     async def lock(self, stream: StreamId) -> StreamState | None:
-        """Take a stream for this process.
-
-        Returns:
-            Its state with a fresh fencing token, or None where another process holds it.
-        """
+        """Lock a stream; return its state with a new fencing token, or None if another process holds it."""
         return (await self.take([stream])).get(stream)
 
     async def take(self, streams: Sequence[StreamId]) -> dict[StreamId, StreamState]:
-        """Take streams for this process; return those that no other process holds, each with a fresh fencing token."""
+        """Lock the streams that no other process holds; return their states, each with a new fencing token."""
         names = [[self._name(kind, *stream) for stream in streams] for kind in ("stream", "commit")]
         apps, workflows = ([*column] for column in zip(*streams, strict=True))
         rows = await self.rows(_SQL["take_streams"], apps, workflows, *names)
         return {StreamId(app, workflow): StreamState(*state) for app, workflow, *state in map(tuple, rows)}
 
     async def read(self, stream: StreamId) -> StreamState:
-        """The state of a stream, without taking it."""
+        """Return the state of a stream without locking it."""
         rows = await self._rows("read_stream", *stream)
         return StreamState.of(rows[0] if rows else None)
 
     async def release(self, *streams: StreamId) -> None:
-        """Let others have the streams."""
+        """Unlock streams."""
         await self._rows("unlock", [self._name("stream", *stream) for stream in streams])
 
     async def streams_with_due_payloads(self) -> list[StreamId]:
-        """The streams of runs whose payloads are due to be removed."""
+        """Return the streams with runs whose payloads are due to be removed (retention)."""
         return [StreamId(*row) for row in await self._rows("streams_with_due_payloads")]
 
     def _name(self, kind: str, *of: object) -> str:
@@ -131,7 +130,7 @@ class Session:
         return "\n".join((self._schema, kind, *map(str, of)))
 
     async def start_sync(self, mode: str) -> dict[str, Any]:
-        """Write the row of this invocation, and close the rows of processes that died; return what is known of it."""
+        """Insert the row of this invocation and return it; mark invocations whose processes died as interrupted."""
         (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
         self.liveness = self._name("sync", row["id"])
         await self._value("lock", self.liveness)
@@ -146,17 +145,17 @@ class Session:
                 await self._rows("unlock", [name])
 
     async def join_sync(self, name: str, mode: str, terms: str) -> tuple[dict[str, Any], str]:
-        """Join the running invocation of a name, or start one.
+        """Join the running invocation with a name, or start one.
 
-        It lives while one of its processes holds its lock, which they share.
+        The processes of an invocation share its lock; it counts as running while one of them holds the lock.
 
         Args:
-            name: of the invocation.
-            mode: of one that is started.
-            terms: of one that is started, as JSON.
+            name: name of the invocation.
+            mode: mode of an invocation that is started.
+            terms: terms of an invocation that is started, as JSON.
 
         Returns:
-            What is known of it, and its terms.
+            The row of the invocation in `etl_syncs`, and its terms.
         """
         async with self._busy, self._connection.transaction():
             await self._connection.execute(_SHARING["lock_name"], self._name("join", name))
@@ -177,7 +176,7 @@ class Session:
         return dict(row)
 
     async def _share(self, sync_id: int) -> bool:
-        """Share the lock of a running invocation; close one whose processes died, and return False."""
+        """Share the lock of an invocation. If its processes are dead, close the invocation and return False."""
         name = self._name("sync", sync_id)
         if await self._connection.fetchval(_SQL["lock"], name):
             await self._connection.execute(_SQL["close_sync"], sync_id)
@@ -186,24 +185,24 @@ class Session:
         return bool(await self._connection.fetchval(_SQL["lock_shared"], name))
 
     async def try_lock(self, kind: str, *of: object) -> bool:
-        """Take a lock, unless another process holds it."""
+        """Acquire a lock; return False if another process holds it."""
         return bool(await self._value("lock", self._name(kind, *of)))
 
     async def is_free(self, kind: str, *of: object) -> bool:
-        """Return whether no process holds a lock; it is shared with those that ask."""
+        """Return whether no process holds a lock exclusively, and share the lock if so."""
         return bool(await self._value("lock_shared", self._name(kind, *of)))
 
     async def unlock(self, kind: str, *of: object) -> None:
-        """Let others have a lock."""
+        """Release a lock."""
         await self._rows("unlock", [self._name(kind, *of)])
 
     async def work_as(self, worker: str) -> None:
-        """Show that a process that works on an invocation of several is alive."""
+        """Hold the liveness lock of a process that works on an invocation of several processes."""
         self.liveness = self._name("worker", worker)
         await self._value("lock", self.liveness)
 
     async def succeed(self, lost: Session) -> None:
-        """Hold the locks that show that this process is alive instead of a session whose connection was lost.
+        """Acquire the liveness locks of a lost session of this process.
 
         Raises:
             DatabaseError: PostgreSQL does not end the lost session, or another invocation has closed this one.
@@ -217,9 +216,9 @@ class Session:
         self.shared = lost.shared
 
     async def take_over(self, liveness: str) -> None:
-        """Hold the lock that shows that this process is alive, and end the lost session that held it.
+        """Acquire the liveness lock of this process after ending the lost session that holds it.
 
-        PostgreSQL may take a while to notice that a connection is lost. Until then it would keep the locks of streams.
+        PostgreSQL may take a while to notice that a connection is lost, and keeps the session's locks until then.
 
         Raises:
             DatabaseError: PostgreSQL does not end the lost session.
@@ -236,21 +235,22 @@ class Session:
         )
 
     async def finish_sync(self, *values: object) -> datetime:
-        """Complete a row of `etl_syncs` (`values` in the order of the statement); returns when it ended."""
+        """Complete a row of `etl_syncs`, with `values` in the order of the statement; return its end time."""
         ended_at: datetime = await self._value("finish_sync", *values)
         await self._value("prune_syncs")
         await self._value("prune_rejects")
         return ended_at
 
     async def fail_stream(self, stream: StreamId, fence: int | None, error: str, hint: str) -> None:
-        """Record why a stream failed; `fence` is None where it was never locked."""
+        """Record why a stream failed; `fence` is None if the stream was not locked."""
         await self._value("fail_stream", *stream, fence, error, hint)
 
     async def compare_again(self, streams: Mapping[StreamId, StreamState]) -> dict[StreamId, dict[str, Any]]:
-        """Compare the counts of streams that succeeded once more; record and return those that differ after all.
+        """Compare the counts of succeeded streams again; record those that differ as incomplete, and return them.
 
         Args:
-            streams: each with its state when it was locked: what its success moved is set back.
+            streams: the streams, each with its state when it was locked, to which the watermark and the time of the
+                last success are reset.
         """
         columns = [
             (*stream, state.fence, state.watermark, state.last_succeeded_at) for stream, state in streams.items()
@@ -259,39 +259,39 @@ class Session:
         return {StreamId(row["app_id"], row["workflow_id"]): dict(row) for row in rows}
 
     async def is_committed(self, transaction: str) -> bool:
-        """Tell whether a transaction was committed whose answer was lost."""
+        """Return whether a transaction was committed, for one whose COMMIT got no answer."""
         return bool(await self._value("is_committed", transaction))
 
     async def clock(self) -> datetime:
-        """Return the present time, by PostgreSQL's clock."""
+        """Return the current time by PostgreSQL's clock."""
         now: datetime = await self._value("clock")
         return now
 
     async def begin_pass(self) -> int:
-        """Begin to note which runs a pass over a listing meets; returns the pass's number."""
-        if not self._scratch:
+        """Start recording the items seen by a pass; return the number of the pass."""
+        if not self._has_seen_table:
             async with self._busy:
                 await self._connection.execute(_SQL["create_seen"])
-            self._scratch = True
+            self._has_seen_table = True
         self._passes += 1
         return self._passes
 
     async def note_seen(self, number: int, keys: Sequence[str]) -> int:
-        """Note items as met in a pass; return how many of them are new to it."""
+        """Record items as seen by a pass; return how many of them it had not seen before."""
         return int(await self._value("note_seen", number, list(dict.fromkeys(keys))))
 
     async def end_pass(self, number: int) -> None:
-        """Forget what a pass met; an interrupted process leaves that to the end of its session."""
-        if is_cancelled():
+        """Discard the items seen by a pass."""
+        if is_cancelled():  # the temporary table is dropped when the session ends
             return
         await self._value("forget_seen", number)
 
     async def unseen_runs(
         self, stream: StreamId, number: int, filters: tuple[str, str], window: tuple[datetime | None, datetime | None]
     ) -> list[str]:
-        """Return the listed runs of a window that pass the filters and were not met, the latest first."""
+        """Return the listed runs in a window that match the filters and were not seen by a pass, newest first."""
         return [row["id"] for row in await self._rows("unseen_runs", *stream, number, *filters, *window)]
 
     async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
-        """Return the digests of quarantined items that were not met in a pass."""
+        """Return the digests of quarantined items that were not seen by a pass."""
         return [row["digest"] for row in await self._rows("unseen_rejects", *stream, number)]

@@ -1,4 +1,4 @@
-"""What the processes that work on one invocation tell each other: its terms, that it is to stop, and its end."""
+"""State shared by the processes of one invocation: its terms, a request to stop, and its summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS = {EXIT_SETTINGS: SettingsError, EXIT_KEY_REFUSED: KeyRefusedError, EXIT_
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """The row of an invocation: its terms and, at the end, its summary, both as JSON."""
+    """The shared state of an invocation. `terms` and, after its end, `summary` are JSON."""
 
     terms: str
     is_queued: bool
@@ -41,7 +41,7 @@ class Notes:
 
     @property
     def error(self) -> EtlError | None:
-        """The error with which all processes are to end."""
+        """The error with which all processes must end; None if they need not stop."""
         if self.stop_code is None:
             return None
         if self.stop_code == EXIT_INTERRUPTED:
@@ -51,14 +51,14 @@ class Notes:
 
 
 class SharedSync:
-    """The invocation `sync_id`, as one of its processes sees it over `session`."""
+    """The shared state of the invocation `sync_id`, accessed by one of its processes through `session`."""
 
     def __init__(self, session: Session, sync_id: int) -> None:
         self._session = session
         self._sync_id = sync_id
 
     async def read(self) -> Notes:
-        """Read what the processes know.
+        """Read the shared state.
 
         Raises:
             DatabaseError: another invocation has closed this one.
@@ -71,37 +71,37 @@ class SharedSync:
         return Notes(*rows[0])
 
     async def stop(self, error: EtlError) -> None:
-        """Let all processes end with an error."""
+        """Ask all processes to end with an error."""
         values = (error.exit_code, error.message, error.hint or None)
         await self._session.rows(_SQL["stop"], self._sync_id, *values)
 
     async def queue_ended(self, ended: Sequence[tuple[str, bytes]]) -> None:
-        """Queue apps whose workflows could not be listed, each with its outcome as JSON."""
+        """Record the outcomes of apps whose workflows could not be listed: (app id, outcome as JSON) of each."""
         for place, (app_id, outcomes) in enumerate(ended, 1):
             await self._session.rows(_SQL["queue_ended"], self._sync_id, -place, app_id, outcomes.decode())
 
     async def add_requests(self, requests: int, retries: int) -> None:
-        """Count requests that were sent for no workflow."""
+        """Count requests that do not belong to a workflow."""
         await self._session.rows(_SQL["add_requests"], self._sync_id, requests, retries)
 
     async def add(self, terms: str) -> None:
-        """Let other processes work on an invocation that this one has started."""
+        """Share an invocation that this process has started, so that other processes can work on it."""
         await self._session.rows(_SQL["add"], self._sync_id, None, terms)
 
     async def remove(self) -> None:
-        """Forget what the processes told each other: all have ended, or are to end."""
+        """Delete the shared state, after all processes have ended or were asked to."""
         await self._session.rows(_SQL["remove"], self._sync_id)
 
     async def streams(self) -> list[StreamId]:
-        """Return the streams of the queue."""
+        """Return the streams in the queue."""
         return [StreamId(*row) for row in await self._session.rows(_SQL["streams"], self._sync_id)]
 
     async def is_unfinished(self) -> bool:
-        """Return whether a workflow has not ended."""
+        """Return whether a workflow is not finished."""
         return bool(await self._session.rows(_SQL["unfinished"], self._sync_id))
 
     async def outcomes(self) -> list[str]:
-        """Return how the streams ended that have, as JSON, those of one workflow together."""
+        """Return the outcomes of finished workflows, each as JSON with the outcomes of its streams."""
         return [row["outcomes"] for row in await self._session.rows(_SQL["outcomes"], self._sync_id)]
 
     async def requests(self) -> tuple[int, int]:
@@ -110,5 +110,5 @@ class SharedSync:
         return row["requests"], row["retries"]
 
     async def end(self, summary: bytes) -> None:
-        """Leave the summary of the whole, as JSON, to the other processes."""
+        """Store the summary of the invocation, as JSON, for the other processes."""
         await self._session.rows(_SQL["end"], self._sync_id, summary.decode())

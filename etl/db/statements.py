@@ -1,6 +1,6 @@
 """Named SQL statements from the files in `sql/`.
 
-Each statement in a file starts with a line `-- name: NAME`, followed by comments that describe it.
+In a file, each statement starts with a line `-- name: NAME`, followed by comments that describe it.
 """
 
 from __future__ import annotations

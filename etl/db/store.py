@@ -1,9 +1,9 @@
-"""One stream in the warehouse: what its crawl asks, and the transactions that load what it found.
+"""One stream in the warehouse: queries for its crawl, and the transactions that load its runs.
 
-A batch is committed with its runs, their children and definitions, its rejects and the checkpoint. If a new run turns
-out to exist after all, because another stream listed it at the same moment, the whole batch is upserted. If PostgreSQL
-refuses a batch, halving it finds the runs that are refused. Numbers in them that jsonb cannot hold become text; if the
-run is still refused, it is quarantined.
+A transaction writes one batch: runs with their children and definitions, rejects, and the checkpoint. If a run that was
+thought new already exists, because another stream has just loaded it, the whole batch is upserted. If PostgreSQL
+refuses a batch, the batch is halved until the refused runs are found. Their numbers that jsonb cannot hold are
+converted to text; a run that is still refused is quarantined.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 
 _LOAD = statements("load")
 _STATE = statements("state")
-_PATIENCE: Final = timedelta(seconds=1)
-_PAYLOADS_AT_ONCE: Final = 20  # of the quarantine; each may take megabytes
+_OWN_CREDITS_MIN_AGE: Final = timedelta(seconds=1)
+_PAYLOADS_AT_ONCE: Final = 20  # rows of the quarantine per fetch; each may have megabytes
 
 
-# What a single bad value can provoke, on either side of the wire. A lost connection or a full disk is none of these.
+# Errors that a single bad value can cause, in PostgreSQL or in the driver. Lost connections and full disks are not
+# among them.
 REFUSALS = (
     pg.DataError,
     pg.ProgramLimitExceededError,
@@ -61,7 +62,13 @@ REFUSALS = (
 
 
 class Quarantined(NamedTuple):
-    """A quarantined item: its run's id (None where it has none), why, and whether no sync has ended since."""
+    """A quarantined item.
+
+    Attributes:
+        run_id: id of its run; None if the item has no id.
+        reason: reason of the reject.
+        recent: whether it was quarantined after the last sync of the stream ended.
+    """
 
     run_id: str | None
     reason: str
@@ -73,14 +80,14 @@ class Store:
 
     Args:
         pool: connections to the warehouse.
-        session: the process's locks and scratch tables.
-        stream: whose rows these are.
-        state: as found when the stream was locked; its fencing token guards each write.
-        sync_id: the ledger row of this invocation.
-        filters: (status, origin) of the listing; counts and comparisons keep to what passes them.
-        abridge: returns what to keep of the bytes of quarantined items; None keeps them as received.
-        keep_payloads: whether emptied payloads of due runs leave the stored ones in place.
-        dry_run: read as usual, write nothing.
+        session: the session of the process, with its locks and temporary tables.
+        stream: the stream.
+        state: the state of the stream when it was locked; each write checks its fencing token.
+        sync_id: id of this invocation in `etl_syncs`.
+        filters: (status, origin) of the listing; counts and comparisons include only runs that match.
+        abridge: a function that returns the part of a quarantined item's bytes to keep; None keeps all of them.
+        keep_payloads: whether runs whose payloads the API has deleted (retention) keep the stored payloads.
+        dry_run: read as usual, but write nothing.
     """
 
     def __init__(
@@ -106,38 +113,38 @@ class Store:
         self._abridge = abridge
         self._writer = RunWriter(keep_payloads=keep_payloads)
         self.unanswered: list[tuple[str, Loaded]] = []
-        """Transactions whose commit was sent and not answered: the id of each, and what it did if it was committed."""
+        """Transactions whose COMMIT may have been sent without an answer: (transaction id, result if committed)."""
 
     async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
-        """What the warehouse holds of these runs, by id."""
+        """Return the stored state of the runs with these ids, by id; see `known_runs` in `sql/load.sql`."""
         asked = (ids, self.state.last_synced_at, *self.stream)
         return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
 
     async def open_rejects(self) -> dict[bytes, Quarantined]:
-        """The quarantine of this stream, by digest."""
+        """Return the unresolved quarantined items of this stream, by digest."""
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
         return {row["digest"]: Quarantined(row["run_id"], row["reason"], recent=row["recent"]) for row in rows}
 
     async def requested_workflows(self) -> frozenset[str]:
-        """The workflows that the settings read."""
+        """Return the ids of the workflows that the settings request."""
         return frozenset(row["workflow_id"] for row in await self._pool.fetch(_STATE["requested_workflows"]))
 
     async def load(self, batch: Batch) -> tuple[Loaded, list[Reject]]:
-        """Commit a batch; what PostgreSQL refuses is quarantined.
+        """Load a batch, and quarantine the runs that PostgreSQL refuses.
 
         Returns:
-            What was done, and the rejects that PostgreSQL made necessary.
+            The result, and the rejects for the refused runs.
 
         Raises:
-            LockLostError: another process owns the stream; nothing was written.
+            LockLostError: another process owns the stream; its transaction was rolled back.
         """
         if self.is_dry_run:
             done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
             return done, []
         async with self._pool.acquire() as connection:
             result = await self._load_or_split(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one
-            with suppress(pg.PostgresError):  # what is left is recorded, and computed when the invocation ends
-                await update_own_credits(connection, patience=_PATIENCE)
+            with suppress(pg.PostgresError):  # remaining changes stay recorded until the invocation ends
+                await update_own_credits(connection, min_age=_OWN_CREDITS_MIN_AGE)
         self.unanswered.clear()
         return result
 
@@ -169,13 +176,13 @@ class Store:
 
         Raises:
             LockLostError: another process owns the stream; nothing was written.
-            asyncpg.PostgresError: what PostgreSQL refuses; nothing was written.
+            asyncpg.PostgresError: PostgreSQL refused a row; nothing was written.
         """
         started = perf_counter()
         try:
             done = await self._commit(connection, batch, batch.new, batch.changed)
         except pg.UniqueViolationError:
-            # Another stream loaded some of the new runs at the same moment, and this app lists them too.
+            # Another stream has just loaded some of the new runs, which this app lists too.
             staged = [*batch.new, *batch.changed]
             done = await self._commit(connection, batch, (), staged, shared=[rows.run_id for rows in staged])
         return Loaded(**done, seconds=perf_counter() - started)
@@ -221,10 +228,10 @@ class Store:
         return done
 
     async def begin(self, connection: asyncpg.Connection) -> str:
-        """Say in a transaction's first statement whose it is, so that a successor can end it (see `Session.lock`).
+        """Mark a transaction as one of this stream; return its id.
 
-        Returns:
-            The id of the transaction.
+        The mark is an advisory lock, by which the next process that locks the stream can find and end the transaction
+        (see `Session.lock`). This must be the first statement of the transaction.
         """
         transaction: str = await connection.fetchval(_LOAD["begin_commit"], *self.stream)
         return transaction
@@ -232,7 +239,7 @@ class Store:
     async def _write_listing(
         self, connection: asyncpg.Connection, batch: Batch, shared: Sequence[str]
     ) -> tuple[int, int]:
-        """Write which runs the listing shows; returns how many are back, and how many are gone."""
+        """Record which runs are listed; return the numbers of restored runs and of runs that are gone."""
         restored, gone = 0, 0
         if batch.restored:
             status = await connection.execute(_LOAD["restore_runs"], batch.restored, *self.stream, False)  # noqa: FBT003
@@ -245,7 +252,7 @@ class Store:
         return restored, gone
 
     def _kept(self, reject: Reject, *, is_erased: bool) -> tuple[Reject, bytes]:
-        """What the quarantine keeps of an item, and of its bytes."""
+        """Return the reject and the bytes to store in the quarantine."""
         if is_erased:
             return replace(reject, error=ERASED), FORGOTTEN
         raw = reject.item.raw
@@ -262,41 +269,41 @@ class Store:
         if held is None:
             raise LockLostError(
                 f"another process has taken over the stream {self.stream}",
-                hint="Nothing was written by this one; let the other finish.",
+                hint="This process wrote nothing; let the other one finish.",
             )
 
     async def open_runs(self) -> dict[str, str]:
-        """Runs that were pending or running when last seen: id to status."""
+        """Return the status of each listed run that was pending or running when it was loaded, by id."""
         return {row["id"]: row["status"] for row in await self._pool.fetch(_STATE["open_runs"], *self.stream)}
 
     async def count(self) -> int:
-        """How many of the stream's listed items the warehouse accounts for."""
+        """Return how many listed items of the stream are in the warehouse or its quarantine."""
         count: int = await self._pool.fetchval(_STATE["count_listed"], *self.stream, *self.filters)
         return count
 
     async def count_above(self, order: Order, moment: datetime) -> int:
-        """How many listed runs stand above those of a moment in a listing sorted by creation."""
+        """Return how many listed runs precede the runs created at `moment` in a listing sorted by creation."""
         name = "count_after" if order is Order.CREATED_DESC else "count_before"
         count: int = await self._pool.fetchval(_STATE[name], *self.stream, moment)
         return count
 
     async def has_bare_days(self) -> bool:
-        """Whether some listed run says no more than the day of its last change."""
+        """Return whether `updated_at` of a listed run is only a date."""
         return bool(await self._pool.fetchval(_STATE["has_bare_days"], *self.stream))
 
     async def runs_between(self, order: Order, upper: datetime | None, lower: datetime | None) -> list[str]:
-        """The listed runs of a stretch of a listing sorted by creation; the lower moment is not included."""
+        """Return the ids of the runs in a section of a listing sorted by creation; `lower` is exclusive."""
         earliest, latest = (lower, upper) if order is Order.CREATED_DESC else (upper, lower)
         rows = await self._pool.fetch(_STATE["runs_between"], *self.stream, earliest, latest)
         return [row["id"] for row in rows if lower is None or row["created_at"] != lower]
 
     async def drop_rejects(self, digests: Sequence[bytes]) -> None:
-        """Settle quarantined items that are listed no more."""
+        """Resolve quarantined items that are no longer listed."""
         if digests and not self.is_dry_run:
             await self._pool.execute(_STATE["drop_rejects"], *self.stream, self.state.fence, list(digests))
 
     async def remove_due_payloads(self) -> None:
-        """Remove the payloads of runs that are due."""
+        """Remove payloads whose retention has expired."""
         async with self._pool.acquire() as connection, connection.transaction():
             await self.begin(connection)  # type: ignore[arg-type]  # the pool's proxy is one
             rows = await connection.fetch(_STATE["due_payloads"], *self.stream, self.state.fence)
@@ -316,9 +323,18 @@ class Store:
         run_bytes: int | None = None,
         page_size: int | None = None,
     ) -> None:
-        """Record the state of the stream after a crawl that read it to its end.
+        """Record the state of the stream after a crawl that reached the end of the listing.
 
-        `reconciled` is since when everything is compared, `page_size` the largest page that the API gives, if known.
+        Args:
+            watermark: the new watermark; an earlier one than the stored one is ignored.
+            backfilled: whether the backfill is complete.
+            reconciled: start of a crawl that compared all runs; None if it compared only some.
+            api_count: number of items according to the API.
+            order: order of the listing, if known.
+            error: why the stream is incomplete; None if it is complete.
+            hint: what to do about the error.
+            run_bytes: mean size of a run in bytes, if known.
+            page_size: largest page that the API gives, if known.
 
         Raises:
             LockLostError: another process owns the stream.
@@ -334,10 +350,12 @@ class Store:
 
 
 async def empty_due_rejects(connection: Connection) -> None:
-    """Remove the bytes of quarantined runs whose retention is due, as these tell, or else the run as it is stored.
+    """Remove the bytes of quarantined runs whose retention has expired.
+
+    The due date is that in the bytes, or else that of the stored run.
 
     Args:
-        connection: to the warehouse, outside of a transaction.
+        connection: a connection to the warehouse, outside of a transaction.
     """
     async with connection.transaction():
         found = connection.cursor(_STATE["rejects_with_retention"], prefetch=_PAYLOADS_AT_ONCE)

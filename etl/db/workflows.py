@@ -1,4 +1,4 @@
-"""The workflows and apps that discovery finds."""
+"""Write the workflows and apps that discovery finds."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ async def save_workflows(
     Args:
         pool: connections to the warehouse.
         rows: (workflow row, app row or None) of each listed workflow.
-        bare: ids of listed workflows that could not be read; what is stored about them stays.
+        bare: ids of listed workflows that could not be parsed; their stored rows stay unchanged.
 
     Returns:
-        The error of each workflow that PostgreSQL refused, by id; of these only the ids are stored.
+        The errors of workflows that PostgreSQL refused, by id. Only the ids of these workflows are stored.
     """
     refused: dict[str, str] = {}
     async with pool.acquire() as connection, connection.transaction():
@@ -58,7 +58,7 @@ async def save_workflows(
 
 
 async def mark_workflows_gone(pool: asyncpg.Pool, apps: Sequence[str]) -> None:
-    """Mark workflows that these apps no longer list, after `record_requested`."""
+    """Mark workflows that these apps no longer list as gone. Call `record_requested` first."""
     await pool.execute(_SQL["mark_workflows_gone"], list(apps))
 
 
@@ -71,13 +71,13 @@ async def _write(connection: Connection, rows: Sequence[tuple[Row, Row | None]])
 
 
 async def name_workflows(pool: asyncpg.Pool, ids: Sequence[str]) -> None:
-    """Make sure that workflows known by their id alone have a row."""
+    """Ensure that workflows of which only the ids are known have rows."""
     async with pool.acquire() as connection, connection.transaction():
         await hold_owners(connection, (), ids)
 
 
 def _upsert(table: Table) -> str:
-    """Upsert by the key; a row that says nothing new is not written again."""
+    """Return an upsert statement that does not write unchanged rows."""
     names = [f'"{name}"' for name in table.names]
     places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
     values = [name for name in names if name.strip('"') not in table.key]

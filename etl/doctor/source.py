@@ -105,7 +105,7 @@ async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIt
                     database_url, schema, size=1, application_name="cortex-etl budget", timeout_s=_TIMEOUT_S
                 )
                 stack.callback(pool.terminate)
-                budget = Budget(pool, api.host, api.requests_per_minute, egress=api.egress, patience_s=0)
+                budget = Budget(pool, api.host, api.requests_per_minute, egress=api.egress, retry_for_s=0)
                 await budget.lease(0, 0.0)  # fails if the schema or a privilege is missing
                 limiter = SharedLimiter(budget)
         except DatabaseError:

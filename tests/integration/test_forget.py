@@ -429,7 +429,7 @@ async def test_runs_erased_during_a_backfill_stay_blank(trial: Trial) -> None:
 async def test_endless_load_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
-    monkeypatch.setattr(erasing, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(erasing, "LOADS_TIMEOUT_S", 0.2)
     async with trial.loading(workflow_id) as (store, _, pool), pool.acquire() as connection, connection.transaction():
         await store.begin(connection)
         with pytest.raises(DatabaseError, match="has been loading runs") as stuck:

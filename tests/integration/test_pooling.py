@@ -7,7 +7,7 @@ import pytest
 from transaction_pooler import pooling
 
 from etl.db.connect import connect, create_pool
-from etl.db.pooling import _keeps_its_server
+from etl.db.pooling import _preserves_sessions
 from etl.errors import DatabaseError
 
 
@@ -28,7 +28,7 @@ async def test_transaction_mode_is_refused(database_url) -> None:
 
 async def test_session_mode_works(database_url, warehouse) -> None:
     async with pooling(database_url, "session") as pooler:
-        assert await _keeps_its_server(pooler.url)
+        assert await _preserves_sessions(pooler.url)
         with pytest.raises(asyncpg.ProtocolViolationError, match="unsupported startup parameter: search_path"):
             await asyncpg.connect(pooler.url, server_settings={"search_path": "cortex"})
         connection = await connect(pooler.url, "cortex")
@@ -61,7 +61,7 @@ async def test_refused_startup_parameter_is_named(database_url) -> None:
 async def test_test_pooler_loses_sessions(database_url) -> None:
     """Otherwise the tests above would prove nothing."""
     async with pooling(database_url, "transaction") as pooler:
-        assert not await _keeps_its_server(pooler.url)
+        assert not await _preserves_sessions(pooler.url)
         first = await asyncpg.connect(pooler.url, statement_cache_size=0)
         second = await asyncpg.connect(pooler.url, statement_cache_size=0)
         await first.execute("SELECT set_config('application_name', 'mine', false)")

@@ -1,5 +1,5 @@
 -- name: daily_spend
--- Credits of today (UTC) are more than 3 times the median of the days with runs in the four weeks before, at least 7.
+-- Today's credits (UTC) exceed 3 times the median of the days with runs in the four weeks before (at least 7 days).
 WITH today AS (
     SELECT (now() AT TIME ZONE 'UTC')::date AS day
 ),
@@ -20,8 +20,8 @@ FROM today JOIN days USING (day) CROSS JOIN usual
 WHERE usual.median > 0 AND days.credits > 3 * usual.median
 
 -- name: failure_rate
--- Of a workflow's runs of today and yesterday (UTC) that have ended, at least 10, 1 in 10 or more failed, and more than
--- twice the share of the four weeks before.
+-- At least 10 runs of a workflow ended today and yesterday (UTC), at least 10 % of them failed, and this share is more
+-- than twice the share of the four weeks before.
 WITH periods AS (
     SELECT
         health.workflow_id,
@@ -48,8 +48,8 @@ WHERE now.recent AND NOT before.recent AND now.ended >= 10 AND before.ended >= 1
 ORDER BY failure_rate DESC, now.workflow_id
 
 -- name: stuck_runs
--- Runs that have been open for longer than 99 % of the workflow's runs of the last four weeks, at least 20, took from
--- their creation to their end, and for more than ten minutes.
+-- Runs that have been open for more than ten minutes, and for longer than 99 % of the workflow's runs of the last four
+-- weeks (at least 20) took from creation to end.
 WITH usual AS (
     SELECT
         workflow_id,
@@ -73,8 +73,8 @@ WHERE open_runs.age_s > greatest(usual.p99_s, 600)
 ORDER BY open_runs.age_s DESC, open_runs.run_id
 
 -- name: unknown_values
--- Statuses, origins, step types and fields without a column that runs of the last two days have and no earlier run has.
--- The look-ups with LIMIT 1 end at the first row; only a value that is new costs reading the whole table.
+-- Statuses, origins, step types, and fields without a column, that occur in runs of the last two days and in no earlier
+-- run. The subqueries with LIMIT 1 end at the first row; only a new value requires a scan of the whole table.
 WITH recent AS (
     SELECT id, status, origin, extra FROM runs WHERE created_at >= now() - interval '2 days'
 ),

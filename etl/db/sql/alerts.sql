@@ -1,5 +1,5 @@
 -- name: last_sent
--- The state sent last under this name (good or bad), and since when it holds.
+-- The state that was last sent under the name $1 (good or bad), and when it began.
 SELECT value ->> 'state' AS state, value ->> 'since' AS since FROM etl_settings WHERE name = $1
 
 -- name: store
@@ -11,7 +11,7 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()
 SELECT count(*) FROM sync_health WHERE state = 'late'
 
 -- name: rule
--- The state of a rule, and the time of PostgreSQL.
+-- The state of a rule, and PostgreSQL's time.
 SELECT now() AS now, checked_at, found_since, coalesce(firing, false) AS firing
 FROM (SELECT $1::text AS name) AS wanted LEFT JOIN etl_alert_rules USING (name)
 

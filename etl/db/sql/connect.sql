@@ -1,6 +1,7 @@
 -- name: settings
--- Lifts what the role or the server may limit: between two statements a sync waits for the API, and it limits statements
--- itself. PostgreSQL finds out in a minute that a client is gone, and frees its locks.
+-- Disable limits set for the role or the server: a session is idle while a sync waits for the API, and the client
+-- limits the time of statements. The keepalives let PostgreSQL detect a dead client within a minute and release its
+-- locks.
 SET idle_session_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
 SET statement_timeout = 0;
@@ -13,5 +14,5 @@ SET tcp_user_timeout = '60s';
 SELECT set_config('client_connection_check_interval', '10s', false) WHERE version() LIKE '%linux%'
 
 -- name: settings_17
--- The same, from PostgreSQL 17 on.
+-- Also for PostgreSQL 17 and newer.
 SET transaction_timeout = 0

@@ -1,5 +1,5 @@
 -- name: server
--- Version, role and database of the server, and whether it is a standby, which is read-only.
+-- Version of the server, role, database, and whether the server is a standby (read-only).
 SELECT current_setting('server_version')          AS version,
        current_user                               AS role,
        current_database()                         AS database,
@@ -18,7 +18,7 @@ FROM pg_namespace n
 WHERE n.nspname = $1;
 
 -- name: tables
--- Tables and views of the schema $1 on which the role lacks a privilege needed for loading.
+-- Tables and views of the schema $1 for which the role lacks a privilege needed for loading.
 SELECT c.relname AS name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -28,7 +28,7 @@ GROUP BY c.relname
 ORDER BY c.relname;
 
 -- name: locks
--- Running invocations; stale: PostgreSQL has heard nothing from them for ten minutes.
+-- Running invocations. An invocation is stale if its session has been idle for ten minutes.
 SELECT
     live.backend_pid                                      AS pid,
     live.id                                               AS sync_id,
@@ -46,7 +46,8 @@ SELECT paused_at, paused_after FROM etl_rate_budgets
 WHERE host = $1 AND egress = $2 AND paused_at > now() - interval '1 day';
 
 -- name: reader
--- Who the role is and what it may do with the runs of the schema $1. No USAGE of the schema, or no such table: nothing.
+-- The role and its privileges on the runs of the schema $1. Without USAGE of the schema, or without the table, it has
+-- none.
 SELECT
     current_user AS role,
     (SELECT bool_or(rolsuper) FROM pg_roles WHERE pg_has_role(current_user, oid, 'MEMBER')) AS is_superuser,

@@ -6,15 +6,15 @@ SELECT value #>> '{}' FROM etl_settings WHERE name = 'erased_salt'
 INSERT INTO etl_settings (name, value) VALUES ('erased_salt', to_jsonb($1::text)) ON CONFLICT DO NOTHING
 
 -- name: wait_for_loads
--- Every load holds this lock in shared mode (see begin_commit): running loads are committed when this returns, and later
--- ones see the recorded hashes.
+-- Every load holds this lock in shared mode (see begin_commit). When this statement returns, running loads have ended,
+-- and later loads see the recorded hashes.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || E'\nerased', 0))
 
 -- name: loads_under_way
 SELECT backend_pid FROM etl_locks
 WHERE key = hashtextextended(current_schema() || E'\nerased', 0) AND backend_pid <> pg_backend_pid()
 
--- name: remember
+-- name: record_hashes
 INSERT INTO etl_erased (kind, hash) SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING
 
 -- name: known
@@ -38,7 +38,7 @@ WHERE id = $1 AND is_draft
 SELECT id FROM etl_rejects WHERE run_id = ANY ($1::text[]) AND payload <> $2
 
 -- name: payloads_of_rejects
--- In the quarantine, a record is identified only by its id, anywhere in the bytes.
+-- A quarantined item has no column for its record: the bytes are searched for the record's id.
 SELECT id, payload FROM etl_rejects WHERE payload <> $1 ORDER BY id
 
 -- name: empty_reject

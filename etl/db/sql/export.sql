@@ -6,8 +6,9 @@ WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
 
 -- name: months
--- The months in which runs were created (null: no created_at), each with a fingerprint that changes whenever a run of
--- the month is added, changed, removed, gone or listed again. A run and its child rows change together.
+-- The months in which runs were created (null for runs without created_at), each with a fingerprint that changes
+-- whenever a run of the month is added, changed, removed, gone or listed again. The child rows of a run change only
+-- with the run.
 SELECT
     date_trunc('month', created_at AT TIME ZONE 'UTC') AS month,
     sum(hash_record_extended(

@@ -22,9 +22,10 @@ SELECT has_parameter_privilege('session_replication_role', 'SET')
 SELECT current_setting('is_superuser')::boolean AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
 -- name: skip
--- Foreign key checks are triggers. The lock prevents others from adding triggers until the transaction ends. Nothing is
--- skipped if a table has an unknown insert trigger, if runs have any unknown trigger (it may delete rows just written),
--- if our own triggers on runs would be skipped too, or if there are partitions, which may have their own triggers.
+-- Skip foreign key checks, which are triggers, until the transaction ends. The lock prevents other sessions from adding
+-- triggers. Nothing is skipped if a table has an unknown insert trigger, if runs has any unknown trigger (which may
+-- delete rows just written), if the triggers of the migrations on runs would be skipped too, or if a table is
+-- partitioned (partitions may have triggers).
 LOCK TABLE runs, run_steps, run_step_calls, run_usage_calls, child_runs IN ROW EXCLUSIVE MODE;
 WITH loaded AS (
     SELECT oid, relkind

@@ -1,5 +1,5 @@
 -- name: place
--- The database, and whether the role $1 may connect (false if it does not exist).
+-- The name of the database, and whether the role $1 may connect to it (false if the role does not exist).
 SELECT
     current_database() AS name,
     coalesce((
@@ -7,7 +7,7 @@ SELECT
     ), false) AS may_connect
 
 -- name: relations
--- The tables named in $2 and the views of the schema $1, without those that others have added to it.
+-- The tables named in $2 and the views of the schema $1 that belong to the owner of runs.
 SELECT relname AS name FROM pg_class
 WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
     AND (relkind IN ('v', 'm') OR (relkind IN ('r', 'p') AND relname = ANY ($2::text[])))
@@ -21,8 +21,8 @@ ORDER BY relname
 SELECT oid FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
 
 -- name: grants_of_new_relations
--- Statements that let the readers of the schema $1 read the views and the tables named in $2 that are not among the
--- relations $3. A reader is a role that was granted runs and etl_streams.
+-- Statements that grant the readers of the schema $1 SELECT on the views, and on the tables named in $2, except for the
+-- relations $3. A reader is a role that has SELECT on runs and etl_streams.
 SELECT format(
     'GRANT SELECT ON %I.%I TO %s', $1::text, added.relname,
     CASE WHEN readers.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(readers.grantee)) END
@@ -42,14 +42,16 @@ WHERE added.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
 ORDER BY 1
 
 -- name: lock
--- Until the end of the transaction, no other process changes the rights of the reader role. The number is "cetl" in ASCII.
+-- Prevent other processes from changing the privileges of the reader role until the transaction ends. The number is
+-- "cetl" in ASCII.
 SELECT pg_advisory_xact_lock(1667593324, hashtext('reader'))
 
 -- name: has_role
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
 
 -- name: missing_grants
--- What the role $2 lacks to read all relations of the schema $1 but the columns $3 (table.column), as statements.
+-- Statements that grant the role $2 the missing privileges to read all relations of the schema $1 except for the
+-- columns $3 (table.column).
 WITH relations AS (
     SELECT oid, relname, format('%I.%I', $1::text, relname) AS name
     FROM pg_class
@@ -71,9 +73,9 @@ FROM relations JOIN pg_attribute AS columns ON columns.attrelid = relations.oid
 WHERE relname IN (SELECT relname FROM secret) AND (relname, columns.attname) NOT IN (SELECT relname, attname FROM secret)
     AND attnum > 0 AND NOT attisdropped AND NOT has_column_privilege($2, relations.oid, attnum, 'SELECT')
 
--- name: excess_rights
--- What any role may do by default, but the role $1 must not: make temporary tables and large objects, hold the locks of
--- syncs, end other sessions. A transaction that is read-only refuses only a part of it.
+-- name: excess_privileges
+-- Statements that revoke what every role may do by default and the role $1 must not: create temporary tables and large
+-- objects, take the advisory locks of syncs, end other sessions. A read-only transaction prevents only some of these.
 SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) AS statement
 WHERE has_database_privilege($1, current_database(), 'TEMPORARY')
 UNION ALL

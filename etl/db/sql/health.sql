@@ -5,11 +5,11 @@ SELECT * FROM sync_health ORDER BY app_id, workflow_id = '*' DESC, workflow_name
 SELECT * FROM sync_history ORDER BY id DESC LIMIT 1
 
 -- name: last_success
--- When an invocation last ended with all its streams complete.
+-- When an invocation last succeeded.
 SELECT max(ended_at) FROM etl_syncs WHERE status = 'succeeded' AND ended_at <= clock_timestamp()
 
 -- name: paused_until
--- Until when nobody sends requests, because the API asked for it (null where requests may be sent), and the time now.
+-- Until when requests are paused at the API's request (null if they are not paused), and the current time.
 SELECT max(paused_until) AS paused_until, now() FROM etl_rate_budgets WHERE paused_until > now()
 
 -- name: oldest_open_run
@@ -25,9 +25,9 @@ ORDER BY id DESC
 LIMIT $3
 
 -- name: record_requested
--- Record which streams the settings ask for: $1 and $2, apps and workflows, $3 how long each may go without a complete
--- sync. Streams of the apps $4 stay as they were besides: their workflows were not, or not all, listed. A row that a
--- commit holds at this moment is left to the next sync.
+-- Record which streams the settings request. $1 apps and $2 workflows of these streams, $3 time without a complete sync
+-- after which a stream is late, $4 apps whose workflows could not be listed completely: their other streams stay
+-- unchanged. A row that is locked by a commit is left to the next sync.
 WITH asked AS (
     SELECT DISTINCT app_id, workflow_id FROM unnest($1::text[], $2::text[]) AS asked (app_id, workflow_id)
 ),
@@ -52,7 +52,7 @@ FROM changed
 WHERE changed.app_id = streams.app_id AND changed.workflow_id = streams.workflow_id
 
 -- name: clear_app_errors
--- All but the apps $1 have been listed, or the settings no longer name them.
+-- Delete the errors of all apps except for $1: these apps have been listed, or the settings no longer name them.
 DELETE FROM etl_app_errors WHERE NOT app_id = ANY ($1::text[])
 
 -- name: record_app_error

@@ -1,7 +1,7 @@
 -- name: known_runs
--- The stored runs with these ids, to recognize unchanged ones without parsing them.
--- $2: when a sync of the stream last ended; runs loaded since are `recent`. $3, $4: the stream. `listed_under` is the
--- workflow whose listing shows the run.
+-- The stored state of the runs $1, for recognizing unchanged runs without parsing them. $2 end of the last sync of the
+-- stream: runs loaded later are `recent`. $3 app and $4 workflow of the stream. `listed_under` is the workflow whose
+-- listing contains the run.
 SELECT id, content_hash, status, created_at, updated_at, updated_on_day, gone_at IS NOT NULL AS gone,
     erased_at IS NOT NULL AS erased, workflow_id, coalesce(listed_under_workflow_id, workflow_id) AS listed_under,
     coalesce(listed_under_workflow_id, workflow_id) = $4
@@ -11,13 +11,13 @@ FROM runs
 WHERE id = ANY ($1::text[])
 
 -- name: begin_commit
--- Mark the transaction as one of this stream, and as one that forget waits for; return its id.
+-- Mark the transaction as one of this stream and as one that `forget` waits for; return its id.
 SELECT pg_current_xact_id()::text,
     pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0)),
     pg_advisory_xact_lock_shared(hashtextextended(current_schema() || E'\nerased', 0))
 
 -- name: keep_payloads
--- A due run with empty payloads keeps the stored ones, even if its due date was extended.
+-- A run with empty payloads keeps the stored ones if their retention has expired, even if it was extended since.
 UPDATE pg_temp.staged_runs AS staged
 SET input = runs.input, result = runs.result, kept = true
 FROM runs
@@ -27,8 +27,8 @@ WHERE runs.id = staged.id
 RETURNING staged.id
 
 -- name: delete_children
--- Delete the steps of runs $1 and the usage of runs $2, which are about to be replaced; calls are deleted with their
--- steps. Return the runs that runs $2 started so far.
+-- Delete the steps and child runs of runs $1 and the usage of runs $2, which are about to be replaced. Calls are
+-- deleted with their steps. Return the ids of the former child runs of runs $2.
 WITH steps AS (
     DELETE FROM run_steps WHERE run_id = ANY ($1::text[])
 ), usage AS (
@@ -48,7 +48,7 @@ ON CONFLICT (run_id, step_key) DO UPDATE SET credits = excluded.credits, child_c
 UPDATE run_steps SET credits = NULL, child_credits = NULL WHERE run_id = $1 AND NOT step_key = ANY ($2::text[])
 
 -- name: restore_runs
--- Runs that were gone and are listed again unchanged; with $4, others too that only another stream has listed so far.
+-- Record runs that are listed again unchanged. If $4 is true, also move runs here from the listing of another stream.
 UPDATE runs
 SET gone_at = NULL,
     stream_app_id = CASE WHEN workflow_id = $3 THEN $2 END,
@@ -93,8 +93,7 @@ WHERE id = ANY ($1::text[]) AND gone_at IS NULL
 RETURNING id, gone_at
 
 -- name: hold_versions
--- Lock the rows against deletion until the transaction ends.
--- A time more than a day ahead says nothing.
+-- Lock the rows against deletion until the transaction ends. A time more than a day ahead is ignored.
 SELECT id, content_hash, CASE WHEN as_of <= now() + interval '1 day' THEN as_of END AS as_of
 FROM workflow_versions WHERE id = ANY ($1::text[]) FOR KEY SHARE
 
@@ -112,21 +111,21 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT DO NOTHING
 
 -- name: supersede_rejects
--- A new bad copy of a run replaces the earlier one.
+-- A new invalid copy of a run replaces the earlier one.
 UPDATE etl_rejects SET resolved_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND run_id = $3 AND digest <> $4 AND resolved_at IS NULL
 
 -- name: resolve_rejects
--- A valid copy of the run was loaded, or the API no longer knows the run.
+-- A valid copy of the run was loaded, or the API no longer lists the run.
 UPDATE etl_rejects SET resolved_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND run_id = ANY ($3::text[]) AND resolved_at IS NULL
 
 -- name: checkpoint
--- Every commit of a stream runs this: it returns no row if another process has taken over the stream.
+-- Move the cursor. No row is returned if another process has taken over the stream.
 UPDATE etl_streams SET backfill_cursor = $4::text::jsonb
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
 -- name: hold
--- The same check for a commit that does not move the cursor.
+-- Check the fencing token in a commit that does not move the cursor.
 SELECT fence FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3 FOR UPDATE

@@ -1,13 +1,12 @@
 -- name: lock_migrations
--- Wait until no other program migrates this schema ($1). The number is "cetl" in ASCII.
+-- Wait until no other process migrates the schema $1. The number is "cetl" in ASCII.
 SELECT pg_advisory_lock(1667593324, hashtext($1));
 
 -- name: unlock_migrations
--- Release the lock.
 SELECT pg_advisory_unlock(1667593324, hashtext($1));
 
 -- name: create_ledger
--- Create the table of applied migrations; the search_path is the schema.
+-- Create the table of applied migrations. The search_path must be the schema.
 CREATE TABLE etl_migrations (
     name       text        NOT NULL,
     checksum   text        NOT NULL,
@@ -22,7 +21,7 @@ COMMENT ON COLUMN etl_migrations.applied_at IS 'When it was applied.';
 COMMENT ON COLUMN etl_migrations.applied_by IS 'Role that applied it.';
 
 -- name: record_migration
--- Record that the file $1 with checksum $2 has been applied.
+-- $1 file name, $2 checksum.
 INSERT INTO etl_migrations (name, checksum) VALUES ($1, $2);
 
 -- name: lock_holders

@@ -1,5 +1,5 @@
 -- name: note_changes
--- Record what update_own_credits() has to compute after this transaction. Not on Citus, where it cannot.
+-- Record the runs that update_own_credits() has to process after this transaction. Citus does not support this.
 INSERT INTO etl_changed_credits (run_ids)
 SELECT $1::text[] WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 

@@ -1,5 +1,5 @@
 -- name: fill
--- Queue the streams of an invocation, those of one workflow together. $1 invocation, $2 apps, $3 workflows.
+-- Queue the streams of an invocation, grouped by workflow. $1 invocation, $2 apps, $3 workflows.
 WITH filled AS (UPDATE etl_shared_syncs SET is_queued = true WHERE sync_id = $1)
 INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids)
 SELECT $1, min(place), workflow_id, array_agg(app_id ORDER BY place)
@@ -7,7 +7,7 @@ FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS streams (app_id, workflow
 GROUP BY workflow_id
 
 -- name: claim
--- Claim the next workflow that nobody has claimed. $1 invocation, $2 this process.
+-- Claim the next unclaimed workflow. $1 invocation, $2 this process.
 UPDATE etl_queue SET claimed_by = $2
 WHERE sync_id = $1 AND place = (
     SELECT place FROM etl_queue
@@ -18,22 +18,23 @@ WHERE sync_id = $1 AND place = (
 RETURNING place, workflow_id, app_ids
 
 -- name: put_back
--- Leave a claimed workflow for later, because another invocation holds a stream of it.
+-- Postpone a claimed workflow, because another invocation holds one of its streams.
 UPDATE etl_queue SET claimed_by = NULL, held_since = coalesce(held_since, now())
 WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
 
 -- name: unfinished
--- The workflows that have not ended: claimed by a process, or held by another invocation for so many seconds.
+-- The workflows that are not finished. `held_s`: seconds since another invocation was first found to hold a stream.
 SELECT place, workflow_id, app_ids, claimed_by, extract(epoch FROM now() - held_since)::float8 AS held_s
 FROM etl_queue
 WHERE sync_id = $1 AND outcomes IS NULL
 ORDER BY place
 
 -- name: claim_again
--- Claim a workflow whose streams this process has locked: whoever claimed it before is dead, or has let it go.
+-- Claim a workflow whose streams this process has locked: the process that claimed it before is dead or released it.
 UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outcomes IS NULL RETURNING place
 
 -- name: finish
--- Record how the streams of a workflow ended, unless another process has claimed it since. $5 and $6, requests and retries.
+-- Record the outcomes of a workflow's streams, unless another process has claimed the workflow since. $5 requests,
+-- $6 retries.
 UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
 WHERE sync_id = $1 AND claimed_by = $2 AND place = $3

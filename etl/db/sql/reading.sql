@@ -1,6 +1,6 @@
 -- name: read_only
--- Make the session read-only, and give up the rights of a superuser. Not as startup parameters: a pooler refuses those
--- that it does not know.
+-- Make the session read-only, and give up superuser privileges. These are not startup parameters, because a pooler
+-- refuses parameters that it does not know.
 SELECT
     set_config('default_transaction_read_only', 'on', false),
     CASE WHEN roles.rolsuper THEN set_config('role', 'pg_read_all_data', false) END
@@ -8,7 +8,7 @@ FROM pg_roles AS roles
 WHERE roles.rolname = current_user
 
 -- name: formats
--- For this transaction: write numbers and times as psql does by default, whatever the settings of the role.
+-- For this transaction, use psql's default formats of numbers and times, whatever the settings of the role.
 SELECT
     set_config('datestyle', 'ISO', true),
     set_config('intervalstyle', 'postgres', true),

@@ -14,6 +14,6 @@ ORDER BY app_id, workflow_id, id
 UPDATE etl_rejects SET resolved_at = now() WHERE id = $1 AND resolved_at IS NULL
 
 -- name: still_open
--- The item itself, or the one that replaced it with the API's copy of its run.
+-- The item $1, or the item by which a newer copy of the same run has replaced it, if it is unresolved.
 SELECT id, reason, error FROM etl_rejects
 WHERE (id = $1 OR (app_id = $2 AND workflow_id = $3 AND run_id = $4)) AND resolved_at IS NULL

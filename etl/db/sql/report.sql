@@ -1,10 +1,10 @@
 -- name: tune
--- For this transaction: JIT compilation takes longer than these queries, and their sorts fit into this work_mem.
+-- For this transaction. JIT compilation takes longer than these queries, and their sorts fit into this work_mem.
 SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true)
 
 -- name: span
--- When the first and the last run were created, ignoring the future; when a sync last read a stream to its end; and the
--- number of runs without created_at.
+-- When the first and the last run were created (times in the future are ignored), when the last sync of a stream ended,
+-- and the number of runs without created_at.
 SELECT
     now() AS now,
     (SELECT min(created_at) FROM runs WHERE created_at < now() + interval '1 day') AS first_run,
@@ -13,7 +13,7 @@ SELECT
     (SELECT count(*) FROM runs WHERE created_at IS NULL) AS undated
 
 -- name: daily
--- Runs and credits of the days $1 to $2. Grouped by status, unlike the daily views, because the API may add values.
+-- Runs and credits of the days $1 to $2. Unlike the daily views, this groups by status, because the API may add values.
 SELECT
     (created_at AT TIME ZONE 'UTC')::date AS day,
     workflow_id,
@@ -25,8 +25,8 @@ WHERE (created_at AT TIME ZONE 'UTC')::date BETWEEN $1::date AND $2::date
 GROUP BY day, workflow_id, status
 
 -- name: durations
--- Durations of the completed and failed runs of the days $1 to $2, in total (null) and per period of $3 days (numbered
--- backwards from 0) with at least $4 of them. Skipped runs, and some cancelled ones, end as they start.
+-- Durations of the completed and failed runs of the days $1 to $2: in total (period is null), and per period of $3 days
+-- (numbered backwards from 0) with at least $4 such runs. Skipped runs, and some cancelled ones, end when they start.
 SELECT
     workflow_id,
     period,
@@ -50,7 +50,7 @@ FROM (
 WHERE period IS NULL OR timed >= $4::int
 
 -- name: labels
--- Labels of workflows: their names, with the id where those of several begin alike.
+-- Labels of workflows: their names, with the id if several names begin with the same 70 characters.
 SELECT
     id,
     CASE WHEN count(*) OVER (PARTITION BY left(name, 70)) > 1 THEN left(name, 40) || ' (' || id || ')' ELSE name END AS label
@@ -113,8 +113,8 @@ LEFT JOIN LATERAL (
 ) AS durations ON true
 
 -- name: failures
--- The most frequent causes of the runs that failed on the days $1 to $2, as in failure_groups. Of at most $3 runs, the
--- latest, because normalizing millions of messages takes minutes.
+-- The most frequent failures of the days $1 to $2, as in failure_groups. Only the latest $3 failed runs are considered,
+-- because normalizing millions of messages takes minutes.
 SELECT
     workflow_id,
     step_key,

@@ -1,14 +1,14 @@
 -- name: lock_all
--- Lock out other processes; false if another process is rolling up.
+-- Prevent other processes from rolling up; false if another process is rolling up.
 SELECT pg_try_advisory_lock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
 -- name: unlock_all
 SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
 -- name: due
--- Days whose rollups are out of date, newest first, each with its changed workflows. A large day with few changes waits
--- for up to an hour, because it would otherwise be rolled up at each sync; the views compute it from its runs meanwhile.
--- A day with many changes is divided into $1 parts by workflow.
+-- Days whose rollups are out of date, newest first, each with its changed workflows. A large day with few changes is
+-- postponed for up to an hour, because otherwise each sync would roll it up; until then, the views compute it from its
+-- runs. A day with many changes is divided into $1 parts by workflow.
 WITH days AS (
     SELECT day, array_agg(workflow_id ORDER BY runs DESC, workflow_id) AS workflows, sum(runs) AS changed,
         min(noted_at) AS since
@@ -29,7 +29,7 @@ GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
 ORDER BY day DESC
 
 -- name: lock_workflow
--- Allow other workflows to be rolled up concurrently, but not all of them: see lock_all.
+-- Allow other processes to roll up single workflows, but not all of them (see lock_all).
 SELECT pg_try_advisory_lock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
 
 -- name: unlock_workflow
@@ -55,16 +55,16 @@ GROUP BY div(so_far, 5000)
 ORDER BY max(day) DESC
 
 -- name: tune
--- For one transaction: a plan cached while the rollups were small would scan all of them later; JIT compilation takes
--- longer than these statements; memoize never hits, because each step has its own calls. The statement reads few rows
--- by key, for which sequential and bitmap scans are slower.
+-- For one transaction. A plan cached while the rollups were small would scan all of them later. JIT compilation takes
+-- longer than these statements. Memoize never hits, because each step has its own calls. Sequential and bitmap scans
+-- are slower for the few rows that the statement reads by key.
 SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
     set_config('enable_memoize', 'off', true), set_config('enable_seqscan', 'off', true),
     set_config('enable_bitmapscan', 'off', true)
 
 -- name: roll_up
--- Roll up the changed days $1 of the workflows $2. One statement has one snapshot, in which a changed day is recorded if
--- and only if its changes are visible. The records in that snapshot are deleted; later ones are kept.
+-- Roll up the changed days $1 of the workflows $2. A single statement has a single snapshot, in which a change and its
+-- record in etl_changed_days are either both visible or both invisible. Only visible records are deleted.
 WITH noted AS (
     SELECT day, workflow_id FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 ), drop_health AS (

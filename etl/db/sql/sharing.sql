@@ -1,9 +1,9 @@
 -- name: lock_name
--- Copies of a command that start at once join one invocation: one after another, until the transaction ends.
+-- Serialize processes that start or join an invocation at the same time, until the transaction ends.
 SELECT pg_advisory_xact_lock(hashtextextended($1, 0))
 
 -- name: running
--- The last invocation with the name $1, unless it has ended.
+-- The last invocation with the name $1, if it is running.
 SELECT id, started_at, host, pid, version, terms
 FROM (
     SELECT syncs.id, syncs.started_at, syncs.host, syncs.pid, syncs.version, syncs.status, shared.terms
@@ -18,7 +18,7 @@ WHERE status = 'running'
 INSERT INTO etl_shared_syncs (sync_id, name, terms) VALUES ($1, $2, $3::text::jsonb)
 
 -- name: read
--- What processes that work on the invocation $1 know of it: no row if another one has closed it.
+-- The shared state of the invocation $1. No row if another invocation has closed it.
 SELECT shared.terms, shared.is_queued, shared.stop_code, shared.stop_error, shared.stop_hint, shared.summary
 FROM etl_shared_syncs AS shared WHERE shared.sync_id = $1
 
@@ -26,13 +26,14 @@ FROM etl_shared_syncs AS shared WHERE shared.sync_id = $1
 UPDATE etl_shared_syncs SET requests = requests + $2, retries = retries + $3 WHERE sync_id = $1
 
 -- name: queue_ended
--- An app whose workflows could not be listed: nothing to claim. $2 a number below 0, $3 app, $4 its outcome.
+-- Record the outcome of an app whose workflows could not be listed. The row cannot be claimed. $2 a negative number,
+-- $3 app, $4 outcome.
 INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, claimed_by, outcomes)
 VALUES ($1, $2, '*', ARRAY[$3::text], '', $4::text::jsonb)
 ON CONFLICT (sync_id, place) DO UPDATE SET app_ids = excluded.app_ids, outcomes = excluded.outcomes
 
 -- name: stop
--- Let all processes end with an error; the first one stays.
+-- Ask all processes to end with an error; an earlier error is kept.
 UPDATE etl_shared_syncs SET stop_code = $2, stop_error = $3, stop_hint = $4 WHERE sync_id = $1 AND stop_code IS NULL
 
 -- name: streams

@@ -1,5 +1,5 @@
 -- name: lock
--- Liveness: held by this session until it ends, however it ends.
+-- The session holds the lock until it releases the lock or ends.
 SELECT pg_try_advisory_lock(hashtextextended($1, 0))
 
 -- name: lock_shared
@@ -12,11 +12,10 @@ SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS 
 SELECT pg_advisory_unlock_all()
 
 -- name: take_streams
--- Lock streams, and return the state of those that no other session holds, as it is after they were locked. $1 apps,
--- $2 workflows, $3 names of their locks, $4 names of the locks of their commits.
--- A process that sleeps in the middle of a commit to such a stream keeps rows locked: its session is ended. The new
--- fencing token is for safety: whoever held the stream before can no longer commit to it.
--- A time in the future, written while the clock was ahead, says nothing: a reconcile is due, and any run may be recent.
+-- Lock the streams that no other session holds, and return their state. $1 apps, $2 workflows, $3 names of the stream
+-- locks, $4 names of the commit locks (see begin_commit). A former owner that hangs in the middle of a commit keeps
+-- rows locked: its session is terminated. The new fencing token prevents later commits of a former owner. Times in the
+-- future, written while the clock was ahead, are ignored: a reconcile is due, and every run counts as recent.
 WITH asked AS MATERIALIZED (
     SELECT app_id, workflow_id, pg_try_advisory_lock(hashtextextended(name, 0)) AS is_locked, hashtextextended(commit_name, 0) AS key
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS asked (app_id, workflow_id, name, commit_name)
@@ -46,17 +45,17 @@ RETURNING
      WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
 
 -- name: end_holder
--- End the session that holds an advisory lock: one whose connection this process lost.
-WITH mark AS (SELECT hashtextextended($1, 0) AS key)
+-- Terminate the session that holds an advisory lock, whose connection this process has lost.
+WITH lock AS (SELECT hashtextextended($1, 0) AS key)
 SELECT count(pg_terminate_backend(activity.pid))
-FROM mark
+FROM lock
 JOIN pg_locks AS locks ON locks.locktype = 'advisory' AND locks.objsubid = 1
-    AND locks.classid::bigint = (mark.key >> 32) & 4294967295 AND locks.objid::bigint = mark.key & 4294967295
+    AND locks.classid::bigint = (lock.key >> 32) & 4294967295 AND locks.objid::bigint = lock.key & 4294967295
 JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
 WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
 
 -- name: read_stream
--- As `take_streams` returns it.
+-- The state of a stream, as returned by `take_streams`.
 SELECT
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
@@ -71,8 +70,8 @@ WHERE app_id = $1 AND workflow_id = $2
 SELECT now()
 
 -- name: count_listed
--- The warehouse's own count of what the API lists for a stream: runs not gone, plus what the quarantine holds for it.
--- `sync_health.accounted_for` is the same by the filters of the last reading.
+-- The number of listed items of a stream in the warehouse: runs that are not gone, and unresolved quarantined items.
+-- `sync_health.accounted_for` is the same number for the filters of the last sync.
 SELECT
     (SELECT count(*) FROM listed_runs
      WHERE listed_by = $1 AND workflow_id = $2
@@ -91,7 +90,7 @@ WHERE listed_by = $1 AND workflow_id = $2 AND status IN ('PENDING', 'RUNNING')
 ORDER BY created_at, id
 
 -- name: requested_workflows
--- The workflows that the settings read.
+-- The workflows that the settings request.
 SELECT DISTINCT workflow_id FROM etl_streams WHERE requested
 
 -- name: open_rejects
@@ -99,7 +98,7 @@ SELECT digest, run_id, reason, coalesce(created_at > $3, false) AS recent FROM e
 WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL
 
 -- name: drop_rejects
--- Quarantined items that the API no longer lists.
+-- Resolve quarantined items that the API no longer lists.
 UPDATE etl_rejects SET resolved_at = now()
 WHERE app_id = $1 AND workflow_id = $2 AND resolved_at IS NULL AND digest = ANY ($4::bytea[])
   AND EXISTS (SELECT FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3)
@@ -129,9 +128,10 @@ INSERT INTO etl_page_sizes (app_id, page_size) VALUES ($1, $2)
 ON CONFLICT (app_id) DO UPDATE SET page_size = excluded.page_size, tried_at = excluded.tried_at
 
 -- name: compare_again
--- Streams that succeeded whose counts differ after all, because what another stream loaded since has moved runs of theirs:
--- they are incomplete, and their watermark and the time of their last success are set back. $1 apps, $2 workflows,
--- $3 fencing tokens (a stream that another invocation has taken since is left to it), $4 watermarks, $5 last successes.
+-- Find succeeded streams whose counts differ now because another stream has loaded some of their runs since. Record
+-- them as incomplete, and reset their watermark and the time of their last success. $1 apps, $2 workflows, $3 fencing
+-- tokens (streams that another invocation has locked since are skipped), $4 former watermarks, $5 former times of
+-- success.
 UPDATE etl_streams AS streams
 SET watermark = before.watermark,
     last_succeeded_at = before.last_succeeded_at,
@@ -147,7 +147,7 @@ WHERE streams.app_id = before.app_id AND streams.workflow_id = before.workflow_i
 RETURNING streams.app_id, streams.workflow_id, counts.accounted_for, streams.last_error, streams.last_hint
 
 -- name: is_committed
--- Whether the transaction $1 was committed; null if it is too old to tell.
+-- Whether the transaction $1 was committed; null if it is too old for PostgreSQL to know.
 SELECT pg_xact_status($1::text::xid8) = 'committed'
 
 -- name: fail_stream
@@ -155,14 +155,14 @@ UPDATE etl_streams SET last_error = $4, last_hint = nullif($5, ''), last_error_a
 WHERE app_id = $1 AND workflow_id = $2 AND ($3::bigint IS NULL OR fence = $3)
 
 -- name: count_after
--- How many listed runs were created after a moment.
+-- The number of listed runs created after $3.
 SELECT count(*) FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND created_at > $3
 
 -- name: count_before
 SELECT count(*) FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND created_at < $3
 
 -- name: runs_between
--- The listed runs created between two moments, both included; null is open.
+-- The listed runs created from $3 to $4, inclusive; null is unbounded.
 SELECT id, created_at FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2
   AND ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at <= $4)
@@ -171,17 +171,17 @@ WHERE listed_by = $1 AND workflow_id = $2
 CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, key text, PRIMARY KEY (pass, key))
 
 -- name: note_seen
--- Note items as met in a pass; returns how many of them were not met before.
-WITH fresh AS (
+-- Record items as seen by a pass; return how many of them it had not seen before.
+WITH added AS (
     INSERT INTO pg_temp.seen_runs SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING key
 )
-SELECT count(*) FROM fresh
+SELECT count(*) FROM added
 
 -- name: forget_seen
 DELETE FROM pg_temp.seen_runs WHERE pass = $1
 
 -- name: unseen_runs
--- Runs of a stream (of those created in a window) that a pass over its listing did not meet.
+-- Listed runs of a stream, created in a window, that a pass did not see.
 SELECT id FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2
   AND ($4 = 'ALL' OR status = $4) AND ($5 = 'ALL' OR origin = $5)
@@ -212,12 +212,12 @@ WHERE id = $1
 RETURNING ended_at
 
 -- name: unclosed_syncs
--- Other invocations that are running or have left something, or whose processes died.
+-- Other invocations that are recorded as running or have shared state; their processes may be dead.
 SELECT id FROM etl_syncs WHERE status = 'running' AND id <> $1
 UNION SELECT sync_id FROM etl_shared_syncs WHERE sync_id <> $1
 
 -- name: close_sync
--- Of an invocation without any process.
+-- Close an invocation whose processes are all dead.
 WITH queue AS (DELETE FROM etl_queue WHERE sync_id = $1),
 shared AS (DELETE FROM etl_shared_syncs WHERE sync_id = $1)
 UPDATE etl_syncs
@@ -235,7 +235,7 @@ WHERE retention_due_at <= now() AND payload_removed_at IS NULL
   AND NOT (status = 'FAILED' AND coalesce(retention_preserve_on_failure, false))
 
 -- name: due_payloads
--- Runs of a stream whose payloads are due to be removed here too.
+-- Remove the run payloads of a stream whose retention has expired; return the ids of the runs.
 UPDATE runs SET input = NULL, result = NULL, payload_removed_at = now()
 WHERE (stream_app_id = $1 AND workflow_id = $2 OR listed_under_app_id = $1 AND listed_under_workflow_id = $2)
   AND retention_due_at <= now() AND payload_removed_at IS NULL
@@ -258,7 +258,7 @@ WHERE rejects.payload <> ''
 UPDATE etl_rejects SET payload = '' WHERE id = ANY ($1::bigint[])
 
 -- name: prune_syncs
--- The ledger keeps the last 90 days, and at least the last 1000 invocations; rejects outlive the row they point at.
+-- Keep the invocations of the last 90 days, and at least the last 1000. Rejects are kept without their invocation.
 DELETE FROM etl_syncs
 WHERE id IN (
     SELECT id FROM etl_syncs
@@ -268,6 +268,6 @@ WHERE id IN (
     LIMIT 10000)
 
 -- name: prune_rejects
--- What was settled 90 days ago needs no bytes any more.
+-- Delete rejects that were resolved more than 90 days ago.
 DELETE FROM etl_rejects
 WHERE id IN (SELECT id FROM etl_rejects WHERE resolved_at < now() - interval '90 days' ORDER BY id LIMIT 1000)

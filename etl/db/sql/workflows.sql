@@ -2,7 +2,7 @@
 UPDATE workflows SET gone_at = NULL WHERE id = ANY ($1::text[]) AND gone_at IS NOT NULL
 
 -- name: mark_workflows_gone
--- Workflows that the apps $1 no longer list (their lists are complete) and that the settings request through no other app.
+-- Workflows that the apps $1, whose lists are complete, no longer list, and that the settings request through no app.
 UPDATE workflows SET gone_at = now()
 WHERE gone_at IS NULL
   AND EXISTS (
