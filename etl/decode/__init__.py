@@ -1,1 +1,1 @@
-"""From the bytes of a response to items, and from the bytes of an item to values; pure."""
+"""Decoding: split the bytes of a response into items, and parse the bytes of an item. Pure: no I/O."""

@@ -24,7 +24,7 @@ _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _IN_CONTAINER = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
 
 BEGINNING_BYTES: Final = 64 * 1024
-"""So much is kept of an item that is too large, to read its id."""
+"""The number of bytes kept of an item that is too large, from which its id is read."""
 
 
 class _Identified(msgspec.Struct):
@@ -48,20 +48,20 @@ _IDENTITY = msgspec.json.Decoder(_Identified)
 
 
 class LargeItem(bytes):
-    """The beginning of an item that is too large to keep; `size` and `sha256` are those of the whole item."""
+    """The first bytes of an item that is too large to keep; `size` and `sha256` describe the whole item."""
 
     size: int
     sha256: bytes
 
     def __new__(cls, beginning: bytes, size: int, sha256: bytes) -> Self:
-        """Make it of what was kept of the item."""
+        """Create it from the first bytes of the item."""
         item = super().__new__(cls, beginning)
         item.size, item.sha256 = size, sha256
         return item
 
 
 def digest(raw: bytes) -> bytes:
-    """Return the content hash of an item: SHA-256, which CPUs compute faster than BLAKE2."""
+    """Return the content hash of an item, SHA-256, for which CPUs have instructions."""
     return raw.sha256 if isinstance(raw, LargeItem) else hashlib.sha256(raw).digest()
 
 
@@ -71,13 +71,13 @@ def size_of(raw: bytes) -> int:
 
 
 class ItemReader:
-    """Splits a JSON array that arrives in pieces, where its whole body is too large to keep.
+    """Splits a JSON array incrementally, for bodies that are too large to keep in memory.
 
     Args:
-        longest: of a longer item only the beginning is kept, as a `LargeItem`.
+        longest: maximum size of an item in bytes. Only the first bytes of a larger item are kept, as a `LargeItem`.
 
     Attributes:
-        items: those that are complete.
+        items: the items that are complete.
         is_complete: whether the array has ended.
     """
 
@@ -87,19 +87,19 @@ class ItemReader:
         self._longest = longest
         self._depth = 0
         self._in_string = False
-        self._carried = b""  # a backslash whose character is yet to come
+        self._carried = b""  # a backslash at the end of the last piece
         self._start()
 
     def _start(self) -> None:
         self._kept, self._size, self._hash = bytearray(), 0, hashlib.sha256()
 
     def feed(self, piece: bytes) -> None:
-        """Take in the next bytes of the body."""
+        """Process the next bytes of the body."""
         piece, at = self._carried + piece, 0
         self._carried = b""
         while at < len(piece) and not self.is_complete:
             pattern = _IN_STRING if self._in_string else _IN_CONTAINER if self._depth > 1 else _IN_LIST
-            end = pattern.match(piece, at).end()  # type: ignore[union-attr]  # each of them matches anything
+            end = pattern.match(piece, at).end()  # type: ignore[union-attr]  # each pattern matches ''
             if self._in_string and piece[end:] == b"\\":
                 self._carried = b"\\"
                 self._add(piece[at:end])
@@ -110,7 +110,7 @@ class ItemReader:
             at = end + 1
 
     def _mark(self, mark: bytes) -> None:
-        """Take in a quotation mark, a bracket, or a comma between items."""
+        """Process a quotation mark, a bracket, or a comma between items."""
         if mark == b'"':
             self._in_string = not self._in_string
         elif mark in _CLOSING:
@@ -123,14 +123,14 @@ class ItemReader:
         elif self._depth > 1 or mark != b"[" or self._size:
             self._add(mark)
 
-    def _add(self, some: bytes) -> None:
-        """Add to the present item; the white space around it is no part of it."""
+    def _add(self, part: bytes) -> None:
+        """Append to the current item, without the white space around items."""
         if self._depth <= 1 and not self._in_string:
-            some = some.strip(_SPACE)
-        self._size += len(some)
-        self._hash.update(some)
+            part = part.strip(_SPACE)
+        self._size += len(part)
+        self._hash.update(part)
         if self._size <= self._longest:
-            self._kept += some
+            self._kept += part
         elif len(self._kept) > BEGINNING_BYTES:
             del self._kept[BEGINNING_BYTES:]
 
@@ -143,9 +143,9 @@ class ItemReader:
 
 
 def split_page(body: bytes) -> list[bytes]:
-    """Split a JSON array into the bytes of its elements, without the white space around them.
+    """Split a JSON array into the bytes of its elements, without surrounding white space.
 
-    Elements that are not valid JSON are returned unchanged, so that only they are quarantined.
+    Elements that are not valid JSON are returned unchanged, so that only these elements are quarantined.
 
     Raises:
         TransientError: the body is not a JSON array, or is truncated.
@@ -159,7 +159,7 @@ def split_page(body: bytes) -> list[bytes]:
 def _split_tolerantly(body: bytes) -> list[bytes]:
     text = body.removeprefix(_BYTE_ORDER_MARK).strip(_SPACE)
     if not text.startswith(b"["):
-        raise TransientError(f"not a JSON list: {_what_it_is(text)}")
+        raise TransientError(f"not a JSON list: {_describe(text)}")
     if not text[1:-1].strip(_SPACE) and text.endswith(b"]"):
         return []
     items: list[bytes] = []
@@ -167,7 +167,7 @@ def _split_tolerantly(body: bytes) -> list[bytes]:
     while True:
         end = _end_of_item(text, start)
         if end is None:
-            end = _end_of_damage(text, start)
+            end = _end_of_truncated_item(text, start)
         items.append(text[start:end].strip(_SPACE))
         if text[end : end + 1] == b"]":
             break
@@ -195,8 +195,8 @@ def _end_of_item(text: bytes, start: int) -> int | None:
     return None
 
 
-def _end_of_damage(text: bytes, start: int) -> int:
-    """Find the end of the truncated item at `start`, which is before the next valid item.
+def _end_of_truncated_item(text: bytes, start: int) -> int:
+    """Find the comma after the truncated item at `start`, before the next valid item.
 
     Raises:
         TransientError: no valid item follows, so the body itself is truncated.
@@ -217,7 +217,7 @@ def _is_listed(item: bytes) -> bool:
     return bool(listed.id) and bool((listed.workflow_id and listed.status) or (listed.app and listed.name))
 
 
-def _what_it_is(text: bytes) -> str:
+def _describe(text: bytes) -> str:
     if not text:
         return "the body is empty"
     if text.startswith(b"<"):
@@ -228,16 +228,16 @@ def _what_it_is(text: bytes) -> str:
 
 
 def guess_id(raw: bytes) -> str | None:
-    """Guess the id of an item from its first bytes, which is very fast.
+    """Guess the id of an item from its first bytes, which is fast.
 
-    The guess may be wrong: if keys are duplicated, the last one counts.
+    The guess is wrong if the item has another key `id` later, because the last duplicate key counts.
     """
     found = _LEADING_ID.match(raw)
     return None if found is None else str(found[1], "ascii")
 
 
 def peek_id(raw: bytes) -> str | None:
-    """Read the id of an item, which may be invalid JSON, cleaned as in the tables; return None if it has none."""
+    """Read the id of an item, which may be invalid JSON, cleaned as in the tables; return None if there is no id."""
     try:
         found = _IDENTITY.decode(raw).id
     except UNREADABLE:

@@ -19,7 +19,7 @@ Json: TypeAlias = Any
 """A parsed JSON value: dict, list, str, `Number`, bool or None."""
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Raised by msgspec if a document is not as expected, is not JSON, or is nested too deeply."""
+"""Exceptions that msgspec raises if a document is not as expected, is not JSON, or is nested too deeply."""
 
 # Limits of PostgreSQL's numeric: digits before and after the decimal point.
 _NUMERIC_WHOLE: Final = 131072
@@ -27,9 +27,9 @@ _NUMERIC_SCALE: Final = 16383
 
 
 class Number(Decimal):
-    """A JSON number that preserves its digits: `literal` is the received text.
+    """A JSON number that preserves its digits: `literal` is the text as received.
 
-    Its value is infinite if the exponent is too large for Decimal.
+    The value is infinite if the exponent is too large for Decimal.
     """
 
     __slots__ = ("literal",)
@@ -46,7 +46,7 @@ class Number(Decimal):
 
     @property
     def storable(self) -> bool:
-        """Whether PostgreSQL's numeric can hold it."""
+        """Whether PostgreSQL's numeric can hold the number."""
         literal = self.literal
         if len(literal) < _NUMERIC_SCALE and "e" not in literal and "E" not in literal:
             return True
@@ -63,12 +63,12 @@ _CLOSING: Final[dict[type, str]] = {dict: "}", list: "]"}
 
 
 def parse(raw: bytes) -> Json:
-    """Read one JSON text of any depth.
+    """Parse one JSON text of any depth; numbers become `Number`.
 
-    Of duplicate keys, the last value wins, at the position of the first. Numbers become `Number`.
+    If a key is duplicated, the last value counts, at the position of the first one.
 
     Raises:
-        RecordError: `invalid_json` if the text is not JSON (NaN and Infinity are not) or not UTF-8.
+        RecordError: `invalid_json`: the text is not JSON (NaN and Infinity are not JSON), or not UTF-8.
     """
     try:
         text = raw.decode()
@@ -116,7 +116,7 @@ def _read_deep(text: str) -> Json:
 
 
 def _end_value(text: str, position: int, stack: list[Json]) -> int:
-    """Close the containers that end here; return the position of the next value."""
+    """Close the containers that end at `position`; return the position of the next value."""
     while stack:
         position = _skip_space(text, position)
         found = text[position : position + 1]
@@ -148,7 +148,7 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def dump(value: Json) -> bytes:
-    """Write a value of any depth as compact JSON with the literal digits of numbers; the inverse of `parse`."""
+    """Write a value of any depth as compact JSON, numbers as received; the inverse of `parse`."""
     return _text(value, _PLAIN, sort=False)
 
 
@@ -180,7 +180,7 @@ class _Mark(str):
 
 
 def _pieces(value: Json, *, sort: bool) -> Iterator[str]:
-    """Yield the text of a value without recursion, with a stack of what is still to be written."""
+    """Yield the text of a value without recursion, with a stack of the values still to be written."""
     stack: list[Json] = [value]
     while stack:
         item = stack.pop()
@@ -210,7 +210,8 @@ REPLACEMENT: Final = "\ufffd"
 _REPLACEMENT_UTF8: Final = REPLACEMENT.encode()
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Match one escape at a time, so that the second half of an escaped backslash is never taken for the start of a `\u`.
+# Match one escape at a time, so that the second backslash of an escaped backslash is never mistaken for the start of
+# `\u`.
 _ESCAPE = re.compile(
     rb"\\(?:u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}|0000)|)|[^u])",
     re.DOTALL,
@@ -218,7 +219,7 @@ _ESCAPE = re.compile(
 
 
 def needs_cleaning(raw: bytes) -> bool:
-    r"""Return whether a JSON text has an escaped NUL or lone surrogate (`\u0000`, `\ud83d` without its second half)."""
+    r"""Return whether a JSON text has an escaped NUL (`\u0000`) or an escaped lone surrogate."""
     if b"\\u0000" not in raw and b"\\ud" not in raw and b"\\uD" not in raw:
         return False
     return any(match["lone"] is not None for match in _ESCAPE.finditer(raw))
@@ -239,7 +240,7 @@ _QUOTE: Final = ord('"')
 
 
 def quote_huge_numbers(raw: bytes) -> bytes:
-    """Make strings of the numbers in a JSON text that PostgreSQL's numeric cannot hold; their digits stay."""
+    """Convert the numbers in a JSON text that PostgreSQL's numeric cannot hold to strings of the same digits."""
     return _STRING_OR_NUMBER.sub(_quoted, raw)
 
 

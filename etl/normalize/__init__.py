@@ -1,1 +1,1 @@
-"""Normalization: from one document of the API to rows, parents first. Pure: no clock, no I/O."""
+"""Normalization: convert one API document to rows. Pure: no clock, no I/O."""

@@ -1,4 +1,4 @@
-"""The runs that a step of a run started."""
+"""Rows for the child runs that the steps of a run started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etl.normalize.rows import Row
 
 OTHER_FORMS: Final = frozenset({"note", "branch", "model", "http_request", "browser", "input"})
-"""Types of steps and calls whose outputs have forms of their own and name no run."""
+"""Types of steps and calls whose outputs have other structures, without a run id."""
 
 _BRACE: Final = ord("{")
 _BRACKET: Final = ord("[")
@@ -32,10 +32,11 @@ _decode: Final = msgspec.json.Decoder(_Output).decode
 
 
 def child_rows(run_id: str, step_key: str, step: Any, used: Any) -> list[Row]:
-    """Return a row for each run that a step started: its output names one, an item of it where it looped, or a call.
+    """Return a row for each run that a step started.
 
-    The output of a workflow step or call names the run. So does any other output of the same form, with `run_id` and
-    `workflow_id`, if the step cost credits.
+    The run ids are in the step's output, in its items if the step looped, and in the outputs of the step's calls. An
+    output contains the id of a child run if the step or call has the type `workflow`. An output of another type does
+    if it has both `run_id` and `workflow_id` and the step cost credits.
     """
     is_free = bytes(used.total) in _FREE
     outputs: list[tuple[str | None, Raw]] = []
@@ -47,18 +48,21 @@ def child_rows(run_id: str, step_key: str, step: Any, used: Any) -> list[Row]:
         kind = call.type or ("workflow" if step.type == "workflow" else None)
         if kind not in OTHER_FORMS:
             outputs.append((kind, call.output))
-    named = [
-        _named(output, is_sure=kind == "workflow") for kind, output in outputs if kind == "workflow" or not is_free
+    child_ids = [
+        _child_id(output, is_workflow=kind == "workflow")
+        for kind, output in outputs
+        if kind == "workflow" or not is_free
     ]
-    return [(run_id, step_key, each) for each in dict.fromkeys(named) if each is not None and each != run_id]
+    return [(run_id, step_key, each) for each in dict.fromkeys(child_ids) if each is not None and each != run_id]
 
 
-def _named(output: Raw, *, is_sure: bool) -> str | None:
+def _child_id(output: Raw, *, is_workflow: bool) -> str | None:
+    """Return the id of the child run in an output; None if there is none."""
     if memoryview(output)[0] != _BRACE:
         return None
     try:
-        made = _decode(output)
+        decoded = _decode(output)
     except UNREADABLE:
         return None
-    names_run = is_sure or made.workflow_id is not NULL
-    return made.run_id if names_run and made.run_id and len(made.run_id) <= _LONGEST else None
+    names_run = is_workflow or decoded.workflow_id is not NULL
+    return decoded.run_id if names_run and decoded.run_id and len(decoded.run_id) <= _LONGEST else None

@@ -1,4 +1,4 @@
-"""The API's dates: days and timestamps as text."""
+"""Parse the API's dates, which are days or timestamps in ISO 8601 format."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ _MOMENT = re.compile(
     r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?)?",
     re.ASCII,
 )
-_DIGITS = 7  # of a fraction, with its point: Python's times have microseconds
+_DIGITS = 7  # length of a fraction with its point, because Python's times have microseconds
 
 
 class Moment(NamedTuple):
-    """A date of the API: its UTC time (None outside the years 1 to 9999), and whether it is a bare day."""
+    """A parsed date: its UTC time (None outside the years 1 to 9999), and whether it is a day without a time."""
 
     time: datetime | None
     on_day: bool
 
 
 def read_moment(text: str) -> Moment:
-    """Parse an ISO 8601 day or timestamp; the default zone is UTC; digits beyond microseconds are dropped.
+    """Parse an ISO 8601 day or timestamp.
+
+    The default time zone is UTC. Digits beyond microseconds are dropped.
 
     Raises:
-        ValueError: the text is neither.
+        ValueError: the text is neither a day nor a timestamp.
     """
     match = _MOMENT.fullmatch(text)
     if match is None:
@@ -35,18 +37,18 @@ def read_moment(text: str) -> Moment:
     day, on_day, is_in_range = match["day"], match["clock"] is None, True
     if match["year"] is not None and not 1 <= int(match["year"]) <= 9999:
         is_in_range = False
-        day = f"{2000 + int(match['year']) % 400}{match['rest']}"  # still has to be a date
+        day = f"{2000 + int(match['year']) % 400}{match['rest']}"  # a year with the same calendar, to check the date
     hour, minute, second, part = (match[name] or "" for name in ("hour", "minute", "second", "part"))
-    later = timedelta(0)
-    if second == "60":  # a leap second is the first of the next minute
-        second, later = "59", timedelta(seconds=1)
-    elif hour == "24" and not (minute + second + part[1:]).strip("0"):  # the end of a day is the beginning of the next
-        hour, later = "00", timedelta(days=1)
+    carry = timedelta(0)
+    if second == "60":  # a leap second counts as the first second of the next minute
+        second, carry = "59", timedelta(seconds=1)
+    elif hour == "24" and not (minute + second + part[1:]).strip("0"):  # 24:00 is 00:00 of the next day
+        hour, carry = "00", timedelta(days=1)
     clock = f"{hour or '00'}:{minute or '00'}:{second or '00'}{part[:_DIGITS]}"
     local = datetime.fromisoformat(f"{day}T{clock}{(match['zone'] or 'Z').upper()}")
     if not is_in_range:
         return Moment(None, on_day)
     try:
-        return Moment(local.astimezone(UTC) + later, on_day)
+        return Moment(local.astimezone(UTC) + carry, on_day)
     except OverflowError:
         return Moment(None, on_day)

@@ -1,9 +1,9 @@
-"""The API's documents as msgspec structs, generated from the columns of `etl.tables`, and their decoding.
+"""Decode the API's documents to msgspec structs, which are generated from the columns of `etl.tables`.
 
-A document is decoded in one call. Only if that fails is it read field by field: unknown fields are collected for
-`extra`, nested documents are read separately, and values of another type are fitted one by one. If a value decodes but
-does not fit its column, nested documents are read field by field too. The result is always the same struct, so rows are
-made in one way.
+A document is decoded in one call. If that fails, it is read field by field: unknown fields are collected in `extra`,
+nested documents are read separately, and values of unexpected types are fitted one by one. If a decoded value does not
+fit its column, nested documents are read field by field too. The result is the same struct in all cases, so a single
+function makes the rows.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ def fields_at(table: Table, parent: str) -> list[Column]:
 
 
 class Part(Protocol):
-    """A field of a document: a `Fitter` for a single value, a `Document`, or `Each` for several documents."""
+    """The reader of a field: `Fitter` for a single value, `Document` for an object, or `Each` for several objects."""
 
     @property
     def decoded(self) -> Any:
-        """The type that msgspec decodes."""
+        """The type to which msgspec decodes the field."""
 
     @property
     def default(self) -> Any:
-        """The value for null and for absent fields."""
+        """The value of a field that is null or absent."""
 
     def read(self, raw: Raw, place: str, *, check: bool) -> Any:
-        """See `Fitter.read`; without `check`, what is nested is decoded in one call."""
+        """See `Fitter.read`; without `check`, nested documents are decoded in one call."""
 
 
 class _Never:
-    """The type of a struct's field that is not a field of the document: no JSON value decodes to it."""
+    """The type of struct fields that the document does not have; no JSON value decodes to it."""
 
 
 class Document:
     """One kind of object in the API.
 
-    `extra` of its struct holds the fields without a column.
+    The attribute `extra` of its struct holds the fields without a column.
 
     Args:
         name: name of the struct.
         columns: the columns that hold a field of this object.
         others: further fields, such as nested documents.
-        known: the fields of the object, if they are not all fields of the struct.
-        strict: whether unknown fields are kept and values of other types refused; otherwise both are ignored.
+        known: the fields of the object, if it has only some of the struct's fields.
+        strict: whether unknown fields are kept and values of unexpected types refused; otherwise both are ignored.
         module: the module that defines the struct's name, if the type of a field refers to it.
     """
 
@@ -99,16 +99,16 @@ class Document:
 
     @property
     def decoded(self) -> Any:
-        """The type that msgspec decodes."""
+        """The type to which msgspec decodes the object."""
         return self.struct | None
 
     @cached_property
     def decode(self) -> Callable[[bytes | Raw], Any]:
-        """Decode an ordinary document; raise one of `UNREADABLE` for any other."""
+        """Decode a document in one call; raise one of `UNREADABLE` if it is not as expected."""
         return msgspec.json.Decoder(self.decoded).decode
 
     def rows(self, raw: bytes | Raw, place: str, make: Callable[[Any], T]) -> T:
-        """Return what `make` makes of the document; it may raise one of `UNFIT`, then the values are fitted first."""
+        """Decode the document and return the result of `make`; if that raises one of `UNFIT`, fit the values first."""
         try:
             return make(self.read(raw, place))
         except UNFIT:
@@ -118,7 +118,7 @@ class Document:
         """Decode the document at `place`; return None for null.
 
         Raises:
-            RecordError: the document is invalid; the first reason is reported.
+            RecordError: the document is invalid; the error names the first reason.
         """
         if not check:
             try:
@@ -151,12 +151,12 @@ class Document:
 
 
 class Each:
-    """A field with several documents in a map, in a list, or either.
+    """A field with several objects of one kind, in a JSON object (by key) or in an array.
 
     Args:
-        document: the kind of the documents; null is an empty document, except in a list.
-        keyed: whether the field may be a map.
-        listed: whether the field may be a list.
+        document: the kind of the objects. Null counts as an empty object, except in an array.
+        keyed: whether the field may be an object.
+        listed: whether the field may be an array.
     """
 
     default: ClassVar[None] = None
@@ -168,13 +168,13 @@ class Each:
 
     @property
     def decoded(self) -> Any:
-        """The type that msgspec decodes."""
-        forms: list[Any] = [None]
+        """The type to which msgspec decodes the field."""
+        types: list[Any] = [None]
         if self._keyed:
-            forms.append(dict[str, self._document.decoded])  # type: ignore[name-defined]
+            types.append(dict[str, self._document.decoded])  # type: ignore[name-defined]
         if self._listed:
-            forms.append(list[self._document.struct])  # type: ignore[name-defined]
-        return Union[tuple(forms)]  # noqa: UP007 - built at run time
+            types.append(list[self._document.struct])  # type: ignore[name-defined]
+        return Union[tuple(types)]  # noqa: UP007 - built at run time
 
     @cached_property
     def _decode(self) -> Callable[[bytes | Raw], Any]:
@@ -189,7 +189,7 @@ class Each:
                 pass
         if self._keyed and not (self._listed and memoryview(raw)[0] == _BRACKET):
             members = members_of(raw, place) or {}
-            return {  # their keys may be anything, so messages number them
+            return {  # a key may contain personal data, so messages use its position instead
                 key: self._document.read(each, f"{place}.{ordinal}", check=check)
                 for ordinal, (key, each) in enumerate(members.items())
             }
@@ -206,10 +206,10 @@ _ITEMS: Final[msgspec.json.Decoder[list[Raw] | None]] = msgspec.json.Decoder(lis
 
 
 def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
-    """Return the fields of an object of any depth; None for null.
+    """Return the fields of an object; None for null. Values may be nested to any depth.
 
     Raises:
-        RecordError: `invalid_json`, or `invalid_field` if it is not an object.
+        RecordError: `invalid_json`, or `invalid_field` if the value is not an object.
     """
     try:
         return _MEMBERS.decode(raw)
@@ -221,7 +221,7 @@ def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
 
 
 def items_of(raw: bytes | Raw, place: str) -> list[Raw]:
-    """Return the items of an array of any depth, none for null; raises like `members_of`."""
+    """Return the items of an array, which may be nested to any depth; [] for null. Raises like `members_of`."""
     try:
         return _ITEMS.decode(raw) or []
     except UNREADABLE:

@@ -1,11 +1,11 @@
-"""Fitting values into columns, one kind of value at a time.
+"""Fit JSON values to columns; each kind of value has a `Fitter`.
 
-msgspec decodes almost every value as the type of its fitter, and `to_column` converts it. Other values are parsed and
-passed to `fit`, which converts or refuses them, or raises `UnfitError`: then the column is null, and `extra` keeps the
-value.
+msgspec decodes almost every value to the type of its fitter, and `to_column` converts the result to the column value.
+Other values are parsed and passed to `fit`, which converts or refuses them, or raises `UnfitError`; then the column is
+null and `extra` keeps the value.
 
-Rows hold `jsonb` and `numeric` in PostgreSQL's binary form (`jsonb_recv` and `numeric_recv`, unchanged since 9.4).
-Converting them here, where most values repeat, saves COPY a call into Python per value.
+Rows hold `jsonb` and `numeric` values in PostgreSQL's binary format (`jsonb_recv` and `numeric_recv`, unchanged since
+9.4). Converting them here, with a cache because most values repeat, saves COPY a call into Python per value.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ JSONB: Final = b"\x01"
 _JSONB_NULL: Final = JSONB + b"null"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_US: Final = -946_684_800_000_000  # 1970 in microseconds since 2000, PostgreSQL's epoch
-_SURE_MS: Final = 200_000_000_000_000  # in the year 8307, well before Python's limit of 9999
-_LARGEST: Final = 20  # digits of a number that may fit an integer column
+_SURE_MS: Final = 200_000_000_000_000  # in the year 8307, well below Python's limit of 9999
+_LARGEST: Final = 20  # digits; a longer number fits no integer column
 
 
 class UnfitError(Exception):
-    """The column cannot hold the value, or only `Fitter.fit` can determine why not."""
+    """The column cannot hold the value, or `Fitter.fit` has to determine whether it can."""
 
 
 UNFIT: Final = (UnfitError, ValueError, ArithmeticError)
-"""Raised by `Fitter.to_column`."""
+"""Exceptions that `Fitter.to_column` raises."""
 
 
 def _refuse_any(_: Json) -> NoReturn:
@@ -54,13 +54,13 @@ class Fitter:
 
     Args:
         expected: the kind of value, for messages.
-        decoded: the type that msgspec decodes for ordinary values.
-        fit: converts any other parsed value except null to one that `to_column` accepts. A `ValueError` refuses the
-            run, an `UnfitError` leaves the value to `extra`.
-        to_column: converts a decoded value except null to the value in the row; None if they are the same.
+        decoded: the type to which msgspec decodes ordinary values.
+        fit: converts any other parsed value, except null, to one that `to_column` accepts. It raises `ValueError` to
+            refuse the run, or `UnfitError` to keep the value in `extra`.
+        to_column: converts a decoded value, except null, to the value in the row; None if both are the same.
         default: the decoded value of an absent field.
-        null: the value in the row if the document has null.
-        inline: an expression of `value` that is faster than a call of `to_column`, with the names in `INLINED`.
+        null: the value in the row for null.
+        inline: a Python expression equivalent to `to_column(value)` but faster; it may use the names in `INLINED`.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class Fitter:
         return msgspec.json.Decoder(self.decoded).decode
 
     def read(self, raw: Raw, place: str, *, check: bool) -> Any:
-        """Decode the field at `place`; `check` whether the value fits its column.
+        """Decode the field at `place`; with `check`, also check that the value fits its column.
 
         Raises:
             RecordError: `invalid_json` or `invalid_field`.
-            UnfitError: the value goes to `extra`.
+            UnfitError: the column cannot hold the value, which must be kept in `extra`.
         """
         if self.decoded is Raw and not check:
             return raw
@@ -110,7 +110,7 @@ class Fitter:
 
 
 def refuse(place: str, expected: str, value: Json) -> NoReturn:
-    """Refuse a value that cannot be converted; the message has only its type, because the value may be a secret."""
+    """Raise RecordError for a value that cannot be converted. The message has only its type: it may be a secret."""
     raise RecordError("invalid_field", f"{place or 'the item'}: expected {expected}, got {describe(value)}")
 
 
@@ -155,39 +155,39 @@ def _fit_numeric(value: Json) -> NoReturn:
 
 
 def numeric_of(raw: Raw) -> bytes | None:
-    """Convert a JSON number to binary form; return None for null. Raises like `numeric`."""
+    """Convert a JSON number to binary format; return None for null. Raises like `numeric`."""
     return NUMERICS[b"" + raw]
 
 
 class _Numerics(dict[bytes, "bytes | None"]):
-    """A cache of numbers in binary form by their JSON text: most numbers repeat, above all 0."""
+    """A cache of numbers in binary format by their JSON text. Most numbers repeat, especially 0."""
 
     def __missing__(self, text: bytes) -> bytes | None:
-        if len(self) >= _REMEMBERED:
+        if len(self) >= _CACHE_SIZE:
             self.clear()
         value = self[text] = None if text == b"null" else numeric(text)
         return value
 
 
 NUMERICS: Final = _Numerics()
-_REMEMBERED: Final = 16_384
+_CACHE_SIZE: Final = 16_384
 
 
-# Binary form of numeric: the number of groups of four decimal digits, the weight of the first one (a power of 10,000),
-# the sign, the number of fractional digits, and the groups.
+# The binary format of numeric: the number of groups of four decimal digits, the weight of the first group (a power of
+# 10,000), the sign, the number of fractional digits, and the groups.
 _NUMERIC_HEAD: Final = "!HhHH"
 _NEGATIVE: Final = 0x4000
-_WHOLE_DIGITS: Final = 15  # before the decimal point, so that sums of larger numbers overflow nothing
+_WHOLE_DIGITS: Final = 15  # maximum before the decimal point; sums of larger numbers could overflow
 _USUAL_LENGTH: Final = 100
 _PACK: Final = tuple(Struct(f"{_NUMERIC_HEAD}{groups}H").pack for groups in range(_USUAL_LENGTH // 4 + 2))
 _TO_WHOLE_GROUP: Final = (b"", b"000", b"00", b"0")  # zeros to append, by the number of digits in the last group
 
 
 def numeric(text: bytes) -> bytes:
-    """Convert a JSON number to binary form, preserving its digits.
+    """Convert a JSON number to binary format, preserving its digits.
 
     Raises:
-        UnfitError: it is not a number, or too large.
+        UnfitError: the text is not a number, or the number is too large.
     """
     whole, _, part = text.partition(b".")
     digits = whole + part
@@ -234,8 +234,8 @@ _from_text = datetime.fromisoformat
 
 
 def time_of(text: str) -> datetime:
-    """Convert a date of the API to a UTC time."""
-    # Python parses this form correctly or not at all.
+    """Convert one of the API's dates to a UTC time."""
+    # Python parses this format correctly or raises an error.
     if len(text) in _USUAL_LENGTHS and text[-1] == "Z" and text[10] == "T" and text[16] == ":" and text[19] in ".Z":
         try:
             return _from_text(text)
@@ -248,7 +248,7 @@ def time_of(text: str) -> datetime:
 
 
 def is_bare_day(text: str) -> bool:
-    """Return whether a date of the API is a day without a time."""
+    """Return whether one of the API's dates is a day without a time."""
     return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
 
 
@@ -291,10 +291,10 @@ def _fit_json(value: Json) -> Raw:
 
 
 def jsonb_of(raw: Raw) -> bytes | None:
-    """Convert JSON to a jsonb value, unchanged; return None for null.
+    """Convert JSON text to a jsonb value; return None for null.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8, which msgspec does not check in raw values.
+        UnicodeDecodeError: the text is not UTF-8, which msgspec does not check in raw values.
     """
     value = JSONB + raw
     if not value.isascii():
@@ -315,7 +315,7 @@ class ModelResponse(msgspec.Struct, gc=False):
 
 
 def _tokens(response: ModelResponse, *names: str) -> int | None:
-    """Return the first whole number under one of `names`."""
+    """Return the first non-negative integer under one of `names`."""
     for counts in (response.usage, response.usageMetadata):
         for name in names if type(counts) is dict else ():
             count = counts.get(name)
@@ -335,7 +335,7 @@ def output_tokens_of(response: ModelResponse) -> int | None:
 
 
 def _fit_response(_: Json) -> None:
-    return None  # a response of another form has no token counts
+    return None  # a response with another structure has no token counts
 
 
 _DATE: Final = "an ISO 8601 date"
@@ -356,4 +356,4 @@ FITTERS: Final = {
     "input_tokens": Fitter("a response", ModelResponse | None, _fit_response, input_tokens_of),
     "output_tokens": Fitter("a response", ModelResponse | None, _fit_response, output_tokens_of),
 }
-"""The fitters by their names in `etl.tables`; a payload is JSON that the settings may omit."""
+"""The fitters by their names in `etl.tables`. A payload is JSON that is stored unless the settings exclude payloads."""

@@ -35,14 +35,15 @@ app_row: Final = row_maker(APPS, "app", {"app": "app"})
 def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Row, Row | None]:
     """Return the rows for `workflows` and `apps`; the second is None if the workflow has no app.
 
-    Fields without a column (tag colours, the current version's document, the draft's fields) are kept in `extra`.
+    Fields without a column (tag colours, the document of the current version, the fields of the draft) are kept in
+    `extra`.
 
     Args:
-        raw: the received workflow.
+        raw: the workflow as received.
         redactor: redacts the workflow before it is normalized.
 
     Raises:
-        RecordError: it cannot be normalized.
+        RecordError: the workflow cannot be normalized.
     """
     document = parse_object(raw)
     if redactor is not None:
@@ -56,12 +57,12 @@ def _rows(workflow: Any) -> tuple[Row, Row | None]:
     app, retention = workflow.app or APP.empty, workflow.retention or RETENTION.empty
     tags = TAGS.read(workflow.tags, "tags")
     version = CURRENT_VERSION.read(workflow.version, "version") or CURRENT_VERSION.empty
-    _keep_the_rest(workflow, app, retention)
+    _gather_extra(workflow, app, retention)
     names = tags and [tag.name for tag in tags if tag.name is not None]
     return workflow_row(workflow, app, retention, version, names), app_row(app) if app.id else None
 
 
-def _keep_the_rest(workflow: Any, app: Any, retention: Any) -> None:
+def _gather_extra(workflow: Any, app: Any, retention: Any) -> None:
     """Add the fields without a column to the workflow's `extra`."""
     extra: dict[str, Any] = workflow.extra or {}
     of_app = dict(app.extra or {})

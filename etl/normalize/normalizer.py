@@ -1,4 +1,4 @@
-"""One run as received becomes its rows."""
+"""Convert one run as received to its rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from etl.normalize.redaction import Redactor
     from etl.normalize.rows import VersionRows
 
-_NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for text with many escapes
+_NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for texts with many escapes
 _NULL_TEXT: Final = b"null"
 _BRACE: Final = ord("{")
 _BRACKET: Final = ord("[")
@@ -70,10 +70,10 @@ class Normalizer:
     """Normalizes the runs of one stream.
 
     Args:
-        app_id: the app that lists the runs.
-        workflow_id: the workflow that lists the runs.
+        app_id: id of the stream's app.
+        workflow_id: id of the stream's workflow.
         store_payloads: if False, `input`, `result`, and the outputs and logs of steps and calls are null, and unknown
-            fields of steps and calls are left out.
+            fields of steps and calls are omitted.
         redact: redacts runs before they are normalized.
     """
 
@@ -92,10 +92,10 @@ class Normalizer:
         self._definitions = Definitions()
 
     def normalize(self, raw: bytes, digest: bytes) -> RunRows:
-        """Make the rows of one run; `digest` is the hash of its received bytes `raw`.
+        """Return the rows of one run; `digest` is the hash of the bytes `raw` as received.
 
         Raises:
-            RecordError: the run cannot be normalized; the error has the run's id if it could be read.
+            RecordError: the run cannot be normalized. The error has the run's id if it could be read.
         """
         if isinstance(raw, LargeItem):
             raise RecordError("too_large", f"the run has {raw.size:,} bytes", run_id=peek_id(raw))
@@ -113,7 +113,7 @@ class Normalizer:
             raise
 
     def _read(self, raw: bytes, digest: bytes) -> RunRows:
-        """Decode a run in one call, which suffices for nearly every run; read any other field by field."""
+        """Decode a run in one call, or field by field if that fails, which is rare."""
         if _NUL.search(raw) is None:
             try:
                 return self._rows(RUN.decode(raw), digest)
@@ -169,7 +169,7 @@ class Normalizer:
         )
 
     def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
-        """Return the rows of the steps, of their calls and of the runs they started; add their usage rows to `tree`."""
+        """Return the rows of steps, of calls and of child runs; append the usage rows of the steps to `tree`."""
         run_id, keep = run.id, self._keep
         steps, calls, children = list[Row](), list[Row](), list[Row]()
         for ordinal, (step_key, key, step, used) in enumerate(steps_of(run, usage)):
@@ -192,7 +192,7 @@ class Normalizer:
             rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
 
     def _output(self, outputs: dict[str, Document], document: Document, kind: str | None, holder: Any) -> Any:
-        """Read the fields of an output that have columns; values that do not fit go to the `extra` of its holder."""
+        """Read the fields of an output that have columns; values that do not fit are added to `holder.extra`."""
         output = _NO_OUTPUT
         if kind in outputs:
             try:
@@ -216,7 +216,7 @@ def _is_null(raw: Raw) -> bool:
 
 
 def _add_tree(rows: list[Row], run_id: str, step_key: str, calls: list[Any]) -> None:
-    """Add a row for each node of a usage tree of any depth, parents before children."""
+    """Append a row for each node of a usage tree, which may have any depth; parents come before children."""
     pending: list[tuple[list[Any], str | None, int]] = [(calls, None, 1)]
     while pending:
         nodes, parent_path, depth = pending.pop()

@@ -1,4 +1,4 @@
-"""What the quarantine keeps of an item, and when that is due for removal."""
+"""Abridge items for the quarantine, and decide when their payloads are due for removal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEPT: Final = [each for each in RUNS.columns if each.path and each.type != "jso
 
 
 def abridge_of(payloads: PayloadSettings) -> Callable[[bytes], bytes] | None:
-    """Return the function that the quarantine applies to items; None if it keeps them as received.
+    """Return the function that abridges quarantined items; None if they are kept as received.
 
     Raises:
         SettingsError: a path of `payloads.redact` is invalid.
@@ -37,10 +37,10 @@ def abridge_of(payloads: PayloadSettings) -> Callable[[bytes], bytes] | None:
 
 
 def abridge(raw: bytes, redactor: Redactor | None = None) -> bytes:
-    """Return what is kept of an item if payloads are redacted or not stored: the run's ids, status, times and numbers.
+    """Return the part of an item to keep if payloads are redacted or not stored: ids, status, times and numbers.
 
-    The item may have any shape, so no path is trusted to find what has to be left out. Nothing is kept of an item that
-    is not an object, or that cannot be parsed or redacted.
+    The item may have any structure, so only known fields are kept, instead of removing those at known paths. The result
+    is empty if the item is not an object, or cannot be parsed or redacted.
     """
     try:
         run = parse(raw)
@@ -63,32 +63,32 @@ def abridge(raw: bytes, redactor: Redactor | None = None) -> bytes:
 _DUE_AT: Final = re.compile(rb'"retention_due_at"[ \t\n\r]*:[ \t\n\r]*"([^"\\]*)"')
 
 
-class _Retained(msgspec.Struct):
+class _Retention(msgspec.Struct):
     retention_due_at: Any = None
     retention: Any = None
     status: Any = None
 
 
-_RETAINED: Final = msgspec.json.Decoder(_Retained)
+_RETENTION: Final = msgspec.json.Decoder(_Retention)
 
 
 def is_due(raw: bytes, now: datetime) -> bool | None:
-    """Return whether the payloads of a run are due for removal; None if its bytes do not say.
+    """Return whether the payloads of a run are due for removal; None if the run has no valid due date.
 
     Args:
-        raw: the received run, which may be invalid JSON.
+        raw: the run as received, which may be invalid JSON.
         now: the current time.
     """
     try:
-        run = _RETAINED.decode(raw)
+        run = _RETENTION.decode(raw)
     except UNREADABLE:
         found = _DUE_AT.search(raw)
-        run = _Retained(None if found is None else found[1].decode(errors="replace"))
+        run = _Retention(None if found is None else found[1].decode(errors="replace"))
     try:
         due_at = read_moment(run.retention_due_at).time
     except (TypeError, ValueError):
         return None
     if due_at is None:
         return None
-    spared = isinstance(run.retention, dict) and run.retention.get("preserve_on_failure") is True
-    return due_at <= now and not (spared and run.status == "FAILED")
+    preserve_on_failure = isinstance(run.retention, dict) and run.retention.get("preserve_on_failure") is True
+    return due_at <= now and not (preserve_on_failure and run.status == "FAILED")

@@ -1,4 +1,4 @@
-"""Redaction: replacing values that must not be stored, before a run is normalized."""
+"""Redaction: replace values that must not be stored, before a run is normalized."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REDACTED: Final = "[redacted]"
 Mode: TypeAlias = Literal["replace", "hash"]
 _Parts: TypeAlias = tuple[int | str, ...]
 
-# Identifying fields: without these, runs would be confused with each other.
+# Fields that identify rows and are never replaced.
 _VERSION: Final = "workflow_version"
 _DRAFT: Final = "workflow_version_draft"
 _IDENTITY: Final[frozenset[_Parts]] = frozenset(
@@ -33,36 +33,35 @@ _IDENTITY: Final[frozenset[_Parts]] = frozenset(
         (_DRAFT, "version", "id"),
     }
 )
-# Fields required by the rows of steps and calls: they are kept if a path selects a step or call, or all of them.
+# Fields that the rows of steps and calls require. They are kept if a path selects a whole step or call, or all of them.
 _FRAME: Final = {"key"} | {
     column.field
     for column in (*RUN_STEPS.columns, *RUN_STEP_CALLS.columns)
     if column.parent in {"output.*", "output.*.calls[*]"} and column.fit != "payload" and column.name != "error"
 }
 
-_DEEPEST: Final = 300  # levels that `..` looks into; Python's own recursion ends soon after
+_DEEPEST: Final = 300  # levels that `..` searches; Python's recursion limit is not much higher
 
 
 class Redactor:
     """Replaces the values that JSON paths (RFC 9535) select in a run, such as `$.input.email` or `$..password`.
 
-    Null stays null, and the ids that rows are known by stay, whatever the paths say. Where a path selects a step, a
-    call, or all of them (`$.output`), what they hold is replaced but for key, type, status and times. A path to what
-    another typed column is made from (`$.usage.total`) sends the run to the quarantine; `redactor_of` refuses such
-    paths.
+    Null and the ids that identify rows are never replaced. If a path selects a step, a call, or all of them
+    (`$.output`), their fields are replaced except for key, type, status and times. If a path selects the value of
+    another typed column (`$.usage.total`), the run is quarantined; `redactor_of` refuses such paths.
 
     Args:
-        paths: the paths, from the run's document.
-        mode: `replace` puts "[redacted]" in the place of a value; `hash` a hash of its canonical JSON, so that equal
-            values can still be told to be equal.
-        salt: a secret that makes hashes of guessable values useless to others.
+        paths: the paths, relative to the run's document.
+        mode: `replace` replaces a value by "[redacted]", `hash` by a hash of its canonical JSON, so that equal values
+            stay recognizable as equal.
+        salt: a secret without which the hashes of guessable values cannot be computed.
 
     Raises:
-        SettingsError: a path cannot be read.
+        SettingsError: a path is invalid.
     """
 
     def __init__(self, paths: Iterable[str], *, mode: Mode = "replace", salt: bytes = b"") -> None:
-        import jsonpath  # noqa: PLC0415 - takes a tenth of the start-up time, and few redact
+        import jsonpath  # noqa: PLC0415 - takes a tenth of the start-up time and is needed only for redaction
 
         environment = jsonpath.JSONPathEnvironment()
         environment.max_recursion_depth = _DEEPEST
@@ -96,13 +95,13 @@ class Redactor:
             if match.parent is not None
             for place in _places(match.parent.obj, match.parts, match.obj)
         ]
-        for parts, container, value in chosen:  # each as it came, though two paths select it
+        for parts, container, value in chosen:  # the original value, even if two paths select it
             if value is not None and parts not in _IDENTITY:
                 container[parts[-1]] = self._replacement(value)
         return document
 
     def redact_workflow(self, document: dict[str, Json]) -> None:
-        """Replace the selected values in a listed workflow in place: in its version, and in itself as a draft.
+        """Replace the selected values in a listed workflow in place: in its version, and in the workflow as a draft.
 
         Raises:
             RecordError: see `redact`.
@@ -118,31 +117,34 @@ class Redactor:
 
 
 def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts, Any, Json]]:
-    """Yield what to replace if a path selects `value`, which is in `container` at `parts` of a run."""
+    """Yield the values to replace if a path selects `value`, which is in `container` at the location `parts` of a run.
+
+    These are the value itself or, for steps and calls, all fields except for those in `_FRAME`.
+    """
     in_frame = len(parts) <= 4 and parts[0] == "output" and parts[2:3] in {(), ("calls",)}
     if not in_frame or not isinstance(value, dict | list):
         yield parts, container, value
         return
-    is_one = len(parts) % 2 == 0  # a step or a call, not all of them
+    is_single = len(parts) % 2 == 0  # one step or call, not all of them
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if not (is_one and key in _FRAME):
+        if not (is_single and key in _FRAME):
             yield from _places(value, (*parts, key), item)
 
 
-# What the settings say
+# Settings
 
 
 def redactor_of(payloads: PayloadSettings) -> Redactor | None:
-    """Return the configured redactor; None if nothing is to be replaced.
+    """Return the configured redactor; None if no paths are configured.
 
     Raises:
-        SettingsError: a path is invalid, or matches a field without which no run can be stored.
+        SettingsError: a path is invalid, or selects a field that a run needs in order to be stored.
     """
     for path in payloads.redact:
-        lost = _lost_field(_redactor([path], payloads))
-        if lost is not None:
+        required = _replaced_required_field(_redactor([path], payloads))
+        if required is not None:
             raise SettingsError(
-                f"payloads.redact: with {path} no run could be stored: it replaces $.{lost}",
+                f"payloads.redact: with {path} no run could be stored: it replaces $.{required}",
                 hint="Name what people wrote: in input, result, output, logs, error; or set payloads.store: none.",
             )
     return _redactor(payloads.redact, payloads) if payloads.redact else None
@@ -153,8 +155,8 @@ def _redactor(paths: Sequence[str], payloads: PayloadSettings) -> Redactor:
     return Redactor(paths, mode=payloads.redact_by, salt=salt)
 
 
-def _lost_field(redactor: Redactor) -> str | None:
-    """Return the path of a field that rows cannot do without and that the redactor replaces in a sample run."""
+def _replaced_required_field(redactor: Redactor) -> str | None:
+    """Return the path of a required field that the redactor replaces in a sample run; None if there is none."""
     fields = dict(_fields())
     sample: dict[str, Any] = {}
     for path, is_required in fields.items():
@@ -169,7 +171,7 @@ def _lost_field(redactor: Redactor) -> str | None:
 
 
 def _fields() -> Iterator[tuple[str, bool]]:
-    """Yield the paths of a run's fields that have columns, and whether no text may take their place."""
+    """Yield the path of each field of a run that has a column, and whether the column cannot hold arbitrary text."""
     for table in (RUNS, *RUN_CHILDREN, *DEFINITIONS):
         for column in table.columns:
             if column.path and not column.step_types:
@@ -180,7 +182,10 @@ def _fields() -> Iterator[tuple[str, bool]]:
 
 
 def _container(document: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """Return the object in a sample that has a column's field, and the field's name; lists are objects there."""
+    """Return the object in a sample run that contains a field, and the name of the field.
+
+    The sample run has objects in place of arrays.
+    """
     *parents, field = path.replace("[*]", ".*").split(".")
     for each in parents:
         child = document.setdefault(each, {})

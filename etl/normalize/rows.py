@@ -1,4 +1,4 @@
-"""The rows of a run and of a definition, the functions that make them, and the comparison of copies."""
+"""The rows of runs and definitions, and the functions that create rows from decoded documents."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from etl.tables import Column, Table
 
 Row: TypeAlias = tuple[Any, ...]
-"""The values of one row in the column order of its table in `etl.tables`, as `etl.db.codecs` takes them.
+"""The values of one row in the column order of its table in `etl.tables`, in the types that `etl.db.codecs` accepts.
 
-jsonb and numeric values are in binary form, and the times of steps and calls are microseconds since the year 2000 (in
-UTC): making Python's own types of them would cost more than loading them.
+jsonb and numeric values are in binary format, and the times of steps and calls are microseconds since 2000-01-01 UTC,
+because converting them to Python types would take longer than loading them.
 """
 
 
@@ -42,10 +42,10 @@ class VersionRows:
 class RunRows(msgspec.Struct, frozen=True, gc=False):
     """The rows of one run, ready to load.
 
-    `workflow_id` is the workflow that it names, or the one that lists it. `digest` is the hash of the item as received.
-    `updated_on_day` says that `updated_at` was a bare day. `emptied` says that `input`, `result` and `output` are all
-    null or absent. `versions` are the definitions it points at, which have to be loaded before it. (A struct and not a
-    dataclass, because making it takes a tenth of the time.)
+    `workflow_id` is the workflow in the run's document, or else the workflow that lists the run. `digest` is the hash
+    of the item as received. `updated_on_day` is true if `updated_at` is a day without a time. `emptied` is true if
+    `input`, `result` and `output` are all null or absent. `versions` are the definitions that the run refers to, which
+    must be loaded first. This is a struct because creating a dataclass takes ten times as long.
     """
 
     run_id: str
@@ -66,16 +66,16 @@ class RunRows(msgspec.Struct, frozen=True, gc=False):
 
 
 def effective_updated_at(updated_at: datetime | None, on_day: bool) -> datetime | None:  # noqa: FBT001 - a column
-    """Return the time by which copies of a run are compared: a bare day counts as its last microsecond."""
+    """Return the time by which copies of a run are compared; a day without a time counts as its last microsecond."""
     if updated_at is None or not on_day:
         return updated_at
     return updated_at + timedelta(days=1, microseconds=-1)
 
 
 def with_storable_numbers(rows: RunRows) -> RunRows:
-    """Return rows without numbers that jsonb cannot hold: these become text in place.
+    """Convert numbers that jsonb cannot hold to text, in all JSON values of the rows.
 
-    Such numbers are so rare that they are looked for only if PostgreSQL refuses a run.
+    Such numbers are rare, so this is called only for a run that PostgreSQL has refused.
     """
 
     def storable(table: Table, row: Row) -> Row:
@@ -103,24 +103,25 @@ def with_storable_numbers(rows: RunRows) -> RunRows:
 
 
 def row_maker(table: Table, parameters: str, documents: Mapping[str, str]) -> Callable[..., Row]:
-    """Make the function that makes the rows of a table: one expression with an item per column.
+    """Return a function that creates the rows of a table. It is compiled from an expression with an item per column.
 
-    The expression for `runs` begins `(run.id, run.app_id, ...`; further on, values that have to be converted are passed
-    to the fitters of their columns. (A loop over the columns would take three times as long.)
+    The expression for `runs` starts with `(run.id, run.app_id, ...`; values that need a conversion are passed to the
+    fitters of their columns. A loop over the columns would take three times as long. The function raises the exceptions
+    in `etl.normalize.fitting.UNFIT`.
 
     Args:
-        table: whose rows these are.
-        parameters: the function's parameters, separated by commas. One with the name of a column is its value; `keep`
-            says whether payloads are stored.
-        documents: by the path of each object that columns come from, the parameter that is its struct. The first one's
-            `extra` fills the column `extra`. What it raises is in `etl.normalize.fitting.UNFIT`.
+        table: the table.
+        parameters: the parameters of the function, separated by commas. A parameter with the name of a column is its
+            value; `keep` is whether payloads are stored.
+        documents: the parameter that is the struct of an object, by the path of the object. The `extra` of the first
+            struct is the value of the column `extra`.
     """
     names = parameters.split(", ")
     items = [_item(column, names, documents) for column in table.columns]
     namespace = {name: fitter.to_column for name, fitter in FITTERS.items()} | INLINED
     namespace |= {"extra_of": extra_of, "NULL": NULL}
-    made: Callable[..., Row] = eval(f"lambda {parameters}: ({', '.join(items)})", namespace)  # noqa: S307 - the above
-    return made
+    make: Callable[..., Row] = eval(f"lambda {parameters}: ({', '.join(items)})", namespace)  # noqa: S307 - the above
+    return make
 
 
 def _item(column: Column, parameters: list[str], documents: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""A run as the API sends it: its documents, and what has to be done to unusual ones before they become rows."""
+"""The documents of a run in the API, and the preparation of unusual runs for normalization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WHITE_SPACE: Final = b" \t\n\r"
 
 
 class _Calls:
-    """The calls of a usage: a tree of any depth, read node by node if it cannot be decoded in one call."""
+    """The field `calls` of a usage: a tree of any depth, read node by node if it cannot be decoded in one call."""
 
     decoded: Final = "list[UsageCall] | None"
     default: Final = None
@@ -53,7 +53,7 @@ class _Calls:
         return root.calls
 
 
-# The scalar fields are those that `etl.tables` has columns for.
+# `etl.tables` defines the scalar fields.
 _CALLS: Final = {"calls": _Calls()}
 USAGE_CALL: Final = Document("UsageCall", fields_at(RUN_USAGE_CALLS, "usage.calls[*]"), _CALLS, module=__name__)
 UsageCall = USAGE_CALL.struct
@@ -73,7 +73,7 @@ RUN: Final = Document(
     {
         "workflow_version": JSON,
         "workflow_version_draft": JSON,
-        "output": Each(STEP, keyed=True, listed=True),  # a list in the API's older form
+        "output": Each(STEP, keyed=True, listed=True),  # an array in an older format of the API
         "usage": RUN_USAGE,
         "retention": RETENTION,
     },
@@ -81,7 +81,7 @@ RUN: Final = Document(
 
 
 def _outputs(table: Table) -> dict[str, Document]:
-    """The fields of an output that have columns, by the type of the step or call."""
+    """Return the document of an output, with the fields that have columns, by the type of the step or call."""
     columns = [column for column in table.columns if column.step_types]
     return {
         step_type: Document(
@@ -99,7 +99,11 @@ CALL_OUTPUTS: Final = _outputs(RUN_STEP_CALLS)
 
 
 def parse_object(raw: bytes) -> dict[str, Json]:
-    """Parse the bytes of an item, which has to be an object."""
+    """Parse the bytes of an item.
+
+    Raises:
+        RecordError: `invalid_json`, or `not_an_object`.
+    """
     document = parse(raw)
     if not isinstance(document, dict):
         raise RecordError("not_an_object", f"expected an object, got {describe(document)}")
@@ -107,10 +111,14 @@ def parse_object(raw: bytes) -> dict[str, Json]:
 
 
 def cleaned(raw: bytes) -> bytes:
-    """Return the bytes of a run that could not be decoded in one call, without characters that no text column holds."""
+    """Return the bytes of a run with characters replaced that PostgreSQL cannot store.
+
+    Raises:
+        RecordError: see `parse_object`.
+    """
     if needs_cleaning(raw):
         document = parse_object(raw)
-        _keep_apart(document)
+        _make_keys_unique(document)
         return clean_json(dump(document))
     if not raw.lstrip(_WHITE_SPACE).startswith(b"{"):
         parse_object(raw)
@@ -118,7 +126,7 @@ def cleaned(raw: bytes) -> bytes:
 
 
 def gather_extra(run: Any) -> None:
-    """Move the unknown fields of parts without an `extra` column to the run's own, keyed by their paths."""
+    """Move the unknown fields of nested objects without an `extra` column to the run's `extra`, under their paths."""
     extra: dict[str, Any] = run.extra or {}
     if run.retention is not None and run.retention.extra:
         extra["retention"] = run.retention.extra
@@ -133,7 +141,7 @@ def gather_extra(run: Any) -> None:
 
 
 def _extra_of_usage(usage: Any) -> dict[str, Any]:
-    """Return the unknown fields of a usage and of the nodes of its tree, keyed by path."""
+    """Return the unknown fields of a usage, and those of the nodes of its tree by path."""
     extra: dict[str, Any] = dict(usage.extra or {})
     pending = [(node, str(ordinal)) for ordinal, node in enumerate(usage.calls or ())]
     while pending:
@@ -148,9 +156,9 @@ def _extra_of_usage(usage: Any) -> dict[str, Any]:
 
 
 class _StepKeys:
-    """Gives each step of a run a unique key.
+    """Assigns a unique key to each step of a run.
 
-    If keys are equal, or become equal by cleaning, the second one becomes `key#2`, and so on.
+    If keys are equal, or become equal when they are cleaned, the second one becomes `key#2`, and so on.
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
@@ -169,20 +177,20 @@ class _StepKeys:
         return step_key
 
     def of_usage(self, key: str) -> str:
-        """Return the key of a step in `usage.steps`, which is a new one if `output` has no such step."""
+        """Return the key of a step in `usage.steps`; assign one if `output` has no such step."""
         known = self._by_payload_key.get(key)
         return self.of_output(key) if known is None else known
 
 
 def steps_of(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
-    """List the steps of a run: key in the tables, key in the payload, the step, and its usage."""
+    """Return the steps of a run: (key in the tables, key in the payload, step, usage) of each."""
     output: Any = run.output or {}
     credited: dict[str, Any] = usage.steps or {}
     no_step, no_usage = STEP.empty, STEP_USAGE.empty
     if type(output) is dict and "" not in output and "" not in credited:
         steps = [(key, key, step or no_step, credited.get(key) or no_usage) for key, step in output.items()]
         return steps + [(key, key, no_step, used or no_usage) for key, used in credited.items() if key not in output]
-    # The run's own tree has the step key '', so a step of that name gets another key if both have a tree.
+    # The usage tree of the run itself has the step key ''. If a step with this key has a tree too, it gets another key.
     both = usage.calls and "" in credited and credited[""] and credited[""].calls
     keys = _StepKeys({""} if both else ())
     named = output.items() if type(output) is dict else [(step.key, step) for step in output]
@@ -196,8 +204,8 @@ def steps_of(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
     return [(each, key, step, used_by_key.get(each) or no_usage) for each, (key, step) in by_key.items()]
 
 
-def _keep_apart(run: dict[str, Json]) -> None:
-    """Rename the steps of a parsed run whose keys would become equal by cleaning."""
+def _make_keys_unique(run: dict[str, Json]) -> None:
+    """Rename the steps of a parsed run whose keys would become equal when they are cleaned."""
     usage, output = run.get("usage"), run.get("output")
     credited = usage.get("steps") if isinstance(usage, dict) else None
     keys = _StepKeys()
@@ -211,7 +219,7 @@ def _keep_apart(run: dict[str, Json]) -> None:
 
 
 def _without_key(step: Json, key: str) -> Json:
-    """Return a step without the field that repeats its key."""
+    """Remove the field of a step that repeats its key; return the step."""
     if isinstance(step, dict) and isinstance(step.get("key"), str) and clean_text(step["key"]) == clean_text(key):
         del step["key"]
     return step

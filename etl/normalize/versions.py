@@ -1,4 +1,4 @@
-"""Normalization of definitions (saved versions and drafts), cached because thousands of runs repeat them."""
+"""Normalization of definitions (saved versions and drafts), with a cache, because thousands of runs repeat them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from msgspec import Raw
 
-_MAX_BYTES: Final = 8 * 2**20  # of cached documents and their rows, to limit memory
-_ROWS_BYTES: Final = 2**13  # of the rows of a small document
+_MAX_BYTES: Final = 8 * 2**20  # size of the cache: documents and their rows
+_ROWS_BYTES: Final = 2**13  # estimated size of the rows of a document
 _DRAFT_ID_DIGITS: Final = 32
 _BODY: Final = ("key", "input", "input_default", "input_options", "steps")
 
@@ -55,27 +55,32 @@ step_row: Final = row_maker(
 
 
 class Definitions:
-    """The definitions of the runs of a stream, of which the recent ones are cached."""
+    """A cache of the definitions that the runs of a stream use."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, str | None, str | None], VersionRows] = {}
+        self._cache: dict[tuple[bytes, str | None, str | None], VersionRows] = {}
         self._bytes = 0
 
     def rows(self, text: bytes, app_id: str | None = None, draft_of: str | None = None) -> VersionRows:
-        """Return the rows of a saved version, or of the draft of a workflow of an app, with the JSON text `text`.
+        """Return the rows of a definition.
+
+        Args:
+            text: the definition as JSON text.
+            app_id: for a draft, the app of its workflow.
+            draft_of: for a draft, the id of its workflow; None for a saved version.
 
         Raises:
-            RecordError: it is invalid; the first reason is reported.
+            RecordError: the definition is invalid; the error names the first reason.
         """
         key = (text, app_id, draft_of)
-        rows = self._known.get(key)
+        rows = self._cache.get(key)
         if rows is None:
             rows = _version_rows(text) if draft_of is None else _draft_rows(text, app_id, draft_of)
             self._bytes += len(text) + _ROWS_BYTES
             if self._bytes > _MAX_BYTES:
-                self._known.clear()
+                self._cache.clear()
                 self._bytes = len(text) + _ROWS_BYTES
-            self._known[key] = rows
+            self._cache[key] = rows
         return rows
 
 
@@ -127,7 +132,7 @@ def _step_row(version_id: str, ordinal: int, step: Any, place: str) -> Row:
 
 
 def _pair(raw: Raw, name: str, config: dict[str, Any], place: str) -> tuple[float | None, float | None]:
-    """Return the two columns of a position or a size; values that do not fit are kept in the configuration."""
+    """Return the two columns of a position or a size; values that do not fit are kept in `config`."""
     numbers = _parsed(raw) or []
     if not isinstance(numbers, list):
         refuse(f"{place}.{name}", "an array", numbers)

@@ -129,7 +129,7 @@ def test_repeated_definition_is_normalized_once() -> None:
     assert careful == first
     for number in range(1100):
         normalizer.normalize(run_bytes(workflow_version={"id": f"v{number}"}), b"")
-    assert len(normalizer._definitions._known) < 1024, "memory is limited"
+    assert len(normalizer._definitions._cache) < 1024, "memory is limited"
     assert normalizer.normalize(run_bytes(workflow_version={"id": "v"}), b"").versions[0] is not first
 
 
