@@ -9,6 +9,7 @@ their breaks; two more stand in front of the first page and behind the last one.
 from __future__ import annotations
 
 from itertools import pairwise
+from math import log2
 from typing import TYPE_CHECKING, NamedTuple
 
 from etl.plan.order import Order
@@ -49,6 +50,15 @@ def next_page(breaks: Mapping[int, Break]) -> int | None:
             # What has expired is oldest, so the far end is asked first; then the middle.
             return below - 1 if len(breaks) == 2 else (above + below) // 2
     return None
+
+
+def pages_left(breaks: Mapping[int, Break]) -> float:
+    """Return how many pages the search may still have to read: halving finds one run among n pages with log2(n) + 1."""
+    left = 0.0
+    for above, below in _with_surplus(breaks):
+        unread, gone = below - above - 1, abs(breaks[below].surplus - breaks[above].surplus)
+        left += min(unread, gone * (log2(max(unread / gone, 1)) + 2))
+    return left
 
 
 def stretches(breaks: Mapping[int, Break]) -> list[tuple[datetime | None, datetime | None, int]]:

@@ -8,7 +8,7 @@ from etl.decode.items import peek_id
 from etl.errors import NoDocumentError, NotFoundError
 from etl.plan.order import Order
 from etl.plan.paging import Span
-from etl.plan.search import Break, break_of, next_page, stretches
+from etl.plan.search import Break, break_of, next_page, pages_left, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ LOOKED_UP = 50
 SAMPLED = 20
 """If more are missing after a complete pass, this many are looked up; if all have gone, so have the others."""
 
-SEARCH_SHARE = 4
-"""A search for gone runs gives up for a full pass once it has read a quarter of the listing."""
+TRIAL_SHARE = 20
+"""A twentieth of the listing is read on trial: what left together, as runs do that expire, is found by few pages."""
 
 NOT_LISTED = (NotFoundError, NoDocumentError)
 """What the API answers when it is asked for a run that it does not list; the second also if the id was cleaned."""
@@ -76,10 +76,10 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
     pages = max(1, -(-count // paging.size))
     breaks = {0: Break(0), pages + 1: Break(await store.count() - count)}
     listed, end = set[str](), await _newest(listing, order)
-    for _ in range(max(3, pages // SEARCH_SHARE)):
-        number = next_page(breaks)
-        if number is None:
-            break
+    while (number := next_page(breaks)) is not None:
+        read = len(breaks) - 2
+        if read > pages // TRIAL_SHARE and read + pages_left(breaks) >= pages:
+            return
         span = Span(number, paging.size)
         (items,) = await intake.process([await listing.read(span)])
         listed.update(item.key for item in items)
@@ -90,7 +90,7 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
         assert below is not None  # noqa: S101 - the break is between two times; this only tells the type checker
         breaks[number] = Break(await store.count_above(order, below) - span.start - place, below)
     gone = await _missing(store, order, breaks, listed)
-    if next_page(breaks) is not None or gone is None or await _newest(listing, order) != end:
+    if gone is None or await _newest(listing, order) != end:
         return
     if listing.count == count and not (await listing.probe(count + 1)).items:  # the count is where the listing ends
         await settle_unseen(intake, gone, complete=True)

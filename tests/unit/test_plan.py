@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
 
 from etl.plan.lookback import head_is_read
 from etl.plan.order import Listed, Order, OrderObserver, tie_ends
-from etl.plan.search import Break, break_of, next_page, stretches
+from etl.plan.search import Break, break_of, next_page, pages_left, stretches
 from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -127,14 +127,17 @@ def test_a_page_shows_what_is_new_where_its_newest_moment_ends_on_it() -> None:
     assert not tie_ends([item(None), item(None)])
 
 
+@pytest.mark.parametrize("gone", [{137, 700, 701}, {*range(990, 1000)}, {*range(3, 1000, 61)}], ids=len)
 @pytest.mark.parametrize("order", [Order.CREATED_DESC, Order.CREATED_ASC])
-def test_what_left_is_found_by_reading_a_few_pages(order) -> None:
+def test_what_left_is_found_by_reading_as_few_pages_as_expected(order, gone) -> None:
     size, stored = 10, [NOON - n * HOUR for n in range(1000)]
-    listed = [moment for n, moment in enumerate(stored) if n not in {137, 700, 701}]
+    listed = [moment for n, moment in enumerate(stored) if n not in gone]
     sign = 1 if order is Order.CREATED_DESC else -1
     stored, listed = stored[::sign], listed[::sign]
     breaks = {0: Break(0), -(-len(listed) // size) + 1: Break(len(stored) - len(listed))}
+    expected = []
     while (number := next_page(breaks)) is not None:
+        expected.append(len(breaks) - 2 + pages_left(breaks))
         items = [item(moment) for moment in listed[(number - 1) * size : number * size]]
         place = break_of(items, order)
         below = items[place].created_at
@@ -143,9 +146,10 @@ def test_what_left_is_found_by_reading_a_few_pages(order) -> None:
         stored[stored.index(upper) if upper else 0 : stored.index(lower) if lower else None]
         for upper, lower, _ in stretches(breaks)
     ]
-    assert len(breaks) < 25
+    assert all(later <= earlier + 1 for earlier, later in pairwise(expected)), "so that no search gives up halfway"
+    assert len(breaks) - 2 <= expected[0] <= max(len(gone) * 7, 90)
     assert set(stored) - set(listed) <= {moment for some in found for moment in some}
-    assert sum(surplus for *_, surplus in stretches(breaks)) == 3
+    assert sum(surplus for *_, surplus in stretches(breaks)) == len(gone)
 
 
 @pytest.mark.parametrize("items", [hours(0, 2, 1), hours(0, 0), [item(NOON), item(None)], []])
