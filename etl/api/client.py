@@ -1,4 +1,4 @@
-"""The requests that cortex-etl sends to the Cortex API: within the rate limit, and retried where that helps."""
+"""The client for the Cortex API: every request obeys the rate limit and is retried after a temporary failure."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _T = TypeVar("_T")
 _DEFAULT_POLICY = RetryPolicy()
 _DIRECT = Network()
 _FEW = 13
-"""A page of more runs has to be smaller than `PAGE_BYTES`: so small ones can always overlap (see `next_span`)."""
+"""`PAGE_BYTES` limits only larger pages, so that pages of this size can always overlap (see `next_span`)."""
 
 USUAL_SIZE = 100
-"""The page size that the API documents as its default: a larger one may be why it refuses a request."""
+"""The page size that the API documents as its default. The API may refuse a request because of a larger one."""
 
 
 class CortexClient:
-    """Read workflows and runs; an async context manager around one HTTP session.
+    """Reads workflows and runs. An async context manager around one HTTP session, which tasks may share.
 
-    Every request, retries included, passes the limiter first. Tasks may share a client. All methods raise:
+    Every request, including retries, passes the limiter first. All methods raise:
 
-        TransientError: the retries are used up.
-        FatalError: another try would not help.
+        TransientError: the last retry failed.
+        FatalError: the request failed, and a retry cannot succeed.
         NotFoundError: the API answered 404.
         KeyRefusedError: the API refused the key.
         DatabaseError: the shared request budget cannot be used.
@@ -100,18 +100,19 @@ class CortexClient:
         """Read one page of a workflow's runs.
 
         Args:
-            app_id: whose listing to read.
-            workflow_id: whose runs.
-            page: counts from 1.
-            size: of the page.
-            status: filter.
-            origin: filter.
-            next_token: from the previous page.
-            divisible: whether smaller pages can be read in its place, so that it is not asked for again in this size.
+            app_id: the app whose listing to read.
+            workflow_id: the workflow.
+            page: number of the page, from 1.
+            size: number of runs per page.
+            status: return only runs with this status.
+            origin: return only runs with this origin.
+            next_token: `next_token` of the previous page.
+            divisible: whether the caller can read smaller pages instead. Then a page that is too slow is not requested
+                again in this size.
 
         Raises:
-            PageTooLargeError: it has too many bytes; or, if `divisible`, did not come in time, or was refused as it may
-                be for its size.
+            PageTooLargeError: the page has too many bytes. If `divisible`, also: the page did not arrive in time, or
+                the API refused a request that may have been too large.
         """
         query = self._verbose({"page": page, "take": size, "status": status, "origin": origin})
         longest = min(PAGE_BYTES, self._max_response_bytes) if size > _FEW else None
@@ -129,7 +130,7 @@ class CortexClient:
     async def probe_count(
         self, app_id: str, workflow_id: str, *, size: int = 1, status: str = "ALL", origin: str = "ALL"
     ) -> Page:
-        """Read the first `size` runs only; the `count` of the page says how many runs match."""
+        """Read the first `size` runs. The `count` of the page is the number of all matching runs."""
         return await self.list_runs(app_id, workflow_id, 1, size, status=status, origin=origin)
 
     async def get_run(self, app_id: str, workflow_id: str, run_id: str) -> bytes:
@@ -175,14 +176,14 @@ class CortexClient:
         *,
         once: bool = False,
     ) -> _T:
-        """Send a request until `read` accepts the answer, its retries are used up, or another try would not help.
+        """Send a request, with retries, until `read` accepts the response.
 
         Args:
-            path: of the URL.
-            query: of the URL.
-            read: makes the result of an answer.
+            path: path of the URL.
+            query: query parameters of the URL.
+            read: converts the response to the result.
             longest: see `Transport.get`.
-            once: whether a request without an answer in time is not sent again.
+            once: whether not to retry after a timeout.
         """
         url = f"{self._settings.base_url}{path}{_query(query)}"
         retries = Retries(self._policy)
@@ -227,7 +228,7 @@ class CortexClient:
         return answer
 
     def _hide_key(self, error: EtlError) -> None:
-        """Remove the key from an error whose message quotes an answer that contains it."""
+        """Mask the key in an error message, which may quote a response that contains it."""
         key = self._key.get_secret_value()
         if key and key in error.message:
             error.message = error.message.replace(key, "***")
@@ -235,10 +236,10 @@ class CortexClient:
 
 
 def _accepted(answer: Response, path: str) -> Response:
-    """Return the answer if it is a success.
+    """Return the response if its status is 200.
 
     Raises:
-        EtlError: its status is not 200.
+        EtlError: the status is not 200.
     """
     if answer.status != HTTPStatus.OK:
         raise refusal(answer, path)
@@ -256,10 +257,10 @@ def _path(app_id: str, *parts: str) -> str:
 
 
 def _quoted(part: str) -> str:
-    """Quote one part of a path, so that an id with `/`, `?` or only dots stays one part.
+    """Quote one segment of a path, so that an id with `/` or `?`, or with only dots, stays one segment.
 
     Raises:
-        FatalError: it is empty.
+        FatalError: the segment is empty.
     """
     if not part:
         raise FatalError("an id is empty", hint="Check the ids under apps in the settings.")

@@ -1,4 +1,4 @@
-"""A page of a listing, read from one answer."""
+"""Read pages of listings, and single documents, from responses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
     from etl.api.transport import Response
 
-_http_date = lru_cache(maxsize=16)(http_date)  # many answers carry the same second
+_http_date = lru_cache(maxsize=16)(http_date)  # many responses have the same date
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page.
+    """One page of a listing.
 
-    `items` are the raw bytes of each element. `number`, `size` and `count` (how many items match in all) come from the
-    `pagination-*` headers; if one is missing, `number` and `size` are those of the request and `count` is None.
-    `tells_size` says whether the API sent `size`. `received_at` is a reading of `time.monotonic`; `server_time` is the
-    `Date` header. `url` contains no secret.
+    Attributes:
+        items: the raw bytes of each element.
+        number: number of the page, from 1; that of the request if the API sent none.
+        size: number of items per page; that of the request if the API sent none.
+        count: number of all matching items; None if the API sent none.
+        url: the URL of the request, which contains no secret.
+        received_at: when the response was complete, as a value of `time.monotonic()`.
+        server_time: the `Date` header; None if it is missing or malformed.
+        next_token: the token for the next page; None if the API sent none.
+        tells_size: whether the API sent `size`.
     """
 
     items: list[bytes]
@@ -40,12 +46,12 @@ class Page:
 
     @property
     def bytes(self) -> int:
-        """How much memory its items take."""
+        """The total size of the items in bytes."""
         return sum(map(len, self.items))
 
 
 def read_page(answer: Response, url: str, number: int, size: int) -> Page:
-    """Read a page from the answer for `url`; `number` and `size` are those of the request.
+    """Read a page from the response for `url`; `number` and `size` are those of the request.
 
     Raises:
         TransientError: the body is not a complete JSON array.
@@ -66,10 +72,11 @@ def read_page(answer: Response, url: str, number: int, size: int) -> Page:
 
 
 def read_document(answer: Response) -> bytes:
-    """Read the only document of a body, without white space around it.
+    """Return the JSON object in a response body, without surrounding white space.
 
     Raises:
-        TransientError: the body is not exactly one complete JSON object; `NoDocumentError` if it is other JSON.
+        TransientError: the body is not one complete JSON object.
+        NoDocumentError: the body is JSON, but not an object. A subclass of TransientError.
     """
     try:
         documents = split_page(b"[%b]" % answer.body) if answer.items is None else answer.items
@@ -84,5 +91,5 @@ def read_document(answer: Response) -> bytes:
 
 
 def _integer(text: str | None) -> int | None:
-    """Read a header as a number; None if it is absent or not an integer from 0."""
+    """Return the value of a header as an integer; None if it is missing or not a non-negative integer."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None

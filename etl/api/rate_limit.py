@@ -1,8 +1,8 @@
-"""The rate limit: never more than the allowed requests in any rolling window, and pauses that all tasks obey.
+"""Rate limiting: at most the allowed number of requests in any sliding window, and pauses for all tasks.
 
-`LocalLimiter` counts for one process. `SharedLimiter` leases requests from a budget that all processes on a warehouse
-share, because the API counts per IP address. Neither is a token bucket: a full bucket that refills at the same rate
-lets nearly twice the limit through in its first window.
+`LocalLimiter` counts the requests of one process. `SharedLimiter` leases requests from a budget that all processes of a
+warehouse share, because the API counts requests per IP address. Neither is a token bucket: a full bucket that refills
+at the same rate lets nearly twice the limit through in its first window.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from time import monotonic
 from typing import Protocol
 
 WINDOW_S = 60.0  # the API counts requests in any 60 seconds
-GUARD_SHARE = 1 / 150  # of the window: how much the delay of requests may vary (0.4 s of 60 s)
-VALID_SHARE = 1 / 200  # of the window: how long leased tokens may be used (0.3 s of 60 s)
-LONGEST_VALID_SHARE = 1 / 12  # of the window: the validity grows up to this if the budget answers slowly (5 s)
-LONGEST_LAG_SHARE = 1 / 12  # of the window: how much lag of the event loop the guard allows for (5 s)
-LONGEST_NAP_S = 5.0  # a waiting task checks again at least this often, in case the clock was set
+GUARD_SHARE = 1 / 150  # of the window: tolerated variation of request latency (0.4 s of 60 s)
+VALID_SHARE = 1 / 200  # of the window: validity of leased tokens (0.3 s of 60 s)
+LONGEST_VALID_SHARE = 1 / 12  # of the window: maximum validity, for a budget that answers slowly (5 s of 60 s)
+LONGEST_LAG_SHARE = 1 / 12  # of the window: maximum lag of the event loop that is taken into account (5 s of 60 s)
+LONGEST_SLEEP_S = 5.0  # a waiting task checks again after this time, in case the clock was set
 
 
 class Limiter(Protocol):
     """Decides when a client may send its next request."""
 
     async def acquire(self) -> None:
-        """Wait until one request may be sent, and count it as sent now."""
+        """Wait until one request may be sent, and count it as sent."""
 
     async def pause(self, seconds: float) -> None:
-        """Stop all requests for that many seconds from now; a longer pause in force stays."""
+        """Pause all requests for `seconds`, unless a longer pause is in effect."""
 
 
 class Lease(Protocol):
@@ -35,32 +35,32 @@ class Lease(Protocol):
 
     @property
     def granted(self) -> int:
-        """How many requests may be sent, possibly fewer than wanted."""
+        """Number of requests that may be sent; it may be less than requested."""
 
     @property
     def wait_s(self) -> float:
-        """If nothing was granted, the seconds to wait before the next try."""
+        """If no request was granted, the number of seconds to wait before asking again."""
 
     @property
     def valid_until(self) -> float:
-        """When the lease expires, as a reading of `time.monotonic`."""
+        """When the lease expires, as a value of `time.monotonic()`."""
 
 
 class SharedBudget(Protocol):
-    """The request budget that processes share (`etl.db.budget.Budget` keeps it in PostgreSQL)."""
+    """A request budget that processes share. `etl.db.budget.Budget` stores it in PostgreSQL."""
 
     async def lease(self, want: int, valid_s: float, lag_s: float = 0.0) -> Lease:
-        """Lease up to `want` requests, each to be sent within `valid_s` seconds, and on its way `lag_s` after that."""
+        """Lease up to `want` requests, to be sent within `valid_s` seconds; each may take `lag_s` more to leave."""
 
     async def pause(self, seconds: float) -> None:
-        """Grant no lease to any process for that many seconds."""
+        """Grant no leases to any process for `seconds`."""
 
 
 class LoopLag:
-    """How late the event loop is, as a request that may be sent waits for its turn: the longest of the last window.
+    """Measures the lag of the event loop: the longest delay of a callback in the last window.
 
-    On a busy machine, a request leaves later than it was allowed to. The next one may be on time, and then the two are
-    closer together than they were meant to be, by the lag.
+    On a busy machine, a request is sent later than the limiter allowed it. If the next one is sent on time, the
+    interval between the two is shorter than intended, by the lag.
     """
 
     def __init__(self, window_s: float) -> None:
@@ -69,12 +69,12 @@ class LoopLag:
         self._measured_at = 0.0
 
     def measure(self) -> None:
-        """Measure how long what is due now waits for its turn."""
-        asyncio.get_running_loop().call_soon(self._note, monotonic())
+        """Measure the delay of a callback that is scheduled now."""
+        asyncio.get_running_loop().call_soon(self._record, monotonic())
 
-    def _note(self, began: float) -> None:
+    def _record(self, scheduled_at: float) -> None:
         now = monotonic()
-        lag_s = min(now - began, self._window_s * LONGEST_LAG_SHARE)
+        lag_s = min(now - scheduled_at, self._window_s * LONGEST_LAG_SHARE)
         if lag_s >= self.seconds or now - self._measured_at > self._window_s:
             self.seconds, self._measured_at = lag_s, now
 
@@ -90,13 +90,13 @@ class LocalLimiter:
         self._turn = asyncio.Lock()
 
     async def acquire(self) -> None:
-        """Wait until one request may be sent, and count it as sent now, or later by the lag of the event loop."""
+        """Wait until one request may be sent, and count it as sent now plus the lag of the event loop."""
         if not self._turn.locked() and self._wait_s() <= 0:
             self._count()
             return
         async with self._turn:
-            while (wait_s := self._wait_s()) > 0:  # noqa: ASYNC110 - no event ends the wait, only time
-                await asyncio.sleep(min(wait_s, LONGEST_NAP_S))
+            while (wait_s := self._wait_s()) > 0:  # noqa: ASYNC110 - only time ends the wait, no event
+                await asyncio.sleep(min(wait_s, LONGEST_SLEEP_S))
             self._count()
 
     def _count(self) -> None:
@@ -104,7 +104,7 @@ class LocalLimiter:
         self._lag.measure()
 
     async def pause(self, seconds: float) -> None:
-        """Stop the tasks of this process for that many seconds from now; a longer pause in force stays."""
+        """Pause the requests of this process for `seconds`, unless a longer pause is in effect."""
         self._paused_until = max(self._paused_until, monotonic() + seconds)
 
     def _wait_s(self) -> float:
@@ -116,12 +116,13 @@ class LocalLimiter:
 class SharedLimiter:
     """The rate limit of all processes that share a budget.
 
-    One task at a time leases tokens for all that wait, so a burst costs one round trip. Tokens expire soon (after 0.3 s
-    of a 60 s window), and the budget counts each as sent when it expires: so the limit holds in any window, even if a
-    process is killed. On a busy machine, it counts them as sent later, by the lag of the event loop.
+    One task at a time leases tokens for all waiting tasks, so a burst of requests needs one round trip. Tokens expire
+    soon (after 0.3 s with a window of 60 s), and the budget counts each token as sent when it expires, plus the lag of
+    the event loop. The limit therefore holds in any window, even if a process is killed.
 
-    Each lease asks for `ahead` tokens more than are needed now. That saves round trips if the limit is in the tens of
-    thousands. At 500 a minute it is 0, because a token that is leased and not used is lost to everyone for a window.
+    Each lease requests `ahead` tokens more than are needed now, to save round trips if the limit is in the tens of
+    thousands per minute. At 500 per minute, `ahead` is 0, because no process can use a leased but unused token for a
+    whole window.
     """
 
     def __init__(self, budget: SharedBudget, *, ahead: int = 0, window_s: float = WINDOW_S) -> None:
@@ -137,7 +138,7 @@ class SharedLimiter:
         self._turn = asyncio.Lock()
 
     async def acquire(self) -> None:
-        """Wait until one request may be sent; it must be sent at once.
+        """Wait until one request may be sent. The caller must send it immediately.
 
         Raises:
             DatabaseError: the budget cannot be reached or used.
@@ -152,14 +153,14 @@ class SharedLimiter:
                     if wait_s <= 0:
                         wait_s = await self._lease()
                     if wait_s > 0:
-                        await asyncio.sleep(min(wait_s, LONGEST_NAP_S))
+                        await asyncio.sleep(min(wait_s, LONGEST_SLEEP_S))
         finally:
             self._waiting -= 1
 
     async def pause(self, seconds: float) -> None:
-        """Stop all processes for that many seconds from now; a longer pause in force stays.
+        """Pause the requests of all processes for `seconds`, unless a longer pause is in effect.
 
-        Other processes notice with their next lease, when their tokens have expired.
+        Other processes may still send the requests that they have leased.
 
         Raises:
             DatabaseError: the budget cannot be reached or used.
@@ -167,7 +168,7 @@ class SharedLimiter:
         until = monotonic() + seconds
         longer_by_s = until - self._paused_until
         self._paused_until = max(self._paused_until, until)
-        # The tasks of a process are asked to pause at about the same time: the first of them tells the others.
+        # The tasks of a process get similar pauses at about the same time: only the first one is passed to the budget.
         if longer_by_s > self._shortest_valid_s:
             await self._budget.pause(seconds)
 
@@ -180,7 +181,7 @@ class SharedLimiter:
         return True
 
     async def _lease(self) -> float:
-        """Lease for all tasks that wait; return the seconds to wait before the next try (0: there are tokens)."""
+        """Lease tokens for all waiting tasks; return the seconds to wait if none were granted, else 0."""
         lease = await self._budget.lease(self._waiting + self._ahead, self._valid_s, self._lag.seconds)
         answered_at = monotonic()
         self._tokens = lease.granted

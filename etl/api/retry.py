@@ -1,4 +1,4 @@
-"""Which answers are errors, and when a request is sent again."""
+"""Convert error responses to exceptions, and decide when to retry a request."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from etl.api.transport import Response
 
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
-_LONGEST_MESSAGE = 500  # characters of the API's own words
-_RETRIED = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})  # besides 5xx
+_LONGEST_MESSAGE = 500  # characters of a message from the API
+_RETRIED = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})  # in addition to 5xx
 
 
 class BadRequestError(FatalError):
@@ -40,7 +40,7 @@ class BadRequestError(FatalError):
 
 
 class RateLimitedError(FatalError):
-    """The API answered 429 for longer than we wait."""
+    """The API answered 429."""
 
 
 _REFUSALS: Mapping[int, tuple[type[FatalError], str]] = MappingProxyType(
@@ -60,48 +60,56 @@ _REFUSALS: Mapping[int, tuple[type[FatalError], str]] = MappingProxyType(
         ),
     }
 )
-"""The error and the hint for a status that a retry would not change (429: not any more)."""
+"""The error and the hint for statuses that a retry does not change (for 429: after `rate_limit_timeout_s`)."""
 
 _MOVED = (FatalError, "Check api.base_url: the address has moved.")
 _BAD_REQUEST = (BadRequestError, "Check the ids, the filters and api.page_size in the settings.")
 _TOO_LARGE = (PageTooLargeError, "Lower api.page_size.")
 _NOT_THE_API = (FatalError, "Check api.base_url and the network: something in front of the API refuses the request.")
 _CLIENT_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
-_ABOUT_THE_SIZE = re.compile(r"\b(take|page.?size|limit)\b", re.IGNORECASE)  # in the API's own words
+_ABOUT_THE_SIZE = re.compile(r"\b(take|page.?size|limit)\b", re.IGNORECASE)  # in a message from the API
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to retry. All times are in seconds.
+    """How often and how long to retry a request.
 
-    `attempts` bounds the tries of one request, 429 not counted; `patience_s` bounds the time since its first 429.
-    Pauses double from `first_pause_s` to `longest_pause_s`, plus a random share of up to `jitter`.
-    No pause that a server asks for is obeyed for longer than `longest_obeyed_s`.
+    Attributes:
+        attempts: maximum number of attempts; those answered with 429 do not count.
+        first_pause_s: pause after the first failure, in seconds. Each further pause is twice as long.
+        longest_pause_s: maximum of these pauses, in seconds.
+        jitter: maximum share of a pause that is added at random.
+        rate_limit_timeout_s: time since the first 429 after which the request fails, in seconds.
+        longest_obeyed_s: maximum pause for a `Retry-After` header, in seconds.
     """
 
     attempts: int = 6
     first_pause_s: float = 0.5
     longest_pause_s: float = 30.0
     jitter: float = 0.5
-    patience_s: float = 600.0
+    rate_limit_timeout_s: float = 600.0
     longest_obeyed_s: float = 300.0
 
     def pause_s(self, failures: int, chance: float) -> float:
-        """Return the pause after `failures` failures (from 1); `chance` is a random number from 0 to 1."""
-        doublings = min(failures - 1, 32)  # far beyond any pause, yet no overflow
+        """Return the pause after `failures` failures (at least 1); `chance` is a random number from 0 to 1."""
+        doublings = min(failures - 1, 32)  # prevents an overflow; the pause is limited anyway
         return min(self.longest_pause_s, self.first_pause_s * 2.0**doublings) * (1 + self.jitter * chance)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """How long to wait after a failure: this request before its next try (None: give up), and everyone."""
+    """The pauses after a failure, in seconds.
+
+    `own_s` is the pause before the next attempt of this request; None to give up. `everyone_s` is the pause for all
+    requests.
+    """
 
     own_s: float | None
     everyone_s: float = 0.0
 
 
 class Retries:
-    """The failures of one request, which decide whether and when it is sent again."""
+    """Counts the failures of one request, and decides whether and when to retry it."""
 
     __slots__ = ("_failures", "_limited_since", "_limits", "_policy")
 
@@ -113,15 +121,15 @@ class Retries:
 
     @property
     def count(self) -> int:
-        """How many tries have failed."""
+        """The number of failed attempts."""
         return self._failures + self._limits
 
     def after(self, error: EtlError, asked_s: float | None) -> Pause:
-        """Return the pause after a try that ended with `error`.
+        """Return the pause after an attempt that ended with `error`.
 
         Args:
-            error: what went wrong.
-            asked_s: the `Retry-After` of the answer; None if there was none.
+            error: the error.
+            asked_s: the `Retry-After` header of the response in seconds; None if there is none.
         """
         policy, asked = self._policy, 0.0
         if asked_s is not None:
@@ -130,7 +138,7 @@ class Retries:
             now = monotonic()
             if self._limits == 0:
                 self._limited_since = now
-            elif now - self._limited_since >= policy.patience_s:
+            elif now - self._limited_since >= policy.rate_limit_timeout_s:
                 return Pause(None, asked)
             self._limits += 1
             return Pause(0.0, asked or policy.pause_s(self._limits + 1, _chance()))
@@ -143,18 +151,18 @@ class Retries:
 
 
 def _chance() -> float:
-    return random()  # noqa: S311 - spreads load, keeps no secret
+    return random()  # noqa: S311 - jitter, not a secret
 
 
 def retry_after_s(answer: Response, now: datetime) -> float | None:
-    """Read the `Retry-After` header of an answer.
+    """Return the `Retry-After` header of a response in seconds.
 
     Args:
-        answer: a date in its `Retry-After` is compared with its `Date`, whatever our clock says.
-        now: our clock, for an answer without `Date`.
+        answer: the response. If `Retry-After` is a date, it is compared with the `Date` header.
+        now: the current time, used if there is no `Date` header.
 
     Returns:
-        Seconds from now, at least 0; None if there is no such header or it is malformed.
+        Seconds from now, at least 0; None if the header is missing or malformed.
     """
     value = answer.headers.get("Retry-After")
     if value is None:
@@ -168,7 +176,7 @@ def retry_after_s(answer: Response, now: datetime) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """Read an HTTP date; None if it is absent or malformed."""
+    """Parse an HTTP date; return None if it is missing or malformed."""
     if value is None:
         return None
     try:
@@ -179,15 +187,15 @@ def http_date(value: str | None) -> datetime | None:
 
 
 def refusal(answer: Response, path: str) -> EtlError:
-    """Make the error for an answer other than 200, with the API's own words.
+    """Return the error for a response with a status other than 200; it quotes the message of the API.
 
-    The API always sends a body with 200, so another 2xx is worth a retry. A redirect is not followed: the key must not
-    travel to another host.
+    Other 2xx statuses are errors that may be retried, because the API answers 200. Redirects are not followed, so that
+    the key is not sent to another host.
     """
     status = answer.status
     message = f"the API answered {_status(status)} for {path}: {api_message(answer.body) or _describe(answer.body)}"
     if status == HTTPStatus.NOT_FOUND and not _is_document(answer.body):
-        # Only the API itself knows what exists. A proxy's 404 must not mark runs as gone.
+        # The response is not from the API, and a proxy's 404 must not mark runs as gone.
         return TransientError(message, hint="Check api.base_url.")
     if status in _RETRIED or not 300 <= status < 500:
         return TransientError(message)
@@ -196,7 +204,7 @@ def refusal(answer: Response, path: str) -> EtlError:
 
 
 def _kind_and_hint(status: int, body: bytes) -> tuple[type[FatalError], str]:
-    """Return the error and the hint for a status that a retry would not change."""
+    """Return the exception type and the hint for a status that a retry does not change."""
     words = api_message(body) or ""
     if status < HTTPStatus.BAD_REQUEST:
         return _MOVED
@@ -220,7 +228,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 def api_message(body: bytes) -> str | None:
-    """Read the message of an error body and of its `errors`; None if it is not an error document of the API."""
+    """Return the messages in an error document of the API; None if the body is not one."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
     except UNREADABLE:
@@ -232,7 +240,7 @@ def api_message(body: bytes) -> str | None:
 
 
 def _is_document(body: bytes) -> bool:
-    """Return whether a body is a JSON object. Proxies answer HTML, text or nothing."""
+    """Return whether a body is a JSON object; proxies answer with HTML, text or an empty body."""
     try:
         msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except UNREADABLE:

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, with a body of bounded size; every failure becomes an `EtlError`."""
+"""Send single HTTP requests and read responses of limited size; every failure becomes an `EtlError`."""
 
 from __future__ import annotations
 
@@ -25,24 +25,29 @@ if TYPE_CHECKING:
     from etl.config.network import Named
 
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
-"""The largest body that is kept, decompressed."""
+"""The largest body that is kept in memory, decompressed."""
 
 MOST_ITEMS = 4
-"""A body of items that are too large to keep is read up to this many times that size."""
+"""A larger body, whose items may be too large to keep, is read up to this many times `MAX_RESPONSE_BYTES`."""
 
 PAGE_BYTES = 8 * 1024 * 1024
-"""Of larger bodies one is read at a time, so that the bytes in flight are bounded."""
+"""Bodies larger than this are read one at a time, to limit memory."""
 
-_DECODED = frozenset({"", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"})  # the last two if installed
+_DECODED = frozenset({"", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"})  # the last two only if installed
 _ENCODING = re.compile(r"content-encoding: (\w+)", re.IGNORECASE)
-_BUFFER_BYTES = 256 * 1024  # pages are large; with aiohttp's 64 KiB the socket is paused more often
+_BUFFER_BYTES = 256 * 1024  # with aiohttp's default of 64 KiB, reading large pages pauses the socket often
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete response. `headers` ignores case, `body` is decompressed, `received_at` is a `monotonic` reading.
+    """A complete response.
 
-    Of a body that is too large to keep, `items` are the elements of its list (a document counts as a list of one).
+    Attributes:
+        status: the HTTP status.
+        headers: the headers, with case-insensitive names.
+        body: the decompressed body; empty if `items` is set.
+        received_at: when the response was complete, as a value of `time.monotonic()`.
+        items: for a large body, the elements of its JSON array (an object counts as an array of one); otherwise None.
     """
 
     status: int
@@ -54,25 +59,25 @@ class Response:
 
 @dataclass(slots=True)
 class Sending:
-    """The progress of a request: `sent` once the API may have received it."""
+    """The progress of a request; `sent` is true once the API may have received it."""
 
     sent: bool = False
 
 
-async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+async def _record_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
     context.trace_request_ctx.sent = True
 
 
 class RequestTimeoutError(TransientError):
-    """No complete answer came in time."""
+    """No complete response arrived in time."""
 
 
 class _ConnectionLostError(aiohttp.ClientError):
-    """The connection broke before the answer came."""
+    """The connection broke before the response arrived."""
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from resending a request when a connection breaks, which would bypass the limiter."""
+    """Prevent aiohttp from resending a request after a connection breaks, which would bypass the limiter."""
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -82,7 +87,7 @@ async def _send_once(request: aiohttp.ClientRequest, send: ClientHandlerType) ->
 
 
 class Transport:
-    """A session with one API. Each `get` is one request: no redirects, no cookies, nothing sent twice."""
+    """An HTTP session with one API. Each `get` sends exactly one request, without redirects and cookies."""
 
     def __init__(
         self,
@@ -94,13 +99,13 @@ class Transport:
         tls: ssl.SSLContext | Literal[True] = True,
     ) -> None:
         tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_note_sent)
+        tracing.on_request_headers_sent.append(_record_sent)
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
         self._proxy = proxy
         self._large = asyncio.Lock()
         self._session = aiohttp.ClientSession(
-            # limit=0: a request that has passed the limiter must not wait for a connection.
+            # No limit: a request that has passed the limiter must not wait for a connection.
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
@@ -121,15 +126,16 @@ class Transport:
         await self._session.close()
 
     async def get(self, url: str, sending: Sending, longest: int | None = None) -> Response:
-        """Send one request and read its answer, whatever its status.
+        """Send one request and read the response, whatever its status.
 
         Args:
-            url: absolute and fully quoted.
+            url: the URL, absolute and fully quoted.
             sending: updated as the request proceeds.
-            longest: the largest body to read; None reads any, and only keeps the beginning of items that are too large.
+            longest: maximum size of the body in bytes. None: split a large body into items, and keep only the first
+                bytes of items that are too large.
 
         Raises:
-            RequestTimeoutError, TransientError: no answer, or an incomplete one.
+            RequestTimeoutError, TransientError: there was no response, or an incomplete one.
             PageTooLargeError: the body is larger than `longest`.
             FatalError: the certificate was rejected.
         """
@@ -182,7 +188,7 @@ class Transport:
         return kind(message, hint=f"Check {place}, or add the API's host to NO_PROXY.")
 
     async def _read(self, response: aiohttp.ClientResponse, longest: int | None) -> bytes | list[bytes]:
-        """Read a body; return its items where it may be too large to keep."""
+        """Read a body; return its items instead if it may be too large to keep."""
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in _DECODED:
             raise _undecodable(encoding)
@@ -207,7 +213,7 @@ class Transport:
         raise _too_large(most)
 
     async def _read_items(self, response: aiohttp.ClientResponse, chunks: list[bytes]) -> list[bytes]:
-        """Split a body of few items while it comes: of an item that is too large only the beginning is kept."""
+        """Split a large body into items while it is being received; keep only the first bytes of too large items."""
         reader, is_list = ItemReader(self._max_response_bytes), chunks[0].lstrip().startswith(b"[")
         if not is_list:
             reader.feed(b"[")
@@ -242,14 +248,14 @@ def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:
 
 
 def _undecodable(encoding: str) -> TransientError:
-    """Make the error for a body that is not what its Content-Encoding says, or has one that was not asked for."""
+    """Return the error for a body that does not match its Content-Encoding, or has an unsupported one."""
     return TransientError(
         f"the body cannot be decoded as {encoding}", hint="Check api.base_url: a proxy may change what the API answers."
     )
 
 
 def _reason(error: aiohttp.ClientPayloadError) -> str:
-    """Return aiohttp's reason without its frame: `<ContentLengthError: 400, message='Not enough data'>`."""
+    """Return the message in aiohttp's text, such as `<ContentLengthError: 400, message='Not enough data'>`."""
     text = " ".join(str(error).split())
     found = re.search(r"message(?:=|: )['\"]?(.+?)['\"]?>?$", text)
     return (found[1] if found else text)[:200]

@@ -1,4 +1,4 @@
-"""The settings: frozen models that `load`, the only reader of `config.yaml` and the environment, fills."""
+"""The settings, as frozen models. Only `load` reads `config.yaml` and the environment."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ __all__ = [
     "parse_duration",
 ]
 
-_AGREED_OF_API = {"base_url", "requests_per_minute", "page_size", "origin", "status", "verbose"}
+_AGREED_API_KEYS = {"base_url", "requests_per_minute", "page_size", "origin", "status", "verbose"}
 
 EXAMPLE_APP = "app_123"
-"""The app id in the file that `init` writes."""
+"""The placeholder app id in the file that `init` writes."""
 
 
 class Settings(Section):
-    """All settings, frozen. `load` makes them; made directly (tests, demo), they come from no file or environment."""
+    """All settings. Created by `load`, or directly (by tests and the demo), without a file and the environment."""
 
     api: ApiSettings = Field(default_factory=ApiSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
@@ -89,10 +89,10 @@ class Settings(Section):
         return apps
 
     def require_key(self, app: AppSettings | None = None) -> SecretStr:
-        """Return the API key for an app (None: `api.key`, which apps without a key of their own use).
+        """Return the API key for an app; for None, `api.key`, which apps without their own key use.
 
         Raises:
-            SettingsError: there is none. The message names the variable, or the problem with the key file.
+            SettingsError: no key is set. The message names the variable, or the problem with the key file.
         """
         path: KeyPath = ("api", "key")
         if app is not None and app in self.apps:
@@ -113,11 +113,11 @@ class Settings(Section):
 
     @property
     def names_database(self) -> bool:
-        """Whether a database is set, as opposed to the embedded PostgreSQL."""
+        """Whether a database is configured; otherwise the embedded PostgreSQL is used."""
         return self.database.url is not None or self.database.url_file is not None
 
     def database_url(self) -> str | None:
-        """Return the URL of the database, with what libpq would add to it; None for the embedded PostgreSQL.
+        """Return the URL of the database, completed as libpq would; None for the embedded PostgreSQL.
 
         Raises:
             SettingsError: the file in `database.url_file` cannot be read, or the URL cannot be completed.
@@ -127,7 +127,7 @@ class Settings(Section):
         return self._completed("url", self.database.url)
 
     def read_url(self) -> str | None:
-        """Return the URL in `database.read_url`, with what libpq would add to it; None if there is none.
+        """Return the URL in `database.read_url`, completed as libpq would; None if it is not set.
 
         Raises:
             SettingsError: the URL cannot be completed.
@@ -144,21 +144,21 @@ class Settings(Section):
             raise SettingsError(f"{self.place('database', key)}: database.{key}: {expected}", hint=hint) from None
 
     def database_urls(self) -> list[str]:
-        """Return the URLs whose passwords to mask: as they are in the settings, and with what libpq would add."""
+        """Return the URLs whose passwords must be masked: as configured, and completed as libpq would."""
         found = [url.get_secret_value() for url in (self.database.url, self.database.read_url) if url is not None]
         for complete_url in (self.database_url, self.read_url):
-            with suppress(SettingsError):  # raised again by a command that needs it
+            with suppress(SettingsError):  # raised again by commands that use the URL
                 found += filter(None, [complete_url()])
         return found
 
     def unused_variables(self) -> list[str]:
-        """Return the variables of libpq that are set, but have no effect because of `database.url`."""
+        """Return the libpq variables that are set but have no effect, because `database.url` overrides them."""
         url = self.database.url
         return unused_variables(None if url is None else url.get_secret_value(), self._libpq or {})
 
     @property
     def telemetry(self) -> Mapping[str, str]:
-        """OpenTelemetry's variables if they name a collector for traces, else nothing."""
+        """The OpenTelemetry variables if they name a collector for traces; otherwise empty."""
         found = self._telemetry
         named = found.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or found.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         off = found.get("OTEL_SDK_DISABLED", "").lower() == "true" or found.get("OTEL_TRACES_EXPORTER") == "none"
@@ -166,30 +166,34 @@ class Settings(Section):
 
     @property
     def network(self) -> Network:
-        """How to reach other hosts than the API's."""
+        """Proxies and certificates for all hosts except the API."""
         return self._network
 
     @property
     def api_network(self) -> Network:
-        """How to reach the API."""
+        """Proxies and certificates for the API."""
         proxy = self.api.proxy
         if proxy is None:
             return self._network
         return self._network.through(proxy.get_secret_value(), self.place("api", "proxy"))
 
     def secrets(self) -> list[str]:
-        """Return the values to mask in output; of the URLs of databases and proxies only the credentials are secret."""
+        """Return the values to mask in output. In the URLs of proxies, only the credentials are secret.
+
+        For the URLs of databases, see `database_urls`.
+        """
         urls = (self.database.url, self.database.read_url, self.api.proxy)
         whole = [each.get_secret_value() for each in _secrets(self) if not any(each is url for url in urls)]
         return whole + self.api_network.credentials()
 
     def agreed(self) -> dict[str, str]:
-        """Return short hashes of what all processes of an invocation must agree in, by key.
+        """Return short hashes of the settings that must be equal in all processes of an invocation, by key.
 
-        Secrets are no part of it but the salt of redaction, of which three bytes of the hash of a hash say nothing.
+        The only secret among them is the salt of redaction. It is hashed twice and truncated to 3 bytes, which reveal
+        nothing about it.
         """
         values = {
-            "api": self.api.model_dump(mode="json", include=_AGREED_OF_API),
+            "api": self.api.model_dump(mode="json", include=_AGREED_API_KEYS),
             "sync": self.sync.model_dump(mode="json"),
             "payloads": self.payloads.model_dump(mode="json"),
         }
@@ -202,11 +206,11 @@ class Settings(Section):
 
     @property
     def file(self) -> Path | None:
-        """The settings file that was read; None if all settings come from variables."""
+        """The settings file; None if all settings come from variables."""
         return Path(self._document.name) if self._document.name else None
 
     def secret_files(self) -> list[Path]:
-        """Return the files that secrets were read from, or would be: the settings if a secret is written there."""
+        """Return the files that contain secrets: key files, `.env`, and the settings file if it contains a secret."""
         folder = self.file.parent if self.file else Path()
         found = [folder / path for path in _paths_of_secrets(self)]
         dotenv = folder / DOTENV
@@ -251,16 +255,17 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None,
     """Read the settings.
 
     Args:
-        path: the file; None looks for one (see `candidates`).
-        environment: the variables; None reads those of the process. A `.env` in the folder of the file adds variables
-            that are not set.
-        optional: whether the defaults do if there are no settings, or only those of the example.
+        path: the settings file; None searches for one (see `candidates`).
+        environment: the environment variables; None for those of the process. A `.env` file in the directory of the
+            settings file can set further variables.
+        optional: whether to accept missing settings, and the example settings.
 
     Returns:
-        The settings. Relative paths are relative to the folder of the file.
+        The settings. Relative paths are relative to the directory of the settings file.
 
     Raises:
-        SettingsError: names file, line, key, what was expected and what was found; or there are no settings.
+        SettingsError: a setting is invalid (the message has file, line, key, expected and actual value), or there are
+            no settings.
     """
     environment = os.environ if environment is None else environment
     path = path or find_file(environment)

@@ -1,8 +1,8 @@
-"""The settings as plain values, each with the place it came from, so that an error can name file and line.
+"""Read the settings as plain values, and record the place of each value, so that errors can name file and line.
 
-The values come from `config.yaml`, in which `${NAME}` is filled from the environment or `.env`. Variables of the form
-`CORTEX_ETL__SECTION__KEY` override them. Secrets that are still missing come from files (`key_file`, `url_file`) and
-from `CORTEX_API_KEY` and `DATABASE_URL`. The defaults are those of the models.
+The values come from `config.yaml`, in which `${NAME}` is replaced by a variable of the environment or of `.env`.
+Variables such as `CORTEX_ETL__SECTION__KEY` override them. Secrets that are still missing are read from files
+(`key_file`, `url_file`), or from `CORTEX_API_KEY` and `DATABASE_URL`. The models define the defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFIX = "CORTEX_ETL__"
 DOTENV = ".env"
 _DEEPEST = 20  # levels; the settings use four
-_LARGEST = 1 << 20  # bytes of a file
+_LARGEST = 1 << 20  # maximum size of a file in bytes
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
 
@@ -34,10 +34,15 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """The values, the place of each (`config.yaml:4`, `environment variable X`, or both), and what is missing.
+    """The values of the settings and their places. Many commands need no secret, so missing secrets are only recorded.
 
-    `origins` has the places of variables that are not from the environment. `unset` has the variable of each `${NAME}`
-    that is not set, and `unread` the error for each secret whose file cannot be read: many commands need no secret.
+    Attributes:
+        name: path of the settings file; '' if there is none.
+        origins: places of variables that are not in the environment, by name.
+        values: the values by section and key.
+        places: the place of each value: `config.yaml:4`, `environment variable X`, or both.
+        unset: for values with a `${NAME}` that is not set, the name of the variable.
+        unread: for secrets whose file cannot be read, the error.
     """
 
     name: str
@@ -51,8 +56,8 @@ class Document:
         """Return the place of a variable."""
         return self.origins.get(variable, f"environment variable {variable}")
 
-    def came_from(self, place: str, path: KeyPath, value: Any) -> None:
-        """Record the place of a value and of all values in it, and forget their places so far."""
+    def set_place(self, place: str, path: KeyPath, value: Any) -> None:
+        """Record the place of a value and of all values in it, replacing earlier places."""
         for known in [each for each in self.places if each[: len(path)] == path]:
             del self.places[known]
         self._place_all(place, path, value, _DEEPEST)
@@ -64,7 +69,7 @@ class Document:
             self._place_all(place, (*path, key), each, levels - 1)
 
     def place(self, path: KeyPath) -> str:
-        """Return the place of the value at `path`, else of the nearest value in or around it, else ''."""
+        """Return the place of the value at `path`, or of a value in it, or of the nearest value around it, or ''."""
         if path in self.places:
             return self.places[path]
         within = (place for other, place in self.places.items() if other[: len(path)] == path)
@@ -81,16 +86,16 @@ def read_document(path: Path | None, environment: Mapping[str, str], folder: Pat
     """Read the settings file, the overriding variables and the secrets.
 
     Args:
-        path: the file; None for none.
+        path: the settings file; None if there is none.
         environment: the environment variables.
-        folder: where `.env` and files with relative paths are.
+        folder: the directory of `.env`, and of relative paths.
 
     Returns:
-        The document, and the variables of the environment and of `.env`; the environment wins.
+        The document, and the variables of the environment and of `.env`. The environment takes precedence.
 
     Raises:
         SettingsError: a file cannot be read, is not a YAML mapping or refers to a variable that is not set, or an
-            overriding variable fits nowhere.
+            overriding variable does not name a setting.
     """
     dotenv = _read_dotenv(folder / DOTENV)
     variables = {**dotenv, **environment}
@@ -107,12 +112,12 @@ def read_document(path: Path | None, environment: Mapping[str, str], folder: Pat
 
 
 def sets_anything(variables: Mapping[str, str]) -> bool:
-    """Return whether any of the variables counts as settings; a key alone does not."""
+    """Return whether the variables contain settings; an API key alone does not count."""
     return bool(variables.get("DATABASE_URL")) or any(name.upper().startswith(PREFIX) for name in variables)
 
 
 class _RefusedError(yaml.YAMLError):
-    """Valid YAML that no settings file needs."""
+    """A YAML feature that settings files may not use."""
 
     def __init__(self, line: int, problem: str, hint: str) -> None:
         super().__init__(problem)
@@ -122,12 +127,12 @@ class _RefusedError(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what makes a few lines grow without limit: aliases (and so merge keys), and many levels."""
+    """A loader that refuses aliases (and so merge keys) and deep nesting, which can use unlimited memory."""
 
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose the next node, from its first event on."""
+        """Compose the next node."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
@@ -141,11 +146,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _read_text(path: Path) -> str:
-    """Read a text file, unless it is so large that it is another one.
+    """Read a text file of limited size.
 
     Raises:
-        OSError: it cannot be read, or is too large.
-        UnicodeDecodeError: it is not UTF-8 text.
+        OSError: the file cannot be read, or is too large.
+        UnicodeDecodeError: the file is not UTF-8 text.
     """
     with path.open("rb") as file:
         content = file.read(_LARGEST + 1)
@@ -187,7 +192,7 @@ def _read_file(path: Path, environment: Mapping[str, str], document: Document) -
     reader = _Reader(document, environment)
     document.values = reader.mapping(root, ())
     for name in [name for name, value in document.values.items() if value is None]:
-        del document.values[name]  # `api:` with nothing under it is an empty section
+        del document.values[name]  # `api:` without keys is an empty section
 
 
 def _fix_unreadable(error: OSError) -> str:
@@ -219,7 +224,7 @@ def _kind(node: yaml.Node) -> str:
 
 
 class _Reader:
-    """Turns YAML nodes into values and records the place of each."""
+    """Converts YAML nodes to values and records the place of each value."""
 
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
@@ -258,7 +263,7 @@ class _Reader:
         except (yaml.YAMLError, ValueError):
             value = node.value
         if isinstance(value, int) and not isinstance(value, bool) and not _DECIMAL.fullmatch(node.value):
-            value = node.value  # YAML reads 010 as 8 and 1:30 as 90; nobody means that
+            value = node.value  # YAML 1.1 parses 010 as 8 and 1:30 as 90, which is never intended
         if isinstance(value, str) and "${" in value:
             return self._fill(value, path)
         return value
@@ -288,7 +293,7 @@ class _Reader:
 
 
 def _override(document: Document, variable: str, text: str) -> None:
-    """Set a.b to the value of `CORTEX_ETL__A__B`; a list or a mapping is written as JSON."""
+    """Set a.b to the value of `CORTEX_ETL__A__B`. The value of a list or a mapping is JSON."""
     path: KeyPath = tuple(part.lower() for part in variable[len(PREFIX) :].split("__"))
     if "" in path:
         raise SettingsError(
@@ -317,7 +322,7 @@ def _override(document: Document, variable: str, text: str) -> None:
             )
         target = inner
     target[str(path[-1])] = value
-    document.came_from(document.origin(variable), path, value)
+    document.set_place(document.origin(variable), path, value)
     for each in [each for each in document.unset if each[: len(path)] == path]:
         del document.unset[each]
 
@@ -325,7 +330,7 @@ def _override(document: Document, variable: str, text: str) -> None:
 def _read_dotenv(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    from dotenv.parser import parse_stream  # noqa: PLC0415 -- rarely needed, and start-up time counts
+    from dotenv.parser import parse_stream  # noqa: PLC0415 -- start-up time, and rarely needed
 
     try:
         found = list(parse_stream(io.StringIO(_read_text(path))))
@@ -335,15 +340,15 @@ def _read_dotenv(path: Path) -> dict[str, str]:
             f"{path}: cannot read it: {reason}", hint="Fix its permissions, or save it as UTF-8."
         ) from None
     for each in found:
-        if each.error:  # the line may contain a secret
-            said = each.original.string
-            line = each.original.line + said.count("\n", 0, len(said) - len(said.lstrip()))
+        if each.error:  # the message must not quote the line, which may contain a secret
+            text = each.original.string
+            line = each.original.line + text.count("\n", 0, len(text) - len(text.lstrip()))
             raise SettingsError(f"{path}:{line}: invalid line", hint="Write it as NAME=value.")
     return {each.key: each.value for each in found if each.key is not None and each.value is not None}
 
 
 def _refuse_unset(document: Document) -> None:
-    """Raise for a `${NAME}` that is not set, except in a key, which many commands do not need."""
+    """Raise SettingsError for a `${NAME}` that is not set, except in an API key, which many commands do not need."""
     for path, variable in document.unset.items():
         if path[-1] != "key":
             raise SettingsError(
@@ -353,7 +358,7 @@ def _refuse_unset(document: Document) -> None:
 
 
 def _fill_secrets(document: Document, variables: Mapping[str, str], folder: Path) -> None:
-    """Fill in secrets from the files in `key_file` and `url_file`, and from the usual variables."""
+    """Set missing secrets from the files in `key_file` and `url_file`, and from `CORTEX_API_KEY` and `DATABASE_URL`."""
     for section, key, variable in (("api", "key", "CORTEX_API_KEY"), ("database", "url", "DATABASE_URL")):
         values = document.values.get(section)
         if values is None:

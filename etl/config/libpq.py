@@ -1,4 +1,4 @@
-"""The URL of a database as libpq reads it: what it leaves out is taken from its service, the variables PG* and pgpass.
+"""Complete a database URL as libpq does, from its service, the variables PG*, and the password file.
 
 https://www.postgresql.org/docs/current/libpq-connect.html
 """
@@ -42,21 +42,21 @@ VARIABLES = {
     "krbsrvname": "PGKRBSRVNAME",
     "gsslib": "PGGSSLIB",
 }
-"""The variable of each parameter."""
+"""The environment variable of each parameter."""
 
 DEFAULT_PORT = "5432"
 
 _URL = re.compile(r"postgres(?:ql)?://(?P<netloc>[^/?]*)(?P<path>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 _ESCAPED = "in the user and the password, percent-encode / ? # [ ] % @ : as %2F %3F %23 %5B %5D %25 %40 %3A"
 _SYSTEM_DIRECTORIES = ("/etc/postgresql-common", "/etc")
-_FIELDS = re.compile(r"((?:\\.|[^\\:])*)(?::|$)")  # of a line of pgpass, in which \ escapes a colon and itself
+_FIELDS = re.compile(r"((?:\\.|[^\\:])*)(?::|$)")  # the fields of a line in pgpass, where \ escapes a colon and itself
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    """Return the parameters that a URL names.
+    """Return the parameters in a database URL.
 
     Raises:
-        ValueError: it is not the URL of a PostgreSQL database; the message is what was expected.
+        ValueError: the text is not the URL of a PostgreSQL database. The message is what was expected.
     """
     parts = _URL.fullmatch(url)
     if parts is None:
@@ -75,7 +75,7 @@ def parameters_of(url: str) -> dict[str, str]:
     }
     for name, value in _pairs(parts["query"] or ""):
         found["dbname" if name == "database" else name] = value
-    if found.pop("ssl", "") == "true":  # as JDBC has it
+    if found.pop("ssl", "") == "true":  # as in JDBC URLs
         found.setdefault("sslmode", "require")
     found["host"] = ",".join(host.strip("[]") for host in found["host"].split(","))
     return {name: value for name, value in found.items() if value}
@@ -84,7 +84,7 @@ def parameters_of(url: str) -> dict[str, str]:
 def _pairs(query: str) -> Iterator[tuple[str, str]]:
     for each in filter(None, query.split("&")):
         name, equals, value = each.partition("=")
-        if not equals:  # not shown, as it may be a part of the password
+        if not equals:  # do not quote it, as it may be part of the password
             raise ValueError(f"parameters such as sslmode=require after the ?; {_ESCAPED}")
         yield unquote(name), unquote(value)
 
@@ -98,13 +98,13 @@ def _host_and_port(text: str) -> tuple[str, str]:
 
 
 def hosts_and_ports(parameters: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return each host with its port; both are '' where the default is meant."""
+    """Return the (host, port) pairs; '' stands for the default."""
     hosts, ports = parameters.get("host", "").split(","), parameters.get("port", "").split(",")
     return list(zip(hosts, ports if len(ports) == len(hosts) else ports[:1] * len(hosts), strict=True))
 
 
 def url_of(parameters: Mapping[str, str]) -> str:
-    """Return the URL that names these parameters."""
+    """Return a URL with these parameters."""
     rest, places = dict(parameters), hosts_and_ports(parameters)
     user, password = quote(rest.pop("user", ""), safe=""), quote(rest.pop("password", ""), safe="")
     login = f"{user}:{password}@" if password else f"{user}@" if user else ""
@@ -126,14 +126,14 @@ def url_of(parameters: Mapping[str, str]) -> str:
 
 
 def complete(url: str, variables: Mapping[str, str]) -> str:
-    """Return a URL with everything that libpq would take from elsewhere, so that it means the same anywhere.
+    """Return a URL with all parameters that libpq would take from elsewhere, so that it means the same on any host.
 
     Args:
-        url: of the settings.
-        variables: of the environment.
+        url: the URL in the settings.
+        variables: the environment variables.
 
     Raises:
-        ValueError: there is no such service, or nothing names a user. Its arguments are the message and a hint.
+        ValueError: the service does not exist, or no user can be determined. The arguments are the message and a hint.
     """
     given = parameters_of(url)
     found = {**_of_variables(variables), **_of_service(given, variables), **given}
@@ -152,11 +152,11 @@ def complete(url: str, variables: Mapping[str, str]) -> str:
 
 
 def unused_variables(url: str | None, variables: Mapping[str, str]) -> list[str]:
-    """Return the variables that name a server, database, user or password, but have no effect on a URL of the settings.
+    """Return the variables for server, database, user or password that are set but have no effect.
 
     Args:
-        url: of the settings; None for the embedded PostgreSQL.
-        variables: of the environment.
+        url: the URL in the settings; None for the embedded PostgreSQL.
+        variables: the environment variables.
     """
     names = ("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service")
     named = {name: variables[VARIABLES[name]] for name in names if variables.get(VARIABLES[name])}
@@ -200,7 +200,7 @@ def _read_services(file: Path) -> ConfigParser:
     try:
         parser.read_string(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        pass  # as good as none
+        pass  # libpq ignores such a file
     except ParsingError as error:
         raise ValueError(f"{file}: {str(error).splitlines()[0]}", "Write lines such as host=db.example.") from None
     return parser
@@ -221,7 +221,7 @@ def _account() -> str:
 
 
 def _of_password_file(file: Path, parameters: Mapping[str, str]) -> dict[str, str]:
-    """Return the password of the first line that matches. A file that others can read is ignored, as by libpq."""
+    """Return the password in the first matching line. Like libpq, ignore a file that other users can read."""
     try:
         found = file.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -232,16 +232,16 @@ def _of_password_file(file: Path, parameters: Mapping[str, str]) -> dict[str, st
     database = parameters.get("dbname") or parameters["user"]
     for host, port in hosts_and_ports(parameters):
         names = ("localhost",) if not host else (host, "localhost") if host.startswith("/") else (host,)
-        asked = (names, (port or DEFAULT_PORT,), (database,), (parameters["user"],))
+        wanted = (names, (port or DEFAULT_PORT,), (database,), (parameters["user"],))
         for line in lines:
-            if (password := _password_in(line, asked)) is not None:
+            if (password := _password_in(line, wanted)) is not None:
                 return {"password": password}
     return {}
 
 
-def _password_in(line: str, asked: Sequence[Sequence[str]]) -> str | None:
+def _password_in(line: str, wanted: Sequence[Sequence[str]]) -> str | None:
     fields = [re.sub(r"\\(.)", r"\1", each) for each in _FIELDS.findall(line)][:5]
     if line.startswith("#") or len(fields) < 5:
         return None
-    matches = all(field == "*" or field in values for field, values in zip(fields, asked, strict=False))
+    matches = all(field == "*" or field in values for field, values in zip(fields, wanted, strict=False))
     return fields[4] if matches else None

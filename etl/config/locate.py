@@ -1,4 +1,4 @@
-"""Where the settings file is looked for if the command line names none."""
+"""Locate the settings file if the command line names none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = "config.yaml"
 
 
 def candidates(environment: Mapping[str, str]) -> list[Path]:
-    """Return the files to look for, in order: the one that `CORTEX_ETL_CONFIG` names, or the usual ones."""
+    """Return the paths to search, in order: the path in `CORTEX_ETL_CONFIG`, or else the default paths."""
     if named := environment.get(VARIABLE):
         return [Path(named)]
     shared = environment.get("XDG_CONFIG_HOME") or ""
@@ -25,7 +25,7 @@ def candidates(environment: Mapping[str, str]) -> list[Path]:
 
 
 def find_file(environment: Mapping[str, str]) -> Path | None:
-    """Return the first file that exists, or the one that `CORTEX_ETL_CONFIG` names, even if it does not exist."""
+    """Return the path in `CORTEX_ETL_CONFIG`, or else the first default path that exists; None if none exists."""
     found = candidates(environment)
-    # Path.exists raises if the folder of the user cannot be read.
+    # Not Path.exists, which raises if the user's directory cannot be read.
     return next((path for path in found if environment.get(VARIABLE) or os.path.lexists(path)), None)

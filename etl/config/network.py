@@ -1,4 +1,4 @@
-"""How connections to the outside are made: through which proxy, and which certificates they trust."""
+"""Proxies and trusted certificates of outgoing connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The URL of a proxy or a path, and the place that names it (`config.yaml:4`, `environment variable X`)."""
+    """The URL of a proxy, or a path, and where it is set (`config.yaml:4`, `environment variable X`)."""
 
     value: str = field(repr=False)
     place: str
@@ -29,13 +29,14 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Proxies and certificates, as variables and settings name them; by default no proxy and the usual certificates.
+    """Proxies and certificates from variables and settings. The default is no proxy and the system's certificates.
 
     Attributes:
-        proxies: of `HTTP_PROXY` and `HTTPS_PROXY`, by scheme, unchecked: one that cannot be used matters only if it is.
-        no_proxy: the hosts of `NO_PROXY`.
-        only: a proxy that is used instead of these, whatever `no_proxy` says.
-        certificates: `SSL_CERT_FILE` and `SSL_CERT_DIR` of `.env`, by name; OpenSSL reads those of the process itself.
+        proxies: the values of `HTTP_PROXY` and `HTTPS_PROXY` by scheme; they are validated only when they are used.
+        no_proxy: the value of `NO_PROXY`.
+        only: a proxy to use instead of all others, regardless of `no_proxy`.
+        certificates: `SSL_CERT_FILE` and `SSL_CERT_DIR` from `.env`, by name. OpenSSL itself reads these variables from
+            the environment.
     """
 
     proxies: Mapping[str, Named] = field(default_factory=dict)
@@ -44,14 +45,14 @@ class Network:
     certificates: Mapping[str, Named] = field(default_factory=dict)
 
     def through(self, url: str, place: str) -> Network:
-        """Return the same network with one proxy for all hosts, except loopback."""
+        """Return a copy with one proxy for all hosts except loopback."""
         return replace(self, only=Named(url, place))
 
     def proxy_for(self, url: str) -> Named | None:
-        """Return the proxy for a URL; None for a direct connection, as to every loopback host.
+        """Return the proxy for a URL; None for a direct connection, which is always used for loopback hosts.
 
         Raises:
-            SettingsError: the variable does not name a proxy that can be used.
+            SettingsError: the variable does not contain the URL of an HTTP proxy.
         """
         parts = urlsplit(url)
         if is_loopback(parts.hostname or ""):
@@ -68,13 +69,13 @@ class Network:
             ) from None
 
     def _bypasses(self, host: str) -> bool:
-        # Imported here for start-up time; documented nowhere, but what urllib itself asks.
+        # Imported here for start-up time. The function is undocumented, but urllib itself uses it.
         from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415
 
         return bool(self.no_proxy and proxy_bypass_environment(host, {"no": self.no_proxy}))
 
     def tls(self) -> ssl.SSLContext | Literal[True]:
-        """Return what verifies certificates; True for the default.
+        """Return the SSL context for verifying certificates; True for the default.
 
         Raises:
             SettingsError: a file with certificates cannot be read.
@@ -87,7 +88,7 @@ class Network:
         for name, each in self.certificates.items():
             try:
                 context.load_verify_locations(**{"cafile" if name == "SSL_CERT_FILE" else "capath": each.value})
-            except OSError as error:  # ssl.SSLError is one
+            except OSError as error:  # includes ssl.SSLError
                 raise SettingsError(
                     f"{each.place}: cannot read certificates from {each.value}: {error.strerror or error}",
                     hint="Name a file of certificates in PEM format.",
@@ -95,7 +96,7 @@ class Network:
         return context
 
     def credentials(self) -> list[str]:
-        """Return what to mask in all output: passwords of proxies, and user names that stand alone, as tokens do."""
+        """Return the values to mask in output: passwords of proxies, and user names without password (tokens)."""
         urls = [named.value for named in self.proxies.values()] + ([self.only.value] if self.only else [])
         found = []
         for url in urls:
@@ -110,9 +111,9 @@ def read_network(variables: Mapping[str, str], environment: Mapping[str, str], o
     """Read the variables for proxies and certificates.
 
     Args:
-        variables: of the environment and of `.env`.
-        environment: those of the environment, which win.
-        origin: returns the place of a variable.
+        variables: the variables of the environment and of `.env`.
+        environment: the environment variables, which take precedence.
+        origin: a function that returns the place of a variable.
     """
 
     def first(*names: str) -> str | None:

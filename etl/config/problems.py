@@ -1,4 +1,4 @@
-"""Validation errors of the settings as messages with place, key, what was expected and what was found."""
+"""Convert validation errors of the settings to messages with place, key, expected and actual value."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _EXPECTED = {
     "path_type": "a path",
 }
 _FILLED = re.compile(r":\d+, (?:environment )?variable (.+)")
-"""The variable in the place of a value that a `${NAME}` filled."""
+"""Matches the variable in the place of a value with a `${NAME}`."""
 
 
 def settings_error(error: ValidationError, document: Document, model: type[BaseModel]) -> SettingsError:
-    """Make one error of all that pydantic found, a line each: place, key, what was expected and what was found.
+    """Return one error for all problems that pydantic found, with a line for each: place, key, expected, actual value.
 
     Args:
-        error: the error of pydantic.
-        document: knows where the values came from.
-        model: the settings, for the names of their keys.
+        error: the error from pydantic.
+        document: the document with the places of the values.
+        model: the model of the settings, for the names of the keys.
     """
     lines: list[str] = []
     hints: list[str] = []
@@ -71,7 +71,7 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
 
 
 def _real_path(found: ErrorDetails) -> KeyPath:
-    """Drop the names of union members from pydantic's location, and add the part that a validator named."""
+    """Return pydantic's location without the names of union members, plus the path reported by a validator."""
     if found["type"] == "extra_forbidden":
         return found["loc"]
     path = tuple(part for part in found["loc"] if isinstance(part, int) or part.isidentifier())
@@ -94,17 +94,18 @@ def _unknown_key(where: str, path: KeyPath, model: type[BaseModel], *, is_variab
 
 
 def variable_of(path: KeyPath) -> str:
-    """Return the variable that overrides a setting."""
+    """Return the name of the variable that overrides a setting."""
     return PREFIX + "__".join(map(str, path)).upper()
 
 
 def refuse_misspelled(document: Document, variables: Iterable[str], model: type[BaseModel]) -> None:
-    """Raise for a variable such as `CORTEX_ETL_API__KEY`, which would have no effect.
+    """Refuse misspelled variables such as `CORTEX_ETL_API__KEY`, which would have no effect.
 
-    Others that begin like ours are left alone: Kubernetes sets `CORTEX_ETL_SERVICE_HOST` for a service `cortex-etl`.
+    Other variables with the same prefix are ignored, such as `CORTEX_ETL_SERVICE_HOST`, which Kubernetes sets for a
+    service named `cortex-etl`.
 
     Raises:
-        SettingsError: there is one.
+        SettingsError: a variable is misspelled.
     """
     keys = {"_".join(map(str, path)).upper(): variable_of(path) for path in all_keys(model)}
     for name in sorted(variables):
@@ -120,7 +121,7 @@ def refuse_misspelled(document: Document, variables: Iterable[str], model: type[
 
 
 def _expected(found: ErrorDetails) -> str:
-    """Return what was expected, as a noun phrase."""
+    """Return the expected value as a noun phrase."""
     kind, context = found["type"], found.get("ctx", {})
     if kind in _EXPECTED:
         return _EXPECTED[kind]
@@ -161,7 +162,7 @@ def _hint(found: ErrorDetails, place: str) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Return the name that `word` is probably a misspelling of, or ''."""
+    """Return the name of which `word` is probably a misspelling; '' if there is none."""
     folded = {name.lower(): name for name in names}
     plain = word.lower().replace("-", "_")
     if plain in folded:
@@ -187,7 +188,7 @@ def key_names(model: type[BaseModel], path: KeyPath) -> list[str]:
 
 
 def all_keys(model: type[BaseModel]) -> list[KeyPath]:
-    """Return the path of every key of the settings, sections included."""
+    """Return the paths of all keys of the settings, including sections."""
     paths: list[KeyPath] = []
     for name, info in model.model_fields.items():
         here = (info.alias or name,)

@@ -1,7 +1,7 @@
-"""The commented `config.yaml` that `init` writes, and its JSON schema, with which editors complete and check it.
+"""The commented `config.yaml` that `init` writes, and its JSON schema, by which editors complete and validate it.
 
-The file is the example at the top of the repository, which the wheel contains. The schema is generated from the models
-of the settings and the comments of the file: `python -m etl.config.schema > docs/config.schema.json`.
+The file is `config.yaml` in the root of the repository, which is also in the wheel. The schema is generated from the
+models of the settings and the comments in the file: `python -m etl.config.schema > docs/config.schema.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from etl.config import EXAMPLE_APP, Settings, format_duration
 
-_SOURCE = Path(__file__).resolve().parents[2] / "config.yaml"  # where cortex-etl is not installed from a wheel
+_SOURCE = Path(__file__).resolve().parents[2] / "config.yaml"  # if cortex-etl is not installed from a wheel
 _SECTION = re.compile(r"(?P<key>[a-z_]+):")
 _KEY = re.compile(r"\s+(?:#\s+)?(?:- )?(?P<key>[a-z_]+):.*?\s#\s(?:<- )?(?P<meaning>.+)")
 _MORE = re.compile(r"\s{20,}#\s(?P<meaning>.+)")
@@ -29,7 +29,7 @@ SCHEMA_NAME = "config.schema.json"
 
 
 def starter(app_id: str = "") -> str:
-    """Read the commented `config.yaml`, which names the schema beside it, with the id of an app if one is given."""
+    """Return the commented `config.yaml`, with the id of an app if one is given. It refers to `SCHEMA_NAME`."""
     installed = files("etl").joinpath("config.yaml")
     text = (installed if installed.is_file() else _SOURCE).read_text(encoding="utf-8")
     text = text.replace(f"$schema=docs/{SCHEMA_NAME}", f"$schema={SCHEMA_NAME}", 1)
@@ -38,14 +38,14 @@ def starter(app_id: str = "") -> str:
 
 def json_schema() -> dict[str, Any]:
     """Generate the schema. Any value may also be a reference to the environment, `${NAME}`."""
-    made = Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
-    parts = made.pop("$defs")
+    schema = Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    parts = schema.pop("$defs")
     meanings = _meanings(starter())
-    sections = {"": made} | {
-        name: parts[_reference(part)] for name, part in made["properties"].items() if _reference(part)
+    sections = {"": schema} | {
+        name: parts[_reference(part)] for name, part in schema["properties"].items() if _reference(part)
     }
     models = list(sections.items())
-    models += [  # the items of a list, which belong to the section of the list
+    models += [  # the items of lists, which belong to the section of the list
         (section, parts[_reference(part)])
         for section, model in sections.items()
         for part in model["properties"].values()
@@ -55,13 +55,13 @@ def json_schema() -> dict[str, Any]:
         model.pop("title", None)
         for key, value in model["properties"].items():
             if key not in sections:
-                model["properties"][key] = _explained(value, meanings.get((section, key)))
-    made["properties"]["apps"].pop("title")
+                model["properties"][key] = _key_schema(value, meanings.get((section, key)))
+    schema["properties"]["apps"].pop("title")
     return {
-        "$schema": "http://json-schema.org/draft-07/schema#",  # the latest that editors know all of
+        "$schema": "http://json-schema.org/draft-07/schema#",  # the latest version that editors fully support
         "title": "Settings of cortex-etl",
         "description": "Durations: 45s, 10m, 1h, 7d, seconds. ${NAME} and ${NAME:-default} come from the environment.",
-        **{key: value for key, value in made.items() if key != "description"},
+        **{key: value for key, value in schema.items() if key != "description"},
         "definitions": parts,
     }
 
@@ -76,8 +76,8 @@ def _reference(part: dict[str, Any]) -> str:
     return str((part.get("items") or part).get("$ref", "")).rpartition("/")[2]
 
 
-def _explained(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:
-    """Return a key's schema with its description and the reference form, without keywords that only add noise."""
+def _key_schema(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:
+    """Return the schema of a key: with a description, allowing a `${NAME}` reference, without needless keywords."""
     kept = {key: value[key] for key in ("default",) if key in value}
     kinds = [
         {key: part for key, part in kind.items() if key not in {"default", "title", "format", "writeOnly"}}
@@ -95,7 +95,7 @@ def _explained(value: dict[str, Any], meaning: str | None) -> dict[str, Any]:
 
 
 def _meanings(text: str) -> dict[tuple[str, str], str]:
-    """Read the comment of each key, by section ('' for the top level) and key."""
+    """Return the comments of the keys, by section ('' for the top level) and key."""
     found: dict[tuple[str, str], str] = {}
     section, last = "", None
     for line in text.splitlines():
@@ -112,4 +112,4 @@ def _meanings(text: str) -> dict[tuple[str, str], str]:
 
 
 if __name__ == "__main__":
-    print(render(), end="")  # noqa: T201 - this is what it is for
+    print(render(), end="")  # noqa: T201 - the output of this script

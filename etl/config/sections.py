@@ -1,6 +1,6 @@
 """The sections of `config.yaml` as frozen models.
 
-A `ValueError` of a check is a noun phrase that follows "expected": `problems` makes the message.
+The message of a `ValueError` in a check is a noun phrase that follows "expected"; `problems` builds the full message.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Status = Literal["ALL", "PENDING", "RUNNING", "CANCELLED", "COMPLETED", "SKIPPED
 ShippedRule = Literal["daily_spend", "failure_rate", "stuck_runs", "unknown_values"]
 
 MAX_PAGE_SIZE = 10_000
-"""The largest number of runs that a page may be set to have."""
+"""The largest page size that the settings allow."""
 
 _SHORTEST_SALT = 16  # characters
 _LONGEST_IDENTIFIER = 63  # bytes; PostgreSQL truncates longer names silently
@@ -41,18 +41,18 @@ _HOST = re.compile(r"[^\W_]([\w-]{0,61}[^\W_])?(\.[^\W_]([\w-]{0,61}[^\W_])?)*\.
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_DURATION_S = 36500 * 86400  # a century; subtracted from now it must still be a date
+_LONGEST_DURATION_S = 36500 * 86400  # a century, so that now minus the duration is a valid date
 _DURATIONS = "a duration such as 45s, 10m, 1h or 7d, or a number of seconds"
 
 
 def parse_duration(value: object) -> timedelta:
-    """Read a duration.
+    """Parse a duration.
 
     Args:
         value: text such as `10m`, a number of seconds, or a timedelta.
 
     Returns:
-        The duration, never negative.
+        The duration, which is not negative.
 
     Raises:
         ValueError: the value is not a duration.
@@ -80,7 +80,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_seconds(value: object) -> object:
-    """Return a duration as a number of seconds; a number is left to the checks of its field.
+    """Convert a duration to a number of seconds; return numbers unchanged, to be checked by their field.
 
     Raises:
         ValueError: the value is not a duration.
@@ -91,10 +91,10 @@ def parse_seconds(value: object) -> object:
 
 
 def not_bool(value: object) -> object:
-    """Reject true and false, which Python treats as 1 and 0.
+    """Reject booleans, which Python treats as 1 and 0.
 
     Raises:
-        PydanticCustomError: the value is one of them.
+        PydanticCustomError: the value is a boolean.
     """
     if isinstance(value, bool):
         raise PydanticCustomError("no_number", "a number")
@@ -105,7 +105,7 @@ def check_base_url(value: str) -> str:
     """Return a base URL without a trailing slash.
 
     Raises:
-        ValueError: it has more than scheme, host and port, or is plain HTTP to another host.
+        ValueError: the URL has more than scheme, host and port, or uses plain HTTP to another machine.
     """
     text = value.strip()
     try:
@@ -125,10 +125,10 @@ def check_base_url(value: str) -> str:
 
 
 def read_proxy(text: str) -> str:
-    """Return the URL of a proxy; without a scheme it is `http`.
+    """Return the URL of a proxy; the default scheme is `http`.
 
     Raises:
-        ValueError: it is not the URL of an HTTP proxy.
+        ValueError: the text is not the URL of an HTTP proxy.
     """
     text = text.strip()
     url = text if "://" in text else f"http://{text}"
@@ -144,10 +144,10 @@ def read_proxy(text: str) -> str:
 
 
 def check_proxy(value: object) -> object:
-    """Return the URL of a proxy, whose credentials are secret.
+    """Return the URL of a proxy as a secret, because it may contain credentials.
 
     Raises:
-        ValueError: it is not the URL of an HTTP proxy.
+        ValueError: the text is not the URL of an HTTP proxy.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     return SecretStr(read_proxy(text)) if isinstance(text, str) else value
@@ -160,7 +160,7 @@ def mask_credentials(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine."""
+    """Return whether a host is `localhost` or a loopback address."""
     return host.lower() == "localhost" or (is_address(host) and ip_address(host).is_loopback)
 
 
@@ -182,7 +182,7 @@ def check_key(value: object) -> object:
     """Return an API key that is valid in an HTTP header.
 
     Raises:
-        ValueError: it is empty or contains other characters than printable ASCII.
+        ValueError: the key is empty or contains characters other than printable ASCII.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
@@ -200,7 +200,7 @@ def check_database_url(value: object) -> object:
     """Return the URL of a PostgreSQL database.
 
     Raises:
-        ValueError: it has another scheme or cannot be parsed.
+        ValueError: the URL has another scheme or cannot be parsed.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
@@ -218,7 +218,7 @@ def check_schema(value: str) -> str:
     """Return a schema name that needs no quotes in SQL.
 
     Raises:
-        ValueError: it is not a plain identifier, is too long, or is reserved.
+        ValueError: the name is not a plain identifier, is too long, or is reserved.
     """
     plain = re.fullmatch(r"[a-z_][a-z0-9_]*", value) and len(value) <= _LONGEST_IDENTIFIER
     if not plain or value.startswith("pg_") or value == "information_schema":
@@ -227,10 +227,10 @@ def check_schema(value: str) -> str:
 
 
 def check_id(value: str) -> str:
-    """Return an id, which may be any text that the API gives.
+    """Return an id, which may be any text from the API.
 
     Raises:
-        ValueError: it is empty or contains a NUL.
+        ValueError: the id is empty or contains a NUL.
     """
     if not value.strip() or "\0" in value:
         raise ValueError("an id such as app_123")
@@ -238,7 +238,7 @@ def check_id(value: str) -> str:
 
 
 def check_page_size(value: object) -> object:
-    """Return `auto` or a number of runs.
+    """Return a page size: `auto` or a number of runs.
 
     Raises:
         ValueError: the value is neither.
@@ -250,10 +250,11 @@ def check_page_size(value: object) -> object:
 
 
 def check_workflows(value: object) -> object:
-    """Return `all` or a list of different ids.
+    """Return `all` or a list of distinct ids.
 
     Raises:
-        ValueError, PydanticCustomError: the value is neither, or an id is none.
+        ValueError: the value is neither.
+        PydanticCustomError: an id is invalid.
     """
     if value == "all":
         return value
@@ -276,11 +277,11 @@ def check_json_path(value: str) -> str:
     """Return a JSON path.
 
     Raises:
-        ValueError: it does not begin at the root or cannot be parsed.
+        ValueError: the path does not begin with `$` or cannot be parsed.
     """
     if not re.fullmatch(r"\$(\.\S.*|\[.+)", value):
         raise ValueError("a JSON path such as $.input.customer.email")
-    import jsonpath  # noqa: PLC0415 - a tenth of the start-up time, and rarely needed
+    import jsonpath  # noqa: PLC0415 - takes a tenth of the start-up time and is rarely needed
 
     try:
         jsonpath.JSONPathEnvironment().compile(value)
@@ -293,7 +294,7 @@ def check_path(value: object) -> object:
     """Return the path of a file.
 
     Raises:
-        ValueError: it is empty or contains a NUL.
+        ValueError: the path is empty or contains a NUL.
     """
     if isinstance(value, str) and (not value.strip() or "\0" in value):
         raise ValueError("a path")
@@ -304,7 +305,7 @@ def expand_home(path: Path) -> Path:
     """Return the path with `~` and `~account` replaced by the home directory.
 
     Raises:
-        ValueError: there is no such account.
+        ValueError: the account does not exist.
     """
     try:
         return path.expanduser()
@@ -313,10 +314,10 @@ def expand_home(path: Path) -> Path:
 
 
 def check_hook(value: object) -> object:
-    """Return a webhook URL, which is a secret: whoever knows it can call it.
+    """Return a webhook URL as a secret, because anyone who knows it can call it.
 
     Raises:
-        ValueError: it is not an HTTP URL.
+        ValueError: the text is not an HTTP URL.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
@@ -324,10 +325,10 @@ def check_hook(value: object) -> object:
     text = text.strip()
     try:
         parts = urlsplit(text)
-        right = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        right = False
-    if not right or re.search(r"\s", text):
+        is_valid = False
+    if not is_valid or re.search(r"\s", text):
         raise ValueError("a URL such as https://hooks.example/T0/B0")
     return SecretStr(text)
 
@@ -336,7 +337,7 @@ def check_rule_name(value: str) -> str:
     """Return the name of an alert rule.
 
     Raises:
-        ValueError: it is not a plain name.
+        ValueError: the name has other characters than letters, digits, `_` and `-`, or is too long.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", value):
         raise ValueError("a name of letters, digits, _ and -, at most 63 characters")
@@ -344,10 +345,10 @@ def check_rule_name(value: str) -> str:
 
 
 def check_query(value: str) -> str:
-    """Return a query, which PostgreSQL checks when it runs.
+    """Return a query; PostgreSQL checks its syntax when it runs.
 
     Raises:
-        ValueError: it is empty.
+        ValueError: the query is empty.
     """
     if not value.strip():
         raise ValueError("a query")
@@ -358,7 +359,7 @@ def check_salt(value: object) -> object:
     """Return the secret salt of hashes.
 
     Raises:
-        ValueError: it is too short.
+        ValueError: the salt is too short.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str) or len(text) < _SHORTEST_SALT:
@@ -367,13 +368,13 @@ def check_salt(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
-"""A timedelta in the notation of `config.yaml`."""
+"""A timedelta, written in `config.yaml` as a duration such as `10m`."""
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(json_schema_extra={"format": "seconds"})]
-"""A number of seconds, which `config.yaml` may also write as a duration."""
+"""A number of seconds, which may also be written as a duration in `config.yaml`."""
 
 File = Annotated[Path, BeforeValidator(check_path), AfterValidator(expand_home)]
-Whole = Annotated[int, BeforeValidator(not_bool)]
+Integer = Annotated[int, BeforeValidator(not_bool)]
 ProxyUrl = Annotated[
     SecretStr,
     BeforeValidator(check_proxy),
@@ -386,19 +387,22 @@ Identifier = Annotated[str, AfterValidator(check_id)]
 
 
 class Section(BaseModel):
-    """The base of the sections: frozen, and an unknown key is an error."""
+    """The base class of the sections: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 class ApiSettings(Section):
-    """The source API. `requests_per_minute` is per IP address, retries included; `egress` names that of this host."""
+    """The source API.
+
+    `requests_per_minute` is the limit per IP address, including retries. `egress` names the IP address of this host.
+    """
 
     base_url: Annotated[str, AfterValidator(check_base_url)] = "https://api.withcortex.ai"
     key: Key | None = None
     key_file: File | None = None
-    requests_per_minute: Whole = Field(default=500, ge=1, le=100_000)
-    concurrency: Whole = Field(default=8, ge=1, le=64)
+    requests_per_minute: Integer = Field(default=500, ge=1, le=100_000)
+    concurrency: Integer = Field(default=8, ge=1, le=64)
     page_size: PageSize = "auto"
     timeout_s: Seconds = Field(default=60, gt=0, le=3600)
     origin: Origin = "ALL"
@@ -409,17 +413,20 @@ class ApiSettings(Section):
 
     @property
     def host(self) -> str:
-        """Host and port of the API, as in its URL: what a request budget is kept for."""
+        """Host and port of the API, as in its URL; each has one request budget."""
         return urlsplit(self.base_url).netloc
 
     @property
     def usual_page_size(self) -> int:
-        """The page size of short listings, and of the first look at longer ones."""
+        """The page size for short listings, and for the first request of longer ones."""
         return 100 if self.page_size == "auto" else self.page_size
 
 
 class DatabaseSettings(Section):
-    """The warehouse, embedded without `url`. `read_url` is for queries, `timeout_s` for each statement of a sync."""
+    """The warehouse. Without `url`, it is in the embedded PostgreSQL.
+
+    `read_url` is used for queries. `timeout_s` limits each statement of a sync.
+    """
 
     url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
     read_url: Annotated[SecretStr, BeforeValidator(check_database_url)] | None = None
@@ -439,14 +446,14 @@ class AppSettings(Section):
 
 
 class SyncSettings(Section):
-    """How a sync reads. If `reconcile_every` is 0, only `cortex-etl reconcile` reconciles."""
+    """What a sync reads. If `reconcile_every` is 0, only `cortex-etl reconcile` reconciles."""
 
     lookback: Duration = timedelta(hours=1)
     reconcile_every: Duration = timedelta(hours=24)
 
 
 class PayloadSettings(Section):
-    """What is stored of inputs, results, outputs and logs. If `redact_by` is `hash`, `redact_salt` is required."""
+    """Storage and redaction of inputs, results, outputs and logs. `redact_by: hash` requires `redact_salt`."""
 
     store: Literal["full", "none"] = "full"
     redact: list[Annotated[str, AfterValidator(check_json_path)]] = Field(default_factory=list)
@@ -462,16 +469,16 @@ class PayloadSettings(Section):
 
 
 class MetricsSettings(Section):
-    """The file that is written for Prometheus after each sync."""
+    """The metrics file for Prometheus, which is written after each sync."""
 
     file: File | None = None
 
 
 def check_engine_address(value: object) -> object:
-    """Return the address of an engine's scheduler, encrypted beyond this machine.
+    """Return the address of an engine's scheduler.
 
     Raises:
-        ValueError: it is none, or plain TCP to another host.
+        ValueError: the address is invalid, or uses unencrypted TCP to another machine.
     """
     if not isinstance(value, str):
         return value
@@ -489,11 +496,11 @@ def check_engine_address(value: object) -> object:
 
 
 class EngineSettings(Section):
-    """Where streams run. `workers` is how many processes share the work; 0: as many as there are."""
+    """Where streams are synced. `workers` is the number of processes; 0 for as many as are available."""
 
     kind: Literal["local", "processes", "dask"] = "local"
     address: Annotated[str, BeforeValidator(check_engine_address)] | None = None
-    workers: Whole = Field(default=0, ge=0, le=10_000)
+    workers: Integer = Field(default=0, ge=0, le=10_000)
     tls_ca: File | None = None
     tls_cert: File | None = None
     tls_key: File | None = None
@@ -508,7 +515,10 @@ class EngineSettings(Section):
 
 
 class AlertRule(Section):
-    """A query whose rows mean trouble. It fires once every check has found rows `for` so long."""
+    """An alert rule: a query that returns rows if something is wrong.
+
+    The rule fires after all checks in a period of length `for` have found rows. `every` is the time between checks.
+    """
 
     name: Annotated[str, AfterValidator(check_rule_name)]
     sql: Annotated[str, AfterValidator(check_query)]
@@ -517,7 +527,7 @@ class AlertRule(Section):
 
 
 class AlertSettings(Section):
-    """Notifications: a webhook when the state of syncs or rules changes, a dead man's switch at each start and end."""
+    """Notifications: a webhook for state changes of syncs and rules, and a dead man's switch for each start and end."""
 
     on_state_change: Hook | None = None
     ping_url: Hook | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from etl.events import Event, Listener
 
 _TIMEOUT_S = 10
-_POLICY = RetryPolicy(attempts=3, patience_s=60)  # whoever runs it waits for the answer
+_POLICY = RetryPolicy(attempts=3, rate_limit_timeout_s=60)  # the user is waiting
 _MAX_SKEW_S = 60  # beyond it times are hard to read, and `sync.lookback` may be too short
 
 

@@ -140,7 +140,7 @@ async def test_endless_rate_limit_fails_the_stream(sandbox, small_world):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, Status(429, message="Slow down"))
-    policy = RetryPolicy(first_pause_s=0.05, longest_pause_s=0.05, patience_s=0.5)
+    policy = RetryPolicy(first_pause_s=0.05, longest_pause_s=0.05, rate_limit_timeout_s=0.5)
     started_at = monotonic()
     async with client_of(server.url, policy=policy) as client:
         with pytest.raises(FatalError, match=r"429 Too Many Requests .*Slow down") as caught:

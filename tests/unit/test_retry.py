@@ -82,10 +82,10 @@ def test_permanent_errors_are_not_retried(error):
 
 
 def test_429_uses_no_attempts_and_ends_after_a_limit():
-    patient = pauses(RetryPolicy(attempts=2, patience_s=1000), *[(LIMITED, 1)] * 50, DOWN)
-    assert patient[:50] == [Pause(0.0, 1)] * 50
-    assert patient[50].own_s
-    assert [each.own_s for each in pauses(RetryPolicy(patience_s=0), LIMITED, LIMITED)] == [0, None]
+    persistent = pauses(RetryPolicy(attempts=2, rate_limit_timeout_s=1000), *[(LIMITED, 1)] * 50, DOWN)
+    assert persistent[:50] == [Pause(0.0, 1)] * 50
+    assert persistent[50].own_s
+    assert [each.own_s for each in pauses(RetryPolicy(rate_limit_timeout_s=0), LIMITED, LIMITED)] == [0, None]
 
 
 @pytest.mark.parametrize(
