@@ -1,15 +1,15 @@
-"""Errors by what to do next, and the exit code and hint of each.
+"""The errors of cortex-etl, classified by how they are handled, with exit codes and hints.
 
 EtlError
-├── SettingsError     stop; the user fixes the settings (exit 2)
-├── TransientError    try again; when the attempts are used up, the stream fails and the others go on
-├── FatalError        stop the stream (exit 1)
-│   ├── PageTooLarge  read smaller pages in its place
-│   ├── KeyRefused    stop everything (exit 3)
-│   └── LockLost      another process took the stream over; nothing more may be committed
-├── DatabaseError     the database cannot be reached or used (exit 4)
-├── InterruptedSync   SIGINT or SIGTERM (exit 130)
-└── RecordError       quarantine the one item; the others of its page go on
+├── SettingsError     stop; the user has to fix the settings (exit code 2)
+├── TransientError    retry; after the last attempt, the stream fails and other streams continue
+├── FatalError        stop the stream (exit code 1)
+│   ├── PageTooLarge  read smaller pages instead
+│   ├── KeyRefused    stop all streams (exit code 3)
+│   └── LockLost      another process has taken over the stream; commit nothing more
+├── DatabaseError     the database cannot be reached or used (exit code 4)
+├── InterruptedSync   SIGINT or SIGTERM (exit code 130)
+└── RecordError       quarantine the item; other items of the page are loaded
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ RejectReason = Literal[
     "invalid_json",  # not JSON, or not UTF-8
     "not_an_object",  # JSON, but not an object
     "too_large",  # more bytes than are kept in memory
-    "missing_id",  # no `id`, or an empty one
-    "invalid_field",  # a field that a column depends on has the wrong type, or is not a date
-    "not_redactable",  # the redaction of payloads could not be applied, so nothing of the run is stored
-    "other_workflow",  # the run names another workflow than the one that lists it, and the settings read that one too
-    "id_taken",  # the warehouse holds a run with this id for the listing of another workflow
-    "refused_by_database",  # PostgreSQL does not take the rows of the run
+    "missing_id",  # `id` is missing or empty
+    "invalid_field",  # a field with a column has the wrong type, or is not a date
+    "not_redactable",  # redaction could not be applied, so nothing of the run is stored
+    "other_workflow",  # the run belongs to another workflow than the one that lists it, and both are synced
+    "id_taken",  # a run with this id was loaded from the listing of another workflow
+    "refused_by_database",  # PostgreSQL refused the rows of the run
 ]
 """Why an item is quarantined (`etl_rejects.reason`)."""
 
@@ -42,19 +42,19 @@ EXIT_HELD = 75
 EXIT_INTERRUPTED = 130
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Numbers of system errors that mean a full disk, or an exhausted quota."""
+"""Error numbers for a full disk or an exhausted quota."""
 
 FREE_DISK_SPACE = "Free disk space, then run it again; committed data is kept."
 """The hint for a full disk."""
 
 TRY_LATER = "Run it again later; if it lasts, ask whoever runs the API."
-"""Hint for a failure that retries did not cure."""
+"""The hint for an error that persisted after all retries."""
 
 _PRECEDENCE = (EXIT_INTERRUPTED, EXIT_SETTINGS, EXIT_KEY_REFUSED, EXIT_DATABASE, EXIT_INCOMPLETE)
 
 
 class EtlError(Exception):
-    """Base of the errors that cortex-etl raises on purpose; `hint` says what to do ('' where nothing helps)."""
+    """The base class of cortex-etl's errors. `hint` says what to do about the error; '' if nothing can be done."""
 
     exit_code = EXIT_INCOMPLETE
 
@@ -64,7 +64,7 @@ class EtlError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling with all attributes, whatever a subclass adds."""
+        """Support pickling with all attributes, including those of subclasses."""
         return (_rebuild, (type(self), self.__dict__.copy()))
 
 
@@ -86,19 +86,19 @@ class TransientError(EtlError):
 
 
 class NoDocumentError(TransientError):
-    """The API answered with complete JSON that is not an object, where it was asked for one document."""
+    """The API answered a request for one document with JSON that is not an object."""
 
 
 class FatalError(EtlError):
-    """This stream cannot go on; the others can."""
+    """The stream cannot continue; other streams can."""
 
 
 class NotFoundError(FatalError):
-    """The API answered 404: an unknown app, workflow or run."""
+    """The API answered 404: the app, workflow or run does not exist."""
 
 
 class PageTooLargeError(FatalError):
-    """A page cannot be read in this size: the API refuses it, it does not come in time, or it has too many bytes."""
+    """A page of this size cannot be read: the API refuses it, it takes too long, or it has too many bytes."""
 
     def __init__(
         self, message: str, *, hint: str = "", because: Literal["refused", "time", "bytes"] = "refused"
@@ -108,7 +108,7 @@ class PageTooLargeError(FatalError):
 
 
 class KeyRefusedError(FatalError):
-    """The API refused the key: nothing can go on."""
+    """The API refused the key, so no stream can continue."""
 
     exit_code = EXIT_KEY_REFUSED
 
@@ -142,7 +142,7 @@ class RecordError(EtlError):
 
 
 def cannot_write(place: object, error: OSError, *, hint: str) -> EtlError:
-    """Return the error for a file that cannot be written; `hint` is for any other reason than a full disk."""
+    """Return the error for a file that cannot be written; `hint` is used unless the disk is full."""
     message = f"cannot write {place}: {error.strerror or error}"
     if error.errno in DISK_FULL:
         return EtlError(message, hint=FREE_DISK_SPACE)
@@ -150,7 +150,7 @@ def cannot_write(place: object, error: OSError, *, hint: str) -> EtlError:
 
 
 def explain(error: BaseException) -> EtlError:
-    """Return an error as one that has a hint and an exit code; the original is its `__cause__`."""
+    """Convert an exception to an EtlError with a hint; the exception is its `__cause__`."""
     if isinstance(error, EtlError):
         return error
     if isinstance(error, OSError) and error.strerror:
@@ -166,10 +166,10 @@ def explain(error: BaseException) -> EtlError:
 
 
 def first_code(codes: Iterable[int]) -> int:
-    """Return the exit code that takes precedence; 0 if there are none."""
+    """Return the exit code that takes precedence; 0 if `codes` is empty."""
     return min(codes, key=_PRECEDENCE.index, default=EXIT_OK)
 
 
 def gravest(errors: Iterable[BaseException]) -> BaseException:
-    """Return the error whose exit code takes precedence; of several such errors, the first."""
+    """Return the first error whose exit code takes precedence."""
     return min(errors, key=lambda error: _PRECEDENCE.index(getattr(error, "exit_code", EXIT_INCOMPLETE)))

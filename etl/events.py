@@ -1,7 +1,7 @@
-"""Events, as small frozen dataclasses, and the listeners that receive them.
+"""Events of a sync and their listeners, such as logs, progress bars and metrics.
 
-The core calls its listener; logs, progress bars and metrics subscribe. An event never carries a secret. Events about
-data (`BatchLoaded`, `RunQuarantined`) are emitted only after the data is committed.
+The core passes each event to one listener. Events contain no secrets. Events about data (`BatchLoaded`,
+`RunQuarantined`) are emitted after the data is committed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STREAM_PATH = re.compile(r"/apps/([^/?]+)/workflows/([^/?]+)/runs")
 
 
 class StreamId(NamedTuple):
-    """Id of a stream: the runs of one workflow, as one app lists them."""
+    """The id of a stream: the listing of one workflow's runs by one app."""
 
     app_id: str
     workflow_id: str
@@ -29,14 +29,14 @@ class StreamId(NamedTuple):
 
 
 def stream_of(path: str) -> StreamId | None:
-    """Return the stream whose listing or run a request path names; None for any other path."""
+    """Return the stream in the path of a request for a listing or a run; None for other paths."""
     found = _STREAM_PATH.match(path)
     return StreamId(unquote(found[1]), unquote(found[2])) if found else None
 
 
 @dataclass(frozen=True, slots=True)
 class SyncStarted:
-    """An invocation started. `sync_id` is its row of `etl_syncs`, None in a dry run."""
+    """An invocation started. `sync_id` is its id in `etl_syncs`; None in a dry run."""
 
     mode: str
     streams: tuple[StreamId, ...]
@@ -46,7 +46,7 @@ class SyncStarted:
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A stream started. `count` is the number of listed runs, as the last sync saw it; None while unknown."""
+    """A stream started. `count` is the number of listed runs in the last sync; None if unknown."""
 
     stream: StreamId
     count: int | None = None
@@ -54,7 +54,7 @@ class StreamStarted:
 
 @dataclass(frozen=True, slots=True)
 class RequestSent:
-    """A request was answered or failed; `status` is None if there was no response. `path` contains no secret."""
+    """A request was answered or failed. `status` is None if there was no response."""
 
     path: str
     status: int | None
@@ -74,7 +74,7 @@ class RequestRetried:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """All requests pause for `wait_s` seconds because the API asked for it (429 or `Retry-After`)."""
+    """All requests pause for `wait_s` seconds at the API's request (429 or `Retry-After`)."""
 
     wait_s: float
     path: str = ""
@@ -82,7 +82,7 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """A page was read and its items classified. `count` and `pages_total` are None if the API gives none."""
+    """A page was read and its items were classified. `count` and `pages_total` are None if the API sends no count."""
 
     stream: StreamId
     page: int
@@ -97,7 +97,7 @@ class PageRead:
 
 @dataclass(frozen=True, slots=True)
 class BatchLoaded:
-    """A transaction was committed; `rows` counts the rows written to all tables."""
+    """A transaction was committed. `rows` is the number of rows written to all tables."""
 
     stream: StreamId
     inserted: int
@@ -111,7 +111,7 @@ class BatchLoaded:
 
 @dataclass(frozen=True, slots=True)
 class RunQuarantined:
-    """An item was quarantined in `etl_rejects`. `run_id` is None if it is unknown."""
+    """An item was quarantined in `etl_rejects`. `run_id` is None if the item has no id."""
 
     stream: StreamId
     run_id: str | None
@@ -133,14 +133,14 @@ class StreamFinished:
 
 @dataclass(frozen=True, slots=True)
 class SyncFinished:
-    """The invocation ended. `summary` is `SyncSummary.as_dict()`, with every count."""
+    """The invocation ended. `summary` is `SyncSummary.as_dict()`."""
 
     summary: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Anything else worth a log line. `name` is like `migration.applied`, `level` as in logging."""
+    """Any other message for the log. `name` has the form `migration.applied`; `level` is a level of `logging`."""
 
     name: str
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -149,15 +149,15 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RuleChange:
-    """An alert rule that starts firing or is resolved: what a message says, no event of a sync.
+    """An alert rule started firing or was resolved. This is the content of a message, not an event of a sync.
 
     Attributes:
-        rule: its name.
-        firing: which of the two.
-        since: since when every check has found rows; None if it is resolved.
-        columns: the columns of its query.
-        rows: the first rows.
-        more: whether there are more.
+        rule: name of the rule.
+        firing: whether the rule is firing now.
+        since: the first check since which all checks have found rows; None if the rule is resolved.
+        columns: the columns of the query.
+        rows: the first rows of the result.
+        more: whether the result has more rows.
     """
 
     rule: str
@@ -183,7 +183,7 @@ Event = (
 )
 
 Listener = Callable[[Event], None]
-"""Receives each event, synchronously and in order; it must be quick and must not raise."""
+"""Called with each event, synchronously and in order. It must return quickly and must not raise exceptions."""
 
 
 def ignore(event: Event) -> None:
@@ -191,7 +191,7 @@ def ignore(event: Event) -> None:
 
 
 def tee(*listeners: Listener) -> Listener:
-    """Combine listeners: each receives every event, in the order given."""
+    """Return a listener that passes each event to all given listeners, in order."""
 
     def listener(event: Event) -> None:
         for each in listeners:

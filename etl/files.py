@@ -1,7 +1,7 @@
-"""Files and folders in places that other users may write to: replaced atomically, with explicit modes.
+"""Safe file operations in directories that other users may write to: atomic replacement and explicit modes.
 
-A name is not trusted to stay what it was: files are opened relative to their open folder, new ones only where nothing
-is, and what another user links to is never followed.
+Another user may replace a file or directory between two operations. Therefore files are opened relative to an open
+directory, new files are created with O_EXCL, and symbolic links of other users are not followed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 _NEW = 0o666  # before the umask
 _PRIVATE = 0o600
 _LOCK_PAUSE_S = 0.05
-_MAX_LINKS = 40  # as Linux
+_MAX_LINKS = 40  # as in Linux
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Write a file so that readers see either the old content or the new, never a part; see `replacing`."""
+    """Replace the content of a file atomically: readers see either the old or the new content. See `replacing`."""
     with replacing(path, mode=mode) as file:
         file.write(content)
 
@@ -39,18 +39,18 @@ def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> 
 def replacing(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
     """Yield a file that replaces the one at `path` when the block ends without an error.
 
-    Symbolic links are kept and followed, unless another user made them. Pipes, devices and paths such as /dev/stdout
-    cannot be replaced and are written to directly.
+    Symbolic links are kept and followed, unless another user created them. Pipes, devices and paths such as /dev/stdout
+    cannot be replaced; they are written to directly.
 
     Args:
         path: path of the file.
-        mode: permissions; None keeps those of an existing file and uses the default for a new one.
+        mode: permissions; None for those of the existing file, or the default for a new file.
 
     Raises:
-        OSError: the file cannot be written; an existing one is unchanged.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     for _ in range(_MAX_LINKS):
-        if _STREAM.fullmatch(os.path.abspath(path)):  # noqa: PTH100 -- unlike resolve, it follows no link
+        if _STREAM.fullmatch(os.path.abspath(path)):  # noqa: PTH100 -- unlike resolve, abspath follows no links
             with _opened_directly(path, None) as file:
                 yield file
             return
@@ -71,7 +71,7 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _renamed(path: Path, folder: int, mode: int) -> Iterator[BinaryIO]:
-    """Yield a new file that gets its name at the end."""
+    """Yield a temporary file, and rename it to `path` at the end."""
     name = f".{path.name}.{secrets.token_hex(8)}"
     handle = os.open(name, _CREATE, _PRIVATE, dir_fd=folder)
     try:
@@ -96,10 +96,10 @@ def _opened_directly(path: Path, folder: int | None) -> Iterator[BinaryIO]:
 
 
 def create_private(path: Path, content: str) -> None:
-    """Write a new file that only its owner can read, whatever the umask.
+    """Create a file that only its owner can read, regardless of the umask.
 
     Raises:
-        FileExistsError: there is something at this path.
+        FileExistsError: the path exists.
     """
     with os.fdopen(os.open(path, _CREATE, _PRIVATE), "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), _PRIVATE)
@@ -107,7 +107,7 @@ def create_private(path: Path, content: str) -> None:
 
 
 def make_private_folder(path: Path) -> list[Path]:
-    """Create a folder, and its parents, that only their owner can enter; return those that were missing."""
+    """Create a directory and its parents so that only their owner can enter them; return the created ones."""
     missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     mask = os.umask(0o077)
     try:
@@ -119,10 +119,10 @@ def make_private_folder(path: Path) -> list[Path]:
 
 @contextmanager
 def locked(path: Path, *, wait_s: float = 0) -> Iterator[None]:
-    """Hold a lock on a file, which is created if it is missing; the kernel releases it if the process dies.
+    """Hold a lock on a file, creating the file if it does not exist. The kernel releases the lock if the process dies.
 
     Raises:
-        BlockingIOError: another process has held it for `wait_s` seconds.
+        BlockingIOError: another process still held the lock after `wait_s` seconds.
     """
     handle = _open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -141,22 +141,22 @@ def locked(path: Path, *, wait_s: float = 0) -> Iterator[None]:
 
 
 def touch(path: Path) -> None:
-    """Create an empty file unless there is one."""
+    """Create an empty file if it does not exist."""
     os.close(_open_plain(path, os.O_WRONLY | os.O_CREAT))
 
 
 def read_plain(path: Path, start: int = 0) -> str:
-    """Return the text of a file of a folder that another account may write to, from a byte on."""
+    """Return the text of a regular file from the byte `start` on, in a directory that another account may write to."""
     with os.fdopen(_open_plain(path, os.O_RDONLY), "rb") as file:
         file.seek(start)
         return file.read().decode(errors="replace")
 
 
 def _open_plain(path: Path, flags: int) -> int:
-    """Open a regular file, and nothing that is linked or waits for another process.
+    """Open a regular file, but no symbolic link, pipe or device.
 
     Raises:
-        OSError: it is a symbolic link, a pipe or a device, or it cannot be opened.
+        OSError: the path is not a regular file, or cannot be opened.
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _PRIVATE)
@@ -171,10 +171,10 @@ def _open_plain(path: Path, flags: int) -> int:
 
 
 def refuse_foreign_link(path: Path) -> None:
-    """Check that a path is not a symbolic link of another user.
+    """Refuse a path that is a symbolic link of another user.
 
     Raises:
-        OSError: it is one.
+        OSError: the path is such a link.
     """
     with suppress(FileNotFoundError), _opened_folder(path) as folder:
         found = _status(path.name, folder)
@@ -198,10 +198,13 @@ def _status(name: str, folder: int) -> os.stat_result | None:
 
 
 def _refuse_foreign(link: os.stat_result, folder: int, path: Path) -> None:
-    """Check who made a symbolic link: an ordinary user also trusts the owner of the folder, as Linux does.
+    """Refuse a symbolic link of an untrusted user.
+
+    Root and the current user are trusted, and, except by root, the owner of the directory, as in Linux
+    (`fs.protected_symlinks`).
 
     Raises:
-        OSError: it was another user.
+        OSError: another user created the link.
     """
     me = os.geteuid()
     trusted = {0, me} if me == 0 else {0, me, os.fstat(folder).st_uid}

@@ -1,7 +1,7 @@
-"""One description of every column that a load fills; everything else about a column follows from it.
+"""The single description of all columns that a load fills.
 
-Decoding (`etl.normalize`), the order of the values in a row, COPY, upsert, what redaction can reach and what counts as
-an unknown field are all derived from these tables. To store one more field of a run, add its column to `migrations/`
+Decoding (`etl.normalize`), the order of values in rows, COPY, upserts, the fields that redaction can replace, and the
+set of known fields are all derived from these tables. To store another field of a run, add its column to `migrations/`
 and one line here; a test compares the two.
 """
 
@@ -13,15 +13,15 @@ from functools import cached_property
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column, and the field of the API's document that it holds.
+    """A column and its field in the API's document.
 
     Attributes:
-        name: the column's name.
-        type: its PostgreSQL type.
-        path: where the run has the field (a `*` stands for a step key, `[*]` for a place in a list); of `apps` and
-            `workflows`, where the listed workflow has it. Empty where the product sets the column.
-        fit: how the value is fitted, where the type alone does not say: a fitter in `etl.normalize.fitting`.
-        step_types: the types of step that the column is for, where it holds a field of a step's output.
+        name: name of the column.
+        type: PostgreSQL type of the column.
+        path: path of the field in the run, or for `apps` and `workflows` in the listed workflow. `*` stands for a step
+            key, `[*]` for each item of a list. Empty if cortex-etl computes the value.
+        fit: name of the fitter in `etl.normalize.fitting`, if it is not that of the type.
+        step_types: for a field of a step's output, the types of steps that have the field.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Column:
 
     @property
     def parent(self) -> str:
-        """The path of the object that has the field."""
+        """The path of the object that contains the field."""
         return self.path.rpartition(".")[0]
 
     @property
     def field(self) -> str:
-        """The field's name in its object."""
+        """The name of the field in its object."""
         return self.path.rpartition(".")[2]
 
 
@@ -51,10 +51,10 @@ class Table:
     """A warehouse table that the loader fills.
 
     Attributes:
-        name: the table's name.
-        columns: in COPY order, without generated columns and those that only the loader sets in SQL.
-        key: the primary key.
-        parent: the table that the first key column references.
+        name: name of the table.
+        columns: the columns in COPY order, except generated columns and those that only SQL statements set.
+        key: the columns of the primary key.
+        parent: the table that the first columns of the key reference.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Table:
 
 
 LONGEST_ID_BYTES = 1000
-"""Longer ids fit no index of PostgreSQL."""
+"""Longer ids may exceed the maximum size of an index entry in PostgreSQL."""
 
 MODEL = ("model",)
 HTTP = ("http_request", "browser")
@@ -134,8 +134,8 @@ WORKFLOW_VERSIONS = Table(
         Column("display_container", "text", "workflow_version.input_options.display.container"),
         Column("display_hidden", "boolean", "workflow_version.input_options.display.hidden"),
         Column("extra", "jsonb"),
-        # The digest of the document as received, and the (effective) updated_at of the newest run that carried it:
-        # where runs disagree on a version's text, the newest run's copy stays, in whatever order they arrive.
+        # The hash of the document, and the effective updated_at of the newest run that contained it. If runs contain
+        # different copies of a version, the copy of the newest run is kept, regardless of the order of loading.
         Column("content_hash", "bytea"),
         Column("as_of", "timestamptz"),
     ),
@@ -197,22 +197,22 @@ RUNS = Table(
         Column("ended_at", "timestamptz", "ended_at"),
         Column("created_at", "timestamptz", "created_at"),
         Column("updated_at", "timestamptz", "updated_at"),
-        # True where the API gave updated_at as a bare day: it then counts as the end of that day.
+        # True if updated_at is a day without a time; it then counts as the end of that day.
         Column("updated_on_day", "boolean", "updated_at", "on_day"),
         Column("collection_id", "text", "collection_id"),
         Column("record_id", "text", "record_id"),
         Column("input", "jsonb", "input", "payload"),
         Column("result", "jsonb", "result", "payload"),
         Column("credits", "numeric", "usage.total"),
-        # Less the credits of the runs that it started, as soon as the warehouse holds them (`etl.db.own_credits`).
+        # The loader subtracts the credits of child runs once they are loaded (`etl.db.own_credits`).
         Column("own_credits", "numeric", "usage.total"),
         Column("retention_max_age_s", "bigint", "retention.max_age_in_seconds"),
         Column("retention_preserve_on_failure", "boolean", "retention.preserve_on_failure"),
         Column("retention_due_at", "timestamptz", "retention_due_at"),
         Column("extra", "jsonb"),
         Column("content_hash", "bytea"),
-        # The app in whose listing the run was found first: with workflow_id it names a stream (row of etl_streams).
-        # Where another workflow than the run's own lists it, it is null, and the other two name the stream.
+        # The app whose listing contained the run first; with workflow_id, it identifies the stream (etl_streams). If
+        # the listing of another workflow contains the run, it is null, and the next two columns identify the stream.
         Column("stream_app_id", "text"),
         Column("listed_under_app_id", "text"),
         Column("listed_under_workflow_id", "text"),
@@ -301,10 +301,10 @@ CHILD_RUNS = Table(
 )
 
 DEFINITIONS = (WORKFLOW_VERSIONS, WORKFLOW_STEPS, WORKFLOW_STEP_LINKS)
-"""What many runs share: loaded before the runs that point at it."""
+"""Tables whose rows many runs share. They are loaded before the runs that refer to them."""
 
 RUN_CHILDREN = (RUN_STEPS, RUN_STEP_CALLS, RUN_USAGE_CALLS, CHILD_RUNS)
-"""What belongs to one run and is replaced with it, parents first."""
+"""Tables whose rows belong to one run and are replaced with it, parents first."""
 
 ENTITIES = (APPS, WORKFLOWS, *DEFINITIONS, RUNS, *RUN_CHILDREN)
-"""Every entity table, parents first."""
+"""All entity tables, parents first."""

@@ -1,1 +1,1 @@
-"""The warehouse for assistants: a server of the Model Context Protocol on stdin and stdout."""
+"""A server of the Model Context Protocol on stdin and stdout, by which assistants query the warehouse."""

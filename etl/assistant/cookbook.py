@@ -20,7 +20,7 @@ _QUESTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of the cookbook. `start` and `end` are where its answer stands in the page."""
+    """A question of the cookbook. `start` and `end` are the indexes of its answer in the page."""
 
     title: str
     note: str
@@ -31,7 +31,7 @@ class Question:
 
 
 def page() -> str:
-    """Read the cookbook: in the installed package, or in the source tree."""
+    """Return the text of the cookbook, from the installed package or from the source tree."""
     installed = files("etl").joinpath("cookbook.md")
     return (installed if installed.is_file() else _SOURCE).read_text(encoding="utf-8")
 
@@ -52,7 +52,7 @@ def questions(text: str) -> list[Question]:
 
 
 def examples(found: Sequence[Question], words: str) -> Iterator[str]:
-    """Yield the questions that contain all words, with their queries; without words, all questions alone."""
+    """Yield the questions that contain all words, with their queries; without words, the titles of all questions."""
     wanted = words.lower().split()
     for each in found:
         if not wanted:

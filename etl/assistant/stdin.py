@@ -1,4 +1,4 @@
-"""Lines from stdin that arrive in the event loop, and that a signal does not have to wait for."""
+"""Read lines from stdin asynchronously, without delaying the end of the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CHUNK = 65536  # bytes
 
 
 class StdinLines:
-    """The lines of stdin. A thread reads them, which is left alone where the command ends first."""
+    """An asynchronous iterator over the lines of stdin. A daemon thread reads them."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -18,7 +18,7 @@ class StdinLines:
         threading.Thread(target=self._read, daemon=True).start()
 
     def __aiter__(self) -> StdinLines:
-        """Return itself: the lines can be read once."""
+        """Return itself; the lines can be read only once."""
         return self
 
     async def __anext__(self) -> str:
@@ -31,7 +31,7 @@ class StdinLines:
     def _read(self) -> None:
         try:
             rest = b""
-            while chunk := os.read(0, _CHUNK):  # not the buffer of sys.stdin, which Python locks when it ends
+            while chunk := os.read(0, _CHUNK):  # not sys.stdin, whose lock the interpreter needs at exit
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     self._put(line.decode(errors="replace"))

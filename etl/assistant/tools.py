@@ -1,4 +1,4 @@
-"""The tools of the server: query, describe, examples."""
+"""The MCP server and its tools: query, describe and examples."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ The view run_facts has one row per run, step_facts one per step. In views, `cred
 Days are in UTC, durations in seconds."""
 
 _ONLY_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-_AT_ONCE = 4  # connections
+_MAX_CONNECTIONS = 4
 _WIDTH = 120
-_MOST_CHARACTERS = 100_000
+_MAX_CHARACTERS = 100_000  # of a result
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one query may take: rows of its result, and seconds in PostgreSQL."""
+    """Limits of a query: rows of the result, and seconds in PostgreSQL."""
 
     rows: int
     timeout_s: float
 
 
 async def serve(settings: Settings, limits: Limits, mask: Callable[[str], str]) -> None:
-    """Answer the requests on stdin until it ends.
+    """Answer requests on stdin until end of file.
 
     Args:
-        settings: all of them.
-        limits: those of each query.
-        mask: removes secrets from error messages.
+        settings: the settings.
+        limits: the limits of each query.
+        mask: masks secrets in error messages.
 
     Raises:
-        SettingsError: the role that queries use is a superuser, or may become one.
+        SettingsError: the role for queries is a superuser, or may become one.
         DatabaseError: the warehouse cannot be reached.
     """
     if await may_become_superuser(await reading_url(settings), settings.database.schema_name):
@@ -69,24 +69,24 @@ async def serve(settings: Settings, limits: Limits, mask: Callable[[str], str]) 
         server.add_tool(tool, annotations=_ONLY_READS, structured_output=False)
     lines: Any = StdinLines()
     async with stdio_server(stdin=lines) as (requests, answers):
-        inner = server._lowlevel_server  # noqa: SLF001 -- the public method would not take these lines
+        inner = server._lowlevel_server  # noqa: SLF001 -- the public method does not accept these streams
         await inner.run(requests, answers, inner.create_initialization_options())
 
 
 def _tools(settings: Settings, limits: Limits, mask: Callable[[str], str]) -> list[Callable[..., Any]]:
-    connections = asyncio.Semaphore(_AT_ONCE)
+    connections = asyncio.Semaphore(_MAX_CONNECTIONS)
     schema = settings.database.schema_name
 
     async def query(sql: str) -> str:
         """Run one read-only query (SELECT, WITH, VALUES, TABLE, SHOW or EXPLAIN); return its rows as JSON lines."""
-        with _explained(mask):
+        with _converted_errors(mask):
             async with connections:
                 url = await reading_url(settings)
                 return await _rows(url, schema, sql, limits)
 
     async def describe(relation: str = "") -> str:
         """Describe the columns of a table or view: types, meanings and units. Without a name, list all of them."""
-        with _explained(mask):
+        with _converted_errors(mask):
             async with connections:
                 found = await read_dictionary(await reading_url(settings), schema)
             lines = description(found.relation(relation), _WIDTH) if relation else overview(found.relations, _WIDTH)
@@ -102,8 +102,8 @@ def _tools(settings: Settings, limits: Limits, mask: Callable[[str], str]) -> li
 
 
 @contextmanager
-def _explained(mask: Callable[[str], str]) -> Iterator[None]:
-    """Tell the assistant what went wrong, with the hint."""
+def _converted_errors(mask: Callable[[str], str]) -> Iterator[None]:
+    """Convert errors to a `ToolError` with message and hint."""
     try:
         yield
     except EtlError as error:
@@ -112,27 +112,27 @@ def _explained(mask: Callable[[str], str]) -> Iterator[None]:
         raise ToolError(mask(unusable(error).message)) from None
 
 
-class _EnoughError(Exception):
-    """The answer is as long as it may be."""
+class _LimitReachedError(Exception):
+    """The result has reached a limit."""
 
 
 async def _rows(url: str, schema: str, sql: str, limits: Limits) -> str:
-    """Return the rows of a query as JSON lines, and a last line that says how many they are and whether that is all."""
+    """Return the rows of a query as JSON lines, and a last line with their number and whether there are more."""
     rows: list[str] = []
     characters = 0
 
-    async def take(text: str) -> None:
+    async def add(text: str) -> None:
         nonlocal characters
         for line in text.splitlines():
             characters += len(line)
-            if len(rows) == limits.rows or characters > _MOST_CHARACTERS:
-                raise _EnoughError
+            if len(rows) == limits.rows or characters > _MAX_CHARACTERS:
+                raise _LimitReachedError
             rows.append(line)
 
     end = ""
     async with querying(url, schema, sql, timeout_s=limits.timeout_s) as found:
         try:
-            await found.copy("jsonl", take)
-        except _EnoughError:
+            await found.copy("jsonl", add)
+        except _LimitReachedError:
             end = ", and more that are not shown: limit or aggregate the rows, or select fewer columns"
     return "\n".join([*rows, f"({counted(len(rows), 'row')}{end})"])

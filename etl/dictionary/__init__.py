@@ -48,12 +48,12 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
 - *from* is the JSON path of the field that a column holds, as in `payloads.redact`: in the run, or for `workflows` and
   `apps` in the listed workflow. `*` stands for a step key, `[*]` for each item of a list.
 """
-_LATE_AFTER = timedelta(days=1)  # before the first sync
+_LATE_AFTER = timedelta(days=1)  # used before the first sync
 
 _FIELDS = {
     table.name: {column.name: f"`$.{column.path}`" for column in table.columns if column.path} for table in ENTITIES
 }
-"""The JSON path of the field that a column holds, by table and column."""
+"""The JSON path of the field in each column, by table and column."""
 
 CHAPTERS = {
     "runs": ("## Runs", "Workflow runs and their steps, calls and usage."),
@@ -69,7 +69,7 @@ CHAPTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. `kind` is key (part of the primary key), computed or empty; columns of views are nullable."""
+    """A column. `kind` is `key` (part of the primary key), `computed` or ''. Columns of views are always nullable."""
 
     name: str
     type: str
@@ -79,7 +79,7 @@ class Column:
 
     @property
     def short_type(self) -> str:
-        """The type as people write it."""
+        """The type with its usual abbreviation."""
         return self.type.replace("timestamp with time zone", "timestamptz")
 
 
@@ -96,7 +96,7 @@ class Relation:
 
     @property
     def chapter(self) -> str:
-        """Chapter of the dictionary that lists the relation."""
+        """The chapter of the dictionary that contains the relation."""
         if self.name.startswith(("rollup_", "counted_", "etl_uncounted_")) or self.name.endswith("_days"):
             return "rollups"
         if self.is_view:
@@ -108,7 +108,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Dictionary:
-    """What a warehouse contains. `late_after` is how long a stream may go without a complete sync."""
+    """The dictionary of a warehouse. `late_after` is the time without a complete sync after which a stream is late."""
 
     schema: str
     relations: tuple[Relation, ...]
@@ -118,7 +118,7 @@ class Dictionary:
         """Return the table or view with a name, which may be qualified by a schema.
 
         Raises:
-            SettingsError: there is none.
+            SettingsError: it does not exist.
         """
         by_name = {each.name: each for each in self.relations}
         wanted = name.rpartition(".")[2]
@@ -135,7 +135,7 @@ async def read_dictionary(url: str, schema: str) -> Dictionary:
     """Read the dictionary of a warehouse.
 
     Raises:
-        DatabaseError: the warehouse cannot be reached or read, or there is none.
+        DatabaseError: the warehouse cannot be reached or read, or does not exist.
     """
     async with reading(url, schema, purpose="describe") as connection:
         relations = await read_relations(connection, schema)
@@ -182,7 +182,7 @@ def render(relations: Sequence[Relation]) -> str:
 
 
 def _diagram(relations: Sequence[Relation]) -> Iterator[str]:
-    """Draw the tables as a Mermaid diagram: solid lines are foreign keys, dotted ones are named in column comments."""
+    """Yield a Mermaid diagram of the tables: solid lines are foreign keys, dotted ones are named in column comments."""
     relations = [relation for relation in relations if not relation.is_view and relation.chapter != "rollups"]
     tables = {relation.name for relation in relations}
     yield "## Relationships"

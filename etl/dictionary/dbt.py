@@ -1,4 +1,4 @@
-"""The data dictionary as sources of a dbt project: descriptions, tests and freshness."""
+"""The data dictionary as the sources of a dbt project, with descriptions, tests and freshness."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADER = """\
 # Sources of a dbt project (dbt 1.11 or later), written by cortex-etl from the comments in the database.
 # After an upgrade: cortex-etl dbt --output FILE --force
 """
-_NAME = "cortex"  # whatever the schema is, so that models read the same from each
+_NAME = "cortex"  # independent of the schema, so that models work with any schema
 _BOOKKEEPING = ("etl_syncs", "etl_streams")
 _VIEW_KEYS = {
     "run_facts": "run_id",
@@ -32,13 +32,13 @@ _VIEW_KEYS = {
     "open_runs": "run_id",
     "sync_health": "app_id, workflow_id",
 }
-"""The columns that identify a row of a view; they may be null in views of days."""
+"""The columns that identify a row of each view; in daily views, some of them may be null."""
 
 _WIDTH = 120
 
 
 def sources(dictionary: Dictionary) -> str:
-    """Return the text of a `sources.yml` for what `grant` lets a role read, without the rollups behind daily views."""
+    """Return the text of a `sources.yml` with the relations that `grant` lets a role read, except for rollups."""
     shown = [each for each in dictionary.relations if _is_source(each)]
     source = {
         "name": _NAME,
@@ -57,7 +57,7 @@ def _is_source(relation: Relation) -> bool:
 
 
 def _freshness(dictionary: Dictionary) -> dict[str, Any]:
-    """Return how dbt sees that a sync is late: the data is as old as the stream that was read to its end first."""
+    """Return the freshness check: the age of the data is the time since the least recently synced stream was synced."""
     minutes = int(dictionary.late_after.total_seconds() // 60)
     query = (
         f"SELECT coalesce(min(coalesce(last_synced_at, 'epoch')), 'epoch') "  # noqa: S608 -- quoted
@@ -102,7 +102,7 @@ def _key(relation: Relation) -> str:
 
 
 def _joined(names: str) -> str:
-    """Return several columns as one expression, because dbt tests one at a time."""
+    """Return several columns as one expression, because dbt tests single columns."""
     return f"({names})::text" if "," in names else names
 
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from etl.dictionary import Relation
 
 _INDENT = "  "
-_NARROWEST = 24  # characters of a wrapped text
+_NARROWEST = 24  # minimum width of wrapped text in characters
 
 
 def overview(relations: Sequence[Relation], width: int) -> Iterator[str]:
-    """Yield lines about all tables and views, by chapter."""
+    """Yield a line or more for each table and view, by chapter."""
     widest = max(len(relation.name) for relation in relations)
     for number, (chapter, (_, sentence)) in enumerate(CHAPTERS.items()):
         if number:
@@ -29,7 +29,7 @@ def overview(relations: Sequence[Relation], width: int) -> Iterator[str]:
 
 
 def description(relation: Relation, width: int) -> Iterator[str]:
-    """Yield lines about one table or view: what it is, and the type and the meaning of each column."""
+    """Yield the description of a table or view, and the type and meaning of each column, as lines."""
     yield f"{relation.name} ({'view' if relation.is_view else 'table'})"
     yield from textwrap.wrap(relation.comment, max(width, _NARROWEST))
     yield ""
@@ -40,7 +40,7 @@ def description(relation: Relation, width: int) -> Iterator[str]:
 
 
 def _row(cells: Sequence[tuple[str, int]], text: str, width: int) -> list[str]:
-    """Return the lines of a row: cells padded to their widths, then text that is wrapped."""
+    """Return the lines of a row: cells padded to their widths, followed by wrapped text."""
     start = _INDENT + "".join(f"{cell:<{size}}{_INDENT}" for cell, size in cells)
     return textwrap.wrap(
         text,

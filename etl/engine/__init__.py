@@ -1,1 +1,1 @@
-"""Who runs the streams: `local` in this process; another engine would keep to the same `run`."""
+"""Engines, which run the workers of an invocation: in this process, in other processes, or on a cluster."""

@@ -1,7 +1,7 @@
-"""The executors that place workers: each has `submit` of `concurrent.futures.Executor`, and nothing else of it is used.
+"""Executors that start workers, with the interface of `concurrent.futures.Executor`.
 
-What the workers do, how far they are and when they stop goes through PostgreSQL. Another engine is one more function
-that opens an executor.
+Workers share work, progress and requests to stop through PostgreSQL. To add an engine, add a function that opens its
+executor.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
     from etl.config import EngineSettings
 
-_CONNECT_S = 10.0  # how long an engine may take to answer
-_ORPHAN_S = 10.0  # how long a process may go on whose parent is dead: the invocation has stopped by then
+_CONNECT_S = 10.0  # time limit for connecting to an engine
+_ORPHAN_S = 10.0  # after this time, a process whose parent is dead exits; normally the invocation has stopped by then
 
 
 def open_executor(engine: EngineSettings, config: Path | None) -> tuple[Executor, int]:
-    """Return an executor, and how many workers it has.
+    """Return an executor and its number of workers.
 
     Args:
         engine: the settings; `kind` is not `local`.
-        config: the settings file, for processes on this host.
+        config: the settings file, passed to processes on this host.
 
     Raises:
         SettingsError: the engine is not installed.
@@ -44,9 +44,9 @@ def open_executor(engine: EngineSettings, config: Path | None) -> tuple[Executor
 
 
 class Processes(Executor):
-    """New processes on this host, one for each call.
+    """Runs each call in a new process on this host.
 
-    Each has a pool of its own, as a pool ends all its processes when one dies.
+    Each process has its own pool, because a pool terminates all its processes when one dies.
     """
 
     def __init__(self, config: Path | None) -> None:
@@ -61,13 +61,13 @@ class Processes(Executor):
         return pool.submit(function, *args, **named)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in Executor
-        """Let the processes end."""
+        """Shut down all pools."""
         for pool in self._pools:
             pool.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def _prepare(config: Path | None) -> None:
-    """Prepare a new process: the settings file of its parent, whose end is its own; signals go to the parent."""
+    """Prepare a new process: use the settings file of the parent, ignore SIGINT, and exit when the parent dies."""
     if config is not None:
         os.environ["CORTEX_ETL_CONFIG"] = str(config)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -84,10 +84,10 @@ def _end_with_parent() -> None:
 
 def _dask(engine: EngineSettings) -> tuple[Executor, int]:
     try:
-        distributed: Any = import_module("distributed")  # an extra, imported only when asked for
+        distributed: Any = import_module("distributed")  # an optional dependency
     except ImportError:
         raise SettingsError("Dask is not installed", hint='Run: pip install "cortex-etl[dask]"') from None
-    assert engine.address is not None  # noqa: S101 - the settings have checked it
+    assert engine.address is not None  # noqa: S101 - checked by the settings
     security = None
     if engine.address.startswith("tls://"):
         files = {"tls_ca_file": engine.tls_ca, "tls_client_cert": engine.tls_cert, "tls_client_key": engine.tls_key}
@@ -110,7 +110,7 @@ def _dask(engine: EngineSettings) -> tuple[Executor, int]:
 
 
 class _DaskExecutor(Executor):
-    """The workers of a Dask cluster."""
+    """Runs calls on the workers of a Dask cluster."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -123,8 +123,8 @@ class _DaskExecutor(Executor):
         return self._futures[-1]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in Executor
-        """Leave the cluster."""
+        """Disconnect from the cluster."""
         for future in self._futures if cancel_futures else ():
-            future.cancel()  # one that no worker has begun
+            future.cancel()  # has an effect only if no worker has started it
         self._executor.shutdown(wait=wait)
         self._client.close()

@@ -1,4 +1,4 @@
-"""Runs copies of some work side by side in one process."""
+"""Run several tasks concurrently in one process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 async def run_side_by_side(width: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do some work `width` times at once.
+    """Run `work` in `width` concurrent tasks. If one fails, the others are cancelled.
 
     Raises:
-        BaseException: the error that it lets out, the gravest of several; the others are cancelled.
+        BaseException: the error of a task; if several failed, the one that takes precedence (see `gravest`).
     """
     try:
         async with asyncio.TaskGroup() as group:

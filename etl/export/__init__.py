@@ -1,11 +1,11 @@
-"""Export of the warehouse to Parquet files, for DuckDB, Spark and pandas.
+"""Export the warehouse to Parquet files, for DuckDB, Spark and pandas.
 
-There is one file per table and month of the run's `created_at` (UTC): `runs/2026-11.parquet`,
-`run_steps/2026-11.parquet` and so on; `undated` for runs without `created_at`; `all` for workflows and their
-definitions. `manifest.json` stores a fingerprint of each month, so that the next export writes only what has changed.
+There is one file per table and month of the run's `created_at` (UTC), such as `runs/2026-11.parquet`. Runs without
+`created_at` are in files named `undated`; workflows and their definitions are in files named `all`. `manifest.json`
+stores a fingerprint of each month, so that the next export writes only months that have changed.
 
-Times are UTC timestamps with microseconds, JSON is text, credits are decimals with 22 fractional digits: values with
-more digits are rounded, values of 10^16 or more become null, and the manifest counts both (`decimals_not_exact`).
+Times are UTC timestamps with microseconds, JSON is text, and credits are decimals with 22 fractional digits. Values
+with more digits are rounded, and values of 10^16 or more become null; the manifest counts both (`decimals_not_exact`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _GROUP_BYTES = 64 * 2**20  # approximate maximum size of a row group in memory
 
 @dataclass(frozen=True, slots=True)
 class _Month:
-    """A month of runs, from `start` (inclusive) to `end` (exclusive); both None for runs without `created_at`."""
+    """A month of runs from `start` (inclusive) to `end` (exclusive); both are None for runs without `created_at`."""
 
     start: datetime | None
     end: datetime | None
@@ -58,9 +58,9 @@ class _Month:
 
 
 async def export_parquet(url: str, schema: str, directory: Path, *, since: date | None = None) -> dict[Path, int]:
-    """Bring the Parquet files in a directory up to date.
+    """Update the Parquet files in a directory.
 
-    Each file is replaced atomically, and the files of a month come from one snapshot of the database.
+    Each file is replaced atomically, and the files of a month are written from one snapshot of the database.
 
     Args:
         url: URL of the database.
@@ -69,7 +69,7 @@ async def export_parquet(url: str, schema: str, directory: Path, *, since: date 
         since: skip the months before the month of this day.
 
     Returns:
-        The files written, each with its number of decimals that were rounded or set to null; empty if nothing has
+        The files written, each with the number of its decimals that were rounded or set to null. Empty if nothing has
         changed since the last export.
 
     Raises:
@@ -85,7 +85,7 @@ async def export_parquet(url: str, schema: str, directory: Path, *, since: date 
 
 
 class _Export:
-    """One export, on one connection."""
+    """One export through one connection."""
 
     def __init__(self, connection: asyncpg.Connection, directory: Path) -> None:
         self._connection = connection
@@ -132,7 +132,7 @@ class _Export:
         exported.record(month.name, manifest.Part(current["fingerprint"], files))
 
     async def _write_definitions(self, exported: Manifest, tables: dict[str, Columns]) -> None:
-        """Write the tables that are not split by month, if any of them has changed."""
+        """Write the tables that are not split by month if any of them has changed."""
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             state = hashlib.sha256()
             for table in _WHOLE:
@@ -164,7 +164,7 @@ class _Export:
     async def _write_row_groups(
         self, writer: pq.ParquetWriter, columns: Columns, query: str, *values: object
     ) -> tuple[int, int]:
-        """Write the result of a query in row groups of bounded size; return its rows and its inexact decimals."""
+        """Write the result of a query in row groups of limited size; return the numbers of rows, inexact decimals."""
         rows = inexact = 0
         group: list[pa.RecordBatch] = []
         cursor = await self._connection.cursor(query, *values)

@@ -1,4 +1,4 @@
-"""Arrow types of the exported columns, and conversion of rows to record batches."""
+"""The Arrow types of exported columns, and the conversion of rows to record batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 DECIMAL = pa.decimal128(38, 22)
-"""The widest decimal that DuckDB, Spark and Parquet share; it holds every digit of a double from 10^-6 up."""
+"""The widest decimal type supported by DuckDB, Spark and Parquet. It holds all digits of doubles from 10^-6 up."""
 
 _LAST_DIGIT = Decimal(1).scaleb(-DECIMAL.scale)
 _TOO_LARGE = Decimal(10) ** (DECIMAL.precision - DECIMAL.scale)
@@ -39,7 +39,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of one table: its select list and the schema of its files."""
+    """The columns of a table: the select list for queries, and the schema of the files."""
 
     table: str
     selection: str
@@ -47,7 +47,7 @@ class Columns:
 
     @property
     def layout(self) -> str:
-        """Names and types as text, to detect files of another schema."""
+        """Names and types as text, for detecting files with another schema."""
         return ", ".join(f"{each.name} {each.type}" for each in self.schema)
 
 

@@ -1,4 +1,4 @@
-"""The manifest of an export directory: its files, and a fingerprint of each month."""
+"""The manifest of an export directory: its files and a fingerprint of each month."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PATH = re.compile(r"\w+/[\w-]+\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file: its rows, its bytes, and how many of its decimals were rounded or set to null."""
+    """An exported file: the numbers of rows, of bytes, and of decimals that were rounded or set to null."""
 
     rows: int
     bytes: int
@@ -33,7 +33,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Files written from one snapshot, by path relative to the directory, and the fingerprint of that snapshot."""
+    """The files written from one snapshot, by path relative to the directory, and the fingerprint of the snapshot."""
 
     fingerprint: str
     files: dict[str, Written]
@@ -48,7 +48,7 @@ class Manifest:
     parts: dict[str, Part] = field(default_factory=dict)
 
     def is_current(self, name: str, fingerprint: str) -> bool:
-        """Return whether the part has this fingerprint and all its files exist with the recorded size."""
+        """Return whether a part has this fingerprint, and all its files exist with the recorded size."""
         part = self.parts.get(name)
         if part is None or part.fingerprint != fingerprint:
             return False
@@ -79,10 +79,10 @@ def read(directory: Path, layout: dict[str, str]) -> Manifest:
 
     Args:
         directory: the export directory.
-        layout: the current columns of each table. Files with another layout count as outdated.
+        layout: the current layout of each table. Files with another layout count as outdated.
 
     Raises:
-        SettingsError: the file is not a manifest of an export.
+        SettingsError: the file is not the manifest of an export.
     """
     path = directory / _NAME
     try:
@@ -111,7 +111,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Create the directory and lock it against other exports.
 
     Raises:
-        SettingsError: another export is writing to it.
+        SettingsError: another export is writing to the directory.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

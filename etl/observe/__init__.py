@@ -1,1 +1,1 @@
-"""Listeners that present a sync: logs, progress, metrics, alerts, traces. They depend on events, not on the core."""
+"""Listeners that present a sync: logs, progress bars, metrics, alerts and traces. They depend only on events."""

@@ -1,7 +1,8 @@
-"""Alerts: a webhook called when syncs or alert rules change their state, and pings for a dead man's switch.
+"""Alerts: a webhook that is called when the state of syncs or alert rules changes, and pings for a dead man's switch.
 
-Neither can fail a sync or delay it for long: each call has a timeout and is tried twice, and a failed call is only
-logged. A redirect is a failure: the URLs are secrets, of which only the host is ever shown, and the body is for them.
+Alerts cannot fail a sync and delay it only briefly: each call has a timeout and one retry, and a failed call is only
+logged. The URLs are secrets; messages show only their host. Redirects are not followed, because the body is meant only
+for the configured URL.
 """
 
 from __future__ import annotations
@@ -34,25 +35,25 @@ if TYPE_CHECKING:
     from etl.events import Listener, RuleChange
 
 TIMEOUT_S = 5.0
-"""Timeout of one call."""
+"""Timeout of one call in seconds."""
 
-_TRIES = 2
+_ATTEMPTS = 2
 _PAUSE_S = 0.5
-_MAX_STREAMS = 20  # listed in one message
-_MAX_ROWS = 5  # of a rule, in one message
-_LONGEST_VALUE = 500  # characters of a value of a row
+_MAX_STREAMS = 20  # per message
+_MAX_ROWS = 5  # per message about a rule
+_LONGEST_VALUE = 500  # characters of a value in a row
 
 _SQL = statements("alerts")
 
 
 @dataclass(frozen=True, slots=True)
 class SyncEnd:
-    """How a sync ended.
+    """The end of a sync.
 
     Attributes:
-        scope: the apps and workflows it was limited to; alerts are tracked per scope.
+        scope: the apps and workflows that the sync was limited to; alerts are tracked per scope.
         summary: `SyncSummary.as_dict()`.
-        late_streams: how many streams are late.
+        late_streams: the number of late streams.
     """
 
     scope: str
@@ -67,13 +68,13 @@ class SyncEnd:
 
     @property
     def state(self) -> str | None:
-        """`good`, `bad`, or None: interrupted, or streams were held by other invocations and none is late yet."""
+        """`good` or `bad`. None if the sync was interrupted, or skipped held streams while no stream is late."""
         if self.exit_code == EXIT_INTERRUPTED or (self.exit_code == EXIT_HELD and not self.late_streams):
             return None
         return "bad" if self.exit_code else "good"
 
     def text(self) -> str:
-        """Describe the result in a sentence or two."""
+        """Describe the result in one or two sentences."""
         begin = f"cortex-etl on {socket.gethostname()}: {self.summary['mode']}"
         if not self.exit_code:
             return f"{begin} succeeded"
@@ -83,19 +84,19 @@ class SyncEnd:
 
 
 async def count_late_streams(connection: asyncpg.Connection) -> int:
-    """Count the streams without a complete sync for too long."""
+    """Return the number of late streams."""
     count: int = await connection.fetchval(_SQL["late_streams"])
     return count
 
 
 class Caller:
-    """Sends POST requests; a failed one is reported to the listener and never raises.
+    """Sends POST requests. A failure is reported to the listener and raises no exception.
 
     Args:
         listener: receives a notice for each failed call.
-        mask: removes secrets from what is sent.
-        network: how to reach the receivers.
-        timeout_s: timeout of one call.
+        mask: masks secrets in the body.
+        network: proxies and certificates.
+        timeout_s: timeout of one call in seconds.
     """
 
     def __init__(
@@ -107,15 +108,15 @@ class Caller:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def send(self, url: str, message: Message) -> bool:
-        """POST a message in the form that the receiver shows; return whether the server accepted it."""
-        mask = self._mask  # before anything is shortened, which could leave a part of a secret
+        """POST a message in the receiver's format; return whether the server accepted it."""
+        mask = self._mask  # mask before the text is shortened, which could leave a part of a secret
         masked = Message(mask(message.text), mask(message.lines), mask(message.fields))
         return await self.call(url, body_for(url, masked))
 
     async def call(self, url: str, body: Mapping[str, Any] | str) -> bool:
         """POST JSON or text; return whether the server accepted it."""
         reason = ""
-        for attempt in range(_TRIES):
+        for attempt in range(_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
             try:
@@ -139,7 +140,7 @@ class Caller:
         return False
 
     async def _post(self, url: str, body: Mapping[str, Any] | str) -> int:
-        """Send one request; return the status of the answer."""
+        """Send one request; return the status of the response."""
         proxy, connector = self._network.proxy_for(url), aiohttp.TCPConnector(ssl=self._network.tls())
         content: dict[str, Any] = {"data": body} if isinstance(body, str) else {"json": body}
         async with (
@@ -152,9 +153,9 @@ class Caller:
 
 
 class Pings:
-    """Pings for a dead man's switch, as healthchecks.io defines them: URL/start, URL on success, URL/fail.
+    """Pings for a dead man's switch, as defined by healthchecks.io: URL/start, URL on success, URL/fail.
 
-    The start ping is sent when the first stream begins, so an invocation that finds every stream locked sends nothing.
+    The start ping is sent when the first stream starts, so an invocation that finds all streams locked sends none.
     """
 
     def __init__(self, url: str, caller: Caller) -> None:
@@ -168,7 +169,7 @@ class Pings:
             self._start = asyncio.get_running_loop().create_task(self._caller.call(self._with("/start"), ""))
 
     async def finish(self, end: SyncEnd) -> None:
-        """Send the final ping, after the start ping has completed."""
+        """Wait for the start ping, then send the final ping."""
         if self._start is not None:
             await self._start
         if end.state is not None:
@@ -180,14 +181,14 @@ class Pings:
 
 
 class StateAlerts:
-    """A webhook that is called when syncs start failing and when they recover.
+    """A webhook that is called when syncs start to fail and when they recover.
 
-    The warehouse stores the state sent last, so the next sync repeats a call that failed. While the warehouse is
-    unreachable, a marker file records that the failure was sent.
+    The warehouse stores the state that was last sent, so that the next sync repeats a failed call. While the warehouse
+    is unreachable, a marker file records that the failure was sent.
 
     Args:
         url: URL of the webhook.
-        caller: makes the call.
+        caller: calls the webhook.
         marker: path of the marker file.
     """
 
@@ -197,10 +198,10 @@ class StateAlerts:
         self._marker = marker
 
     async def send(self, end: SyncEnd, connection: asyncpg.Connection | None) -> None:
-        """Call the webhook if the state differs from the one sent last.
+        """Call the webhook if the state differs from the state that was last sent.
 
         Args:
-            end: how the sync ended.
+            end: the end of the sync.
             connection: a connection to the warehouse; None if it is unreachable.
         """
         if end.state is None:
@@ -228,7 +229,7 @@ class StateAlerts:
 
 
 def _message(end: SyncEnd, was: str, since: str | None) -> Message:
-    """Return the message for a sync that changes the state."""
+    """Return the message about a changed state."""
     streams: Sequence[Mapping[str, Any]] = end.summary["streams"]
     unhealthy = [each for each in streams if each["status"] in ("failed", "partial")]
     text = end.text() if end.state == "bad" else f"{end.text()} (recovered)"
@@ -251,7 +252,7 @@ def _message(end: SyncEnd, was: str, since: str | None) -> Message:
 
 
 def rule_message(change: RuleChange, mask: Callable[[Any], Any]) -> Message:
-    """Return the message for a rule that starts firing or is resolved, with its first rows."""
+    """Return the message about a rule that starts firing or is resolved, with its first rows."""
     state = "firing" if change.firing else "resolved"
     text = f"cortex-etl on {socket.gethostname()}: alert {change.rule} is {state}"
     if change.firing:
@@ -269,17 +270,18 @@ def rule_message(change: RuleChange, mask: Callable[[Any], Any]) -> Message:
         "found": len(change.rows),
         **_sender(),
     }
-    return Message(text, [", ".join(f"{name}: {_word(value)}" for name, value in row.items()) for row in rows], fields)
+    lines = [", ".join(f"{name}: {_as_text(value)}" for name, value in row.items()) for row in rows]
+    return Message(text, lines, fields)
 
 
 def _json_value(value: object, mask: Callable[[Any], Any]) -> object:
-    """Return a number, true, false or null as it is, anything else as text."""
+    """Return numbers, booleans and null unchanged, and other values as text."""
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return shortened(mask(str(value)), _LONGEST_VALUE)
 
 
-def _word(value: object) -> str:
+def _as_text(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

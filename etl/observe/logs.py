@@ -1,8 +1,8 @@
 """Structured logs on stderr: one line per event, named `noun.verb_past`, with the event's fields.
 
-Lines are readable text on a terminal and JSON elsewhere. Levels: `debug` logs each request and page, `info` each stream
-and a final line with every count, `warning` what someone should look at. structlog is imported with the first line
-written, so that a quiet sync starts faster.
+Lines are text on a terminal and JSON otherwise. Level `debug` adds each request and page; `info` has each stream and a
+final line with all counts; `warning` has problems that need attention. structlog is imported when the first line is
+written, so that a sync without log lines starts faster.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Logs:
 
     Attributes:
         form: `console` or `json`.
-        level: the lowest level written: debug, info, warning, error.
-        mask: removes secrets from every line.
+        level: the minimum level: debug, info, warning or error.
+        mask: masks secrets in each line.
     """
 
     form: Format
@@ -63,7 +63,7 @@ class Logs:
             getattr(self._logger(), level)(name, **values)
 
     def listen(self, event: events.Event) -> None:
-        """Write one event as one line."""
+        """Write a line for an event."""
         if isinstance(event, events.Notice):
             self.write(event.level, event.name, **event.fields)
             return
@@ -97,7 +97,7 @@ class Logs:
             console = structlog.dev.ConsoleRenderer(colors=colored(sys.stderr), pad_event_to=18, sort_keys=False)
             renderers = [escape, console]
         logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            # Look up stderr for each line: a progress bar replaces it while it is shown.
+            # Not cached: sys.stderr is replaced while a progress bar is shown.
             structlog.PrintLogger(sys.stderr),
             processors=[
                 structlog.processors.add_log_level,
@@ -110,8 +110,8 @@ class Logs:
         return logger
 
 
-class _Others(logging.Handler):
-    """Writes what libraries and Python itself would print on stderr as lines of the log."""
+class _ForwardingHandler(logging.Handler):
+    """Writes messages of libraries and of Python itself as log lines."""
 
     def __init__(self, logs: Logs) -> None:
         super().__init__(logging.WARNING)
@@ -129,8 +129,8 @@ class _Others(logging.Handler):
 
 
 def take_over_stderr(logs: Logs) -> None:
-    """Write the messages of libraries, warnings, and exceptions that nothing caught as lines of these logs."""
-    logging.basicConfig(handlers=[_Others(logs)], force=True)
+    """Write messages of libraries, warnings and uncaught exceptions as log lines."""
+    logging.basicConfig(handlers=[_ForwardingHandler(logs)], force=True)
     logging.captureWarnings(capture=True)
     logger = logging.getLogger("python")
     sys.excepthook = lambda _kind, error, _trace: logger.error("uncaught", exc_info=error)
@@ -139,7 +139,7 @@ def take_over_stderr(logs: Logs) -> None:
 
 
 def _values(event: events.Event) -> dict[str, Any]:
-    """Return the fields of a log line: a stream as two ids, a summary without its streams."""
+    """Return the fields of a log line, with a stream as two ids, and a summary without its streams."""
     if isinstance(event, events.SyncFinished):
         return {name: value for name, value in event.summary.items() if name != "streams"}
     values = {field.name: getattr(event, field.name) for field in fields(event)}

@@ -1,4 +1,4 @@
-"""Messages to webhooks, in the form that the receiver shows: Slack, Teams, or JSON for anything else."""
+"""Format messages to webhooks for the receiver: Slack, Teams, or JSON for others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEAMS = (
     "webhook.office.com", "outlook.office.com", "logic.azure.com", "logic.azure.us", "api.powerplatform.com",
     "api.powerplatform.us",
 )  # fmt: skip
-# Slack refuses blocks of more than 3,000 characters, Teams messages of more than 28 kB.
+# Slack refuses blocks with more than 3,000 characters, and Teams refuses messages larger than 28 kB.
 _LONGEST_TEXT = 1000
 _LONGEST_LINE = 250
 _MAX_LINES = 10
@@ -24,12 +24,12 @@ _MAX_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What to tell.
+    """A message to a webhook.
 
     Attributes:
-        text: a sentence.
-        lines: details, a line each.
-        fields: all of it for programs, as JSON values.
+        text: the message in one sentence.
+        lines: details, one per line.
+        fields: the whole message as JSON values, for programs.
     """
 
     text: str
@@ -38,9 +38,9 @@ class Message:
 
 
 def body_for(url: str, message: Message) -> dict[str, Any]:
-    """Return the JSON of a message in the form that the receiver, known by its host, shows.
+    """Return the JSON body of a message in the receiver's format, which is chosen by the host of the URL.
 
-    Values that come from runs are placed where no receiver reads markup.
+    Values from runs are placed only in fields that the receiver does not parse as markup.
     """
     text = shortened(visible(message.text), _LONGEST_TEXT)
     lines = [shortened(visible(line), _LONGEST_LINE) for line in message.lines[:_MAX_LINES]]
@@ -53,7 +53,7 @@ def body_for(url: str, message: Message) -> dict[str, Any]:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Return text of at most `longest` characters."""
+    """Truncate a text to `longest` characters."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
@@ -62,7 +62,7 @@ def _is_of(host: str, domains: Sequence[str]) -> bool:
 
 
 def _slack(text: str, lines: list[str]) -> dict[str, Any]:
-    """Return a message in blocks of plain text; `text`, in which `&<>` are markup, is for notifications."""
+    """Return a message with blocks of plain text, and with `text` for notifications, where `&<>` must be escaped."""
     blocks: list[dict[str, Any]] = [
         {"type": "section", "text": {"type": "plain_text", "text": text, "emoji": False}},
     ]
@@ -74,7 +74,7 @@ def _slack(text: str, lines: list[str]) -> dict[str, Any]:
 
 
 def _teams(text: str, lines: list[str]) -> dict[str, Any]:
-    """Return an adaptive card of rich text blocks: unlike text blocks, they contain no Markdown."""
+    """Return an adaptive card with rich text blocks; unlike text blocks, they are not parsed as Markdown."""
     parts = [_run(text, weight="Bolder"), *(_run(line, fontType="Monospace") for line in lines)]
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",

@@ -1,7 +1,7 @@
-"""Prometheus metrics: a text file for the node exporter's textfile collector, replaced atomically after each sync.
+"""Prometheus metrics: a file for the node exporter's textfile collector, replaced atomically after each sync.
 
-Nothing runs between syncs, so all metrics are gauges: the health of each stream and the result of the last sync.
-`docs/operations.md` lists them. If the warehouse is unreachable, the file keeps its metrics of streams.
+All metrics are gauges, because no process runs between syncs: the health of each stream and the result of the last
+sync. They are listed in `docs/operations.md`. If the warehouse is unreachable, the file keeps the metrics of streams.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 _SQL = statements("health")
-_READABLE = 0o644  # the exporter runs as another user
+_FILE_MODE = 0o644  # the exporter runs as another user
 _STREAM = "cortex_etl_stream_"
 _LAST_SUCCESS = "cortex_etl_last_success_timestamp_seconds"
 
@@ -54,7 +54,7 @@ _STREAM_ACTIVITY = (
 
 @dataclass(slots=True)
 class StreamCounters:
-    """Counters per stream of one sync; `listen` is its listener."""
+    """Counters of one sync by stream; `listen` is the listener."""
 
     counts: dict[str, Counter[events.StreamId]] = field(
         default_factory=lambda: {name: Counter() for name, _ in _STREAM_ACTIVITY}
@@ -76,14 +76,14 @@ class StreamCounters:
 
 @dataclass(frozen=True, slots=True)
 class WarehouseHealth:
-    """A row of `sync_health` per stream, and when a sync last succeeded as a whole (Unix time, or None)."""
+    """The rows of `sync_health`, and the Unix time of the last sync that succeeded (None if there is none)."""
 
     streams: Sequence[Mapping[str, Any]]
     last_success: float | None
 
 
 async def read_warehouse_health(connection: asyncpg.Connection) -> WarehouseHealth:
-    """Read the health of the streams; leave out retired ones, whose alarms would never end."""
+    """Read the health of the streams, except retired ones, whose alerts would never end."""
     last = await connection.fetchval(_SQL["last_success"])
     rows = [row for row in await read_health(connection) if row["state"] != "retired"]
     for row in rows:
@@ -95,10 +95,10 @@ def write_metrics(path: Path, end: Mapping[str, Any], counters: StreamCounters, 
     """Replace the metrics file.
 
     Args:
-        path: path of the file; it is made readable by all users.
+        path: path of the file, which all users may read.
         end: `SyncSummary.as_dict()`.
-        counters: what the sync did, per stream.
-        health: health of the streams; None if the warehouse is unreachable.
+        counters: the counters of the sync.
+        health: the health of the streams; None if the warehouse is unreachable.
 
     Raises:
         OSError: the file cannot be written.
@@ -106,7 +106,7 @@ def write_metrics(path: Path, end: Mapping[str, Any], counters: StreamCounters, 
     families = [*_sync_metrics(end), *(_previous(path) if health is None else _stream_metrics(health, counters))]
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(families))
-    write_atomically(path, generate_latest(registry), mode=_READABLE)
+    write_atomically(path, generate_latest(registry), mode=_FILE_MODE)
 
 
 class _Families:
@@ -170,7 +170,7 @@ def _stream_metrics(health: WarehouseHealth, counters: StreamCounters) -> Iterat
 
 
 def _previous(path: Path) -> list[Metric]:
-    """Return the metrics of streams from the existing file, if there is one."""
+    """Return the metrics of streams in the existing file; empty if there is no valid file."""
     if not path.is_file():
         return []
     try:

@@ -32,7 +32,7 @@ _WINDOW_S = 60.0
 
 @dataclass(slots=True)
 class _Bar:
-    """One stream's bar: pages read and expected, new and changed runs, rows written."""
+    """The progress bar of a stream: pages read and expected, new and changed runs, rows written."""
 
     task: TaskID
     began: float
@@ -53,18 +53,18 @@ class _Bar:
 
 
 class ProgressView:
-    """A context manager that draws events as bars on stderr; `listen` is its listener.
+    """A context manager that shows progress bars on stderr; `listen` is the listener.
 
     Args:
-        requests_per_minute: the rate limit, to show how much of it is used.
-        mask: removes secrets from what the API says.
-        console: where to draw; None means stderr.
+        requests_per_minute: the rate limit, for showing how much of it is used.
+        mask: masks secrets in messages of the API.
+        console: the console to draw on; None for stderr.
     """
 
     def __init__(self, requests_per_minute: int, mask: Mask, console: Console | None = None) -> None:
         self._requests_per_minute = requests_per_minute
         self._mask = mask
-        # At 80 columns, only the ends of names and notes are cut.
+        # With 80 columns, only the ends of names and notes are truncated.
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False, table_column=_cut(max_width=20)),
@@ -173,5 +173,5 @@ def _rate(runs: int, began: float) -> str:
 
 
 def _cut(*, max_width: int | None = None, ratio: int | None = None) -> Column:
-    """Return a column that is truncated if there is no room."""
+    """Return a column that is truncated to the available width."""
     return Column(no_wrap=True, overflow="ellipsis", max_width=max_width, ratio=ratio)

@@ -1,4 +1,4 @@
-"""Masking of secrets in everything the program writes: logs, errors, tracebacks."""
+"""Mask secrets in all output: logs, errors and tracebacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 _HIDDEN = "***"
-_SHORTEST = 4  # characters; hiding shorter ones would garble every line
+_SHORTEST = 4  # characters; masking shorter secrets would garble unrelated text
 _PASSWORDS = ("password", "sslpassword")  # parameters of a database URL
 
 
@@ -22,14 +22,14 @@ class Mask:
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, secret: str) -> None:
-        """Mask this text, also as it is written in HTML, JSON and Python; ignore one of fewer than four characters."""
+        """Mask a text, plain or escaped as in HTML, JSON and Python. Texts of fewer than 4 characters are ignored."""
         if len(secret) >= _SHORTEST:
             self._secrets |= {secret, escape(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
-            # Longest first: a secret may begin with another.
+            # Longest first, because a secret may begin with another one.
             self._pattern = re.compile("|".join(map(re.escape, sorted(self._secrets, key=len, reverse=True))))
 
     def add_password_of(self, url: str) -> None:
-        """Mask the passwords of a database URL, quoted or not."""
+        """Mask the passwords in a database URL, quoted and unquoted."""
         try:
             parts = urlsplit(url)
             passwords = [parts.password, *(value for name, value in parse_qsl(parts.query) if name in _PASSWORDS)]
@@ -40,7 +40,7 @@ class Mask:
                 self.add(form)
 
     def __call__(self, value: Any) -> Any:
-        """Return `value` with secrets masked; values other than strings, lists and mappings are unchanged."""
+        """Return `value` with secrets masked in strings, lists and mappings; return other values unchanged."""
         if self._pattern is None:
             return value
         if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""What reaches a terminal: whether it is colored, and escaping of text from elsewhere.
+"""Terminal output: whether to use colors, and escaping of text from other sources.
 
-Such text must not move the cursor, hide other text or begin a line.
+Such text must not move the cursor, hide other text or start a new line.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import TextIO
 
-# Control characters (ESC and the C1 characters start sequences that move the cursor, rename the window, hide text), and
-# characters that end a line or change the writing direction.
+# Control characters, of which ESC and the C1 characters start sequences that move the cursor, rename the window or hide
+# text, and characters that end a line or change the writing direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _USUAL = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def colored(stream: TextIO) -> bool:
-    """Return whether what is written to the stream may be colored, as https://no-color.org describes it."""
+    """Return whether to use colors on a stream; see https://no-color.org."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -35,10 +35,10 @@ def visible_lines(text: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    r"""Escape control characters in JSON, `\u009b` for CSI; programs read the same values."""
-    if text.isascii() and "\x7f" not in text:  # as most is, and faster
+    r"""Escape control characters in JSON (`\u009b` for CSI) without changing the values."""
+    if text.isascii() and "\x7f" not in text:  # faster, and the usual case
         return text.replace("\r", " ")
-    # JSON encodes the others in strings; between values, a carriage return is white space.
+    # Strings in JSON contain no unescaped ASCII control characters; between values, a carriage return is white space.
     return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r", " "))
 
 

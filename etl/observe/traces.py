@@ -1,7 +1,7 @@
 """OpenTelemetry traces (extra `otel`): one span per sync, stream, request and loaded batch.
 
-OpenTelemetry's own variables configure them (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). A thread sends the spans; a
-slow or unreachable collector delays the end of a sync by a few seconds at most.
+They are configured by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). A thread sends the
+spans. A slow or unreachable collector delays the end of a sync by `FLUSH_TIMEOUT_S` at most.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 FLUSH_TIMEOUT_S = 3.0
-"""How long the end of a sync waits for the collector."""
+"""How long the end of a sync waits for the collector, in seconds."""
 
 _PREFIX = "cortex_etl."
 _UNSUCCESSFUL = ("failed", "partial")
 
 
 class Traces:
-    """One sync as a trace; `listen` is its listener.
+    """The trace of one sync; `listen` is the listener.
 
     Args:
         mode: sync, backfill or reconcile.
-        variables: the OTEL_ variables found by the settings.
-        mask: removes secrets from every text.
-        listener: receives a notice if spans could not be sent.
-        exporter: sends the spans; None means the one that the variables describe.
+        variables: the OTEL_ variables from the settings.
+        mask: masks secrets in texts.
+        listener: receives a notice if spans cannot be sent.
+        exporter: sends the spans; None for the exporter that the variables configure.
 
     Raises:
         ValueError: a variable is invalid.
@@ -75,7 +75,7 @@ class Traces:
         self._streams: dict[events.StreamId, Span] = {}
 
     def listen(self, event: events.Event) -> None:
-        """Turn an event into a span or an attribute of one; ignore other events."""
+        """Convert an event to a span, or to attributes or events of a span."""
         match event:
             case events.SyncStarted():
                 self._set(self._sync, sync_id=event.sync_id, streams=len(event.streams), dry_run=event.dry_run)
@@ -101,7 +101,7 @@ class Traces:
                 self._summarize(event.summary)
 
     def close(self) -> None:
-        """End all spans and flush them, within `FLUSH_TIMEOUT_S` seconds."""
+        """End all spans and send them; give up after `FLUSH_TIMEOUT_S`."""
         for span in (*self._streams.values(), self._sync):
             span.end()
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
@@ -121,7 +121,7 @@ class Traces:
         return self._streams[stream]
 
     def _span_of(self, path: str) -> Span:
-        """Return the parent span of a request: its stream's if that has started, else the sync's."""
+        """Return the parent span of a request: the span of its stream if it has started, else that of the sync."""
         stream = events.stream_of(path)
         return self._streams.get(stream, self._sync) if stream is not None else self._sync
 
@@ -141,7 +141,7 @@ class Traces:
         span.end(now)
 
     def _completed_span(self, name: str, stream: events.StreamId, seconds: float, values: Mapping[str, int]) -> None:
-        """Record a span for something that has just ended."""
+        """Record a span that ends now."""
         now = time.time_ns()
         parent = set_span_in_context(self._stream(stream))
         span = self._tracer.start_span(name, parent, start_time=now - int(seconds * 1e9))
@@ -171,14 +171,14 @@ class Traces:
 
 
 class _Session(requests.Session):
-    """Follows no redirect, which would take the headers with their secrets to another host."""
+    """A session that follows no redirects, which would send the headers with their secrets to another host."""
 
     def get_redirect_target(self, resp: object) -> None:
-        """Return that there is none."""
+        """Return None: do not follow a redirect."""
 
 
 class _WarningCapture(logging.Handler):
-    """Keeps OpenTelemetry's warnings off stderr and remembers the first one for our log."""
+    """Captures OpenTelemetry's warnings instead of writing them to stderr; keeps the first one for the log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -188,12 +188,12 @@ class _WarningCapture(logging.Handler):
         self._logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember the first line."""
+        """Keep the first line of the first warning."""
         self.first = self.first or record.getMessage().splitlines()[0][:200]
 
 
 def secrets_in(variables: Mapping[str, str]) -> list[str]:
-    """Return the secrets in OpenTelemetry's variables: the values of the headers sent to the collector."""
+    """Return the secrets in OpenTelemetry's variables: the values of headers for the collector."""
     headers = [value for name, value in variables.items() if name.endswith("HEADERS")]
     values = [pair.partition("=")[2].strip() for text in headers for pair in text.split(",")]
     return [form for value in values for form in (value, unquote(value), *unquote(value).split()[-1:])]

@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page about the runs in the warehouse.
 
-`facts` reads the data, `aggregates` sums it up, `headlines` writes the titles, `plots` and `html_tables` present the
-numbers, and `page` puts everything together.
+`facts` reads the data, `aggregates` and `changes` analyse it, `headlines` writes the titles of sections, `plots` and
+`html_tables` present the numbers, and `page` renders the page.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def write_report(
         schema: schema of the warehouse.
         output: the file to write.
         days: number of UTC days to cover, 1 to `LONGEST_DAYS`.
-        mask: removes secrets from the page, in case a run contains them.
+        mask: masks secrets in the page, in case a run contains them.
 
     Raises:
         SettingsError: the file cannot be written.
@@ -53,7 +53,7 @@ async def write_report(
 
 
 async def _read(url: str, schema: str, days: int) -> Facts:
-    # Read one snapshot, so that the sections agree with each other.
+    # Read from one snapshot, so that the sections are consistent.
     async with (
         reading(url, schema, purpose="report") as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),

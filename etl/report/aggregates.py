@@ -1,4 +1,4 @@
-"""Totals, and a summary of each workflow."""
+"""Totals of all runs and of each workflow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "SKIPPED"})
 _WEEK = timedelta(days=7)
-_MIN_TIMED = 20  # runs with a duration on both sides before two medians are compared
-_MIN_RATIO = 1.2  # smallest ratio of two medians that is mentioned
-_CERTAINTY = 3  # standard errors that two medians must differ by: many pairs are compared
+_MIN_TIMED = 20  # minimum number of runs with a duration in each version, to compare their medians
+_MIN_RATIO = 1.2  # minimum ratio of two medians that is mentioned
+_CERTAINTY = 3  # minimum difference of two medians in standard errors; high, because many pairs are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Tally:
     credits: Decimal = Decimal(0)
 
     def __add__(self, other: Tally) -> Tally:
-        """Add up two groups."""
+        """Return the totals of both groups."""
         return Tally(
             self.runs + other.runs, self.ended + other.ended, self.failed + other.failed, self.credits + other.credits
         )
@@ -45,7 +45,7 @@ class Tally:
 
 
 def tally(rows: Iterable[DailyRuns]) -> Tally:
-    """Add up rows."""
+    """Return the totals of rows."""
     found = (
         Tally(each.runs, each.runs * (each.status in ENDED), each.runs * (each.status == "FAILED"), each.credits)
         for each in rows
@@ -55,7 +55,7 @@ def tally(rows: Iterable[DailyRuns]) -> Tally:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Totals before and since a point in time."""
+    """Totals before and after a point in time."""
 
     before: Tally
     since: Tally
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class WorkflowSummary:
-    """Totals, durations and versions of one workflow; the period None of its durations is the whole time."""
+    """Totals, durations and versions of one workflow. In `periods`, the key None stands for the whole report."""
 
     workflow_id: str | None
     label: str
@@ -78,41 +78,42 @@ class WorkflowSummary:
 
     @property
     def p50_s(self) -> float | None:
-        """Median duration in seconds; None if no run has one."""
+        """Median duration in seconds; None if no run has a duration."""
         return self.periods[None].p50_s if self.periods else None
 
     @property
     def p95_s(self) -> float | None:
-        """95th percentile of the durations in seconds; None if no run has one."""
+        """95th percentile of the durations in seconds; None if no run has a duration."""
         return self.periods[None].p95_s if self.periods else None
 
     def between(self, first: date, last: date) -> Tally:
-        """Add up the days `first` to `last`."""
+        """Return the totals of the days `first` to `last`."""
         return sum((each for day, each in self.by_day.items() if first <= day <= last), Tally())
 
     @cached_property
     def slowdown(self) -> tuple[VersionRuns, VersionRuns, float] | None:
-        """The successive versions whose median durations differ most, with the ratio; None if none differ."""
+        """The consecutive versions whose median durations differ most, and the ratio; None if none differ."""
         found = [(*pair, median_ratio(*pair)) for pair in pairwise(self.versions)]
         return max((each for each in found if each[2] != 1), key=lambda each: abs(log(each[2])), default=None)
 
 
 def median_ratio(before: VersionRuns, since: VersionRuns) -> float:
-    """Divide the median durations of two versions; 1 if they differ little, or possibly by chance."""
+    """Return the ratio of the median durations of two versions; 1 if the difference is small or not significant."""
     medians, error = [], 0.0
     for each in (before, since):
         if each.timed < _MIN_TIMED or each.quartiles_s is None or min(each.quartiles_s) <= 0:
             return 1
         low, middle, high = each.quartiles_s
         medians.append(middle)
-        # The standard error of a median on a log scale; outliers do not change the deviation taken from the quartiles.
+        # The standard error of the median on a log scale. The deviation is estimated from the quartiles, which outliers
+        # do not affect.
         error += (1.253 * log(high / low) / 1.349) ** 2 / each.timed
     ratio = medians[1] / medians[0]
     return ratio if abs(log(ratio)) > max(log(_MIN_RATIO), _CERTAINTY * error**0.5) else 1
 
 
 def workflows(facts: Facts) -> list[WorkflowSummary]:
-    """Summarize each workflow that has runs, most runs first."""
+    """Return a summary of each workflow with runs, ordered by number of runs."""
     rows: dict[str | None, dict[date, list[DailyRuns]]] = defaultdict(lambda: defaultdict(list))
     for row in facts.daily:
         rows[row.workflow_id][row.day].append(row)
@@ -130,7 +131,7 @@ def workflows(facts: Facts) -> list[WorkflowSummary]:
 
 
 def last_week(facts: Facts) -> Change | None:
-    """Compare the last seven days with the seven before; None if the report covers fewer than fourteen."""
+    """Return the totals of the last 7 days and of the 7 days before; None if the report covers fewer than 14 days."""
     first, last = facts.span.first, facts.span.last
     if last - first < 2 * _WEEK - timedelta(days=1):
         return None
@@ -141,7 +142,7 @@ def last_week(facts: Facts) -> Change | None:
 
 
 def by_label(facts: Facts, amount: Callable[[DailyRuns], Decimal]) -> dict[str, dict[date, Decimal]]:
-    """Add up an amount by workflow and day; workflows that share a label count as one."""
+    """Return the sums of an amount by label of workflow and day; workflows with the same label count as one."""
     found: dict[str, dict[date, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     for row in facts.daily:
         found[facts.label(row.workflow_id)][row.day] += amount(row)
@@ -155,6 +156,6 @@ def totals(amounts: Mapping[str, Mapping[date, Decimal]]) -> dict[str, Decimal]:
 
 
 def split_into_periods(span: Span, length: int) -> list[tuple[date, date]]:
-    """Return the first and last day of each period of `length` days, newest first; the oldest starts with the span."""
+    """Return the first and last day of each period of `length` days, newest first; the oldest may be shorter."""
     ends = [span.last - timedelta(days=each) for each in range(0, len(span.days), length)]
     return [(max(span.first, end - timedelta(days=length - 1)), end) for end in ends]

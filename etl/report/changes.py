@@ -1,4 +1,4 @@
-"""What changed during the report: daily amounts that rose or fell, and models that were replaced."""
+"""Detect changes during the report: daily amounts that rose or fell, and models that were replaced."""
 
 from __future__ import annotations
 
@@ -18,20 +18,28 @@ if TYPE_CHECKING:
     from etl.report.facts import Facts, VersionRuns
 
 _DAY = timedelta(days=1)
-_WEEK = timedelta(days=7)  # without use at the start or the end, before a part counts as new or no longer used
-_LONGEST = timedelta(days=28)  # of each of two compared periods
-_NEAR = timedelta(days=2)  # from the first use of a version to that of its models, to take it for the cause
-_MIN_CHANGE = 0.1  # smallest relative change of a daily amount that is mentioned
-_MIN_CALLS = 10  # of a model by a workflow, before it can replace another
-_EDGE = 3  # days on which a workflow must have run before its models were replaced, and since
-_MIN_RUNS = 5  # of a workflow before and since, to compare what they cost
+_WEEK = timedelta(days=7)  # a part that is unused for a week at the start or end counts as new or no longer used
+_LONGEST = timedelta(days=28)  # maximum length of each of two compared periods
+_NEAR = timedelta(days=2)  # maximum time between the first use of a version and the replacement that it caused
+_MIN_CHANGE = 0.1  # minimum relative change of a daily amount that is mentioned
+_MIN_CALLS = 10  # minimum number of calls of a model by a workflow, for a model that was replaced or replaces another
+_EDGE = 3  # minimum number of days with runs of the workflow before and after a replacement
+_MIN_RUNS = 5  # minimum number of runs before and after a replacement, to compare their cost
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A change of a daily amount between two periods of `days` days, and the part with the largest share in it.
+    """A change of a daily amount between two periods, and the part with the largest share of the change.
 
-    `part` is None if there is only one, `part_first` if it was in use from the start, `part_last` if to the end.
+    Attributes:
+        days: length of each period in days.
+        before: mean daily amount in the first period.
+        since: mean daily amount in the second period.
+        part: name of the part; None if there is only one part.
+        part_before: mean daily amount of the part in the first period.
+        part_since: mean daily amount of the part in the second period.
+        part_first: first day on which the part was used; None if it was in use from the start.
+        part_last: last day on which the part was used; None if it was in use until the end.
     """
 
     days: int
@@ -45,10 +53,10 @@ class Shift:
 
 
 def shift(amounts: Mapping[str, Mapping[date, Decimal]], days: Sequence[date]) -> Shift | None:
-    """Compare the latest weeks with as many weeks before them; None if they differ little or possibly by chance.
+    """Compare the latest weeks with as many weeks before; None if the difference is small or not significant.
 
     Args:
-        amounts: by name and day; missing days count as 0.
+        amounts: amounts by name and day; missing days count as 0.
         days: the full days of the report, oldest first.
     """
     length = min(_LONGEST.days, len(days) // 14 * 7)
@@ -58,9 +66,10 @@ def shift(amounts: Mapping[str, Mapping[date, Decimal]], days: Sequence[date]) -
     parts = {name: [[float(each.get(day, 0)) for day in half] for half in halves] for name, each in amounts.items()}
     wholes = [[sum(day) for day in zip(*halves, strict=True)] for halves in zip(*parts.values(), strict=True)]
     before, since = map(fmean, wholes)
-    # Whole weeks apart, so that a day is compared with the same weekday; twice the standard error of the difference.
-    chance = 2 * stdev(late - early for early, late in zip(*wholes, strict=True)) / length**0.5
-    if abs(since - before) <= max(chance, _MIN_CHANGE * max(before, since)):
+    # Twice the standard error of the difference. The periods are whole weeks, so each day is compared with the same
+    # weekday.
+    margin = 2 * stdev(late - early for early, late in zip(*wholes, strict=True)) / length**0.5
+    if abs(since - before) <= max(margin, _MIN_CHANGE * max(before, since)):
         return None
     means = {name: [fmean(half) for half in halves] for name, halves in sorted(parts.items())}
     part = max(means, key=lambda name: (means[name][1] - means[name][0]) * (since - before))
@@ -73,9 +82,16 @@ def shift(amounts: Mapping[str, Mapping[date, Decimal]], days: Sequence[date]) -
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """Models of a workflow that were replaced by others, with its runs before and since that day, without the day.
+    """A replacement of models in a workflow.
 
-    `version` is the one that probably replaced them; `is_latest` tells whether no later one of the workflow is known.
+    Attributes:
+        summary: the workflow.
+        day: day of the replacement.
+        old: the models that were replaced.
+        new: the models that replaced them.
+        runs: totals of the runs before and after the day, without the day itself.
+        version: the version that probably caused the replacement.
+        is_latest: whether this is the latest replacement in the workflow.
     """
 
     summary: WorkflowSummary
@@ -88,7 +104,7 @@ class Replacement:
 
     @property
     def credits_per_run(self) -> tuple[float, float] | None:
-        """Credits per run before and since; None if there are too few runs."""
+        """Credits per run before and after the replacement; None if there are too few runs."""
         before, since = self.runs.before, self.runs.since
         if min(before.runs, since.runs) < _MIN_RUNS or before.credits <= 0:
             return None
@@ -96,13 +112,13 @@ class Replacement:
 
     @property
     def effect(self) -> float:
-        """Credits that the runs since then cost more or less than before."""
+        """Credits that the runs since then cost more (negative: less) than they would have cost before."""
         before, since = self.credits_per_run or (0, 0)
         return (since - before) * self.runs.since.runs
 
 
 def replacements(facts: Facts, found: Sequence[WorkflowSummary]) -> list[Replacement]:
-    """Find the days on which models were replaced: first the latest of each workflow, those with most effect first."""
+    """Return the replacements of models: first the latest of each workflow, then others, each by effect."""
     calls: dict[str | None, dict[str, dict[date, int]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
     for row in facts.models:
         if row.model and row.calls:
@@ -122,7 +138,7 @@ def replacements(facts: Facts, found: Sequence[WorkflowSummary]) -> list[Replace
 
 
 def _switches(calls: Mapping[str, Mapping[date, int]]) -> dict[date, tuple[list[str], list[str]]]:
-    """Return the days on which models of one workflow were first used as others were last used: old and new models."""
+    """Return the (old, new) models of a workflow by the day on which the new models replaced the old ones."""
     active = sorted({day for days in calls.values() for day in days})
     used = {
         model: [active.index(day) for day in _in_use(days)]
@@ -139,13 +155,13 @@ def _switches(calls: Mapping[str, Mapping[date, int]]) -> dict[date, tuple[list[
 
 
 def _in_use(calls: Mapping[date, int]) -> tuple[date, date]:
-    """Return the first and the last day of a model, without up to 2 % of its calls, at most 3, at either end."""
+    """Return the first and last day of a model's use, ignoring 2 % of its calls (at most 3) at either end."""
 
     def end(days: Sequence[date]) -> date:
-        left = min(3.0, 0.02 * sum(calls.values()))
+        ignored = min(3.0, 0.02 * sum(calls.values()))
         for day in days:
-            left -= calls[day]
-            if left < 0:
+            ignored -= calls[day]
+            if ignored < 0:
                 break
         return day
 

@@ -1,4 +1,4 @@
-"""The data of the report, read with bounded queries so that it stays fast in large warehouses."""
+"""Read the data of the report, with queries whose results are limited so that they stay fast in large warehouses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 MAX_FAILURES = 20_000
-"""Causes are counted of at most this many failed runs, the latest."""
+"""Maximum number of failed runs (the latest) whose causes are counted."""
 
 MIN_TIMED = 5
-"""Periods with fewer durations have no point in the curves."""
+"""Minimum number of durations in a period for a point in the duration curves."""
 
-_FRESH_DAYS = 7  # if the last run is older, the report ends with its day
-_PERIODS = ((14, 1), (100, 3), (10_000, 7))  # longest span, days of one point in its duration curves
+_FRESH_DAYS = 7  # if the last run is older, the report ends on the day of that run
+_PERIODS = ((14, 1), (100, 3), (10_000, 7))  # (maximum days of the report, days per point of duration curves)
 
 Row = TypeVar("Row")
 
@@ -32,8 +32,8 @@ Row = TypeVar("Row")
 class Span:
     """The UTC days `first` to `last` of the report.
 
-    `first_run` is the time of the first run in the warehouse, `read_until` when a sync last read a stream to its end;
-    `undated` counts runs without `created_at`.
+    `first_run` is the time of the first run in the warehouse, `read_until` the end of the last sync of any stream, and
+    `undated` the number of runs without `created_at`.
     """
 
     now: datetime
@@ -55,18 +55,18 @@ class Span:
 
     @property
     def starts_late(self) -> bool:
-        """Whether the first day may be partial, because the first run of the warehouse falls on it."""
+        """Whether the first day may be partial, because it is the day of the first run in the warehouse."""
         return self.first_run is not None and self.first_run.date() == self.first
 
     @property
     def full_days(self) -> list[date]:
-        """The days that are not partial: neither that of the first run nor those not read to their end."""
+        """The days without partial ones: the day of the first run, and days that are not completely synced."""
         return [day for day in self.days[self.starts_late :] if day < self.read_until.date()]
 
 
 @dataclass(frozen=True, slots=True)
 class DailyRuns:
-    """Runs of one day, workflow and status, with their credits."""
+    """Number and credits of the runs of one day, workflow and status."""
 
     day: date
     workflow_id: str | None
@@ -77,7 +77,10 @@ class DailyRuns:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Durations of a workflow's completed and failed runs in one period, counted back from 0, or in total (None)."""
+    """Durations of the completed and failed runs of a workflow in one period.
+
+    Periods are numbered backwards from 0; None stands for the whole report.
+    """
 
     workflow_id: str | None
     period: int | None
@@ -88,7 +91,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class VersionRuns:
-    """Runs of one version of a workflow, and the quartiles of their durations; None if no run has one."""
+    """Runs of one version of a workflow; `quartiles_s` is None if no run has a duration."""
 
     workflow_id: str | None
     version: int
@@ -128,7 +131,7 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Runs that failed in the same step with the same message; `runs_in_all` counts those of all groups."""
+    """Runs that failed in the same step with the same message. `runs_in_all` is the number of runs in all groups."""
 
     workflow_id: str | None
     step_key: str | None
@@ -143,7 +146,7 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that has not ended; `open_in_all` is the number of all open runs."""
+    """A run that has not ended. `open_in_all` is the number of all open runs."""
 
     run_id: str
     workflow_id: str | None
@@ -186,7 +189,7 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All data of the report. `labels` maps the ids of workflows to their names, if known."""
+    """All data of the report. `labels` maps ids of workflows to their names, if known."""
 
     span: Span
     labels: dict[str, str]
@@ -211,7 +214,7 @@ async def read_facts(connection: Connection, days: int) -> Facts:
     """Read the data of the report.
 
     Args:
-        connection: a connection whose search path is the schema, preferably inside a read-only transaction.
+        connection: a connection with the schema as search_path, preferably in a read-only transaction.
         days: maximum number of UTC days to cover.
     """
     await connection.execute(statements("report")["tune"])
@@ -233,7 +236,7 @@ async def read_facts(connection: Connection, days: int) -> Facts:
 
 
 async def _rows(connection: Connection, kind: type[Row], statement: str, *values: Any) -> list[Row]:
-    """Run a statement whose columns are the fields of `kind`."""
+    """Run a statement, whose columns are the fields of `kind`, and return its rows."""
     return [kind(**row) for row in await connection.fetch(statements("report")[statement], *values)]
 
 

@@ -1,4 +1,4 @@
-"""Formatting of numbers, durations and times for people."""
+"""Format numbers, durations and times for display."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import date, datetime
 
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))  # seconds in each, largest first
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))  # (seconds, unit), largest first
 NOTHING = "\u2013"
 _MINUS = "\u2212"
 _GAP = "\u00a0"  # keeps a number and its unit on one line
@@ -24,7 +24,7 @@ def count(number: int | None, noun: str = "", plural: str = "") -> str:
 
 
 def percent(rate: float | None) -> str:
-    """Format a rate of 0 to 1 as a percentage with two significant digits; small rates are never shown as 0 %."""
+    """Format a rate from 0 to 1 as a percentage with two significant digits; small rates are not rounded to 0 %."""
     if rate is None:
         return NOTHING
     if 0 < rate < 0.0005:
@@ -75,7 +75,7 @@ def seconds(length: float | None) -> str:
 
 
 def ago(moment: datetime | None, now: datetime) -> str:
-    """Format how long ago something happened, in one unit; `never` for None."""
+    """Format the time since a moment in one unit, such as `5 min ago`; `never` for None."""
     if moment is None:
         return "never"
     length = (now - moment).total_seconds()
@@ -101,7 +101,7 @@ def day_month(moment: date) -> str:
 
 
 def change(ratio: float) -> str:
-    """Format a ratio as a change: `+50 %`, or how many times as much from 2 on: `3.1 times`."""
+    """Format a ratio as a change: `+50 %`, or from 2 on as a factor: `3.1 times`."""
     if ratio >= 2:
         return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
     return f"{'+' if ratio > 1 else _MINUS}{abs(ratio - 1) * 100:.0f}{_GAP}%"

@@ -1,4 +1,4 @@
-"""The titles of the report's sections: each tells in one sentence what happened."""
+"""The titles of the report's sections, each of which states the main finding in one sentence."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from etl.report.changes import Replacement, Shift
     from etl.report.facts import Facts, OpenRun, Span, StepFacts, Stream
 
-MIN_RUNS = 20  # ended runs before a rate or a 95th percentile is mentioned, and on both sides before two are compared
-_MIN_DIFFERENCE = 0.02  # smallest difference of two rates that is mentioned
-_MIN_STEP_RUNS = 5  # runs of a step before it can be named the slowest
-_MOSTLY = 0.5  # share of a change that makes it mostly one part's
-_FAR = 5  # times the usual 95th percentile
-_PEAK = 3  # times the usual amount of a day
-_MIN_DAYS = 5  # full days before a usual amount is stated
-_BAD_DAY = 0.2  # failure rate of a day that is mentioned if it is also three times that of all days
+MIN_RUNS = 20  # minimum number of ended runs for a rate or a 95th percentile, on both sides of a comparison
+_MIN_DIFFERENCE = 0.02  # minimum difference of two rates that is mentioned
+_MIN_STEP_RUNS = 5  # minimum number of runs of a step that is called the slowest
+_MOSTLY = 0.5  # minimum share of a part in a change that is "mostly" because of the part
+_FAR = 5  # minimum factor by which a 95th percentile is "far above" the usual one
+_PEAK = 3  # minimum ratio of a peak to the usual amount of a day
+_MIN_DAYS = 5  # minimum number of full days for stating a usual amount
+_BAD_DAY = 0.2  # minimum failure rate of a day that is mentioned, if it is also three times that of all days
 
 
 def runs(by_day: Mapping[date, Tally], span: Span, change: Shift | None, week: Change | None) -> str:
@@ -51,7 +51,7 @@ def _number(amount: float) -> str:
 
 
 def _steady(what: str, amounts: Mapping[date, float], form: Callable[[float], str]) -> str:
-    """Describe the amounts of full days that did not change: their peak or their mean; '' if there are few days."""
+    """Describe amounts of full days without a change, by their peak or mean; '' if there are too few days."""
     if len(amounts) < _MIN_DAYS:
         return ""
     usual, peak = median(amounts.values()), max(amounts, key=lambda day: amounts[day])
@@ -76,7 +76,7 @@ def _shifted(what: str, change: Shift, form: Callable[[float], str]) -> str:
 
 
 def _rate_of(total: Tally, everything: str) -> str:
-    """Format the failure rate; name the ended runs as its base if the rate of all runs differs."""
+    """Format the failure rate, with "those that ended" as its base if the rate of all runs differs."""
     rate = formatting.percent(total.failure_rate)
     return f"{rate} of {everything if rate == formatting.percent(total.failed / total.runs) else 'those that ended'}"
 
@@ -86,7 +86,7 @@ def rate_change(change: Change | None, *, weekly: bool = False) -> str:
     if change is None or min(change.before.ended, change.since.ended) < MIN_RUNS:
         return ""
     before, since = change.before.failure_rate or 0.0, change.since.failure_rate or 0.0
-    # Twice the standard error of the difference: rarely exceeded by chance.
+    # A random difference rarely exceeds twice the standard error.
     pooled = (change.before.failed + change.since.failed) / (change.before.ended + change.since.ended)
     chance = 2 * (pooled * (1 - pooled) * (1 / change.before.ended + 1 / change.since.ended)) ** 0.5
     if abs(since - before) < max(_MIN_DIFFERENCE, chance):
@@ -98,13 +98,13 @@ def rate_change(change: Change | None, *, weekly: bool = False) -> str:
 def spending(
     spent: Mapping[str, Mapping[date, Decimal]], span: Span, change: Shift | None, unit: str = "credits"
 ) -> str:
-    """State whether the credits per day changed and why, or else what used most of them.
+    """State whether the credits per day changed and why, or else which name used most credits.
 
     Args:
         spent: credits by name and day.
-        span: the days.
-        change: the change of the credits per day, if there is one.
-        unit: what is counted: `credits` or `model credits`.
+        span: the days of the report.
+        change: the change of the credits per day; None if they did not change.
+        unit: the noun for the title: `credits` or `model credits`.
     """
     amounts = totals(spent)
     total = sum(amounts.values())
@@ -120,7 +120,7 @@ def spending(
 
 
 def replacement(change: Replacement) -> str:
-    """State which model replaced another, and what it did to the credits per run."""
+    """State which models replaced others, and how the credits per run changed."""
     found = f"{' and '.join(change.new)} replaced {' and '.join(change.old)} in {change.summary.label} "
     found += f"with v{change.version.version} on " if change.version else "on "
     found += formatting.day_month(change.day)
@@ -135,7 +135,7 @@ def replacement(change: Replacement) -> str:
 
 
 def durations(found: Sequence[WorkflowSummary], period_days: int) -> str:
-    """Name the workflow that a version made slower, or else faster, and whether some runs took much longer lately."""
+    """Name the workflow that a version made slower, or else faster, and workflows with much longer runs lately."""
     changed = sorted(
         (each for each in found if each.slowdown), key=lambda each: each.slowdown[2] if each.slowdown else 0
     )
@@ -165,7 +165,7 @@ def durations(found: Sequence[WorkflowSummary], period_days: int) -> str:
 
 
 def slowdown(summary: WorkflowSummary) -> str:
-    """Describe the version that changed the median duration of a workflow most; '' if none did."""
+    """Describe the version that changed the median duration of a workflow most; '' if no version changed it."""
     if summary.slowdown is None:
         return ""
     before, since, ratio = summary.slowdown
@@ -175,7 +175,7 @@ def slowdown(summary: WorkflowSummary) -> str:
 
 
 def _has_late_tail(summary: WorkflowSummary) -> bool:
-    """Whether the 95th percentile of the newest period, if it has enough runs, is far above the usual one."""
+    """Return whether the 95th percentile of the newest period is far above the usual one; False if it has few runs."""
     usual = [each.p95_s for period, each in summary.periods.items() if period]
     latest = summary.periods.get(0)
     if latest is None or latest.runs < MIN_RUNS or len(usual) < 3:
@@ -184,7 +184,7 @@ def _has_late_tail(summary: WorkflowSummary) -> bool:
 
 
 def workflow(summary: WorkflowSummary) -> str:
-    """State the failure rate and durations of a workflow, and what its versions changed."""
+    """State the failure rate and durations of a workflow, and the changes by its versions."""
     total = summary.total
     if total.failure_rate is None:
         return "No runs have ended."
@@ -199,7 +199,7 @@ def workflow(summary: WorkflowSummary) -> str:
 
 
 def failures(ranked: Sequence[WorkflowSummary], failing: Sequence[StepFacts]) -> str:
-    """Name the workflow with the highest failure rate, its failing step, and the one with most failures."""
+    """Name the workflow with the highest failure rate, its most often failing step, and the one with most failures."""
     if not ranked:
         return "No runs failed"
     worst, most = ranked[0], max(ranked, key=lambda each: each.total.failed)
@@ -233,7 +233,7 @@ def open_runs(found: Sequence[OpenRun]) -> str:
 
 
 def streams(found: Sequence[Stream], span: Span) -> str:
-    """State whether all streams are complete and when they were last read."""
+    """State whether all streams are complete, and when they were last synced."""
     if not found:
         return "Nothing has been synced yet"
     incomplete = sum(each.state != "complete" for each in found)

@@ -1,4 +1,4 @@
-"""The tables of the page, with the values that they are sorted by."""
+"""The tables of the page; each cell has a sort key."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: its text, the value it is sorted by, and its CSS class.
+    """A cell of a table.
 
-    `look` is `number`, `code` (an id), `long` (a message), `bad` (needs attention) or ''.
+    Attributes:
+        text: the text.
+        sort: the sort key.
+        look: the CSS class: `number`, `code` (an id), `long` (a message), `bad` (needs attention) or ''.
     """
 
     text: str
@@ -38,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A sortable table. Columns whose heading starts with `-` are hidden on narrow screens; the `-` is not shown."""
+    """A sortable table. Columns whose headings start with `-` are hidden on narrow screens; the `-` is not shown."""
 
     caption: str
     headings: list[str]
@@ -46,7 +49,7 @@ class Table:
 
     @property
     def has_messages(self) -> bool:
-        """Whether a column holds long texts, which need the full width of a narrow screen."""
+        """Whether a column has long texts, which need the full width of a narrow screen."""
         return any(cell.look == "long" for row in self.rows for cell in row)
 
 
@@ -55,7 +58,7 @@ def _table(caption: str, rows: Iterable[Row], columns: dict[str, Callable[[Row],
 
 
 def workflows(found: Sequence[WorkflowSummary]) -> Table:
-    """One row per workflow that has runs."""
+    """Return a table with a row per workflow."""
     return _table("Workflows", found[:_MAX_WORKFLOWS], {
         "Workflow": lambda each: _text(each.label),
         "Runs": lambda each: _count(each.total.runs),
@@ -68,7 +71,7 @@ def workflows(found: Sequence[WorkflowSummary]) -> Table:
 
 
 def replacements(found: Sequence[Replacement]) -> Table:
-    """One row per day on which models of a workflow were replaced, latest first; of the first ones given."""
+    """Return a table of the first `_MAX_REPLACEMENTS` replacements, latest first."""
     ranked = sorted(found[:_MAX_REPLACEMENTS], key=lambda each: each.day, reverse=True)
     return _table("Replaced models", ranked, {
         "Day": lambda each: Cell(formatting.day(each.day), each.day.toordinal()),
@@ -82,7 +85,7 @@ def replacements(found: Sequence[Replacement]) -> Table:
 
 
 def steps(facts: Facts) -> Table:
-    """One row per step: the slowest ones and those with the most failures."""
+    """Return a table of the slowest steps and of the steps with most failures."""
     by_time = sorted(facts.steps, key=lambda each: -(each.p95_s or 0.0))[: _MAX_STEPS // 2]
     by_failures = sorted((each for each in facts.steps if each.failed), key=lambda each: -each.failed)
     return _table("Steps", dict.fromkeys([*by_time, *by_failures[: _MAX_STEPS // 2]]), {
@@ -98,7 +101,7 @@ def steps(facts: Facts) -> Table:
 
 
 def failures(facts: Facts) -> Table:
-    """One row per cause of failures, the most frequent first."""
+    """Return a table of the causes of failures, most frequent first."""
     return _table("Causes of failures", facts.failures, {
         "Runs": lambda each: _count(each.runs),
         "Workflow": lambda each: _text(facts.label(each.workflow_id)),
@@ -112,7 +115,7 @@ def failures(facts: Facts) -> Table:
 
 
 def open_runs(facts: Facts) -> Table:
-    """One row per open run, oldest first."""
+    """Return a table of open runs, oldest first."""
     return _table("Open runs", facts.open_runs, {
         "Open for": lambda each: _seconds(each.age_s),
         "Workflow": lambda each: _text(facts.label(each.workflow_id)),
@@ -124,7 +127,7 @@ def open_runs(facts: Facts) -> Table:
 
 
 def streams(facts: Facts) -> Table:
-    """One row per stream, those that need attention first."""
+    """Return a table of streams, incomplete ones first."""
     ranked = sorted(facts.streams, key=lambda each: (each.state == "complete", facts.label(each.workflow_id)))
     return _table("Sync health", ranked[:_MAX_STREAMS], {
         "Workflow": lambda each: _text(facts.label(each.workflow_id)),
@@ -145,7 +148,7 @@ def _state(stream: Stream) -> str:
 
 
 def syncs(facts: Facts) -> Table:
-    """One row per sync, latest first."""
+    """Return a table of syncs, latest first."""
     return _table("Recent syncs", facts.syncs, {
         "Started": lambda each: _time(each.started_at),
         "Mode": lambda each: _text(each.mode),

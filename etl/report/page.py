@@ -1,4 +1,4 @@
-"""The HTML page: sections of headlines, plots and tables. All text from data is escaped."""
+"""Render the HTML page: sections with headlines, plots and tables. All text from data is escaped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from etl.report.html_tables import Table
     from etl.report.plots import Plot
 
-_MAX_COLOURS = 8  # if there are more, the others share the last
+_MAX_COLOURS = 8  # if there are more series, the remaining ones share the last colour
 _MAX_CARDS = 12
 _MAX_BARS = 10
 
@@ -57,7 +57,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A horizontal bar, from `low` to `high` of 0 to 100, with its label and the amount that it shows."""
+    """A horizontal bar from `low` to `high` (0 to 100), with its label and the amount as text."""
 
     label: str
     amount: str
@@ -67,7 +67,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A small plot, or bars, with a heading and a finding."""
+    """A small plot or bars, with a heading and a finding."""
 
     heading: str
     finding: str
@@ -78,7 +78,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page; its title tells what happened."""
+    """A section of the page; `title` states the main finding."""
 
     key: str
     name: str
@@ -95,7 +95,7 @@ def render(facts: Facts) -> str:
     style, script, template = (
         folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "script.js", "page.html")
     )
-    # Everything outside the template is data or a drawing, and only drawings are marked as safe.
+    # All values passed to the template are escaped, except for drawings, which are marked as safe.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=DictLoader({})
     )
@@ -214,7 +214,7 @@ def _models(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
 
 
 def _notes(span: Span, change: Shift | None) -> list[str]:
-    """Say what the title compares, and which days are partial."""
+    """Return notes on the periods that the title compares, and on partial days."""
     notes, partial = [], {}
     if change:
         notes.append(f"The title compares the last {change.days} full days with the {change.days} before.")
@@ -228,7 +228,7 @@ def _notes(span: Span, change: Shift | None) -> list[str]:
 
 
 def _spending(span: Span, spent: Mapping[str, Mapping[date, Decimal]], mark: date | None = None) -> Plot | None:
-    """Plot credits by name; None if there are none."""
+    """Return a plot of credits by name; None if there are no credits."""
     ranked = list(aggregates.totals(spent))
     top = ranked[: _MAX_COLOURS - (len(ranked) > _MAX_COLOURS)]
     series = [plots.Series(name, f"var(--c{index})", spent[name]) for index, name in enumerate(top)]
@@ -239,7 +239,7 @@ def _spending(span: Span, spent: Mapping[str, Mapping[date, Decimal]], mark: dat
 
 
 def _workflows(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
-    # Those whose durations changed most come first, as in the title.
+    # Workflows whose durations changed most come first, as in the title.
     ranked = sorted(found, key=lambda each: -abs(log(each.slowdown[2])) if each.slowdown else 0.0)[:_MAX_CARDS]
     cards = [
         Card(
@@ -297,7 +297,7 @@ def _bars(values: Sequence[tuple[str, str, float]]) -> list[Bar]:
 
 def _steps(facts: Facts) -> Section:
     timed = sorted((each for each in facts.steps if each.p95_s), key=lambda each: -(each.p95_s or 0.0))[:_MAX_BARS]
-    # On a log scale, so that a very slow step leaves room to compare the others.
+    # On a log scale, so that steps can be compared even if one is very slow.
     ends = [[log10(max(0.001, length or 0)) for length in (each.p50_s, each.p95_s)] for each in timed]
     start, end = min((low for low, _ in ends), default=0) - 0.5, max((high for _, high in ends), default=0)
     bars = [

@@ -1,4 +1,4 @@
-"""Plots as SVG. Colours are CSS variables of the page, so that one drawing works in light and dark mode."""
+"""Draw plots as SVG. Colours are CSS variables of the page, so that a drawing works in light and dark mode."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ if TYPE_CHECKING:
     from etl.report.aggregates import WorkflowSummary
     from etl.report.facts import Durations, Span
 
-_WIDE, _NARROW = 980, 330  # widths in drawing units; at full size a unit is a pixel
-_MAX_BARS = 100  # days; longer spans have a bar per week
+_WIDE, _NARROW = 980, 330  # widths in drawing units, which are pixels at full size
+_MAX_BARS = 100  # longer spans have a bar per week instead of a bar per day
 _DAY_MS = 86_400_000
 _SIZE = re.compile(r'^(<svg[^>]*?) width="[\d.]+" height="[\d.]+"')
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
-_LABEL_WIDTH = 48  # of the value axes of both panels, so that their days line up
-_LARGEST = 1e200  # larger numbers are cut to this, so that their sums stay finite
+_LABEL_WIDTH = 48  # same for the value axes of both panels, so that their days are aligned
+_LARGEST = 1e200  # larger numbers are limited to this, so that their sums stay finite
 _FADED = 0.45  # opacity of partial days
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot for wide and, if it has another drawing, narrow screens, with its legend: labels and colours.
+    """A plot.
 
-    `tips` is a JSON list of what to show for each bar or point, newest first. Each covers `period_days` of the `days`
-    of the plot; the oldest may cover fewer.
+    Attributes:
+        tips: a JSON list with the tooltip of each bar or point, newest first.
+        days: number of days of the plot.
+        period_days: number of days per bar or point; the oldest may cover fewer.
+        wide: the drawing for wide screens.
+        narrow: the drawing for narrow screens; None if it is the same.
+        legend: (label, colour) of each series.
     """
 
     tips: str
@@ -51,7 +56,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of a stacked plot: its label, CSS colour, and amounts by day."""
+    """A series of a stacked plot: label, CSS colour, and amounts by day."""
 
     label: str
     colour: str
@@ -59,17 +64,17 @@ class Series:
 
 
 def slot(span: Span) -> str:
-    """Return what one bar of a stacked plot covers: `day` or `week`."""
+    """Return the period of a bar in a stacked plot: `day` or `week`."""
     return "week" if len(span.days) > _MAX_BARS else "day"
 
 
 def stacked(span: Span, series: Sequence[Series], unit: str, mark: date | None = None) -> Plot:
-    """Draw stacked bars per day or week; those that cover a partial day are faded.
+    """Draw stacked bars per day or week; bars that include a partial day are faded.
 
     Args:
-        span: the days.
-        series: bottom first.
-        unit: `runs`, which are whole, or `credits`.
+        span: the days of the report.
+        series: the series, bottom first.
+        unit: `runs` (integers) or `credits`.
         mark: a day to mark with a line and its date.
     """
     length = 7 if slot(span) == "week" else 1
@@ -104,7 +109,7 @@ def _bars(
     scale = _days_scale(span)
     highest = max((abs(each["high"]) for each in points), default=0.0)
     few = list(range(int(highest) + 1)) if unit == "runs" and highest <= 4 else None
-    # Names from the data stay out of the drawing, whose engine ends the process on characters that XML does not allow.
+    # Do not pass names from the data to the engine, which terminates the process on characters that XML does not allow.
     colours = alt.Scale(domain=list(range(len(series))), range=[each.colour for each in series])
     drawn = (
         _chart("points")
@@ -185,7 +190,7 @@ def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
 
 
 def _limit(measured: Sequence[Durations]) -> float:
-    """Return the end of the axis of durations: one outlier does not stretch it, a median does."""
+    """Return the maximum of the duration axis, which includes all medians but ignores outliers."""
     tails = sorted(each.p95_s for each in measured)
     if not tails or tails[-1] <= 0:
         return 1
@@ -194,7 +199,7 @@ def _limit(measured: Sequence[Durations]) -> float:
 
 
 def _durations(measured: Sequence[tuple[float, Durations]], limit: float) -> list[dict[str, Any]]:
-    """Return the points of both curves in seconds; the highest carries its value, to show if it is over the limit."""
+    """Return the points of both curves in seconds; the longest duration has its value as label."""
     longest = max((each for _, each in measured), key=lambda each: each.p95_s, default=None)
     return [
         {
@@ -226,7 +231,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, limit: float) -> list
     return [
         base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14, filled=True)).encode(color=colour, **at),
         over.mark_point(shape="triangle-up", filled=True, size=70, opacity=1).encode(color=colour, **at),
-        # On the side that has room, and below the legend.
+        # Place the label below the legend, on the side with enough space.
         over.mark_text(
             align=alt.ExprRef(f"{early} ? 'left' : 'right'"),
             dx=alt.ExprRef(f"{early} ? 8 : -8"),
@@ -237,7 +242,7 @@ def _duration_lines(scale: alt.Scale, days_axis: alt.Axis, limit: float) -> list
 
 
 def _version_marks(span: Span, found: WorkflowSummary) -> list[dict[str, Any]]:
-    """Return the position and label of each later version; where labels would overlap, only the newer one is kept."""
+    """Return position and label of each version except the first; of overlapping labels, only the newer is kept."""
     marks: list[dict[str, Any]] = []
     next_label = float("inf")
     for each in reversed(found.versions[1:]):
@@ -265,7 +270,7 @@ def _days_scale(span: Span) -> alt.Scale:
 
 
 def _days_axis(span: Span, width: int) -> alt.Axis:
-    """Label days, weeks or months, as many as fit."""
+    """Return an axis with labels for days, weeks or months, depending on the available width."""
     most = 12 if width == _WIDE else 5
     days = span.days
     if len(days) <= _MAX_BARS:
@@ -293,7 +298,7 @@ def _value_axis(
 
 
 def _number_form(highest: float) -> str:
-    """Return the number format of an axis up to this value: plain, with SI prefixes, or with exponents."""
+    """Return the number format for an axis up to `highest`: plain, with SI prefixes, or with exponents."""
     if highest < 10_000:
         return ",~f"
     return "~s" if highest < 1e15 else ".1~e"
@@ -304,7 +309,7 @@ def _title(text: str) -> alt.TitleParams:
 
 
 def _chart(name: str) -> alt.Chart:
-    """Return a chart of the data passed to `_draw` under `name`; passing data through altair would take seconds."""
+    """Return a chart of the data passed to `_draw` as `name`, because passing data through altair takes seconds."""
     return alt.Chart(alt.NamedData(name))
 
 
@@ -318,6 +323,6 @@ def _draw(chart: alt.LayerChart | alt.VConcatChart, **data: list[dict[str, Any]]
     )
     specification = themed.to_dict(validate=False) | {"datasets": data}
     svg = vl_convert.vegalite_to_svg(specification, allowed_base_urls=[])
-    # Round to a tenth of a unit: more digits are invisible, and would be most of the page.
+    # Round to a tenth of a unit: more digits are invisible, but would take most of the page's size.
     svg = _PATH.sub(lambda path: _DIGITS.sub(r"\1", path.group()), svg)
     return Markup(_SIZE.sub(r"\1", svg, count=1))  # noqa: S704 -- no text from data, and the engine escapes all text
