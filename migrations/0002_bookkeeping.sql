@@ -117,10 +117,14 @@ CREATE TABLE etl_queue (
     outcomes    jsonb,
     requests    bigint  NOT NULL DEFAULT 0,
     retries     bigint  NOT NULL DEFAULT 0,
+    fence       bigint,
+    since       timestamptz,
+    until       timestamptz,
+    start       integer,
     CONSTRAINT etl_queue_pkey PRIMARY KEY (sync_id, place)
 );
 COMMENT ON TABLE etl_queue IS
-    'One row per workflow that a running invocation reads. It is claimed as a whole, with all apps that list it, because they may list the same runs.';
+    'One row per workflow that a running invocation reads. It is claimed as a whole, with all apps that list it, because they may list the same runs. A big stream that several processes read also has a row per window of creation times.';
 COMMENT ON COLUMN etl_queue.sync_id IS 'Invocation (etl_syncs.id). Its rows are deleted when it ends.';
 COMMENT ON COLUMN etl_queue.place IS 'Order in which the workflows are read.';
 COMMENT ON COLUMN etl_queue.workflow_id IS 'Workflow whose runs are read.';
@@ -128,9 +132,14 @@ COMMENT ON COLUMN etl_queue.app_ids IS 'Apps whose listings of them are read, on
 COMMENT ON COLUMN etl_queue.claimed_by IS 'Process that reads it; null while none does.';
 COMMENT ON COLUMN etl_queue.held_since IS
     'When another invocation was first found to hold one of its streams; it is tried again after all others.';
-COMMENT ON COLUMN etl_queue.outcomes IS 'How each of its streams ended; null until then.';
-COMMENT ON COLUMN etl_queue.requests IS 'HTTP requests that the process had sent by then, since the last workflow that it finished.';
+COMMENT ON COLUMN etl_queue.outcomes IS 'How each of its streams ended, or the reading of the window; null until then.';
+COMMENT ON COLUMN etl_queue.requests IS 'HTTP requests that the process had sent by then, since the last workflow or window that it finished.';
 COMMENT ON COLUMN etl_queue.retries IS 'HTTP requests among them that were retries.';
+COMMENT ON COLUMN etl_queue.fence IS
+    'Of a window: the fencing token (etl_streams.fence) of the process that has claimed the stream; others commit under it too.';
+COMMENT ON COLUMN etl_queue.since IS 'Of a window: runs created at this time or later; null for all of the end.';
+COMMENT ON COLUMN etl_queue.until IS 'Of a window: runs created before this time; null for all of the beginning.';
+COMMENT ON COLUMN etl_queue.start IS 'Of a window: about how many runs the listing shows in front of it.';
 
 CREATE INDEX etl_queue_free_idx ON etl_queue (sync_id, place) WHERE claimed_by IS NULL AND held_since IS NULL;
 COMMENT ON INDEX etl_queue_free_idx IS 'Finds the next workflow to claim.';

@@ -13,6 +13,7 @@ from etl.app.notifications import receiving
 from etl.app.sync_invocation import Invocation, known_error
 from etl.app.worker import work_shift
 from etl.db.liveness import finish_commit
+from etl.db.session import Session
 from etl.db.sharing import SharedSync
 from etl.engine.executors import open_executor
 from etl.errors import EtlError, InterruptedSyncError, SettingsError
@@ -47,8 +48,9 @@ class Caller(Invocation):
         await self._shift(warehouse, self._runner(warehouse, clients)).fill(streams)
         self._listener(SyncStarted(self._task.mode, tuple(streams), sync_id))
         await stack.enter_async_context(receiving(settings, sync_id, self._listener))
-        count = min(workers, len({stream.workflow_id for stream in streams}))
-        shifts = [executor.submit(work_shift, sync_id, self._task.mode, *window) for _ in range(count)]
+        if not await self._may_split(warehouse):
+            workers = min(workers, len({stream.workflow_id for stream in streams}))
+        shifts = [executor.submit(work_shift, sync_id, self._task.mode, *window) for _ in range(workers)]
         try:
             await sharing.until_stopped(_wait_for(shifts, sharing))
         except BaseException as error:
@@ -58,6 +60,12 @@ class Caller(Invocation):
             await finish_commit(self._collect(sharing))
         if not window.is_bounded:
             await self._outcomes.compare_again(warehouse, self._listener)
+
+    async def _may_split(self, warehouse: Warehouse) -> bool:
+        """Return whether a stream may be read in windows, so that more workers than workflows find work."""
+        if not self._settings.engine.split_pages or self._task.window.is_bounded:
+            return False
+        return self._task.mode != "sync" or await warehouse.ask(Session.has_unread_history)
 
     async def _stop_workers(self, shifts: Sequence[Future[None]], sharing: Sharing, error: BaseException) -> None:
         """Let the workers stop, and wait for what they have in hand."""

@@ -37,6 +37,7 @@ class Copy(Invocation):
     ) -> None:
         super().__init__(settings, task, listener, policy=policy)
         self._name = name
+        self._split_pages = settings.engine.split_pages
 
     async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
         self._choose(apps)

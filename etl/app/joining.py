@@ -15,6 +15,7 @@ import msgspec
 
 from etl import __version__
 from etl.app.summary import StreamSummary, SyncSummary
+from etl.app.windows import decode
 from etl.db.sharing import SharedSync
 from etl.errors import InterruptedSyncError, SettingsError
 from etl.sync import Outcome
@@ -103,9 +104,13 @@ class Sharing:
         await task
 
     async def outcomes(self) -> list[Outcome]:
-        """Return how the streams of all processes ended."""
-        texts = await self.ask(SharedSync.outcomes)
-        return [each for text in texts for each in msgspec.json.decode(text, type=list[Outcome])]
+        """Return how the streams of all processes ended; one whose process is dead was interrupted."""
+        texts, windows = await self.ask(SharedSync.outcomes)
+        ended = {each.stream: each for text in texts for each in msgspec.json.decode(text, type=list[Outcome])}
+        for stream, text in windows:
+            outcome = ended.setdefault(stream, Outcome(stream, "interrupted"))
+            outcome.tally.add(decode(text).tally)
+        return list(ended.values())
 
 
 def summary_of(text: str) -> SyncSummary:

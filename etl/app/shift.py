@@ -9,11 +9,17 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import asyncpg
 import msgspec
 
 from etl.app.upkeep import roll_up_loaded
-from etl.db.queue import Queue
+from etl.app.windows import Reading, Windows, encode
+from etl.db.queue import Queue, WindowClaim
+from etl.db.refusals import LOST
 from etl.engine.local import run_side_by_side
+from etl.errors import LockLostError
+from etl.events import Notice
+from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -43,6 +49,7 @@ class Shift:
         listener: receives events.
         width: number of workflows.
         sent: tells how many requests and retries this process has sent.
+        split_pages: pages of the windows into which big streams are split for other processes; 0: never.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Shift:
         *,
         width: int,
         sent: Callable[[], tuple[int, int]],
+        split_pages: int = 0,
     ) -> None:
         self._warehouse = warehouse
         self._runner = runner
@@ -63,7 +71,10 @@ class Shift:
         self._sent = sent
         self._reported = sent()
         self._in_hand: list[Unit] = []
+        self._windows_in_hand: dict[WindowClaim, Tally] = {}
         self.worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        if split_pages:
+            runner.windows = Windows(warehouse, sync_id, self.worker, split_pages)
 
     def unreported(self) -> tuple[int, int]:
         """Return the numbers of requests and retries since those recorded with the last workflow that ended."""
@@ -78,10 +89,10 @@ class Shift:
         """Record how far the streams in hand came, because all processes stop."""
         for unit in self._in_hand:
             outcomes = msgspec.json.encode([ended[stream] for stream in unit.streams if stream in ended])
-            requests, retries = self.unreported()
-            self._reported = self._sent()
-            finish = partial(Queue.finish, unit=unit, outcomes=outcomes, requests=requests, retries=retries)
-            await self._ask(finish)
+            await self._ask(partial(Queue.finish, unit=unit, outcomes=outcomes, sent=self._report()))
+        for claim, tally in self._windows_in_hand.items():
+            reading = encode(Reading("interrupted", tally=tally))
+            await self._ask(partial(Queue.finish_window, claim=claim, reading=reading, sent=self._report()))
 
     async def work(self) -> None:
         """Work until every workflow of the queue has ended.
@@ -93,6 +104,7 @@ class Shift:
         """
         await run_side_by_side(self._width, self._work_off_free)
         while left := await self._ask(Queue.unfinished):
+            await run_side_by_side(self._width, self._work_off_free)  # others may have split a stream
             # The streams of what others have claimed can be locked only if their process is dead.
             others = any(unit.claimed_by not in {None, self.worker} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_PATIENCE_S for unit in left)
@@ -102,7 +114,7 @@ class Shift:
 
     async def _work_off_free(self) -> None:
         while (claim := await self._ask(Queue.claim)) is not None:
-            await self._run(claim)
+            await (self._read_window(claim) if isinstance(claim, WindowClaim) else self._run(claim))
 
     async def _work_off_left(self, units: Iterator[Unit], *, last: bool) -> None:
         for unit in units:
@@ -115,13 +127,35 @@ class Shift:
         unit = claim.unit
         self._in_hand.append(unit)
         outcomes = await self._runner.run(unit.streams, claim.states, claim.session)
-        requests, retries = self.unreported()
-        self._reported = (self._reported[0] + requests, self._reported[1] + retries)
-        finish = partial(Queue.finish, requests=requests, retries=retries)
-        await self._ask(partial(finish, unit=unit, outcomes=msgspec.json.encode(outcomes)))
+        await self._ask(partial(Queue.finish, unit=unit, outcomes=msgspec.json.encode(outcomes), sent=self._report()))
         self._in_hand.remove(unit)
         changed = sum(each.tally.runs_inserted + each.tally.runs_updated for each in outcomes)
         await roll_up_loaded(self._warehouse, unit.workflow_id, changed, self._listener)
+
+    async def _read_window(self, claim: WindowClaim) -> None:
+        """Read a window of a stream that another process has claimed."""
+        session = self._warehouse.session
+        tally = self._windows_in_hand[claim] = Tally()
+        try:
+            reading = await self._runner.read_window(claim, tally)
+            await self._ask(partial(Queue.finish_window, claim=claim, reading=encode(reading), sent=self._report()))
+        except LockLostError:  # whoever has claimed the window or the stream since goes on
+            pass
+        except (*LOST, asyncpg.TransactionRollbackError) as error:
+            await self._ask(partial(Queue.give_up, claim=claim))
+            self._listener(Notice("database.lost", {"stream": str(claim.stream), "error": str(error)}, level="warning"))
+            if isinstance(error, LOST) and self._warehouse.session is session:
+                await self._warehouse.reconnect(session)
+        del self._windows_in_hand[claim]
+        await roll_up_loaded(
+            self._warehouse, claim.stream.workflow_id, tally.runs_inserted + tally.runs_updated, self._listener
+        )
+
+    def _report(self) -> tuple[int, int]:
+        """Return the numbers of requests and retries that no workflow or window has recorded, to be recorded now."""
+        requests, retries = self.unreported()
+        self._reported = (self._reported[0] + requests, self._reported[1] + retries)
+        return requests, retries
 
     async def _ask(self, question: Callable[[Queue], Awaitable[Answer]]) -> Answer:
         return await self._warehouse.ask(lambda session: question(Queue(session, self._sync_id, self.worker)))

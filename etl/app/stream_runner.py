@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
 
+from etl.app.windows import Reading
 from etl.db.refusals import LOST, describe_refusal, unusable
 from etl.db.store import REFUSALS, Store
 from etl.errors import (
@@ -24,6 +26,7 @@ from etl.normalize.quarantine import abridge_of
 from etl.normalize.redaction import redactor_of
 from etl.plan.paging import head_size
 from etl.sync import Outcome, StreamSync
+from etl.sync.crawl import read_window
 from etl.sync.intake import Intake, Tally
 from etl.sync.listing import Listing, paging_of
 
@@ -32,10 +35,13 @@ if TYPE_CHECKING:
 
     from etl.api.client import CortexClient
     from etl.app.warehouse import Warehouse
+    from etl.app.windows import Windows
     from etl.config import Settings
     from etl.db.batch import Loaded
+    from etl.db.queue import WindowClaim
     from etl.db.session import Session, StreamState
     from etl.events import Listener, StreamId
+    from etl.plan.window import Window
     from etl.sync import Task
 
 RECONNECTS = 5
@@ -79,6 +85,8 @@ class StreamRunner:
         self._states: dict[StreamId, StreamState] = {}
         self._tallies: dict[StreamId, Tally] = {}
         self._unanswered: dict[StreamId, list[tuple[str, Loaded]]] = {}
+        self.windows: Windows | None = None
+        """Those of big streams, where several processes share the work."""
 
     async def run(
         self, streams: Sequence[StreamId], states: Mapping[StreamId, StreamState], session: Session
@@ -160,9 +168,48 @@ class StreamRunner:
 
     async def _sync(self, stream: StreamId) -> Outcome:
         """Make one attempt at a stream."""
-        api, payloads, task = self._settings.api, self._settings.payloads, self._task
-        store = self._store(stream)
-        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
+        store = self._store(stream, self._states[stream])
+        listing, intake = self._reading(store, self._task.window)
+        intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
+        in_windows = None
+        if self.windows is not None:
+            read = partial(self.read_window, tally=intake.tally)
+            resumes = self._task.mode != "reconcile" and not store.state.backfill_done
+            in_windows = partial(self.windows.read, listing, intake, store, read, resumes=resumes)
+        try:
+            outcome = await StreamSync(self._task, listing, intake, store, self._listener, in_windows).run()
+            return replace(outcome, state=self._states[stream])
+        finally:
+            self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally, state=self._states[stream])
+            self._unanswered.setdefault(stream, []).extend(store.unanswered)
+
+    async def read_window(self, claim: WindowClaim, tally: Tally) -> Reading:
+        """Read a window of a big stream; an error of the API, or a refusal of PostgreSQL, makes it doubtful.
+
+        Args:
+            claim: the window.
+            tally: counts what is done.
+
+        Raises:
+            KeyRefusedError, DatabaseError: no stream can go on.
+            LockLostError: another process has claimed the window or the stream.
+        """
+        store = self._store(claim.stream, claim.state, claim.key)
+        listing, intake = self._reading(store, claim.part.window)
+        intake.tally = tally
+        try:
+            doubt = await read_window(listing, intake, store, *claim.part)
+        except (KeyRefusedError, DatabaseError, LockLostError):
+            raise
+        except EtlError as error:
+            doubt = error.message
+        except REFUSALS as error:
+            doubt = describe_refusal(error)
+        return Reading(doubt, intake.newest, tally)
+
+    def _reading(self, store: Store, window: Window) -> tuple[Listing, Intake]:
+        """Return what reads a stream, and what takes in its pages."""
+        api, payloads, stream = self._settings.api, self._settings.payloads, store.stream
         listing = Listing(
             self._clients[stream.app_id],
             stream,
@@ -172,27 +219,22 @@ class StreamRunner:
             origin=api.origin,
             head=head_size(store.state.run_bytes) if api.page_size == "auto" else api.page_size,
         )
-        intake = Intake(store, normalizer, self._listener, listing=listing, window=task.window)
-        intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
-        try:
-            outcome = await StreamSync(task, listing, intake, store, self._listener).run()
-            return replace(outcome, state=self._states[stream])
-        finally:
-            self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally, state=self._states[stream])
-            self._unanswered.setdefault(stream, []).extend(store.unanswered)
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
+        return listing, Intake(store, normalizer, self._listener, listing=listing, window=window)
 
-    def _store(self, stream: StreamId) -> Store:
+    def _store(self, stream: StreamId, state: StreamState, claim: tuple[int, int, str] | None = None) -> Store:
         api = self._settings.api
         return Store(
             self._warehouse.pool,
             self._warehouse.session,
             stream,
-            self._states[stream],
+            state,
             sync_id=self._sync_id,
             filters=(api.status, api.origin),
             abridge=self._abridge,
             keep_payloads=self._settings.payloads.retention == "keep",
             dry_run=self._dry_run,
+            claim=claim,
         )
 
     def _skip(self, stream: StreamId, error: str) -> None:

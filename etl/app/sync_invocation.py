@@ -51,6 +51,7 @@ class Invocation:
         self._summary = SyncSummary(task.mode, dry_run=dry_run)
         self._outcomes = Outcomes()
         self._apps: list[AppSettings] = []  # whose streams are not known yet
+        self._split_pages = 0  # alone, it reads each stream as a whole
 
     def _count(self, event: Event) -> None:
         if isinstance(event, RequestSent):
@@ -130,6 +131,7 @@ class Invocation:
             self._listener,
             width=self._width,
             sent=lambda: (self._summary.requests, self._summary.retries),
+            split_pages=self._split_pages,
         )
 
     def _conclude(self) -> None:

@@ -100,6 +100,7 @@ class _Worker:
             self._listener,
             width=min(STREAMS_AT_ONCE, settings.api.concurrency),
             sent=lambda: (self._requests, self._retries),
+            split_pages=settings.engine.split_pages,
         )
         await warehouse.session.work_as(shift.worker)
         try:

@@ -501,6 +501,7 @@ class EngineSettings(Section):
     kind: Literal["local", "processes", "dask"] = "local"
     address: Annotated[str, BeforeValidator(check_engine_address)] | None = None
     workers: Integer = Field(default=0, ge=0, le=10_000)
+    split_pages: Integer = Field(default=200, ge=0, le=1_000_000)
     tls_ca: File | None = None
     tls_cert: File | None = None
     tls_key: File | None = None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from asyncpg import UniqueViolationError
 
 from etl.db.statements import statements
 from etl.events import StreamId
+from etl.plan.split import Part
+from etl.plan.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    import asyncpg
 
     from etl.db.session import Session, StreamState
 
@@ -49,6 +56,20 @@ class Claim:
     session: Session
 
 
+@dataclass(frozen=True, slots=True)
+class WindowClaim:
+    """A window of a big stream that this process has claimed.
+
+    `state` is that of the stream, with the fencing token of the process that has claimed the stream; `key` is the claim
+    itself: invocation, place in the queue, process.
+    """
+
+    stream: StreamId
+    part: Part
+    state: StreamState
+    key: tuple[int, int, str]
+
+
 class Queue:
     """The queue of the invocation `sync_id`, used by the process `worker`; `session` holds its locks."""
 
@@ -62,10 +83,12 @@ class Queue:
         apps, workflows = ([stream[place] for stream in streams] for place in (0, 1))
         await self._session.rows(_SQL["fill"], self._sync_id, apps, workflows)
 
-    async def claim(self) -> Claim | None:
-        """Claim and lock the next unclaimed workflow. Workflows that another invocation holds are postponed."""
+    async def claim(self) -> Claim | WindowClaim | None:
+        """Claim the next unclaimed workflow, and lock it, or window. Workflows of other invocations are postponed."""
         while rows := await self._session.rows(_SQL["claim"], self._sync_id, self._worker):
-            unit = Unit(*rows[0])
+            if rows[0]["fence"] is not None:
+                return await self._window_claim(rows[0])
+            unit = Unit(*tuple(rows[0])[:3])
             if (claim := await self._lock(unit)) is not None:
                 return claim
             await self._put_back(unit)
@@ -90,16 +113,15 @@ class Queue:
             return None
         return claim
 
-    async def finish(self, unit: Unit, outcomes: bytes, requests: int, retries: int) -> None:
+    async def finish(self, unit: Unit, outcomes: bytes, sent: tuple[int, int]) -> None:
         """Record the outcomes of a workflow's streams and release them.
 
         Args:
             unit: the workflow.
             outcomes: the outcomes as JSON.
-            requests: number of requests that this process has sent since it last finished a workflow.
-            retries: number of retries among them.
+            sent: numbers of requests and of retries that this process has sent since it last finished something.
         """
-        values = (unit.place, outcomes.decode(), requests, retries)
+        values = (unit.place, outcomes.decode(), *sent)
         await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
         await self._session.release(*unit.streams)
 
@@ -112,3 +134,55 @@ class Queue:
 
     async def _put_back(self, unit: Unit) -> None:
         await self._session.rows(_SQL["put_back"], self._sync_id, self._worker, unit.place)
+
+    async def split(self, stream: StreamId, fence: int, parts: Sequence[Part]) -> None:
+        """Queue the windows of a stream that this process has locked with a fencing token."""
+        columns = [[*column] for column in zip(*((*part.window, part.start) for part in parts), strict=True)]
+        while True:
+            try:
+                await self._session.rows(_SQL["add_windows"], self._sync_id, *stream, fence, *columns)
+            except UniqueViolationError:  # another process has just queued the windows of another stream
+                continue
+            return
+
+    async def adopt(self, stream: StreamId, fence: int) -> datetime | None:
+        """Go on with the windows of an earlier process that had locked the stream; return since when they are read."""
+        rows = await self._session.rows(_SQL["adopt_windows"], self._sync_id, *stream, fence)
+        began: datetime | None = rows[0][0] if rows else None
+        return began
+
+    async def claim_window(self, stream: StreamId, fence: int) -> WindowClaim | None:
+        """Claim the next window of a stream that this process has locked."""
+        rows = await self._session.rows(_SQL["claim_window"], self._sync_id, *stream, fence, self._worker)
+        return await self._window_claim(rows[0]) if rows else None
+
+    async def windows(self, stream: StreamId, fence: int) -> list[tuple[Part, str | None, str | None]]:
+        """Return the windows, each with the process that has claimed it, and how its reading ended, as JSON."""
+        rows = await self._session.rows(_SQL["windows"], self._sync_id, *stream, fence)
+        return [(Part(Window(since, until), start), by, outcomes) for since, until, start, by, outcomes in rows]
+
+    async def finish_window(self, claim: WindowClaim, reading: bytes, sent: tuple[int, int] = (0, 0)) -> None:
+        """Record how the reading of a window ended, as JSON; see `finish`."""
+        values = (claim.key[1], reading.decode(), *sent)
+        await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
+
+    async def give_up(self, claim: WindowClaim) -> None:
+        """Let any process read a window from its beginning."""
+        await self._session.rows(_SQL["free_windows"], self._sync_id, self._worker, claim.key[1])
+
+    async def free_windows_of_the_dead(self, workers: Iterable[str]) -> None:
+        """Let others read the windows of those of some processes that are dead."""
+        for worker in workers:
+            if await self._session.try_lock("worker", worker):
+                await self._session.rows(_SQL["free_windows"], self._sync_id, worker, None)
+                await self._session.unlock("worker", worker)
+
+    async def void_windows(self, stream: StreamId, fence: int, reading: bytes) -> None:
+        """End the windows of a stream that have not ended; whoever reads one can no longer commit."""
+        await self._session.rows(_SQL["void_windows"], self._sync_id, *stream, fence, reading.decode())
+
+    async def _window_claim(self, row: asyncpg.Record) -> WindowClaim:
+        place, workflow_id, (app_id,), fence, since, until, start = row
+        stream = StreamId(app_id, workflow_id)
+        state = replace(await self._session.read(stream), fence=fence)
+        return WindowClaim(stream, Part(Window(since, until), start), state, (self._sync_id, place, self._worker))

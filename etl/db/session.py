@@ -117,6 +117,10 @@ class Session:
         rows = await self._rows("read_stream", *stream)
         return StreamState.of(rows[0] if rows else None)
 
+    async def has_unread_history(self) -> bool:
+        """Return whether the history of a stream has not been read to its end."""
+        return bool(await self._value("has_unread_history"))
+
     async def release(self, *streams: StreamId) -> None:
         """Unlock streams."""
         await self._rows("unlock", [self._name("stream", *stream) for stream in streams])

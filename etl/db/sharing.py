@@ -100,9 +100,14 @@ class SharedSync:
         """Return whether a workflow is not finished."""
         return bool(await self._session.rows(_SQL["unfinished"], self._sync_id))
 
-    async def outcomes(self) -> list[str]:
-        """Return the outcomes of finished workflows, each as JSON with the outcomes of its streams."""
-        return [row["outcomes"] for row in await self._session.rows(_SQL["outcomes"], self._sync_id)]
+    async def outcomes(self) -> tuple[list[str], list[tuple[StreamId, str]]]:
+        """Return the outcomes of finished workflows, each as JSON with the outcomes of its streams.
+
+        The second list has how the readings of windows of a stream ended, as JSON.
+        """
+        rows = await self._session.rows(_SQL["outcomes"], self._sync_id)
+        windows = [(StreamId(row["app_id"], row["workflow_id"]), row["outcomes"]) for row in rows if row["is_window"]]
+        return [row["outcomes"] for row in rows if not row["is_window"]], windows
 
     async def requests(self) -> tuple[int, int]:
         """Return the numbers of requests and of retries of all processes."""

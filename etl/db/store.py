@@ -88,9 +88,10 @@ class Store:
         abridge: a function that returns the part of a quarantined item's bytes to keep; None keeps all of them.
         keep_payloads: whether runs whose payloads the API has deleted (retention) keep the stored payloads.
         dry_run: read as usual, but write nothing.
+        claim: of a window of the stream, which each write checks too: invocation, place in the queue, process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a stream needs is passed by name
         self,
         pool: asyncpg.Pool,
         session: Session,
@@ -102,8 +103,10 @@ class Store:
         abridge: Callable[[bytes], bytes] | None = None,
         keep_payloads: bool = True,
         dry_run: bool = False,
+        claim: tuple[int, int, str] | None = None,
     ) -> None:
         self._pool = pool
+        self._claim = claim
         self.session = session
         self.stream = stream
         self.state = state
@@ -264,6 +267,8 @@ class Store:
         key = (*self.stream, self.state.fence)
         if batch.cursor is not None:
             held = await connection.fetchval(_LOAD["checkpoint"], *key, batch.cursor)
+        elif self._claim is not None:
+            held = await connection.fetchval(_LOAD["hold_window"], *key, *self._claim)
         else:
             held = await connection.fetchval(_LOAD["hold"], *key)
         if held is None:
@@ -271,6 +276,15 @@ class Store:
                 f"another process has taken over the stream {self.stream}",
                 hint="This process wrote nothing; let the other one finish.",
             )
+
+    async def save_cursor(self, cursor: str) -> None:
+        """Write down how far a history load came, apart from any commit.
+
+        Raises:
+            LockLostError: another process owns the stream.
+        """
+        async with self._pool.acquire() as connection:
+            await self._check_fence(connection, Batch(cursor=cursor))  # type: ignore[arg-type]  # the pool's proxy is one
 
     async def open_runs(self) -> dict[str, str]:
         """Return the status of each listed run that was pending or running when it was loaded, by id."""

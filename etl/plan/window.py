@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime  # noqa: TC003 - msgspec reads the annotations of a window
 from typing import TYPE_CHECKING, NamedTuple
 
 from etl.plan.order import Listed, Order, latest_reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
 IN_FRONT, BEHIND = -1, 1
 """On which side of a window a run outside of it is listed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -42,6 +43,7 @@ async def read_all(
     order: Order | None = None,
     window: Window = EVERYTHING,
     resumes: bool = False,
+    start: int | None = None,
 ) -> Crawl:
     """Read a listing until a pass is complete or no further pass is allowed.
 
@@ -55,6 +57,7 @@ async def read_all(
         order: the order of the listing as last observed.
         window: the creation times to read.
         resumes: whether to resume at the checkpoint of an earlier process, and to save checkpoints in the first pass.
+        start: about how many runs precede the window, in a listing known to be sorted by creation, newest first.
 
     Returns:
         The last pass.
@@ -62,7 +65,9 @@ async def read_all(
     resumed = _saved_checkpoint(store) if resumes else None
     passes, before = 0, None
     while True:
-        crawl = Crawl(listing, intake, store, now, order=order, window=window, resumed=resumed, saves=resumes)
+        crawl = Crawl(
+            listing, intake, store, now, order=order, window=window, resumed=resumed, saves=resumes, start=start
+        )
         if await crawl.read():
             passes += 1
             shown = (crawl.doubt, crawl.met, listing.count)
@@ -72,6 +77,38 @@ async def read_all(
                 return crawl
             before, resumes = shown, False
         order, resumed = crawl.order, None
+
+
+async def read_window(listing: Listing, intake: Intake, store: Store, window: Window, start: int) -> str:
+    """Read one of the windows of a listing that is sorted by creation, newest first.
+
+    Returns:
+        Why a run of it may have been missed; empty where it was read completely.
+    """
+    now, order = await store.session.clock(), Order.CREATED_DESC
+    crawl = await read_all(listing, intake, store, now, order=order, window=window, start=start)
+    if crawl.order is not order:
+        return "the listing is not sorted by creation"
+    if intake.has_undated:
+        return "it shows a run without a creation time"
+    return crawl.doubt
+
+
+def joint_pass(listing: Listing, intake: Intake, store: Store, began: datetime) -> Crawl:
+    """Return the pass that several processes have made together, each reading windows of the listing."""
+    crawl = Crawl(
+        listing,
+        intake,
+        store,
+        began,
+        order=Order.CREATED_DESC,
+        window=EVERYTHING,
+        resumed=None,
+        saves=False,
+        start=None,
+    )
+    crawl.from_start = False
+    return crawl
 
 
 def _saved_checkpoint(store: Store) -> Checkpoint | None:
@@ -110,6 +147,7 @@ class Crawl:
         window: Window,
         resumed: Checkpoint | None,
         saves: bool,
+        start: int | None,
     ) -> None:
         self.doubt = ""
         self.is_complete = self.moved = False
@@ -124,11 +162,12 @@ class Crawl:
         self._window = window
         self._resumed = resumed
         self._saves = saves
+        self._place = start
         self._number = 0
         self._probes: dict[Span, Page] = {}
         # The end of a window can only be found in a listing that is sorted without exception.
         self._observer = OrderObserver(0 if window.is_bounded else listing.paging.distance)
-        self._is_sorted = False  # whether the pages read by bisection prove an order by creation
+        self._is_sorted = start is not None  # or whether the pages read by bisection prove an order by creation
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
 
@@ -160,7 +199,8 @@ class Crawl:
         async with aclosing(self._listing.pages(reading, self._probes)) as batches:
             async for pages in batches:
                 await self._load(pages, reading)
-                if BEHIND in self._sides(self._last):
+                is_out_of_order = self._place is not None and not self._observer.agrees_with(Order.CREATED_DESC)
+                if is_out_of_order or BEHIND in self._sides(self._last):
                     reading.stop()
                 elif reading.pages == 1 and self._saves and self._resumed is None:
                     with suppress(PageTooLargeError):
@@ -211,7 +251,7 @@ class Crawl:
             return 0
         probed = {0: await self._probe(first)}
         paging.observe(first, answer_of(self._probes[first]))
-        order, count = order_of(probed[0]), self._listing.count
+        order, count = order_of(probed[0]) if self._place is None else Order.CREATED_DESC, self._listing.count
         in_front = {IN_FRONT}
         if self._window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
             return 0
@@ -219,8 +259,9 @@ class Crawl:
         while spans[-1].end < count:
             spans.append(paging.next(spans[-1].end))
         low, high = 0, len(spans)  # the page at `low` is wholly in front of the window, the page at `high` is not
+        near = [] if self._place is None else _around(bisect(spans, self._place, key=lambda span: span.end))
         while high - low > 1:
-            middle = (low + high) // 2
+            middle = min(max(near.pop(), low + 1), high - 1) if near else (low + high) // 2
             probed[middle] = await self._probe(spans[middle])
             is_in_front = self._window.sides(probed[middle], order, by_creation=True) == in_front
             low, high = (middle, high) if is_in_front else (low, middle)
@@ -228,8 +269,8 @@ class Crawl:
         for place in sorted(probed):
             observer.watch(probed[place])
         is_sorted = observer.order is order and observer.is_settled and observer.is_by_creation
-        self._is_sorted = bool(low) and is_sorted
-        return spans[low - 1].end if self._is_sorted else 0
+        self._is_sorted = self._is_sorted or (bool(low) and is_sorted)
+        return spans[low - 1].end if low and self._is_sorted else 0
 
     async def _probe(self, span: Span) -> Sequence[Listed]:
         """Read a page ahead of the pass, which loads it when it gets there."""
@@ -271,3 +312,8 @@ class Crawl:
         if complete and not self._window.is_bounded:
             await store.drop_rejects(await session.unseen_rejects(store.stream, self._number))
         return settled
+
+
+def _around(page: int) -> list[int]:
+    """Return the pages to look at first, the last one first, for the one at which a window begins about."""
+    return [page - 2, page + 1, page, page - 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -63,6 +63,11 @@ class Tally:
         self.runs_unchanged += done.unchanged
         self.runs_gone += done.gone
 
+    def add(self, other: Tally) -> None:
+        """Add what another process has read and done."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
     @property
     def runs_seen(self) -> int:
         """Runs received; those repeated on overlapping pages count once."""
@@ -109,6 +114,7 @@ class Intake:
         tally: counts of what was read and done.
         newest: the largest `updated_at` read.
         doubt: why a run read since `begin` may be out of date; empty if none is.
+        has_undated: whether a run without a creation time was read.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Intake:
         self.tally = Tally()
         self.newest: datetime | None = None
         self.doubt = ""
+        self.has_undated = False
         self._store = store
         self._workflow_id = clean_text(store.stream.workflow_id)
         self._normalizer = normalizer
@@ -295,6 +302,7 @@ class Intake:
         if not stored["gone"] and self._window.holds(stored["created_at"]):
             counts["unchanged"] += 1  # one that is back is counted as updated
         found.valid.add(stored["id"])
+        self.has_undated = self.has_undated or stored["created_at"] is None
         self.note_time(stored["updated_at"])
         self._note_answer(item, stored["id"])
         times = (stored["created_at"], stored["updated_at"])
@@ -305,6 +313,7 @@ class Intake:
     ) -> Listed:
         """Take a new or changed run, unless another copy of it is newer."""
         group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
+        self.has_undated = self.has_undated or rows.created_at is None
         self.note_time(rows.updated_at)
         if self._window.holds(rows.created_at):
             if found.batch.authoritative or self._is_newest(item, rows, stored, group.get(rows.run_id)):

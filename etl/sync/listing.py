@@ -75,6 +75,7 @@ class Listing:
         self._largest = 0  # of the last pages, in bytes
         self._timeouts = 0  # in a row
         self._late = 0  # the page size at the first of the last timeouts in a row
+        self._put_back: tuple[Span, Page] | None = None
         self._client = client
         self._stream = stream
         self._status, self._origin = status, origin
@@ -93,6 +94,9 @@ class Listing:
 
     async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
         """Read one page; see `CortexClient.list_runs`."""
+        put_back, self._put_back = self._put_back, None
+        if put_back is not None and put_back[0] == span:
+            return put_back[1]
         page = await self._client.list_runs(
             *self._stream,
             span.number,
@@ -107,6 +111,10 @@ class Listing:
         self._items += len(page.items)
         self._bytes += page.bytes
         return page
+
+    def put_back(self, span: Span, page: Page) -> None:
+        """Let the very next request, if it is for the same page, be answered with it."""
+        self._put_back = (span, page)
 
     async def probe(self, place: int = 1) -> Page:
         """Read the single item at a place (from 1), and the listing's count."""

@@ -17,14 +17,14 @@ from etl.plan.order import Order
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
-from etl.sync.crawl import read_all
+from etl.sync.crawl import joint_pass, read_all
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import Tally
 from etl.sync.listing import answer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Awaitable, Callable, Container, Mapping
 
     from etl.api.pages import Page
     from etl.db.store import Store
@@ -69,9 +69,22 @@ def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> 
 
 
 class StreamSync:
-    """Brings one locked stream up to date."""
+    """Brings one locked stream up to date.
 
-    def __init__(self, task: Task, listing: Listing, intake: Intake, store: Store, listener: Listener) -> None:
+    Args:
+        in_windows: reads a big listing together with other processes, and returns since when; None if it does not.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        listing: Listing,
+        intake: Intake,
+        store: Store,
+        listener: Listener,
+        in_windows: Callable[[], Awaitable[datetime | None]] | None = None,
+    ) -> None:
+        self._in_windows = in_windows
         self._task = task
         self._listing = listing
         self._intake = intake
@@ -97,8 +110,14 @@ class StreamSync:
         due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at, now)
         if self._task.mode == "sync" and self._store.state.backfill_done and not due:
             await self._read_head(now)
-        else:
+        elif self._in_windows is None or (began := await self._in_windows()) is None:
             await self._read_listing(now)
+        else:
+            self._order = Order.CREATED_DESC
+            self._crawl = joint_pass(self._listing, self._intake, self._store, began)
+            counted_already = self._intake.tally.runs_unchanged
+            await self._read_head(now)
+            self._intake.tally.runs_unchanged = counted_already
         return await self._compare(now)
 
     async def _read_listing(self, now: datetime) -> None:

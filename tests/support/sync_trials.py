@@ -128,6 +128,7 @@ class Trial:
             apps=[AppSettings(id=app, workflows=workflows) for app, workflows in by_app.items()],
             sync=SyncSettings(**self.sync),
             payloads=self.payloads,
+            engine=self.engine | ({"kind": "local"} if self.engine else {}),
         )
 
     async def run(self, mode: Any = "sync", **options: Any) -> SyncSummary:

@@ -129,3 +129,12 @@ RETURNING fence
 -- name: hold
 -- Check the fencing token in a commit that does not move the cursor.
 SELECT fence FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3 FOR UPDATE
+
+-- name: hold_window
+-- The same check for a window of the stream, for which the claim of this process must hold too. Others commit to other
+-- windows at the same time.
+SELECT streams.fence
+FROM etl_streams AS streams JOIN etl_queue AS queue ON queue.fence = streams.fence
+WHERE streams.app_id = $1 AND streams.workflow_id = $2 AND streams.fence = $3
+    AND queue.sync_id = $4 AND queue.place = $5 AND queue.claimed_by = $6 AND queue.outcomes IS NULL
+FOR SHARE

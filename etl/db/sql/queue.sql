@@ -7,7 +7,7 @@ FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS streams (app_id, workflow
 GROUP BY workflow_id
 
 -- name: claim
--- Claim the next unclaimed workflow. $1 invocation, $2 this process.
+-- Claim the next unclaimed workflow or window. $1 invocation, $2 this process.
 UPDATE etl_queue SET claimed_by = $2
 WHERE sync_id = $1 AND place = (
     SELECT place FROM etl_queue
@@ -15,7 +15,7 @@ WHERE sync_id = $1 AND place = (
     ORDER BY place
     LIMIT 1
     FOR UPDATE SKIP LOCKED)
-RETURNING place, workflow_id, app_ids
+RETURNING place, workflow_id, app_ids, fence, since, until, start
 
 -- name: put_back
 -- Postpone a claimed workflow, because another invocation holds one of its streams.
@@ -26,7 +26,7 @@ WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
 -- The workflows that are not finished. `held_s`: seconds since another invocation was first found to hold a stream.
 SELECT place, workflow_id, app_ids, claimed_by, extract(epoch FROM now() - held_since)::float8 AS held_s
 FROM etl_queue
-WHERE sync_id = $1 AND outcomes IS NULL
+WHERE sync_id = $1 AND outcomes IS NULL AND fence IS NULL
 ORDER BY place
 
 -- name: claim_again
@@ -34,7 +34,49 @@ ORDER BY place
 UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outcomes IS NULL RETURNING place
 
 -- name: finish
--- Record the outcomes of a workflow's streams, unless another process has claimed the workflow since. $5 requests,
--- $6 retries.
+-- Record the outcomes of a workflow's streams, or the reading of a window, unless another process has claimed it
+-- since. $5 requests, $6 retries.
 UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
 WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
+
+-- name: add_windows
+-- Split the stream of app $2 and workflow $3 into windows, to be read under the fencing token $4.
+INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, fence, since, until, start)
+SELECT $1, (SELECT max(place) FROM etl_queue WHERE sync_id = $1) + number, $3, ARRAY[$2::text], $4, since, until, start
+FROM unnest($5::timestamptz[], $6::timestamptz[], $7::integer[]) WITH ORDINALITY AS windows (since, until, start, number)
+
+-- name: adopt_windows
+-- Let the windows of a stream that an earlier process has split go on under another fencing token, from now on.
+UPDATE etl_queue SET fence = $4, claimed_by = CASE WHEN outcomes IS NOT NULL THEN claimed_by END
+WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence IS NOT NULL
+RETURNING (SELECT started_at FROM etl_syncs WHERE id = $1)
+
+-- name: claim_window
+-- Claim the next window of a stream.
+UPDATE etl_queue SET claimed_by = $5
+WHERE sync_id = $1 AND place = (
+    SELECT place FROM etl_queue
+    WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4
+        AND claimed_by IS NULL AND outcomes IS NULL
+    ORDER BY place
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED)
+RETURNING place, workflow_id, app_ids, fence, since, until, start
+
+-- name: windows
+SELECT since, until, start, claimed_by, outcomes FROM etl_queue
+WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4
+ORDER BY place
+
+-- name: free_windows
+-- Let others read the windows that a process has claimed; one that it is just committing to stays, for now.
+UPDATE etl_queue SET claimed_by = NULL
+WHERE sync_id = $1 AND place = ANY (ARRAY(
+    SELECT place FROM etl_queue
+    WHERE sync_id = $1 AND claimed_by = $2 AND fence IS NOT NULL AND outcomes IS NULL AND ($3::integer IS NULL OR place = $3)
+    FOR UPDATE SKIP LOCKED))
+
+-- name: void_windows
+-- End the windows of a stream, because all of it is read by one process: who reads one can no longer commit.
+UPDATE etl_queue SET claimed_by = coalesce(claimed_by, ''), outcomes = $5::text::jsonb
+WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4 AND outcomes IS NULL

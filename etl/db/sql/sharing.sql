@@ -38,14 +38,16 @@ UPDATE etl_shared_syncs SET stop_code = $2, stop_error = $3, stop_hint = $4 WHER
 
 -- name: streams
 SELECT app_id, workflow_id FROM etl_queue CROSS JOIN LATERAL unnest(app_ids) AS apps (app_id)
-WHERE sync_id = $1 AND place > 0
+WHERE sync_id = $1 AND place > 0 AND fence IS NULL
 ORDER BY place
 
 -- name: unfinished
-SELECT place FROM etl_queue WHERE sync_id = $1 AND outcomes IS NULL LIMIT 1
+SELECT place FROM etl_queue WHERE sync_id = $1 AND outcomes IS NULL AND fence IS NULL LIMIT 1
 
 -- name: outcomes
-SELECT outcomes FROM etl_queue WHERE sync_id = $1 AND outcomes IS NOT NULL ORDER BY place
+SELECT outcomes, app_ids[1] AS app_id, workflow_id, fence IS NOT NULL AS is_window
+FROM etl_queue WHERE sync_id = $1 AND outcomes IS NOT NULL
+ORDER BY place
 
 -- name: requests
 -- Requests and retries of all processes.

@@ -66,6 +66,9 @@ SELECT
 FROM etl_streams AS streams
 WHERE app_id = $1 AND workflow_id = $2
 
+-- name: has_unread_history
+SELECT EXISTS (SELECT FROM etl_streams WHERE requested AND NOT backfill_done)
+
 -- name: clock
 SELECT now()
 
