@@ -22,6 +22,7 @@ from etl.dictionary import read_dictionary
 from etl.dictionary.plain_text import description, overview
 from etl.errors import EtlError, SettingsError
 from etl.plurals import counted
+from etl.visible import visible, visible_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,9 +108,10 @@ def _converted_errors(mask: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except EtlError as error:
-        raise ToolError(mask(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)) from None
+        hint = f"\nhint: {visible(mask(error.hint))}" if error.hint else ""
+        raise ToolError(f"{visible(mask(error.message))}{hint}") from None
     except (*DRIVER_ERRORS, OSError) as error:
-        raise ToolError(mask(unusable(error).message)) from None
+        raise ToolError(visible(mask(unusable(error).message))) from None
 
 
 class _LimitReachedError(Exception):
@@ -123,7 +125,7 @@ async def _rows(url: str, schema: str, sql: str, limits: Limits) -> str:
 
     async def add(text: str) -> None:
         nonlocal characters
-        for line in text.splitlines():
+        for line in filter(None, visible_json(text).split("\n")):
             characters += len(line)
             if len(rows) == limits.rows or characters > _MAX_CHARACTERS:
                 raise _LimitReachedError

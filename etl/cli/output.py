@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from etl.observe.terminal import colored, visible, visible_json, visible_lines
+from etl.observe.terminal import colored
+from etl.visible import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence

@@ -19,8 +19,8 @@ from rich.progress import (
 from rich.table import Column
 
 from etl import events
-from etl.observe.terminal import visible
 from etl.plurals import counted
+from etl.visible import visible
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -19,6 +19,7 @@ from etl import __version__
 from etl.report import aggregates, changes, formatting, headlines, html_tables, plots
 from etl.report.aggregates import Tally
 from etl.report.facts import MAX_FAILURES, MIN_TIMED
+from etl.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,7 +98,12 @@ def render(facts: Facts) -> str:
     )
     # All values passed to the template are escaped, except for drawings, which are marked as safe.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=DictLoader({})
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=DictLoader({}),
     )
     span = facts.span
     return environment.from_string(template).render(
@@ -112,6 +118,10 @@ def render(facts: Facts) -> str:
         tiles=_tiles(facts),
         sections=sections(facts),
     )
+
+
+def _visible(value: object) -> object:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _notices(span: Span) -> list[str]:

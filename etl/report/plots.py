@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from etl.report import formatting
 from etl.report.aggregates import split_into_periods
+from etl.visible import visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,7 +171,7 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _json(tips: list[str]) -> str:
-    return json.dumps(tips, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps([visible_lines(each) for each in tips], ensure_ascii=False, separators=(",", ":"))
 
 
 def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:

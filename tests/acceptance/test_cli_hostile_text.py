@@ -110,6 +110,9 @@ async def test_nothing_hostile_reaches_a_terminal(hostile) -> None:
         shown += plain
     assert shown.count("\\x1b]0;owned\\x07\\x9b31m\\u202eevil") > 40
     assert shown.count("\\u001b]0;owned\\u0007\\u009b31m\\u202eevil") > 10
+    page = (command.folder / "cortex-report.html").read_text(encoding="utf-8")
+    assert page.count("\\x1b]0;owned\\x07\\x9b31m\\u202eevil") > 10
+    assert not set(page) & (CONTROL | {"\x1b", "\r"})
 
 
 @pytest.mark.parametrize("arguments", [("sync",), ("status", "--explain"), ("doctor",), ("rejects", "list")])

@@ -70,6 +70,11 @@ async def test_query_returns_rows_as_json_lines(command: Command, reader_url: st
         assert (failed, json.loads(first), end) == (False, {"n": 1, "word": "a", "nothing": None}, "(2 rows)")
         assert json.loads(second) == {"n": 2, "word": "b\n", "nothing": 3}
         assert await call("query", sql="SELECT id FROM runs") == (False, "(0 rows)")
+        odd = "\x1b\x9b\u2028\u202e"
+        _, text = await call("query", sql=f"SELECT '{odd}' AS word")
+        assert (json.loads(text.splitlines()[0]), set(text) & set(odd)) == ({"word": odd}, set())
+        failed, text = await call("query", sql=f"SELECT '{odd}'::integer")
+        assert (failed, "\\x1b\\x9b\\u2028\\u202e" in text, set(text) & set(odd)) == (True, True, set())
         assert (await call("query", sql="EXPLAIN SELECT 1"))[1].startswith('{"QUERY PLAN":')
         assert '"transaction_read_only":"on"' in (await call("query", sql="SHOW transaction_read_only"))[1]
 

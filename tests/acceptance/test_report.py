@@ -353,9 +353,9 @@ async def test_characters_not_allowed_in_xml_end_no_process(command, database_ur
     ended = await command("report", "--output", "page.html")
     assert (ended.code, ended.out, ended.err) == (0, "Wrote page.html\n", "")
     await page.open(command.folder / "page.html", width=1400)
-    assert "classify\x01" in await page.run("document.querySelector('#steps .bars').textContent")
-    assert "large\x01" in await page.run("document.querySelector('#models .legend').textContent")
-    assert "Invoices\x01" in await page.run("document.querySelector('h3').textContent")
+    assert "classify\\x01" in await page.run("document.querySelector('#steps .bars').textContent")
+    assert "large\\x01" in await page.run("document.querySelector('#models .legend').textContent")
+    assert "Invoices\\x01" in await page.run("document.querySelector('h3').textContent")
     assert page.complaints == []
 
 
