@@ -15,6 +15,9 @@ EtlError
 from __future__ import annotations
 
 import errno
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -147,6 +150,14 @@ def cannot_write(place: object, error: OSError, *, hint: str) -> EtlError:
     if error.errno in DISK_FULL:
         return EtlError(message, hint=FREE_DISK_SPACE)
     return SettingsError(message, hint=hint)
+
+
+def install_extra(name: str) -> str:
+    """Return the command that installs an optional extra: from the clone, where the program runs from one."""
+    root = Path(__file__).parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return f'pip install "cortex-etl[{name}]"'
+    return f"{shlex.quote(sys.executable)} -m pip install --editable {shlex.quote(f'{root}[{name}]')}"
 
 
 def explain(error: BaseException) -> EtlError:

@@ -12,7 +12,7 @@ from etl.cli.durations import time_limit
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
-from etl.errors import SettingsError, cannot_write
+from etl.errors import SettingsError, cannot_write, install_extra
 
 if TYPE_CHECKING:
     from etl.config import Settings
@@ -78,7 +78,7 @@ def mcp(
     except ImportError:
         raise SettingsError(
             "the server for assistants needs packages that are not installed",
-            hint='Run: pip install "cortex-etl[mcp]"',
+            hint=f"Run: {install_extra('mcp')}",
         ) from None
     limits = Limits(rows, timeout.total_seconds())
     run_async(serve(readable_settings(call, demo=demo), limits, call.mask))

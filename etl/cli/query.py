@@ -19,7 +19,7 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, readable_settings
-from etl.errors import SettingsError
+from etl.errors import SettingsError, install_extra
 from etl.plurals import counted
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def report(
         from etl.report import DEFAULT_DAYS, write_report
     except ImportError:
         raise SettingsError(
-            "the report needs packages that are not installed", hint='Run: pip install "cortex-etl[report]"'
+            "the report needs packages that are not installed", hint=f"Run: {install_extra('report')}"
         ) from None
     settings = readable_settings(call, demo=demo)
 
@@ -250,7 +250,7 @@ def export(
         from etl.export import export_parquet
     except ImportError:
         raise SettingsError(
-            "the export needs packages that are not installed", hint='Run: pip install "cortex-etl[parquet]"'
+            "the export needs packages that are not installed", hint=f"Run: {install_extra('parquet')}"
         ) from None
     settings = readable_settings(call, demo=demo)
 

@@ -6,7 +6,15 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from etl.cli.invocation import Invocation, run_async
-from etl.errors import EXIT_DATABASE, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, DatabaseError, SettingsError
+from etl.errors import (
+    EXIT_DATABASE,
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    DatabaseError,
+    SettingsError,
+    install_extra,
+)
 from etl.events import Notice, StreamStarted, tee
 
 if TYPE_CHECKING:
@@ -74,7 +82,7 @@ def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Lis
                 call.mask.add_password_of(value)
         return Traces(mode, variables, call.mask, listener)
     except ImportError:
-        reason, hint = "OpenTelemetry is not installed", 'Run: pip install "cortex-etl[otel]"'
+        reason, hint = "OpenTelemetry is not installed", f"Run: {install_extra('otel')}"
     except Exception as error:  # noqa: BLE001 -- no reason not to sync
         reason, hint = f"{type(error).__name__}: {error}", "Check the OTEL_ variables."
     listener(Notice("traces.failed", {"error": reason, "hint": hint}, level="warning"))

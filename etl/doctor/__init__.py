@@ -10,7 +10,7 @@ from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.database import Opened, examine_database, open_database
 from etl.doctor.secret_files import examine_secret_files
 from etl.doctor.source import examine_source
-from etl.errors import SettingsError
+from etl.errors import SettingsError, install_extra
 from etl.events import ignore
 from etl.normalize.redaction import redactor_of
 
@@ -63,4 +63,4 @@ def _traces() -> Check:
         is_installed = None
     if is_installed:
         return ok("traces", "spans are sent to the collector in OTEL_EXPORTER_OTLP_ENDPOINT")
-    return warning("traces", "OpenTelemetry is not installed, so no span is sent", 'pip install "cortex-etl[otel]"')
+    return warning("traces", "OpenTelemetry is not installed, so no span is sent", install_extra("otel"))

@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import EtlError, SettingsError
+from etl.errors import EtlError, SettingsError, install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def _dask(engine: EngineSettings) -> tuple[Executor, int]:
     try:
         distributed: Any = import_module("distributed")  # an optional dependency
     except ImportError:
-        raise SettingsError("Dask is not installed", hint='Run: pip install "cortex-etl[dask]"') from None
+        raise SettingsError("Dask is not installed", hint=f"Run: {install_extra('dask')}") from None
     assert engine.address is not None  # noqa: S101 - checked by the settings
     security = None
     if engine.address.startswith("tls://"):

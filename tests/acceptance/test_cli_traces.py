@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from etl.sandbox.faults import Status, any_request, lists_runs
 
+ROOT = Path(__file__).parents[2]
 HEADERS = "Authorization=Bearer%20collector-hunter2"
 
 
@@ -177,7 +179,7 @@ async def test_missing_extra_is_reported(at_work, collector) -> None:
     command.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": str(hidden.parent)}
     ended = await command("sync", "--log-format", "json")
     assert ended.code == 0
-    assert 'pip install \\"cortex-etl[otel]\\"' in ended.err
+    assert f"-m pip install --editable '{ROOT}[otel]'" in ended.err
     assert "OpenTelemetry is not installed" in (await command("doctor")).out
 
 

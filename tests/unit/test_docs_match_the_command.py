@@ -66,7 +66,7 @@ def test_every_exit_code_is_documented() -> None:
 def test_extras_are_in_the_install_command_and_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     source = "".join(path.read_text() for path in (ROOT / "etl").rglob("*.py"))
-    named = set(re.findall(r"pip install \"cortex-etl\[(\w+)\]\"", source))
+    named = set(re.findall(r"install_extra\([\"'](\w+)[\"']\)", source))
     assert named == extras.keys() - {"bench", "dev"}
     lines = re.findall(r"install \"\.\[([\w,]+)\]\"", README)
     assert lines

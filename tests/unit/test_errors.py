@@ -1,11 +1,15 @@
-"""Which error decides the exit code where several apply."""
+"""Which error decides the exit code where several apply, and how an extra is installed."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
+from etl import errors
 from etl.app import SyncSummary
 from etl.engine.local import run_side_by_side
 from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
@@ -41,3 +45,14 @@ async def test_the_gravest_error_of_work_side_by_side_is_raised() -> None:
 
     with pytest.raises(KeyRefusedError):
         await run_side_by_side(3, work)
+
+
+def test_an_extra_is_installed_from_the_clone_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = Path(__file__).parents[2]
+    assert shlex.split(errors.install_extra("report")) == [
+        sys.executable, "-m", "pip", "install", "--editable", f"{root}[report]"
+    ]  # fmt: skip
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "etl" / "errors.py"))
+    assert errors.install_extra("report") == 'pip install "cortex-etl[report]"'
