@@ -59,7 +59,8 @@ async def fill(url: str, runs: int) -> dict[str, float]:
         await roll_up(writer, seconds=inf)
         seconds["rollups"] = perf_counter() - started
         await writer.execute(
-            "VACUUM (ANALYZE) etl_changed_days, rollup_health, rollup_credits, rollup_steps, rollup_models"
+            "VACUUM (ANALYZE) etl_changed_days, rollup_health, rollup_credits, rollup_steps, rollup_models, "
+            "rollup_failures"
         )
         await writer.execute("CHECKPOINT")
     finally:

@@ -98,8 +98,9 @@ class Cluster:
         return self.url(database)
 
     def loader(self, url: str) -> str:
-        """Create a role that may only read and write the tables of a warehouse; return its URL."""
-        self.ask("CREATE ROLE loader LOGIN")
+        """Let a role only read and write the tables of a warehouse; return its URL."""
+        if not self.ask("SELECT count(*) FROM pg_roles WHERE rolname = 'loader'"):
+            self.ask("CREATE ROLE loader LOGIN")
         for privilege in ("USAGE ON SCHEMA", "ALL ON ALL TABLES IN SCHEMA", "ALL ON ALL SEQUENCES IN SCHEMA"):
             self.ask(f"GRANT {privilege} {SCHEMA} TO loader", database_of(url))
         return url.replace("postgres@", "loader@", 1)
@@ -130,18 +131,23 @@ class Cluster:
 
     def cpu_s(self) -> float:
         """Return the CPU seconds used by the server's processes, including those that have ended."""
-        postmaster = int((self.directory / "postmaster.pid").read_text().split()[0])
-        ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(stat.parent.name) == postmaster:
-                ticks += sum(map(int, fields[11:15]))
-            elif int(fields[1]) == postmaster:
-                ticks += sum(map(int, fields[11:13]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.directory)
+
+
+def cpu_s(directory: Path) -> float:
+    """Return the CPU seconds used by the processes of the server of a data directory on this machine."""
+    postmaster = int((directory / "postmaster.pid").read_text().split()[0])
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(stat.parent.name) == postmaster:
+            ticks += sum(map(int, fields[11:15]))
+        elif int(fields[1]) == postmaster:
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def database_of(url: str) -> str:

@@ -191,10 +191,25 @@ CREATE TABLE rollup_models (
 );
 COMMENT ON TABLE rollup_models IS 'Rollup behind model_usage_daily; query that view instead.';
 
+CREATE TABLE rollup_failures (
+    workflow_id     text   NOT NULL,
+    day             date   NOT NULL,
+    workflow_app_id text,
+    app_id          text,
+    step_key        text,
+    message         text,
+    version         integer,
+    runs            bigint NOT NULL,
+    first_seen      timestamptz,
+    last_seen       timestamptz
+);
+COMMENT ON TABLE rollup_failures IS 'Rollup behind failure_groups; query that view instead.';
+
 CREATE INDEX rollup_health_idx ON rollup_health (day, workflow_id);
 CREATE INDEX rollup_credits_idx ON rollup_credits (day, workflow_id);
 CREATE INDEX rollup_steps_idx ON rollup_steps (day, workflow_id);
 CREATE INDEX rollup_models_idx ON rollup_models (day, workflow_id);
+CREATE INDEX rollup_failures_idx ON rollup_failures (day, workflow_id);
 
 CREATE FUNCTION note_changed_days() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -203,7 +218,7 @@ BEGIN
     -- The schema is that of the table, whatever its name has become and whatever search_path the session has.
     IF TG_OP = 'TRUNCATE' THEN
         FOREACH emptied IN ARRAY ARRAY[
-            'etl_changed_days', 'rollup_health', 'rollup_credits', 'rollup_steps', 'rollup_models'
+            'etl_changed_days', 'rollup_health', 'rollup_credits', 'rollup_steps', 'rollup_models', 'rollup_failures'
         ] LOOP
             -- Not TRUNCATE: the statement may name these tables too, and they are in use until it ends.
             EXECUTE format('DELETE FROM %I.%I', TG_TABLE_SCHEMA, emptied);
@@ -249,19 +264,20 @@ ALTER TABLE runs
 CREATE VIEW etl_uncounted_runs AS
 SELECT
     runs.id, changed.workflow_id, changed.day, runs.created_at, runs.workflow_app_id, runs.app_id, runs.stream_app_id,
-    runs.origin, runs.status, runs.gone_at, runs.duration_s, runs.credits, runs.own_credits
+    runs.origin, runs.status, runs.gone_at, runs.duration_s, runs.credits, runs.own_credits, runs.version, runs.error,
+    coalesce(runs.ended_at, runs.updated_at, runs.created_at) AS failed_at, runs.erased_at
 FROM (SELECT DISTINCT workflow_id, day FROM etl_changed_days) AS changed
 JOIN runs ON runs.workflow_id = changed.workflow_id AND (runs.created_at AT TIME ZONE 'UTC')::date = changed.day
 UNION ALL
 SELECT
     id, workflow_id, NULL::date, NULL::timestamptz, workflow_app_id, app_id, stream_app_id, origin, status, gone_at,
-    duration_s, credits, own_credits
+    duration_s, credits, own_credits, version, error, coalesce(ended_at, updated_at), erased_at
 FROM runs
 WHERE created_at IS NULL
 UNION ALL
 SELECT
     id, NULL::text, (created_at AT TIME ZONE 'UTC')::date, created_at, workflow_app_id, app_id, stream_app_id, origin,
-    status, gone_at, duration_s, credits, own_credits
+    status, gone_at, duration_s, credits, own_credits, version, error, coalesce(ended_at, updated_at, created_at), erased_at
 FROM runs
 WHERE workflow_id IS NULL AND created_at IS NOT NULL;
 COMMENT ON VIEW etl_uncounted_runs IS
@@ -423,6 +439,47 @@ CROSS JOIN LATERAL (
 ) AS used
 GROUP BY runs.workflow_id, runs.day, used.provider, used.model;
 
+-- Each replacement works on the result of the one before: quoted text, ids, numbers, white space. An apostrophe within a
+-- word is no quotation mark.
+CREATE FUNCTION failure_message(error text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+SELECT left(btrim(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    error,
+    $re$"[^"]*"|`[^`]*`|(?<!\w)'[^']*'(?!\w)$re$, $re$'…'$re$, 'g'),
+    '\m([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{8,}|(?=\w*[A-Za-z])(?=\w*[0-9])\w{8,})\M', '<id>', 'g'),
+    '[0-9]+(\.[0-9]+)?', '<n>', 'g'),
+    '\s+', ' ', 'g')), 200)
+$$;
+COMMENT ON FUNCTION failure_message IS
+    'An error message without what differs from run to run: quoted text is ''…'', ids are <id>, numbers are <n>; at most 200 characters. To group failures of a period by it, use recent_failures.';
+
+CREATE VIEW counted_failures AS
+SELECT
+    workflow_id,
+    day,
+    max(workflow_app_id) AS workflow_app_id,
+    max(app_id) AS app_id,
+    step_key,
+    message,
+    version,
+    count(*) AS runs,
+    min(failed_at) AS first_seen,
+    max(failed_at) AS last_seen
+FROM (
+    SELECT
+        runs.workflow_id, runs.day, runs.workflow_app_id, runs.app_id, runs.version, runs.failed_at, first_failed.step_key,
+        failure_message(coalesce(runs.error, first_failed.error)) AS message
+    FROM etl_uncounted_runs AS runs
+    LEFT JOIN LATERAL (
+        SELECT steps.step_key, steps.error
+        FROM run_steps AS steps
+        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
+        ORDER BY steps.started_at NULLS LAST, steps.ordinal
+        LIMIT 1
+    ) AS first_failed ON true
+    WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL
+) AS failures
+GROUP BY workflow_id, day, step_key, message, version;
+
 CREATE VIEW health_days AS
 SELECT
     workflow_id, day, workflow_app_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s,
@@ -475,6 +532,18 @@ SELECT
     workflow_id, day, workflow_app_id, app_id, provider, model, calls, failed, input_tokens, output_tokens, credits
 FROM counted_models;
 
+CREATE VIEW failure_days AS
+SELECT
+    workflow_id, day, workflow_app_id, app_id, step_key, message, version, runs, first_seen, last_seen
+FROM rollup_failures AS rolled
+WHERE NOT EXISTS (
+    SELECT FROM etl_changed_days AS changed WHERE changed.workflow_id = rolled.workflow_id AND changed.day = rolled.day
+)
+UNION ALL
+SELECT
+    workflow_id, day, workflow_app_id, app_id, step_key, message, version, runs, first_seen, last_seen
+FROM counted_failures;
+
 -- The tables, the views that count them and the views over all days have the same columns with the same meaning.
 DO $$
 DECLARE
@@ -485,7 +554,8 @@ BEGIN
         SELECT kind, days, described_views.name, described_views.meaning
         FROM (
             VALUES
-                ('health', 'health_days'), ('credits', 'credit_days'), ('steps', 'step_days'), ('models', 'model_days')
+                ('health', 'health_days'), ('credits', 'credit_days'), ('steps', 'step_days'), ('models', 'model_days'),
+                ('failures', 'failure_days')
         ) AS kinds (kind, days)
         CROSS JOIN LATERAL (
             VALUES
@@ -518,6 +588,10 @@ BEGIN
                     ('type_at', 'When that run was created.'),
                     ('provider', 'Provider of the model.'),
                     ('model', 'Model.'),
+                    ('message', 'Error message, with failure_message() applied.'),
+                    ('version', 'Number of the workflow version that ran.'),
+                    ('first_seen', 'When the first of them failed.'),
+                    ('last_seen', 'When the last of them failed.'),
                     ('runs', 'Number of runs.'),
                     ('listed', 'Number of runs that the API still lists.'),
                     ('calls', 'Number of calls.'),
@@ -553,3 +627,4 @@ BEGIN
 END
 $$;
 COMMENT ON COLUMN etl_uncounted_runs.day IS 'UTC day of the run''s created_at; null without one.';
+COMMENT ON COLUMN etl_uncounted_runs.failed_at IS 'When the run ended; where that is null, its updated_at or created_at.';

@@ -3,6 +3,8 @@
 -- with floating point. Runs that have left the API and erased ones count; open_runs leaves out both, and the lists of
 -- failures leave out erased ones.
 
+-- Values from other tables come from lateral joins of one row each, which cost nothing where a query does not use them.
+
 CREATE VIEW step_facts AS
 SELECT
     steps.run_id,
@@ -18,27 +20,24 @@ SELECT
     steps.duration_s,
     steps.provider,
     steps.model,
-    CASE WHEN steps.looped THEN (
-        SELECT sum(calls.input_tokens) FROM run_step_calls AS calls
-        WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-            AND coalesce(calls.type, steps.type) = 'model'
-    ) ELSE steps.input_tokens END AS input_tokens,
-    CASE WHEN steps.looped THEN (
-        SELECT sum(calls.output_tokens) FROM run_step_calls AS calls
-        WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-            AND coalesce(calls.type, steps.type) = 'model'
-    ) ELSE steps.output_tokens END AS output_tokens,
-    (
-        SELECT count(*) FROM run_step_calls AS calls
-        WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-    ) AS calls,
+    CASE WHEN steps.looped THEN of_calls.input_tokens ELSE steps.input_tokens END AS input_tokens,
+    CASE WHEN steps.looped THEN of_calls.output_tokens ELSE steps.output_tokens END AS output_tokens,
+    of_calls.calls,
     steps.credits - coalesce(steps.child_credits, 0) AS credits,
     steps.child_run_id,
     steps.error,
     steps.credits AS credits_with_children
 FROM run_steps AS steps
 JOIN runs ON runs.id = steps.run_id
-LEFT JOIN workflows ON workflows.id = runs.workflow_id;
+LEFT JOIN workflows ON workflows.id = runs.workflow_id
+LEFT JOIN LATERAL (
+    SELECT
+        count(*) AS calls,
+        sum(calls.input_tokens) FILTER (WHERE coalesce(calls.type, steps.type) = 'model') AS input_tokens,
+        sum(calls.output_tokens) FILTER (WHERE coalesce(calls.type, steps.type) = 'model') AS output_tokens
+    FROM run_step_calls AS calls
+    WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+) AS of_calls ON true;
 COMMENT ON VIEW step_facts IS
     'One row per step of a run, with what one needs to know of the run. For few runs or a period: WHERE run_id = ... or created_at >= ...';
 COMMENT ON COLUMN step_facts.run_id IS 'Run that the step is part of (runs.id).';
@@ -68,7 +67,6 @@ COMMENT ON COLUMN step_facts.error IS 'Message of the step''s error.';
 COMMENT ON COLUMN step_facts.credits_with_children IS
     'Credits that the step cost, including those of the runs that it started, exact.';
 
--- Values from other tables are subqueries of their own, which cost nothing where a query does not use them.
 CREATE VIEW run_facts AS
 SELECT
     runs.id AS run_id,
@@ -85,21 +83,11 @@ SELECT
     runs.duration_s,
     runs.own_credits AS credits,
     runs.credits AS credits_with_children,
-    (SELECT sum(steps.input_tokens) FROM step_facts AS steps WHERE steps.run_id = runs.id) AS input_tokens,
-    (SELECT sum(steps.output_tokens) FROM step_facts AS steps WHERE steps.run_id = runs.id) AS output_tokens,
-    (SELECT count(*) FROM run_steps AS steps WHERE steps.run_id = runs.id) AS steps,
-    (
-        SELECT steps.step_key FROM run_steps AS steps
-        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
-        ORDER BY steps.started_at NULLS LAST, steps.ordinal
-        LIMIT 1
-    ) AS failed_step_key,
-    coalesce(runs.error, (
-        SELECT steps.error FROM run_steps AS steps
-        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
-        ORDER BY steps.started_at NULLS LAST, steps.ordinal
-        LIMIT 1
-    )) AS error,
+    of_steps.input_tokens,
+    of_steps.output_tokens,
+    of_steps.steps,
+    of_steps.failed_step_key,
+    coalesce(runs.error, of_steps.error) AS error,
     (
         SELECT parent.id FROM child_runs
         JOIN runs AS parent ON parent.id = child_runs.parent_run_id
@@ -113,7 +101,23 @@ SELECT
     runs.gone_at
 FROM runs
 LEFT JOIN apps ON apps.id = coalesce(runs.workflow_app_id, runs.app_id)
-LEFT JOIN workflows ON workflows.id = runs.workflow_id;
+LEFT JOIN workflows ON workflows.id = runs.workflow_id
+LEFT JOIN LATERAL (
+    SELECT
+        count(*) AS steps,
+        sum(CASE WHEN steps.looped THEN of_calls.input_tokens ELSE steps.input_tokens END) AS input_tokens,
+        sum(CASE WHEN steps.looped THEN of_calls.output_tokens ELSE steps.output_tokens END) AS output_tokens,
+        (array_agg(steps.step_key ORDER BY steps.started_at, steps.ordinal) FILTER (WHERE steps.status = 'FAILED'))[1] AS failed_step_key,
+        (array_agg(steps.error ORDER BY steps.started_at, steps.ordinal) FILTER (WHERE steps.status = 'FAILED'))[1] AS error
+    FROM run_steps AS steps
+    LEFT JOIN LATERAL (
+        SELECT sum(calls.input_tokens) AS input_tokens, sum(calls.output_tokens) AS output_tokens
+        FROM run_step_calls AS calls
+        WHERE steps.looped AND calls.run_id = steps.run_id AND calls.step_key = steps.step_key
+            AND coalesce(calls.type, steps.type) = 'model'
+    ) AS of_calls ON true
+    WHERE steps.run_id = runs.id
+) AS of_steps ON true;
 COMMENT ON VIEW run_facts IS
     'One row per run: start here. For a period: WHERE created_at >= ...';
 COMMENT ON COLUMN run_facts.run_id IS 'Id of the run (runs.id).';
@@ -384,49 +388,31 @@ COMMENT ON COLUMN recent_failures.error IS 'Error message of the run; where it h
 COMMENT ON COLUMN recent_failures.origin IS 'What started the run.';
 COMMENT ON COLUMN recent_failures.version IS 'Number of the workflow version that ran.';
 
--- Each replacement works on the result of the one before: quoted text, ids, numbers, white space. An apostrophe within a
--- word is no quotation mark.
-CREATE FUNCTION failure_message(error text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-SELECT left(btrim(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
-    error,
-    $re$"[^"]*"|`[^`]*`|(?<!\w)'[^']*'(?!\w)$re$, $re$'…'$re$, 'g'),
-    '\m([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{8,}|(?=\w*[A-Za-z])(?=\w*[0-9])\w{8,})\M', '<id>', 'g'),
-    '[0-9]+(\.[0-9]+)?', '<n>', 'g'),
-    '\s+', ' ', 'g')), 200)
-$$;
-COMMENT ON FUNCTION failure_message IS
-    'An error message without what differs from run to run: quoted text is ''…'', ids are <id>, numbers are <n>; at most 200 characters. To group failures of a period by it, use recent_failures.';
-
 CREATE VIEW failure_groups AS
 SELECT
-    coalesce(max(failures.workflow_app_id), max(failures.app_id)) AS app_id,
+    failures.app_id,
     failures.workflow_id,
     workflows.name AS workflow_name,
     failures.step_key,
     failures.message,
-    count(*) AS runs,
-    min(failures.failed_at) AS first_seen,
-    max(failures.failed_at) AS last_seen,
-    coalesce(
-        array_agg(DISTINCT failures.version ORDER BY failures.version) FILTER (WHERE failures.version IS NOT NULL), '{}'
-    ) AS versions
+    failures.runs,
+    failures.first_seen,
+    failures.last_seen,
+    failures.versions
 FROM (
     SELECT
-        runs.workflow_app_id, runs.app_id, runs.workflow_id, runs.version, first_failed.step_key,
-        failure_message(coalesce(runs.error, first_failed.error)) AS message,
-        coalesce(runs.ended_at, runs.updated_at, runs.created_at) AS failed_at
-    FROM runs
-    LEFT JOIN LATERAL (
-        SELECT steps.step_key, steps.error
-        FROM run_steps AS steps
-        WHERE steps.run_id = runs.id AND steps.status = 'FAILED'
-        ORDER BY steps.started_at NULLS LAST, steps.ordinal
-        LIMIT 1
-    ) AS first_failed ON true
-    WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL
+        coalesce(max(workflow_app_id), max(app_id)) AS app_id,
+        workflow_id,
+        step_key,
+        message,
+        sum(runs)::bigint AS runs,
+        min(first_seen) AS first_seen,
+        max(last_seen) AS last_seen,
+        coalesce(array_agg(DISTINCT version ORDER BY version) FILTER (WHERE version IS NOT NULL), '{}') AS versions
+    FROM failure_days
+    GROUP BY workflow_id, step_key, message
 ) AS failures
-LEFT JOIN workflows ON workflows.id = failures.workflow_id
-GROUP BY failures.workflow_id, workflows.name, failures.step_key, failures.message;
+LEFT JOIN workflows ON workflows.id = failures.workflow_id;
 COMMENT ON VIEW failure_groups IS
     'One row per workflow, step and message: failed runs with the same cause, erased ones left out.';
 COMMENT ON COLUMN failure_groups.app_id IS

@@ -36,6 +36,7 @@ _BOOKKEEPING = (
     "rollup_credits",
     "rollup_steps",
     "rollup_models",
+    "rollup_failures",
 )
 _TRIGGERS = ("runs_inserted", "runs_updated", "runs_deleted", "runs_truncated")
 

@@ -240,13 +240,17 @@ def _blanked() -> Iterator[str]:
 
 _ERASE_RUN: Final = f"""
 WITH erased AS (
-    SELECT id, workflow_draft_id FROM runs WHERE id = $1 AND erased_at IS NULL FOR UPDATE
+    SELECT id, workflow_draft_id, workflow_id, (created_at AT TIME ZONE 'UTC')::date AS day
+    FROM runs WHERE id = $1 AND erased_at IS NULL FOR UPDATE
 ), steps AS (
     DELETE FROM run_steps USING erased WHERE run_id = erased.id
 ), credit_tree AS (
     DELETE FROM run_usage_calls USING erased WHERE run_id = erased.id
 ), children AS (
     DELETE FROM child_runs USING erased WHERE parent_run_id = erased.id RETURNING run_id
+), messages AS (
+    DELETE FROM rollup_failures AS rolled USING erased
+    WHERE rolled.workflow_id = erased.workflow_id AND rolled.day = erased.day
 ), other_parents AS (
     INSERT INTO etl_changed_credits (run_ids) SELECT array_agg(run_id) FROM children
     WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') -- see note_changes

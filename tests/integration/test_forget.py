@@ -195,12 +195,16 @@ async def test_erased_runs_are_not_listed_as_failures_or_open_runs(trial: Trial)
     workflow_id, _ = trial.some()
     failed, open_ = list(trial.world.runs[workflow_id].values())[:2]
     failed["status"], open_["status"], open_["ended_at"] = "FAILED", "RUNNING", None
+    failed["error"] = "Zoë did not answer"
     await trial.sync()
+    kept = "SELECT count(*) FROM rollup_failures WHERE message = 'Zoë did not answer'"
+    assert await trial.warehouse.fetchval(kept) == 1
     for view, run in (("recent_failures", failed), ("open_runs", open_)):
         question = f"SELECT count(*) FROM {view} WHERE run_id = $1"
         assert await trial.warehouse.fetchval(question, run["id"]) == 1
         await forget(trial.settings, runs=[run["id"]])
         assert await trial.warehouse.fetchval(question, run["id"]) == 0
+    assert await trial.warehouse.fetchval(kept) == 0
     open_ |= {"status": "COMPLETED", "updated_at": "2026-11-20T12:30:00.000Z", "result": "Zoë"}
     await trial.sync()  # open runs are read again, erased ones too
     await assert_blank(trial, open_)

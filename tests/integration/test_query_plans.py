@@ -21,6 +21,7 @@ QUESTIONS = {
     "SELECT * FROM step_facts WHERE created_at >= now() - interval '1 day'": "runs_created_idx",
     "SELECT * FROM step_facts WHERE run_id = 'r7'": "run_steps_pkey",
     "SELECT * FROM failure_groups": "runs_failed_idx",
+    "SELECT * FROM failure_days WHERE day >= current_date - 7": "rollup_failures_idx",
     "SELECT * FROM workflow_health_daily WHERE day >= current_date - 30": "rollup_health_idx",
     "SELECT * FROM workflow_health_daily WHERE day >= current_date - 30 AND workflow_id = 'w3'": "rollup_health_idx",
     "SELECT * FROM credits_daily WHERE day BETWEEN current_date - 60 AND current_date - 30": "rollup_credits_idx",

@@ -75,6 +75,8 @@ WITH noted AS (
     DELETE FROM rollup_steps WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
 ), drop_models AS (
     DELETE FROM rollup_models WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
+), drop_failures AS (
+    DELETE FROM rollup_failures WHERE day = ANY ($1) AND (day, workflow_id) IN (SELECT day, workflow_id FROM noted)
 ), count_health AS (
     INSERT INTO rollup_health (
         workflow_id, day, workflow_app_id, app_id, runs, completed, failed, cancelled, skipped, open, p50_duration_s,
@@ -106,6 +108,13 @@ WITH noted AS (
     SELECT
         workflow_id, day, workflow_app_id, app_id, provider, model, calls, failed, input_tokens, output_tokens, credits
     FROM counted_models
+    WHERE day = ANY ($1) AND workflow_id = ANY ($2)
+), count_failures AS (
+    INSERT INTO rollup_failures (
+        workflow_id, day, workflow_app_id, app_id, step_key, message, version, runs, first_seen, last_seen)
+    SELECT
+        workflow_id, day, workflow_app_id, app_id, step_key, message, version, runs, first_seen, last_seen
+    FROM counted_failures
     WHERE day = ANY ($1) AND workflow_id = ANY ($2)
 )
 DELETE FROM etl_changed_days WHERE day = ANY ($1) AND workflow_id = ANY ($2)
