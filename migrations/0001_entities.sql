@@ -1,5 +1,5 @@
--- Apps, workflows, their definitions, and runs with everything that belongs to a run.
--- Names are unqualified: the runner sets search_path to the warehouse's schema.
+-- Apps, workflows, their definitions, runs, and the child rows of runs.
+-- Names are unqualified, because `migrate` sets search_path to the schema of the warehouse.
 
 CREATE TABLE apps (
     id       text NOT NULL,
@@ -7,8 +7,8 @@ CREATE TABLE apps (
     verified boolean,
     CONSTRAINT apps_pkey PRIMARY KEY (id)
 );
-COMMENT ON TABLE apps IS 'One row per app, the owner of workflows. Known only by its id (nulls elsewhere) until discovery reads it.';
-COMMENT ON COLUMN apps.id IS 'Id of the app, as the API gives it.';
+COMMENT ON TABLE apps IS 'One row per app, which owns workflows. Until discovery reads the app, all columns except id are null.';
+COMMENT ON COLUMN apps.id IS 'Id of the app, as given by the API.';
 COMMENT ON COLUMN apps.name IS 'Display name of the app.';
 COMMENT ON COLUMN apps.verified IS 'Whether the vendor has verified the app.';
 
@@ -33,29 +33,29 @@ CREATE TABLE workflows (
     CONSTRAINT workflows_app_fkey FOREIGN KEY (app_id) REFERENCES apps (id)
 );
 COMMENT ON TABLE workflows IS
-    'One row per workflow. Known only by its id (nulls elsewhere) where discovery is off or the workflow is not listed.';
-COMMENT ON COLUMN workflows.id IS 'Id of the workflow, as the API gives it.';
+    'One row per workflow. If discovery is off or the workflow is not listed, all columns except id are null.';
+COMMENT ON COLUMN workflows.id IS 'Id of the workflow, as given by the API.';
 COMMENT ON COLUMN workflows.app_id IS 'App that the workflow belongs to (apps.id).';
 COMMENT ON COLUMN workflows.name IS 'Display name of the workflow.';
-COMMENT ON COLUMN workflows.description IS 'Description of the workflow, as its author wrote it.';
+COMMENT ON COLUMN workflows.description IS 'Description of the workflow.';
 COMMENT ON COLUMN workflows.enabled IS 'Whether the workflow may run.';
 COMMENT ON COLUMN workflows.deleted IS 'Whether the workflow was deleted in the app.';
 COMMENT ON COLUMN workflows.runs_count IS
-    'Number of runs of the workflow, as the API reported it at the last discovery.';
-COMMENT ON COLUMN workflows.template_id IS 'Template that the workflow was created from.';
+    'Number of runs of the workflow according to the API, at the last discovery.';
+COMMENT ON COLUMN workflows.template_id IS 'Template from which the workflow was created.';
 COMMENT ON COLUMN workflows.retention_max_age_s IS
     'How long the API keeps the workflow''s runs, in seconds; -1 keeps them forever.';
 COMMENT ON COLUMN workflows.retention_preserve_on_failure IS
     'Whether the API keeps failed runs past their retention.';
 COMMENT ON COLUMN workflows.tags IS 'Names of the workflow''s tags.';
 COMMENT ON COLUMN workflows.current_version_id IS
-    'Current version (workflow_versions.id; that table holds it once a run has used it).';
+    'Current version (workflow_versions.id, if a loaded run has used it).';
 COMMENT ON COLUMN workflows.created_at IS 'When the workflow was created.';
 COMMENT ON COLUMN workflows.updated_at IS 'When the workflow was last changed.';
 COMMENT ON COLUMN workflows.extra IS
-    'Fields of the document that no column holds, by path; null when there are none.';
+    'Fields of the document without a column, by path; null if there are none.';
 COMMENT ON COLUMN workflows.gone_at IS
-    'When discovery found that the API no longer lists the workflow; null while it does.';
+    'When discovery found that the API no longer lists the workflow; null if the API lists it.';
 
 CREATE TABLE workflow_versions (
     id                text NOT NULL,
@@ -82,9 +82,9 @@ CREATE TABLE workflow_versions (
     CONSTRAINT workflow_versions_pkey PRIMARY KEY (id)
 );
 COMMENT ON TABLE workflow_versions IS
-    'One row per workflow definition that any run used: a published version or a draft, stored once however many runs carry it.';
+    'One row per workflow definition that a run used: a published version or a draft. Each is stored once, even if many runs used it.';
 COMMENT ON COLUMN workflow_versions.id IS
-    'Id of the version, as the API gives it. A draft has none: its id is ''draft:'' and a hash of the workflow''s id and the draft''s content.';
+    'Id of the version, as given by the API. For a draft, ''draft:'' and a hash of the workflow''s id and the draft''s content.';
 COMMENT ON COLUMN workflow_versions.app_id IS
     'App that the definition belongs to; for a draft, the run''s workflow_app_id.';
 COMMENT ON COLUMN workflow_versions.workflow_id IS 'Workflow that this version defines (workflows.id).';
@@ -94,23 +94,23 @@ COMMENT ON COLUMN workflow_versions.rollback_version IS
     'For a rollback, the number of the version that was restored.';
 COMMENT ON COLUMN workflow_versions.description IS 'Description of the version.';
 COMMENT ON COLUMN workflow_versions.notes IS 'Release notes of the version.';
-COMMENT ON COLUMN workflow_versions.key IS 'Key of the definition, as its author chose it.';
+COMMENT ON COLUMN workflow_versions.key IS 'Key of the definition, chosen by its author.';
 COMMENT ON COLUMN workflow_versions.created_by_id IS 'Id of the user who published the version.';
 COMMENT ON COLUMN workflow_versions.created_by_name IS 'Name of the user who published the version.';
 COMMENT ON COLUMN workflow_versions.created_at IS 'When the version was published.';
 COMMENT ON COLUMN workflow_versions.input IS 'Definitions of the workflow''s inputs, by name.';
 COMMENT ON COLUMN workflow_versions.input_default IS 'Default values of the inputs.';
 COMMENT ON COLUMN workflow_versions.input_options IS
-    'Options of the input form, as received; the display_* columns hold the known ones.';
+    'Options of the input form, as received; known options are also in the display_* columns.';
 COMMENT ON COLUMN workflow_versions.display_field IS 'Layout of the input form''s fields: inline or stacked.';
 COMMENT ON COLUMN workflow_versions.display_container IS 'Layout of the input form: grid, full or center.';
 COMMENT ON COLUMN workflow_versions.display_hidden IS 'Whether the input form is hidden.';
 COMMENT ON COLUMN workflow_versions.extra IS
-    'Fields of the definition that no column holds, by path; null when there are none.';
+    'Fields of the definition without a column, by path; null if there are none.';
 COMMENT ON COLUMN workflow_versions.content_hash IS
     'Hash of the definition as received; an equal hash means an unchanged definition.';
 COMMENT ON COLUMN workflow_versions.as_of IS
-    'updated_at of the newest run that carried this content. Where runs disagree, the newest run''s copy is kept.';
+    'updated_at of the newest run that contained this content. If runs contain different copies, that of the newest run is kept.';
 
 CREATE TABLE workflow_steps (
     workflow_version_id text    NOT NULL,
@@ -136,22 +136,22 @@ CREATE TABLE workflow_steps (
         REFERENCES workflow_versions (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE workflow_steps IS 'One row per step of a definition.';
-COMMENT ON COLUMN workflow_steps.workflow_version_id IS 'Definition that the step is part of (workflow_versions.id).';
+COMMENT ON COLUMN workflow_steps.workflow_version_id IS 'Definition of the step (workflow_versions.id).';
 COMMENT ON COLUMN workflow_steps.ordinal IS 'Position of the step in the definition, from 0.';
 COMMENT ON COLUMN workflow_steps.key IS 'Key of the step (run_steps.step_key of the runs that used it).';
 COMMENT ON COLUMN workflow_steps.type IS
     'Step type: note, branch, code, model, http_request, browser, workflow, service, input, or a value that the API added later.';
-COMMENT ON COLUMN workflow_steps.display IS 'How the editor shows the step: expanded, collapsed or minimal.';
+COMMENT ON COLUMN workflow_steps.display IS 'Display of the step in the editor: expanded, collapsed or minimal.';
 COMMENT ON COLUMN workflow_steps.conditional IS 'Expression that decides whether the step runs.';
-COMMENT ON COLUMN workflow_steps.loop IS 'Expression whose items the step loops over.';
+COMMENT ON COLUMN workflow_steps.loop IS 'Expression for the items over which the step loops.';
 COMMENT ON COLUMN workflow_steps.throw_on_error IS 'Whether an error of the step fails the run.';
 COMMENT ON COLUMN workflow_steps.input_connected IS 'Whether the step is connected to the workflow''s input.';
 COMMENT ON COLUMN workflow_steps.position_x IS 'Horizontal position in the editor, in pixels.';
 COMMENT ON COLUMN workflow_steps.position_y IS 'Vertical position in the editor, in pixels.';
 COMMENT ON COLUMN workflow_steps.width IS 'Width in the editor, in pixels.';
 COMMENT ON COLUMN workflow_steps.height IS 'Height in the editor, in pixels.';
-COMMENT ON COLUMN workflow_steps.auto_provider IS 'Provider of the model that generates the step; null where the step is not generated.';
-COMMENT ON COLUMN workflow_steps.auto_model IS 'Model that generates the step; null where the step is not generated.';
+COMMENT ON COLUMN workflow_steps.auto_provider IS 'Provider of the model that generates the step; null if the step is not generated.';
+COMMENT ON COLUMN workflow_steps.auto_model IS 'Model that generates the step; null if the step is not generated.';
 COMMENT ON COLUMN workflow_steps.auto_temperature IS 'Sampling temperature of that model.';
 COMMENT ON COLUMN workflow_steps.note IS 'Text of a note step.';
 COMMENT ON COLUMN workflow_steps.config IS
@@ -166,13 +166,13 @@ CREATE TABLE workflow_step_links (
     CONSTRAINT workflow_step_links_version_fkey FOREIGN KEY (workflow_version_id)
         REFERENCES workflow_versions (id) ON DELETE CASCADE
 );
-COMMENT ON TABLE workflow_step_links IS 'The graph of a definition: one row per link from a step to a following one.';
+COMMENT ON TABLE workflow_step_links IS 'The graph of a definition: one row per link from a step to a next step.';
 COMMENT ON COLUMN workflow_step_links.workflow_version_id IS
-    'Definition that the link is part of (workflow_versions.id).';
-COMMENT ON COLUMN workflow_step_links.from_key IS 'Key of the step that the link leaves.';
-COMMENT ON COLUMN workflow_step_links.to_key IS 'Key of the step that the link leads to.';
+    'Definition of the link (workflow_versions.id).';
+COMMENT ON COLUMN workflow_step_links.from_key IS 'Key of the step at the start of the link.';
+COMMENT ON COLUMN workflow_step_links.to_key IS 'Key of the step at the end of the link.';
 COMMENT ON COLUMN workflow_step_links.via IS
-    'When the link is followed: destination (always), branch:NAME (when that condition of a branch holds) or else (when none does).';
+    'When the link is followed: destination (always), branch:NAME (if this condition of a branch is true) or else (if no condition is true).';
 
 CREATE TABLE runs (
     id                            text NOT NULL,
@@ -219,16 +219,16 @@ CREATE TABLE runs (
     CONSTRAINT runs_draft_fkey FOREIGN KEY (workflow_draft_id) REFERENCES workflow_versions (id)
 );
 COMMENT ON TABLE runs IS
-    'One row per run of a workflow, in its latest known state. A run that leaves the API stays here, with gone_at set.';
-COMMENT ON COLUMN runs.id IS 'Id of the run, as the API gives it.';
-COMMENT ON COLUMN runs.app_id IS 'App that the run was triggered from.';
+    'One row per run of a workflow, in its latest known state. A run that the API no longer lists is kept, with gone_at set.';
+COMMENT ON COLUMN runs.id IS 'Id of the run, as given by the API.';
+COMMENT ON COLUMN runs.app_id IS 'App from which the run was triggered.';
 COMMENT ON COLUMN runs.workflow_app_id IS 'App that the run''s workflow belongs to (apps.id).';
 COMMENT ON COLUMN runs.workflow_id IS 'Workflow that ran (workflows.id).';
 COMMENT ON COLUMN runs.workflow_version_id IS
-    'Definition that ran (workflow_versions.id): the published version, or the draft where there is none.';
+    'Definition that ran (workflow_versions.id): the published version, or the draft if there is none.';
 COMMENT ON COLUMN runs.workflow_draft_id IS
-    'Draft that the run carries (workflow_versions.id); null where it carries none.';
-COMMENT ON COLUMN runs.version IS 'Number of the workflow version that ran, as the run gives it.';
+    'Draft in the run''s document (workflow_versions.id); null if there is none.';
+COMMENT ON COLUMN runs.version IS 'Number of the workflow version that ran, as given by the API.';
 COMMENT ON COLUMN runs.status IS
     'PENDING or RUNNING (open), CANCELLED, COMPLETED, SKIPPED, FAILED, or a value that the API added later.';
 COMMENT ON COLUMN runs.origin IS
@@ -236,41 +236,41 @@ COMMENT ON COLUMN runs.origin IS
 COMMENT ON COLUMN runs.error IS 'Message of the error that ended the run.';
 COMMENT ON COLUMN runs.started_at IS 'When the run started; null before that.';
 COMMENT ON COLUMN runs.ended_at IS 'When the run ended; null while it is open.';
-COMMENT ON COLUMN runs.duration_s IS 'ended_at minus started_at, in seconds; null where either is null.';
+COMMENT ON COLUMN runs.duration_s IS 'ended_at minus started_at, in seconds; null if either is null.';
 COMMENT ON COLUMN runs.created_at IS 'When the run was created. The daily views group by its UTC day.';
 COMMENT ON COLUMN runs.updated_at IS 'When the run last changed in the API. A replay or a change of its retention updates it.';
 COMMENT ON COLUMN runs.updated_on_day IS
-    'True where the API gave updated_at without a time of day; it then counts as the end of that day.';
-COMMENT ON COLUMN runs.collection_id IS 'Collection of the record that the run worked on.';
-COMMENT ON COLUMN runs.record_id IS 'Record that the run worked on.';
+    'True if the API gave updated_at without a time of day. It then counts as the end of the day.';
+COMMENT ON COLUMN runs.collection_id IS 'Collection of the record that the run processed.';
+COMMENT ON COLUMN runs.record_id IS 'Record that the run processed.';
 COMMENT ON COLUMN runs.input IS 'Input of the run, as received.';
 COMMENT ON COLUMN runs.result IS 'Result of the run, as received.';
 COMMENT ON COLUMN runs.credits IS
-    'Credits that the run cost, including the runs that it started (usage.total of the API), exact; null where the API gave none. run_usage_calls breaks them down.';
+    'Credits of the run, including those of the runs that it started (usage.total of the API), exact; null if the API gave none. run_usage_calls has their breakdown.';
 COMMENT ON COLUMN runs.own_credits IS
-    'Credits of the run without those of the runs that it started: credits less what its steps spent on them. A sum over runs counts each credit once. Null where credits is null.';
+    'Credits of the run without those of the runs that it started: credits minus the child_credits of its steps. A sum over runs counts each credit once. Null if credits is null.';
 COMMENT ON COLUMN runs.retention_max_age_s IS 'How long the API keeps the run, in seconds; -1 keeps it forever.';
 COMMENT ON COLUMN runs.retention_preserve_on_failure IS 'Whether the API keeps the run past its retention if it failed.';
-COMMENT ON COLUMN runs.retention_due_at IS 'When the API will remove the run; null where it keeps it.';
+COMMENT ON COLUMN runs.retention_due_at IS 'When the API will remove the run; null if the API keeps it.';
 COMMENT ON COLUMN runs.extra IS
-    'Fields of the payload that no column holds, by path; null when there are none.';
+    'Fields of the payload without a column, by path; null if there are none.';
 COMMENT ON COLUMN runs.content_hash IS 'Hash of the run as received; an equal hash means an unchanged run.';
 COMMENT ON COLUMN runs.stream_app_id IS
-    'App in whose listing the run was found first. With workflow_id it identifies the stream (etl_streams). Null if another workflow lists the run.';
+    'App whose listing contained the run first. With workflow_id, it identifies the stream (etl_streams). Null if the run was found in the listing of another workflow.';
 COMMENT ON COLUMN runs.listed_under_app_id IS
-    'App in whose listing of another workflow the run was found. With listed_under_workflow_id it identifies the stream (etl_streams).';
+    'App whose listing of another workflow contained the run. With listed_under_workflow_id, it identifies the stream (etl_streams).';
 COMMENT ON COLUMN runs.listed_under_workflow_id IS
-    'Workflow that lists the run, if that is another one than workflow_id and no listing of workflow_id is read; else null.';
+    'Workflow whose listing contains the run, if it is not workflow_id and workflow_id is not synced; otherwise null.';
 COMMENT ON COLUMN runs.first_synced_at IS 'When the run was first loaded.';
 COMMENT ON COLUMN runs.last_synced_at IS 'When the content of the row last changed.';
 COMMENT ON COLUMN runs.gone_at IS
-    'When a sync found that the API no longer lists the run; null while it does.';
+    'When a sync found that the API no longer lists the run; null if the API lists it.';
 COMMENT ON COLUMN runs.payload_removed_at IS
-    'When the payloads were removed from the warehouse because the retention was due; null while they are kept.';
+    'When the payloads were removed from the warehouse because their retention had expired; null if they were not removed.';
 COMMENT ON COLUMN runs.erased_at IS
-    'When cortex-etl forget erased the content of the run; null for every other run.';
+    'When cortex-etl forget erased the content of the run; null if it was not erased.';
 COMMENT ON COLUMN runs.also_listed_by IS
-    'Further apps whose listings of the same workflow show the run; null where only that of the first app does.';
+    'Other apps whose listings of the same workflow contain the run; null if there are none.';
 
 CREATE TABLE run_steps (
     run_id        text    NOT NULL,
@@ -299,38 +299,38 @@ CREATE TABLE run_steps (
     CONSTRAINT run_steps_run_fkey FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE run_steps IS
-    'One row per step of a run: every step that has an output or used credits.';
-COMMENT ON COLUMN run_steps.run_id IS 'Run that the step is part of (runs.id).';
+    'One row per step of a run that has an output or used credits.';
+COMMENT ON COLUMN run_steps.run_id IS 'Run of the step (runs.id).';
 COMMENT ON COLUMN run_steps.step_key IS
     'Key of the step in the definition (workflow_steps.key). A second step with the same key is key#2, and so on.';
 COMMENT ON COLUMN run_steps.ordinal IS
-    'Position of the step in the payload, from 0. Steps known only by their credits follow the last step with an output.';
+    'Position of the step in the payload, from 0. Steps of which only the credits are known come last.';
 COMMENT ON COLUMN run_steps.type IS
     'Step type: note, branch, code, model, http_request, browser, workflow, service, input, or a value that the API added later.';
-COMMENT ON COLUMN run_steps.status IS 'Status, as in runs.status; null where the step is known only by its credits.';
+COMMENT ON COLUMN run_steps.status IS 'Status, as in runs.status; null if only the credits of the step are known.';
 COMMENT ON COLUMN run_steps.started_at IS 'When the step started.';
 COMMENT ON COLUMN run_steps.ended_at IS 'When the step ended; null while it is open.';
-COMMENT ON COLUMN run_steps.duration_s IS 'ended_at minus started_at, in seconds; null where either is null.';
+COMMENT ON COLUMN run_steps.duration_s IS 'ended_at minus started_at, in seconds; null if either is null.';
 COMMENT ON COLUMN run_steps.error IS 'Message of the step''s error.';
-COMMENT ON COLUMN run_steps.output IS 'Output of the step, as received; a list where the step looped.';
+COMMENT ON COLUMN run_steps.output IS 'Output of the step, as received; a list if the step looped.';
 COMMENT ON COLUMN run_steps.logs IS 'Log lines of the step, as received.';
-COMMENT ON COLUMN run_steps.provider IS 'Provider of the model of a model step; null where the step looped (see run_step_calls).';
-COMMENT ON COLUMN run_steps.model IS 'Model of a model step; null where the step looped (see run_step_calls).';
+COMMENT ON COLUMN run_steps.provider IS 'Provider of the model of a model step; null if the step looped (see run_step_calls).';
+COMMENT ON COLUMN run_steps.model IS 'Model of a model step; null if the step looped (see run_step_calls).';
 COMMENT ON COLUMN run_steps.input_tokens IS
-    'Input tokens of a model step, as its provider counts them (output.raw); null where it does not say, and where the step looped.';
+    'Input tokens of a model step, as counted by its provider (output.raw); null if the provider does not report them, or if the step looped.';
 COMMENT ON COLUMN run_steps.output_tokens IS
-    'Output tokens of a model step, as its provider counts them (output.raw); null where it does not say, and where the step looped.';
+    'Output tokens of a model step, as counted by its provider (output.raw); null if the provider does not report them, or if the step looped.';
 COMMENT ON COLUMN run_steps.http_status IS
-    'HTTP status that an http_request or browser step received; null where the step looped.';
+    'HTTP status that an http_request or browser step received; null if the step looped.';
 COMMENT ON COLUMN run_steps.child_run_id IS
-    'Run that a workflow step started (runs.id, if that workflow is synced); null where the step looped (see run_step_calls). child_runs has the runs that steps of any type started.';
-COMMENT ON COLUMN run_steps.looped IS 'Whether the step looped: its output is a list, with an item per iteration.';
+    'Run that a workflow step started (runs.id, if that workflow is synced); null if the step looped (see run_step_calls). child_runs has the runs that steps of any type started.';
+COMMENT ON COLUMN run_steps.looped IS 'Whether the step looped. Its output is then a list with an item per iteration.';
 COMMENT ON COLUMN run_steps.credits IS
-    'Credits that the step cost, including the runs that it started (usage.steps.KEY.total of the API), exact; null where the API gave none.';
+    'Credits of the step, including those of the runs that it started (usage.steps.KEY.total of the API), exact; null if the API gave none.';
 COMMENT ON COLUMN run_steps.child_credits IS
-    'Part of credits that the runs it started account for: the smaller of credits and the sum of their runs.credits. A run that several steps started, by child_runs, counts for the first. Null where there is none. The credits of step_facts are credits less child_credits.';
+    'Part of credits that was used by the runs that the step started: the sum of their runs.credits, but at most credits. If child_runs names several steps for a run, the run counts for the first. Null if there are no such runs. The credits of step_facts are credits minus child_credits.';
 COMMENT ON COLUMN run_steps.extra IS
-    'Fields of the step that no column holds, by path; null when there are none.';
+    'Fields of the step without a column, by path; null if there are none.';
 
 CREATE TABLE run_step_calls (
     run_id        text    NOT NULL,
@@ -359,30 +359,30 @@ CREATE TABLE run_step_calls (
         REFERENCES run_steps (run_id, step_key) ON DELETE CASCADE
 );
 COMMENT ON TABLE run_step_calls IS 'One row per loop iteration or tool call of a step.';
-COMMENT ON COLUMN run_step_calls.run_id IS 'Run that the call is part of (runs.id).';
-COMMENT ON COLUMN run_step_calls.step_key IS 'Step that the call is part of (run_steps.step_key).';
+COMMENT ON COLUMN run_step_calls.run_id IS 'Run of the call (runs.id).';
+COMMENT ON COLUMN run_step_calls.step_key IS 'Step of the call (run_steps.step_key).';
 COMMENT ON COLUMN run_step_calls.ordinal IS 'Position of the call in the step''s list of calls, from 0.';
-COMMENT ON COLUMN run_step_calls.call_id IS 'Id of the call, where the API gives one.';
-COMMENT ON COLUMN run_step_calls.index IS 'Number of the loop iteration, as the API gives it.';
-COMMENT ON COLUMN run_step_calls.key IS 'Key of the step in a loop, otherwise of the tool that was called.';
-COMMENT ON COLUMN run_step_calls.type IS 'Step type of the call; null where the API gives none.';
+COMMENT ON COLUMN run_step_calls.call_id IS 'Id of the call; null if the API gave none.';
+COMMENT ON COLUMN run_step_calls.index IS 'Number of the loop iteration, as given by the API.';
+COMMENT ON COLUMN run_step_calls.key IS 'Key of the step in a loop iteration, or of the tool in a tool call.';
+COMMENT ON COLUMN run_step_calls.type IS 'Step type of the call; null if the API gave none.';
 COMMENT ON COLUMN run_step_calls.status IS 'Status, as in runs.status.';
 COMMENT ON COLUMN run_step_calls.started_at IS 'When the call started.';
 COMMENT ON COLUMN run_step_calls.ended_at IS 'When the call ended; null while it is open.';
-COMMENT ON COLUMN run_step_calls.duration_s IS 'ended_at minus started_at, in seconds; null where either is null.';
+COMMENT ON COLUMN run_step_calls.duration_s IS 'ended_at minus started_at, in seconds; null if either is null.';
 COMMENT ON COLUMN run_step_calls.error IS 'Message of the call''s error.';
 COMMENT ON COLUMN run_step_calls.output IS 'Output of the call, as received.';
 COMMENT ON COLUMN run_step_calls.logs IS 'Log lines of the call, as received.';
 COMMENT ON COLUMN run_step_calls.provider IS 'Provider of the model that was called.';
 COMMENT ON COLUMN run_step_calls.model IS 'Model that was called.';
 COMMENT ON COLUMN run_step_calls.input_tokens IS
-    'Input tokens of a model call, as its provider counts them (output.raw); null where it does not say.';
+    'Input tokens of a model call, as counted by its provider (output.raw); null if the provider does not report them.';
 COMMENT ON COLUMN run_step_calls.output_tokens IS
-    'Output tokens of a model call, as its provider counts them (output.raw); null where it does not say.';
+    'Output tokens of a model call, as counted by its provider (output.raw); null if the provider does not report them.';
 COMMENT ON COLUMN run_step_calls.child_run_id IS
-    'Run that the call started, as an iteration of a looped workflow step or as a tool (runs.id, if that workflow is synced).';
+    'Run that the call started, in an iteration of a looped workflow step or as a tool (runs.id, if that workflow is synced).';
 COMMENT ON COLUMN run_step_calls.extra IS
-    'Fields of the call that no column holds, by path; null when there are none.';
+    'Fields of the call without a column, by path; null if there are none.';
 
 CREATE TABLE run_usage_calls (
     run_id      text    NOT NULL,
@@ -396,15 +396,15 @@ CREATE TABLE run_usage_calls (
     CONSTRAINT run_usage_calls_run_fkey FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE run_usage_calls IS
-    'The credit tree, flattened: one row per node below the root. The totals of the roots are runs.credits and run_steps.credits.';
+    'The tree of credits: one row per node below the root. The totals of the roots are runs.credits and run_steps.credits.';
 COMMENT ON COLUMN run_usage_calls.run_id IS 'Run that used the credits (runs.id).';
 COMMENT ON COLUMN run_usage_calls.step_key IS
-    'Step that the tree belongs to (run_steps.step_key); an empty string for the run''s own tree.';
-COMMENT ON COLUMN run_usage_calls.path IS 'Child positions from the root, counted from 0 and joined by dots: 0, 0.1, 0.1.0.';
+    'Step of the tree (run_steps.step_key); an empty string for the tree of the run itself.';
+COMMENT ON COLUMN run_usage_calls.path IS 'Positions of the node and its ancestors among their siblings, from 0, joined by dots: 0, 0.1, 0.1.0.';
 COMMENT ON COLUMN run_usage_calls.parent_path IS 'Path of the parent node; null at the first level.';
-COMMENT ON COLUMN run_usage_calls.depth IS 'Level below the root; 1 is the first.';
-COMMENT ON COLUMN run_usage_calls.call_id IS 'Id of the call; null on levels that carry none.';
-COMMENT ON COLUMN run_usage_calls.credits IS 'Credits of this node and everything below it, exact.';
+COMMENT ON COLUMN run_usage_calls.depth IS 'Level below the root, from 1.';
+COMMENT ON COLUMN run_usage_calls.call_id IS 'Id of the call; null if the API gave none.';
+COMMENT ON COLUMN run_usage_calls.credits IS 'Credits of the node and all nodes below it, exact.';
 
 CREATE TABLE child_runs (
     parent_run_id   text NOT NULL,
@@ -414,18 +414,19 @@ CREATE TABLE child_runs (
     CONSTRAINT child_runs_run_fkey FOREIGN KEY (parent_run_id) REFERENCES runs (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE child_runs IS
-    'One row per run that a step started: one that its output names, an item of its output where it looped, or one of its calls.';
-COMMENT ON COLUMN child_runs.parent_run_id IS 'Run that started the other (runs.id).';
-COMMENT ON COLUMN child_runs.parent_step_key IS 'Step of that run that started it (run_steps.step_key).';
+    'One row per run that a step started. The ids are in the step''s output, in the items of its output if the step looped, and in the outputs of its calls.';
+COMMENT ON COLUMN child_runs.parent_run_id IS 'Run whose step started the run (runs.id).';
+COMMENT ON COLUMN child_runs.parent_step_key IS 'Step that started the run (run_steps.step_key).';
 COMMENT ON COLUMN child_runs.run_id IS 'Run that was started (runs.id, if its workflow is synced).';
 
--- Indexes beyond the primary keys. Each comment names the query that the index serves; every index slows down loading.
+-- Indexes besides the primary keys. The comment of an index describes the queries that use it. Each index slows down
+-- loading.
 
 CREATE INDEX runs_created_idx ON runs (created_at);
 COMMENT ON INDEX runs_created_idx IS 'Runs of a period: WHERE created_at >= now() - interval ''7 days''.';
 
--- Covers the daily views, so that they use index-only scans. created_at is included because PostgreSQL considers an
--- expression index for those only when the columns of the expression are in the index too.
+-- A covering index for index-only scans by the daily views. created_at is included, because PostgreSQL uses an
+-- expression index for such scans only if the index also contains the columns of the expression.
 CREATE INDEX runs_day_idx ON runs (((created_at AT TIME ZONE 'UTC')::date), workflow_id)
     INCLUDE (created_at, workflow_app_id, app_id, status, duration_s, own_credits);
 COMMENT ON INDEX runs_day_idx IS 'Days of workflow_health_daily and credits_daily: WHERE day >= current_date - 30.';
@@ -436,7 +437,7 @@ COMMENT ON INDEX runs_stream_idx IS
 
 CREATE INDEX runs_open_idx ON runs (workflow_id, stream_app_id, created_at)
     WHERE status IN ('PENDING', 'RUNNING') AND gone_at IS NULL;
-COMMENT ON INDEX runs_open_idx IS 'Open runs: the view open_runs, and the runs that a sync reads again.';
+COMMENT ON INDEX runs_open_idx IS 'Open runs: the view open_runs, and the runs that each sync requests again.';
 
 CREATE INDEX runs_failed_idx ON runs ((coalesce(ended_at, updated_at, created_at))) WHERE status = 'FAILED';
 COMMENT ON INDEX runs_failed_idx IS 'Latest failures: recent_failures ORDER BY failed_at DESC LIMIT 20.';
@@ -452,7 +453,7 @@ CREATE INDEX runs_version_idx ON runs (workflow_version_id);
 COMMENT ON INDEX runs_version_idx IS 'Runs of a version: WHERE workflow_version_id = ...';
 
 CREATE INDEX runs_draft_idx ON runs (workflow_draft_id) WHERE workflow_draft_id IS NOT NULL;
-COMMENT ON INDEX runs_draft_idx IS 'Runs that carry a draft: WHERE workflow_draft_id = ..., and whether forget can delete it.';
+COMMENT ON INDEX runs_draft_idx IS 'Runs with a draft: WHERE workflow_draft_id = ..., and whether forget can delete the draft.';
 
 CREATE INDEX runs_shared_idx ON runs ((coalesce(listed_under_workflow_id, workflow_id)), created_at)
     WHERE also_listed_by IS NOT NULL;
@@ -460,21 +461,22 @@ COMMENT ON INDEX runs_shared_idx IS 'Runs that several apps list: listed_runs an
 
 CREATE INDEX runs_listed_under_idx ON runs (listed_under_workflow_id, created_at)
     WHERE listed_under_workflow_id IS NOT NULL;
-COMMENT ON INDEX runs_listed_under_idx IS 'Runs that another workflow lists: listed_runs and sync_health.';
+COMMENT ON INDEX runs_listed_under_idx IS 'Runs in the listing of another workflow: listed_runs and sync_health.';
 
 CREATE INDEX child_runs_run_idx ON child_runs (run_id, parent_run_id, parent_step_key);
 COMMENT ON INDEX child_runs_run_idx IS 'Parents of a run: WHERE run_id = ..., run_tree, run_facts, and own credits.';
 
--- Up-to-date statistics and visibility maps keep the plans good while a warehouse grows.
+-- Keep statistics and visibility maps up to date while a warehouse grows, for good query plans.
 ALTER TABLE runs SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
 ALTER TABLE run_steps SET (autovacuum_analyze_scale_factor = 0.02);
 
--- ANALYZE underestimates how many runs the rows of these tables belong to, by a factor of 4 with a million runs, so that
--- reading a week's steps by their runs seems to cost more than reading the whole table. Fractions of the number of rows.
+-- ANALYZE underestimates the number of distinct run_id values (by a factor of 4 with a million runs), so that the
+-- planner prefers a sequential scan to an index scan for the steps of a week's runs. The values are fractions of the
+-- row count.
 ALTER TABLE run_steps ALTER COLUMN run_id SET (n_distinct = -0.2);
 ALTER TABLE run_usage_calls ALTER COLUMN run_id SET (n_distinct = -0.12);
 
--- lz4 is several times faster than the default compression; servers built without it keep the default.
+-- lz4 is several times faster than the default compression. Servers built without lz4 keep the default.
 DO $$
 DECLARE
     payload record;

@@ -1,9 +1,9 @@
--- What is computed from the runs: own credits and rollups.
+-- Values computed from the runs: own credits and rollups.
 
--- Own credits of a run depend on the runs that it started, which other connections may be loading at the same moment. Each
--- load therefore records the runs that it wrote, in the same transaction, and update_own_credits() computes their parents
--- after the commit: of a parent and a child that are loaded at the same time, the later commit sees both. What a killed
--- process recorded is left to the next one.
+-- The own credits of a run depend on the runs that it started, which other connections may be loading at the same time.
+-- Therefore each load records the runs that it writes, in the same transaction, and update_own_credits() processes the
+-- records after the commit. If a parent and a child are loaded at the same time, the call after the later commit sees
+-- both. Records of a killed process are processed by later calls.
 CREATE TABLE etl_changed_credits (
     id       bigint      GENERATED ALWAYS AS IDENTITY,
     run_ids  text[]      NOT NULL,
@@ -11,17 +11,17 @@ CREATE TABLE etl_changed_credits (
     CONSTRAINT etl_changed_credits_pkey PRIMARY KEY (id)
 );
 COMMENT ON TABLE etl_changed_credits IS
-    'One row per transaction after which the own credits of the parents of some runs have to be computed. Empty except for moments.';
+    'One row per transaction that changed runs on which the own credits of other runs depend. Rows are deleted as soon as these own credits are computed.';
 COMMENT ON COLUMN etl_changed_credits.id IS 'Number of the row, ascending.';
 COMMENT ON COLUMN etl_changed_credits.run_ids IS
-    'Runs that were written, and the children that they name or named before (runs.id).';
-COMMENT ON COLUMN etl_changed_credits.noted_at IS 'When they were written.';
+    'Runs that were written, and the runs that they start, or started according to their earlier copies (runs.id).';
+COMMENT ON COLUMN etl_changed_credits.noted_at IS 'When the runs were written.';
 
--- Each statement of the function sees what was committed before it, provided that the transaction is read committed. It
--- locks the parents, so that whoever computes one last has seen the most, and skips those that others have locked, so
--- that it never waits; they stay recorded. The statements read few rows by key, also where the planner does not know it
--- because a new warehouse has no statistics yet; planning them takes as long as running them.
-CREATE FUNCTION update_own_credits(patience interval) RETURNS boolean LANGUAGE plpgsql
+-- The transaction must be READ COMMITTED, so that each statement sees all earlier commits. The function locks the
+-- parents, so that the last one to compute a parent sees all its children. It skips parents that others have locked, so
+-- that it never waits, and records them again. The settings force index scans, because the statements read few rows by
+-- key but a new warehouse has no statistics, and generic plans, because planning takes as long as execution.
+CREATE FUNCTION update_own_credits(min_age interval) RETURNS boolean LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     children text[];
@@ -30,11 +30,11 @@ DECLARE
     batch    text[];
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed'
-        OR (SELECT min(noted_at) FROM etl_changed_credits) > clock_timestamp() - patience
+        OR (SELECT min(noted_at) FROM etl_changed_credits) > clock_timestamp() - min_age
     THEN
         RETURN false;
     END IF;
-    PERFORM set_config('synchronous_commit', 'off', true); -- what a crash undoes stays recorded
+    PERFORM set_config('synchronous_commit', 'off', true); -- a crash that loses the results restores the records too
     WITH taken AS (
         DELETE FROM etl_changed_credits
         WHERE id IN (SELECT id FROM etl_changed_credits ORDER BY id FOR UPDATE SKIP LOCKED)
@@ -49,7 +49,7 @@ BEGIN
     FROM (SELECT id FROM runs WHERE id = ANY (parents) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS free;
     FOR place IN 1 .. coalesce(cardinality(held), 0) BY 200 LOOP
         batch := held[place : place + 199];
-        -- A child counts for the first step that names it. The run is written also if only its steps change, so that
+        -- A child counts for the first step that names it. The run is updated even if only its steps change, so that
         -- its day is rolled up again.
         WITH first_parents AS (
             SELECT DISTINCT ON (child.id) child.credits, named.parent_run_id AS run_id, named.parent_step_key AS step_key
@@ -99,14 +99,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION update_own_credits IS
-    'Computes the own credits of runs whose children have changed (etl_changed_credits), if the oldest change is that old. Returns false if some are left, because it is not or because others are writing these runs.';
+    'Computes the own credits of runs whose children have changed (etl_changed_credits), if the oldest change is at least min_age old. Returns false if changes are left, because they are younger or because other sessions are writing these runs.';
 
--- Rollups: what the daily views need of each day of each workflow, counted once instead of in every query.
+-- Rollups: the values of the daily views, precomputed per workflow and day.
 --
--- Each change to runs records the affected days in etl_changed_days, in the same transaction. The views count those days
--- from the runs and read all other days from the rollups, so they are always exact. At its end each sync rolls the
--- changed days up again; large days wait until enough of them has changed. Runs without a created_at or a workflow are
--- always counted from the runs.
+-- Each change to runs records the affected days in etl_changed_days, in the same transaction. The views compute these
+-- days from the runs and read all other days from the rollups, so they are always exact. At its end, each sync rolls up
+-- the changed days; large days with few changes are postponed. Runs without created_at or workflow are never rolled up.
 
 CREATE TABLE etl_changed_days (
     id          bigint GENERATED ALWAYS AS IDENTITY,
@@ -120,12 +119,12 @@ COMMENT ON TABLE etl_changed_days IS
     'Days of workflows whose rollups are out of date because runs have changed. A day may have several rows.';
 COMMENT ON COLUMN etl_changed_days.id IS 'Number of the row, ascending.';
 COMMENT ON COLUMN etl_changed_days.workflow_id IS 'Workflow of the runs (workflows.id).';
-COMMENT ON COLUMN etl_changed_days.day IS 'UTC day of their created_at.';
-COMMENT ON COLUMN etl_changed_days.runs IS 'Number of runs of that day that were written.';
-COMMENT ON COLUMN etl_changed_days.noted_at IS 'When they were written.';
+COMMENT ON COLUMN etl_changed_days.day IS 'UTC day of the runs'' created_at.';
+COMMENT ON COLUMN etl_changed_days.runs IS 'Number of runs that were written.';
+COMMENT ON COLUMN etl_changed_days.noted_at IS 'When the runs were written.';
 
 CREATE INDEX etl_changed_days_idx ON etl_changed_days (day, workflow_id);
-COMMENT ON INDEX etl_changed_days_idx IS 'Tells whether the rollup of a day is up to date: every daily view.';
+COMMENT ON INDEX etl_changed_days_idx IS 'Whether the rollup of a day is up to date: all daily views.';
 
 CREATE TABLE rollup_health (
     workflow_id     text   NOT NULL,
@@ -215,12 +214,12 @@ CREATE FUNCTION note_changed_days() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     emptied text;
 BEGIN
-    -- The schema is that of the table, whatever its name has become and whatever search_path the session has.
+    -- Use the schema of the table, because the schema may have been renamed and search_path may be anything.
     IF TG_OP = 'TRUNCATE' THEN
         FOREACH emptied IN ARRAY ARRAY[
             'etl_changed_days', 'rollup_health', 'rollup_credits', 'rollup_steps', 'rollup_models', 'rollup_failures'
         ] LOOP
-            -- Not TRUNCATE: the statement may name these tables too, and they are in use until it ends.
+            -- Not TRUNCATE, which fails if the triggering statement also truncates these tables.
             EXECUTE format('DELETE FROM %I.%I', TG_TABLE_SCHEMA, emptied);
         END LOOP;
         RETURN NULL;
@@ -244,10 +243,10 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION note_changed_days IS 'Records the days of runs that were written, so that the daily views count them again.';
+COMMENT ON FUNCTION note_changed_days IS 'Records the days of runs that were written, so that the daily views compute them from the runs.';
 
--- The children of a run are only ever written together with the run, so triggers on runs are enough. ALWAYS: they fire
--- also while a load skips foreign key checks (session_replication_role = replica).
+-- The children of a run are written only together with the run, so triggers on runs suffice. They are enabled ALWAYS,
+-- to fire even while a load skips foreign key checks (session_replication_role = replica).
 CREATE TRIGGER runs_inserted AFTER INSERT ON runs
     REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION note_changed_days();
 CREATE TRIGGER runs_updated AFTER UPDATE ON runs
@@ -259,8 +258,8 @@ ALTER TABLE runs
     ENABLE ALWAYS TRIGGER runs_inserted, ENABLE ALWAYS TRIGGER runs_updated, ENABLE ALWAYS TRIGGER runs_deleted,
     ENABLE ALWAYS TRIGGER runs_truncated;
 
--- DISTINCT: a changed day may have several rows. Runs without created_at or workflow are branches of their own with a
--- constant null, which lets the planner skip them when a query asks for days of a workflow.
+-- A changed day may have several rows, hence DISTINCT. Runs without created_at or workflow are in separate branches
+-- with a constant null, which the planner can skip if a query has a condition on the day or workflow.
 CREATE VIEW etl_uncounted_runs AS
 SELECT
     runs.id, changed.workflow_id, changed.day, runs.created_at, runs.workflow_app_id, runs.app_id, runs.stream_app_id,
@@ -281,10 +280,10 @@ SELECT
 FROM runs
 WHERE workflow_id IS NULL AND created_at IS NOT NULL;
 COMMENT ON VIEW etl_uncounted_runs IS
-    'Runs that no rollup covers: those of days that changed since the last rollup, and those without created_at or workflow.';
+    'Runs that are not in the rollups: runs of days that have changed since they were rolled up, and runs without created_at or workflow.';
 
--- How each rollup is counted. OFFSET 0 makes the steps a lookup per run: before the first ANALYZE of a new warehouse
--- the planner would underestimate the number of steps and join each of them with all runs.
+-- The views that compute the rollups. OFFSET 0 forces a lookup of steps per run, because before the first ANALYZE the
+-- planner underestimates the number of steps and chooses a nested loop over all runs for each step.
 
 CREATE VIEW counted_health AS
 SELECT
@@ -319,12 +318,12 @@ SELECT
 FROM etl_uncounted_runs
 GROUP BY workflow_id, day, stream_app_id, origin;
 
--- PostgreSQL can only aggregate arrays of different lengths when they are wrapped in a row. Sorting them number by
--- number for each step takes a fraction of the time of sorting all durations of all steps.
+-- array_agg accepts arrays of different lengths only if they are wrapped in a composite type. Sorting the durations of
+-- each step separately takes a fraction of the time for sorting those of all steps together.
 CREATE TYPE duration_list AS (durations_s double precision[]);
-COMMENT ON TYPE duration_list IS 'The durations of a step on one day, in seconds, wrapped so that array_agg takes lists of any length.';
+COMMENT ON TYPE duration_list IS 'The durations of a step on one day, in seconds. array_agg accepts lists of different lengths only in a composite type.';
 
--- Nearly every step has one type, so grouping by type first leaves little to choose the latest one from.
+-- Nearly every step has a single type, so grouping by type first leaves few rows from which to choose the latest type.
 CREATE VIEW counted_steps AS
 SELECT
     grouped.workflow_id,
@@ -388,8 +387,8 @@ CROSS JOIN LATERAL (
     CROSS JOIN LATERAL unnest(list.durations_s) AS duration_s
 ) AS spread;
 
--- A model step counts itself, or its calls of type model if it looped (an untyped one has the step's type). The API does
--- not split the credits of a step among models.
+-- A model step counts as one call; if it looped, its calls of type model count instead (calls without a type have the
+-- type of the step). The API does not split the credits of a step by model.
 CREATE VIEW counted_models AS
 SELECT
     runs.workflow_id,
@@ -439,8 +438,7 @@ CROSS JOIN LATERAL (
 ) AS used
 GROUP BY runs.workflow_id, runs.day, used.provider, used.model;
 
--- Each replacement works on the result of the one before: quoted text, ids, numbers, white space. An apostrophe within a
--- word is no quotation mark.
+-- Replace quoted text, then ids, then numbers, then white space. An apostrophe within a word is not a quotation mark.
 CREATE FUNCTION failure_message(error text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 SELECT left(btrim(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
     error,
@@ -450,7 +448,7 @@ SELECT left(btrim(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
     '\s+', ' ', 'g')), 200)
 $$;
 COMMENT ON FUNCTION failure_message IS
-    'An error message without what differs from run to run: quoted text is ''…'', ids are <id>, numbers are <n>; at most 200 characters. To group failures of a period by it, use recent_failures.';
+    'Normalizes an error message for grouping: replaces quoted text by ''…'', ids by <id> and numbers by <n>; at most 200 characters. To group the failures of a period, apply it to recent_failures.error.';
 
 CREATE VIEW counted_failures AS
 SELECT
@@ -544,7 +542,7 @@ SELECT
     workflow_id, day, workflow_app_id, app_id, step_key, message, version, runs, first_seen, last_seen
 FROM counted_failures;
 
--- The tables, the views that count them and the views over all days have the same columns with the same meaning.
+-- The rollup tables, the views that compute them, and the views of all days have the same columns.
 DO $$
 DECLARE
     relation record;
@@ -560,8 +558,8 @@ BEGIN
         CROSS JOIN LATERAL (
             VALUES
                 ('rollup_' || kind, NULL),
-                ('counted_' || kind, format('Days that rollup_%s does not cover, counted from the runs.', kind)),
-                (days, format('All days: from rollup_%s where it is up to date, otherwise counted from the runs.', kind))
+                ('counted_' || kind, format('Days that are not in rollup_%s, computed from the runs.', kind)),
+                (days, format('All days: from rollup_%s if it is up to date, otherwise computed from the runs.', kind))
         ) AS described_views (name, meaning)
     LOOP
         IF relation.meaning IS NULL THEN
@@ -579,12 +577,12 @@ BEGIN
                 VALUES
                     ('workflow_id', 'Workflow that ran.'),
                     ('day', 'UTC day of the runs'' created_at.'),
-                    ('workflow_app_id', 'App that the workflow belongs to; null where no run says.'),
-                    ('app_id', 'App that the runs were triggered from; one of them where there are several.'),
-                    ('stream_app_id', 'App in whose listing the runs were found.'),
+                    ('workflow_app_id', 'App that the workflow belongs to; null if no run names it.'),
+                    ('app_id', 'App from which the runs were triggered; one of them if there are several.'),
+                    ('stream_app_id', 'App whose listing contained the runs first.'),
                     ('origin', 'What started the runs.'),
                     ('step_key', 'Key of the step.'),
-                    ('type', 'Step type, of the latest run that has one.'),
+                    ('type', 'Step type in the latest run with a type.'),
                     ('type_at', 'When that run was created.'),
                     ('provider', 'Provider of the model.'),
                     ('model', 'Model.'),
@@ -595,21 +593,21 @@ BEGIN
                     ('runs', 'Number of runs.'),
                     ('listed', 'Number of runs that the API still lists.'),
                     ('calls', 'Number of calls.'),
-                    ('input_tokens', 'Input tokens, as the providers count them; null where none says.'),
-                    ('output_tokens', 'Output tokens, as the providers count them; null where none says.'),
-                    ('completed', 'Number that are COMPLETED.'),
-                    ('failed', 'Number that are FAILED.'),
-                    ('cancelled', 'Number that are CANCELLED.'),
-                    ('skipped', 'Number that are SKIPPED.'),
-                    ('open', 'Number that are PENDING or RUNNING.'),
-                    ('ended', 'Number that are COMPLETED, FAILED, CANCELLED or SKIPPED.'),
+                    ('input_tokens', 'Input tokens, as counted by the providers; null if none reports them.'),
+                    ('output_tokens', 'Output tokens, as counted by the providers; null if none reports them.'),
+                    ('completed', 'Number of those that are COMPLETED.'),
+                    ('failed', 'Number of those that are FAILED.'),
+                    ('cancelled', 'Number of those that are CANCELLED.'),
+                    ('skipped', 'Number of those that are SKIPPED.'),
+                    ('open', 'Number of those that are PENDING or RUNNING.'),
+                    ('ended', 'Number of those that are COMPLETED, FAILED, CANCELLED or SKIPPED.'),
                     ('p50_duration_s', 'Median of duration_s, in seconds.'),
                     ('p95_duration_s', '95th percentile of duration_s, in seconds.'),
                     ('p50_s', 'Median of duration_s, in seconds.'),
                     ('p95_s', '95th percentile of duration_s, in seconds.'),
-                    ('durations_s', 'Every duration_s in seconds, ascending, for percentiles over several days.'),
-                    ('credits', 'Own credits, exact; null where the API gave none.'),
-                    ('credits_with_children', 'Credits including those of child runs, exact; null where the API gave none.')
+                    ('durations_s', 'All values of duration_s, in seconds, ascending, for percentiles over several days.'),
+                    ('credits', 'Own credits, exact; null if the API gave none.'),
+                    ('credits_with_children', 'Credits including those of child runs, exact; null if the API gave none.')
             ) AS meanings (name, meaning) ON meanings.name = a.attname
             WHERE a.attrelid = relation.name::regclass
         LOOP
@@ -626,5 +624,5 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON COLUMN etl_uncounted_runs.day IS 'UTC day of the run''s created_at; null without one.';
-COMMENT ON COLUMN etl_uncounted_runs.failed_at IS 'When the run ended; where that is null, its updated_at or created_at.';
+COMMENT ON COLUMN etl_uncounted_runs.day IS 'UTC day of the run''s created_at; null if created_at is null.';
+COMMENT ON COLUMN etl_uncounted_runs.failed_at IS 'When the run ended; if that is null, its updated_at or created_at.';

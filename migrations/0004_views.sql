@@ -1,9 +1,9 @@
--- The questions people ask. Days are UTC days of created_at, durations are seconds, rates are 0 to 1 (null without a base).
--- credits are own credits, so that sums count each credit once; sums are rounded to 12 decimals, because the API computes
--- with floating point. Runs that have left the API and erased ones count; open_runs leaves out both, and the lists of
--- failures leave out erased ones.
+-- Views for analysts. Days are UTC days of created_at, durations are in seconds, rates are from 0 to 1 (null if the
+-- denominator is 0). `credits` are own credits, so that sums count each credit once. Sums are rounded to 12 decimals,
+-- because the API computes with floating point. The views include runs that are gone from the API, and erased runs,
+-- except for open_runs (neither) and the views of failures (no erased runs).
 
--- Values from other tables come from lateral joins of one row each, which cost nothing where a query does not use them.
+-- Values from other tables come from lateral joins with one row each, which cost nothing if a query does not use them.
 
 CREATE VIEW step_facts AS
 SELECT
@@ -39,33 +39,33 @@ LEFT JOIN LATERAL (
     WHERE calls.run_id = steps.run_id AND calls.step_key = steps.step_key
 ) AS of_calls ON true;
 COMMENT ON VIEW step_facts IS
-    'One row per step of a run, with what one needs to know of the run. For few runs or a period: WHERE run_id = ... or created_at >= ...';
-COMMENT ON COLUMN step_facts.run_id IS 'Run that the step is part of (runs.id).';
+    'One row per step of a run, with the main columns of the run. For single runs or a period: WHERE run_id = ... or created_at >= ...';
+COMMENT ON COLUMN step_facts.run_id IS 'Run of the step (runs.id).';
 COMMENT ON COLUMN step_facts.app_id IS
-    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
+    'App that the workflow belongs to; if the run does not name it, the app from which the run was triggered.';
 COMMENT ON COLUMN step_facts.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN step_facts.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN step_facts.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN step_facts.version IS 'Number of the workflow version that ran.';
 COMMENT ON COLUMN step_facts.created_at IS 'When the run was created.';
 COMMENT ON COLUMN step_facts.step_key IS 'Key of the step (run_steps.step_key).';
-COMMENT ON COLUMN step_facts.type IS 'Step type; null where the step is known only by its credits.';
-COMMENT ON COLUMN step_facts.status IS 'Status, as in runs.status; null where the step is known only by its credits.';
+COMMENT ON COLUMN step_facts.type IS 'Step type; null if only the credits of the step are known.';
+COMMENT ON COLUMN step_facts.status IS 'Status, as in runs.status; null if only the credits of the step are known.';
 COMMENT ON COLUMN step_facts.started_at IS 'When the step started.';
-COMMENT ON COLUMN step_facts.duration_s IS 'How long it took, in seconds; null while it is open.';
-COMMENT ON COLUMN step_facts.provider IS 'Provider of the model of a model step; null where the step looped.';
-COMMENT ON COLUMN step_facts.model IS 'Model of a model step; null where the step looped.';
+COMMENT ON COLUMN step_facts.duration_s IS 'Duration of the step in seconds; null while the step is open.';
+COMMENT ON COLUMN step_facts.provider IS 'Provider of the model of a model step; null if the step looped.';
+COMMENT ON COLUMN step_facts.model IS 'Model of a model step; null if the step looped.';
 COMMENT ON COLUMN step_facts.input_tokens IS
-    'Input tokens of a model step, as its provider counts them; where the step looped, those of its calls of type model. Null where the provider does not say.';
+    'Input tokens of a model step, as counted by its provider; if the step looped, the sum of its calls of type model. Null if the provider does not report them.';
 COMMENT ON COLUMN step_facts.output_tokens IS
-    'Output tokens of a model step, as its provider counts them; where the step looped, those of its calls of type model. Null where the provider does not say.';
-COMMENT ON COLUMN step_facts.calls IS 'Number of its loop iterations or tool calls (run_step_calls).';
+    'Output tokens of a model step, as counted by its provider; if the step looped, the sum of its calls of type model. Null if the provider does not report them.';
+COMMENT ON COLUMN step_facts.calls IS 'Number of loop iterations or tool calls of the step (run_step_calls).';
 COMMENT ON COLUMN step_facts.credits IS
-    'Credits that the step cost, without those of the runs that it started, exact; null where the API gave none.';
+    'Credits of the step without those of the runs that it started, exact; null if the API gave none.';
 COMMENT ON COLUMN step_facts.child_run_id IS
-    'Run that a workflow step started; null where it looped. child_runs has the runs that any step started.';
+    'Run that a workflow step started; null if the step looped. child_runs has the runs that steps of any type started.';
 COMMENT ON COLUMN step_facts.error IS 'Message of the step''s error.';
 COMMENT ON COLUMN step_facts.credits_with_children IS
-    'Credits that the step cost, including those of the runs that it started, exact.';
+    'Credits of the step including those of the runs that it started, exact.';
 
 CREATE VIEW run_facts AS
 SELECT
@@ -119,13 +119,13 @@ LEFT JOIN LATERAL (
     WHERE steps.run_id = runs.id
 ) AS of_steps ON true;
 COMMENT ON VIEW run_facts IS
-    'One row per run: start here. For a period: WHERE created_at >= ...';
+    'One row per run; the starting point for most queries. For a period: WHERE created_at >= ...';
 COMMENT ON COLUMN run_facts.run_id IS 'Id of the run (runs.id).';
 COMMENT ON COLUMN run_facts.app_id IS
-    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
-COMMENT ON COLUMN run_facts.app_name IS 'Display name of that app; null while it is not known.';
+    'App that the workflow belongs to; if the run does not name it, the app from which the run was triggered.';
+COMMENT ON COLUMN run_facts.app_name IS 'Display name of the app; null if unknown.';
 COMMENT ON COLUMN run_facts.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN run_facts.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN run_facts.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN run_facts.version IS 'Number of the workflow version that ran.';
 COMMENT ON COLUMN run_facts.status IS
     'PENDING or RUNNING (open), CANCELLED, COMPLETED, SKIPPED, FAILED, or a value that the API added later.';
@@ -134,24 +134,24 @@ COMMENT ON COLUMN run_facts.origin IS
 COMMENT ON COLUMN run_facts.created_at IS 'When the run was created.';
 COMMENT ON COLUMN run_facts.started_at IS 'When the run started; null before that.';
 COMMENT ON COLUMN run_facts.ended_at IS 'When the run ended; null while it is open.';
-COMMENT ON COLUMN run_facts.duration_s IS 'ended_at minus started_at, in seconds; null where either is null.';
+COMMENT ON COLUMN run_facts.duration_s IS 'ended_at minus started_at, in seconds; null if either is null.';
 COMMENT ON COLUMN run_facts.credits IS
-    'Credits that the run cost, without those of the runs that it started, exact: sums count each credit once. Null where the API gave none.';
+    'Credits of the run without those of the runs that it started, exact. A sum counts each credit once. Null if the API gave none.';
 COMMENT ON COLUMN run_facts.credits_with_children IS
-    'Credits that the run cost, including those of the runs that it started, exact, as the API gives them.';
+    'Credits of the run including those of the runs that it started, exact, as given by the API.';
 COMMENT ON COLUMN run_facts.input_tokens IS
-    'Input tokens of its model steps, as the providers count them; null where none says.';
+    'Input tokens of the run''s model steps, as counted by the providers; null if none reports them.';
 COMMENT ON COLUMN run_facts.output_tokens IS
-    'Output tokens of its model steps, as the providers count them; null where none says.';
-COMMENT ON COLUMN run_facts.steps IS 'Number of its steps.';
-COMMENT ON COLUMN run_facts.failed_step_key IS 'The failed step that started first; null where no step is FAILED.';
-COMMENT ON COLUMN run_facts.error IS 'Error message of the run; where it has none, of that step.';
+    'Output tokens of the run''s model steps, as counted by the providers; null if none reports them.';
+COMMENT ON COLUMN run_facts.steps IS 'Number of steps of the run.';
+COMMENT ON COLUMN run_facts.failed_step_key IS 'The failed step that started first; null if no step is FAILED.';
+COMMENT ON COLUMN run_facts.error IS 'Error message of the run, or of that step if the run has none.';
 COMMENT ON COLUMN run_facts.parent_run_id IS
-    'The run that started it; the one created first where several name it; null where the warehouse holds none.';
-COMMENT ON COLUMN run_facts.record_id IS 'Record that the run worked on.';
-COMMENT ON COLUMN run_facts.collection_id IS 'Collection of that record.';
-COMMENT ON COLUMN run_facts.triggered_by_app_id IS 'App that the run was triggered from.';
-COMMENT ON COLUMN run_facts.gone_at IS 'When a sync found that the API no longer lists the run; null while it does.';
+    'The run that started this run; the one created first if several name it; null if the warehouse has none.';
+COMMENT ON COLUMN run_facts.record_id IS 'Record that the run processed.';
+COMMENT ON COLUMN run_facts.collection_id IS 'Collection of the record.';
+COMMENT ON COLUMN run_facts.triggered_by_app_id IS 'App from which the run was triggered.';
+COMMENT ON COLUMN run_facts.gone_at IS 'When a sync found that the API no longer lists the run; null if the API lists it.';
 
 CREATE VIEW workflow_health_daily AS
 SELECT
@@ -173,12 +173,12 @@ SELECT
 FROM health_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW workflow_health_daily IS
-    'One row per day and workflow: its runs by status, failure rate, durations and credits.';
-COMMENT ON COLUMN workflow_health_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
+    'One row per day and workflow: runs by status, failure rate, durations and credits.';
+COMMENT ON COLUMN workflow_health_daily.day IS 'UTC day of the runs'' created_at; null for runs without created_at.';
 COMMENT ON COLUMN workflow_health_daily.app_id IS
-    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+    'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
 COMMENT ON COLUMN workflow_health_daily.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN workflow_health_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN workflow_health_daily.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN workflow_health_daily.runs IS 'Number of runs created that day, in any status.';
 COMMENT ON COLUMN workflow_health_daily.completed IS 'Number of runs that are COMPLETED.';
 COMMENT ON COLUMN workflow_health_daily.failed IS 'Number of runs that are FAILED.';
@@ -186,11 +186,11 @@ COMMENT ON COLUMN workflow_health_daily.cancelled IS 'Number of runs that are CA
 COMMENT ON COLUMN workflow_health_daily.skipped IS 'Number of runs that are SKIPPED.';
 COMMENT ON COLUMN workflow_health_daily.open IS 'Number of runs that are PENDING or RUNNING.';
 COMMENT ON COLUMN workflow_health_daily.failure_rate IS
-    'failed / (completed + failed + cancelled + skipped), 0 to 1; null where none has ended.';
+    'failed / (completed + failed + cancelled + skipped), 0 to 1; null if no run has ended.';
 COMMENT ON COLUMN workflow_health_daily.p50_duration_s IS 'Median of the runs'' duration_s, in seconds.';
 COMMENT ON COLUMN workflow_health_daily.p95_duration_s IS '95th percentile of the runs'' duration_s, in seconds.';
 COMMENT ON COLUMN workflow_health_daily.credits IS
-    'Credits of the runs, the runs that they started not included; null where the API gave none.';
+    'Credits of the runs without those of the runs that they started; null if the API gave none.';
 
 CREATE VIEW credits_daily AS
 SELECT
@@ -216,18 +216,18 @@ FROM (
 ) AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW credits_daily IS
-    'One row per day, workflow and origin: the credits spent.';
-COMMENT ON COLUMN credits_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
+    'One row per day, workflow and origin: runs and credits.';
+COMMENT ON COLUMN credits_daily.day IS 'UTC day of the runs'' created_at; null for runs without created_at.';
 COMMENT ON COLUMN credits_daily.app_id IS
-    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+    'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
 COMMENT ON COLUMN credits_daily.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN credits_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN credits_daily.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN credits_daily.origin IS 'What started the runs.';
 COMMENT ON COLUMN credits_daily.runs IS 'Number of runs created that day.';
 COMMENT ON COLUMN credits_daily.credits IS
-    'Credits of the runs, the runs that they started not included; null where the API gave none.';
+    'Credits of the runs without those of the runs that they started; null if the API gave none.';
 COMMENT ON COLUMN credits_daily.credits_with_children IS
-    'Credits of the runs and of those that they started, as the API gives them. Do not add them up: a child run counts for its parent too.';
+    'Credits of the runs including those of the runs that they started, as given by the API. Do not sum them up: the credits of a child run also count for its parent.';
 
 CREATE VIEW step_performance AS
 SELECT
@@ -265,20 +265,20 @@ LEFT JOIN workflows ON workflows.id = steps.workflow_id;
 COMMENT ON VIEW step_performance IS
     'One row per workflow and step, over all runs: failures, durations and credits.';
 COMMENT ON COLUMN step_performance.app_id IS
-    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+    'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
 COMMENT ON COLUMN step_performance.workflow_id IS 'Workflow of the step.';
-COMMENT ON COLUMN step_performance.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN step_performance.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN step_performance.step_key IS 'Key of the step.';
 COMMENT ON COLUMN step_performance.type IS
-    'Step type, of the latest run that has one; null where the step is known only by its credits.';
-COMMENT ON COLUMN step_performance.runs IS 'Runs that have the step.';
-COMMENT ON COLUMN step_performance.failed IS 'Runs in which the step is FAILED.';
+    'Step type in the latest run with a type; null if only the credits of the step are known.';
+COMMENT ON COLUMN step_performance.runs IS 'Number of runs that have the step.';
+COMMENT ON COLUMN step_performance.failed IS 'Number of runs in which the step is FAILED.';
 COMMENT ON COLUMN step_performance.failure_rate IS
-    'failed / runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED, 0 to 1; null where it has ended in none.';
+    'failed / runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED, 0 to 1; null if there are no such runs.';
 COMMENT ON COLUMN step_performance.p50_s IS 'Median of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance.p95_s IS '95th percentile of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance.credits IS
-    'Credits of the step, those of the runs that it started not included; null where the API gave none.';
+    'Credits of the step without those of the runs that it started; null if the API gave none.';
 
 CREATE VIEW step_performance_daily AS
 SELECT
@@ -299,23 +299,23 @@ FROM step_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW step_performance_daily IS
     'One row per day, workflow and step: failures, durations and credits. For percentiles over several days, unnest step_days.durations_s.';
-COMMENT ON COLUMN step_performance_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
+COMMENT ON COLUMN step_performance_daily.day IS 'UTC day of the runs'' created_at; null for runs without created_at.';
 COMMENT ON COLUMN step_performance_daily.app_id IS
-    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+    'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
 COMMENT ON COLUMN step_performance_daily.workflow_id IS 'Workflow of the step.';
-COMMENT ON COLUMN step_performance_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN step_performance_daily.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN step_performance_daily.step_key IS 'Key of the step.';
 COMMENT ON COLUMN step_performance_daily.type IS
-    'Step type, of the latest run of the day that has one; null where the step is known only by its credits.';
-COMMENT ON COLUMN step_performance_daily.runs IS 'Runs of that day that have the step.';
-COMMENT ON COLUMN step_performance_daily.failed IS 'Runs in which the step is FAILED.';
+    'Step type in the latest run of the day with a type; null if only the credits of the step are known.';
+COMMENT ON COLUMN step_performance_daily.runs IS 'Number of runs of the day that have the step.';
+COMMENT ON COLUMN step_performance_daily.failed IS 'Number of runs in which the step is FAILED.';
 COMMENT ON COLUMN step_performance_daily.failure_rate IS
-    'failed / ended, 0 to 1; null where the step has ended in no run.';
+    'failed / ended, 0 to 1; null if ended is 0.';
 COMMENT ON COLUMN step_performance_daily.p50_s IS 'Median of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance_daily.p95_s IS '95th percentile of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance_daily.credits IS
-    'Credits of the step, those of the runs that it started not included; null where the API gave none.';
-COMMENT ON COLUMN step_performance_daily.ended IS 'Runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED.';
+    'Credits of the step without those of the runs that it started; null if the API gave none.';
+COMMENT ON COLUMN step_performance_daily.ended IS 'Number of runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED.';
 
 CREATE VIEW model_usage_daily AS
 SELECT
@@ -334,23 +334,23 @@ FROM model_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW model_usage_daily IS
     'One row per day, workflow and model: calls, failures, tokens and credits.';
-COMMENT ON COLUMN model_usage_daily.day IS 'UTC day of the runs'' created_at; null for runs without one.';
+COMMENT ON COLUMN model_usage_daily.day IS 'UTC day of the runs'' created_at; null for runs without created_at.';
 COMMENT ON COLUMN model_usage_daily.app_id IS
-    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+    'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
 COMMENT ON COLUMN model_usage_daily.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN model_usage_daily.workflow_name IS 'Name of the workflow; null while it is not known.';
-COMMENT ON COLUMN model_usage_daily.provider IS 'Provider of the model; null where the API gave none.';
+COMMENT ON COLUMN model_usage_daily.workflow_name IS 'Name of the workflow; null if unknown.';
+COMMENT ON COLUMN model_usage_daily.provider IS 'Provider of the model; null if the API gave none.';
 COMMENT ON COLUMN model_usage_daily.model IS
-    'Model; null where the API gave none, such as for a call that failed early.';
+    'Model; null if the API gave none, such as for a call that failed early.';
 COMMENT ON COLUMN model_usage_daily.calls IS
-    'Number of model steps; a step that looped counts its calls of type model instead.';
+    'Number of model steps; for a step that looped, the number of its calls of type model instead.';
 COMMENT ON COLUMN model_usage_daily.failed IS 'Number of those that are FAILED.';
 COMMENT ON COLUMN model_usage_daily.input_tokens IS
-    'Input tokens, as the provider counts them; null where it says none.';
+    'Input tokens, as counted by the provider; null if it does not report them.';
 COMMENT ON COLUMN model_usage_daily.output_tokens IS
-    'Output tokens, as the provider counts them; null where it says none.';
+    'Output tokens, as counted by the provider; null if it does not report them.';
 COMMENT ON COLUMN model_usage_daily.credits IS
-    'Credits of the steps. Those of a looped step whose calls used several models are left out, because the API does not split them; null where none are left.';
+    'Credits of the steps. Looped steps whose calls used several models are excluded, because the API does not split their credits; null if no credits are left.';
 
 CREATE VIEW recent_failures AS
 SELECT
@@ -375,16 +375,16 @@ LEFT JOIN LATERAL (
 ) AS first_failed ON true
 WHERE runs.status = 'FAILED' AND runs.erased_at IS NULL;
 COMMENT ON VIEW recent_failures IS
-    'One row per failed run, erased ones left out, with the step that failed first. Latest failures: ORDER BY failed_at DESC LIMIT 20.';
+    'One row per failed run that is not erased, with the step that failed first. Latest failures: ORDER BY failed_at DESC LIMIT 20.';
 COMMENT ON COLUMN recent_failures.run_id IS 'The failed run.';
 COMMENT ON COLUMN recent_failures.app_id IS
-    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
+    'App that the workflow belongs to; if the run does not name it, the app from which the run was triggered.';
 COMMENT ON COLUMN recent_failures.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN recent_failures.workflow_name IS 'Name of the workflow; null while it is not known.';
-COMMENT ON COLUMN recent_failures.failed_at IS 'When the run ended; where that is null, its updated_at or created_at.';
-COMMENT ON COLUMN recent_failures.step_key IS 'The failed step that started first; null where no step is FAILED.';
+COMMENT ON COLUMN recent_failures.workflow_name IS 'Name of the workflow; null if unknown.';
+COMMENT ON COLUMN recent_failures.failed_at IS 'When the run ended; if that is null, its updated_at or created_at.';
+COMMENT ON COLUMN recent_failures.step_key IS 'The failed step that started first; null if no step is FAILED.';
 COMMENT ON COLUMN recent_failures.step_type IS 'Type of that step.';
-COMMENT ON COLUMN recent_failures.error IS 'Error message of the run; where it has none, of that step.';
+COMMENT ON COLUMN recent_failures.error IS 'Error message of the run, or of that step if the run has none.';
 COMMENT ON COLUMN recent_failures.origin IS 'What started the run.';
 COMMENT ON COLUMN recent_failures.version IS 'Number of the workflow version that ran.';
 
@@ -414,17 +414,17 @@ FROM (
 ) AS failures
 LEFT JOIN workflows ON workflows.id = failures.workflow_id;
 COMMENT ON VIEW failure_groups IS
-    'One row per workflow, step and message: failed runs with the same cause, erased ones left out.';
+    'One row per workflow, step and message: failed runs with the same cause, without erased runs.';
 COMMENT ON COLUMN failure_groups.app_id IS
-    'App that the workflow belongs to; where no run says, the app that the runs were triggered from.';
+    'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
 COMMENT ON COLUMN failure_groups.workflow_id IS 'Workflow that ran.';
-COMMENT ON COLUMN failure_groups.workflow_name IS 'Name of the workflow; null while it is not known.';
-COMMENT ON COLUMN failure_groups.step_key IS 'The step that failed first; null where no step is FAILED.';
+COMMENT ON COLUMN failure_groups.workflow_name IS 'Name of the workflow; null if unknown.';
+COMMENT ON COLUMN failure_groups.step_key IS 'The failed step that started first; null if no step is FAILED.';
 COMMENT ON COLUMN failure_groups.message IS
-    'Error message of the runs; where they have none, of that step; with failure_message() applied. Null where there is none.';
+    'Error message of the runs, or of that step if they have none, normalized by failure_message(); null if there is none.';
 COMMENT ON COLUMN failure_groups.runs IS 'Number of failed runs.';
-COMMENT ON COLUMN failure_groups.first_seen IS 'When the first of them failed (as in recent_failures.failed_at).';
-COMMENT ON COLUMN failure_groups.last_seen IS 'When the last of them failed.';
+COMMENT ON COLUMN failure_groups.first_seen IS 'When the first of the runs failed (see recent_failures.failed_at).';
+COMMENT ON COLUMN failure_groups.last_seen IS 'When the last of the runs failed.';
 COMMENT ON COLUMN failure_groups.versions IS 'Numbers of the workflow versions that ran, ascending.';
 
 CREATE VIEW open_runs AS
@@ -441,19 +441,19 @@ FROM runs
 LEFT JOIN workflows ON workflows.id = runs.workflow_id
 WHERE runs.status IN ('PENDING', 'RUNNING') AND runs.gone_at IS NULL AND runs.erased_at IS NULL;
 COMMENT ON VIEW open_runs IS
-    'One row per open run: PENDING or RUNNING when last read, still listed by the API and not erased.';
+    'One row per open run: PENDING or RUNNING when last synced, listed by the API and not erased.';
 COMMENT ON COLUMN open_runs.run_id IS 'The open run.';
 COMMENT ON COLUMN open_runs.app_id IS
-    'App that the workflow belongs to; where the run does not say, the app that it was triggered from.';
+    'App that the workflow belongs to; if the run does not name it, the app from which the run was triggered.';
 COMMENT ON COLUMN open_runs.workflow_id IS 'Workflow of the run.';
-COMMENT ON COLUMN open_runs.workflow_name IS 'Name of the workflow; null while it is not known.';
+COMMENT ON COLUMN open_runs.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN open_runs.status IS 'PENDING or RUNNING.';
 COMMENT ON COLUMN open_runs.created_at IS 'When the run was created.';
-COMMENT ON COLUMN open_runs.age_s IS 'Seconds since created_at; null where that is null.';
+COMMENT ON COLUMN open_runs.age_s IS 'Seconds since created_at; null if created_at is null.';
 COMMENT ON COLUMN open_runs.last_synced_at IS 'When the content of the row last changed.';
 
--- Most runs are roots without children and need no recursion. For the others the recursion starts at the root, so that a
--- condition on root_run_id or day walks only the matching trees.
+-- Most runs are roots without children and need no recursion. For other roots, the recursion starts at the root, so
+-- that a condition on root_run_id or day restricts it to the matching trees.
 CREATE VIEW run_tree AS
 SELECT
     root.id AS root_run_id,
@@ -501,7 +501,7 @@ CROSS JOIN LATERAL (
             SELECT child_runs.run_id, child_runs.parent_run_id, child_runs.parent_step_key
             FROM child_runs
             WHERE child_runs.parent_run_id = tree.run_id
-            OFFSET 0 -- keeps this a lookup per run instead of a join with all of child_runs per root
+            OFFSET 0 -- forces a lookup per run instead of a join with the whole table per root
         ) AS children
         WHERE children.run_id <> ALL (tree.line)
     )
@@ -510,21 +510,21 @@ CROSS JOIN LATERAL (
     ORDER BY tree.run_id, tree.depth, tree.parent_run_id, tree.parent_step_key
 ) AS below
 LEFT JOIN runs AS child ON child.id = below.run_id
--- IS TRUE keeps this a lookup per root; as a join it would start from all of child_runs.
+-- IS TRUE forces a lookup per root; a join would scan the whole table.
 WHERE (EXISTS (SELECT FROM child_runs WHERE child_runs.parent_run_id = root.id)) IS TRUE
     AND NOT EXISTS (
         SELECT FROM child_runs WHERE child_runs.run_id = root.id AND child_runs.parent_run_id <> root.id
     );
 COMMENT ON VIEW run_tree IS
-    'One row per run and root. A root is a run that no known run started, at depth 0; below it are the runs that its workflow steps started, the runs that those started, and so on. A run appears once per root.';
+    'One row per root and run in its tree. A root is a run that no other run in the warehouse started. Its tree contains the root, the runs that it started, the runs that these started, and so on. A run appears once per root.';
 COMMENT ON COLUMN run_tree.root_run_id IS 'Root of the tree.';
 COMMENT ON COLUMN run_tree.run_id IS 'The run.';
-COMMENT ON COLUMN run_tree.parent_run_id IS 'The run that started it; null for the root.';
-COMMENT ON COLUMN run_tree.parent_step_key IS 'The step of the parent that started it; null for the root.';
+COMMENT ON COLUMN run_tree.parent_run_id IS 'The run that started the run; null for the root.';
+COMMENT ON COLUMN run_tree.parent_step_key IS 'The step of the parent that started the run; null for the root.';
 COMMENT ON COLUMN run_tree.depth IS 'Level below the root; the root is 0.';
-COMMENT ON COLUMN run_tree.status IS 'Status of the run; null where its workflow is not synced.';
+COMMENT ON COLUMN run_tree.status IS 'Status of the run; null if its workflow is not synced.';
 COMMENT ON COLUMN run_tree.credits IS
-    'Credits of the run, without those of the runs that it started, exact; null where the API gave none or the workflow is not synced.';
+    'Credits of the run without those of the runs that it started, exact; null if the API gave none or the workflow is not synced.';
 COMMENT ON COLUMN run_tree.day IS 'UTC day of the root''s created_at. Filter by it to read few trees.';
 
 CREATE VIEW listed_runs AS
@@ -544,15 +544,15 @@ SELECT
     id, listed_under_app_id, listed_under_workflow_id, status, origin, created_at, updated_at, updated_on_day
 FROM runs
 WHERE listed_under_workflow_id IS NOT NULL AND gone_at IS NULL;
-COMMENT ON VIEW listed_runs IS 'One row per run that the API lists and app whose listing shows it.';
+COMMENT ON VIEW listed_runs IS 'One row per run that the API lists and app whose listing contains it.';
 COMMENT ON COLUMN listed_runs.id IS 'Id of the run (runs.id).';
-COMMENT ON COLUMN listed_runs.listed_by IS 'App whose listing shows the run. With workflow_id it identifies the stream (etl_streams).';
-COMMENT ON COLUMN listed_runs.workflow_id IS 'Workflow whose listing shows the run; usually the one that ran.';
+COMMENT ON COLUMN listed_runs.listed_by IS 'App whose listing contains the run. With workflow_id, it identifies the stream (etl_streams).';
+COMMENT ON COLUMN listed_runs.workflow_id IS 'Workflow whose listing contains the run; usually the workflow that ran.';
 COMMENT ON COLUMN listed_runs.status IS 'Status of the run, as in runs.status.';
 COMMENT ON COLUMN listed_runs.origin IS 'Origin of the run, as in runs.origin.';
 COMMENT ON COLUMN listed_runs.created_at IS 'When the run was created.';
 COMMENT ON COLUMN listed_runs.updated_at IS 'When the run last changed in the API.';
-COMMENT ON COLUMN listed_runs.updated_on_day IS 'True where the API gave updated_at without a time of day.';
+COMMENT ON COLUMN listed_runs.updated_on_day IS 'True if the API gave updated_at without a time of day.';
 
 CREATE VIEW stream_counts AS
 SELECT
@@ -602,23 +602,23 @@ CROSS JOIN LATERAL (
     WHERE rejects.app_id = streams.app_id AND rejects.workflow_id = streams.workflow_id
         AND rejects.resolved_at IS NULL
 ) AS quarantine;
-COMMENT ON VIEW stream_counts IS 'One row per stream: what the warehouse holds of its listing. sync_health compares it with the API.';
-COMMENT ON COLUMN stream_counts.app_id IS 'App whose listing is read.';
-COMMENT ON COLUMN stream_counts.workflow_id IS 'Workflow whose runs are read.';
+COMMENT ON VIEW stream_counts IS 'One row per stream: the number of its runs in the warehouse, which sync_health compares with the API.';
+COMMENT ON COLUMN stream_counts.app_id IS 'App of the stream.';
+COMMENT ON COLUMN stream_counts.workflow_id IS 'Workflow of the stream.';
 COMMENT ON COLUMN stream_counts.warehouse_count IS
-    'Number of the stream''s runs in the warehouse that are not gone and pass the filters that the listing was read with.';
-COMMENT ON COLUMN stream_counts.quarantined IS 'Number of its runs in quarantine (open rows of etl_rejects).';
+    'Number of the stream''s runs in the warehouse that are not gone and match the filters of the last sync.';
+COMMENT ON COLUMN stream_counts.quarantined IS 'Number of the stream''s quarantined items (unresolved rows of etl_rejects).';
 COMMENT ON COLUMN stream_counts.accounted_for IS
-    'warehouse_count plus the quarantined runs that the warehouse does not hold; equals api_count when the stream is complete.';
+    'warehouse_count plus the quarantined runs that are not in the warehouse; equals api_count if the stream is complete.';
 
 CREATE VIEW etl_locks AS
 SELECT (classid::bigint << 32) | objid::bigint AS key, pid AS backend_pid
 FROM pg_locks
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
-COMMENT ON VIEW etl_locks IS 'One row per advisory lock in this database: running invocations and the streams they hold are known by theirs.';
+COMMENT ON VIEW etl_locks IS 'One row per advisory lock in this database. Running invocations hold locks for themselves and for their streams.';
 COMMENT ON COLUMN etl_locks.key IS
-    'hashtextextended(name, 0), where the name is the schema, sync and etl_syncs.id, or the schema, stream, app and workflow, joined by line feeds.';
+    'hashtextextended(name, 0). The name consists of the schema, ''sync'' and etl_syncs.id, or of the schema, ''stream'', app and workflow, joined by line feeds.';
 COMMENT ON COLUMN etl_locks.backend_pid IS 'Process id of the PostgreSQL session that holds the lock.';
 
 CREATE VIEW live_syncs AS
@@ -628,13 +628,13 @@ JOIN etl_locks AS locks ON locks.key = hashtextextended(
     (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_syncs'::regclass) || E'\nsync\n' || syncs.id, 0)
 WHERE syncs.status = 'running';
 COMMENT ON VIEW live_syncs IS
-    'One row per invocation that is running, a row of etl_syncs whose lock is still held; several where copies of the command share it (--join).';
+    'One row per running invocation, which is a row of etl_syncs whose lock is held; several rows if several processes share the invocation (--join).';
 COMMENT ON COLUMN live_syncs.id IS 'Number of the invocation (etl_syncs.id).';
 COMMENT ON COLUMN live_syncs.mode IS 'sync, backfill or reconcile.';
-COMMENT ON COLUMN live_syncs.started_at IS 'When it started.';
-COMMENT ON COLUMN live_syncs.host IS 'Host that it runs on, or was started on first.';
-COMMENT ON COLUMN live_syncs.pid IS 'Process id on that host.';
-COMMENT ON COLUMN live_syncs.backend_pid IS 'Process id of the PostgreSQL session that holds its locks.';
+COMMENT ON COLUMN live_syncs.started_at IS 'When the invocation started.';
+COMMENT ON COLUMN live_syncs.host IS 'Host on which the invocation was started.';
+COMMENT ON COLUMN live_syncs.pid IS 'Process id on the host.';
+COMMENT ON COLUMN live_syncs.backend_pid IS 'Process id of the PostgreSQL session that holds the lock of the invocation.';
 
 CREATE VIEW sync_history AS
 SELECT
@@ -642,33 +642,33 @@ SELECT
     CASE WHEN status = 'running' AND id NOT IN (SELECT live.id FROM live_syncs AS live) THEN 'interrupted' ELSE status END AS status,
     requests, retries, pages, runs_seen, runs_inserted, runs_updated, runs_unchanged, runs_gone, rejects, error, host, pid, version
 FROM etl_syncs;
-COMMENT ON VIEW sync_history IS 'The rows of etl_syncs; one that a dead process left running is shown as interrupted.';
+COMMENT ON VIEW sync_history IS 'The rows of etl_syncs. An invocation whose processes died is shown as interrupted.';
 COMMENT ON COLUMN sync_history.id IS 'Number of the invocation, ascending.';
 COMMENT ON COLUMN sync_history.mode IS 'sync, backfill or reconcile.';
-COMMENT ON COLUMN sync_history.started_at IS 'When it started.';
-COMMENT ON COLUMN sync_history.ended_at IS 'When it ended; null while it runs, and where its process died.';
-COMMENT ON COLUMN sync_history.status IS 'Like etl_syncs.status; interrupted where the process died without recording a result.';
-COMMENT ON COLUMN sync_history.requests IS 'HTTP requests sent, including retries.';
-COMMENT ON COLUMN sync_history.retries IS 'HTTP requests that were retries.';
-COMMENT ON COLUMN sync_history.pages IS 'Pages of listings read.';
-COMMENT ON COLUMN sync_history.runs_seen IS 'Runs received.';
-COMMENT ON COLUMN sync_history.runs_inserted IS 'Runs that were new to the warehouse.';
-COMMENT ON COLUMN sync_history.runs_updated IS 'Runs whose content had changed.';
-COMMENT ON COLUMN sync_history.runs_unchanged IS 'Runs that the warehouse already held as received.';
-COMMENT ON COLUMN sync_history.runs_gone IS 'Runs that the API no longer lists.';
-COMMENT ON COLUMN sync_history.rejects IS 'Runs put into quarantine (etl_rejects).';
-COMMENT ON COLUMN sync_history.error IS 'Message of the error that ended it or of the first failure; null without one.';
-COMMENT ON COLUMN sync_history.host IS 'Host that it ran on.';
-COMMENT ON COLUMN sync_history.pid IS 'Process id on that host.';
+COMMENT ON COLUMN sync_history.started_at IS 'When the invocation started.';
+COMMENT ON COLUMN sync_history.ended_at IS 'When the invocation ended; null while it is running, and if its process died.';
+COMMENT ON COLUMN sync_history.status IS 'Like etl_syncs.status; interrupted if the process died without recording a result.';
+COMMENT ON COLUMN sync_history.requests IS 'Number of HTTP requests sent, including retries.';
+COMMENT ON COLUMN sync_history.retries IS 'Number of retries among them.';
+COMMENT ON COLUMN sync_history.pages IS 'Number of pages read.';
+COMMENT ON COLUMN sync_history.runs_seen IS 'Number of runs received.';
+COMMENT ON COLUMN sync_history.runs_inserted IS 'Number of new runs.';
+COMMENT ON COLUMN sync_history.runs_updated IS 'Number of runs whose content had changed.';
+COMMENT ON COLUMN sync_history.runs_unchanged IS 'Number of runs whose content had not changed.';
+COMMENT ON COLUMN sync_history.runs_gone IS 'Number of runs that the API no longer lists.';
+COMMENT ON COLUMN sync_history.rejects IS 'Number of quarantined items (etl_rejects).';
+COMMENT ON COLUMN sync_history.error IS 'Message of the error that ended the invocation, or of the first failure; null if there is none.';
+COMMENT ON COLUMN sync_history.host IS 'Host on which the invocation ran.';
+COMMENT ON COLUMN sync_history.pid IS 'Process id on the host.';
 COMMENT ON COLUMN sync_history.version IS 'Version of cortex-etl.';
 
--- In hints, which people copy into a shell. As shlex.quote of Python.
+-- For hints, which users copy into a shell. Equivalent to Python's shlex.quote.
 CREATE FUNCTION shell_word(word text) RETURNS text LANGUAGE sql IMMUTABLE
 RETURN CASE
     WHEN word ~ '^[A-Za-z0-9_@%+=:,./-]+$' THEN word
     ELSE '''' || replace(word, '''', '''"''"''') || ''''
 END;
-COMMENT ON FUNCTION shell_word IS 'Quotes a word for a POSIX shell, where it needs quotes.';
+COMMENT ON FUNCTION shell_word IS 'Quotes a word for a POSIX shell if it needs quotes.';
 
 CREATE VIEW sync_health AS
 WITH live AS MATERIALIZED (
@@ -776,36 +776,36 @@ SELECT
     app.last_error, app.last_error_at, app.last_error, NULL, NULL, NULL, NULL, NULL
 FROM etl_app_errors AS app;
 COMMENT ON VIEW sync_health IS
-    'One row per stream: how up to date and how complete it is; and one per app whose workflows could not be listed, or not all of them.';
-COMMENT ON COLUMN sync_health.app_id IS 'App whose listing is read.';
-COMMENT ON COLUMN sync_health.workflow_id IS 'Workflow whose runs are read; * for an app whose workflows could not be listed.';
-COMMENT ON COLUMN sync_health.workflow_name IS 'Name of the workflow; null while it is not known.';
+    'One row per stream, with its state and counts, and one row per app whose workflows could not be listed completely.';
+COMMENT ON COLUMN sync_health.app_id IS 'App of the stream.';
+COMMENT ON COLUMN sync_health.workflow_id IS 'Workflow of the stream; * for an app whose workflows could not be listed completely.';
+COMMENT ON COLUMN sync_health.workflow_name IS 'Name of the workflow; null if unknown.';
 COMMENT ON COLUMN sync_health.state IS
-    'The first that applies: retired (the settings no longer ask for it), new (not read yet), loading (its history), incomplete (counts differ), failing (the last attempt failed, or listing the workflows of its app), late (no complete sync within etl_streams.late_after), complete.';
-COMMENT ON COLUMN sync_health.hint IS 'What to do about it; null where there is nothing to do.';
+    'The first state that applies: retired (the settings no longer request the stream), new (not synced yet), loading (the history is not loaded completely), incomplete (counts differ), failing (the last sync failed, or the workflows of the app could not be listed), late (no complete sync within etl_streams.late_after), complete.';
+COMMENT ON COLUMN sync_health.hint IS 'What to do about the state; null if there is nothing to do.';
 COMMENT ON COLUMN sync_health.watermark IS
-    'Largest updated_at such that every listed run at or below it is loaded or quarantined.';
-COMMENT ON COLUMN sync_health.lag_s IS 'Seconds since a sync last read the stream to its end.';
-COMMENT ON COLUMN sync_health.last_synced_at IS 'When a sync last read the stream to its end.';
-COMMENT ON COLUMN sync_health.last_reconciled_at IS 'When everything that the API lists was last compared with the warehouse.';
-COMMENT ON COLUMN sync_health.backfill_done IS 'Whether the whole history has been read once.';
+    'Largest updated_at for which all listed runs up to that time are loaded or quarantined.';
+COMMENT ON COLUMN sync_health.lag_s IS 'Seconds since last_synced_at.';
+COMMENT ON COLUMN sync_health.last_synced_at IS 'When the last sync of the stream reached the end of its listing.';
+COMMENT ON COLUMN sync_health.last_reconciled_at IS 'When all runs listed by the API were last compared with the warehouse.';
+COMMENT ON COLUMN sync_health.backfill_done IS 'Whether the whole history has been loaded.';
 COMMENT ON COLUMN sync_health.api_count IS
-    'Number of runs in the listing, as the API last counted them, with the filters that are set.';
+    'Number of runs in the listing according to the API, with the filters of the last sync.';
 COMMENT ON COLUMN sync_health.warehouse_count IS
-    'Number of the stream''s runs in the warehouse that are not gone and pass the filters that the listing was read with.';
-COMMENT ON COLUMN sync_health.quarantined IS 'Number of its runs in quarantine (open rows of etl_rejects).';
+    'Number of the stream''s runs in the warehouse that are not gone and match the filters of the last sync.';
+COMMENT ON COLUMN sync_health.quarantined IS 'Number of the stream''s quarantined items (unresolved rows of etl_rejects).';
 COMMENT ON COLUMN sync_health.last_error IS 'Message of the last failure; null after a success.';
 COMMENT ON COLUMN sync_health.last_error_at IS 'When the last failure occurred.';
-COMMENT ON COLUMN sync_health.blocker IS 'What keeps the stream from being complete; null where it is complete or retired.';
+COMMENT ON COLUMN sync_health.blocker IS 'Why the stream is not complete; null if it is complete or retired.';
 COMMENT ON COLUMN sync_health.held_by IS
-    'The invocation that reads the stream at this moment or has it in its queue: process, host, and since when it runs; null where none does.';
+    'The running invocation that is syncing the stream or has it in its queue: process, host and start time; null if there is none.';
 COMMENT ON COLUMN sync_health.last_succeeded_at IS
-    'When a sync of the stream last ended with the counts of the API and the warehouse in agreement.';
+    'When a sync of the stream last ended with equal counts in the API and the warehouse.';
 COMMENT ON COLUMN sync_health.accounted_for IS
-    'warehouse_count plus the quarantined runs that the warehouse does not hold; equals api_count when the stream is complete.';
-COMMENT ON COLUMN sync_health.open_runs IS 'Number of its runs that were pending or running when last read.';
+    'warehouse_count plus the quarantined runs that are not in the warehouse; equals api_count if the stream is complete.';
+COMMENT ON COLUMN sync_health.open_runs IS 'Number of the stream''s runs that were pending or running when last synced.';
 COMMENT ON COLUMN sync_health.listing_order IS
-    'Order of the listing as observed: created_desc, created_asc, updated_desc or none, which makes each sync read all of it; null while unknown.';
+    'Observed order of the listing: created_desc, created_asc, updated_desc, or none, in which case each sync reads the whole listing; null if unknown.';
 
 DO $$
 DECLARE

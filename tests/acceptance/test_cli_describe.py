@@ -34,19 +34,19 @@ async def test_describe_shows_columns_with_types_and_units(asking) -> None:
     lines = ended.out.splitlines()
     assert (ended.code, lines[0]) == (0, "runs (table)")
     assert any(
-        line.split() == ["id", "text,", "key", "Id", "of", "the", "run,", "as", "the", "API", "gives", "it."]
+        line.split() == ["id", "text,", "key", "Id", "of", "the", "run,", "as", "given", "by", "the", "API."]
         for line in lines
     )
     assert any(
         line.split()[:4] == ["duration_s", "double", "precision,", "computed"]
-        and line.endswith("in seconds; null where either is null.")
+        and line.endswith("in seconds; null if either is null.")
         for line in lines
     )
     assert any(line.split()[:2] == ["created_at", "timestamptz"] for line in lines)
     assert (await asking("describe", "cortex.sync_health")).out.startswith("sync_health (view)\nOne row per stream")
     (key, *_) = (await asking("describe", "apps", "--json")).json["columns"]
     assert key == {
-        "name": "id", "type": "text", "kind": "key", "comment": "Id of the app, as the API gives it.", "nullable": False,
+        "name": "id", "type": "text", "kind": "key", "comment": "Id of the app, as given by the API.", "nullable": False,
     }  # fmt: skip
 
 
