@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, find_streams, only
 from etl.app.warehouse import open_unchanged
+from etl.db.health import read_server_limits
 from etl.db.store import Store
 from etl.decode.items import digest
 from etl.errors import RecordError
 from etl.events import ignore
 from etl.normalize.normalizer import Normalizer
+from etl.plan.limits import Work, near_limits
 from etl.sync.listing import paging_of
 from etl.sync.stream import reconcile_is_due
 
@@ -36,7 +39,8 @@ class StreamPlan:
     """The estimate of one stream: both counts and the work to do.
 
     `work` is backfill, reconcile or sync. `rows` estimates the rows to be written, from the runs of the probe; None if
-    it returned no readable run.
+    it returned no readable run. `run_bytes` is the average size of these runs, `reconcile_requests` what reading all
+    takes.
     """
 
     app_id: str
@@ -47,11 +51,17 @@ class StreamPlan:
     requests: int
     runs: int
     rows: int | None
+    run_bytes: int | None
+    reconcile_requests: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The estimate of all streams; `minutes` at the configured rate limit, without the probes."""
+    """The estimate of all streams.
+
+    `minutes` is at the configured rate limit, without the probes; `limits` says where one address or one PostgreSQL is
+    not enough.
+    """
 
     mode: str
     streams: list[StreamPlan] = field(default_factory=list)
@@ -59,6 +69,7 @@ class Plan:
     runs: int = 0
     rows: int = 0
     minutes: float = 0.0
+    limits: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, for JSON."""
@@ -95,6 +106,7 @@ async def make_plan(
                 return await _plan_stream(settings, mode, warehouse, clients[stream.app_id], stream)
 
         plans = await asyncio.gather(*(one(stream) for stream in only(streams, workflows)))
+        connections, locks = await read_server_limits(warehouse.pool)
     requests = sum(plan.requests for plan in plans)
     return Plan(
         mode,
@@ -103,6 +115,22 @@ async def make_plan(
         sum(plan.runs for plan in plans),
         sum(plan.rows or 0 for plan in plans),
         round(requests / settings.api.requests_per_minute, 2),
+        near_limits(_work(settings, plans, requests), connections=connections, locks=locks),
+    )
+
+
+def _work(settings: Settings, plans: Sequence[StreamPlan], requests: int) -> Work:
+    """Return what is to be read, by how many processes."""
+    sizes = [plan.run_bytes for plan in plans if plan.run_bytes is not None]
+    return Work(
+        sum(plan.api_count or 0 for plan in plans),
+        round(fmean(sizes)) if sizes else None,
+        requests,
+        sum(plan.reconcile_requests for plan in plans),
+        settings.sync.reconcile_every,
+        settings.api.requests_per_minute,
+        settings.engine.processes,
+        max(Counter(plan.workflow_id for plan in plans).values(), default=1),
     )
 
 
@@ -120,18 +148,19 @@ async def _plan_stream(
     paging = paging_of(api.page_size, known, state.run_bytes)
     size = min(paging.size, paging.fit)
     pages = max(1, -(-count // size))
+    everything = pages + (pages > 1)  # one more request to see whether the head changed meanwhile
     missing = max(0, count - ours)
     if mode == "backfill" or not state.backfill_done:
-        # All pages, and one more request to see whether the head changed meanwhile.
-        work, requests = "backfill", pages + (pages > 1)
+        work, requests = "backfill", everything
     elif reconcile_is_due(settings.sync.reconcile_every, state.last_reconciled_at, await warehouse.session.clock()):
-        work, requests = "reconcile", pages + (pages > 1)
+        work, requests = "reconcile", everything
     else:
         open_runs = len(await store.open_runs())
         work, requests = "sync", max(1, -(-missing // size)) + open_runs
     each = _rows_of(stream, page)
     rows = None if each is None else round(missing * each)
-    return StreamPlan(*stream, work, page.count, ours, requests, missing, rows)
+    run_bytes = page.bytes // len(page.items) if page.items else None
+    return StreamPlan(*stream, work, page.count, ours, requests, missing, rows, run_bytes, everything)
 
 
 def _rows_of(stream: StreamId, page: Page) -> float | None:

@@ -189,3 +189,5 @@ def _show_plan(call: Invocation, made: Plan, requests_per_minute: int) -> None:
         f" ({counted(made.rows, 'row')}), "
         f"{made.minutes:.1f} minutes at {counted(requests_per_minute, 'request')} per minute"
     )
+    for limit in made.limits:
+        call.out.line(f"limit: {limit}")

@@ -5,6 +5,7 @@ The message of a `ValueError` in a check is a noun phrase that follows "expected
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from datetime import timedelta
@@ -505,6 +506,13 @@ class EngineSettings(Section):
     tls_ca: File | None = None
     tls_cert: File | None = None
     tls_key: File | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the work, as far as the settings tell."""
+        if self.kind == "local":
+            return 1
+        return self.workers or (os.cpu_count() or 1 if self.kind == "processes" else 1)
 
     @model_validator(mode="after")
     def _require_address(self) -> Self:

@@ -55,6 +55,18 @@ async def read_health(connection: asyncpg.Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in await connection.fetch(_SQL["streams"])]
 
 
+async def read_server_limits(server: asyncpg.Pool | asyncpg.Connection) -> tuple[int | None, int | None]:
+    """Return how many connections the server accepts, and how many locks; None where there is no server yet."""
+    rows = await server.fetch(_SQL["server_limits"])
+    return tuple(rows[0]) if rows else (None, None)
+
+
+async def read_listed(connection: asyncpg.Connection) -> dict[str, Any]:
+    """Return what the streams of the settings listed when they were last read; see the statement."""
+    (row,) = await connection.fetch(_SQL["listed"])
+    return dict(row)
+
+
 def is_healthy(stream: Mapping[str, Any]) -> bool:
     """Return whether a stream is complete, retired, or being loaded by a live invocation."""
     return stream["state"] in {"complete", "retired"} or (stream["state"] == "loading" and bool(stream["held_by"]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.db.health import is_healthy, read_health
+from etl.db.health import is_healthy, read_health, read_listed, read_server_limits
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
+from etl.plan.limits import Work, near_limits
 from etl.plurals import counted
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ async def examine_bookkeeping(connection: asyncpg.Connection, settings: Settings
         yield check
     yield await _locks(connection)
     yield await _request_budget(connection, settings)
+    async for check in _capacity(connection, settings):
+        yield check
 
 
 async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
@@ -73,3 +76,26 @@ async def _request_budget(connection: asyncpg.Connection, settings: Settings) ->
     return warning(
         "rate", found, f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."
     )
+
+
+async def _capacity(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
+    """Compare what the streams list, and how many processes read them, with one address and this PostgreSQL."""
+    listed, (connections, locks) = await read_listed(connection), await read_server_limits(connection)
+    pages = -(-listed["runs"] // (listed["page_size"] or settings.api.usual_page_size))
+    rate, processes = settings.api.requests_per_minute, settings.engine.processes
+    work = Work(
+        listed["runs"],
+        listed["run_bytes"],
+        0,
+        pages,
+        settings.sync.reconcile_every,
+        rate,
+        processes,
+        listed["apps"] or 1,
+    )
+    for limit in near_limits(work, connections=connections, locks=locks):
+        found, _, hint = limit.partition(": ")
+        yield warning("capacity", found, f"{hint[0].upper()}{hint[1:]}.")
+    if not near_limits(work, connections=connections, locks=locks):
+        reading = f"{counted(listed['runs'], 'run')} are read in {pages / rate / 60:.1f} hours by one address"
+        yield ok("capacity", f"{reading}; up to {work.connections} of {connections} connections are opened")

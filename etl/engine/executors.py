@@ -39,7 +39,7 @@ def open_executor(engine: EngineSettings, config: Path | None) -> tuple[Executor
         EtlError: the engine cannot be reached.
     """
     if engine.kind == "processes":
-        return Processes(config), engine.workers or os.cpu_count() or 1
+        return Processes(config), engine.processes
     return _dask(engine)
 
 

@@ -65,8 +65,20 @@ async def test_streams_that_need_attention(at_work, warehouse) -> None:
     assert found[short]["hint"] == f"Run: cortex-etl reconcile --workflow {short}"
     assert "is failing: no answer" in found[failing]["found"]
     assert (await command("reconcile", "--quiet")).code == 0
-    assert [each["state"] for each in (await findings(command))["streams"]] == ["ok"]
+    now = await findings(command)
+    assert [each["state"] for each in now["streams"]] == ["ok"]
+    (capacity,) = now["capacity"]
+    assert capacity["state"] == "ok"
+    assert capacity["found"].endswith(" connections are opened")
     assert (await command("status")).code == 0
+    await warehouse.execute("UPDATE etl_streams SET api_count = 100000000, run_bytes = 8000")
+    near = (await findings(command))["capacity"]
+    assert [each["state"] for each in near] == ["warning", "warning"]
+    assert [each["found"] for each in near] == [
+        "one address reads everything in 5.6 days, and sync.reconcile_every is 24.0 hours",
+        "400,000,000 runs (3,040 GB) may be too many for one PostgreSQL",
+    ]
+    assert [each["hint"].split()[:2] for each in near] == [["Set", "it"], ["See", "docs/big-warehouses.md."]]
 
 
 async def test_doctor_uses_the_shared_request_budget(at_work, warehouse, database_url) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count, pairwise
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from etl.plan.limits import Work, near_limits
 from etl.plan.lookback import head_is_read
 from etl.plan.order import Listed, Order, OrderObserver, tie_ends
 from etl.plan.search import Break, break_of, next_page, pages_left, stretches
@@ -198,3 +200,27 @@ def test_an_order_is_one_by_creation_once_a_change_contradicts_the_other() -> No
     observer = OrderObserver()
     observer.watch([*hours(*range(9)), item(None)])
     assert not observer.is_settled
+
+
+SMALL = Work(1000, 8000, 12, 12, timedelta(hours=24), 500)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({}, []),
+        ({"requests": 720_000, "reconcile_every": timedelta(0)}, []),
+        ({"requests": 720_001}, ["one address needs 24.0 hours for 720,001 requests"]),
+        ({"reconcile_requests": 600_000}, ["one address reads everything in 20.0 hours, and sync.reconcile_every"]),
+        ({"processes": 11}, ["11 processes open up to 84 connections, and PostgreSQL accepts 100"]),
+        (
+            {"processes": 10, "apps": 150},
+            ["10 processes hold up to 6,040 locks of streams, and PostgreSQL has room for 6,400"],
+        ),
+        ({"runs": 50_000_000}, ["50,000,000 runs (380 GB) may be too many for one PostgreSQL"]),
+    ],
+)
+def test_limits_are_named_where_they_are_near(changed, named) -> None:
+    found = near_limits(replace(SMALL, **changed), connections=100, locks=6400)
+    assert [limit[: len(start)] for limit, start in zip(found, named, strict=True)] == named
+    assert near_limits(SMALL, connections=None, locks=None) == []

@@ -59,3 +59,20 @@ DELETE FROM etl_app_errors WHERE NOT app_id = ANY ($1::text[])
 INSERT INTO etl_app_errors (app_id, last_error, last_hint) VALUES ($1, $2, nullif($3, ''))
 ON CONFLICT (app_id) DO UPDATE SET
     last_error = excluded.last_error, last_hint = excluded.last_hint, last_error_at = excluded.last_error_at
+
+-- name: server_limits
+-- How many connections the server accepts, and for how many locks its lock table has room.
+SELECT
+    current_setting('max_connections')::integer,
+    current_setting('max_locks_per_transaction')::integer
+        * (current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer)
+
+-- name: listed
+-- What the streams of the settings listed when they were last read: runs, their average size, the largest pages, and
+-- how many apps list the same workflow at most.
+SELECT
+    coalesce(sum(api_count), 0)::bigint AS runs,
+    avg(run_bytes)::integer AS run_bytes,
+    (SELECT min(page_size) FROM etl_page_sizes) AS page_size,
+    (SELECT max(count) FROM (SELECT count(*) FROM etl_streams WHERE requested GROUP BY workflow_id) AS counts)::integer AS apps
+FROM etl_streams WHERE requested
