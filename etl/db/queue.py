@@ -58,10 +58,13 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class WindowClaim:
-    """A window of a big stream that this process has claimed.
+    """A window of a large stream that this process has claimed.
 
-    `state` is that of the stream, with the fencing token of the process that has claimed the stream; `key` is the claim
-    itself: invocation, place in the queue, process.
+    Attributes:
+        stream: the stream.
+        part: the window and its start in the listing.
+        state: the state of the stream, with the fencing token of the process that has locked the stream.
+        key: the claim: (invocation, place in the queue, process).
     """
 
     stream: StreamId
@@ -84,7 +87,10 @@ class Queue:
         await self._session.rows(_SQL["fill"], self._sync_id, apps, workflows)
 
     async def claim(self) -> Claim | WindowClaim | None:
-        """Claim the next unclaimed workflow, and lock it, or window. Workflows of other invocations are postponed."""
+        """Claim the next unclaimed workflow or window, and lock the streams of a workflow.
+
+        Workflows that another invocation holds are postponed.
+        """
         while rows := await self._session.rows(_SQL["claim"], self._sync_id, self._worker):
             if rows[0]["fence"] is not None:
                 return await self._window_claim(rows[0])
@@ -119,7 +125,8 @@ class Queue:
         Args:
             unit: the workflow.
             outcomes: the outcomes as JSON.
-            sent: numbers of requests and of retries that this process has sent since it last finished something.
+            sent: numbers of requests and retries that this process has sent since it last finished a workflow or
+                window.
         """
         values = (unit.place, outcomes.decode(), *sent)
         await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
@@ -136,7 +143,7 @@ class Queue:
         await self._session.rows(_SQL["put_back"], self._sync_id, self._worker, unit.place)
 
     async def split(self, stream: StreamId, fence: int, parts: Sequence[Part]) -> None:
-        """Queue the windows of a stream that this process has locked with a fencing token."""
+        """Queue the windows of a stream that this process has locked; `fence` is its fencing token."""
         columns = [[*column] for column in zip(*((*part.window, part.start) for part in parts), strict=True)]
         while True:
             try:
@@ -146,7 +153,11 @@ class Queue:
             return
 
     async def adopt(self, stream: StreamId, fence: int) -> datetime | None:
-        """Go on with the windows of an earlier process that had locked the stream; return since when they are read."""
+        """Take over the windows that a former owner of the stream has queued.
+
+        Returns:
+            The start of the invocation; None if there are no windows.
+        """
         rows = await self._session.rows(_SQL["adopt_windows"], self._sync_id, *stream, fence)
         began: datetime | None = rows[0][0] if rows else None
         return began
@@ -157,28 +168,28 @@ class Queue:
         return await self._window_claim(rows[0]) if rows else None
 
     async def windows(self, stream: StreamId, fence: int) -> list[tuple[Part, str | None, str | None]]:
-        """Return the windows, each with the process that has claimed it, and how its reading ended, as JSON."""
+        """Return the windows of a stream: (window, process that has claimed it, outcome as JSON) of each."""
         rows = await self._session.rows(_SQL["windows"], self._sync_id, *stream, fence)
         return [(Part(Window(since, until), start), by, outcomes) for since, until, start, by, outcomes in rows]
 
     async def finish_window(self, claim: WindowClaim, reading: bytes, sent: tuple[int, int] = (0, 0)) -> None:
-        """Record how the reading of a window ended, as JSON; see `finish`."""
+        """Record the outcome of a window, as JSON; see `finish`."""
         values = (claim.key[1], reading.decode(), *sent)
         await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
 
     async def give_up(self, claim: WindowClaim) -> None:
-        """Let any process read a window from its beginning."""
+        """Release a window, so that a process can claim it and read it from its start."""
         await self._session.rows(_SQL["free_windows"], self._sync_id, self._worker, claim.key[1])
 
     async def free_windows_of_the_dead(self, workers: Iterable[str]) -> None:
-        """Let others read the windows of those of some processes that are dead."""
+        """Release the windows of those processes in `workers` that are dead."""
         for worker in workers:
             if await self._session.try_lock("worker", worker):
                 await self._session.rows(_SQL["free_windows"], self._sync_id, worker, None)
                 await self._session.unlock("worker", worker)
 
     async def void_windows(self, stream: StreamId, fence: int, reading: bytes) -> None:
-        """End the windows of a stream that have not ended; whoever reads one can no longer commit."""
+        """Finish all unfinished windows of a stream, so that processes that read them can no longer commit."""
         await self._session.rows(_SQL["void_windows"], self._sync_id, *stream, fence, reading.decode())
 
     async def _window_claim(self, row: asyncpg.Record) -> WindowClaim:

@@ -118,7 +118,7 @@ class Session:
         return StreamState.of(rows[0] if rows else None)
 
     async def has_unread_history(self) -> bool:
-        """Return whether the history of a stream has not been read to its end."""
+        """Return whether the backfill of a requested stream is not complete."""
         return bool(await self._value("has_unread_history"))
 
     async def release(self, *streams: StreamId) -> None:

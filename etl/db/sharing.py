@@ -101,9 +101,9 @@ class SharedSync:
         return bool(await self._session.rows(_SQL["unfinished"], self._sync_id))
 
     async def outcomes(self) -> tuple[list[str], list[tuple[StreamId, str]]]:
-        """Return the outcomes of finished workflows, each as JSON with the outcomes of its streams.
+        """Return the outcomes of finished workflows, and of finished windows with their streams, as JSON.
 
-        The second list has how the readings of windows of a stream ended, as JSON.
+        The JSON of a workflow contains the outcomes of its streams.
         """
         rows = await self._session.rows(_SQL["outcomes"], self._sync_id)
         windows = [(StreamId(row["app_id"], row["workflow_id"]), row["outcomes"]) for row in rows if row["is_window"]]

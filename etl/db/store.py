@@ -88,10 +88,11 @@ class Store:
         abridge: a function that returns the part of a quarantined item's bytes to keep; None keeps all of them.
         keep_payloads: whether runs whose payloads the API has deleted (retention) keep the stored payloads.
         dry_run: read as usual, but write nothing.
-        claim: of a window of the stream, which each write checks too: invocation, place in the queue, process.
+        claim: the claim of a window (invocation, place in the queue, process), which each write checks; None to write
+            to the whole stream.
     """
 
-    def __init__(  # noqa: PLR0913 - what a stream needs is passed by name
+    def __init__(  # noqa: PLR0913 - most arguments are keyword-only
         self,
         pool: asyncpg.Pool,
         session: Session,
@@ -278,7 +279,7 @@ class Store:
             )
 
     async def save_cursor(self, cursor: str) -> None:
-        """Write down how far a history load came, apart from any commit.
+        """Store the cursor of a backfill outside of a batch.
 
         Raises:
             LockLostError: another process owns the stream.

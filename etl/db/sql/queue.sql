@@ -34,19 +34,20 @@ ORDER BY place
 UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outcomes IS NULL RETURNING place
 
 -- name: finish
--- Record the outcomes of a workflow's streams, or the reading of a window, unless another process has claimed it
--- since. $5 requests, $6 retries.
+-- Record the outcomes of a workflow's streams, or the outcome of a window, unless another process has claimed it since.
+-- $5 requests, $6 retries.
 UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
 WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
 
 -- name: add_windows
--- Split the stream of app $2 and workflow $3 into windows, to be read under the fencing token $4.
+-- Queue the windows of the stream of app $2 and workflow $3. $4 fencing token.
 INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, fence, since, until, start)
 SELECT $1, (SELECT max(place) FROM etl_queue WHERE sync_id = $1) + number, $3, ARRAY[$2::text], $4, since, until, start
 FROM unnest($5::timestamptz[], $6::timestamptz[], $7::integer[]) WITH ORDINALITY AS windows (since, until, start, number)
 
 -- name: adopt_windows
--- Let the windows of a stream that an earlier process has split go on under another fencing token, from now on.
+-- Take over the windows of a stream that a former owner has queued: replace their fencing token, and release those that
+-- are not finished.
 UPDATE etl_queue SET fence = $4, claimed_by = CASE WHEN outcomes IS NOT NULL THEN claimed_by END
 WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence IS NOT NULL
 RETURNING (SELECT started_at FROM etl_syncs WHERE id = $1)
@@ -69,7 +70,7 @@ WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence 
 ORDER BY place
 
 -- name: free_windows
--- Let others read the windows that a process has claimed; one that it is just committing to stays, for now.
+-- Release the unfinished windows that a process has claimed, except for one that a commit has locked.
 UPDATE etl_queue SET claimed_by = NULL
 WHERE sync_id = $1 AND place = ANY (ARRAY(
     SELECT place FROM etl_queue
@@ -77,6 +78,7 @@ WHERE sync_id = $1 AND place = ANY (ARRAY(
     FOR UPDATE SKIP LOCKED))
 
 -- name: void_windows
--- End the windows of a stream, because all of it is read by one process: who reads one can no longer commit.
+-- Finish all unfinished windows of a stream, because one process reads the whole stream: processes that read the
+-- windows can no longer commit.
 UPDATE etl_queue SET claimed_by = coalesce(claimed_by, ''), outcomes = $5::text::jsonb
 WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4 AND outcomes IS NULL
