@@ -39,10 +39,10 @@ OUTAGES: dict[int, Fault] = {
     290: Reset(),
     291: Status(502),
 }
-"""Days on which every request fails this way."""
+"""Days on which all requests fail in this way."""
 HICCUPS = (Status(502, html=True), Status(429), CutBody("length"), CutBody("chunked"), Reset(), Status(504))
 HANGING = (5, 110, 310)
-"""Days on which a run starts that stays open for weeks, until it is far down in the listing."""
+"""Days on which a run starts that stays open for weeks, and is then far down in the listing."""
 POWER_CUTS = (70, 170, 270)
 CORRUPTED, FIXED = 60, 75
 UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
@@ -53,17 +53,17 @@ REMEMBERED = {
     "etl_rejects": ("created_at", "resolved_at"),
     "runs": ("first_synced_at", "last_synced_at", "gone_at"),
 }
-"""Timestamps of the bookkeeping. The watermark of a stream is a time of the simulated world."""
+"""Timestamps of the bookkeeping, without the watermark of a stream, which is a time of the simulated world."""
 
 OPEN = {"PENDING", "RUNNING"}
 LEDGER_ROWS = 1000
-"""The ledger keeps so many invocations where they are older than 90 days."""
+"""The number of invocations older than 90 days that are kept."""
 OLD_INVOCATIONS = """
 INSERT INTO etl_syncs (mode, status, started_at, ended_at)
 SELECT 'sync', 'succeeded', moment, moment + interval '3 s'
 FROM generate_series(now() - interval '500 days', now(), interval '8 hours') AS moment
 """
-"""Invocations from before the year begins."""
+"""The number of invocations before the year."""
 
 
 class Year:
@@ -95,7 +95,7 @@ class Year:
         return summary
 
     async def pass_time(self, day: int, half: int) -> None:
-        """Let half a day pass in the world, and at the end of a week a week in the bookkeeping."""
+        """Let half a day pass in the world and, at the end of each week, a week in the bookkeeping."""
         self.world.advance(HALF_A_DAY)
         self.ever_listed |= self.listed
         if half == 0 and day in UPGRADES:
@@ -161,7 +161,7 @@ class Year:
             one_that_goes = self.world.runs["wf_ticket_triage"][self.corrupted[1]]
             one_that_goes["retention"] |= {"preserve_on_failure": False}  # a failure, too
             one_that_goes["retention_due_at"] = retention_due(one_that_goes)
-        elif day == FIXED:  # the other one stays as it is until retention takes it
+        elif day == FIXED:  # the other one stays until retention deletes it
             del self.world.raw[self.corrupted[0]]
 
 
@@ -242,7 +242,7 @@ async def check_nothing_is_lost(year: Year) -> None:
     rows = await year.warehouse.fetch("SELECT id, gone_at IS NOT NULL AS gone FROM runs")
     assert year.met <= {row["id"] for row in rows} <= year.ever_listed
     assert {row["id"] for row in rows if row["gone"]} == {row["id"] for row in rows} - year.listed
-    assert sum(row["gone"] for row in rows) > 200, "retention was at work"
+    assert sum(row["gone"] for row in rows) > 200, "retention has deleted runs"
     versions = await year.warehouse.fetch(
         "SELECT DISTINCT workflow_id, version FROM workflow_versions WHERE NOT is_draft"
     )
@@ -275,9 +275,9 @@ async def check_bookkeeping_is_bounded(year: Year) -> None:
     assert count["etl_syncs"] <= LEDGER_ROWS
     assert await year.warehouse.fetchval("SELECT count(*) FROM etl_syncs WHERE status = 'running'") == 0
     recent = "SELECT count(*) FROM etl_syncs WHERE started_at > now() - interval '90 days'"
-    assert await year.warehouse.fetchval(recent) > 2 * 80, "recent rows stay"
+    assert await year.warehouse.fetchval(recent) > 2 * 80, "recent rows are kept"
     assert count["etl_streams"] == 2
-    assert count["etl_rejects"] == 0, "what was settled long ago needs no bytes any more"
+    assert count["etl_rejects"] == 0, "old resolved rejects are deleted"
     assert (count["etl_rate_budgets"], count["etl_erased"]) == (1, 0)
     assert count["etl_settings"] <= 10
     assert await year.warehouse.fetchval("SELECT cardinality(granted_at) FROM etl_rate_budgets") < 10_000

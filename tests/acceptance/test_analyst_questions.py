@@ -1,4 +1,4 @@
-"""An analyst's questions: the views answer as a calculation from the JSON that the API serves does."""
+"""Questions of analysts: the answers of the views equal those computed from the JSON of the API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[list[ServedRun]], Rows]]] = {}
 
 
 def question(text: str, sql: str) -> Callable[[Callable[[list[ServedRun]], Rows]], None]:
-    """Register a question, the query that answers it, and the calculation that the answer is compared with."""
+    """Register a question, the query that answers it, and the computation with which the answer is compared."""
 
     def register(calculate: Callable[[list[ServedRun]], Rows]) -> None:
         QUESTIONS[text] = (sql, calculate)
@@ -214,7 +214,7 @@ def _(runs):
 
 
 def near(value: Any) -> Any:
-    """Return a value that equals its like: views round sums of credits to 12 decimals, durations are not exact."""
+    """Return a value that equals similar values: views round sums of credits, and durations are not exact."""
     if isinstance(value, Decimal):
         return pytest.approx(value, rel=0, abs=Decimal("1e-12"))
     return pytest.approx(value, abs=1e-6) if isinstance(value, float) else value
@@ -240,7 +240,7 @@ async def test_views_answer_as_the_served_json_does(database_url: str, warehouse
 
 
 async def test_own_credits_add_up_to_those_of_the_roots(database_url: str, warehouse: asyncpg.Connection) -> None:
-    """Except below runs for which the API gives no credits: what their children cost is in no root."""
+    """Except for runs without credits in the API: the credits of their children are in no root."""
     world = World.generate(seed=78, runs=800, days=45, now=datetime(2026, 11, 20, tzinfo=UTC))
     async with trial(database_url, world) as api:
         await api.agrees("backfill")

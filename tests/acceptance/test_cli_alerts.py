@@ -1,4 +1,4 @@
-"""Alert rules: checked after syncs, sent once their state changes, and tried with `alerts test`."""
+"""Alert rules: checked after syncs, sent when their state changes, and tested with `alerts test`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RULE = "SELECT id, status, 'sk-test' AS text FROM runs WHERE id = 'trouble'"
 
 @pytest.fixture
 def configured(at_work, receiver):
-    """Add settings of alerts to those of the command, with the webhook."""
+    """Add alert settings with the webhook to the settings of the command."""
     command, _ = at_work
     path = command.folder / "config.yaml"
     before = path.read_text()
@@ -65,7 +65,9 @@ async def test_rule_is_sent_when_it_fires_and_when_it_is_resolved(at_work, recei
     assert await state_of(warehouse, "mine") == (True, False, False)
 
 
-async def test_rule_with_for_fires_once_rows_were_found_for_so_long(at_work, receiver, warehouse, configured) -> None:
+async def test_rule_with_for_fires_after_rows_were_found_for_that_time(
+    at_work, receiver, warehouse, configured
+) -> None:
     command, _ = at_work
     configured(rules=[{"name": "mine", "sql": RULE, "for": "1h"}])
     await make_trouble(warehouse)
@@ -79,7 +81,7 @@ async def test_rule_with_for_fires_once_rows_were_found_for_so_long(at_work, rec
     assert json.loads(body)["state"] == "firing"
 
 
-async def test_rule_with_every_is_checked_at_most_so_often(at_work, receiver, warehouse, configured) -> None:
+async def test_rule_with_every_is_not_checked_more_often(at_work, receiver, warehouse, configured) -> None:
     command, _ = at_work
     configured(rules=[{"name": "mine", "sql": RULE, "every": "1h"}])
     assert (await command("sync", "--quiet")).code == 0
@@ -143,8 +145,8 @@ async def test_rules_are_checked_after_syncs_that_end_with_0_or_1(
     assert await warehouse.fetchval("SELECT count(*) FROM etl_alert_rules") == checked
 
 
-async def test_slack_receives_its_form(at_work, receiver, warehouse, configured) -> None:
-    """The receiver is the proxy to a host with Slack's name."""
+async def test_slack_receives_its_format(at_work, receiver, warehouse, configured) -> None:
+    """The receiver is a proxy for the host name of Slack."""
     command, running = at_work
     command.environment["HTTP_PROXY"] = receiver.url
     configured(
@@ -157,7 +159,7 @@ async def test_slack_receives_its_form(at_work, receiver, warehouse, configured)
     assert sent["blocks"][1]["elements"][0]["elements"][0]["text"] == "n: 7, k: ***"
 
 
-async def test_teams_receives_its_form_of_a_failing_sync(at_work, receiver, configured) -> None:
+async def test_teams_receives_a_failing_sync_in_its_format(at_work, receiver, configured) -> None:
     command, running = at_work
     command.environment["HTTP_PROXY"] = receiver.url
     configured("http://contoso.webhook.office.com/webhookb2/x")

@@ -1,4 +1,4 @@
-"""`dbt` writes sources that dbt itself accepts; `make dbt` installs dbt in an environment of its own."""
+"""`dbt` writes sources that dbt accepts; `make dbt` installs dbt in a separate environment."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Project:
             (folder / name).write_text(yaml.safe_dump(content))
 
     async def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run dbt with warnings, deprecated properties among them, as errors."""
+        """Run dbt with warnings, including those of deprecated properties, as errors."""
         command = [DBT, "--warn-error", "--no-use-colors", *arguments, "--profiles-dir", "."]
         return await asyncio.to_thread(
             cast("Any", subprocess.run),
@@ -132,7 +132,7 @@ class Project:
         )
 
     def not_passed(self) -> tuple[int, list[str]]:
-        """Return how many tests the last `dbt test` ran, and the names of those that did not pass."""
+        """Return the number of tests that the last `dbt test` ran, and the names of those that failed."""
         results = json.loads((self.folder / "target" / "run_results.json").read_text())["results"]
         return len(results), [each["unique_id"].split(".")[2] for each in results if each["status"] != "pass"]
 

@@ -50,7 +50,7 @@ async def test_demo_runs_the_pipeline_and_keeps_its_data_separate(command) -> No
 
 
 async def test_output_in_the_readme_is_that_of_the_demo(command) -> None:
-    """The numbers depend on the day and on the number of runs, the words do not."""
+    """The numbers depend on the day and on the number of runs; the words do not."""
     (shown,) = re.findall(r"^```text\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     title, headings, _, *rows = shown.splitlines()
     assert len(rows) == 5
@@ -63,7 +63,7 @@ async def test_output_in_the_readme_is_that_of_the_demo(command) -> None:
     assert {re.split(r"\s{2,}\d", row)[0].strip() for row in rows} <= set(names)
 
 
-async def test_demo_says_how_to_begin_in_another_folder(command) -> None:
+async def test_demo_explains_how_to_start_in_another_folder(command) -> None:
     ended = await command("demo", "--runs", "10")
     assert ended.code == 0, ended
     shown = ended.out.partition("Your own runs, in a folder of their own:\n")[2]

@@ -65,7 +65,7 @@ async def test_describe_without_a_warehouse_has_a_hint(command, empty_database_u
 
 
 async def completed(command, line: str) -> list[str]:
-    """Return what bash offers at the end of a line."""
+    """Return the completions that bash offers at the end of a line."""
     words = line.split(" ")
     command.environment |= {
         "_CORTEX_ETL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
@@ -107,8 +107,8 @@ async def test_completion_is_silent_and_starts_nothing(command) -> None:
     assert await completed(command, "cortex-etl describe r") == []
 
 
-async def test_completion_offers_nothing_that_a_shell_would_run(asking, warehouse) -> None:
-    """A shell inserts values as they are, and zsh evaluates the texts beside them."""
+async def test_completion_offers_no_shell_code(asking, warehouse) -> None:
+    """Shells insert values unchanged, and zsh evaluates their descriptions."""
     ids = ["wf_$(reboot)", "wf_`id`", "wf_;reboot", "wf_a b", "wf_\x1b]0;owned\x07", "wf_\nx", "wf_'", "wf_fine"]
     for each in ids:
         await warehouse.execute("INSERT INTO workflows (id, name) VALUES ($1, $2)", each, f'{each} "\\$`\u202e')

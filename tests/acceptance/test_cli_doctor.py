@@ -1,4 +1,4 @@
-"""`doctor`: remains of earlier syncs, and unsuitable databases."""
+"""`doctor`: leftovers of earlier syncs, and unsuitable databases."""
 
 from __future__ import annotations
 
@@ -200,14 +200,14 @@ async def test_doctor_reports_a_lower_rate_limit(at_work, small_world, sandbox) 
     async for line in process.stderr:
         if b"requests.paused" in line:
             break
-    await asyncio.sleep(1)  # the line comes before PostgreSQL is told
+    await asyncio.sleep(1)  # the log line precedes the update in PostgreSQL
     process.terminate()
     await asyncio.wait_for(process.wait(), 20)
     (found,) = (await findings(command))["rate"]
     assert found["state"] == "warning"
     assert "500 are configured" in found["found"]
     assert found["hint"].startswith("Set api.requests_per_minute to ")
-    # Requests in flight when the first was refused count too: four workflows with at most eight requests each.
+    # Requests in flight when the first was refused count too: at most eight for each of four workflows.
     assert int(found["hint"].split()[3].rstrip(",")) < 6 + 4 * 8
 
 
@@ -223,8 +223,8 @@ async def test_read_only_role_exits_with_4(at_work, warehouse, role, database_ur
     assert "unexpected" not in ended.err
 
 
-async def test_time_limits_of_a_role_are_lifted(at_work, warehouse, role, database_url) -> None:
-    """They are shorter than an answer of the API, and than a migration."""
+async def test_time_limits_of_a_role_are_disabled(at_work, warehouse, role, database_url) -> None:
+    """The limits are shorter than a response of the API, or a migration."""
     command, running = at_work
     limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
     limits += ["transaction_timeout"] if warehouse.get_server_version().major >= 17 else []
@@ -325,7 +325,7 @@ async def test_doctor_exits_with_the_code_that_takes_precedence(at_work, databas
     assert ended.code == code, ended.out
 
 
-async def test_doctor_reports_disk_space_before_what_fails_without_it(tmp_path, monkeypatch) -> None:
+async def test_doctor_reports_a_full_disk_first(tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 << 20))
     (tmp_path / "blocked").touch()
@@ -376,7 +376,7 @@ async def test_files_with_secrets_that_are_open_to_others(command) -> None:
 
 
 async def test_settings_that_others_can_change(command, database_url) -> None:
-    """Whoever changes api.base_url gets the key. Without a secret in it, everybody may read the file."""
+    """A user who can change api.base_url can obtain the key. All users may read the file if it contains no secret."""
     path = command.configure(f"apps: [{{id: a}}]\ndatabase: {{url: '{database_url}'}}\n")
     path.chmod(0o644)
     assert [each["state"] for each in (await findings(command))["files"]] == ["ok"]

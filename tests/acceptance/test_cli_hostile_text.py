@@ -1,4 +1,4 @@
-"""Text from the API cannot control a terminal, hide text or begin a line of its own, whatever the command."""
+"""Text from the API cannot control a terminal, hide text or start a new line, in the output of any command."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_nothing_hostile_reaches_a_terminal(hostile) -> None:
         plain = OWN.sub("", written).replace("\r\n", "\n")
         assert not set(plain) & CONTROL, (arguments, plain)
         assert "\x1b" not in plain.replace("\x1b[?25", ""), (arguments, plain)
-        is_data = "csv" in arguments or "grant" in arguments  # in which line breaks stay
+        is_data = "csv" in arguments or "grant" in arguments  # where line breaks are kept
         lines = [line for line in plain.splitlines() if line.startswith("hint:")]
         assert is_data or not lines, (arguments, lines)
         assert "Traceback" not in plain, (arguments, plain)

@@ -1,4 +1,4 @@
-"""With JSON logs, which are the default in a pipe, each line on stderr is a JSON object, whatever happens."""
+"""With JSON logs, the default in a pipe, each line on stderr is a JSON object, even after errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_errors_are_json_lines(at_work, options) -> None:
         assert ended.out.startswith("app ") or ended.out == "", arguments
 
 
-async def test_option_after_the_wrong_one_counts(command) -> None:
+async def test_option_after_an_invalid_one_is_used(command) -> None:
     ended = await command("sync", "--fast", "--log-format", "json")
     assert parsed(ended.err)[0]["error"] == "No such option: --fast"
     ended = await command("sync", "--fast", "--log-format", "json", "--log-format", "console")
@@ -104,7 +104,7 @@ async def test_killed_server(command, sandbox) -> None:
     while not killed:
         await asyncio.sleep(0.1)
     await asyncio.sleep(3)
-    with suppress(ProcessLookupError):  # the server was started again, and the sync has ended
+    with suppress(ProcessLookupError):  # the server was restarted, and the sync has ended
         process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 100)
     assert process.returncode in (0, 4, 130)

@@ -1,4 +1,4 @@
-"""Databases named as for libpq: by variables, services and password files; accounts without a home directory."""
+"""Databases set as for libpq, by variables, services and password files; accounts without a home directory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_commands_use_the_service(at_work, database_url, place, how) -> No
         assert done.code == 0, (arguments, done)
 
 
-async def test_doctor_tells_of_variables_that_are_not_used(at_work, database_url) -> None:
+async def test_doctor_reports_unused_variables(at_work, database_url) -> None:
     command, _ = at_work
     command.environment |= {"PGHOST": "elsewhere.example", "PGPASSWORD": "hunter2"}
     found = [each for each in (await command("doctor", "--json")).json if "not used" in each["found"]]
@@ -97,7 +97,7 @@ async def test_commands_need_no_home(at_work, database_url, tmp_path: Path, home
         locked.mkdir(mode=0o700)
         os.chown(locked, 65534, 65534)
         given["HOME"] = str(locked)
-    async with gated(database_url) as gate:  # over TCP, where TLS is tried first
+    async with gated(database_url) as gate:  # over TCP, with which TLS is tried first
         rename(command, database_url, gate.url)
         for arguments in (*COMMANDS, ("export", "files"), ("config", "show"), ("schedule", "cron")):
             if arguments[0] == "psql" and home == "unreadable":

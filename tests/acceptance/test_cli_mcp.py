@@ -1,4 +1,4 @@
-"""`mcp` answers the client of the official SDK over stdin and stdout."""
+"""`mcp` with the client of the official SDK, over stdin and stdout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def reader_url(database_url: str, warehouse: asyncpg.Connection, command: 
 
 @asynccontextmanager
 async def assistant(command: Command, *arguments: str) -> AsyncIterator[tuple[ClientSession, Call]]:
-    """Start the server as a client does; yield the session, and a way to call a tool: (is it an error, its text)."""
+    """Start the server as a client does; yield the session and a function that calls a tool: (is error, text)."""
     environment = clean_environment() | {"XDG_CONFIG_HOME": "/nonexistent"} | command.environment
     server = StdioServerParameters(
         command=sys.executable, args=["-m", "etl", "mcp", *arguments], env=environment, cwd=command.folder
@@ -107,7 +107,7 @@ async def test_a_wrong_query_gives_the_error_of_postgresql(
         assert (await call("query", sql="SELECT 1 AS n"))[1] == '{"n":1}\n(1 row)'
 
 
-async def test_long_answers_are_cut(command: Command, reader_url: str) -> None:
+async def test_long_answers_are_truncated(command: Command, reader_url: str) -> None:
     more = ", and more that are not shown: limit or aggregate the rows, or select fewer columns)"
     async with assistant(command, "--rows", "3") as (_, call):
         text = (await call("query", sql="SELECT n FROM generate_series(1, 10000000) AS n"))[1]
@@ -138,7 +138,7 @@ async def test_examples_are_those_of_the_cookbook(command: Command, reader_url: 
         assert (await call("examples", search="zebra"))[1].startswith("No question contains: zebra.")
 
 
-async def test_answers_arrive_side_by_side(command: Command, reader_url: str) -> None:
+async def test_requests_are_answered_concurrently(command: Command, reader_url: str) -> None:
     async with assistant(command) as (_, call):
         slow = asyncio.ensure_future(call("query", sql="SELECT pg_sleep(20)"))
         assert (await call("query", sql="SELECT 1 AS n"))[1] == '{"n":1}\n(1 row)'
@@ -181,7 +181,7 @@ async def _allow_connections(url: str, allowed: bool) -> None:
     await connection.close()
 
 
-async def test_it_ends_with_stdin_and_with_a_signal(command: Command, reader_url: str) -> None:
+async def test_server_ends_with_stdin_and_with_a_signal(command: Command, reader_url: str) -> None:
     assert (await command("mcp", stdin="")).code == 0
     for sign in (signal.SIGINT, signal.SIGTERM):
         process = await asyncio.create_subprocess_exec(
@@ -200,7 +200,7 @@ async def test_it_ends_with_stdin_and_with_a_signal(command: Command, reader_url
         assert process.returncode == 130
 
 
-async def test_the_demo_can_be_asked(command: Command) -> None:
+async def test_mcp_works_with_the_demo(command: Command) -> None:
     assert (await command("demo", "--runs", "60", "--quiet")).code == 0
     async with assistant(command, "--demo") as (_, call):
         failed, text = await call("query", sql="SELECT count(*) > 50 AS enough, current_user AS role FROM run_facts")

@@ -1,4 +1,4 @@
-"""Proxies and certificates: the API at a made-up name, reached only through a proxy."""
+"""Proxies and certificates: the API has a fictitious host name, which is reachable only through a proxy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from loopback import serving
 
 API = "https://api.cortex.test"
 DEAD = "http://127.0.0.1:9"
-HASH = "d252c342"  # openssl x509 -hash: the name under which OpenSSL looks for the certificate in a directory
+HASH = "d252c342"  # openssl x509 -hash: the file name by which OpenSSL finds the certificate in a directory
 
 
 @pytest.fixture
 async def behind_a_proxy(at_work):
-    """The command configured for the sandbox at `API`, and the proxy, which asks for credentials."""
+    """The command configured for the sandbox at `API`, and the proxy, which requires credentials."""
     command, running = at_work
     path = command.folder / "config.yaml"
     path.write_text(path.read_text().replace(running.url, API))
@@ -29,7 +29,7 @@ async def behind_a_proxy(at_work):
 
 
 def settle(command, name: str, value: str, place: str) -> str:
-    """Name the proxy; return the place that messages name."""
+    """Set the proxy; return the place that messages name."""
     if place == "environment":
         command.environment[name] = value
         return f"environment variable {name}"
@@ -78,7 +78,7 @@ async def test_proxy_errors_name_the_proxy_and_no_credentials(behind_a_proxy) ->
         wrong = await command(*words)
         assert wrong.code == 2
         assert "environment variable HTTPS_PROXY: expected an HTTP proxy such as" in wrong.out + wrong.err
-    assert (await command("sql", "SELECT 1")).code == 0  # talks to no API
+    assert (await command("sql", "SELECT 1")).code == 0  # does not use the API
     for ended in (refused, away, wrong):
         assert "hunter3" not in ended.out + ended.err
 
@@ -88,7 +88,8 @@ async def test_certificates_of_dotenv_are_needed_and_checked(behind_a_proxy) -> 
     command.environment["HTTPS_PROXY"] = f"http://me:hunter2%2540@127.0.0.1:{proxy.port}"
     (command.folder / ".env").write_text("")
     assert "certificate of the API was rejected" in (await command("doctor")).out
-    command.environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a new process: the default is read with the first import
+    # Start a new process, because the default is read at the first import.
+    command.environment["PYTHONDONTWRITEBYTECODE"] = "1"
     assert (await command("sync", "--quiet")).code == 1
     command.environment["SSL_CERT_FILE"] = str(CERTIFICATE)
     assert (await command("sync", "--quiet")).code == 0

@@ -30,7 +30,7 @@ async def test_forget_erases_and_reports(at_work, warehouse) -> None:
         assert (ended.code, "--run ID" in ended.err) == (2, True), nothing
 
 
-async def test_unknown_run_is_remembered(at_work, warehouse) -> None:
+async def test_unknown_run_is_recorded_as_erased(at_work, warehouse) -> None:
     command, running = at_work
     workflow_id, runs = next(iter(running.world.runs.items()))
     run_id = next(iter(runs))
@@ -152,7 +152,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @pytest.mark.parametrize(("keys", "code", "left"), [("\x03", 130, 1), ("\x04", 130, 1), ("n\n", 1, 1), ("y\n", 0, 0)])
-async def test_forget_says_how_many_runs_and_asks(at_work, warehouse, keys: str, code: int, left: int) -> None:
+async def test_forget_asks_with_the_number_of_runs(at_work, warehouse, keys: str, code: int, left: int) -> None:
     command, running = at_work
     assert (await command("sync", "--quiet")).code == 0
     run_id = next(iter(next(iter(running.world.runs.values()))))

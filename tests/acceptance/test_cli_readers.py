@@ -1,4 +1,4 @@
-"""Who may read: the commands that read cannot write, whatever the database and whoever is connected."""
+"""Commands that read cannot write, with any database and any role."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etl.db.connect import connect
 
 
 async def test_reader_of_the_embedded_server(command) -> None:
-    """On a fresh folder: the first command starts and migrates the server."""
+    """In a new folder: the first command starts and migrates the server."""
     command.configure("data_dir: .cortex-etl\n")
     ended = await command("report")
     assert (ended.code, ended.out) == (0, "Wrote cortex-report.html\n"), ended.err
@@ -50,7 +50,7 @@ def asking(command, database_url):
     return command
 
 
-async def test_psql_is_read_only_unless_told_otherwise(asking, warehouse) -> None:
+async def test_psql_is_read_only_by_default(asking, warehouse) -> None:
     await warehouse.execute("INSERT INTO runs (id) VALUES ('r')")
     for options in ("", "-c default_transaction_read_only=off", "-c role=postgres -c work_mem=1MB"):
         asking.environment["PGOPTIONS"] = options
@@ -59,7 +59,8 @@ async def test_psql_is_read_only_unless_told_otherwise(asking, warehouse) -> Non
         reconnected = await asking("psql", "--", "-c", "\\c", "-c", "DELETE FROM runs")
         assert (reconnected.code, "read-only transaction" in reconnected.err) == (1, True)
         switched = await asking("psql", "--", "-c", "SET default_transaction_read_only = off", "-c", "DELETE FROM runs")
-        assert (switched.code, "permission denied" in switched.err) == (1, True)  # a superuser has given up its rights
+        # A superuser has given up its privileges.
+        assert (switched.code, "permission denied" in switched.err) == (1, True)
     assert (await asking("psql", "--", "-At", "-c", "SHOW work_mem")).out == "1MB\n"
     assert await warehouse.fetchval("SELECT count(*) FROM runs") == 1
     assert (await asking("psql", "--write", "--", "-c", "DELETE FROM runs")).out == "DELETE 1\n"

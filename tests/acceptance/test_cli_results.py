@@ -1,4 +1,4 @@
-"""Results of `sql` of any size: as they arrive, in every format, to stdout and to files."""
+"""Results of `sql` of any size, streamed in all formats to stdout and to files."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ async def has(warehouse: asyncpg.Connection, count: int) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_signal_ends_a_query_whose_output_nobody_reads(asking, warehouse, form) -> None:
+async def test_signal_ends_a_query_whose_output_is_not_read(asking, warehouse, form) -> None:
     query = "SELECT repeat('x', 1000) AS text FROM generate_series(1, 100000)"
     process = await asking.start("sql", query, "--format", form)
     assert await process.stdout.read(1)

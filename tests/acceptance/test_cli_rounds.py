@@ -1,4 +1,4 @@
-"""`sync --every`: rounds until a signal arrives, or until the next one cannot do better."""
+"""`sync --every`: rounds until a signal arrives, or until an error that a new round cannot fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etl.sandbox.faults import Status, any_request
 
 @pytest.fixture
 async def start(command):
-    """Start a command; what still runs at the end of the test is killed."""
+    """Start a command, and kill it at the end of the test if it is still running."""
     started = []
 
     async def start(*arguments: str) -> asyncio.subprocess.Process:
@@ -35,7 +35,7 @@ async def next_line(stream: asyncio.StreamReader) -> str:
 
 
 async def next_summary(process) -> str:
-    """Read up to the line that sums up a round."""
+    """Read up to the summary line of a round."""
     line = ""
     while not line.startswith("sync "):
         line = await next_line(process.stdout)
@@ -108,7 +108,7 @@ async def test_unreachable_database_waits_for_the_next_round(command, start) -> 
     assert said.count("error: PostgreSQL cannot be reached") == 2
 
 
-async def test_settings_end_the_rounds(command) -> None:
+async def test_settings_errors_end_the_rounds(command) -> None:
     command.configure("api: {key: sk-1}\n")
     ended = await command("sync", "--every", "1s")
     assert (ended.code, ended.err.count("error:")) == (2, 1)

@@ -18,7 +18,7 @@ from etl.db.connect import redact_url
 from etl.db.migrate import migrations
 from etl.sandbox.faults import HTML_OK, any_request
 
-NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port: nothing listens there
+NO_SUCH_PORT = "http://127.0.0.1:9"  # the discard port, on which no process listens
 
 
 async def test_init_writes_a_valid_file_and_never_overwrites(command) -> None:

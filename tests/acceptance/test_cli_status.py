@@ -1,4 +1,4 @@
-"""What `status` shows, and its exit code."""
+"""The output and exit code of `status`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etl.sandbox.faults import Status, lists_runs
 
 
 async def held(warehouse, database_url: str) -> tuple[Session, StreamId]:
-    """Let another invocation hold the first stream."""
+    """Let another invocation lock the first stream."""
     session = await Session.open(database_url, SCHEMA)
     await session.start_sync("backfill")
     stream = StreamId(*await warehouse.fetchrow("SELECT app_id, workflow_id FROM etl_streams ORDER BY 1, 2 LIMIT 1"))
@@ -31,7 +31,7 @@ async def test_status_names_the_holder_of_a_stream_and_since_when(at_work, wareh
     session, stream = await held(warehouse, database_url)
     holder = rf"backfill \d+ \(process {os.getpid()} on {socket.gethostname()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d UTC\)"
     ended = await command("status")
-    assert ended.code == 0, "complete, whoever holds it"
+    assert ended.code == 0, "complete, although it is held"
     assert re.search(rf"^{stream}\n  held by {holder}$", ended.out, re.MULTILINE), ended.out
     rows = {(row["app_id"], row["workflow_id"]): row for row in (await command("status", "--json")).json["streams"]}
     assert re.fullmatch(holder, rows.pop(stream)["held_by"])
@@ -47,7 +47,7 @@ def lists_workflows(request) -> bool:
 @pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 1)])
 async def test_status_shows_an_app_whose_workflows_could_never_be_listed(at_work, status, code) -> None:
     command, running = at_work
-    assert (await command("status")).code == 0, "nothing was tried yet"
+    assert (await command("status")).code == 0, "no sync has run yet"
     running.faults.on(lists_workflows, Status(status, message="no access"))
     synced = await command("sync", "--json")
     assert synced.code == code
@@ -56,7 +56,7 @@ async def test_status_shows_an_app_whose_workflows_could_never_be_listed(at_work
     for app_id in running.world.apps:
         assert re.search(rf"^{app_id}/\* +failing", ended.out, re.MULTILINE), ended.out
     names = "\n".join(f"{app_id}/\\*" for app_id in running.world.apps)
-    each = names if code == 3 else names.split("\n")[0]  # a refused key is one error, said once
+    each = names if code == 3 else names.split("\n")[0]  # a refused key is reported once
     assert re.search(rf"^{each}\n  failing: .*no access\n  hint: .+\.\n", ended.out, re.MULTILINE), ended.out
     assert "last: sync failed" in ended.out
     running.faults.clear()
@@ -76,7 +76,7 @@ async def test_refused_key_makes_every_stream_failing(at_work) -> None:
     for each in ended.json["streams"]:
         assert (each["error"], each["hint"]) == (ended.json["error"], ended.json["hint"])
     shown = await command("sync")
-    assert (shown.code, "expired" in shown.out) == (3, False), "it is said once, on stderr"
+    assert (shown.code, "expired" in shown.out) == (3, False), "it is reported once, on stderr"
     assert len(re.findall("^error: .*expired", shown.err, re.MULTILINE)) == 1
     status = await command("status", "--json")
     assert status.code == 1
@@ -111,7 +111,7 @@ async def test_killed_first_sync_is_shown_as_interrupted(at_work, warehouse) -> 
     ]
 
 
-async def test_status_says_why_a_sync_of_a_stream_is_not_cheap(at_work, warehouse) -> None:
+async def test_status_explains_why_a_sync_of_a_stream_is_expensive(at_work, warehouse) -> None:
     command, _ = at_work
     path = command.folder / "config.yaml"
     path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 20\n"))

@@ -1,4 +1,4 @@
-"""Closed, full and abandoned standard streams do not end a command by accident."""
+"""Closed and full standard streams do not end a command accidentally."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 async def run(command, script: str) -> tuple[int, str]:
-    """Run a shell command line in which `$etl` is the command; return its exit code and output."""
+    """Run a shell command line, in which `$etl` is the command; return its exit code and output."""
     process = await asyncio.create_subprocess_exec(
         "bash", "-o", "pipefail", "-c", script,
         cwd=command.folder, env=command._environment | {"etl": f"{sys.executable} -m etl --log-format console"},

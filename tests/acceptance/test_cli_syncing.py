@@ -54,7 +54,7 @@ async def test_summary_table_on_a_terminal(at_work) -> None:
     assert ended.out.splitlines()[-1].startswith(line)
 
 
-async def test_one_of_a_kind_is_not_a_plural(at_work) -> None:
+async def test_nouns_are_singular_for_one(at_work) -> None:
     command, running = at_work
     workflow_id, runs = next(iter(running.world.runs.items()))
     app_id = running.world.workflows[workflow_id]["app"]["id"]
@@ -210,7 +210,7 @@ async def test_json_reports_the_work_done_before_the_key_was_refused(at_work, wa
 
 
 async def is_in_the_ledger(summary, warehouse) -> None:
-    """Check that the counts of the summary equal those of its row and are not all 0."""
+    """Check that the counts of the summary equal those in `etl_syncs`, and are not all 0."""
     row = dict(await warehouse.fetchrow("SELECT * FROM etl_syncs ORDER BY id DESC LIMIT 1"))
     assert summary["id"] == row["id"]
     names = ("requests", "retries", "pages", "runs_seen", "runs_inserted", "runs_updated", "runs_unchanged", "rejects")
@@ -255,7 +255,7 @@ async def test_refused_key_is_reported_even_if_the_summary_cannot_be_stored(at_w
             if len(asked) == 1:
                 await blocking.start()
                 await warehouse.execute("LOCK TABLE etl_syncs")
-                running.key = "sk-another"  # last: the refusal closes this connection
+                running.key = "sk-another"  # the last statement, because the refusal closes this connection
 
     running.faults.before_response = refuse
     ended = await command("sync", "--json")
@@ -264,7 +264,7 @@ async def test_refused_key_is_reported_even_if_the_summary_cannot_be_stored(at_w
 
 
 async def take_no_writes(warehouse) -> None:
-    """Make the database read-only for new connections, and disconnect all others."""
+    """Make the database read-only for new connections, and terminate all others."""
     name = await warehouse.fetchval("SELECT current_database()")
     await warehouse.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await warehouse.execute(
@@ -295,7 +295,7 @@ async def test_key_in_stored_runs_is_masked_in_all_output(at_work, warehouse) ->
 
 
 async def test_apps_of_several_accounts(command, sandbox, database_url) -> None:
-    """Each app is requested with its own key; with another key, the API does not know the app."""
+    """Each app is requested with its own key; with another key, the API answers 404."""
     running = await sandbox(app_keys={"app_001": "sk-one", "app_002": "sk-two"})
     (command.folder / "two").write_text("sk-two\n")
     command.configure(

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces: what a collector receives, and what happens if there is none."""
+"""OpenTelemetry traces: the spans that a collector receives, and the behaviour without a collector."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ async def test_failing_collector_does_not_affect_the_sync(at_work, collector, tr
     collector.status = {"refuses": 401, "breaks": 503}.get(trouble, 200)
     collector.pause_s = 60 if trouble == "sleeps" else 0
     url = "http://127.0.0.1:9" if trouble == "is away" else collector.url
-    await command("sync", "--quiet")  # so that the timed syncs do not load the history
+    await command("sync", "--quiet")  # so that the measured syncs do not load the history
     began = time.monotonic()
     assert (await command("sync", "--quiet")).code == 0
     without_s = time.monotonic() - began
     command.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_HEADERS": HEADERS}
     began = time.monotonic()
     ended = await command("sync", "--log-format", "json")
-    assert time.monotonic() - began < without_s + 15  # three seconds, plus importing the SDK on a busy machine
+    assert time.monotonic() - began < without_s + 15  # three seconds, and the import of the SDK on a busy machine
     assert ended.code == 0
     assert ended.err.count("traces.failed") == 1
     assert "hunter2" not in ended.out + ended.err
@@ -198,7 +198,7 @@ async def test_opentelemetry_is_not_imported_when_off(at_work) -> None:
 
 
 async def test_redirects_are_not_followed(at_work, collector) -> None:
-    """The headers would go to another host."""
+    """The headers would be sent to another host."""
     command, _ = at_work
 
     async def redirect(_request: web.Request) -> web.Response:

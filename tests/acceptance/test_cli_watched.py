@@ -152,7 +152,7 @@ async def test_failed_alert_is_sent_again_and_does_not_fail_the_sync(at_work, re
 
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
 async def test_redirect_is_a_failed_call_and_is_not_followed(at_work, receiver, status) -> None:
-    """A moved webhook answers the redirected GET with 200, and nobody is told anything."""
+    """A moved webhook would answer the redirected GET with 200, and the alert would be lost."""
     command, running = at_work
     async with receiving() as other:
         receiver.status, receiver.location = status, f"{other.url}/elsewhere"
@@ -238,8 +238,8 @@ async def test_held_streams_are_an_alert_once_one_is_late(at_work, receiver, war
     assert "4 streams are late" in told["text"]
 
 
-async def test_held_stream_moves_no_success_time(at_work, receiver, warehouse) -> None:
-    """Of four streams one is held: the others are synced, exit 75, one line even with --quiet."""
+async def test_held_stream_does_not_change_the_time_of_success(at_work, receiver, warehouse) -> None:
+    """One of four streams is held: the others are synced, exit code 75, one line even with --quiet."""
     command, running = at_work
     with (command.folder / "config.yaml").open("a") as file:
         file.write(f"alerts: {{ping_url: '{receiver.url}/ping', on_state_change: '{receiver.url}/hook'}}\n")

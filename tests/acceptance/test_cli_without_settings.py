@@ -1,4 +1,4 @@
-"""Commands in a folder without settings, where the settings are looked for, and the example that `init` writes."""
+"""Commands in a folder without settings, the search path of the settings, and the example that `init` writes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def contents(folder) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_every_command_is_here() -> None:
+def test_all_commands_are_tested() -> None:
     known = {name for name, _ in commands()}
     tried = {name for name in known if any(words[: len(name.split())] == name.split() for words in NEED_SETTINGS)}
     assert tried | NEED_NONE == known
@@ -71,7 +71,7 @@ async def test_command_without_settings_names_the_files_and_writes_nothing(comma
 
 
 @pytest.mark.parametrize("words", NEED_SETTINGS, ids=" ".join)
-async def test_the_examples_app_is_refused(command, words) -> None:
+async def test_placeholder_app_is_refused(command, words) -> None:
     assert (await command("init")).code == 0
     written = contents(command.folder)
     ended = await command(*words)
@@ -98,7 +98,7 @@ async def test_stop_needs_no_settings(command) -> None:
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "CORTEX_ETL__DATABASE__URL"])
 @pytest.mark.parametrize("place", ["environment", ".env"])
-async def test_a_variable_is_enough(command, database_url, name, place) -> None:
+async def test_settings_from_a_variable_suffice(command, database_url, name, place) -> None:
     if place == ".env":
         (command.folder / ".env").write_text(f"{name}={database_url}\n")
     else:
@@ -108,7 +108,7 @@ async def test_a_variable_is_enough(command, database_url, name, place) -> None:
     assert "environment variables, without a file" in (await command("doctor")).out
 
 
-async def test_settings_are_looked_for_in_this_order(command) -> None:
+async def test_settings_are_searched_in_this_order(command) -> None:
     shared = command.folder / "shared"
     (shared / "cortex-etl").mkdir(parents=True)
     command.environment["XDG_CONFIG_HOME"] = str(shared)

@@ -1,4 +1,4 @@
-"""`docs/compose.yaml`: parsed, and its command lines run as processes. No container is started here."""
+"""`docs/compose.yaml`: it is parsed, and its command lines run as processes, without containers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def composed(**given: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[dict[str, list[str]]]:
-    """A server of its own, because roles belong to all databases: the host and the port of its URL."""
+    """The host and port of a separate server, because roles are shared by all databases of a server."""
     url = await asyncio.to_thread(embedded.start, tmp_path / "pg")
     yield parse_qs(urlsplit(url).query)
     await asyncio.to_thread(embedded.stop, tmp_path / "pg")

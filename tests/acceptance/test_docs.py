@@ -47,7 +47,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 def shown_commands(page: str) -> list[list[str]]:
-    """Return the arguments of each `cortex-etl` command shown; `a|b` means either."""
+    """Return the arguments of all `cortex-etl` commands; `a|b` stands for alternatives."""
     lines = [line for text in blocks(page, "sh", "cron", "ini", "yaml", "json") for line in text.splitlines()]
     found = []
     for text in [*lines, *spans(page)]:
@@ -104,7 +104,7 @@ def test_command_reference_is_up_to_date() -> None:
     assert render() == PAGES["docs/commands.md"], "run: python -m etl.cli.reference > docs/commands.md"
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"benchmarks/README.md"}))  # which has options of its own
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"benchmarks/README.md"}))  # the command has its own options
 def test_options_in_the_docs_exist(page) -> None:
     known = {option for _, each in commands() for parameter in each.params for option in parameter.opts} | ROOT_OPTIONS
     named = {span.split()[0].partition("=")[0] for span in spans(page) if re.match(r"--?[a-z]", span)}

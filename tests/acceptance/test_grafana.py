@@ -1,6 +1,6 @@
 """The dashboard `docs/grafana/cortex.json`: every query runs on realistic data, and the panels are well formed.
 
-There is no Grafana here: variables and macros are replaced as its documentation says.
+Grafana itself is not run: variables and macros are replaced as described in its documentation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def targets() -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def substituted(sql: str, workflows: list[str]) -> str:
-    """Replace what Grafana replaces: a variable with several values becomes a list of quoted texts."""
+    """Replace variables and macros; a variable with several values becomes a list of quoted texts."""
     start, end = (f"'{moment:%Y-%m-%dT%H:%M:%SZ}'" for moment in PERIOD)
     sql = re.sub(r"\$__timeFilter\((\w+)\)", rf"\1 BETWEEN {start} AND {end}", sql)
     sql = sql.replace("$__timeFrom()", start).replace("$__timeTo()", end)
@@ -68,7 +68,7 @@ async def test_every_query_returns_rows(loaded: tuple[str, list[str]]) -> None:
 
 
 def assert_series(title: str, result: QueryResult) -> None:
-    """Check for what Grafana expects of a time series: times that ascend, at most one text, numbers, no duplicates."""
+    """Check the format of time series in Grafana: ascending times, at most one text column, numbers, no duplicates."""
     kinds = dict(zip(result.columns, result.types, strict=True))
     assert kinds.pop("time") in {"timestamp", "timestamptz"}, title
     assert kinds.pop("metric", "text") == "text", title

@@ -1,4 +1,4 @@
-"""The promises, each tested once from outside; docs/delivery.md refers to these tests."""
+"""The promises, each tested once from a user's view; docs/delivery.md refers to these tests."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ async def test_5_an_older_copy_never_overwrites_a_newer_one(database_url: str) -
         assert (await t.run("reconcile")).runs_updated == 0
         assert await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id) == kept
         t.sandbox.faults.clear()
-        assert (await t.agrees("reconcile")).runs_updated == 1, "only the API's answer for the run itself takes it back"
+        assert (await t.agrees("reconcile")).runs_updated == 1, "only a look-up of the run itself replaces it"
 
 
 @pytest.mark.parametrize("page", [1, 2, 4])
-async def test_6_and_7_kill_it_anywhere(database_url: str, command: Any, page: int) -> None:
+async def test_6_and_7_kills_at_any_point_lose_nothing(database_url: str, command: Any, page: int) -> None:
     async with trial(database_url, one_stream(40)) as t:
         command.environment["CORTEX_API_KEY"] = t.sandbox.key
         command.configure(
@@ -71,7 +71,7 @@ async def test_6_and_7_kill_it_anywhere(database_url: str, command: Any, page: i
         t.sandbox.faults.before_response = at_request(page, kill)
         await process.communicate()
         assert process.returncode == -9
-        assert {each.partition(":")[0] for each in await t.differences()} <= {"missing"}, "no run without its steps"
+        assert {each.partition(":")[0] for each in await t.differences()} <= {"missing"}, "no run lacks its steps"
         loaded = await t.connection.fetchval("SELECT count(*) FROM runs")
         assert loaded <= 10 * (page - 1)
         t.sandbox.faults.before_response = None
@@ -81,7 +81,7 @@ async def test_6_and_7_kill_it_anywhere(database_url: str, command: Any, page: i
         assert await t.connection.fetchval(ledger) == ["interrupted", "succeeded"]
 
 
-async def test_8_one_bad_run_hurts_nobody(database_url: str) -> None:
+async def test_8_one_invalid_run_affects_no_other(database_url: str) -> None:
     async with trial(database_url, one_stream(5)) as t:
         run_id = list(t.world.runs[WORKFLOW])[2]
         bad = t.world.corrupt(run_id, "status_number")
@@ -94,7 +94,7 @@ async def test_8_one_bad_run_hurts_nobody(database_url: str) -> None:
         assert await t.connection.fetchval("SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL") == 0
 
 
-async def test_9_one_at_a_time(database_url: str) -> None:
+async def test_9_one_process_per_stream(database_url: str) -> None:
     async with trial(database_url, one_stream(5)) as t:
         other = await Session.open(database_url, SCHEMA)
         assert await other.lock(STREAM)
@@ -105,8 +105,8 @@ async def test_9_one_at_a_time(database_url: str) -> None:
         await t.agrees()
 
 
-async def test_12_pages_wait_for_the_database(database_url: str) -> None:
-    """While nothing can be committed, only a limited number of pages is fetched."""
+async def test_12_memory_is_bounded_while_the_database_is_slow(database_url: str) -> None:
+    """While commits are blocked, only a limited number of pages is fetched."""
     async with trial(database_url, one_stream(300)) as t:
         t.api = {"page_size": 5, "concurrency": 4}
         blocker = await connect(database_url, SCHEMA)
@@ -154,7 +154,7 @@ async def test_14_green_means_complete(database_url: str, delta: int) -> None:
         await t.agrees()
 
 
-async def test_15_a_zombie_writes_nothing(database_url: str) -> None:
+async def test_15_suspended_process_writes_nothing(database_url: str) -> None:
     async with trial(database_url, one_stream(40)) as t:
         t.api = {"page_size": 10, "concurrency": 1}
         taker = await connect(database_url, SCHEMA)
@@ -165,10 +165,12 @@ async def test_15_a_zombie_writes_nothing(database_url: str) -> None:
         t.sandbox.faults.before_response = at_request(3, take_over)
         summary = await t.run()
         await taker.close()
-        assert (summary.status, summary.exit_code) == ("partial", 75), "it loaded two pages before"
+        assert (summary.status, summary.exit_code) == ("partial", 75), "it had loaded two pages before"
         assert "took the stream over" in summary.streams[0].error
         assert await t.connection.fetchval("SELECT count(*) FROM runs") <= 20
-        assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None, "that is the other's to say"
+        assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None, (
+            "only the new owner records this"
+        )
         await t.agrees()
 
 

@@ -1,4 +1,4 @@
-"""`docs/recipes.md`: its files can be parsed, and what can run here runs."""
+"""`docs/recipes.md`: its files can be parsed, and its commands and queries run where possible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def block(title: str, language: str) -> str:
     return next(text for kind, text in RECIPES[title] if kind == language)
 
 
-def test_each_recipe_says_what_was_tried() -> None:
+def test_each_recipe_names_what_was_tested() -> None:
     assert len(RECIPES) >= 12
     for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
         assert re.search(r"\b([Tt]ried|not opened|No container was started)\b", text), text.partition("\n")[0]
@@ -63,7 +63,7 @@ async def test_github_actions_step_syncs_with_its_variables(sandbox, database_ur
         name: re.sub(r"\$\{\{ ([\w.]+) \}\}", lambda found: given[found[1]], value)
         for name, value in step["env"].items()
     }
-    (tmp_path / "config.yaml").write_text(starter())  # that of the source tree
+    (tmp_path / "config.yaml").write_text(starter())  # the version in the source tree
     environment = clean_environment() | variables | {"CORTEX_ETL__API__BASE_URL": running.url}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]

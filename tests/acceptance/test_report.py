@@ -261,7 +261,7 @@ async def test_clicking_a_heading_sorts_the_table(report, page) -> None:
 
 
 async def tooltip(page, plot: str, side: str, inwards: int) -> str:
-    """Point at a place near the left or right side of a plot, and return the text of the tooltip."""
+    """Hover near the left or right side of a plot, and return the text of the tooltip."""
     area = f"document.querySelector('{plot} path.background')"
     await page.run(f"{area}.scrollIntoView({{behavior: 'instant', block: 'center'}})")
     box = await page.run(
@@ -333,7 +333,7 @@ async def test_data_is_escaped(sandbox, small_world, database_url, tmp_path, pag
 
 
 async def test_characters_not_allowed_in_xml_end_no_process(command, database_url, page, warehouse) -> None:
-    # Run the command: on these characters the drawing engine would end the process.
+    # Run the command in a separate process, which the drawing engine would terminate on these characters.
     odd = "\x01\x0b\x1b\x1f\ufffe\uffff"
     await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('wf', $1)", f"Invoices{odd}")
     await warehouse.execute(

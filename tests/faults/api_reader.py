@@ -1,6 +1,6 @@
 """Read pages for some time: `python api_reader.py API_URL DATABASE_URL APP WORKFLOW LIMIT WINDOW_S SECONDS`.
 
-All such processes share the budget in the database. It prints how many requests it sent and how many were refused.
+All such processes share the budget in the database. Prints the numbers of requests sent and refused.
 """
 
 import asyncio

@@ -43,14 +43,14 @@ async def test_10_and_13_processes_and_retries_share_one_request_budget(sandbox,
     server.faults.on(lambda request: True, CutBody(), every=3)
     readers = [start_reader(server, database_url, small_world, seconds=2.2 * WINDOW_S) for _ in range(3)]
     await asyncio.sleep(3)
-    os.kill(readers[0].pid, signal.SIGKILL)  # its leases stay counted
+    os.kill(readers[0].pid, signal.SIGKILL)  # its leases still count
     outputs = await asyncio.gather(*(asyncio.to_thread(reader.communicate) for reader in readers))
     sent, refused = zip(*(map(int, output.split()) for output, _ in outputs[1:]), strict=True)
     assert sum(refused) == 0
     assert all(sent)
     assert most_in_any_window(server, WINDOW_S) <= LIMIT
     assert server.faults.applied["Reset"] > 5
-    assert len(server.requests) > 1.9 * LIMIT  # and no slower than necessary
+    assert len(server.requests) > 1.9 * LIMIT  # not slower than necessary
 
 
 async def test_10_retry_after_pauses_all_processes(sandbox, small_world, database_url):

@@ -1,4 +1,4 @@
-"""Promise 8: a bad run is quarantined with its bytes, and resolved when it is valid again."""
+"""Promise 8: an invalid run is quarantined with its bytes, and resolved when it is valid again."""
 
 import json
 from datetime import datetime
@@ -17,7 +17,7 @@ ACCEPTED = (
     "nul", "lone_surrogate", "huge_version", "huge_retention", "deep", "megabytes", "duplicate_keys",
     "unknown_enums", "unknown_fields", "white_space",
 )  # fmt: skip
-OTHER_KINDS = ("cut", "day_only", "no_zone", "no_times")  # the page goes with it; the listing's order does
+OTHER_KINDS = ("cut", "day_only", "no_zone", "no_times")  # damages the whole page, or the order of the listing
 ITEMS_WITHOUT_ID = (
     "number",
     "null",
@@ -52,7 +52,7 @@ async def test_damaged_runs_do_not_affect_good_runs(database_url):
             assert here == (kind in ACCEPTED or world.raw[run_id] not in payloads), kind
             assert not (here and kind in ITEMS_WITHOUT_ID), kind
         assert summary.rejects == len(rejects)
-        # Once known, bad runs cost nothing and change nothing.
+        # Known invalid runs cost no requests and change nothing.
         assert await t.requests_of() == 1
         assert [row["id"] for row in await held(t)] == [row["id"] for row in rejects]
         await t.agrees("reconcile")
@@ -60,7 +60,7 @@ async def test_damaged_runs_do_not_affect_good_runs(database_url):
 
 
 @pytest.mark.parametrize("kind", ["nan", "bad_utf8", "status_number", "output_text"])
-async def test_run_that_turns_bad_and_good_again(database_url, kind):
+async def test_run_that_becomes_invalid_and_valid_again(database_url, kind):
     world = one_stream(12)
     run_id = list(world.runs[WORKFLOW])[-2]
     async with trial(database_url, world) as t:
@@ -70,7 +70,7 @@ async def test_run_that_turns_bad_and_good_again(database_url, kind):
         await t.agrees("reconcile")
         assert [bytes(row["payload"]) for row in await held(t)] == [raw]
         assert dict(await t.connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)) == good
-        del world.raw[run_id]  # the very bytes that are here
+        del world.raw[run_id]  # the same bytes as before
         await t.agrees("sync")
         assert await held(t) == []
         world.corrupt(run_id, kind)
@@ -81,7 +81,7 @@ async def test_run_that_turns_bad_and_good_again(database_url, kind):
         assert await held(t) == []
 
 
-async def test_bad_run_that_is_removed_leaves_the_quarantine(database_url):
+async def test_removed_invalid_run_is_resolved(database_url):
     world = one_stream(20)
     some = list(world.runs[WORKFLOW])[3:6]
     for run_id, kind in zip(some, ("nan", "null", "missing_id"), strict=True):
@@ -96,7 +96,7 @@ async def test_bad_run_that_is_removed_leaves_the_quarantine(database_url):
         assert await held(t) == []
 
 
-async def test_gone_run_that_returns_bad_and_then_good(database_url):
+async def test_gone_run_that_returns_invalid_and_then_valid(database_url):
     world = one_stream(15)
     run_id = list(world.runs[WORKFLOW])[7]
     async with trial(database_url, world) as t:
@@ -127,7 +127,7 @@ async def test_older_copy_on_the_same_page_is_ignored(database_url, place):
         summary = await t.run("backfill")
         # The API counts twelve items but returns eleven runs: it must neither succeed nor loop.
         assert summary.status == "partial"
-        assert summary.requests <= 14, "a look-up for each time that the older copy is read"
+        assert summary.requests <= 14, "one look-up for each time that the older copy is read"
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 11
         stored = await t.connection.fetchval("SELECT updated_at FROM runs WHERE id = $1", first)
         assert stored == datetime.fromisoformat(world.find(first)["updated_at"])
@@ -262,7 +262,7 @@ async def test_run_with_a_cleaned_id_is_not_marked_gone(database_url):
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
-async def test_run_with_a_misleading_id_is_not_confused_with_another(database_url, spoilt):
+async def test_run_with_a_duplicate_id_key_is_not_confused_with_another(database_url, spoilt):
     """JSON allows duplicate keys; the last one counts."""
     world = one_stream(12)
     mine, other = list(world.runs[WORKFLOW])[3:5]
@@ -315,7 +315,7 @@ LEAKY: tuple[Any, ...] = (
     "payloads", [{"store": "none"}, {"redact": ["$.input", "$.output", "$.output.*.calls[*].output"]}], ids=str
 )
 async def test_quarantine_errors_and_logs_have_no_payloads(database_url, payloads):
-    """Whatever the shape of a run."""
+    """Whatever the structure of a run."""
     world = one_stream(len(LEAKY) + 4)
     ids = list(world.runs[WORKFLOW])
     for run_id, fields in zip(ids, LEAKY, strict=False):
@@ -339,13 +339,13 @@ async def test_quarantine_errors_and_logs_have_no_payloads(database_url, payload
             assert (row["run_id"] is None) or kept is None or kept["id"] == row["run_id"]
             assert row["bytes"] > len(row["payload"])
         world.raw.clear()
-        assert (await retry_rejects(t.settings)).loaded == len(LEAKY) + 1  # the API does not tell the other one's id
+        assert (await retry_rejects(t.settings)).loaded == len(LEAKY) + 1  # the id of the other run is unknown
         await t.agrees("reconcile")
 
 
 @pytest.mark.parametrize("kind", ["number", "null", "list", "missing_id"])
 async def test_run_that_loses_its_id_is_replaced_by_its_reject(database_url, kind):
-    """Listed by two apps: the run is gone from both listings, and what they show in its place is in quarantine."""
+    """Two apps list the run: it is gone from both listings, and the items in its place are quarantined."""
     world = one_stream(12)
     run_id = list(world.runs[WORKFLOW])[4]
     async with trial(database_url, world) as t:

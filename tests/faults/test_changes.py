@@ -1,4 +1,4 @@
-"""Promises 1, 2 and 5: changes are found when promised, and newer copies win."""
+"""Promises 1, 2 and 5: changes are found in time, and newer copies replace older ones."""
 
 from datetime import timedelta
 from random import Random
@@ -40,7 +40,7 @@ async def test_sync_loads_new_runs_and_open_runs(database_url, order):
 
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc"])
-async def test_runs_a_few_places_out_of_order_keep_syncs_cheap_and_hide_nothing(database_url, order):
+async def test_runs_a_few_places_out_of_order_are_found_cheaply(database_url, order):
     world = one_stream()
     world.order = order
     start = world.now - timedelta(hours=400)
@@ -108,7 +108,7 @@ async def test_few_gone_runs_are_found_without_reading_everything(database_url):
             assert await t.differences() == []
 
 
-async def test_change_behind_equal_times_is_found(database_url):
+async def test_change_after_equal_times_is_found(database_url):
     world = one_stream(12)
     world.order = "updated_desc"
     runs = list(world.runs[WORKFLOW].values())
@@ -117,13 +117,13 @@ async def test_change_behind_equal_times_is_found(database_url):
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5}
         await t.agrees()
-        for run in runs[:2]:  # listed behind the six of the same moment
+        for run in runs[:2]:  # listed after the six of the same time
             world.replay_run(run["id"], updated_at="2026-11-02T00:00:00.123Z")
         await t.agrees()
 
 
-async def test_change_with_a_bare_day_is_found_among_exact_times(database_url):
-    """A change with a bare day is listed below the exact times of that day."""
+async def test_change_with_a_day_without_a_time_is_found(database_url):
+    """A change whose time is only a day is listed after the exact times of that day."""
     world = one_stream(12)
     world.order = "updated_desc"
     runs = list(world.runs[WORKFLOW].values())
@@ -143,16 +143,16 @@ async def test_changed_listing_order_is_detected(database_url):
         t.api = {"page_size": 5}
         await t.agrees()
         world.order = "none"
-        for _ in range(3):  # each as the first sync that meets the new order
+        for _ in range(3):  # each is the first sync with the new order
             world.create_run(WORKFLOW)
-            world.delete_run(world.listing(WORKFLOW)[9]["id"])  # so that the count says nothing
+            world.delete_run(world.listing(WORKFLOW)[9]["id"])  # so that the count does not change
             await t.connection.execute("UPDATE etl_streams SET listing_order = 'created_desc'")
             await t.agrees()
 
 
 @pytest.mark.parametrize("filters", [{}, {"origin": "TRIGGER"}], ids=["all", "filtered"])
 async def test_open_run_with_a_cleaned_id_is_found_in_the_listing(database_url, filters):
-    """The API does not know the id under which the warehouse stores the run."""
+    """The API does not know the id with which the run is stored."""
     world = one_stream(3)
     run = world.create_run(WORKFLOW, id="run\0of old", status="RUNNING", origin="TRIGGER")
     for _ in range(17):
@@ -160,7 +160,7 @@ async def test_open_run_with_a_cleaned_id_is_found_in_the_listing(database_url, 
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5} | filters
         await t.run()
-        assert await t.requests_of() == 2, "the head, and the runs that are running"
+        assert await t.requests_of() == 2, "the head and the open runs"
         world.finish_run(run["id"], status="COMPLETED")
         assert (await t.run()).runs_updated == 1
         assert await status_of(t, "run\ufffdof old") == "COMPLETED"
@@ -264,7 +264,7 @@ async def test_naive_times_are_utc(database_url):
     ],
 )
 async def test_newer_copy_wins(database_url, stored, arrives, wins):
-    """The listing shows another copy; the API answers with the stored one for the run itself."""
+    """The listing has another copy, but the API returns the stored copy for the run itself."""
     world = one_stream(1, updated_at=stored, status="FAILED")
     (run_id,) = world.runs[WORKFLOW]
     async with trial(database_url, world) as t:
@@ -279,7 +279,7 @@ async def test_newer_copy_wins(database_url, stored, arrives, wins):
 
 
 @pytest.mark.parametrize("answer", ["as listed", "as stored", Status(404), Status(500), Body(b"null")])
-async def test_the_answer_for_the_run_itself_decides_whether_an_older_copy_replaces_it(database_url, answer):
+async def test_look_up_decides_whether_an_older_copy_replaces_a_run(database_url, answer):
     world = one_stream(20)
     run_id = world.listing(WORKFLOW)[7]["id"]
     older = dict(world.find(run_id))
@@ -305,7 +305,7 @@ async def test_the_answer_for_the_run_itself_decides_whether_an_older_copy_repla
 
 
 @pytest.mark.parametrize("mode", ["sync", "reconcile"])
-async def test_an_api_restored_from_a_backup_is_followed_run_by_run(database_url, mode):
+async def test_runs_of_an_api_restored_from_a_backup_are_updated(database_url, mode):
     world = one_stream(60)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 20, "requests_per_minute": 100_000}
@@ -315,12 +315,12 @@ async def test_an_api_restored_from_a_backup_is_followed_run_by_run(database_url
         await t.agrees()
         world.runs[WORKFLOW] = before
         requests = await t.requests_of(mode)
-        assert 30 <= requests <= 30 + 6, "one for each run that went back"
+        assert 30 <= requests <= 30 + 6, "one for each run with an older copy"
         assert await t.differences() == []
         assert await t.requests_of() == 1
 
 
-async def test_a_time_far_ahead_moves_no_watermark_and_keeps_no_old_copy(database_url):
+async def test_time_far_in_the_future_is_ignored(database_url):
     world = one_stream(12)
     ahead = world.create_run(WORKFLOW, updated_at="2999-01-01T00:00:00Z")["id"]
     version = world.find(ahead)["workflow_version"] | {"description": "as it was"}
@@ -420,7 +420,7 @@ async def test_open_run_that_cannot_be_found_is_not_green(database_url):
 
 @pytest.mark.parametrize("hours", [0, 3], ids=["in the order of creation", "out of it"])
 async def test_window_loads_the_runs_created_in_it(database_url, hours):
-    """Runs change in the order of their creation, or out of it, where a listing is sorted by creation for sure."""
+    """Runs change in the order of their creation, or not: then the listing is certainly sorted by creation."""
     for order in ("created_desc", "created_asc", "updated_desc", "none"):
         world = one_stream()
         start = world.now
@@ -434,7 +434,7 @@ async def test_window_loads_the_runs_created_in_it(database_url, hours):
             summary = await t.run("backfill", since=start - timedelta(hours=30), until=start - timedelta(hours=10))
             assert summary.status == "succeeded"
             assert await t.connection.fetchval("SELECT count(*) FROM runs") == 20
-            for oldest, newest in ((62, 58), (2, 0)):  # at either end, so that few runs are read
+            for oldest, newest in ((62, 58), (2, 0)):  # at both ends, so that few runs are read
                 window = {"since": start - timedelta(hours=oldest), "until": start - timedelta(hours=newest)}
                 summary = await t.run("backfill", **window)
                 assert (summary.status, summary.runs_inserted) == ("succeeded", 2), summary.error
@@ -444,7 +444,7 @@ async def test_window_loads_the_runs_created_in_it(database_url, hours):
 @pytest.mark.parametrize(
     ("window", "replayed"),
     [
-        ((120, None), {50: 181.6, 40: 181.5}),  # at the end of the first page, which looks sorted by creation
+        ((120, None), {50: 181.6, 40: 181.5}),  # at the end of the first page, which seems to be sorted by creation
         ((120, 160), {50: 181.6, 40: 181.5}),
         ((None, 80), {60: 150.5}),  # on a page that bisection does not read
         ((40, 80), {60: 150.5}),
@@ -572,7 +572,7 @@ async def test_bad_run_that_does_not_pass_the_filter_is_not_counted(database_url
 
 
 async def test_run_stays_readable_while_it_is_replaced(database_url):
-    """Another connection sees either the old or the new state of a run, with the matching steps."""
+    """Other connections see either the old or the new state of a run, with its steps."""
     world = one_stream(8)
     async with trial(database_url, world) as t:
         await t.agrees()
@@ -587,7 +587,7 @@ async def test_run_stays_readable_while_it_is_replaced(database_url):
 
 
 async def test_hidden_run_that_the_api_still_knows_is_not_marked_gone(database_url):
-    """The listing leaves it out, but the look-up finds it: the counts differ, and the sync says so."""
+    """The listing omits the run, but the look-up finds it: the sync reports that the counts differ."""
     world = one_stream(200)
     hidden = world.listing(WORKFLOW)[-2]["id"]
     async with trial(database_url, world) as t:

@@ -55,7 +55,7 @@ async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str)
         async def restart(path: str, query: dict[str, str], number: int) -> None:
             if query.get("page") == "8" and not restarted:
                 restarted.append(number)
-                await asyncio.shield(asyncio.to_thread(_restart, data_dir))  # the sync may give this request up
+                await asyncio.shield(asyncio.to_thread(_restart, data_dir))  # the sync may cancel this request
 
         restarted: list[int] = []
         sandbox.faults.before_response = restart
@@ -72,7 +72,7 @@ async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str)
 
 
 async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: Path) -> None:
-    """The driver also prints many lines when it cannot connect."""
+    """The driver would print many lines if it cannot connect."""
     url = embedded.start(data_dir)
     async with Sandbox(one_stream(200), max_take=10) as sandbox:
         trial = Trial(sandbox, url, None, api={"page_size": 10, "concurrency": 2})
@@ -94,7 +94,7 @@ async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: P
 @pytest.mark.parametrize(
     "patience_s", [sync_invocation.LEDGER_PATIENCE_S, 0.5]
 )  # longer and shorter than reconnecting takes
-async def test_lasting_outage_exits_with_4_and_loses_nothing(
+async def test_persistent_outage_exits_with_4_and_loses_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
     monkeypatch.setattr(liveness, "OUTAGE_S", 1.0)
@@ -117,7 +117,7 @@ async def test_lasting_outage_exits_with_4_and_loses_nothing(
         embedded.start(data_dir)
         summary = await trial.run("sync")
         assert summary.status == "succeeded"
-        assert summary.runs_inserted < 200, "what was committed before the outage was kept"
+        assert summary.runs_inserted < 200, "data committed before the outage is kept"
         connection = await connect(url, SCHEMA)
         try:
             assert await differences(connection, world) == []
@@ -128,7 +128,7 @@ async def test_lasting_outage_exits_with_4_and_loses_nothing(
 
 
 @pytest.mark.parametrize("mode", ["backfill", "sync"])
-async def test_runs_of_a_commit_whose_answer_was_lost_are_counted(database_url: str, mode: str) -> None:
+async def test_runs_of_a_commit_without_an_answer_are_counted(database_url: str, mode: str) -> None:
     async with gated(database_url) as gate, trial(database_url, one_stream(45)) as t:
         t.api = {"page_size": 10, "concurrency": 2}
         if mode == "sync":

@@ -15,7 +15,7 @@ ORDERS = ("created_desc", "updated_desc", "created_asc", "none")
 
 
 def lose_unnoticed(trial, run_id, *, at, count):
-    """A run leaves before the answer to request number `at`; the count says the same all the time."""
+    """Remove a run before the response to request number `at`, while the count stays the same."""
 
     def delete(path, query, number):
         if number == at:
@@ -34,7 +34,7 @@ async def test_backfill_is_complete_despite_drift(database_url, how, concurrency
         async with trial(database_url, world) as t:
             t.api = {"page_size": 5, "concurrency": concurrency}
             t.sandbox.faults.before_response = Stir(world, how)
-            # A replay deep in a listing by creation shows nowhere: only the next reconcile can find it.
+            # A replayed run deep in a listing by creation does not move: only the next reconcile can find it.
             await (t.run() if how in ("replay", "mixture") else t.agrees())
             t.sandbox.faults.clear()
             await t.agrees("reconcile")
@@ -87,7 +87,7 @@ async def test_run_that_moves_up_unnoticed_by_the_count_is_found(database_url, o
                     world.create_run(WORKFLOW)
 
             t.sandbox.faults.before_response = swap
-            if order == "none":  # a new run may appear in a part already read: the next reconcile finds it
+            if order == "none":  # a new run may appear in a part that was already read: the next reconcile finds it
                 await t.run("backfill")
                 await t.agrees("reconcile")
             else:
@@ -124,7 +124,7 @@ async def test_window_is_read_again_after_unnoticed_drift(database_url, count):
             assert set(world.runs[WORKFLOW]) <= here
 
 
-async def test_removal_from_a_listing_without_counts_hides_no_run(database_url):
+async def test_removal_from_a_listing_without_counts_loses_no_run(database_url):
     for place in range(2, 9):
         world = one_stream(30)
         async with trial(database_url, world) as t:
@@ -144,7 +144,7 @@ async def test_removal_from_a_listing_without_counts_hides_no_run(database_url):
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "no counts"])
 @pytest.mark.parametrize("order", ["created_desc", "updated_desc"])
 async def test_new_run_that_moves_up_between_pages_is_found(database_url, order, counted):
-    """The run that left was loaded, so the counts agree although another was missed."""
+    """The removed run was loaded, so the counts are equal although another run was missed."""
     world = one_stream(30)
     world.order = order
     async with trial(database_url, world) as t:
@@ -167,7 +167,7 @@ async def test_new_run_that_moves_up_between_pages_is_found(database_url, order,
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc"])
 async def test_runs_of_one_day_in_any_order(database_url, order):
-    """Where all runs of a page tie on their day, a new one need not show at the end of the listing."""
+    """If all runs of a page have the same day as time, a new run may appear anywhere among them."""
     world = one_stream(30, created_at="2026-11-01", updated_at="2026-11-01")
     world.order = order
     async with trial(database_url, world) as t:
@@ -229,7 +229,7 @@ async def test_shuffled_listing_of_one_page_is_complete(database_url):
 
 
 async def test_identical_items_without_ids_are_not_green(database_url):
-    """Nothing distinguishes them, so nothing proves that all of them were read."""
+    """They cannot be distinguished, so it cannot be proved that all of them were read."""
     world = one_stream(12)
     for run_id in list(world.runs[WORKFLOW])[:2]:
         world.corrupt(run_id, "null")
@@ -259,20 +259,20 @@ async def test_run_removed_while_reading_is_marked_gone(database_url, concurrenc
 
 @dataclass(frozen=True)
 class Hidden:
-    """Runs that a listing counts, but does not show."""
+    """Runs that a listing counts but omits."""
 
     ids: Container[str]
     count: int
 
     def apply(self, response: Response) -> None:
-        """Leave them out."""
+        """Omit the runs."""
         if response.items is not None:
             response.items[:] = [raw for raw in response.items if peek_id(raw) not in self.ids]
             response.headers["pagination-count"] = str(self.count)
 
 
 async def test_incomplete_pass_marks_only_runs_that_were_asked_for(database_url):
-    """Even where the few that a complete pass would ask for are gone indeed."""
+    """Even if the few runs that a complete pass would look up are really gone."""
     world = one_stream(120)
     async with trial(database_url, world) as t:
         await t.agrees()

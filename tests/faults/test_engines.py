@@ -26,7 +26,7 @@ def spread(t, **engine):
 
 
 async def working(t, *arguments, tmp_path, count=2):
-    """Start a command whose workers have each claimed a workflow."""
+    """Start a command, and wait until each of its workers has claimed a workflow."""
     caller = await start(t, tmp_path, *arguments, "--json")
     await asyncio.wait_for(claimers(t, count), 60)
     return caller
@@ -65,7 +65,7 @@ async def test_processes_give_the_summary_that_one_process_gives(database_url, t
             assert await t.connection.fetchval(f"SELECT count(*) FROM {table}") == 0
 
 
-async def test_others_take_over_what_a_worker_leaves(database_url, tmp_path):
+async def test_other_workers_take_over_the_work_of_a_dead_worker(database_url, tmp_path):
     async with trial(database_url, workflows(WORKFLOWS)) as t:
         spread(t)
         caller = await working(t, "sync", tmp_path=tmp_path)
@@ -158,7 +158,7 @@ def test_without_the_extra_dask_is_a_settings_error(monkeypatch):
 
 
 async def test_one_process_imports_no_engine(database_url, tmp_path):
-    """Start-up time and memory of a sync in one process stay as they are."""
+    """An engine must not increase the start-up time and memory of a sync in one process."""
     async with trial(database_url, workflows(1, runs=1)) as t:
         t.api = {"base_url": t.sandbox.url}
         await (await start(t, tmp_path, "sync")).end()

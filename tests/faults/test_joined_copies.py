@@ -1,4 +1,4 @@
-"""Copies of one command that are one invocation (`--join`)."""
+"""Copies of a command that work on one invocation (`--join`)."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ WORKFLOWS = 6
 
 
 def hold(t, place):
-    """Let the `place`th request for runs wait; returns what tells that it waits, and what lets it go on."""
+    """Block the `place`th request for runs; return the event that it waits, and the event that releases it."""
     waits, go_on, asked = asyncio.Event(), asyncio.Event(), []
 
     async def hook(path, query, number):
@@ -54,7 +54,7 @@ async def test_copies_are_one_invocation_with_one_result(database_url, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-async def test_others_take_over_what_a_copy_leaves(database_url, tmp_path, number):
+async def test_other_copies_take_over_the_work_of_a_dead_copy(database_url, tmp_path, number):
     async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         waits, go_on = hold(t, 4)
@@ -102,7 +102,7 @@ async def test_refused_key_ends_all_copies(database_url, tmp_path):
         assert [row["status"] for row in rows] == ["failed"]
 
 
-async def test_copy_that_starts_after_the_end_starts_anew(database_url, tmp_path):
+async def test_copy_that_starts_after_the_end_starts_a_new_invocation(database_url, tmp_path):
     async with trial(database_url, workflows(WORKFLOWS, runs=3)) as t:
         for number in (1, 2):
             (copy,) = await copies(t, tmp_path, "sync", count=1)

@@ -1,4 +1,4 @@
-"""Promises 6 and 7: after a kill at any point, the next command recovers; stop signals are obeyed."""
+"""Promises 6 and 7: after a kill at any point, the next command recovers; signals stop a command."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ PAGES, SIZE, WIDTH = 30, 4, 3
 
 
 def kill_at(t, place, *, number=signal.SIGKILL):
-    """Send a signal to the process in `pids` when the run listing is asked for the `place`th time."""
+    """Send a signal to the process in `pids` at the `place`th request for runs."""
     pids, asked = [], []
 
     def hook(path, query, _number):
@@ -75,7 +75,7 @@ async def test_killed_backfill_resumes(database_url, tmp_path, order):
 async def test_open_runs_above_the_checkpoint_are_read_again(database_url, tmp_path, mode):
     world = one_stream(PAGES * SIZE)
     opened = world.create_run(WORKFLOW, status="RUNNING")["id"]
-    for _ in range(3 * SIZE):  # so that it is on none of the pages that going on reads first
+    for _ in range(3 * SIZE):  # so that it is on none of the pages that the resumed backfill reads first
         world.create_run(WORKFLOW)
     async with trial(database_url, world) as t:
         t.api = {"page_size": SIZE, "concurrency": WIDTH}
@@ -107,8 +107,8 @@ async def test_killed_backfill_of_an_unsorted_listing_is_complete(database_url, 
         await t.agrees("sync")
 
 
-async def test_runs_loaded_by_a_killed_sync_hide_nothing(database_url, tmp_path):
-    """The first page was loaded, as many runs left as came: neither the page nor the count shows what is missing."""
+async def test_runs_loaded_by_a_killed_sync_do_not_end_the_next_one_early(database_url, tmp_path):
+    """The first page was loaded, and as many runs were removed as created: page and count do not show the gap."""
     for order in ("created_desc", "updated_desc", "created_asc"):
         world = one_stream(40)
         world.order = order
@@ -158,7 +158,7 @@ async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, mome
         assert ledger["status"] == "interrupted"
         assert ledger["runs_inserted"] == await t.connection.fetchval("SELECT count(*) FROM runs")
         t.sandbox.faults.clear()
-        await t.connection.execute("DELETE FROM etl_rate_budgets")  # the pause that the API asked for
+        await t.connection.execute("DELETE FROM etl_rate_budgets")  # the pause requested by the API
         await t.agrees()
 
 

@@ -23,7 +23,7 @@ from etl.sandbox.responses import encode
 
 @dataclass
 class Hide:
-    """A server that removes items after dividing its listing into pages."""
+    """A server that removes items after it has divided its listing into pages."""
 
     hidden: set[str]
 
@@ -33,7 +33,7 @@ class Hide:
 
 @dataclass
 class Replace:
-    """A server that shows something else in the place of one item."""
+    """A server that replaces an item of a page."""
 
     run_id: str
     by: bytes
@@ -91,7 +91,7 @@ async def test_silent_page_cap_does_not_end_the_listing(database_url, runs):
         await t.agrees()
 
 
-async def test_silent_page_cap_hides_no_workflow(database_url):
+async def test_silent_page_cap_loses_no_workflow(database_url):
     silent: tuple[dict[str, str | None], ...] = (
         {"pagination-take": None},
         {"pagination-take": None, "pagination-count": None},
@@ -151,7 +151,7 @@ async def test_run_without_a_time_is_not_confused_with_a_gone_run(database_url, 
         await t.agrees()
 
 
-async def test_long_pause_is_shown_in_status_and_can_be_interrupted(database_url):
+async def test_long_pause_is_shown_by_status_and_can_be_interrupted(database_url):
     async with trial(database_url, one_stream(12)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.on(page(2), Status(429, retry_after=300))

@@ -20,7 +20,7 @@ from etl.sandbox.faults import Status
 
 
 def hold_at(t, place):
-    """Let the `place`th request for runs wait; returns what tells that it waits, and what lets it go on."""
+    """Block the `place`th request for runs; return the event that it waits, and the event that releases it."""
     waits, go_on, asked = asyncio.Event(), asyncio.Event(), []
 
     async def hook(path, query, number):
@@ -72,19 +72,19 @@ async def test_lock_ends_with_its_process(database_url, tmp_path):
         await asyncio.wait_for(waits.wait(), 30)
         first.signal(signal.SIGKILL)
         go_on.set()
-        await t.agrees()  # at once, without a wait for the server to notice
+        await t.agrees()  # immediately, without a delay until the server notices
         await first.end()
 
 
-async def test_zombie_writes_nothing(database_url, tmp_path):
-    """A process is suspended, loses its lock, and resumes when another one owns the stream."""
+async def test_suspended_process_writes_nothing(database_url, tmp_path):
+    """A process is suspended, loses its lock, and resumes after another one has locked the stream."""
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         waits, go_on = hold_at(t, 4)
-        zombie = await start(t, tmp_path, "sync")
+        suspended = await start(t, tmp_path, "sync")
         await asyncio.wait_for(waits.wait(), 30)
-        os.kill(zombie.pid, signal.SIGSTOP)
+        os.kill(suspended.pid, signal.SIGSTOP)
         go_on.set()
         t.sandbox.faults.clear()
         await t.connection.execute(
@@ -95,16 +95,16 @@ async def test_zombie_writes_nothing(database_url, tmp_path):
         owner = asyncio.create_task(t.run())
         await asyncio.wait_for(waits.wait(), 30)
         before = await t.connection.fetch("SELECT id, last_synced_at FROM runs ORDER BY id")
-        os.kill(zombie.pid, signal.SIGCONT)
-        assert await zombie.end() != 0
+        os.kill(suspended.pid, signal.SIGCONT)
+        assert await suspended.end() != 0
         assert await t.connection.fetch("SELECT id, last_synced_at FROM runs ORDER BY id") == before
         go_on.set()
         assert (await owner).status == "succeeded"
         assert await t.differences() == []
 
 
-async def test_open_transaction_of_a_zombie_is_ended(database_url, tmp_path):
-    """A process suspended in a transaction keeps rows locked: its successor ends that transaction."""
+async def test_open_transaction_of_a_suspended_process_is_ended(database_url, tmp_path):
+    """A process that is suspended in a transaction keeps rows locked: the next owner ends the transaction."""
     world = one_stream(3)
     async with trial(database_url, world) as t:
         await t.agrees()
@@ -125,7 +125,7 @@ async def test_open_transaction_of_a_zombie_is_ended(database_url, tmp_path):
         done, _ = await asyncio.wait({successor}, timeout=30)
         connection.terminate()
         await successor
-        assert done, "it waited for the sleeper"
+        assert done, "it waited for the suspended process"
 
 
 async def test_commit_without_the_fencing_token_is_refused(database_url):
@@ -154,7 +154,7 @@ async def test_all_writes_of_a_stream_check_the_fencing_token(database_url):
         stream = StreamId("app_1", WORKFLOW)
         session, pool = await Session.open(t.url, SCHEMA), await create_pool(t.url, SCHEMA, size=1)
         states = [await session.lock(stream), await session.lock(stream)]
-        zombie, owner = (Store(pool, session, stream, each, sync_id=None, keep_payloads=False) for each in states)
+        suspended, owner = (Store(pool, session, stream, each, sync_id=None, keep_payloads=False) for each in states)
         end: dict[str, Any] = {
             "watermark": None,
             "backfilled": True,
@@ -167,7 +167,7 @@ async def test_all_writes_of_a_stream_check_the_fencing_token(database_url):
         rejects = list(await owner.open_rejects())
         facts = f"""SELECT (SELECT input FROM runs WHERE id = '{due}') IS NOT NULL AS payload,
             (SELECT count(*) FROM etl_rejects WHERE resolved_at IS NULL) AS rejects, api_count FROM etl_streams"""
-        for store, expected in ((zombie, (True, 1, 3)), (owner, (False, 0, 9))):
+        for store, expected in ((suspended, (True, 1, 3)), (owner, (False, 0, 9))):
             await store.remove_due_payloads()
             await store.drop_rejects(rejects)
             with nullcontext() if store is owner else pytest.raises(LockLostError):
@@ -247,8 +247,8 @@ async def test_stream_that_another_invocation_took_over_is_skipped(database_url)
         assert await t.connection.fetchval("SELECT last_error FROM etl_streams") is None
 
 
-async def test_streams_are_locked_when_their_turn_comes(database_url):
-    """PostgreSQL's lock table is small, and thousands of locks would delay the first request."""
+async def test_streams_are_locked_only_before_they_are_read(database_url):
+    """PostgreSQL's lock table is limited, and taking thousands of locks would delay the first request."""
     world = World(1)
     for number in range(30):
         world.add_workflow("app_1", f"wf_{number}")
@@ -267,8 +267,8 @@ async def test_streams_are_locked_when_their_turn_comes(database_url):
         assert 1 <= min(held) <= max(held) <= 2
 
 
-async def test_workflow_is_read_as_a_whole_or_left_for_later(database_url):
-    """Its apps may list the same runs, so nobody counts for one of them while another reads for the other."""
+async def test_workflow_is_read_as_a_whole_or_postponed(database_url):
+    """Its apps may list the same runs, so counts of one app may not be compared while the other app is loaded."""
     world = World(1)
     for each in ("wf_1", "wf_2"):
         world.add_workflow("app_1", each)

@@ -1,4 +1,4 @@
-"""Runs that a workflow lists although they name another one, and ids that two workflows list."""
+"""Runs in the listing of another workflow, and ids in the listings of two workflows."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def two_workflows() -> World:
 
 
 def copy_to(world: World, lister: str, run: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """List a run under another workflow too."""
+    """Add a run to the listing of another workflow."""
     world.runs[lister][run["id"]] = run | changes
     return world.runs[lister][run["id"]]
 
 
 async def sync(t: Trial, *workflows: str, mode: Any = "sync") -> None:
-    """Sync these workflows, as if the settings named no others; it must succeed."""
+    """Sync these workflows, as if the settings named no others, and check that it succeeds."""
     settings = t.settings.model_copy(update={"apps": [AppSettings(id=APP, workflows=list(workflows))]})
     summary = await run_sync(settings, mode, policy=QUICK)
     assert summary.status == "succeeded", summary
@@ -42,7 +42,7 @@ async def sync(t: Trial, *workflows: str, mode: Any = "sync") -> None:
 
 
 async def stored(t: Trial, run_id: str) -> tuple[Any, ...]:
-    """Return what the run is, and where it is listed."""
+    """Return the stored state of a run, and its listings."""
     columns = "workflow_id, status, stream_app_id, listed_under_app_id, listed_under_workflow_id"
     return tuple(await t.connection.fetchrow(f"SELECT {columns} FROM runs WHERE id = $1", run_id))
 
@@ -53,14 +53,16 @@ async def rejects(t: Trial) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("order", [(ONE, TWO), (TWO, ONE)], ids=["listed first", "named first"])
-async def test_run_belongs_to_the_workflow_that_it_names_if_that_is_read(database_url: str, order: Any) -> None:
+async def test_run_belongs_to_its_own_workflow_if_that_is_synced(database_url: str, order: Any) -> None:
     world = two_workflows()
     run = next(iter(world.runs[TWO].values()))
     copy_to(world, ONE, run)
     async with trial(database_url, world) as t:
         if order[0] == ONE:
             await sync(t, ONE)
-            assert await stored(t, run["id"]) == (TWO, run["status"], None, APP, ONE), "only it lists the run"
+            assert await stored(t, run["id"]) == (TWO, run["status"], None, APP, ONE), (
+                "only this workflow lists the run"
+            )
             assert await rejects(t) == []
         for mode in ("sync", "reconcile", "sync", "sync"):
             await sync(t, *order, mode=mode)
@@ -68,14 +70,14 @@ async def test_run_belongs_to_the_workflow_that_it_names_if_that_is_read(databas
             assert await rejects(t) == [(ONE, "other_workflow")]
         before = len(t.sandbox.requests)
         await sync(t, *order)
-        assert len(t.sandbox.requests) - before == 2, "a known reject costs nothing"
+        assert len(t.sandbox.requests) - before == 2, "a known reject costs no request"
         del world.runs[ONE][run["id"]]
         await sync(t, *order)
         assert await rejects(t) == []
         assert await stored(t, run["id"]) == (TWO, run["status"], APP, None, None)
 
 
-async def test_run_that_names_a_workflow_that_is_not_read_is_stored_where_it_is_listed(database_url: str) -> None:
+async def test_run_of_a_workflow_that_is_not_synced_is_stored_under_its_listing(database_url: str) -> None:
     world = two_workflows()
     run = world.create_run(ONE, status="RUNNING")
     run["workflow_id"] = "wf_unknown"
@@ -117,19 +119,19 @@ async def test_id_that_two_workflows_list_stays_with_the_first(database_url: str
         assert await rejects(t) == []
 
 
-async def test_streams_that_find_an_id_at_the_same_moment_agree_in_the_end(database_url: str) -> None:
+async def test_streams_that_find_an_id_at_the_same_time_agree_eventually(database_url: str) -> None:
     world = two_workflows()
     for run in list(world.runs[ONE].values()):
         copy_to(world, TWO, run, workflow_id=TWO)
     async with trial(database_url, world) as t:
-        await t.run()  # it may find that a run that was new is taken only when it loads it, and end partial
+        await t.run()  # it may notice only while loading that the other stream has just loaded the run, and end partial
         for _ in range(2):
             await sync(t, ONE, TWO)
             assert len(await rejects(t)) == 8
             assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NULL") == 16
 
 
-async def test_run_moves_to_the_listing_that_is_still_read(database_url: str) -> None:
+async def test_run_moves_to_the_listing_that_is_still_synced(database_url: str) -> None:
     world = two_workflows()
     run = next(iter(world.runs[TWO].values()))
     copy_to(world, ONE, run)
@@ -140,8 +142,8 @@ async def test_run_moves_to_the_listing_that_is_still_read(database_url: str) ->
         assert await rejects(t) == []
 
 
-async def test_two_apps_list_a_run_that_names_another_workflow(database_url: str) -> None:
-    """The run changes from its own workflow to another one that is not read, and back."""
+async def test_two_apps_list_a_run_of_another_workflow(database_url: str) -> None:
+    """The run changes from its own workflow to another one that is not synced, and back."""
     world = two_workflows()
     del world.workflows[TWO]
     run = next(iter(world.runs[ONE].values()))

@@ -1,4 +1,4 @@
-"""Pages that are too large: for memory, for the API, or to come in time."""
+"""Pages that are too large for memory, for the API, or for the time limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lengthen(world, places, size):
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    """Let a page be too large at 200 kB, and an item at 500 kB."""
+    """Set the limits to 200 kB for a page, and 500 kB for an item."""
     monkeypatch.setattr(client, "PAGE_BYTES", 200_000)
     monkeypatch.setattr(transport, "PAGE_BYTES", 200_000)
     monkeypatch.setitem(client.CortexClient.__init__.__kwdefaults__, "max_response_bytes", 500_000)
@@ -47,7 +47,7 @@ async def test_long_runs_are_read_on_smaller_pages(database_url, small_memory, o
 
 
 @pytest.mark.parametrize("order", ["created_desc", "created_asc", "updated_desc"])
-async def test_run_too_large_to_keep_is_quarantined_alone(database_url, small_memory, order):
+async def test_only_the_too_large_run_is_quarantined(database_url, small_memory, order):
     world = one_stream(120)
     world.order = order
     (run_id,) = lengthen(world, [70], 600_000)
@@ -67,7 +67,7 @@ async def test_run_too_large_to_keep_is_quarantined_alone(database_url, small_me
 
 @pytest.mark.parametrize("cap", [50, 250])
 @pytest.mark.parametrize("how", ["told", "silent", "refused", "hangs"])
-async def test_server_may_cap_pages_in_any_way_and_change_its_mind(database_url, cap, how):
+async def test_server_may_cap_pages_in_any_way_and_change_the_cap(database_url, cap, how):
     world = one_stream(1200)
     async with trial(database_url, world) as t:
         t.api = {"page_size": 1000, "timeout_s": 1 if how == "hangs" else 60}
@@ -94,7 +94,7 @@ async def test_server_may_lower_its_cap_while_a_listing_is_read(database_url, ho
         await t.agrees()
 
 
-async def test_pages_that_come_too_late_are_replaced_by_smaller_ones_six_times_at_most(database_url):
+async def test_slow_pages_are_replaced_by_smaller_ones_at_most_six_times(database_url):
     async with trial(database_url, one_stream(300)) as t:
         t.api = {"page_size": 100, "timeout_s": 0.2, "concurrency": 1}
         t.sandbox.faults.on(lists_runs, Delay(60))
@@ -146,10 +146,10 @@ async def test_idle_sync_asks_for_one_small_page(database_url):
             world.create_run(WORKFLOW)
         before = len(t.sandbox.requests)
         await t.agrees()
-        assert takes(t, before)[:2] == [100, 1000], "what the first page does not cover is read in large ones"
+        assert takes(t, before)[:2] == [100, 1000], "the rest is read on large pages"
 
 
-async def test_head_page_is_smaller_where_runs_are_long(database_url):
+async def test_head_page_is_smaller_if_runs_are_large(database_url):
     world = one_stream(120)
     lengthen(world, range(120), 60_000)
     async with trial(database_url, world) as t:

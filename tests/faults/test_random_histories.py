@@ -31,7 +31,7 @@ PASSING = (
     HTML_OK,
     OBJECT_BODY,
 )
-# Damage that takes the page with it, or that takes long.
+# Damage that affects the whole page, or that takes long.
 OTHER_KINDS = ("cut", "megabytes", "abyss")
 
 
@@ -51,7 +51,7 @@ class Histories(RuleBasedStateMachine):
         try:
             self.trial.sandbox.faults.clear()
             for mode in ("reconcile", "sync"):
-                if self.world.order == "shuffled":  # nothing proves that all of several pages were met
+                if self.world.order == "shuffled":  # it cannot be proved that all pages were read
                     self._do(self.trial.run(mode))
                     found = self._do(self.trial.differences())
                     assert [each for each in found if not each.startswith(("missing", "listed although gone"))] == []
@@ -118,7 +118,7 @@ class Histories(RuleBasedStateMachine):
     def spoil(self, number, kind):
         if run_id := self._pick(number):
             raw = self.world.corrupt(run_id, kind)
-            if list(self.world.raw.values()).count(raw) > 1:  # nothing proves that both of them were read
+            if list(self.world.raw.values()).count(raw) > 1:  # it cannot be proved that both of them were read
                 del self.world.raw[run_id]
 
     @rule(number=st.integers(0, 99))
@@ -169,7 +169,7 @@ def test_random_histories_end_equal_to_the_api(database_url, share, monkeypatch)
             max_examples=int(os.environ.get("CORTEX_TEST_HISTORIES", "10")),
             stateful_step_count=12,
             deadline=None,
-            phases=(Phase.generate,),  # making a failure smaller takes minutes: its steps are printed as they are
+            phases=(Phase.generate,),  # shrinking a failure takes minutes, so its steps are printed unchanged
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),

@@ -46,7 +46,7 @@ async def test_emptied_payloads_of_due_runs_are_kept(database_url, due):
                 assert after == before
             else:
                 assert after[:2] == (None, None)
-        if due:  # what is empty stays so although its runs are to be kept longer from now on
+        if due:  # payloads that the API has deleted stay deleted, although the retention of the runs was extended
             world.runs[WORKFLOW][run_id]["retention_due_at"] = "2100-01-01T00:00:00Z"
             await t.run("reconcile")
             assert await payload_of(t, run_id) == before
@@ -68,7 +68,7 @@ async def test_runs_that_expire_soonest_are_fetched_first(database_url):
         assert ends[1] >= 40 > ends[2] > 30, "the oldest runs come before the rest"
         rest = ends[3:-1]
         assert rest == sorted(rest)
-        assert max(rest) < ends[1], "what was fetched ahead is not fetched twice"
+        assert max(rest) < ends[1], "runs fetched ahead are not fetched twice"
 
 
 async def test_due_payloads_are_removed_if_retention_is_honoured(database_url):
@@ -135,7 +135,7 @@ async def test_due_payloads_are_removed_from_the_quarantine(database_url):
     broken[cut] = broken[cut][:-1] + b', "oops": NaN}'
     async with trial(database_url, world) as t:
         t.payloads = {"retention": "honour"}
-        await t.run()  # as good runs, whose payloads go at once
+        await t.run()  # as valid runs, whose payloads are removed immediately
         world.raw |= broken
         await t.run("reconcile")
         assert {each: bool(payload) for each, payload in (await payloads_in_quarantine(t)).items()} == {

@@ -28,7 +28,7 @@ class Partly:
 
 
 async def standing(t):
-    """Of each stream, what the API counts and what the warehouse accounts for."""
+    """The API's count and `accounted_for` of each stream."""
     rows = await t.connection.fetch("SELECT * FROM sync_health")
     assert all(row["warehouse_count"] == row["accounted_for"] for row in rows)
     return {row["app_id"]: (row["api_count"], row["accounted_for"]) for row in rows}
@@ -56,7 +56,7 @@ async def test_runs_listed_by_two_apps_are_stored_once_at_no_extra_cost(database
             before = await t.connection.fetch("SELECT id, xmin FROM runs ORDER BY id")
             summary = await t.run(mode)
             assert (summary.status, summary.runs_updated, summary.runs_gone) == ("succeeded", 0, 0)
-            assert mode == "reconcile" or summary.requests == 2, "one a stream"
+            assert mode == "reconcile" or summary.requests == 2, "one per stream"
             assert await t.connection.fetch("SELECT id, xmin FROM runs ORDER BY id") == before
             assert await standing(t) == {APP: (40, 40), "c": (40 - hidden, 40 - hidden)}
         world.runs[WORKFLOW] = partly.all
@@ -75,7 +75,7 @@ async def test_new_changed_and_gone_runs_count_for_both_apps(database_url):
             world.replay_run(world.listing(WORKFLOW)[9]["id"])
             world.delete_run(world.listing(WORKFLOW)[15]["id"])
             assert (await t.agrees("reconcile")).runs_gone == 1
-            assert await t.requests_of() <= 2 + 2, "one a stream, and for the open run"
+            assert await t.requests_of() <= 2 + 2, "one per stream, and one for the open run"
         world.finish_run(opened)
         await t.agrees()
         assert await standing(t) == {APP: (39, 39), "c": (39, 39)}
@@ -111,7 +111,7 @@ async def test_run_still_listed_by_another_app_is_not_gone(database_url, own):
         summary = await t.run("reconcile")
         assert (summary.status, summary.runs_gone) == ("succeeded", 1)
         assert await gone(t) == {run_id}
-        partly.all[run_id] = world.create_run(WORKFLOW, id=run_id)  # back, and in both listings
+        partly.all[run_id] = world.create_run(WORKFLOW, id=run_id)  # back in both listings
         partly.hidden = set()
         summary = await t.run("reconcile")
         assert summary.status == "succeeded"
@@ -133,7 +133,7 @@ async def test_removed_app_does_not_keep_runs(database_url):
         assert (await t.agrees("sync")).runs_gone == 1
 
 
-async def test_app_that_has_not_been_read_for_long_does_not_keep_runs(database_url):
+async def test_app_that_was_not_synced_for_long_does_not_keep_runs(database_url):
     world = one_stream(30)
     async with trial(database_url, world) as t:
         t.api, t.apps = {"page_size": 5}, BOTH
@@ -143,7 +143,7 @@ async def test_app_that_has_not_been_read_for_long_does_not_keep_runs(database_u
         t.sandbox.faults.on(lambda request: request.path.startswith(f"/apps/{first}/"), Status(404))
         world.delete_run(runs[3])
         assert (await t.run("reconcile")).status == "partial"
-        assert await gone(t) == set(), "the other was read a moment ago, and may list it"
+        assert await gone(t) == set(), "the other app was synced a moment ago, and may list the run"
         await t.connection.execute(
             "UPDATE etl_streams SET last_synced_at = now() - interval '26 hours' WHERE app_id = $1", first
         )
@@ -215,7 +215,7 @@ def two_workflows():
 
 
 async def after_the_other(t, statement):
-    """Run a statement once the stream of the first workflow has ended, while the second one is read."""
+    """Run a statement after the stream of the first workflow has ended, while the second one is being read."""
 
     async def hook(path, query, number):
         if "wf_2" in path:
@@ -228,7 +228,7 @@ async def after_the_other(t, statement):
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first sync", "later sync"])
-async def test_counts_are_compared_once_more_when_all_streams_have_ended(database_url, tmp_path, earlier):
+async def test_counts_are_compared_again_after_all_streams_have_ended(database_url, tmp_path, earlier):
     async with trial(database_url, two_workflows()) as t:
         before = (None, None)
         times = "SELECT last_succeeded_at, watermark FROM etl_streams WHERE workflow_id = 'wf_1'"
@@ -249,7 +249,7 @@ async def test_counts_are_compared_once_more_when_all_streams_have_ended(databas
         ends = {each.workflow_id: each for each in summary.streams}
         assert ends["wf_1"] == StreamSummary(APP, "wf_1", "partial", runs, runs - 1, error, hint)
         assert ends["wf_2"].status == "succeeded"
-        assert tuple(await t.connection.fetchrow(times)) == before, "nothing says that it succeeded"
+        assert tuple(await t.connection.fetchrow(times)) == before, "it is not recorded as succeeded"
         process = await start(t, tmp_path, "status")
         assert await process.end() == 1
         assert f"app_1/wf_1\n  incomplete: the API counts {runs} runs, the warehouse has {runs - 1}\n" in process.out
@@ -269,7 +269,7 @@ async def test_stream_that_another_invocation_took_since_is_not_compared_again(d
 
 
 async def test_counts_are_not_compared_with_those_of_an_earlier_sync(database_url):
-    """The API stops telling how many runs there are."""
+    """The API stops sending the count."""
     async with trial(database_url, two_workflows()) as t:
         await t.agrees()
         t.sandbox.faults.on(lists_runs, Headers({"pagination-count": None}))

@@ -1,4 +1,4 @@
-"""A database that falls silent: the network drops packets, or a process of the server is frozen. No command waits forever."""
+"""A database that stops answering (dropped packets, frozen server process): no command waits forever."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etl.db.connect import connect, create_pool
 from etl.errors import DatabaseError
 from etl.sandbox import World
 
-PATIENCE_S = 8  # of the test for what should take little more than a second
+PATIENCE_S = 8  # generous limit for operations that should take about a second
 QUICK = {"timeout_s": 1}
 
 MOMENTS = {
@@ -34,7 +34,7 @@ MOMENTS = {
 
 @asynccontextmanager
 async def behind_a_gate(url: str, world: World | None = None, *, moment: Gate | None = None, only_same: bool = False):
-    """Yield a trial whose warehouse is behind a gate, and the gate, which will be shut at a moment."""
+    """Yield a trial whose warehouse is behind a gate, and the gate."""
     async with trial(url, world or one_stream(60)) as t, gated(url) as gate:
         t.url, t.database, t.api = gate.url, QUICK, {"page_size": 20, "concurrency": 2}
         if moment is not None:
@@ -56,7 +56,7 @@ async def test_sync_continues_on_another_connection(database_url: str, moment: s
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_lasting_silence_ends_a_sync_with_4(
+async def test_persistent_silence_ends_a_sync_with_4(
     database_url: str, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "OUTAGE_S", 1.0)
@@ -95,7 +95,7 @@ async def test_signal_ends_a_sync_in_time(database_url: str, tmp_path, moment: s
         await asyncio.sleep(0.2)
         process.signal(sign)
         assert await process.end(within_s=10) == 130, process.err
-        assert process.json["status"] == "interrupted", "it ended by itself"
+        assert process.json["status"] == "interrupted", "it ended before the signal"
         gate.open()
         async with within(20):
             await t.agrees()
@@ -215,7 +215,7 @@ async def test_close_does_not_wait_for_a_silent_server(database_url: str) -> Non
 
 
 async def test_closing_prepared_statements_has_a_limit(database_url: str) -> None:
-    """asyncpg keeps a hundred, and gives the server any time to close those that it no longer needs."""
+    """asyncpg caches 100 statements, and waits without a limit for the server to close others."""
     async with gated(database_url) as gate:
         connection = await connect(gate.url, "cortex", timeout_s=1)
         for number in range(101):
@@ -224,14 +224,14 @@ async def test_closing_prepared_statements_has_a_limit(database_url: str) -> Non
         asking = asyncio.create_task(connection.fetchval("SELECT 101"))
         done, _ = await asyncio.wait({asking}, timeout=5)
         assert gate.is_shut.is_set()
-        assert done, "it waits"
+        assert done, "it still waits"
         with pytest.raises(TimeoutError):
             await asking
         connection.terminate()
 
 
 async def test_reset_in_a_copy_is_noticed(database_url: str) -> None:
-    """asyncpg waits for its buffer to drain, and does not hear that the connection is lost."""
+    """asyncpg waits for its buffer to drain, and does not notice that the connection is lost."""
     async with gated(database_url) as gate:
         connection = await connect(gate.url, "cortex")
         await connection.execute("CREATE TEMPORARY TABLE large (text text)")
@@ -242,7 +242,7 @@ async def test_reset_in_a_copy_is_noticed(database_url: str) -> None:
         await asyncio.sleep(0.2)
         gate.reset()
         done, _ = await asyncio.wait({copying}, timeout=3)
-        assert done, "it waits"
+        assert done, "it still waits"
         with pytest.raises(asyncpg.ConnectionDoesNotExistError):
             await copying
 
@@ -266,7 +266,7 @@ async def frozen(connection: asyncpg.Connection, application_name: str):
 
 @pytest.mark.parametrize("name", ["cortex-etl session", "cortex-etl", "cortex-etl budget"])
 async def test_frozen_server_process(database_url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its locks cannot be taken over, but everything ends, and a sync after it thaws works."""
+    """Its locks cannot be taken over, but all commands end, and a sync works after the process resumes."""
     monkeypatch.setattr(liveness, "OUTAGE_S", 1.0)
     async with trial(database_url, one_stream(60)) as t:
         t.database, t.api = {"timeout_s": 0.5}, {"page_size": 20, "concurrency": 1}

@@ -1,4 +1,4 @@
-"""A big stream that several processes read in windows of creation times (setting `engine.split_pages`)."""
+"""A large stream that several processes read in windows of creation times (setting `engine.split_pages`)."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ WHERE locktype = 'advisory' AND (classid::bigint << 32 | objid::bigint) = hashte
 
 
 def big():
-    """A stream whose runs were created in groups of up to 9 at one moment, some with a bare day; some changed late."""
+    """A stream with up to 9 runs per creation time; some times are only a day, and some runs changed late."""
     world, chance, moment = one_stream(), random.Random(1), None
     for _ in range(RUNS):
         made = world.create_run(WORKFLOW, **({} if moment is None else {"created_at": moment}))
@@ -42,7 +42,7 @@ def spread(t, **engine):
 
 
 async def tables(t):
-    """Return the rows of every table, without what differs between any two syncs."""
+    """Return the rows of all tables, without values that differ between any two syncs."""
     names = {}
     for table, column in await t.connection.fetch(TABLES):
         if not column.endswith(VOLATILE) and table not in {
@@ -68,7 +68,7 @@ async def until(t, statement, at_least=1):
 
 
 async def together(t, mode):
-    """Run copies of a command in this process; return the result and how many windows were claimed by each."""
+    """Run copies of a command in this process; return the result and the number of windows that each has claimed."""
     claimed = {}
 
     async def watch():

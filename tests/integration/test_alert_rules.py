@@ -1,4 +1,4 @@
-"""Each shipped alert rule on small data: what it finds, and what it leaves alone."""
+"""Each shipped alert rule on small data: what it finds and what it ignores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def add_runs(
     took_s: float = 60,
     **values: object,
 ) -> None:
-    """Add runs created so many hours ago; COMPLETED after `took_s` unless `values` say otherwise."""
+    """Add runs created some hours ago; by default, they are COMPLETED after `took_s`."""
     await add_owners(warehouse, workflow, apps=["a"])
     created = datetime.now(UTC) - timedelta(hours=hours)
     first = await warehouse.fetchval("SELECT count(*) FROM runs")
@@ -54,7 +54,7 @@ def test_settings_name_every_shipped_rule() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-async def test_empty_warehouse_is_no_trouble(warehouse, found, rule) -> None:
+async def test_empty_warehouse_fires_no_rule(warehouse, found, rule) -> None:
     assert await found(rule) == []
 
 
@@ -68,7 +68,7 @@ async def test_daily_spend(warehouse, found) -> None:
     await add_runs(warehouse, 1, hours=0, created_at=noon - timedelta(days=9), own_credits=Decimal(2))
     assert await found("daily_spend") == [(today, Decimal("7.00"), Decimal("2.00"))]
     await warehouse.execute("UPDATE runs SET own_credits = 6 WHERE own_credits = 7")
-    assert await found("daily_spend") == []  # three times is usual
+    assert await found("daily_spend") == []  # exactly three times the usual
 
 
 async def test_failure_rate(warehouse, found) -> None:
@@ -78,7 +78,7 @@ async def test_failure_rate(warehouse, found) -> None:
     await add_runs(warehouse, 2, hours=0, status="FAILED")
     await add_runs(warehouse, 20, hours=0, workflow="new", status="FAILED")  # nothing to compare with
     await add_runs(warehouse, 10, hours=24 * 5, workflow="bad", status="FAILED")
-    await add_runs(warehouse, 10, hours=0, workflow="bad", status="FAILED")  # as always
+    await add_runs(warehouse, 10, hours=0, workflow="bad", status="FAILED")  # the usual rate
     assert await found("failure_rate") == [("w", None, 2, 10, Decimal("0.200"), Decimal("0.050"))]
     await add_runs(warehouse, 15, hours=0)
     assert await found("failure_rate") == []  # 2 of 25
@@ -99,7 +99,7 @@ async def test_stuck_runs(warehouse, found) -> None:
 
 async def test_unknown_values(warehouse, found) -> None:
     await add_runs(warehouse, 1, hours=1, status="ODD", extra='{"new": 1, "old": 2}')
-    assert await found("unknown_values") == []  # there is nothing earlier
+    assert await found("unknown_values") == []  # there are no earlier runs
     await add_runs(warehouse, 1, hours=24 * 9, origin="RECORD", extra='{"old": 3}')
     await add_runs(warehouse, 1, hours=1, origin="RECORD")
     steps = "INSERT INTO run_steps (run_id, step_key, ordinal, type, status, extra) VALUES ($1, 'k', 0, $2, 'DONE', $3)"

@@ -92,7 +92,7 @@ async def test_list_instead_of_a_run_is_refused(sandbox, small_world):
         ("no content", "204 No Content .* an empty body"),
     ],
 )
-async def test_lasting_failure_ends_after_six_attempts(sandbox, small_world, name, words):
+async def test_persistent_failure_ends_after_six_attempts(sandbox, small_world, name, words):
     server = await sandbox()
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, PASSING[name])
@@ -173,7 +173,7 @@ async def test_retry_after_pauses_all_tasks(sandbox, small_world, status, asked)
 
 
 async def late(client, app_id, workflow_id):
-    """Send three requests after the first has been answered."""
+    """Send three requests after the first one has been answered."""
     await asyncio.sleep(0.2)
     await asyncio.gather(*(client.probe_count(app_id, workflow_id) for _ in range(3)))
 

@@ -1,6 +1,6 @@
-"""The script for Citus: its text, its names against the catalogue, and what it leaves behind.
+"""The script for Citus: its text, its names compared with the catalogue, and the resulting schema.
 
-A cluster is not at hand: stand-ins for Citus's two functions write down what they are asked for, and refuse what Citus
+There is no cluster: substitutes for Citus's two functions record their calls, and refuse tables that Citus refuses:
 refuses, a table that has triggers or at which an undistributed one points.
 """
 

@@ -150,7 +150,7 @@ async def test_no_such_database_or_role(pg_server: str) -> None:
 
 
 async def test_libpq_only_parameters_are_ignored(database_url: str) -> None:
-    """As providers write them into the URLs that they hand out."""
+    """Hosting providers include these parameters in their URLs."""
     mark = "&" if "?" in database_url else "?"
     own = "connect_timeout=10&channel_binding=prefer&keepalives_idle=30&gssencmode=disable&client_encoding=utf8"
     connection = await connect(f"{database_url}{mark}{own}&application_name=mine", "cortex")
@@ -163,7 +163,7 @@ async def test_libpq_only_parameters_are_ignored(database_url: str) -> None:
     assert "Remove this parameter" in caught.value.hint
 
 
-async def test_server_that_is_not_what_the_url_asks_for(database_url: str) -> None:
+async def test_server_that_does_not_match_target_session_attrs_is_refused(database_url: str) -> None:
     mark = "&" if "?" in database_url else "?"
     connection = await connect(f"{database_url}{mark}target_session_attrs=read-write", "cortex")
     await connection.close()
@@ -192,7 +192,7 @@ async def test_keepalives_of_libpq_are_set(database_url: str) -> None:
             await connect(f"{server.url}?keepalives_idle=soon", "cortex")
 
 
-async def test_server_looks_for_clients_that_are_gone(database_url: str) -> None:
+async def test_server_detects_dead_clients(database_url: str) -> None:
     connection = await connect(database_url, "cortex")
     assert await connection.fetchval("SHOW client_connection_check_interval") == "10s"
     await connection.close()

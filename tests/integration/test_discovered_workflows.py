@@ -37,7 +37,7 @@ async def test_unlisted_workflow_is_marked_gone(database_url: str) -> None:
         return [row["id"] for row in rows]
 
     assert await gone_after("b", ("b1", "b"), ("b2", "b")) == []
-    assert await gone_after("a", ("a1", "a"), ("b1", "b"), ("nobody's", None)) == []  # says nothing of b2
+    assert await gone_after("a", ("a1", "a"), ("b1", "b"), ("nobody's", None)) == []  # app b is not listed
     assert await gone_after("a", ("b1", "b")) == ["a1", "nobody's"]
     assert await gone_after("a", ("a1", "a"), ("b1", "b"), ("nobody's", None)) == []
     assert await gone_after("b", ("b1", "b")) == ["b2"]

@@ -216,7 +216,7 @@ def test_start_does_not_wait_forever_for_another(data_dir, monkeypatch) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of 100 MB, which only root can make."""
+    """A disk of 100 MB, which only root can create."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -316,7 +316,7 @@ def test_programs_that_are_missing_or_too_old_are_not_used(data_dir, tmp_path, m
 
 @pytest.mark.parametrize("name", ["postgres.lock", "postgres.building"])
 def test_links_in_the_data_dir_are_not_followed(data_dir, tmp_path, name) -> None:
-    """A lock file used to be truncated where a link led, and a directory given away."""
+    """Once, the target of a link was truncated as a lock file, and a directory changed its owner."""
     victim = tmp_path / "victim"
     if name == "postgres.building":
         victim.mkdir()
@@ -333,7 +333,7 @@ def test_links_in_the_data_dir_are_not_followed(data_dir, tmp_path, name) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")
 @pytest.mark.parametrize("name", ["postgres.building", "postgres"])
-def test_root_gives_nothing_of_another_user_to_the_server(data_dir, tmp_path, monkeypatch, name) -> None:
+def test_root_does_not_give_directories_of_other_users_to_the_server(data_dir, tmp_path, monkeypatch, name) -> None:
     """Another user replaces the new directory before its owner is changed."""
     victim = tmp_path / "victim"
     victim.mkdir()

@@ -62,7 +62,7 @@ class Trial:
 
     @asynccontextmanager
     async def loading(self, workflow_id: str) -> AsyncIterator[tuple[Store, Callable[[Any], RunRows], Any]]:
-        """Hold a stream: gives its store, what makes rows of a run, and the connections."""
+        """Lock a stream; yield its store, the normalizer of its runs, and the connections."""
         app_id = await self.warehouse.fetchval("SELECT app_id FROM etl_streams WHERE workflow_id = $1", workflow_id)
         stream = StreamId(app_id, workflow_id)
         normalizer = Normalizer(*stream)
@@ -76,7 +76,7 @@ class Trial:
             yield Store(warehouse.pool, warehouse.session, stream, state, sync_id=None), rows_of, warehouse.pool
 
     async def load(self, workflow_id: str, *, changed: list[dict[str, Any]]) -> None:
-        """Load runs as a sync that holds them in hand does."""
+        """Load runs, as a sync does that has read them before."""
         async with self.loading(workflow_id) as (store, rows_of, pool), pool.acquire() as connection:
             await store.commit(connection, Batch(changed=[rows_of(run) for run in changed]))
 
@@ -104,7 +104,7 @@ async def agrees(trial: Trial) -> bool:
 
 
 async def assert_blank(trial: Trial, run: dict[str, Any]) -> None:
-    """What is stored of a run of the API is what the contract leaves of an erased one, and is current."""
+    """Check that the stored row of a run is current and has only the columns that an erased run keeps."""
     row = dict(await trial.warehouse.fetchrow("SELECT * FROM runs WHERE id = $1", run["id"]))
     assert row["erased_at"] is not None
     assert {name for name, value in row.items() if value is not None} - MAY_STAY == set()
@@ -237,7 +237,7 @@ async def test_forget_record_blanks_its_runs_and_later_ones(trial: Trial) -> Non
     await assert_blank(trial, fresh)
     assert await trial.holds(other["id"]) > 0
     assert await agrees(trial)
-    # Known by its own id from then on, whatever record it comes under.
+    # From now on, the run itself is recorded as erased, whatever its record.
     fresh |= {"record_id": "rec_other", "updated_at": "2026-11-20T12:30:00.000Z"}
     await trial.sync("reconcile")
     await assert_blank(trial, fresh)
@@ -252,7 +252,7 @@ async def test_run_that_joins_an_erased_record_is_blanked(trial: Trial, before: 
     workflow_id, run = trial.some()
     run["record_id"] = before
     trial.world.raw[run["id"]] = b'{"id": "%b", "status": 7}' % run["id"].encode()
-    await trial.sync()  # as a reject, and then as a run
+    await trial.sync()  # first as a reject, then as a run
     del trial.world.raw[run["id"]]
     await trial.sync("reconcile")
     assert await trial.holds(run["id"]) > 1
@@ -274,8 +274,8 @@ async def test_older_copy_with_an_erased_record_blanks_the_run(trial: Trial) -> 
     await assert_blank(trial, run)
 
 
-async def test_run_with_a_misleading_id_is_not_erased(trial: Trial) -> None:
-    """JSON allows a key twice; the last one counts."""
+async def test_run_with_a_duplicate_id_key_is_not_erased(trial: Trial) -> None:
+    """JSON allows duplicate keys; the last one counts."""
     await trial.sync()
     workflow_id, erased = trial.some()
     mine = next(run_id for run_id in trial.world.runs[workflow_id] if run_id != erased["id"])
@@ -352,7 +352,7 @@ async def test_counts_agree_with_a_filter(sandbox, database_url, warehouse) -> N
     await trial.sync()
     assert await agrees(trial)
     trial.world.runs[workflow_id][run["id"]] |= {"status": "FAILED", "updated_at": "2026-11-01T12:30:00.000Z"}
-    await trial.sync("reconcile")  # now the filter leaves it out
+    await trial.sync("reconcile")  # now the filter excludes it
     assert await agrees(trial)
 
 
@@ -364,7 +364,7 @@ async def test_unknown_erased_run_is_stored_blank(trial: Trial) -> None:
     assert await agrees(trial)
 
 
-async def test_erased_run_with_a_bare_day_stays_comparable(trial: Trial) -> None:
+async def test_erased_run_with_a_day_without_a_time_stays_comparable(trial: Trial) -> None:
     workflow_id, run = trial.some()
     run["updated_at"] = "2025-11-01"
     await trial.sync()
@@ -383,7 +383,7 @@ async def test_concurrent_sync_cannot_restore_an_erased_run(trial: Trial) -> Non
             await store.commit(connection, Batch(new=[rows_of(run)]))
             await store.commit(connection, Batch(changed=[rows_of({**run, "input": "Zoë"})]))
         await assert_blank(trial, run)
-        # A load that is under way is waited for.
+        # forget waits for a running load.
         other = {**run, "id": "run_other", "record_id": "rec_z"}
         async with pool.acquire() as connection, connection.transaction():
             await store.commit(connection, Batch(new=[rows_of(other)]))
@@ -404,7 +404,7 @@ async def test_stored_and_loaded_runs_are_blanked_alike(trial: Trial) -> None:
     await trial.sync()
     everything = [run_id for runs in trial.world.runs.values() for run_id in runs]
     assert (await forget(trial.settings, runs=everything)).runs == len(everything)
-    # The own credits of a stored parent stay; a run that is blank when it arrives names no children.
+    # The own credits of a stored parent are kept; a run that is blanked before it is loaded has no children.
     columns = ", ".join(MAY_STAY - {"own_credits", "first_synced_at", "last_synced_at", "erased_at"})
     rows = f"SELECT {columns} FROM runs ORDER BY id"
     stored = [tuple(row) for row in await trial.warehouse.fetch(rows)]
@@ -430,7 +430,7 @@ async def test_runs_erased_during_a_backfill_stay_blank(trial: Trial) -> None:
     assert await agrees(trial)
 
 
-async def test_endless_load_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_load_that_does_not_end_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     await trial.sync()
     workflow_id, run = trial.some()
     monkeypatch.setattr(erasing, "LOADS_TIMEOUT_S", 0.2)
@@ -443,7 +443,7 @@ async def test_endless_load_is_named(trial: Trial, monkeypatch: pytest.MonkeyPat
 
 
 async def test_content_never_replaces_an_erased_row(trial: Trial) -> None:
-    """As where two loads hold one run under two records, of which one is erased."""
+    """As if two loads had read the same run with two records, one of which is erased."""
     await trial.sync()
     workflow_id, run = trial.some()
     await forget(trial.settings, runs=[run["id"]])

@@ -1,4 +1,4 @@
-"""Own credits: each credit counts once, in whatever order runs are loaded and change."""
+"""Own credits: each credit counts once, in whatever order runs are loaded and changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def run(run_id: str, total: float | None, /, *, workflow: str = "w", at: str | None = "12:00", **steps: Json) -> Json:
-    """A run of the API; `steps` are its steps, each with `credits` next to the fields of its output."""
+    """A run from the API; `steps` are its steps, each with `credits` and the fields of its output."""
     used = {key: {"total": step["credits"]} for key, step in steps.items() if step.get("credits") is not None}
     return {
         "id": run_id,
@@ -57,7 +57,7 @@ def costs(spent: float | None) -> Json:
 
 
 class Loader:
-    """Loads batches of runs, each as runs of the stream of its workflow, as a sync does."""
+    """Loads batches of runs as a sync does, each run in the stream of its workflow."""
 
     def __init__(self, pool: asyncpg.Pool, session: Session) -> None:
         self._pool, self._session = pool, session
@@ -88,7 +88,7 @@ class Loader:
                 await update_own_credits(connection)
 
     async def commit_only(self, document: Json) -> None:
-        """Commit a run and be killed then."""
+        """Commit a run, and stop as if killed."""
         store, _ = await self._stream(document["workflow_id"])
         async with self._pool.acquire() as connection:
             await store.commit(cast("Any", connection), Batch(changed=[await self.rows(document)]))
@@ -128,7 +128,7 @@ def children_of(step: Json) -> list[str]:
 
 
 def expected(documents: Iterable[Json]) -> tuple[dict[str, Decimal | None], dict[tuple[str, str], Decimal | None]]:
-    """Own credits of runs and of steps by the definition, one run after the other."""
+    """Own credits of runs and steps, computed by the definition one run after another."""
     stored = {each["id"]: each for each in documents}
 
     def total(run_id: str) -> Decimal | None:
@@ -239,7 +239,11 @@ async def test_steps_of_any_type_start_runs(loader, warehouse) -> None:
     agent = {"type": "model", "credits": 4, "output": {"model": "m"}, "calls": [tool]}
     newer = {"type": "subflow", "credits": 2, "output": {"run_id": "newer", "workflow_id": "w"}}
     untyped = {"credits": 1, "output": {"run_id": "untyped", "workflow_id": "w"}}
-    echo = {"type": "code", "credits": 1, "output": {"run_id": "asked"}}  # names it, but has not the form of its result
+    echo = {
+        "type": "code",
+        "credits": 1,
+        "output": {"run_id": "asked"},
+    }  # names the run, but has another structure than its result
     parent = run("parent", 8, agent=agent, newer=newer, untyped=untyped, echo=echo)
     await loader.load(parent, *(run(each, 1) for each in ("asked", "newer", "untyped")))
     own, _ = expected([parent, run("newer", 1), run("untyped", 1)])
@@ -288,7 +292,7 @@ async def test_changes_correct_the_parents(loader, check) -> None:
 
 
 async def test_emptied_parent_keeps_its_children(loader, check, warehouse) -> None:
-    """As when the API empties a run whose retention is due."""
+    """As if the API had deleted the payloads of a run."""
     due = {"retention_due_at": "2026-03-02T00:00:00Z"}
     await loader.load(PARENT | due, CHILD)
     emptied = {"output": None, "usage": PARENT["usage"] | {"total": 6}, "updated_at": "2026-03-02T00:00:00Z"}
@@ -415,7 +419,7 @@ def _random_run(chance: Random, version: int) -> Json:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_parents_and_children_loaded_at_the_same_time(database_url, warehouse, check, seed) -> None:
-    """The credits of both are right, whichever commits first, and no connection waits for another in a circle."""
+    """The credits of both are correct, whichever commits first, and there are no deadlocks."""
     chance = Random(seed)
     documents: dict[str, Json] = {}
     for number in range(60):
@@ -441,7 +445,7 @@ async def test_parents_and_children_loaded_at_the_same_time(database_url, wareho
 
 
 async def test_sum_over_all_runs_is_the_sum_over_the_roots(database_url) -> None:
-    """In the sandbox the credits of each step hold those of the runs that it started."""
+    """In the sandbox, the credits of each step include those of the runs that it started."""
     world = World.generate(seed=3, runs=400, rough_edges=False)
     async with trial(database_url, world, max_take=100) as t:
         await t.agrees("backfill")

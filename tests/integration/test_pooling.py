@@ -59,7 +59,7 @@ async def test_refused_startup_parameter_is_named(database_url) -> None:
 
 
 async def test_test_pooler_loses_sessions(database_url) -> None:
-    """Otherwise the tests above would prove nothing."""
+    """Without this, the tests above would prove nothing."""
     async with pooling(database_url, "transaction") as pooler:
         assert not await _preserves_sessions(pooler.url)
         first = await asyncpg.connect(pooler.url, statement_cache_size=0)

@@ -148,7 +148,9 @@ WRITING = [
 
 
 @pytest.mark.parametrize("sql", WRITING)
-async def test_anything_but_a_query_is_refused(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+async def test_statements_other_than_queries_are_refused(
+    one_run: asyncpg.Connection, database_url: str, sql: str
+) -> None:
     await one_run.execute(
         """
         CREATE FUNCTION erase_all() RETURNS text LANGUAGE plpgsql AS
@@ -163,7 +165,7 @@ async def test_anything_but_a_query_is_refused(one_run: asyncpg.Connection, data
     assert await one_run.fetchval("SELECT to_regclass('copied')") is None
 
 
-async def test_nothing_that_a_query_does_is_committed(warehouse: asyncpg.Connection, database_url: str) -> None:
+async def test_effects_of_a_query_are_not_committed(warehouse: asyncpg.Connection, database_url: str) -> None:
     # PostgreSQL 15 and older let a read-only transaction make large objects.
     with suppress(SettingsError):
         await run_query(database_url, "cortex", "SELECT lo_from_bytea(0, 'x')", timeout_s=10)
@@ -307,7 +309,7 @@ async def test_types_that_the_driver_does_not_know_are_reported(database_url: st
         await run_query(database_url, "cortex", "SELECT most_common_vals FROM pg_stats", timeout_s=10)
 
 
-async def test_backslashes_are_read_as_the_server_is_set(one_run: asyncpg.Connection, database_url: str) -> None:
+async def test_backslashes_follow_standard_conforming_strings(one_run: asyncpg.Connection, database_url: str) -> None:
     database = await one_run.fetchval("SELECT current_database()")
     for setting in ("standard_conforming_strings = off", "default_transaction_read_only = off"):
         await one_run.execute(f"ALTER DATABASE {database} SET {setting}")

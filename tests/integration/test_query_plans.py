@@ -13,7 +13,7 @@ from etl.db.rollups import roll_up
 
 BIG = {"runs", "run_steps", "run_step_calls", "run_usage_calls"}
 
-# Queries and the index each must use: a month of two years, one stream of twenty, one run of twenty thousand.
+# Queries and the index that each must use: one month of 24, one stream of 20, one run of 20,000.
 QUESTIONS = {
     "SELECT * FROM runs WHERE created_at >= now() - interval '7 days'": "runs_created_idx",
     "SELECT * FROM run_facts WHERE created_at >= now() - interval '7 days'": "runs_created_idx",

@@ -61,7 +61,7 @@ async def test_each_address_has_a_budget_of_its_own(database_url):
     await pool.close()
 
 
-async def test_requests_that_leave_late_are_counted_longer(database_url):
+async def test_late_requests_are_counted_longer(database_url):
     async with budget_of(database_url, 1) as budget:
         await budget.lease(1, 0.3, 3.0)
         assert (await budget.lease(1, 0.3)).wait_s >= 63
@@ -181,7 +181,7 @@ async def test_missing_budget_table_is_reported(empty_database_url):
 
 async def test_api_with_the_same_limit_never_refuses(sandbox, small_world, database_url):
     api_window_s, limit = 2.0, 40
-    window_s = api_window_s + 0.4  # what the guard of a whole minute leaves for requests that are late on their way
+    window_s = api_window_s + 0.4  # the guard of a window of one minute, for late requests
     server = await sandbox(requests_per_minute=limit, rate_window_s=api_window_s)
     app_id, workflow_id = busiest(small_world)
     events = []

@@ -1,4 +1,4 @@
-"""Who may read: the reader role of the embedded server, and roles that were granted it."""
+"""Read privileges of the reader role of the embedded server, and of roles named to `grant`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warehouse that is dumped and restored, beside the old one or under another name, and one that is renamed."""
+"""Warehouses that are dumped and restored, next to the old one or under another name, or renamed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def contents(connection: asyncpg.Connection, schema: str) -> dict[str, Any
 
 
 async def write_to(connection: asyncpg.Connection, schema: str, *, but: str) -> None:
-    """Change and truncate one warehouse; its views must follow, and those of another must stay as they are."""
+    """Change and truncate one warehouse; its views must change, and those of another must not."""
     others = await contents(connection, but)
     counted = f"SELECT sum(runs)::integer, sum(failed)::integer FROM {schema}.workflow_health_daily"
     (runs, _) = await connection.fetchrow(counted)
@@ -76,7 +76,7 @@ async def test_schema_restored_beside_the_old_one(loaded: tuple[Trial, str]) -> 
     await t.connection.execute(f"ALTER SCHEMA {SCHEMA} RENAME TO kept")
     await restore(t.url, dump)
     assert await contents(t.connection, SCHEMA) == await contents(t.connection, "kept") == before
-    assert await t.requests_of() == 1, "it knows everything"
+    assert await t.requests_of() == 1, "all runs are known"
     await write_to(t.connection, "kept", but=SCHEMA)
     t.world.create_run(WORKFLOW)
     assert (await t.run()).status == "succeeded"
@@ -93,7 +93,7 @@ async def test_copy_under_another_name(loaded: tuple[Trial, str]) -> None:
     await write_to(t.connection, SCHEMA, but="copy")
 
 
-async def test_renamed_schema_goes_on(loaded: tuple[Trial, str]) -> None:
+async def test_renamed_schema_works(loaded: tuple[Trial, str]) -> None:
     t, _ = loaded
     await t.connection.execute(f"ALTER SCHEMA {SCHEMA} RENAME TO renamed")
     t.database = {"schema": "renamed"}

@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 async def make_plain_views(warehouse: asyncpg.Connection, *workflows: str) -> None:
-    """Create the plain views as plain_NAME, and the workflows of the test."""
+    """Create the plain views as plain_NAME, and the workflows for the test."""
     await warehouse.execute(PLAIN)
     await add_owners(warehouse, *workflows)
 
@@ -310,7 +310,7 @@ async def test_large_day_is_divided_among_connections(warehouse: asyncpg.Connect
 
 
 async def test_rollup_uses_indexes(warehouse: asyncpg.Connection, database_url: str) -> None:
-    """Reading all runs to find those of one workflow would take twice as long, and more in larger warehouses."""
+    """A scan of all runs would take twice as long, and longer in larger warehouses."""
     read = "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('runs', 'run_steps')"
     loading = await connect(database_url, "cortex")
     await loading.execute("""

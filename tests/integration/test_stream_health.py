@@ -1,4 +1,4 @@
-"""The states of a stream (`sync_health`), and who is asked for, failing, retired or held."""
+"""The states of streams (`sync_health`): requested, failing, retired, held."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_first_state_that_applies(warehouse: asyncpg.Connection, state: st
     assert (row["hint"] is None) == (state in {"complete", "retired"})
 
 
-async def test_new_until_something_is_read(warehouse: asyncpg.Connection, database_url: str) -> None:
+async def test_stream_is_new_until_it_is_read(warehouse: asyncpg.Connection, database_url: str) -> None:
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w')")
     assert await warehouse.fetchval("SELECT state FROM sync_health") == "new"
     await warehouse.execute("""UPDATE etl_streams SET backfill_cursor = '{}'""")
@@ -162,7 +162,7 @@ async def settled(sandbox: Any, url: str, warehouse: asyncpg.Connection, **apps:
     yield Settled(await sandbox(world_of(**apps)), url, warehouse)
 
 
-async def test_streams_that_the_settings_no_longer_ask_for_are_retired(
+async def test_streams_that_are_no_longer_requested_are_retired(
     sandbox: Any, warehouse: Any, database_url: str
 ) -> None:
     async with settled(sandbox, database_url, warehouse, a=["w1", "w2"], b=["w3"]) as t:
@@ -315,7 +315,7 @@ async def test_late_after_follows_the_setting(sandbox: Any, warehouse: Any, data
 
 async def test_a_reconcile_is_due_after_its_time(sandbox: Any, warehouse: Any, database_url: str) -> None:
     async with settled(sandbox, database_url, warehouse, a=["w1"]) as t:
-        for _ in range(200):  # so many that their order shows
+        for _ in range(200):  # enough runs to observe the order
             t.source.world.create_run("w1")
         assert await t.sync(a="all") == "succeeded"
         for ago, is_due in (("1 hour", False), ("25 hours", True)):
@@ -336,7 +336,7 @@ async def test_a_reconcile_is_due_after_its_time(sandbox: Any, warehouse: Any, d
         pytest.param(HTML_OK, TRY_LATER, id="HTML"),
     ],
 )
-async def test_stream_that_fails_says_why_and_what_to_do(
+async def test_failing_stream_has_an_error_and_a_hint(
     sandbox: Any, warehouse: Any, database_url: str, fault: Any, hint: str
 ) -> None:
     async with settled(sandbox, database_url, warehouse, a=["w1", "w2"]) as t:
@@ -361,7 +361,7 @@ async def test_open_run_that_cannot_be_looked_up_leaves_its_stream_failing(
         opened = t.source.world.create_run("w1", status="RUNNING")["id"]
         assert await t.sync(a="all") == "succeeded"
         del t.source.world.runs["w1"][opened]
-        t.source.world.create_run("w1")  # the count stays as it was
+        t.source.world.create_run("w1")  # the count is unchanged
         t.source.faults.on(lambda request: request.path.endswith(opened), Status(500, message="broken"))
         summary = await run_sync(t.settings({"a": "all"}), "sync", policy=QUICK)
         assert (summary.status, summary.exit_code) == ("partial", 1)
@@ -375,7 +375,7 @@ async def test_open_run_that_cannot_be_looked_up_leaves_its_stream_failing(
 
 
 async def test_times_in_the_future_count_as_due(sandbox: Any, warehouse: Any, database_url: str) -> None:
-    """PostgreSQL's clock was ahead for a while: nothing that was written then may switch anything off."""
+    """PostgreSQL's clock was ahead for a while: times written then must not disable anything."""
     async with settled(sandbox, database_url, warehouse, a=["w1", "w2"]) as t:
         for number in range(40):
             t.source.world.create_run("w1", created_at=f"2026-01-01T00:{number:02}:00Z")
@@ -388,7 +388,7 @@ async def test_times_in_the_future_count_as_due(sandbox: Any, warehouse: Any, da
         assert (await read_warehouse_health(warehouse)).last_success is None
         changed = next(iter(t.source.world.runs["w1"]))
         t.source.world.replay_run(changed)
-        assert (await run_sync(t.settings({"a": "all"}), "sync")).runs_updated == 1, "it compared everything"
+        assert (await run_sync(t.settings({"a": "all"}), "sync")).runs_updated == 1, "it compared all runs"
         assert set((await t.states()).values()) == {"complete"}
         times = await warehouse.fetchrow(
             f"SELECT {', '.join(f'max({name})' for name in TIMES)}, now() FROM etl_streams"
@@ -397,7 +397,7 @@ async def test_times_in_the_future_count_as_due(sandbox: Any, warehouse: Any, da
         assert (await read_warehouse_health(warehouse)).last_success <= times[-1].timestamp()
 
 
-async def test_stream_that_another_app_lists_keeps_its_runs_whatever_the_clock_said(
+async def test_stream_listed_by_another_app_keeps_its_runs_despite_a_wrong_clock(
     sandbox: Any, warehouse: Any, database_url: str
 ) -> None:
     async with settled(sandbox, database_url, warehouse, a=["w1"]) as t:
@@ -408,13 +408,13 @@ async def test_stream_that_another_app_lists_keeps_its_runs_whatever_the_clock_s
         assert row["gone_at"] is None
 
 
-def test_the_core_never_asks_this_machine_for_the_time() -> None:
+def test_core_never_uses_the_local_clock() -> None:
     for path in (Path(etl.sync.__file__).parent, Path(etl.plan.__file__).parent):
         assert not [each.name for each in path.glob("*.py") if "datetime.now" in each.read_text()]
 
 
-async def test_ids_in_hints_are_quoted_as_shells_need_it(warehouse) -> None:
-    """People copy the hint: an id with blanks, quotes or worse must stay one word."""
+async def test_ids_in_hints_are_quoted_for_shells(warehouse) -> None:
+    """Users copy the hint into a shell: an id with spaces or quotes must stay one word."""
     words = [
         "wf_1",
         "a b",

@@ -88,7 +88,7 @@ async def test_long_reader_does_not_block_other_readers(empty_database_url, know
         await connection.close()
 
 
-async def test_endless_reader_is_named(empty_database_url, known, monkeypatch) -> None:
+async def test_reader_that_does_not_end_is_named(empty_database_url, known, monkeypatch) -> None:
     monkeypatch.setattr(runner, "LOCK_TIMEOUT_S", 0.05)
     monkeypatch.setattr(runner, "PAUSE_S", 0.05)
     monkeypatch.setattr(runner, "TIMEOUT_S", 0.2)

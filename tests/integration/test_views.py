@@ -196,7 +196,7 @@ async def test_models_are_counted_per_step_or_per_call_of_a_loop(warehouse: asyn
     await step(warehouse, "r1", "plain", credits=Decimal(1), input_tokens=7, output_tokens=1, **plain)
     await step(warehouse, "r1", "failed", 1, status="FAILED", credits=Decimal(2), child_credits=Decimal(1), **plain)
     await call(warehouse, "r1", "plain", 0, type="http_request", status="FAILED")  # a tool call is no model call
-    await call(warehouse, "r1", "plain", 1, input_tokens=1000, **plain)  # nor is a model that a tool used
+    await call(warehouse, "r1", "plain", 1, input_tokens=1000, **plain)  # neither is a model that a tool used
     await step(warehouse, "r1", "one model", 2, credits=Decimal(4), **loop)
     await call(warehouse, "r1", "one model", 0, status="COMPLETED", input_tokens=30, **plain)
     await call(warehouse, "r1", "one model", 1, status="FAILED", provider="openai", model="small")  # untyped
@@ -251,7 +251,7 @@ async def test_run_facts_have_a_row_per_run(warehouse: asyncpg.Connection) -> No
 
 
 def message_of(error: str) -> str:
-    """The message of a failure by the contract."""
+    """The message of a failure according to the contract."""
     error = re.sub(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)", "'…'", error)
     uuid = r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"
     error = re.sub(uuid, "<id>", error)

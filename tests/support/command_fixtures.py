@@ -77,7 +77,7 @@ class WarmStarts:
     def start(
         self, *arguments: str, folder: Path, environment: dict[str, str], stdin: str = "", terminal: str = ""
     ) -> Running:
-        """Start a command in a folder with exactly this environment, on a terminal if one is given."""
+        """Start a command in a folder with exactly this environment, on a terminal if `terminal` is given."""
         if self._server is None:
             self._server = subprocess.Popen(
                 [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -127,7 +127,7 @@ def pytest_unconfigure() -> None:
 
 @dataclass
 class Command:
-    """Runs `cortex-etl` in `folder`; `environment` is added to the clean one.
+    """Runs `cortex-etl` in `folder`; `environment` is added to a clean environment.
 
     `options` come before the arguments: messages are text, as on a terminal; without one, JSON is the default.
     """
@@ -166,8 +166,8 @@ class Command:
         """Run the command on a terminal of its own; return its exit code and what it wrote there.
 
         Args:
-            arguments: those of the command.
-            answers: lines to type, each after a prompt, which ends with a colon and a space.
+            arguments: the arguments of the command.
+            answers: lines to type, each after a prompt that ends with a colon and a space.
         """
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 300, 0, 0))  # rows and columns
@@ -199,7 +199,7 @@ def _converse(terminal: int, answers: list[str]) -> str:
         while some := os.read(terminal, 65536):
             written += some
             if answers and written.endswith(b": "):
-                time.sleep(0.3)  # as people do: what is typed before the prompt is complete may be dropped
+                time.sleep(0.3)  # input that is typed before the prompt is complete may be dropped
                 os.write(terminal, f"{answers.pop(0)}\n".encode())
     except OSError:
         pass  # the other end is closed

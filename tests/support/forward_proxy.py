@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CERTIFICATE = Path(__file__).with_name("cortex_test.pem")
-"""Of api.cortex.test and hooks.cortex.test, signed by itself."""
+"""A self-signed certificate of api.cortex.test and hooks.cortex.test."""
 
 
 @dataclass
 class ForwardProxy:
-    """Asks for `credentials` if there are any; `heads` are the requests that it received, up to the blank line."""
+    """A proxy that requires `credentials` if they are set; `heads` are the received requests up to the blank line."""
 
     hosts: Mapping[str, int]
     credentials: str = ""
@@ -84,7 +84,7 @@ async def _listening(serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[
 
 @asynccontextmanager
 async def forwarding(hosts: Mapping[str, int], *, credentials: str = "") -> AsyncIterator[ForwardProxy]:
-    """Run a proxy that knows these hosts, each by its port on loopback."""
+    """Run a proxy to these hosts; each has a port on loopback."""
     proxy = ForwardProxy(hosts, credentials)
     async with _listening(proxy.serve) as proxy.port:
         yield proxy
@@ -92,7 +92,7 @@ async def forwarding(hosts: Mapping[str, int], *, credentials: str = "") -> Asyn
 
 @asynccontextmanager
 async def encrypted(port: int) -> AsyncIterator[int]:
-    """Add TLS to a server; yield the port where it is api.cortex.test."""
+    """Add TLS to a server; yield the port on which it is api.cortex.test."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(CERTIFICATE)
 

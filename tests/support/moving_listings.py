@@ -1,22 +1,22 @@
 """Crawls of small listings that change while they are read: every interleaving of answers and changes.
 
-`Crawls` drives the product's own `Pass`, `closing_pass`, `Paging` and `verdict`. A page is answered in one moment; pages in
-flight are answered in any order; equal states are followed once. Wherever the verdict says complete, three things are checked:
+`Crawls` runs the product's own `Pass`, `closing_pass`, `Paging` and `verdict`. A page is answered atomically; pages in
+flight are answered in any order; equal states are followed once. If the verdict is complete, three things are checked:
 
-old   a run listed from the first answer to the last one was met
-new   a run created before the newest end was read for the last time, and still listed, was met
-gone  a run that the warehouse held, and that is listed, was met: otherwise it would be marked as gone
+old   a run that was listed from the first answer to the last one was seen
+new   a run created before the head was read for the last time, and still listed, was seen
+gone  a run that is in the warehouse, and is listed, was seen: otherwise it would be marked as gone
 
-A loss is known by the kinds of changes that led to it; `KNOWN` has those against which this API gives no means. Kinds:
+A loss is classified by the kinds of changes that led to it; `KNOWN` has the kinds that this API cannot reveal. Kinds:
 
-H     created at the newest end (at any place of a listing without an order)
-T     created among the runs of the newest moment
+H     created at the head (at any place of a listing without an order)
+T     created among the runs with the newest time
 L     committed late, one place below the newest
 X     created further down
 R     removed
-C     a removed id, created again at the newest end (at any place of a listing without an order)
+C     a removed id, created again at the head (at any place of a listing without an order)
 V     a removed id, back at its old place
-U     changed, which moves a run to the newest end of a listing by change
+U     changed, which moves a run to the head of a listing by change
 
 Usage: make verify [ARGS="--runs 6 --events 3"]
 """
@@ -59,17 +59,17 @@ KINDS = {
 LINKED, ALIGNED = "linked", "aligned"
 
 KNOWN: dict[tuple[str, str], dict[str, set[str]]] = {
-    # Created below the newest end, in a part already read: X and V, and where the newest runs fill a page T.
+    # Created below the head, in a part already read: X and V, and T if the newest runs fill a page.
     (LINKED, "newest first"): {"new": {"X", "V", "T"}, "gone": {"C", "V"}},
-    # The last look is at two runs. One of them that comes back is met in two places.
+    # The closing pass reads two runs. If one of them returns, it is seen in two places.
     (LINKED, "oldest first"): {"new": {"X", "V", "T", "L", "C"}, "gone": {"C", "V"}},
     (LINKED, "by change"): {"new": {"V"}, "gone": {"C", "V"}},
-    # Without an order there is no newest end to read again.
+    # Without an order, there is no head to read again.
     (LINKED, "fixed"): {"new": {"H", "C", "V"}, "gone": {"C", "V"}},
-    # Pages this small link by chance; where the count agrees, all the same, something must have been removed.
+    # Pages this small may link by chance. If the count agrees nevertheless, a run must have been removed.
     (LINKED, "shuffled"): {"old": {"R"}, "new": {"H"}, "gone": {"R"}},
     (LINKED, "shuffled, not counted"): {"old": {""}, "gone": {""}},
-    # Counts cannot tell a run created far down from one removed further up.
+    # Counts cannot distinguish a run created far down from one removed further up.
     (ALIGNED, "newest first"): {"old": {"XR", "RV"}, "new": {"X", "V"}, "gone": {"XR", "V"}},
 }
 """Per rule, order and check: the smallest sets of kinds that may lead to a loss (docs/delivery.md)."""
@@ -86,18 +86,18 @@ class Case:
     """One listing and one way to read it.
 
     Attributes:
-        order: of the listing.
-        runs: listed in the beginning; the warehouse holds them and one that is not listed.
-        events: how many changes there are at most.
-        size: of a page.
-        window: how many pages may be in flight.
-        counts: whether the server counts.
-        tie: how many of the newest runs were created in one moment.
+        order: the order of the listing.
+        runs: the number of runs listed at the start. They are in the warehouse, and another run that is not listed.
+        events: the maximum number of changes.
+        size: the page size.
+        window: the maximum number of pages in flight.
+        counts: whether the server sends counts.
+        tie: the number of newest runs that were created at the same time.
         paging: "anywhere" (a page may begin at any place), "real" or "aligned".
-        tells_size: whether the server tells the page size that it used.
+        tells_size: whether the server sends the page size that it used.
         reading: "whole"; "resumed" from a checkpoint; "tail" first; or "since", "until", "since and until": a window.
-        overlap: how many runs pages anywhere share.
-        large: a run that can only be read on a page of three runs or fewer; -1: there is none.
+        overlap: the number of runs that pages with paging "anywhere" share.
+        large: a run that can be read only on a page of at most three runs; -1 if there is none.
     """
 
     order: str = "newest first"
@@ -141,12 +141,12 @@ class Case:
 
 
 class Entry(NamedTuple):
-    """A run, listed or removed, at its place: newest first, or in the order of a listing without a known one."""
+    """A run, listed or removed, at its place: newest first, or in any order for a listing without an order."""
 
     run: int
     listed: bool = True
-    tied: bool = False  # created in the same moment as the entry in front of it
-    zone: int = INSIDE  # of the window of creation times
+    tied: bool = False  # created at the same time as the previous entry
+    zone: int = INSIDE  # position relative to the window of creation times
 
 
 World = tuple[Entry, ...]
@@ -243,7 +243,7 @@ def with_kind(kinds: str, kind: str) -> str:
 
 
 class AnySpan(NamedTuple):
-    """A page that begins at any place; the API has none, but large pages can come as close as these small ones do."""
+    """A page that starts at any place. The API has no such pages, but large pages can approximate them."""
 
     start: int
     size: int
@@ -259,7 +259,7 @@ class AnySpan(NamedTuple):
 
 @dataclass(slots=True)
 class PagingAnywhere(Paging):
-    """Pages that begin exactly as far back as they are to overlap."""
+    """Pages that start exactly where the overlap begins."""
 
     overlap: int = LINK
 
@@ -270,17 +270,17 @@ class PagingAnywhere(Paging):
 
 
 class Page(NamedTuple):
-    """What is to be known of a page and of the moment of its answer."""
+    """The relevant facts about a page and the time of its answer."""
 
     met: int
-    listed: int  # then; 0 where it does not matter
-    in_front: bool  # it shows a run in front of the window
+    listed: int  # at that time; 0 if it does not matter
+    in_front: bool  # the page has a run before the window
     behind: bool
-    tie_ends: bool  # not all of its runs were created in one moment
+    tie_ends: bool  # not all runs of the page were created at the same time
 
 
 def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[Page] | None]:
-    """Return what a request may be answered, None for a refusal; `keep`: which runs are listed then matters."""
+    """Return the possible answers to a request; None is a refusal. `keep`: whether the listed runs matter."""
     entries = tuple(entry for entry in world if entry.listed)
     if case.order == "oldest first":
         entries = entries[::-1]
@@ -315,7 +315,7 @@ def _window_ends(case: Case, zones: tuple[int, ...]) -> tuple[bool, bool]:
 
 
 class Facts(NamedTuple):
-    """What the evidence needs of a pass: of its first page while it goes on, then all of it."""
+    """The facts about a pass for the evidence: about its first page while it runs, then about all pages."""
 
     begun: bool | None = None  # None: no page yet
     tie_ends: bool = False
@@ -323,32 +323,32 @@ class Facts(NamedTuple):
 
 
 class State(NamedTuple):
-    """One moment of a crawl."""
+    """A state of a crawl."""
 
     world: World
     new: int
-    kinds: str  # of changes until now
+    kinds: str  # kinds of changes so far
     left: int  # changes that may follow
-    stage: str  # "early" (the tail, or the part in front of a checkpoint), "main" or "closing"
-    reading: int  # the state of its pass, by number
+    stage: str  # "early" (the tail, or the part before a checkpoint), "main" or "closing"
+    reading: int  # number of the state of its pass
     in_flight: tuple[Any, ...]
     facts: Facts
-    owed: int | None  # listed since the first answer and not met; None: no answer yet
+    owed: int | None  # listed since the first answer, but not seen; None: no answer yet
     met: int
-    last_look: int  # listed when the newest end was read for the last time
+    last_look: int  # listed when the head was read for the last time
 
 
 class Step(NamedTuple):
-    """What an answer makes of a pass."""
+    """The result of an answer for a pass."""
 
     pages: tuple[Page, ...]
     reading: int
-    in_flight: tuple[Any, ...]  # () where it ended
+    in_flight: tuple[Any, ...]  # () if the pass has ended
     linked: bool
 
 
 class Readings:
-    """The states of passes, by number, and what each answer makes of them, worked out once."""
+    """The states of passes by number, and the result of each answer, computed once."""
 
     def __init__(self, window: int) -> None:
         self._window = window
@@ -370,7 +370,7 @@ class Readings:
         return reading
 
     def ask(self, reading: Pass[Page], in_flight: list[Any]) -> tuple[Any, ...]:
-        """Return what is in flight once the pass has asked for as much as it may."""
+        """Return the requests in flight after the pass has sent as many as it may."""
         while len(in_flight) < self._window and (span := reading.next_request()) is not None:
             in_flight.append(span)
         return tuple(sorted(in_flight))
@@ -411,7 +411,7 @@ def _thaw(value: Any) -> Any:
 
 @dataclass
 class Result:
-    """What following all crawls of a case showed; `lost` has a trace per check and kinds."""
+    """The result of following all crawls of a case; `lost` has a trace per check and kinds."""
 
     states: int = 0
     complete: int = 0
@@ -420,7 +420,7 @@ class Result:
     seconds: float = 0.0
 
     def unknown(self, case: Case) -> dict[tuple[str, str], str]:
-        """Return the losses that cannot be put down to a known one."""
+        """Return the losses that no known loss explains."""
         known = KNOWN.get(case.rule, {})
         return {
             (check, kinds): trace
@@ -433,8 +433,8 @@ class Crawls:
     """All crawls of one case.
 
     Args:
-        case: what is read, and how.
-        traced: whether losses come with the steps that led there.
+        case: the listing and the way of reading it.
+        traced: whether to record the steps that lead to losses.
     """
 
     def __init__(self, case: Case, *, traced: bool = False) -> None:
@@ -456,7 +456,7 @@ class Crawls:
             self._parents.update(dict.fromkeys(known))
         while waiting:
             depth += 1
-            assert depth < MAX_STEPS, f"a pass does not end: {self.case}"
+            assert depth < MAX_STEPS, f"a pass never ends: {self.case}"
             level, waiting = waiting, []
             for state in level:
                 self._now = state
@@ -471,7 +471,7 @@ class Crawls:
         return self.result
 
     def _starts(self) -> Iterator[State]:
-        """Yield the states before the first request: a window may begin at any page, and so may a tail."""
+        """Yield the states before the first request. A window may start at any page, and so may a tail."""
         case, world = self.case, first_world(self.case)
         front_is_cut = case.has_until if self._order is Order.CREATED_DESC else case.has_since
         places = range(case.runs) if front_is_cut else range(1, case.runs) if case.reading == "tail" else (0,)
@@ -541,14 +541,14 @@ class Crawls:
         if state.stage == "early" and self.case.reading == "resumed" and step.pages:
             yield self._resume(following), f"{label}; killed here"
         if not step.linked and self.case.order == "shuffled":
-            self.result.again.add("not linked")  # never complete, and there are too many ways to go on
+            self.result.again.add("not linked")  # never complete, and there are too many continuations
         elif step.in_flight:
             yield following, label
         else:
             yield from self._ended(following, label)
 
     def _begun(self, state: State, page: Page) -> Facts:
-        """Note what the first page of the main pass shows."""
+        """Record the facts about the first page of the main pass."""
         return Facts(self._readings.pass_(state.reading).began == 0 or page.in_front, page.tie_ends)
 
     def _begin(self, state: State, stage: str, reading: Pass[Page], facts: Facts) -> State:
@@ -557,25 +557,25 @@ class Crawls:
         return state._replace(stage=stage, reading=number, in_flight=asked, facts=facts, last_look=0)
 
     def _resume(self, state: State) -> State:
-        """Go on from a checkpoint behind the last page."""
+        """Resume at a checkpoint after the last page."""
         early = self._readings.pass_(state.reading)
         main = self._pass(position=early.reach, first=early.first, last=early.last, count=early.count)
         return self._begin(state, "main", main, Facts())
 
     def _ended(self, state: State, label: str) -> Iterator[tuple[State, str]]:
-        """Go on to the next pass, or have the verdict."""
+        """Start the next pass, or decide."""
         reading = self._readings.pass_(state.reading)
         if state.stage == "early":
             if self.case.reading == "tail" and reading.first:
                 main = self._pass(tail=(reading.began, reading.first))
                 yield self._begin(state, "main", main, Facts()), label
-            return  # a load that came to its end does not resume
+            return  # a backfill that has ended is not resumed
         if state.stage == "closing":
             assert state.facts.evidence is not None
             self._decide(state, state.facts.evidence.closed_by(reading, self._met(state)), label)
             return
         evidence = self._evidence(state, reading)
-        # Nothing new is created in a window that has ended.
+        # No run is created in a window of the past.
         look = None if evidence.pages < 2 or self.case.has_until else closing_pass(reading, self._order)
         if look is None:
             self._decide(state, evidence, label)
@@ -595,7 +595,7 @@ class Crawls:
             newest_first=self._order is Order.CREATED_DESC and state.facts.tie_ends,
         )
         pages = min(main.pages + (self.case.reading in {"resumed", "tail"}), 2)
-        # With fewer differences there are fewer states.
+        # Fewer differences result in fewer states.
         first = evidence.first if self.case.paging == "aligned" else ()
         return replace(evidence, pages=pages, ended=main.ended and main.pages > 0, first=first)
 
@@ -621,7 +621,7 @@ class Crawls:
 
 
 def follow(case: Case) -> Result:
-    """Follow all crawls of a case; once more with traces where there is an unknown loss."""
+    """Follow all crawls of a case; if there is an unknown loss, repeat with traces."""
     result = Crawls(case).follow()
     return Crawls(case, traced=True).follow() if result.unknown(case) else result
 
@@ -631,7 +631,7 @@ def follow(case: Case) -> Result:
 
 def cases(runs: int, events: int) -> Iterator[Case]:
     """Yield every way to read listings of up to `runs` runs with up to `events` changes."""
-    # Without counts nothing is read ahead.
+    # Without counts, no pages are read ahead.
     for order, (counts, window) in itertools.product(list(ORDERS)[:4], ((True, 1), (True, 2), (False, 1))):
         usual: dict[str, Any] = {"order": order, "counts": counts, "window": window}
         by_creation = ORDERS[order].by_creation
@@ -639,7 +639,7 @@ def cases(runs: int, events: int) -> Iterator[Case]:
             yield Case(**usual, runs=runs, events=events, size=4, tie=tie)
         yield Case(**usual, runs=5, events=events)
         yield Case(**usual, runs=5, events=1, size=4, large=2)
-        yield Case(**usual, size=2, overlap=1)  # as where a server refuses larger pages
+        yield Case(**usual, size=2, overlap=1)  # as if the server refused larger pages
         for tells_size in (True, False):
             yield Case(**usual, runs=8, size=6, paging="real", tells_size=tells_size)
         yield Case(**usual, runs=max(runs - 1, 4), reading="resumed")
@@ -652,7 +652,7 @@ def cases(runs: int, events: int) -> Iterator[Case]:
 
 
 def quiet_cases(runs: int) -> Iterator[Case]:
-    """Yield the ways to read whole listings of up to `runs` runs that do not change."""
+    """Yield all ways to read whole listings of up to `runs` runs that do not change."""
     for order, counts, window in itertools.product(list(ORDERS)[:4], (True, False), (1, 2, 3)):
         for number, size in itertools.product(range(1, runs + 1), (3, 4, 5)):
             yield Case(order, number, 0, size, window, counts)

@@ -1,4 +1,4 @@
-"""Reading what normalizing made: rows by column name, their JSON parsed."""
+"""Access to normalized rows: values by column name, with JSON parsed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def run_bytes(**fields: Any) -> bytes:
 
 
 def normalized(raw: bytes, *, store_payloads: bool = True, redact: Redactor | None = None) -> RunRows:
-    """The rows of a run in the listing of the app `app` and the workflow `wf`."""
+    """The rows of a run in the stream of the app `app` and the workflow `wf`."""
     return Normalizer("app", "wf", store_payloads=store_payloads, redact=redact).normalize(raw, digest(raw))
 
 
 def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:
-    """A row by column names, its values as Python has them; JSON is read with plain numbers."""
+    """The values of a row by column name, as Python values; JSON has plain numbers."""
     return {
         name: json.loads(plain(kind, value)) if kind == "jsonb" and value is not None else plain(kind, value)
         for (name, kind), value in zip(table.types.items(), row, strict=True)
@@ -40,7 +40,7 @@ def named(table: tables.Table, row: Sequence[Any]) -> dict[str, Any]:
 
 
 def plain(kind: str, value: Any) -> Any:
-    """A value of a row as Python has it; JSON as text."""
+    """A value of a row as a Python value; JSON is text."""
     if kind == "jsonb" and value is not None:
         assert value.startswith(JSONB)
         return value.removeprefix(JSONB)
@@ -52,7 +52,7 @@ def plain(kind: str, value: Any) -> Any:
 
 
 def number(value: bytes) -> Decimal:
-    """The number that PostgreSQL reads in `value`, its binary form."""
+    """The number in `value`, which is in PostgreSQL's binary format."""
     count, weight, sign, scale = unpack_from("!HhHH", value)
     assert len(value) == 8 + 2 * count
     digits = "".join(f"{group:04}" for group in unpack_from(f"!{count}H", value, 8))
@@ -78,7 +78,7 @@ def usage_rows(rows: RunRows) -> list[dict[str, Any]]:
 
 
 def comparable(rows: RunRows) -> Any:
-    """All of the rows, with JSON in one way of writing, digits included."""
+    """All rows, with canonical JSON and exact digits, for comparisons."""
 
     def table(table: tables.Table, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
         kinds = list(table.types.values())

@@ -179,7 +179,7 @@ def migrated_template(pg_server: str) -> str:
 
 
 class Databases:
-    """Creates and drops databases over one lasting connection: connecting takes as long as copying a small database.
+    """Creates and drops databases over a persistent connection, because connecting takes as long as a copy.
 
     The connection has its own event loop and thread, because the loop of a test ends with the test.
     """

@@ -1,4 +1,4 @@
-"""Proxies between a client and PostgreSQL: one adds TLS, one adds latency, one falls silent or loses answers."""
+"""Proxies between a client and PostgreSQL that add TLS, add latency, or drop packets."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Greet = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 
 @dataclass
 class Gate:
-    """Lets bytes pass until it is shut, as a firewall that drops packets does: no connection is closed or refused.
+    """A proxy that forwards bytes until it is shut. It then drops bytes, but closes and refuses no connection.
 
     Attributes:
         url: of the proxy.
-        shut_before: bytes of a client that shut the gate, and do not get through themselves.
-        shut_after: bytes of a client that get through, but whose answer does not.
-        armed_by: bytes of a client that must have passed before.
-        only_same: whether only the connection that sent these bytes falls silent.
-        lost_commits: how many connections are still to be cut when the server has answered a COMMIT.
+        shut_before: bytes from a client that shut the gate and are not forwarded.
+        shut_after: bytes from a client that are forwarded, but not their answer.
+        armed_by: bytes from a client that must have been forwarded before.
+        only_same: whether only the connection that sent these bytes is shut.
+        lost_commits: the number of connections to close when the server has answered a COMMIT.
     """
 
     url: str = ""
@@ -66,7 +66,7 @@ class _Lane:
         self.is_cut = False
 
     async def send(self, data: bytes) -> None:
-        """Wait for the gate before bytes of the client go on."""
+        """Wait for the gate before bytes from the client are forwarded."""
         gate = self._gate
         if gate.lost_commits and b"COMMIT;\0" in data:
             gate.lost_commits -= 1
@@ -95,7 +95,7 @@ class _Lane:
 
 @asynccontextmanager
 async def encrypting(server_url: str, certificate: Path, gate: Gate | None = None) -> AsyncIterator[str]:
-    """Behave like a server with `ssl = on`; yield the URL, at `localhost`."""
+    """Run a proxy that acts as a server with `ssl = on`; yield its URL at `localhost`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
@@ -112,14 +112,14 @@ async def encrypting(server_url: str, certificate: Path, gate: Gate | None = Non
 
 @asynccontextmanager
 async def far_away(server_url: str, seconds: float) -> AsyncIterator[str]:
-    """Delay everything that a client sends; yield the URL, at `localhost`."""
+    """Run a proxy that delays all bytes from clients; yield its URL at `localhost`."""
     async with _between(server_url, seconds=seconds) as url:
         yield url
 
 
 @asynccontextmanager
 async def gated(server_url: str) -> AsyncIterator[Gate]:
-    """Yield a gate, through which the server can be reached at the gate's URL."""
+    """Yield a gate to the server."""
     gate = Gate()
     async with _between(server_url, gate=gate) as url:
         gate.url = url

@@ -1,6 +1,6 @@
-"""Facts about runs, computed from the JSON that the simulated API serves: a second opinion on what the views say.
+"""Facts about runs, computed from the JSON of the simulated API, to check the views.
 
-Nothing here is shared with the code that loads runs, nor with the views.
+This module shares no code with the loader and the views.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def total(values: Iterable[Any]) -> Any:
-    """Return the sum of what is not None; None if nothing is."""
+    """Return the sum of the values that are not None; None if there are none."""
     known = [each for each in values if each is not None]
     return sum(known[1:], known[0]) if known else None
 
@@ -50,7 +50,7 @@ def ratio(part: int, whole: int) -> float | None:
 
 
 class ServedRun:
-    """One run. `parent` is the run that it counts for, `children` the runs that count for each of its steps."""
+    """A run. `parent` is the run for which it counts, `children` the runs that count for each step."""
 
     def __init__(self, document: Json) -> None:
         self.document = document
@@ -76,7 +76,7 @@ class ServedRun:
 
     @cached_property
     def steps(self) -> dict[str, Json]:
-        """The steps by key; None for one that only the usage names."""
+        """The steps by key; None for a step that is only in the usage."""
         output = self.document.get("output") or {}
         found: dict[str, Json] = {}
         for key, step in output.items() if isinstance(output, dict) else ((each["key"], each) for each in output):
@@ -95,7 +95,7 @@ class ServedRun:
         return _credits(((self.document.get("usage") or {}).get("steps") or {}).get(key))
 
     def step_credits(self, key: str) -> Decimal | None:
-        """Return what a step cost itself: less what its children cost, as far as its credits hold that."""
+        """Return the own credits of a step: its credits minus the smaller of its credits and those of its children."""
         cost = self.step_credits_with_children(key)
         children = total(each.credits_with_children for each in self.children[key])
         return cost if cost is None or children is None else cost - min(cost, children)
@@ -108,7 +108,7 @@ class ServedRun:
         return self.credits_with_children - sum(a - b for a, b in steps if a is not None and b is not None)
 
     def model_calls(self, key: str) -> list[tuple[Json, Json, int | None, int | None, bool]]:
-        """Return provider, model, tokens in and out, and whether it failed: of the step, or of its calls if it looped."""
+        """Return (provider, model, input tokens, output tokens, failed) of the step, or of its calls if it looped."""
         step = self.steps[key]
         if step is None or step.get("type") != "model":
             return []
@@ -134,7 +134,7 @@ class ServedRun:
 
     @property
     def message(self) -> str | None:
-        """What went wrong, without what differs from run to run."""
+        """The normalized error message."""
         error = self.document.get("error")
         error = self.first_failed_step[1].get("error") if error is None else error
         if error is None:
@@ -153,7 +153,7 @@ def step_duration_s(step: Json) -> float | None:
 
 
 def served_runs(world: World) -> list[ServedRun]:
-    """Read every run that the API lists, and find which run each of them counts for."""
+    """Read all runs that the API lists, and determine the parent of each."""
     documents = [
         json.loads(world.raw.get(run["id"]) or encode(run), parse_float=Decimal)
         for runs in world.runs.values()

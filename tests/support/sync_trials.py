@@ -51,7 +51,7 @@ def workflows(count: int, *, runs: int = 30) -> World:
 
 
 async def claimers(trial: Trial, at_least: int) -> None:
-    """Wait until so many processes have claimed a workflow."""
+    """Wait until `at_least` processes have claimed a workflow."""
     while await trial.connection.fetchval("SELECT count(DISTINCT claimed_by) FROM etl_queue") < at_least:
         await asyncio.sleep(0.05)
 
@@ -76,11 +76,11 @@ class Stir:
     def delete(self):
         self.world.delete_run(self._some())
 
-    def swap(self):  # the count stays as it is
+    def swap(self):  # the count is unchanged
         self.delete()
         self.create()
 
-    def flicker(self):  # runs that are there for one request only
+    def flicker(self):  # runs that exist only during one request
         if self.made and (run_id := self.made.pop()) in self.world.runs[WORKFLOW]:
             self.world.delete_run(run_id)
         else:
@@ -96,7 +96,7 @@ class Stir:
 
 @dataclass
 class Trial:
-    """One API and one warehouse, with the `settings` of the next sync.
+    """An API and a warehouse, with the `settings` of the next sync.
 
     `apps` are the apps whose listings of all workflows are read; by default, each workflow's own app.
     """
@@ -135,7 +135,7 @@ class Trial:
         return await run_sync(self.settings, mode, **{"policy": QUICK} | options)
 
     async def requests_of(self, mode: Any = "sync", **options: Any) -> int:
-        """Run a sync that must succeed; return the number of its requests."""
+        """Run a sync, check that it succeeds, and return the number of its requests."""
         before = len(self.sandbox.requests)
         summary = await self.run(mode, **options)
         assert summary.status == "succeeded", summary
@@ -144,7 +144,7 @@ class Trial:
         return sent
 
     async def agrees(self, mode: Any = "sync", **options: Any) -> SyncSummary:
-        """Run a sync that must succeed and leave no differences."""
+        """Run a sync, and check that it succeeds and leaves no differences."""
         summary = await self.run(mode, **options)
         assert (summary.status, summary.exit_code) == ("succeeded", 0), (summary.error, await self.differences())
         found = await self.differences()
@@ -243,7 +243,7 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
         "engine": trial.engine,
     }
     path = folder / "config.yaml"
-    path.write_text(json.dumps(config))  # YAML too
+    path.write_text(json.dumps(config))  # JSON is also YAML
     environment = clean_environment() | {"CORTEX_API_KEY": trial.sandbox.key}
     given = (*arguments, "--config", str(path), "--log-format", "json")
     running = WARM.start(*given, folder=folder, environment=environment)

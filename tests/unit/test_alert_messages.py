@@ -1,4 +1,4 @@
-"""The form of a message for each receiver; text from runs is never markup."""
+"""The format of messages for each receiver; text from runs is never parsed as markup."""
 
 from __future__ import annotations
 

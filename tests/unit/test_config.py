@@ -71,12 +71,12 @@ def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"CORTEX_ETL_CONFIG": "mine.yaml", "HOME": "/home/me"}, ["mine.yaml"]),
     ],
 )
-def test_files_to_look_for(environment: dict[str, str], files: list[str]) -> None:
+def test_search_path_of_the_settings_file(environment: dict[str, str], files: list[str]) -> None:
     assert [str(path) for path in candidates(environment)] == files
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read every folder")
-def test_home_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_home_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0)
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,7 @@ def test_places_of_values_that_variables_set(write) -> None:
     assert settings.place("apps", 0, "key") == settings.place("apps", 1, "id") == "default"
 
 
-def test_ids_are_whatever_the_api_gives(write) -> None:
+def test_ids_may_be_any_text(write) -> None:
     (app,) = load(write("apps:\n  - id: my app/1\n    workflows: [a workflow, ' w ', ü]\n"), {}).apps
     assert (app.id, app.workflows) == ("my app/1", ["a workflow", " w ", "ü"])
 
@@ -201,7 +201,7 @@ def test_invalid_line_in_dotenv_is_reported(write, tmp_path: Path, line: str, ca
     assert "hunter2" not in f"{caught.value} {caught.value.hint} {caplog.text}"
 
 
-def test_secrets_come_from_the_usual_variables(write) -> None:
+def test_secrets_are_read_from_the_standard_variables(write) -> None:
     settings = load(write("database: {url: null}\n"), {"CORTEX_API_KEY": "sk-1", "DATABASE_URL": "postgres://h/d"})
     assert settings.require_key().get_secret_value() == "sk-1"
     assert settings.database.url is not None
@@ -209,7 +209,7 @@ def test_secrets_come_from_the_usual_variables(write) -> None:
     assert settings.place("database", "url") == "environment variable DATABASE_URL"
 
 
-def test_file_overrides_the_usual_variables(write) -> None:
+def test_file_overrides_the_standard_variables(write) -> None:
     settings = load(write("api: {key: sk-file}\n"), {"CORTEX_API_KEY": "sk-1"})
     assert settings.require_key().get_secret_value() == "sk-file"
 

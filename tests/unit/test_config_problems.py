@@ -418,7 +418,7 @@ def test_errors_in_the_environment(tmp_path: Path, environment: dict[str, str], 
     assert "hunter2" not in f"{error} {error.hint}"
 
 
-def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_unrelated_variables_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     of_kubernetes = {"CORTEX_ETL_SERVICE_HOST": "10.0.0.1", "CORTEX_ETL_PORT": "tcp://10.0.0.1:80"}
     load(tmp_path / "config.yaml", of_kubernetes | {"MY_CORTEX_ETL_APPS": "x"})
@@ -433,7 +433,7 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ("apps:\n  - {id: a, workflows: [w, '${WORKFLOW}']}\n", "WORKFLOW", " ", "apps[0].workflows[1]"),
     ],
 )
-def test_bad_value_of_a_variable_blames_the_variable(
+def test_invalid_value_of_a_variable_names_the_variable(
     tmp_path: Path, text: str, name: str, value: str, key: str, place: str
 ) -> None:
     path = tmp_path / "config.yaml"
@@ -450,7 +450,7 @@ def test_bad_value_of_a_variable_blames_the_variable(
     assert "hunter2" not in f"{error} {error.hint}"
 
 
-def test_default_in_the_file_blames_the_line(tmp_path: Path) -> None:
+def test_invalid_default_in_the_file_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("api:\n  concurrency: ${MANY:-x}\n")
     assert problem(path, {}).message.startswith(f"{path}:2: api.concurrency: ")
@@ -484,7 +484,7 @@ def test_unreadable_file(tmp_path: Path, make: Any, says: str) -> None:
     assert says in error.message
 
 
-def test_a_few_lines_cannot_fill_the_memory(tmp_path: Path) -> None:
+def test_yaml_aliases_cannot_exhaust_memory(tmp_path: Path) -> None:
     """Each level refers ten times to the one before it: 10^20 values."""
     levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'x'] * 10)}]" for n in range(20)]
     path = tmp_path / "config.yaml"

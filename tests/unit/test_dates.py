@@ -101,7 +101,7 @@ def test_python_timestamps_are_parsed(time: datetime, separator: str) -> None:
     offset = time.utcoffset() or timedelta(0)
     text = time.isoformat(separator)
     if offset.total_seconds() % 60:
-        return  # zones of before standard time, which ISO 8601 cannot write
+        return  # zones before standard time, which ISO 8601 cannot represent
     try:
         expected = time.astimezone(UTC)
     except OverflowError:

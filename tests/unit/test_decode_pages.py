@@ -127,7 +127,7 @@ def test_digest_is_the_sha_256_of_the_bytes() -> None:
     st.integers(1, 40),
     st.sampled_from([b"", b"\n \t"]),
 )
-def test_list_that_comes_in_pieces_gives_the_same_items(items: list[bytes], piece: int, space: bytes) -> None:
+def test_list_in_pieces_has_the_same_items(items: list[bytes], piece: int, space: bytes) -> None:
     body = b"%b[%b%b%b]%b" % (space, space, (space + b"," + space).join(items), space, space)
     reader = ItemReader(1_000_000)
     for start in range(0, len(body), piece):
@@ -137,7 +137,7 @@ def test_list_that_comes_in_pieces_gives_the_same_items(items: list[bytes], piec
 
 
 @given(st.integers(1, 40))
-def test_only_the_beginning_of_an_item_that_is_too_large_is_kept(piece: int) -> None:
+def test_only_the_first_bytes_of_a_too_large_item_are_kept(piece: int) -> None:
     large = b'{"id":"run_2","input":"%b"}' % (rb"\"]}," * 30)
     body = b'[{"id":"run_1"}, %b , {"id":"run_3"}]' % large
     reader = ItemReader(100)
@@ -150,7 +150,7 @@ def test_only_the_beginning_of_an_item_that_is_too_large_is_kept(piece: int) -> 
     assert (digest(kept), size_of(kept), peek_id(kept)) == (hashlib.sha256(large).digest(), len(large), "run_2")
 
 
-def test_list_that_was_cut_off_is_not_complete() -> None:
+def test_truncated_list_is_not_complete() -> None:
     reader = ItemReader(100)
     reader.feed(b'[{"id":"run_1"},{"id":')
     assert not reader.is_complete

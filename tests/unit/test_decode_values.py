@@ -151,7 +151,7 @@ def test_invalid_json_is_refused_by_both_readers(text: bytes) -> None:
         ('"🚀 é"'.encode(), False),
     ],
 )
-def test_strings_refused_by_postgresql_are_detected(text: bytes, dirty: bool) -> None:
+def test_unstorable_characters_are_detected(text: bytes, dirty: bool) -> None:
     assert needs_cleaning(text) is dirty
     assert (clean_json(text) != text) is dirty
 

@@ -26,14 +26,14 @@ def test_exit_codes_take_precedence_in_the_order_130_3_4_1(first: int, second: i
     assert summary.exit_code == (130, 3, 4, 1)[min(first, second)]
 
 
-def test_first_of_several_errors_with_one_exit_code_stays() -> None:
+def test_first_of_several_errors_with_the_same_exit_code_is_kept() -> None:
     summary = SyncSummary("sync")
     summary.end_with(FatalError("first"))
     summary.end_with(FatalError("second"))
     assert summary.error == "first"
 
 
-async def test_the_gravest_error_of_work_side_by_side_is_raised() -> None:
+async def test_gravest_error_of_concurrent_tasks_is_raised() -> None:
     errors = iter(IN_ORDER[1:])
 
     async def work() -> None:

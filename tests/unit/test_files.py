@@ -104,7 +104,7 @@ def test_failed_write_leaves_no_files(tmp_path: Path) -> None:
 @as_root
 @pytest.mark.parametrize("folder_mode", [0o1777, 0o755], ids=oct)
 def test_link_of_another_user_is_not_followed(tmp_path: Path, folder_mode: int) -> None:
-    """In /tmp, anyone can put a link where root will write a report."""
+    """In /tmp, any user can create a link at the path where root will write a report."""
     victim, link = tmp_path / "victim", tmp_path / "link"
     victim.write_bytes(b"precious")
     tmp_path.chmod(folder_mode)
@@ -129,7 +129,7 @@ def test_loop_of_links_is_an_error(tmp_path: Path) -> None:
         write_atomically(tmp_path / "one", b"x")
 
 
-def test_name_that_was_foreseen_is_not_used(tmp_path: Path, monkeypatch) -> None:
+def test_predictable_temporary_name_is_not_used(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
@@ -168,7 +168,7 @@ def test_lock_is_held_once_and_keeps_the_file(tmp_path: Path) -> None:
         assert path.read_text() == "kept"
 
 
-def test_private_files_and_folders_are_closed_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_private_files_and_folders_ignore_the_umask(tmp_path: Path, umask: int) -> None:
     create_private(tmp_path / "secret", "x")
     touch(tmp_path / "marker")
     assert make_private_folder(tmp_path / "a" / "b") == [tmp_path / "a", tmp_path / "a" / "b"]
@@ -179,7 +179,7 @@ def test_private_files_and_folders_are_closed_whatever_the_umask(tmp_path: Path,
     assert os.umask(umask) == umask
 
 
-def test_private_file_is_never_an_existing_one(tmp_path: Path) -> None:
+def test_private_file_replaces_no_existing_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "created")
     for name in ("link", "old"):
         (tmp_path / "old").write_text("kept")
@@ -216,7 +216,7 @@ ALLOWED = {
 }
 
 
-def test_files_are_changed_only_where_links_are_thought_of() -> None:
+def test_files_are_written_only_by_functions_that_check_links() -> None:
     found = {}
     for source in sorted(SOURCES.rglob("*.py")):
         calls = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]

@@ -35,7 +35,7 @@ def test_flags_have_no_type(name) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_common_options_are_explained_by_the_command_itself_alone(name) -> None:
+def test_common_options_are_described_only_in_the_main_help(name) -> None:
     assert "Print nothing unless something is wrong." not in " ".join(shown(*name.split()).split())
     assert "Also --config, --log-format, --verbose and --quiet: see cortex-etl --help." in shown(*name.split())
 

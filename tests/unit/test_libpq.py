@@ -1,4 +1,4 @@
-"""URLs of databases mean what they mean to libpq."""
+"""Database URLs are interpreted as by libpq."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_unescaped_password_is_refused_without_being_shown(url: str) -> None:
     assert "hunter" not in str(refused.value)
 
 
-def test_variables_add_what_a_url_leaves_out() -> None:
+def test_variables_complete_a_url() -> None:
     variables = {"PGHOST": "db.example", "PGPORT": "6543", "PGDATABASE": "runs", "PGUSER": "me", "PGPASSWORD": "p w"}
     assert complete("postgresql://", variables) == "postgresql://me:p%20w@db.example:6543/runs"
     assert complete("postgresql:///", variables) == "postgresql://me:p%20w@db.example:6543/runs"
@@ -73,7 +73,7 @@ def test_variables_add_what_a_url_leaves_out() -> None:
     assert complete("postgresql://h", {"PGHOSTADDR": "10.0.0.1"}) == f"postgresql://{ACCOUNT}@10.0.0.1"
 
 
-def test_service_adds_what_a_url_leaves_out(tmp_path: Path) -> None:
+def test_service_completes_a_url(tmp_path: Path) -> None:
     file = tmp_path / "services"
     file.write_text(
         "# ours\n[x]\nhost=db.example\nport=6543\nuser=me\npassword=100%=\nsslmode=require\n[y]\nhost=other\n"
@@ -130,7 +130,7 @@ def test_password_comes_from_pgpass(tmp_path: Path) -> None:
     assert "password" not in parameters_of(complete("postgresql://you@h/d", home))
 
 
-def test_variables_without_effect_are_known() -> None:
+def test_variables_without_effect_are_reported() -> None:
     variables = {"PGHOST": "db", "PGUSER": "me", "PGPASSWORD": "secret", "PGSSLMODE": "require", "PGPORT": ""}
     assert unused_variables(None, variables) == ["PGHOST", "PGUSER", "PGPASSWORD"]
     assert unused_variables("postgresql://", variables) == []
@@ -139,7 +139,7 @@ def test_variables_without_effect_are_known() -> None:
     assert unused_variables("postgresql://you@other/d", {"PGPASSFILE": "f", "PGPASSWORD": "p"}) == ["PGPASSFILE"]
 
 
-def test_passwords_from_elsewhere_are_masked(tmp_path: Path) -> None:
+def test_passwords_from_other_sources_are_masked(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("database: {url: 'postgresql://'}\n")
     settings = load(path, {"PGPASSWORD": "hunter2", "PGHOST": "h"})

@@ -15,7 +15,7 @@ PAGES_OF_100 = -(-50_000 // 100)
 
 
 def read(reading: Pass, listing: Callable[[Span], Sequence[str]], *, counted: bool = True) -> list[str]:
-    """Answer what a pass asks for, in turn; return the items in the order in which they are handed on."""
+    """Answer the requests of a pass in order; return the items in the order in which the pass yields them."""
     found: list[str] = []
     for number in range(1000):
         span = reading.next_request()
@@ -38,21 +38,21 @@ def runs(count: int) -> list[str]:
 
 
 @given(st.integers(0, 10**7), st.integers(1, 1000))
-def test_the_next_page_overlaps_and_goes_on(position: int, size: int) -> None:
+def test_next_page_overlaps_the_previous_one(position: int, size: int) -> None:
     span = next_span(position, size)
     assert span.end > position
     assert span.start <= max(position - min(LINK, position), 0)
     assert span.size <= max(size, 13)
 
 
-def test_reading_everything_costs_at_most_16_percent_more_than_the_fewest_pages_of_100() -> None:
+def test_reading_everything_takes_at_most_16_percent_more_pages_than_necessary() -> None:
     position, pages = 0, 0
     while position < 50_000:
         position, pages = next_span(position, 100).end, pages + 1
     assert pages <= 1.16 * PAGES_OF_100
 
 
-def test_a_server_that_gives_no_larger_pages_is_asked_for_none() -> None:
+def test_pages_larger_than_the_cap_are_not_requested() -> None:
     assert all(next_span(position, 7, capped=True).size <= 7 for position in range(1000))
 
 
@@ -70,7 +70,7 @@ def test_a_server_that_gives_no_larger_pages_is_asked_for_none() -> None:
         ("", "ab", 0),
     ],
 )
-def test_two_pages_meet_where_the_end_of_one_is_the_beginning_of_the_next(above, below, shared) -> None:
+def test_two_pages_link_if_one_starts_with_the_end_of_the_other(above, below, shared) -> None:
     assert link(above, below) == shared
 
 
@@ -111,7 +111,7 @@ def test_a_shuffled_listing_is_not_linked() -> None:
 
 
 @pytest.mark.parametrize("moved", [-7, 0, 5, 40])
-def test_a_pass_goes_on_where_an_earlier_one_stopped(moved: int) -> None:
+def test_pass_resumes_at_a_checkpoint(moved: int) -> None:
     before = runs(100)
     now = before[-moved:] if moved < 0 else [f"new_{number}" for number in range(moved)] + before
     reading = Pass(Paging(10), Checkpoint(50, first=tuple(before[:10]), last=tuple(before[40:50]), count=100))
@@ -120,13 +120,13 @@ def test_a_pass_goes_on_where_an_earlier_one_stopped(moved: int) -> None:
     assert reading.ended
 
 
-def test_a_pass_whose_place_is_not_found_reads_nothing() -> None:
+def test_pass_whose_checkpoint_is_not_found_reads_nothing() -> None:
     reading = Pass(Paging(10), Checkpoint(50, last=("lost_1", "lost_2"), count=100))
     assert read(reading, served(runs(100))) == []
     assert (reading.pages, reading.linked) == (0, False)
 
 
-def test_a_pass_ends_where_it_meets_what_was_read_beforehand() -> None:
+def test_pass_ends_at_the_part_that_was_read_before() -> None:
     reading, listing = Pass(Paging(10), Checkpoint(tail=(80, tuple(runs(100)[80:90])))), runs(100)
     found = read(reading, served(listing))
     assert set(listing[:82]) <= set(found)
@@ -134,7 +134,7 @@ def test_a_pass_ends_where_it_meets_what_was_read_beforehand() -> None:
     assert listing[-1] not in found
 
 
-def test_the_newest_end_is_read_again_until_it_meets_what_was_read_there() -> None:
+def test_head_is_read_again_until_it_links_with_the_first_page() -> None:
     main = Pass(Paging(10))
     read(main, served(runs(40)))
     look = closing_pass(main, Order.CREATED_DESC)
@@ -150,7 +150,7 @@ def test_the_newest_end_is_read_again_until_it_meets_what_was_read_there() -> No
     assert closing_pass(main, Order.NONE) is None
 
 
-def test_a_cap_is_learned_and_a_server_that_rounds_sizes_is_read_by_whole_pages() -> None:
+def test_cap_is_learned_and_rounded_sizes_are_read_by_whole_pages() -> None:
     paging = Paging(100)
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 50, 300, 50)) == 50
     assert paging.next(50).size <= 50
@@ -159,7 +159,7 @@ def test_a_cap_is_learned_and_a_server_that_rounds_sizes_is_read_by_whole_pages(
     assert paging.next(100) == Span(3, 50)
 
 
-def test_a_short_page_is_no_end_while_more_is_counted() -> None:
+def test_short_page_is_not_the_end_if_the_count_is_higher() -> None:
     paging = Paging(100)
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == 70, "a server may cap silently"
     assert paging.size == 70
@@ -206,7 +206,7 @@ def test_pages_of_any_size_link(size: int) -> None:
 
 @pytest.mark.parametrize("ahead", [1, 4])
 @pytest.mark.parametrize("large", [0, 1, 7, 250, 496, 499])
-def test_a_page_that_cannot_be_read_is_replaced_by_smaller_linked_ones(large: int, ahead: int) -> None:
+def test_unreadable_page_is_replaced_by_smaller_linked_pages(large: int, ahead: int) -> None:
     reading, listing, found, sizes = Pass(Paging(100), ahead=ahead), runs(500), list[str](), list[int]()
     waiting: list[Span] = []
     while True:
@@ -227,7 +227,7 @@ def test_a_page_that_cannot_be_read_is_replaced_by_smaller_linked_ones(large: in
     assert sum(size > 50 for size in sizes) > 4, "the pages grow again"
 
 
-def test_pages_of_single_runs_are_read_where_no_others_can_be() -> None:
+def test_pages_of_single_runs_are_read_if_larger_ones_fail() -> None:
     reading, listing, found = Pass(Paging(100), ahead=3), runs(7), list[str]()
     while (span := reading.next_request()) is not None:
         items = tuple(listing[span.start : span.end])
@@ -254,7 +254,7 @@ def test_the_size_of_pages_follows_their_bytes() -> None:
         assert paging.next(0).size == size
 
 
-def test_a_server_that_refuses_a_size_is_asked_for_the_next_smaller_one() -> None:
+def test_smaller_page_is_requested_after_a_refusal() -> None:
     paging, sizes = Paging(1000), []
     for _ in range(6):
         sizes.append(paging.next(0).size)

@@ -1,4 +1,4 @@
-"""Which proxy a URL is reached through, and what of it is secret."""
+"""The proxy for a URL, and the secret parts of its URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that cannot be decoded at once gives the same rows as one that can."""
+"""Field-by-field decoding returns the same rows as decoding in one call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NEW = "brand_new"
 
 
 def documents(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects that have some of the fields, some of them null."""
+    """Objects with some of the fields, some of which are null."""
     return st.fixed_dictionaries({}, optional={name: values | st.none() for name, values in fields.items()})
 
 
@@ -72,7 +72,7 @@ RUNS = documents(
 
 
 def grown(run: dict[str, Any]) -> dict[str, Any]:
-    """The run of an API that has added a field to every object."""
+    """A run from an API that has added a field to every object."""
 
     def usage(node: dict[str, Any] | None) -> dict[str, Any] | None:
         if node is None:

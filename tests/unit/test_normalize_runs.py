@@ -149,7 +149,7 @@ def test_child_runs_are_recorded_without_payloads(store_payloads: bool) -> None:
         {"output": [made]},
     ]
     assert children("workflow", [made], *loop) == ["child", "child", None, None]
-    # Without a loop these are tool calls; an untyped one has the step's type as well.
+    # Without a loop, these are tool calls; a call without a type has the type of the step.
     tools: list[dict[str, Any]] = [*loop, {"type": "workflow", "output": {"run_id": 5}}]
     assert children("workflow", {}, *tools) == ["child", "child", None, None, None]
     assert children("model", {}, *tools) == [None, "child", None, None, None]
@@ -296,7 +296,7 @@ def test_null_is_null(null: dict[str, Any]) -> None:
         (None, None, False, None),
     ],
 )
-def test_bare_day_counts_as_its_end(updated_at: str | None, time: Any, on_day: bool, effective: Any) -> None:
+def test_day_without_a_time_counts_as_its_end(updated_at: str | None, time: Any, on_day: bool, effective: Any) -> None:
     rows = normalized(run_bytes(updated_at=updated_at))
     assert (rows.updated_at, rows.updated_on_day) == (time, on_day)
     assert (run_row(rows)["updated_at"], run_row(rows)["updated_on_day"]) == (time, on_day)
@@ -309,7 +309,7 @@ def test_times_beyond_the_calendar_go_to_extra() -> None:
     assert row["extra"] == {"created_at": "+275760-09-13T00:00:00Z", "ended_at": "9999-12-31T23:59:59-05:00"}
 
 
-def test_run_without_a_workflow_gets_the_stream_s() -> None:
+def test_run_without_a_workflow_gets_that_of_the_stream() -> None:
     assert run_row(normalized(b'{"id":"run"}'))["workflow_id"] == "wf"
     assert run_row(normalized(b'{"id":"run"}'))["stream_app_id"] == "app"
     assert (
@@ -318,7 +318,7 @@ def test_run_without_a_workflow_gets_the_stream_s() -> None:
     )
 
 
-def test_run_of_another_workflow_says_where_it_is_listed() -> None:
+def test_run_of_another_workflow_has_its_listing() -> None:
     names = ("workflow_id", "stream_app_id", "listed_under_app_id", "listed_under_workflow_id")
     other, own = (run_row(normalized(b'{"id":"run","workflow_id":"%b"}' % each)) for each in (b"x", b"wf"))
     assert [other[name] for name in names] == ["x", None, "app", "wf"]

@@ -114,14 +114,14 @@ def out() -> Output:
     return Output(mask)
 
 
-def test_a_line_stays_one_line_whatever_it_contains(out, capsys) -> None:
+def test_message_stays_on_one_line(out, capsys) -> None:
     out.line(HOSTILE, mark="ok ", style="green")
     out.line(HOSTILE, err=True)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == (f"ok {ESCAPED}\n", f"{ESCAPED}\n")
 
 
-def test_only_marks_are_styled(out, monkeypatch, capsys) -> None:
+def test_only_symbols_are_styled(out, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     out.line(HOSTILE, mark="ok ", style="green")
     assert capsys.readouterr().out == f"\x1b[32mok \x1b[0m{ESCAPED}\n"
@@ -162,7 +162,7 @@ def test_secrets_are_masked_everywhere(out, capsys) -> None:
 
 
 def test_nothing_else_may_print() -> None:
-    """The lint rules refuse what would go around `Output`."""
+    """The lint rules refuse output that bypasses `Output`."""
     code = """
 import sys
 import traceback
@@ -241,7 +241,7 @@ def test_defaults_are_shown_as_they_are_typed() -> None:
                 assert isinstance(each.show_default, str), (group.name, each.name)
 
 
-def test_ids_are_never_cut() -> None:
+def test_ids_are_never_truncated() -> None:
     columns, row = ["run_id", "workflow_name", "id", "error"], ["r" * 80, "name " * 9, "i" * 30, "error " * 20]
     for width in range(40, 200, 7):
         lines = shown(columns, [row], width)

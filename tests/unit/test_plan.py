@@ -1,4 +1,4 @@
-"""The planner: what is read next, from what is known and what the pages show; no clock, no I/O."""
+"""The planner, which decides what to read next without a clock and I/O."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hours(*places: float) -> list[Listed]:
 
 
 def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False, distance: int = 0) -> Callable[..., bool]:
-    """Return a function that takes the next items and tells whether reading ends there."""
+    """Return a function that processes the next items and returns whether the head ends there."""
     items: list[Listed] = []
 
     def ends_at(*more: Listed) -> bool:
@@ -43,34 +43,34 @@ def head(*, order: Order = Order.CREATED_DESC, by_day: bool = False, distance: i
     return ends_at
 
 
-def test_known_ground_ends_the_head_below_the_ties_of_its_first_item() -> None:
+def test_known_items_end_the_head_below_the_ties_of_its_first_item() -> None:
     ends_at = head()
     assert not ends_at(*hours(0, 0))
     assert not ends_at(*hours(0))
     assert ends_at(*hours(0.1))
 
 
-def test_after_news_the_head_ends_strictly_below_the_lookback() -> None:
+def test_head_with_new_items_ends_strictly_below_the_lookback() -> None:
     ends_at = head()
     assert not ends_at(item(NOON, known=False), *hours(0.5))
     assert not ends_at(*hours(1))
     assert not ends_at(item(NOON - 2 * HOUR, known=False))
-    assert not ends_at(item(NOON - 3 * HOUR, recent=True)), "loaded by a sync that did not come to its end"
+    assert not ends_at(item(NOON - 3 * HOUR, recent=True)), "loaded by a sync that was interrupted"
     assert ends_at(*hours(4))
 
 
-def test_a_bare_day_is_no_ground_for_what_may_stand_in_it() -> None:
+def test_known_day_without_a_time_does_not_end_the_head_within_the_day() -> None:
     assert not head()(*hours(2), item(DAY))
     assert head()(*hours(2), item(DAY - timedelta(days=1)))
 
 
-def test_a_change_that_tells_its_day_alone_may_stand_anywhere_in_it() -> None:
+def test_change_with_a_day_without_a_time_may_be_anywhere_in_the_day() -> None:
     ends_at = head(order=Order.UPDATED_DESC, by_day=True)
     assert not ends_at(*hours(0, 3, 11))
     assert ends_at(*hours(14))
 
 
-def test_the_head_is_read_as_far_as_a_run_may_stand_from_its_place() -> None:
+def test_head_extends_as_far_as_a_run_may_be_out_of_order() -> None:
     ends_at = head(distance=2)
     assert not ends_at(*hours(0, 0.1, 0.2)[:2])
     assert ends_at(*hours(0.2, 0.3))
@@ -80,7 +80,7 @@ def test_the_head_is_read_as_far_as_a_run_may_stand_from_its_place() -> None:
 
 
 @pytest.mark.parametrize("times", [(1, 2, 0, 3, 4, 5), (2, 0, 1, 3, 4, 5), (0, 1, 3, 4, 2, 5)])
-def test_a_run_may_stand_a_few_places_from_where_its_time_belongs(times) -> None:
+def test_run_may_be_a_few_places_out_of_order(times) -> None:
     for distance, order in ((2, Order.CREATED_DESC), (1, Order.NONE)):
         observer = OrderObserver(distance)
         for place in range(0, 6, 2):
@@ -109,20 +109,20 @@ def test_items_without_a_time_end_nothing() -> None:
         ([item(NOON), item(None), item(NOON - HOUR)], Order.CREATED_DESC),
     ],
 )
-def test_the_order_is_what_no_step_speaks_against_and_some_step_shows(items, order) -> None:
+def test_order_is_observed_from_consecutive_items(items, order) -> None:
     observer = OrderObserver()
     observer.watch(items)
     assert observer.order is order
 
 
-def test_items_that_come_again_on_the_next_page_are_drift() -> None:
+def test_items_repeated_on_the_next_page_are_drift() -> None:
     observer, first = OrderObserver(), hours(0, 1, 2)
     observer.watch(first)
     observer.watch([first[1], first[2], *hours(3)])
     assert observer.order is Order.CREATED_DESC
 
 
-def test_a_page_shows_what_is_new_where_its_newest_moment_ends_on_it() -> None:
+def test_page_shows_new_runs_if_it_contains_all_ties_of_its_newest_run() -> None:
     assert tie_ends(hours(0, 0, 1))
     assert not tie_ends(hours(0, 0, 0))
     assert not tie_ends([item(NOON), item(NOON), item(DAY)])
@@ -131,7 +131,7 @@ def test_a_page_shows_what_is_new_where_its_newest_moment_ends_on_it() -> None:
 
 @pytest.mark.parametrize("gone", [{137, 700, 701}, {*range(990, 1000)}, {*range(3, 1000, 61)}], ids=len)
 @pytest.mark.parametrize("order", [Order.CREATED_DESC, Order.CREATED_ASC])
-def test_what_left_is_found_by_reading_as_few_pages_as_expected(order, gone) -> None:
+def test_gone_runs_are_found_with_the_expected_number_of_pages(order, gone) -> None:
     size, stored = 10, [NOON - n * HOUR for n in range(1000)]
     listed = [moment for n, moment in enumerate(stored) if n not in gone]
     sign = 1 if order is Order.CREATED_DESC else -1
@@ -148,18 +148,18 @@ def test_what_left_is_found_by_reading_as_few_pages_as_expected(order, gone) -> 
         stored[stored.index(upper) if upper else 0 : stored.index(lower) if lower else None]
         for upper, lower, _ in stretches(breaks)
     ]
-    assert all(later <= earlier + 1 for earlier, later in pairwise(expected)), "so that no search gives up halfway"
+    assert all(later <= earlier + 1 for earlier, later in pairwise(expected)), "so that no search stops early"
     assert len(breaks) - 2 <= expected[0] <= max(len(gone) * 7, 90)
     assert set(stored) - set(listed) <= {moment for some in found for moment in some}
     assert sum(surplus for *_, surplus in stretches(breaks)) == len(gone)
 
 
 @pytest.mark.parametrize("items", [hours(0, 2, 1), hours(0, 0), [item(NOON), item(None)], []])
-def test_a_page_that_does_not_show_where_runs_stand_has_no_break(items) -> None:
+def test_page_without_usable_times_has_no_break(items) -> None:
     assert break_of(items, Order.CREATED_DESC) is None
 
 
-def test_a_window_begins_and_ends_where_pages_show_runs_beyond_it() -> None:
+def test_window_starts_and_ends_at_pages_with_runs_outside_it() -> None:
     window = Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR)
     sides = partial(window.sides, by_creation=True)
     newest_first, oldest_first = Order.CREATED_DESC, Order.CREATED_ASC
@@ -169,20 +169,20 @@ def test_a_window_begins_and_ends_where_pages_show_runs_beyond_it() -> None:
     assert sides(hours(5, 6), newest_first) == {0, BEHIND}
     assert sides(hours(6, 5), oldest_first) == {IN_FRONT, 0}
     assert sides(hours(3, 2), oldest_first) == {0, BEHIND}
-    assert sides(hours(9, 1), Order.UPDATED_DESC) == set(), "its order says nothing about creation"
+    assert sides(hours(9, 1), Order.UPDATED_DESC) == set(), "it is not sorted by creation"
     assert Window(since=NOON).sides([item(DAY), item(None)], newest_first, by_creation=True) == {0}, (
-        "a bare day may be its evening"
+        "a day without a time may be its end"
     )
 
 
-def test_a_window_holds_its_beginning_and_not_its_end() -> None:
+def test_window_includes_its_start_but_not_its_end() -> None:
     window = Window(since=NOON, until=NOON + HOUR)
     assert [window.holds(NOON + n * HOUR) for n in (-1, 0, 1)] == [False, True, False]
     assert not window.holds(None)
     assert EVERYTHING.holds(None)
 
 
-def test_in_a_listing_that_may_be_sorted_by_change_a_window_ends_where_nothing_has_changed_since() -> None:
+def test_window_in_a_listing_by_change_ends_at_runs_unchanged_since_its_start() -> None:
     sides = partial(Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR).sides, by_creation=False)
     replayed, ended = item(NOON - 6 * HOUR, NOON - HOUR), item(NOON - 6 * HOUR, NOON - 6 * HOUR)
     assert sides([*hours(3, 4), replayed], Order.CREATED_DESC) == set()
@@ -190,7 +190,7 @@ def test_in_a_listing_that_may_be_sorted_by_change_a_window_ends_where_nothing_h
     assert sides(hours(6, 1), Order.CREATED_ASC) == set()
 
 
-def test_an_order_is_one_by_creation_once_a_change_contradicts_the_other() -> None:
+def test_order_is_by_creation_if_a_change_contradicts_order_by_change() -> None:
     for sign in (1, -1):
         observer = OrderObserver()
         observer.watch([item(NOON - sign * n * HOUR, NOON - sign * n * HOUR) for n in range(10)])

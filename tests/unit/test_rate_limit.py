@@ -70,14 +70,14 @@ async def test_cancelled_task_takes_nothing_from_others():
 
 
 async def late(limiter):
-    """Let the event loop be busy after a request was allowed."""
+    """Block the event loop after a request was allowed."""
     await limiter.acquire()
     asyncio.get_running_loop().call_soon(time.sleep, 0)
     time.sleep(0.2)
     await asyncio.sleep(0.01)
 
 
-async def test_request_that_left_late_counts_from_then():
+async def test_late_request_counts_from_when_it_was_sent():
     limiter = LocalLimiter(2, window_s=1.0)
     await late(limiter)
     limiter._sent.clear()
@@ -93,7 +93,7 @@ class Granted:
     valid_until: float
 
 
-async def test_budget_is_told_how_late_requests_leave():
+async def test_budget_is_passed_the_lag_of_the_event_loop():
     told = []
 
     class Budget:

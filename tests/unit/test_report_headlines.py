@@ -111,7 +111,7 @@ def change(before: tuple[int, int], since: tuple[int, int]) -> Change:
         ((10, 200), (40, 200), "from 5.0 % to 20 %"),
         ((40, 200), (10, 200), "from 20 % to 5.0 %"),
         ((10, 200), (11, 200), ""),  # nearly the same
-        ((1, 20), (4, 20), ""),  # may well be chance
+        ((1, 20), (4, 20), ""),  # not significant
         ((0, 5), (5, 5), ""),  # too few runs
         ((1000, 100_000), (1900, 100_000), ""),  # significant, but too small
     ],
@@ -150,7 +150,7 @@ def test_a_day_with_unusual_runs_or_failures_is_named() -> None:
     assert runs_title(*days).endswith("3.1 % of them failed")
     days = [Tally(50, 50, 10)] * 9 + [Tally(50, 50, 20)]  # not unusual
     assert runs_title(*days).endswith("22 % of them failed")
-    days = [Tally(50, 50, 1)] * 9 + [Tally(50, 50, 9)]  # not many
+    days = [Tally(50, 50, 1)] * 9 + [Tally(50, 50, 9)]  # too few
     assert runs_title(*days).endswith("3.6 % of them failed")
 
 
@@ -182,12 +182,12 @@ def test_changes_of_daily_amounts_need_two_weeks_and_more_than_chance() -> None:
     assert shift({"a": by_day(*[1] * 6, *[9] * 7)}, full_days(13)) is None
     assert shift({"a": by_day(*[10, 30, 50, 20, 40, 1, 1] * 4)}, full_days(28)) is None  # the same weeks
     assert shift({"a": by_day(*[1, 50, 2, 80, 3, 1, 9], *[9, 1, 60, 4, 99, 2, 1])}, full_days(14)) is None
-    assert shift({"a": by_day(*[100.0, 101] * 7, *[105.0, 106] * 7)}, full_days(28)) is None  # certain, but small
+    assert shift({"a": by_day(*[100.0, 101] * 7, *[105.0, 106] * 7)}, full_days(28)) is None  # significant, but small
     weekdays = [50, 50, 50, 50, 50, 1, 1]
     assert shift({"a": by_day(*weekdays, *weekdays, *[each * 1.2 for each in [*weekdays, *weekdays]])}, full_days(28))
     found = shift({"a": by_day(*[10, 11] * 7, *[20, 21] * 7)}, full_days(28))
     assert found is not None
-    assert (found.days, found.before, found.since, found.part) == (14, 10.5, 20.5, None)  # there is only one
+    assert (found.days, found.before, found.since, found.part) == (14, 10.5, 20.5, None)  # there is only one part
     days = [*[Tally(10, 10)] * 7, *[Tally(20, 20)] * 8]
     assert runs_title(*days, change=found) == "Runs rose from 10 to 20 a day; 0 % of them failed"
 
@@ -242,7 +242,7 @@ def replaced(found: Facts) -> list[str]:
     return [said(headlines.replacement(each)) for each in replacements(found, workflows(found))]
 
 
-def test_a_replaced_model_is_named_with_what_it_did_to_the_credits() -> None:
+def test_replaced_model_is_named_with_the_change_of_credits() -> None:
     rows = [daily(each, each=0.08 if each < 20 else 0.02) for each in range(40)]
     models = [*calls("small", range(20, 40)), *calls("large", range(20)), *calls("other", range(40))]
     assert replaced(facts(40, rows, models=models)) == [
@@ -316,9 +316,9 @@ def test_the_workflow_with_the_largest_change_of_durations_is_named() -> None:
 @pytest.mark.parametrize(
     "later",
     [
-        version(2, 12, median_s=11, ended=10**6),  # certain, but little slower
+        version(2, 12, median_s=11, ended=10**6),  # significant, but hardly slower
         version(2, 12, median_s=30, ended=19),  # too few runs
-        replace(version(2, 12, median_s=13, ended=20), quartiles_s=[1, 13, 200]),  # may well be chance
+        replace(version(2, 12, median_s=13, ended=20), quartiles_s=[1, 13, 200]),  # not significant
         replace(version(2, 12), quartiles_s=[0, 30, 40]),  # no ratio
     ],
 )
@@ -343,7 +343,7 @@ def test_titles_of_durations_without_versions() -> None:
     assert durations_title(timed=few) == "Invoices takes longest: median 10 s"
 
 
-def test_the_card_of_a_workflow_tells_what_its_versions_changed() -> None:
+def test_card_of_a_workflow_names_the_changes_by_its_versions() -> None:
     found = facts(
         30,
         [daily(0), daily(1, "FAILED", 5)],

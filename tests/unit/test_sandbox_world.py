@@ -67,7 +67,7 @@ def test_history_has_ended(seed):
 def test_runs_have_realistic_sizes(world):
     sizes = [len(encode(run)) for run in all_runs(world)]
     assert 5_000 < mean(sizes) < 10_000
-    assert max(sizes) > 20 * median(sizes), "some payloads are big"
+    assert max(sizes) > 20 * median(sizes), "some payloads are large"
 
 
 def test_all_step_types_statuses_and_origins_occur(world):
@@ -226,7 +226,7 @@ def test_finished_run_keeps_the_steps_it_had_started(small_world):
     assert run["ended_at"] is None
     assert run["output"][begun[-1]]["status"] == "RUNNING"
     assert "end" not in run["output"][begun[-1]]
-    assert run["usage"]["steps"].keys() <= set(begun[:-1]), "what has not ended is not charged"
+    assert run["usage"]["steps"].keys() <= set(begun[:-1]), "open steps cost nothing"
     before = run["updated_at"]
     assert small_world.finish_run(run["id"], result={"n": 1}) is run
     assert list(run["output"].values())[-1]["end"] == epoch_seconds(run["ended_at"]) * 1000
@@ -394,7 +394,7 @@ def test_publish_turns_the_draft_into_the_next_version(small_world):
     assert published["version"] == before + 1
     assert published["steps"] == draft["steps"]
     assert small_world.versions[workflow_id][-1] is small_world.workflows[workflow_id]["version"] is published
-    assert small_world.workflows[workflow_id]["steps"] != draft["steps"], "the editor goes on"
+    assert small_world.workflows[workflow_id]["steps"] != draft["steps"], "the draft is still there"
     runs = [small_world.create_run(workflow_id) for _ in range(20)]
     assert {run["workflow_version"]["id"] for run in runs if run["workflow_version"]} == {published["id"]}
 

@@ -1,4 +1,4 @@
-"""What must not be stored is in no row, error or kept bytes, whatever the shape of a run."""
+"""Values that must not be stored are in no row, error or kept bytes, whatever the structure of a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RUNS = st.builds(lambda run, flaw: run | flaw, WELL_FORMED, st.just({}) | FLAWS)
 
 
 def kept_of(raw: bytes, *, store_payloads: bool, redactor: Redactor | None) -> str:
-    """All that is kept of a run: its rows, or the error, the id and the bytes in the quarantine."""
+    """Everything that is stored of a run: its rows, or the error, id and bytes in the quarantine."""
     try:
         rows = normalized(raw, store_payloads=store_payloads, redact=redactor)
     except RecordError as error:

@@ -74,7 +74,7 @@ sys.exit(finish(Invocation(None, "console", 0, False), lambda: 0))
 
 @pytest.fixture
 def start_deaf() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command that does not end when it is cancelled, and wait until it works."""
+    """Start a command that ignores cancellation, and wait until it is running."""
     started = []
 
     def start(patience_s: float, form: str = "console") -> subprocess.Popen[str]:
@@ -101,7 +101,9 @@ def test_second_signal_ends_a_command_immediately(start_deaf: Callable[..., subp
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_deaf_command_ends_after_a_while(start_deaf: Callable[..., subprocess.Popen[str]], form: str) -> None:
+def test_command_that_ignores_cancellation_ends_after_a_time_limit(
+    start_deaf: Callable[..., subprocess.Popen[str]], form: str
+) -> None:
     process = start_deaf(patience_s=0.5, form=form)
     process.terminate()
     _, err = process.communicate(timeout=5)

@@ -1,4 +1,4 @@
-"""The measures of the code in `docs/architecture.md`."""
+"""The sizes and dependencies of the code, as in `docs/architecture.md`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-STALE = 0.25  # of a size: how far it may be off before the page must be written again
+STALE = 0.25  # tolerated difference of a size, so that the page need not change with every commit
 
 
 @pytest.fixture
 def structure(monkeypatch):
     spec = importlib.util.spec_from_file_location("structure", DOCS / "structure.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "structure", module)  # its dataclasses look themselves up there
+    monkeypatch.setitem(sys.modules, "structure", module)  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -38,7 +38,7 @@ def test_the_page_is_up_to_date(structure) -> None:
         assert f"| {what} | `{name}`: " in page, hint
 
 
-def test_every_file_of_the_story_exists(structure) -> None:
+def test_every_file_in_the_walkthrough_exists(structure) -> None:
     page = (DOCS / "architecture.md").read_text()
     story = page.partition("## One run")[2].partition("## Sizes")[0]
     files = set(re.findall(r"`((?:\w+/)?\w+\.py)`", story))
@@ -46,7 +46,7 @@ def test_every_file_of_the_story_exists(structure) -> None:
     assert [name for name in sorted(files) if not (structure.ROOT / "etl" / name).exists()] == []
 
 
-def test_every_name_of_the_story_exists(structure) -> None:
+def test_every_name_in_the_walkthrough_exists(structure) -> None:
     page = (DOCS / "architecture.md").read_text()
     story = page.partition("## One run")[2].partition("## The parts")[0]
     code = "".join(path.read_text() for path in (structure.ROOT / "etl").rglob("*.py"))

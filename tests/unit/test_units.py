@@ -93,7 +93,7 @@ def test_cron_line_quotes_paths(name: str) -> None:
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\t"])
 def test_line_break_in_a_path_is_refused(character: str) -> None:
-    """A schedule is a file of lines, which root or kubectl reads."""
+    """Root or kubectl reads the schedule line by line."""
     odd = Path(f"/srv/a{character}ExecStartPre=+evil/config.yaml")
     for make in (cron_line, systemd_units):
         with pytest.raises(SettingsError, match="line break"):
@@ -251,7 +251,7 @@ def test_stopped_pod_waits_for_the_sync(tmp_path: Path) -> None:
 
 
 def test_stopped_pods_exit_with_the_code_of_the_sync(tmp_path: Path) -> None:
-    """The shell may receive both events at once: of 60 pods, 2 to 6 used to exit with 143."""
+    """The shell may receive both events at the same time: 2 to 6 of 60 pods used to exit with 143."""
     folders = [tmp_path / str(number) for number in range(60)]
     for folder in folders:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What the verdict calls complete is complete: every interleaving of small listings and their changes."""
+"""A complete verdict is correct, for every interleaving of requests for small listings with their changes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_listing_shuffled_on_each_request_ends_and_is_not_called_complete(seed
         rng.shuffle(runs)
         reading.receive(span, Answer(None, tuple(runs[span.start : span.end]), None, span.size))
         requests += 1
-        assert requests < 20, "the pass does not end"
+        assert requests < 20, "the pass never ends"
     assert verdict(Evidence(reading.pages, begun=True, ended=True, linked=reading.linked, met=None, count=None))
 
 
