@@ -63,6 +63,8 @@ CREATE TABLE etl_streams (
     listing_status     text NOT NULL DEFAULT 'ALL',
     listing_origin     text NOT NULL DEFAULT 'ALL',
     run_bytes          bigint,
+    reconcile_began_at timestamptz,
+    reconciled_since   timestamptz,
     CONSTRAINT etl_streams_pkey PRIMARY KEY (app_id, workflow_id)
 );
 COMMENT ON TABLE etl_streams IS 'One row per stream, which is the listing of one workflow''s runs by one app.';
@@ -79,11 +81,11 @@ COMMENT ON COLUMN etl_streams.backfill_cursor IS 'Where an interrupted backfill 
 COMMENT ON COLUMN etl_streams.last_synced_at IS 'When the last sync of the stream reached the end of its listing.';
 COMMENT ON COLUMN etl_streams.last_succeeded_at IS
     'When a sync of the stream last ended with equal counts in the API and the warehouse.';
-COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all runs listed by the API were last compared with the warehouse.';
+COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all runs listed by the API were last compared with the warehouse; if that took several syncs, when the first one began.';
 COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs in the listing according to the API (pagination-count).';
 COMMENT ON COLUMN etl_streams.counts_at IS 'When the API reported api_count.';
 COMMENT ON COLUMN etl_streams.last_error IS 'Message of the last failure; null after a success.';
-COMMENT ON COLUMN etl_streams.last_hint IS 'What to do about the last failure; null after a success, or if there is no hint.';
+COMMENT ON COLUMN etl_streams.last_hint IS 'What to do about the last failure, or about a reconcile that takes more requests than sync.reconcile_share; null if there is no hint.';
 COMMENT ON COLUMN etl_streams.last_error_at IS 'When the last failure occurred.';
 COMMENT ON COLUMN etl_streams.fence IS
     'Fencing token, which is incremented by each process that locks the stream, and checked in each commit.';
@@ -95,6 +97,10 @@ COMMENT ON COLUMN etl_streams.listing_origin IS
     'Origin filter of the last sync, to which api_count refers; ALL for no filter.';
 COMMENT ON COLUMN etl_streams.run_bytes IS
     'Average size of the runs that the last sync read, in bytes; null if unknown. It determines page sizes.';
+COMMENT ON COLUMN etl_streams.reconcile_began_at IS
+    'When a reconcile began that takes several syncs and is not complete; null if there is none.';
+COMMENT ON COLUMN etl_streams.reconciled_since IS
+    'Start of the creation times that this reconcile has compared so far; null if there is none.';
 
 CREATE TABLE etl_page_sizes (
     app_id    text        NOT NULL,

@@ -708,6 +708,7 @@ SELECT
         WHEN health.state = 'failing' THEN format('Run: cortex-etl sync --workflow %s', shell_word(streams.workflow_id))
         WHEN health.state = 'late' THEN 'Run: cortex-etl sync, and schedule it: cortex-etl schedule cron'
         WHEN counts.quarantined > 0 THEN 'Run: cortex-etl rejects list'
+        ELSE streams.last_hint
     END AS hint,
     streams.watermark,
     extract(epoch FROM now() - streams.last_synced_at)::double precision AS lag_s,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, find_streams, only
+from etl.app.stream_runner import allowance_of
 from etl.app.warehouse import open_unchanged
 from etl.db.health import read_server_limits
 from etl.db.store import Store
@@ -19,8 +20,9 @@ from etl.errors import RecordError
 from etl.events import ignore
 from etl.normalize.normalizer import Normalizer
 from etl.plan.limits import Work, near_limits
+from etl.plan.window import EVERYTHING
 from etl.sync.listing import paging_of
-from etl.sync.stream import reconcile_is_due
+from etl.sync.stream import due_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from etl.app.warehouse import Warehouse
     from etl.config import Settings
     from etl.events import Listener, StreamId
+    from etl.plan.slices import Allowance
 
 _SAMPLE = 20  # runs per probe; the newest may still be open and have few rows
 
@@ -40,7 +43,7 @@ class StreamPlan:
 
     `work` is backfill, reconcile or sync. `rows` estimates the rows to be written, from the runs of the probe; None if
     it returned no readable run. `run_bytes` is the average size of these runs, `reconcile_requests` what reading all
-    takes.
+    takes, `reconcile_left` what a reconcile still takes that several syncs share.
     """
 
     app_id: str
@@ -53,6 +56,7 @@ class StreamPlan:
     rows: int | None
     run_bytes: int | None
     reconcile_requests: int
+    reconcile_left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,11 @@ async def make_plan(
         for app in wanted:
             found, _ = await find_streams(app, clients[app.id], None, listener, size=settings.api.usual_page_size)
             streams += found
-        places = asyncio.Semaphore(settings.api.concurrency)
+        places, allowance = asyncio.Semaphore(settings.api.concurrency), allowance_of(settings)
 
         async def one(stream: StreamId) -> StreamPlan:
             async with places:
-                return await _plan_stream(settings, mode, warehouse, clients[stream.app_id], stream)
+                return await _plan_stream(settings, mode, warehouse, clients[stream.app_id], stream, allowance)
 
         plans = await asyncio.gather(*(one(stream) for stream in only(streams, workflows)))
         connections, locks = await read_server_limits(warehouse.pool)
@@ -135,7 +139,7 @@ def _work(settings: Settings, plans: Sequence[StreamPlan], requests: int) -> Wor
 
 
 async def _plan_stream(
-    settings: Settings, mode: str, warehouse: Warehouse, client: CortexClient, stream: StreamId
+    settings: Settings, mode: str, warehouse: Warehouse, client: CortexClient, stream: StreamId, allowance: Allowance
 ) -> StreamPlan:
     api = settings.api
     state = await warehouse.session.read(stream)
@@ -150,17 +154,21 @@ async def _plan_stream(
     pages = max(1, -(-count // size))
     everything = pages + (pages > 1)  # one more request to see whether the head changed meanwhile
     missing = max(0, count - ours)
+    work, requests, due = "sync", max(1, -(-missing // size)) + len(await store.open_runs()), None
     if mode == "backfill" or not state.backfill_done:
         work, requests = "backfill", everything
-    elif reconcile_is_due(settings.sync.reconcile_every, state.last_reconciled_at, await warehouse.session.clock()):
-        work, requests = "reconcile", everything
     else:
-        open_runs = len(await store.open_runs())
-        work, requests = "sync", max(1, -(-missing // size)) + open_runs
+        now = await warehouse.session.clock()
+        due = await due_part(store, paging, allowance, settings.sync.reconcile_every, now)
+    if due is not None and due.window == EVERYTHING:
+        work, requests = "reconcile", everything
+    elif due is not None and due.window is not None:
+        work, requests = "reconcile", requests + due.taken
     each = _rows_of(stream, page)
     rows = None if each is None else round(missing * each)
     run_bytes = page.bytes // len(page.items) if page.items else None
-    return StreamPlan(*stream, work, page.count, ours, requests, missing, rows, run_bytes, everything)
+    left = due.pages + 1 if due is not None and due.taken < due.pages else None
+    return StreamPlan(*stream, work, page.count, ours, requests, missing, rows, run_bytes, everything, left)
 
 
 def _rows_of(stream: StreamId, page: Page) -> float | None:

@@ -149,6 +149,7 @@ class _History:
         return f"{counted(runs, 'run')}, {how}: {counts}"
 
     def _settings(self, sandbox: Sandbox) -> Settings:
+        share = self._random.choice((0.1, 1e-6, 5e-7))  # of six million: some reconcile in slices of a few pages
         return Settings(
             api=ApiSettings(
                 base_url=sandbox.url,
@@ -159,7 +160,7 @@ class _History:
             ),
             database=DatabaseSettings.model_validate({"url": self._url, "schema": self._schema}),
             apps=[AppSettings(id=app, workflows="all") for app in self._world.apps],
-            sync=SyncSettings(),
+            sync=SyncSettings(reconcile_every=timedelta(seconds=3), reconcile_share=share),
         )
 
     def _advance(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -25,6 +26,7 @@ from etl.normalize.normalizer import Normalizer
 from etl.normalize.quarantine import abridge_of
 from etl.normalize.redaction import redactor_of
 from etl.plan.paging import head_size
+from etl.plan.slices import Allowance
 from etl.sync import Outcome, StreamSync
 from etl.sync.crawl import read_window
 from etl.sync.intake import Intake, Tally
@@ -82,6 +84,7 @@ class StreamRunner:
         self._dry_run = sync_id is None
         self._redactor = redactor_of(settings.payloads)
         self._abridge = abridge_of(settings.payloads)
+        self._allowance = allowance_of(settings)
         self._states: dict[StreamId, StreamState] = {}
         self._tallies: dict[StreamId, Tally] = {}
         self._unanswered: dict[StreamId, list[tuple[str, Loaded]]] = {}
@@ -177,7 +180,8 @@ class StreamRunner:
             resumes = self._task.mode != "reconcile" and not store.state.backfill_done
             in_windows = partial(self.windows.read, listing, intake, store, read, resumes=resumes)
         try:
-            outcome = await StreamSync(self._task, listing, intake, store, self._listener, in_windows).run()
+            parts = (self._task, listing, intake, store, self._listener, self._allowance)
+            outcome = await StreamSync(*parts, in_windows=in_windows).run()
             return replace(outcome, state=self._states[stream])
         finally:
             self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally, state=self._states[stream])
@@ -251,6 +255,11 @@ class StreamRunner:
             fence = self._states[stream].fence
             with suppress(*LOST):
                 await self._warehouse.session.fail_stream(stream, fence, error, hint)
+
+
+def allowance_of(settings: Settings) -> Allowance:
+    """Return what a sync may spend on reconciles."""
+    return Allowance(ceil(settings.api.requests_per_minute * 60 * settings.sync.reconcile_share))
 
 
 def _hint_of_a_move(stream: StreamId, streams: Sequence[StreamId]) -> str:

@@ -184,6 +184,10 @@ def _show_plan(call: Invocation, made: Plan, requests_per_minute: int) -> None:
     ]
     headings = ["app", "workflow", "work", "api", "ware\u00adhouse", "re\u00adquests", "runs", "rows"]
     call.out.table(headings, rows, numeric=range(3, 8))
+    for each in made.streams:
+        if each.reconcile_left is not None:
+            rest = f"about {counted(each.reconcile_left, 'request')}, of which this sync sends {each.requests:,}"
+            call.out.line(f"{each.app_id}/{each.workflow_id}: its reconcile takes {rest}")
     call.out.line(
         f"{made.mode}: about {counted(made.requests, 'request')} for {counted(made.runs, 'run')}"
         f" ({counted(made.rows, 'row')}), "

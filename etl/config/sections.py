@@ -447,10 +447,14 @@ class AppSettings(Section):
 
 
 class SyncSettings(Section):
-    """What a sync reads. If `reconcile_every` is 0, only `cortex-etl reconcile` reconciles."""
+    """What a sync reads. If `reconcile_every` is 0, only `cortex-etl reconcile` reconciles.
+
+    `reconcile_share` is the part of an hour's requests that a sync may spend on reconciles unless they would be late.
+    """
 
     lookback: Duration = timedelta(hours=1)
     reconcile_every: Duration = timedelta(hours=24)
+    reconcile_share: float = Field(default=0.1, ge=0, le=1)
 
 
 class PayloadSettings(Section):

@@ -48,6 +48,8 @@ class StreamState:
     api_count: int | None
     listing_order: str | None
     last_succeeded_at: datetime | None
+    reconcile_began_at: datetime | None = None
+    reconciled_since: datetime | None = None
     run_bytes: int | None = None
     page_size: int | None = None
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
     from etl.normalize.rows import RunRows
+    from etl.plan.slices import Reconciled
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
@@ -302,6 +303,17 @@ class Store:
         count: int = await self._pool.fetchval(_STATE[name], *self.stream, moment)
         return count
 
+    async def reconciled(self) -> tuple[int, int, int]:
+        """Return how many listed runs an unfinished reconcile has compared, how many not, and how many have no time."""
+        (row,) = await self._pool.fetch(_STATE["reconciled"], *self.stream, self.state.reconciled_since)
+        return row["compared"], row["left"], row["undated"]
+
+    async def slice_start(self, runs: int) -> datetime | None:
+        """Return where the slice begins that has the next so many runs to compare; None if there are no more."""
+        since = self.state.reconciled_since
+        start: datetime | None = await self._pool.fetchval(_STATE["slice_start"], *self.stream, since, runs)
+        return start
+
     async def has_bare_days(self) -> bool:
         """Return whether `updated_at` of a listed run is only a date."""
         return bool(await self._pool.fetchval(_STATE["has_bare_days"], *self.stream))
@@ -330,7 +342,7 @@ class Store:
         *,
         watermark: datetime | None,
         backfilled: bool,
-        reconciled: datetime | None,
+        reconciled: Reconciled,
         api_count: int | None,
         order: Order | None,
         error: str | None,
@@ -343,7 +355,7 @@ class Store:
         Args:
             watermark: the new watermark; an earlier one than the stored one is ignored.
             backfilled: whether the backfill is complete.
-            reconciled: start of a crawl that compared all runs; None if it compared only some.
+            reconciled: how far reconciles have come.
             api_count: number of items according to the API.
             order: order of the listing, if known.
             error: why the stream is incomplete; None if it is complete.
@@ -356,8 +368,8 @@ class Store:
         """
         if self.is_dry_run:
             return
-        values: tuple[Any, ...] = (watermark, backfilled, reconciled, api_count, order, error, *self.filters, hint)
-        key, values = (*self.stream, self.state.fence), (*values, run_bytes)
+        values: tuple[Any, ...] = (watermark, backfilled, reconciled.at, api_count, order, error, *self.filters, hint)
+        key, values = (*self.stream, self.state.fence), (*values, run_bytes, reconciled.began, reconciled.since)
         if await self._pool.fetchval(_STATE["finish_stream"], *key, *values) is None:
             raise LockLostError(f"another process has taken over the stream {self.stream}")
         if page_size not in (None, self.state.page_size):

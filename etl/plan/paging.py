@@ -156,6 +156,11 @@ class Paging:
         return next_span(position, size, overlap, capped=capped or (self.capped and size == self.size))
 
     @property
+    def expected(self) -> int:
+        """The size to reckon with: a server is not sure to give the largest pages before it has."""
+        return min(self.size if self.known or self.size < LARGEST else HEAD, self.fit)
+
+    @property
     def distance(self) -> int:
         """How many places a run may be from its sorted position."""
         return min(self.size, HEAD) // OUT_OF_PLACE

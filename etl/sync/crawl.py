@@ -165,8 +165,8 @@ class Crawl:
         self._place = start
         self._number = 0
         self._probes: dict[Span, Page] = {}
-        # The end of a window can only be found in a listing that is sorted without exception.
-        self._observer = OrderObserver(0 if window.is_bounded else listing.paging.distance)
+        # Unless its order is known, the end of a window can only be found in a listing sorted without exception.
+        self._observer = OrderObserver(0 if window.is_bounded and start is None else listing.paging.distance)
         self._is_sorted = start is not None  # or whether the pages read by bisection prove an order by creation
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
@@ -206,7 +206,7 @@ class Crawl:
                     with suppress(PageTooLargeError):
                         await self._fetch_expiring(reading)
         self._probes.clear()
-        self.order = self._observer.order or start.order
+        self.order = self._observer.order or (start.order if self._place is None else self.order)
         return reading
 
     async def _load(

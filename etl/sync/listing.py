@@ -244,7 +244,7 @@ def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: in
     if page_size != "auto":
         return Paging(page_size)
     is_capped = known is not None and known < LARGEST
-    paging = Paging(known if known is not None and is_capped else LARGEST, capped=is_capped, proven=is_capped)
+    paging = Paging(known if known is not None and is_capped else LARGEST, known, capped=is_capped, proven=is_capped)
     paging.weigh(1, run_bytes or 0)
     return paging
 

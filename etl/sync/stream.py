@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from etl.db.session import StreamState  # noqa: TC001 - msgspec reads the annotations of an outcome
 from etl.decode.json_text import REPLACEMENT
@@ -15,6 +15,7 @@ from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
+from etl.plan.slices import Reconciled, deadline, reconcile_is_due
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
 from etl.sync.crawl import joint_pass, read_all
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.db.store import Store
     from etl.events import Listener
+    from etl.plan.paging import Paging
+    from etl.plan.slices import Allowance
     from etl.sync.crawl import Crawl
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
@@ -63,15 +66,50 @@ class Outcome:
     state: StreamState | None = None
 
 
-def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> bool:
-    """Whether a sync should read everything; `every` 0 never."""
-    return bool(every) and (last is None or now - last >= every)
+class Due(NamedTuple):
+    """What a sync compares of a stream whose reconcile is due.
+
+    Attributes:
+        window: EVERYTHING, or one slice; None if others have spent the share of this sync.
+        pages: how many pages the reconcile still has to read.
+        taken: how many of them this sync reads.
+        start: how many runs precede the slice.
+    """
+
+    window: Window | None
+    pages: int = 0
+    taken: int = 0
+    start: int = 0
+
+
+async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta, now: datetime) -> Due | None:
+    """Return what a sync compares of a stream; None if its reconcile is not due.
+
+    What takes more requests than are left of the share is read in slices, the newest first. A listing in which slices
+    cannot be told or proved is read as a whole.
+    """
+    state = store.state
+    if not reconcile_is_due(every, state.last_reconciled_at, now):
+        return None
+    compared, left, undated = await store.reconciled()
+    pages = max(1, -(-(left + undated) // paging.expected))
+    end = deadline(every, state.last_reconciled_at, state.reconcile_began_at, now)
+    taken = allowance.take(pages, interval=now - (state.last_synced_at or now), remaining=end - now)
+    if not taken:
+        return Due(None, pages)
+    is_sorted = state.listing_order == Order.CREATED_DESC and state.api_count is not None and not undated
+    if not is_sorted or store.filters != ("ALL", "ALL"):
+        return Due(EVERYTHING, pages, pages)
+    runs = taken * paging.expected * 6 // 7  # as neighbouring pages overlap
+    since = await store.slice_start(runs) if taken < pages else None
+    return Due(Window(since, state.reconciled_since), pages, taken, compared)
 
 
 class StreamSync:
     """Brings one locked stream up to date.
 
     Args:
+        allowance: what the sync may spend on reconciles.
         in_windows: reads a big listing together with other processes, and returns since when; None if it does not.
     """
 
@@ -82,16 +120,21 @@ class StreamSync:
         intake: Intake,
         store: Store,
         listener: Listener,
+        allowance: Allowance,
+        *,
         in_windows: Callable[[], Awaitable[datetime | None]] | None = None,
     ) -> None:
         self._in_windows = in_windows
         self._task = task
+        self._allowance = allowance
         self._listing = listing
         self._intake = intake
         self._store = store
         self._listener = listener
         self._order = Order(store.state.listing_order) if store.state.listing_order else None
         self._crawl: Crawl | None = None
+        self._slice: Crawl | None = None  # of a reconcile that several syncs share
+        self._due: Due | None = Due(EVERYTHING)
         self._unanswered: list[str] = []
 
     async def run(self) -> Outcome:
@@ -107,9 +150,13 @@ class StreamSync:
         now = await self._store.session.clock()
         if self._task.window.is_bounded:
             return await self._window(now)
-        due = reconcile_is_due(self._task.reconcile_every, self._store.state.last_reconciled_at, now)
-        if self._task.mode == "sync" and self._store.state.backfill_done and not due:
+        if self._task.mode == "sync" and self._store.state.backfill_done:
+            every = self._task.reconcile_every
+            self._due = await due_part(self._store, self._listing.paging, self._allowance, every, now)
+        if self._due is None or self._due.window != EVERYTHING:
             await self._read_head(now)
+            if self._due is not None and self._due.window is not None and self._crawl is None:
+                await self._read_slice(self._due.window, self._due.start, now)
         elif self._in_windows is None or (began := await self._in_windows()) is None:
             await self._read_listing(now)
         else:
@@ -129,6 +176,15 @@ class StreamSync:
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
             # Open runs above the place where it went on, or that no longer pass the filter, were not read.
             await self._settle_open(set())
+
+    async def _read_slice(self, window: Window, start: int, now: datetime) -> None:
+        """Compare a slice of the listing, or all of it if the order or the pages turn out to allow no slices."""
+        if not self._listing.paging.aligned:
+            self._slice = await read_all(
+                self._listing, self._intake, self._store, now, order=self._order, window=window, start=start
+            )
+        if self._slice is None or self._listing.paging.aligned or self._slice.order is not Order.CREATED_DESC:
+            await self._read_listing(now)
 
     async def _read_head(self, now: datetime) -> None:
         """Read what is new and what was open, or the whole listing where that is not enough."""
@@ -183,7 +239,7 @@ class StreamSync:
         return self._listing.count is not None and self._listing.count != ours
 
     async def _finish(self, ours: int) -> Outcome:
-        count, crawl, error = self._listing.count, self._crawl, ""
+        count, crawl, error = self._listing.count, self._crawl or self._slice, ""
         if self._unanswered:
             error = f"the API has no answer for the open run {self._unanswered[0]}"
         elif self._disagrees(ours):
@@ -192,10 +248,15 @@ class StreamSync:
             error = (crawl.doubt if crawl is not None else "") or self._intake.doubt
         reconcile = ["cortex-etl", "reconcile", "--workflow", self._store.stream.workflow_id]
         hint = f"Run: {shlex.join(reconcile)}" if error else ""
+        if not error and self._due is not None and 0 < self._allowance.share < self._due.taken:
+            hint = (
+                f"Its reconcile reads {self._due.taken:,} pages in this sync, more than sync.reconcile_share allows, "
+                "to be complete in time. Sync more often, or raise sync.reconcile_every."
+            )
         await self._store.finish(
             watermark=None if error else self._intake.newest,
-            backfilled=crawl is not None,
-            reconciled=None if error or crawl is None else crawl.began,
+            backfilled=self._crawl is not None,
+            reconciled=self._reconciled(crawl if not error else None),
             api_count=count,
             order=self._order,
             error=error or None,
@@ -204,6 +265,19 @@ class StreamSync:
             page_size=self._listing.paging.known,
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
+
+    def _reconciled(self, crawl: Crawl | None) -> Reconciled:
+        """Return how far reconciles have come: that everything, a slice, or nothing (None) was compared."""
+        state = self._store.state
+        if crawl is None:
+            return Reconciled(None, state.reconcile_began_at, state.reconciled_since)
+        if crawl is self._crawl:
+            return Reconciled(crawl.began, None, None)
+        began, since = (
+            state.reconcile_began_at or crawl.began,
+            self._due and self._due.window and self._due.window.since,
+        )
+        return Reconciled(began, None, None) if since is None else Reconciled(None, began, since)
 
     def _ended(self, status: str, ours: int | None, error: str = "", hint: str = "") -> Outcome:
         count = None if self._task.window.is_bounded else self._listing.count

@@ -1,26 +1,11 @@
 """Promises 6 and 7: after a kill at any point, the next command recovers; signals stop a command."""
 
-import os
 import signal
 
 import pytest
-from sync_trials import WORKFLOW, one_stream, start, trial
+from sync_trials import WORKFLOW, kill_at, one_stream, start, trial
 
 PAGES, SIZE, WIDTH = 30, 4, 3
-
-
-def kill_at(t, place, *, number=signal.SIGKILL):
-    """Send a signal to the process in `pids` at the `place`th request for runs."""
-    pids, asked = [], []
-
-    def hook(path, query, _number):
-        if path.endswith("/runs"):
-            asked.append(query.get("page"))
-            if len(asked) == place and pids:
-                os.kill(pids.pop(), number)
-
-    t.sandbox.faults.before_response = hook
-    return pids
 
 
 async def killed(t, folder, place, *arguments):

@@ -31,6 +31,7 @@ PASSING = (
     HTML_OK,
     OBJECT_BODY,
 )
+MAKE_DUE = "UPDATE etl_streams SET last_reconciled_at = now() - interval '25 hours'"
 # Damage that affects the whole page, or that takes long.
 OTHER_KINDS = ("cut", "megabytes", "abyss")
 
@@ -50,7 +51,11 @@ class Histories(RuleBasedStateMachine):
     def teardown(self):
         try:
             self.trial.sandbox.faults.clear()
-            for mode in ("reconcile", "sync"):
+            modes = ["reconcile", "sync"]
+            if self.in_slices and self.world.order != "shuffled":
+                self._do(self._reconcile_by_syncs())
+                modes.remove("reconcile")
+            for mode in modes:
                 if self.world.order == "shuffled":  # it cannot be proved that all pages were read
                     self._do(self.trial.run(mode))
                     found = self._do(self.trial.differences())
@@ -64,6 +69,16 @@ class Histories(RuleBasedStateMachine):
     def _do(self, work):
         return self.loop.run_until_complete(work)
 
+    async def _reconcile_by_syncs(self):
+        """Sync until everything was compared once more."""
+        await self.trial.connection.execute(f"{MAKE_DUE}, reconcile_began_at = NULL, reconciled_since = NULL")
+        due = "SELECT bool_or(last_reconciled_at < now() - interval '24 hours') IS NOT FALSE FROM etl_streams"
+        for _ in range(100):
+            await self.trial.run()
+            if not await self.trial.connection.fetchval(due):
+                return
+        pytest.fail("the reconcile does not end")
+
     def _pick(self, number):
         runs = list(self.world.runs[WORKFLOW])
         return runs[number % len(runs)] if runs else None
@@ -74,12 +89,16 @@ class Histories(RuleBasedStateMachine):
         size=st.integers(1, 9),
         width=st.integers(1, 4),
         apps=st.sampled_from([(), (), (APP, "c")]),
+        pages=st.sampled_from([None, 2, 4]),
     )
-    def begin(self, order, runs, size, width, apps):
+    def begin(self, order, runs, size, width, apps, pages):
         self.world.order = order
         self.trial.apps = apps
         self.size = size if order != "shuffled" else size + 5
         self.trial.api = {"page_size": self.size, "concurrency": width}
+        self.in_slices = pages is not None
+        if self.in_slices:
+            self.trial.sync = {"reconcile_share": pages / (100_000 * 60)}
         for _ in range(runs):
             self.world.create_run(WORKFLOW)
 
@@ -152,6 +171,10 @@ class Histories(RuleBasedStateMachine):
         assert summary.status in ("succeeded", "partial"), summary
         if drift is None and mode != "sync" and summary.status == "succeeded":
             assert self._do(self.trial.differences()) == []
+
+    @rule()
+    def due(self):
+        self._do(self.trial.connection.execute(MAKE_DUE))
 
     @rule()
     def window(self):

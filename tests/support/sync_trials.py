@@ -248,3 +248,18 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     given = (*arguments, "--config", str(path), "--log-format", "json")
     running = WARM.start(*given, folder=folder, environment=environment)
     return Process(running, await asyncio.wrap_future(running.pid))
+
+
+def kill_at(t, place, *, number=signal.SIGKILL):
+    """Send a signal to the process in `pids` when the run listing is asked for the `place`th time."""
+    pids: list[int] = []
+    asked = []
+
+    def hook(path, query, _number):
+        if path.endswith("/runs"):
+            asked.append(query.get("page"))
+            if len(asked) == place and pids:
+                os.kill(pids.pop(), number)
+
+    t.sandbox.faults.before_response = hook
+    return pids

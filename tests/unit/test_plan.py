@@ -15,6 +15,7 @@ from etl.plan.limits import Work, near_limits
 from etl.plan.lookback import head_is_read
 from etl.plan.order import Listed, Order, OrderObserver, tie_ends
 from etl.plan.search import Break, break_of, next_page, pages_left, stretches
+from etl.plan.slices import Allowance, deadline
 from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -224,3 +225,30 @@ def test_limits_are_named_where_they_are_near(changed, named) -> None:
     found = near_limits(replace(SMALL, **changed), connections=100, locks=6400)
     assert [limit[: len(start)] for limit, start in zip(found, named, strict=True)] == named
     assert near_limits(SMALL, connections=None, locks=None) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "pages", "syncs_left", "taken"),
+    [
+        (300, 200, 100, 200),  # fits
+        (300, 1000, 100, 300),  # a slice
+        (300, 1000, 2, 500),  # the share would not do
+        (300, 1000, 1, 1000),
+        (300, 1000, 0.5, 1000),
+        (300, 1000, -3, 1000),  # late
+        (0, 1000, 100, 10),
+    ],
+)
+def test_a_reconcile_takes_what_the_share_allows_or_what_it_needs_to_end_in_time(share, pages, syncs_left, taken):
+    allowance = Allowance(share)
+    assert allowance.take(pages, interval=HOUR, remaining=syncs_left * HOUR) == taken
+    others = [allowance.take(60, interval=timedelta(0), remaining=HOUR) for _ in range(2)]
+    assert others == ([60, 40] if taken == 200 else [0, 0])
+
+
+def test_a_reconcile_has_to_end_after_its_time_however_late_it_begins() -> None:
+    every = 24 * HOUR
+    assert deadline(every, DAY - 25 * HOUR, None, DAY) == DAY + 23 * HOUR
+    assert deadline(every, DAY - 25 * HOUR, DAY - HOUR, DAY) == DAY + 23 * HOUR
+    assert deadline(every, None, None, DAY) == DAY + every
+    assert deadline(every, None, DAY + 9 * every, DAY) == DAY + every, "written by a clock that was ahead"

@@ -40,7 +40,7 @@ RETURNING
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
     CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at, run_bytes,
+    api_count, listing_order, last_succeeded_at, reconcile_began_at, reconciled_since, run_bytes,
     (SELECT page_size FROM etl_page_sizes AS known
      WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
 
@@ -60,7 +60,7 @@ SELECT
     fence, watermark, backfill_done, backfill_cursor,
     CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
     CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at, run_bytes,
+    api_count, listing_order, last_succeeded_at, reconcile_began_at, reconciled_since, run_bytes,
     (SELECT page_size FROM etl_page_sizes AS known
      WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
 FROM etl_streams AS streams
@@ -122,7 +122,9 @@ SET watermark = greatest(watermark, $4),
     last_error_at = CASE WHEN $9::text IS NULL THEN last_error_at ELSE now() END,
     listing_status = $10,
     listing_origin = $11,
-    run_bytes = coalesce($13, run_bytes)
+    run_bytes = coalesce($13, run_bytes),
+    reconcile_began_at = $14,
+    reconciled_since = $15
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
@@ -168,7 +170,22 @@ SELECT count(*) FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2 AND c
 -- The listed runs created from $3 to $4, inclusive; null is unbounded.
 SELECT id, created_at FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2
-  AND ($3::timestamptz IS NULL OR created_at >= $3) AND ($4::timestamptz IS NULL OR created_at <= $4)
+  AND ($3::timestamptz IS NULL OR created_at >= $3::timestamptz) AND ($4::timestamptz IS NULL OR created_at <= $4)
+
+-- name: reconciled
+-- How many listed runs were created at or after a moment (null: none), how many before it, and how many have no time.
+SELECT
+    count(*) FILTER (WHERE created_at >= $3::timestamptz) AS compared,
+    count(*) FILTER (WHERE (created_at >= $3::timestamptz) IS NOT TRUE AND created_at IS NOT NULL) AS "left",
+    count(*) FILTER (WHERE created_at IS NULL) AS undated
+FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2
+
+-- name: slice_start
+-- When the run was created above which $4 others stand, of those created before $3 (null: of all); the newest stand first.
+SELECT created_at FROM listed_runs
+WHERE listed_by = $1 AND workflow_id = $2 AND ($3::timestamptz IS NULL OR created_at < $3)
+ORDER BY created_at DESC
+OFFSET $4 LIMIT 1
 
 -- name: create_seen
 CREATE TEMPORARY TABLE IF NOT EXISTS seen_runs (pass integer, key text, PRIMARY KEY (pass, key))
