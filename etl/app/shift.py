@@ -14,7 +14,7 @@ import msgspec
 
 from etl.app.upkeep import roll_up_loaded
 from etl.app.windows import Reading, Windows, encode
-from etl.db.queue import Queue, WindowClaim
+from etl.db.queue import Queue
 from etl.db.refusals import LOST
 from etl.engine.local import run_side_by_side
 from etl.errors import LockLostError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from etl.app.stream_runner import StreamRunner
     from etl.app.warehouse import Warehouse
-    from etl.db.queue import Claim, Unit
+    from etl.db.queue import Claim, Unit, WindowClaim
     from etl.events import Listener, StreamId
     from etl.sync import Outcome
 
@@ -104,7 +104,8 @@ class Shift:
         """
         await run_side_by_side(self._width, self._work_off_free)
         while left := await self._ask(Queue.unfinished):
-            await run_side_by_side(self._width, self._work_off_free)  # others may have split a stream
+            while (claim := await self._ask(Queue.claim_window)) is not None:  # others may have split a stream
+                await self._read_window(claim)  # one at a time keeps an address busy, and leaves others their share
             # The streams of what others have claimed can be locked only if their process is dead.
             others = any(unit.claimed_by not in {None, self.worker} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_PATIENCE_S for unit in left)
@@ -114,7 +115,7 @@ class Shift:
 
     async def _work_off_free(self) -> None:
         while (claim := await self._ask(Queue.claim)) is not None:
-            await (self._read_window(claim) if isinstance(claim, WindowClaim) else self._run(claim))
+            await self._run(claim)
 
     async def _work_off_left(self, units: Iterator[Unit], *, last: bool) -> None:
         for unit in units:

@@ -86,15 +86,10 @@ class Queue:
         apps, workflows = ([stream[place] for stream in streams] for place in (0, 1))
         await self._session.rows(_SQL["fill"], self._sync_id, apps, workflows)
 
-    async def claim(self) -> Claim | WindowClaim | None:
-        """Claim the next unclaimed workflow or window, and lock the streams of a workflow.
-
-        Workflows that another invocation holds are postponed.
-        """
+    async def claim(self) -> Claim | None:
+        """Claim and lock the next unclaimed workflow. Workflows that another invocation holds are postponed."""
         while rows := await self._session.rows(_SQL["claim"], self._sync_id, self._worker):
-            if rows[0]["fence"] is not None:
-                return await self._window_claim(rows[0])
-            unit = Unit(*tuple(rows[0])[:3])
+            unit = Unit(*rows[0])
             if (claim := await self._lock(unit)) is not None:
                 return claim
             await self._put_back(unit)
@@ -162,9 +157,10 @@ class Queue:
         began: datetime | None = rows[0][0] if rows else None
         return began
 
-    async def claim_window(self, stream: StreamId, fence: int) -> WindowClaim | None:
-        """Claim the next window of a stream that this process has locked."""
-        rows = await self._session.rows(_SQL["claim_window"], self._sync_id, *stream, fence, self._worker)
+    async def claim_window(self, stream: StreamId | None = None, fence: int | None = None) -> WindowClaim | None:
+        """Claim the next window: of a stream that this process has locked, or of any that another one has."""
+        of = (None, None) if stream is None else stream
+        rows = await self._session.rows(_SQL["claim_window"], self._sync_id, *of, fence, self._worker)
         return await self._window_claim(rows[0]) if rows else None
 
     async def windows(self, stream: StreamId, fence: int) -> list[tuple[Part, str | None, str | None]]:

@@ -69,19 +69,12 @@ async def until(t, statement, at_least=1):
 
 async def together(t, mode):
     """Run copies of a command in this process; return the result and the number of windows that each has claimed."""
-    claimed = {}
-
-    async def watch():
-        while True:
-            for row in await t.connection.fetch(RUNNING_WINDOWS):
-                claimed[row["place"]] = row["claimed_by"]
-            await asyncio.sleep(0.01)
-
-    watching = asyncio.create_task(watch())
-    try:
-        both = await asyncio.gather(*(t.run(mode, join="windows") for _ in range(2)))
-    finally:
-        watching.cancel()
+    claimed, copies = {}, [asyncio.create_task(t.run(mode, join="windows")) for _ in range(2)]
+    while not all(copy.done() for copy in copies):
+        for row in await t.connection.fetch(RUNNING_WINDOWS):
+            claimed[row["place"]] = row["claimed_by"]
+        await asyncio.sleep(0.01)
+    both = [copy.result() for copy in copies]
     assert both[0].as_dict() | {"seconds": 0} == both[1].as_dict() | {"seconds": 0}
     return both[0], Counter(claimed.values())
 

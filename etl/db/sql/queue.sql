@@ -7,15 +7,15 @@ FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS streams (app_id, workflow
 GROUP BY workflow_id
 
 -- name: claim
--- Claim the next unclaimed workflow or window. $1 invocation, $2 this process.
+-- Claim the next unclaimed workflow. $1 invocation, $2 this process.
 UPDATE etl_queue SET claimed_by = $2
 WHERE sync_id = $1 AND place = (
     SELECT place FROM etl_queue
-    WHERE sync_id = $1 AND claimed_by IS NULL AND held_since IS NULL
+    WHERE sync_id = $1 AND claimed_by IS NULL AND held_since IS NULL AND fence IS NULL
     ORDER BY place
     LIMIT 1
     FOR UPDATE SKIP LOCKED)
-RETURNING place, workflow_id, app_ids, fence, since, until, start
+RETURNING place, workflow_id, app_ids
 
 -- name: put_back
 -- Postpone a claimed workflow, because another invocation holds one of its streams.
@@ -53,12 +53,12 @@ WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence 
 RETURNING (SELECT started_at FROM etl_syncs WHERE id = $1)
 
 -- name: claim_window
--- Claim the next window of a stream.
+-- Claim the next window, of any stream if $2 is null.
 UPDATE etl_queue SET claimed_by = $5
 WHERE sync_id = $1 AND place = (
     SELECT place FROM etl_queue
-    WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4
-        AND claimed_by IS NULL AND outcomes IS NULL
+    WHERE sync_id = $1 AND claimed_by IS NULL AND held_since IS NULL AND outcomes IS NULL AND fence IS NOT NULL
+        AND ($2::text IS NULL OR app_ids = ARRAY[$2] AND workflow_id = $3 AND fence = $4)
     ORDER BY place
     LIMIT 1
     FOR UPDATE SKIP LOCKED)
