@@ -1,7 +1,8 @@
 """A script that distributes a warehouse over a Citus cluster, generated from the table descriptions.
 
-Runs are distributed by id and their child rows by run_id, so that all rows of a run are on one node. Definitions and
-bookkeeping tables are replicated to every node.
+Runs are distributed by id and their child rows by run_id, so that all rows of a run are on one node. Definitions are
+replicated to every node. Bookkeeping tables stay on the coordinator: an update of a replicated table locks its shard,
+so processes that share the work would wait for each other at each commit, claim and lease.
 """
 
 from __future__ import annotations
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
     from etl.tables import Table
 
 _SQL = statements("citus")
-_BOOKKEEPING = (
-    "etl_syncs",
-    "etl_streams",
-    "etl_queue",
-    "etl_shared_syncs",
-    "etl_alert_rules",
-    "etl_app_errors",
-    "etl_page_sizes",
-    "etl_rejects",
-    "etl_rate_budgets",
-    "etl_settings",
-    "etl_erased",
-    "etl_changed_days",
-    "rollup_health",
-    "rollup_credits",
-    "rollup_steps",
-    "rollup_models",
-    "rollup_failures",
-)
 _TRIGGERS = ("runs_inserted", "runs_updated", "runs_deleted", "runs_truncated")
 
 
@@ -101,8 +83,8 @@ def _lines(schema: str) -> Iterator[str]:
     yield _SQL["count_from_runs"] + ";"
     yield ""
     yield "-- Replicated to every node."
-    for name in (*(table.name for table in (APPS, WORKFLOWS, *DEFINITIONS)), *_BOOKKEEPING):
-        yield f"SELECT create_reference_table('{name}');"
+    for table in (APPS, WORKFLOWS, *DEFINITIONS):
+        yield f"SELECT create_reference_table('{table.name}');"
     yield ""
     yield "-- Distributed, each run together with its child rows."
     yield f"SELECT create_distributed_table('{RUNS.name}', '{RUNS.key[0]}');"

@@ -62,8 +62,9 @@ async def test_citus_script_names_match_the_catalog(warehouse: asyncpg.Connectio
     )
     script = citus_script("cortex")
     spread = {row["relname"] for row in tables if f"_table('{row['relname']}'" in script}
-    assert {row["relname"] for row in tables} - spread == {"etl_migrations", "etl_changed_credits"}
-    assert {table.name for table in ENTITIES} <= spread
+    # Bookkeeping stays on the coordinator: each commit and claim would lock a replicated table.
+    assert all(name.startswith(("etl_", "rollup_")) for name in {row["relname"] for row in tables} - spread)
+    assert {table.name for table in ENTITIES} == spread
 
 
 async def test_citus_script_runs_and_keeps_constraints(warehouse: asyncpg.Connection) -> None:
