@@ -1,4 +1,4 @@
-"""The functions that commands call; the one place that puts the parts together."""
+"""The functions that commands call. This package combines the parts; no other package does."""
 
 from etl.app.estimate import Plan, StreamPlan, make_plan
 from etl.app.privacy import count_to_forget, forget, reader_grants

@@ -1,4 +1,4 @@
-"""Alert rules: queries whose rows mean trouble, checked after syncs."""
+"""Alert rules, which are queries that return rows if something is wrong. They are checked after syncs."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from etl.events import Listener
 
 TIMEOUT_S = 30.0
-"""Time limit of one rule."""
+"""Time limit of the query of a rule, in seconds."""
 
 _SQL = statements("alerts")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleState:
-    """What is known of a rule between two checks; the columns of `etl_alert_rules`."""
+    """The stored state of a rule: the columns of `etl_alert_rules`."""
 
     checked_at: datetime | None = None
     found_since: datetime | None = None
     firing: bool = False
 
     def is_due(self, rule: AlertRule, now: datetime) -> bool:
-        """Return whether the rule may be checked again."""
+        """Return whether the rule is due for a check."""
         return self.checked_at is None or now - self.checked_at >= rule.every
 
     def after_check(self, rule: AlertRule, now: datetime, *, found: bool) -> RuleState:
-        """Return the state after a check that found rows or none."""
+        """Return the state after a check; `found` is whether it found rows."""
         since = (self.found_since or now) if found else None
         return RuleState(now, since, firing=since is not None and now - since >= rule.for_)
 
@@ -58,10 +58,10 @@ def enabled_rules(settings: Settings) -> list[AlertRule]:
 
 
 def rule_named(settings: Settings, name: str) -> AlertRule:
-    """Return a rule, enabled or not.
+    """Return the rule with a name, whether it is enabled or not.
 
     Raises:
-        SettingsError: there is none of this name.
+        SettingsError: there is no such rule.
     """
     rules = {rule.name: rule for rule in (*shipped_rules(), *settings.alerts.rules)}
     if name not in rules:
@@ -75,12 +75,12 @@ async def check_rules(
     send: Callable[[RuleChange], Awaitable[bool]],
     listener: Listener,
 ) -> None:
-    """Check the enabled rules that are due, each as the reader; one that fails is a warning.
+    """Check the enabled rules that are due. Queries run with the role of readers; a failed query is a warning.
 
     Args:
-        settings: name the rules, and the warehouse.
-        connection: a connection that may write their state.
-        send: sends a message and returns whether that worked; if not, the next sync repeats it.
+        settings: the settings.
+        connection: a connection that may write the state of rules.
+        send: sends a message and returns whether it succeeded; if not, the next sync sends the message again.
         listener: receives a notice for each rule that fails, starts firing or is resolved.
 
     Raises:
@@ -109,7 +109,7 @@ async def check_rules(
 
 
 async def _first_rows(url: str, schema: str, rule: AlertRule) -> tuple[tuple[str, ...], list[tuple[Any, ...]], bool]:
-    """Return the columns, the first rows, and whether there are more."""
+    """Return the columns of the result, its first rows, and whether there are more."""
     async with querying(url, schema, rule.sql, timeout_s=TIMEOUT_S) as query, aclosing(query.blocks()) as blocks:
         rows = await anext(blocks)
         return query.columns, rows, await anext(blocks, None) is not None

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from etl.app.warehouse import Warehouse
 
-STOP_PATIENCE_S = 5.0
-"""How long a caller waits for its workers to finish the commits in hand."""
+STOP_TIMEOUT_S = 5.0
+"""How long a caller waits for its workers to finish running commits, in seconds."""
 
 
 class Caller(Invocation):
@@ -62,32 +62,32 @@ class Caller(Invocation):
             await self._outcomes.compare_again(warehouse, self._listener)
 
     async def _may_split(self, warehouse: Warehouse) -> bool:
-        """Return whether a stream may be read in windows, so that more workers than workflows find work."""
+        """Return whether streams may be read in windows, so that more workers than workflows are useful."""
         if not self._settings.engine.split_pages or self._task.window.is_bounded:
             return False
         return self._task.mode != "sync" or await warehouse.ask(Session.has_unread_history)
 
     async def _stop_workers(self, shifts: Sequence[Future[None]], sharing: Sharing, error: BaseException) -> None:
-        """Let the workers stop, and wait for what they have in hand."""
+        """Ask the workers to stop, and wait for their running commits."""
         is_interrupted = isinstance(error, asyncio.CancelledError)
         reason = InterruptedSyncError() if is_interrupted else known_error(cast("Exception", error))
         await sharing.ask(lambda shared: shared.stop(reason))
         pending = [asyncio.wrap_future(shift) for shift in shifts if not shift.done()]
         if pending:
-            await asyncio.wait(pending, timeout=STOP_PATIENCE_S)
+            await asyncio.wait(pending, timeout=STOP_TIMEOUT_S)
 
     async def _collect(self, sharing: Sharing) -> None:
-        """Take from the queue what the workers did, and remove it."""
+        """Read the outcomes and request counts of the workers, and delete the shared state."""
         self._outcomes.ended |= {each.stream: each for each in await sharing.outcomes()}
         self._summary.requests, self._summary.retries = await sharing.ask(SharedSync.requests)
         await sharing.ask(SharedSync.remove)
 
 
 async def _wait_for(shifts: Sequence[Future[None]], sharing: Sharing) -> None:
-    """Wait until every workflow has ended, whatever becomes of single workers.
+    """Wait until all workflows are finished. The failure of a worker is not an error while others continue.
 
     Raises:
-        EtlError: no worker is left.
+        EtlError: all workers have failed, or the invocation was asked to stop.
     """
     waiting = {asyncio.wrap_future(shift) for shift in shifts}
     failures: list[BaseException] = []

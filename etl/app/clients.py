@@ -31,12 +31,12 @@ async def open_clients(
     """Open a client for each app; apps with the same key share one.
 
     Args:
-        stack: closes the clients.
-        settings: all of them.
-        apps: apps to open clients for.
-        leases: connection pool for the request budget; None counts the requests of this process alone.
+        stack: the exit stack that closes the clients.
+        settings: the settings.
+        apps: the apps.
+        leases: connection pool for the request budget; None to limit only the requests of this process.
         listener: receives events about requests.
-        policy: how requests are retried; None for the default.
+        policy: the retry policy; None for the default.
 
     Returns:
         The clients by app id.

@@ -1,4 +1,4 @@
-"""Find the streams that the settings ask for, by their ids or by listing the workflows of each app."""
+"""Find the streams that the settings request, by their ids or by listing the workflows of each app."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _PASSES = 4
 
 
 def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
-    """Return the configured apps, or those of them that are selected.
+    """Return the selected apps, or all configured apps if none is selected.
 
     Raises:
-        SettingsError: none is configured, or one that is asked for is not.
+        SettingsError: no app is configured, or a selected app is not configured.
     """
     if not settings.apps:
         raise SettingsError("no app is configured", hint="Add one under `apps:` in config.yaml: `- id: app_123`.")
@@ -56,18 +56,18 @@ async def find_streams(
     size: int,
     redactor: Redactor | None = None,
 ) -> tuple[list[StreamId], str]:
-    """Return the streams of an app, from its settings or by discovery, which stores the workflows it finds.
+    """Return the streams of an app, from the settings or by discovery, which stores the workflows that it finds.
 
     Args:
-        app: its settings.
-        client: client with the app's key.
-        pool: connections to the warehouse; None writes nothing.
-        listener: receives an event for each workflow that cannot be read.
+        app: the settings of the app.
+        client: a client with the app's key.
+        pool: connections to the warehouse; None to write nothing.
+        listener: receives an event for each invalid workflow.
         size: page size.
-        redactor: applied to each workflow first.
+        redactor: redacts each workflow before it is normalized.
 
     Returns:
-        The streams, and why there may be more of them ("" where these are all).
+        The streams, and why the list may be incomplete ('' if it is complete).
 
     Raises:
         FatalError, TransientError: the app's workflows cannot be listed.
@@ -82,13 +82,13 @@ async def find_streams(
         bare = [workflow_id for workflow_id, row in found.workflows.items() if row is None]
         refused = await save_workflows(pool, rows, bare=bare)
         for workflow_id, error in refused.items():
-            _tell(listener, app.id, f"PostgreSQL refused {workflow_id}: {error}")
+            _report_refused(listener, app.id, f"PostgreSQL refused {workflow_id}: {error}")
     return [StreamId(app.id, workflow_id) for workflow_id in found.workflows], found.trouble
 
 
 @dataclass(slots=True)
 class _Discovered:
-    """Rows of the workflows that an app lists, by id (None if only the id is readable), and any error."""
+    """The rows of listed workflows by id (None if only the id is valid), and why the list may be incomplete."""
 
     workflows: dict[str, tuple[Row, Row | None] | None] = field(default_factory=dict)
     trouble: str = ""
@@ -97,7 +97,7 @@ class _Discovered:
 async def _discover(
     app_id: str, client: CortexClient, listener: Listener, size: int, redactor: Redactor | None
 ) -> _Discovered:
-    """Read the list of workflows by linked pages, and again while it may have missed one."""
+    """Read the list of workflows by linked pages; repeat if workflows may have been missed."""
     before = None
     for _ in range(_PASSES):
         found, listed, reading = _Discovered(), set[str](), Pass[Page](Paging(size))
@@ -109,7 +109,7 @@ async def _discover(
                 for raw in page.items:
                     _take(raw, app_id, found, listener, redactor)
         doubt = _doubt(reading, len(listed))
-        if doubt in ("", before):  # reading it again would show the same
+        if doubt in ("", before):  # a further pass would have the same result
             break
         before = doubt
     found.trouble = found.trouble or doubt
@@ -117,7 +117,7 @@ async def _discover(
 
 
 def _doubt(reading: Pass[Page], listed: int) -> str:
-    """Return why a pass over the list of workflows may have missed one; empty if it has not."""
+    """Return why a pass over the list of workflows may have missed some; '' if it has not."""
     if reading.count is not None and listed < reading.count:
         return f"the API counts {counted(reading.count, 'workflow')} and lists {listed:,}"
     is_linked = reading.linked or reading.paging.aligned
@@ -127,14 +127,14 @@ def _doubt(reading: Pass[Page], listed: int) -> str:
 
 
 def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener, redactor: Redactor | None) -> None:
-    """Add a workflow; one with an invalid field is kept by its id alone, as its runs can still be read."""
+    """Add a workflow. Only the id of an invalid workflow is added, because its runs can still be read."""
     workflow_id, rows, error = peek_id(raw), None, "it has no id"
     try:
         rows = normalize_workflow(raw, redactor)
         workflow_id = str(rows[0][0])
     except RecordError as refusal:
         error = refusal.message
-        _tell(listener, app_id, error)
+        _report_refused(listener, app_id, error)
     if workflow_id is not None and len(workflow_id.encode()) > LONGEST_ID_BYTES:
         workflow_id, error = None, f"id: expected at most {LONGEST_ID_BYTES} bytes"
     if workflow_id is None:
@@ -145,17 +145,17 @@ def _take(raw: bytes, app_id: str, found: _Discovered, listener: Listener, redac
         found.workflows.setdefault(workflow_id)
 
 
-def _tell(listener: Listener, app_id: str, error: str) -> None:
+def _report_refused(listener: Listener, app_id: str, error: str) -> None:
     listener(Notice("workflow.refused", {"app_id": app_id, "error": error}, level="warning"))
 
 
 def only(streams: Sequence[StreamId], workflows: Sequence[str], *, all_listed: bool = True) -> list[StreamId]:
-    """Return the streams of the selected workflows, or all where none is selected.
+    """Return the streams of the selected workflows, or all streams if none is selected.
 
     Args:
-        streams: those found.
-        workflows: selected ids.
-        all_listed: whether there are no others.
+        streams: the streams found.
+        workflows: ids of the selected workflows.
+        all_listed: whether `streams` is complete.
 
     Raises:
         SettingsError: a selected workflow is in none of the apps.
@@ -172,7 +172,7 @@ def only(streams: Sequence[StreamId], workflows: Sequence[str], *, all_listed: b
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why the workflows of an app could not be listed; `is_partial` where some of them could."""
+    """Why the workflows of an app could not be listed completely; `is_partial` is true if some were listed."""
 
     error: str
     hint: str
@@ -181,7 +181,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The streams that the settings ask for, and the problems of apps by their ids."""
+    """The streams that the settings request, and the problems of apps by id."""
 
     streams: list[StreamId] = field(default_factory=list)
     problems: dict[str, Problem] = field(default_factory=dict)
@@ -196,7 +196,7 @@ async def discover(
     size: int,
     redactor: Redactor | None,
 ) -> Discovery:
-    """Find the streams of several apps; see `find_streams`. An app that fails leaves the others alone.
+    """Find the streams of several apps; see `find_streams`. The failure of an app does not affect other apps.
 
     Raises:
         KeyRefusedError: the API refused a key.
@@ -221,13 +221,13 @@ async def discover(
 async def record_discovery(
     pool: asyncpg.Pool, settings: Settings, apps: Sequence[AppSettings], found: Discovery
 ) -> None:
-    """Record which streams the settings ask for, and which workflows are gone.
+    """Record which streams the settings request, and which workflows are gone.
 
     Args:
         pool: connections to the warehouse.
-        settings: all of them; streams of apps that they do not name are retired.
-        apps: the apps that were discovered; streams of the others stay as they were.
-        found: what discovery found.
+        settings: the settings. Streams of apps that are not in the settings are retired.
+        apps: the apps that were discovered. Streams of other configured apps stay unchanged.
+        found: the result of discovery.
     """
     whole = [app for app in apps if app.id not in found.problems]
     await record_requested(

@@ -1,4 +1,4 @@
-"""One of several copies of a command that are one invocation (`--join`)."""
+"""An invocation that several copies of a command share (`--join`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from etl.app.joining import Sharing, refuse_other_terms, summary_of, terms_of
 from etl.app.outcomes import Outcomes
 from etl.app.shift import STREAMS_AT_ONCE
-from etl.app.sync_invocation import LEDGER_PATIENCE_S, Invocation
+from etl.app.sync_invocation import LEDGER_TIMEOUT_S, Invocation
 from etl.app.warehouse import open_warehouse
 from etl.db.liveness import finish_commit
 from etl.db.sharing import SharedSync
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Copy(Invocation):
-    """One of several copies of a command that are one invocation."""
+    """One of several copies of a command that share an invocation."""
 
     def __init__(
         self, settings: Settings, task: Task, listener: Listener, *, name: str, policy: RetryPolicy | None
@@ -56,7 +56,7 @@ class Copy(Invocation):
     async def _take_part(
         self, stack: AsyncExitStack, warehouse: Warehouse, sharing: Sharing, workflows: Sequence[str]
     ) -> None:
-        """Find the workflows, if no other copy has, and work until all have ended."""
+        """Queue the workflows if no other copy has, and work until all are finished."""
         clients = await self._open_clients(stack, warehouse)
         async with sharing.lead() as notes:
             if not notes.is_queued:
@@ -76,13 +76,13 @@ class Copy(Invocation):
             await sharing.until_stopped(shift.work())
         except asyncio.CancelledError:
             adding = sharing.ask(lambda shared: shared.add_requests(*shift.unreported()))
-            await finish_commit(asyncio.wait_for(adding, LEDGER_PATIENCE_S))
+            await finish_commit(asyncio.wait_for(adding, LEDGER_TIMEOUT_S))
             raise
 
     async def _end(self, warehouse: Warehouse, sharing: Sharing) -> None:
-        """Record the end of the whole, or take it from the copy that has."""
+        """Record the end of the invocation, or read the summary if another copy has recorded it."""
         cause = self._summary.cause
-        if isinstance(cause, (InterruptedSyncError, DatabaseError)):  # of this copy alone: the others go on
+        if isinstance(cause, (InterruptedSyncError, DatabaseError)):  # affects only this copy: the others continue
             self._conclude()
             return
         if cause is not None:

@@ -1,7 +1,7 @@
-"""Copies of one command, on any hosts, that are one invocation: each takes workflows, and one records the end.
+"""Coordination of the processes of one invocation, which may run on several hosts.
 
-They share the lock of the invocation, so that it lives while one of them does. A second lock, the lead, is for what one
-of them does for all: finding the workflows and recording the end.
+The processes share the lock of the invocation, which therefore counts as running while one of them is alive. A second
+lock, the lead, is held by the process that finds the workflows or records the end for all.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from etl.sync import Task
 
 POLL_S = 0.5
-"""How often a process looks whether it is to stop."""
+"""Interval at which a process checks whether it must stop, in seconds."""
 
 
 def terms_of(settings: Settings, task: Task, apps: Sequence[str], workflows: Sequence[str]) -> dict[str, str]:
-    """Return what all processes of an invocation must agree in, by the name that a message gives it."""
+    """Return the values that must be equal in all processes of an invocation, by their names in messages."""
     options: dict[str, object] = {"--app": sorted(apps), "--workflow": sorted(workflows)}
     options |= {"--since": task.window.since, "--until": task.window.until}
     chosen = {name: str(value) for name, value in options.items()}
@@ -41,10 +41,10 @@ def terms_of(settings: Settings, task: Task, apps: Sequence[str], workflows: Seq
 
 
 def refuse_other_terms(ours: dict[str, str], theirs: dict[str, str], what: str) -> None:
-    """Compare terms.
+    """Compare the terms of two processes.
 
     Raises:
-        SettingsError: they differ.
+        SettingsError: the terms differ.
     """
     for name in (*ours, *theirs):
         if ours.get(name) != theirs.get(name):
@@ -55,11 +55,11 @@ def refuse_other_terms(ours: dict[str, str], theirs: dict[str, str], what: str) 
 
 
 class Sharing:
-    """What one process does with the others of an invocation.
+    """Accesses the shared state of an invocation, reconnecting if necessary.
 
     Args:
-        warehouse: where they meet.
-        sync_id: the row of `etl_syncs`.
+        warehouse: the warehouse.
+        sync_id: id of the invocation in `etl_syncs`.
     """
 
     def __init__(self, warehouse: Warehouse, sync_id: int) -> None:
@@ -67,25 +67,25 @@ class Sharing:
         self._sync_id = sync_id
 
     async def ask(self, question: Callable[[SharedSync], Awaitable[Answer]]) -> Answer:
-        """Ask the row of the invocation something."""
+        """Call a function with the shared state of the invocation."""
         return await self._warehouse.ask(lambda session: question(SharedSync(session, self._sync_id)))
 
     @asynccontextmanager
     async def lead(self) -> AsyncIterator[Notes]:
-        """Wait until no other process leads; yield what they know by then."""
+        """Hold the lead inside the block; yield the shared state."""
         while not await self._warehouse.ask(lambda session: session.try_lock("lead", self._sync_id)):  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S / 2)  # no event tells that another process lets go
+            await asyncio.sleep(POLL_S / 2)  # there is no notification when another process releases the lead
         try:
             yield await self.ask(SharedSync.read)
         finally:
             await self._warehouse.ask(lambda session: session.unlock("lead", self._sync_id))
 
     async def until_stopped(self, work: Coroutine[Any, Any, None], *, has_caller: bool = False) -> None:
-        """Await some work, unless all processes are to stop.
+        """Await `work`, and cancel it if the invocation is asked to stop.
 
         Args:
-            work: to be cancelled then.
-            has_caller: whether they are to stop too when nobody holds the invocation's lock any more.
+            work: the coroutine.
+            has_caller: whether to stop also if no process holds the lock of the invocation any more.
 
         Raises:
             EtlError: the reason to stop.
@@ -104,7 +104,7 @@ class Sharing:
         await task
 
     async def outcomes(self) -> list[Outcome]:
-        """Return how the streams of all processes ended; one whose process is dead was interrupted."""
+        """Return the outcomes of streams from all processes; streams of dead processes were interrupted."""
         texts, windows = await self.ask(SharedSync.outcomes)
         ended = {each.stream: each for text in texts for each in msgspec.json.decode(text, type=list[Outcome])}
         for stream, text in windows:
@@ -114,7 +114,7 @@ class Sharing:
 
 
 def summary_of(text: str) -> SyncSummary:
-    """Return the summary that another process has left."""
+    """Return the summary that another process has stored as JSON."""
     values = msgspec.json.decode(text)
     for name in ("started_at", "ended_at"):
         values[name] = None if values[name] is None else datetime.fromisoformat(values[name])

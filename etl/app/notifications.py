@@ -1,7 +1,7 @@
-"""The events of workers on their way to the caller: at most four notifications a second of each.
+"""Send the events of workers to the caller by NOTIFY, with at most four notifications per second from each worker.
 
-They travel over a connection of their own: a notification in a transaction makes its commit wait for all others. Some
-may be lost, as those of requests are when there are too many; how streams ended is read from the queue.
+Each worker uses a separate connection for this, because commits of transactions with NOTIFY wait for each other. Events
+may be lost, and events of requests are dropped if there are too many. The outcomes of streams are read from the queue.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 _SQL = statements("sharing")
 _PAUSE_S = 0.25
-_LONGEST_BYTES = 7900  # PostgreSQL takes 7,999
-_MANY = 200  # events that wait; from then on, those of requests are left out
-_MOST = 2000
+_LONGEST_BYTES = 7900  # the payload of NOTIFY has at most 7,999
+_MANY = 200  # if more events are waiting, events of requests are dropped
+_MOST = 2000  # events waiting; older ones are dropped
 
 
 def _channel(settings: Settings, sync_id: int) -> str:
@@ -49,19 +49,19 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
 
 
 class Sender:
-    """Sends the events of a worker; `listen` is its listener."""
+    """Sends the events of a worker; `listen` is the listener."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque(maxlen=_MOST)
 
     def listen(self, event: events.Event) -> None:
-        """Send an event soon."""
+        """Queue an event to be sent."""
         if not isinstance(event, events.RequestSent) or len(self._waiting) < _MANY:
             self._waiting.append(msgspec.json.encode([type(event).__name__, asdict(event)], enc_hook=str))
 
     @asynccontextmanager
     async def sending(self, settings: Settings, sync_id: int) -> AsyncIterator[None]:
-        """Send events until the block ends; a lost connection loses events."""
+        """Send events until the block ends. If the connection is lost, events are lost too."""
         connection = await _connect(settings)
         channel = _channel(settings, sync_id)
 
@@ -87,12 +87,12 @@ class Sender:
         if parts:
             await connection.execute(_SQL["tell"], channel, (b"[" + b",".join(parts) + b"]").decode())
         elif self._waiting:
-            self._waiting.popleft()  # longer than any notification
+            self._waiting.popleft()  # too long for a notification
 
 
 @asynccontextmanager
 async def receiving(settings: Settings, sync_id: int, listener: events.Listener) -> AsyncIterator[None]:
-    """Hand the events of workers to a listener until the block ends."""
+    """Pass the events of workers to a listener until the block ends."""
     connection = await _connect(settings)
 
     def receive(_connection: object, _pid: int, _channel: str, payload: object) -> None:
@@ -108,7 +108,7 @@ async def receiving(settings: Settings, sync_id: int, listener: events.Listener)
 
 
 def _event(name: str, fields: dict[str, Any]) -> events.Event:
-    """Return an event as it was before it was sent."""
+    """Decode an event."""
     if "stream" in fields and name != "Notice":
         fields["stream"] = events.StreamId(*fields["stream"])
     event: events.Event = getattr(events, name)(**fields)

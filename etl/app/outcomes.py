@@ -1,4 +1,4 @@
-"""The streams of an invocation, and what becomes of them after all were read, or after the invocation ended early."""
+"""The outcomes of an invocation's streams, and their changes when the invocation ends."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Outcomes:
-    """The streams of an invocation, and how those ended that have."""
+    """The streams of an invocation, and the outcomes of those that have ended."""
 
     streams: Sequence[StreamId] = ()
     ended: dict[StreamId, Outcome] = field(default_factory=dict)
     _unrecorded: list[Outcome] = field(default_factory=list)
 
     async def compare_again(self, warehouse: Warehouse, listener: Listener) -> None:
-        """Compare all counts once more: what a stream loaded may have moved runs that another one had counted."""
+        """Compare all counts again, because a stream may have loaded runs that another stream had counted before."""
         succeeded = [each for each in self.ended.values() if each.status == "succeeded" and each.api_count is not None]
         counted = {each.stream: each.state for each in succeeded if each.state is not None}
         for stream, row in (await _differing(warehouse, counted)).items():
@@ -39,7 +39,7 @@ class Outcomes:
             listener(Notice("stream.incomplete", {"stream": str(stream), **changes}, level="warning"))
 
     def end_with(self, error: EtlError) -> None:
-        """Let the streams that have not ended fail with the error that ended the invocation, or be interrupted."""
+        """Set the outcomes of streams that have not ended, from the error that ended the invocation."""
         status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
         for stream in self.streams:
             ended = self.ended.get(stream)
@@ -50,7 +50,7 @@ class Outcomes:
                 self._unrecorded += [outcome] if status == "failed" else []
 
     async def record_failures(self, warehouse: Warehouse) -> None:
-        """Record why the streams failed that `end_with` let fail."""
+        """Store the errors of streams that `end_with` has marked as failed."""
         for each in self._unrecorded:
             fence = None if each.state is None else each.state.fence
             await warehouse.session.fail_stream(each.stream, fence, each.error, each.hint)
@@ -63,5 +63,5 @@ async def _differing(
         return {}
     try:
         return await warehouse.session.compare_again(streams)
-    except LOST:  # while nothing was asked of it
+    except LOST:  # the connection was lost while it was idle
         return await (await warehouse.reconnect(warehouse.session)).compare_again(streams)

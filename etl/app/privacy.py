@@ -1,4 +1,4 @@
-"""Grant readers access, and erase content for good."""
+"""Grant read privileges, and erase content permanently."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ async def count_to_forget(settings: Settings, *, runs: Sequence[str] = (), recor
 
 
 async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Sequence[str] = ()) -> Forgotten:
-    """Erase the content of runs, or of all runs of records, for good; it does not come back.
+    """Erase the content of runs, or of all runs of records, permanently; later loads do not restore it.
 
     Args:
-        settings: where the warehouse is.
+        settings: the settings.
         runs: ids of runs.
         records: ids of records.
 
@@ -46,15 +46,16 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
 
 
 async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -> list[str]:
-    """Let a role read the entities, the views and the state of the syncs, and nothing else.
+    """Return or apply the statements that let a role read the entities, the views and the sync state.
 
     Args:
-        settings: where the warehouse is.
-        role: role of the reader; it must exist if the grants are applied.
-        apply: run the statements in one transaction, except that which sets the role's search_path: it may fail.
+        settings: the settings.
+        role: name of the role, which must exist if `apply` is true.
+        apply: whether to run the statements, in one transaction. The statement that sets the role's search_path is run
+            separately, because it may fail.
 
     Returns:
-        The SQL statements that are left to run: all of them unless they are applied.
+        The SQL statements that were not run.
 
     Raises:
         DatabaseError: the database cannot be reached, the role does not exist, or a privilege is missing.

@@ -1,4 +1,4 @@
-"""List the quarantine and load its items again."""
+"""List quarantined items, and load them again."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ _SQL = statements("rejects")
 
 @dataclass(slots=True)
 class RetryReport:
-    """The result of a retry: counts of items loaded, and of items whose run the API no longer knows.
+    """The result of a retry.
 
-    `still_bad` lists (id, reason, error) of items rejected again; `held` counts items of streams that another
-    invocation holds.
+    Attributes:
+        loaded: number of loaded items.
+        gone: number of items whose run the API answered with 404.
+        held: number of items of streams that another invocation holds.
+        still_bad: (id, reason, error) of items that were rejected again.
     """
 
     loaded: int = 0
@@ -70,11 +73,11 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
 
 
 async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener: Listener = ignore) -> RetryReport:
-    """Load quarantined items again: the bytes as received if they are stored, or else what the API returns now.
+    """Load quarantined items again: first the stored bytes, then the copy that the API returns now.
 
     Args:
-        settings: all of them; without a key no requests are sent.
-        ids: items to retry; all open ones if empty.
+        settings: the settings; without a key, no requests are sent.
+        ids: ids of the items; empty for all unresolved items.
         listener: receives events about loaded runs.
 
     Raises:
@@ -134,12 +137,12 @@ class _Retrying:
             await session.release(stream)
 
     async def _item(self, stream: StreamId, intake: Intake, item: asyncpg.Record) -> None:
-        is_whole = digest(item["payload"]) == item["digest"]  # nothing was left out of it
+        is_whole = digest(item["payload"]) == item["digest"]  # the stored bytes are complete
         if is_whole and await self._take(intake, item, item["payload"]):
             self.report.loaded += 1
             return
         client = self._clients.get(stream.app_id)
-        # The API does not know a run by a cleaned id.
+        # A cleaned id is not the id in the API.
         if client is not None and item["run_id"] is not None and REPLACEMENT not in item["run_id"]:
             try:
                 raw = await client.get_run(*stream, item["run_id"])
@@ -155,7 +158,7 @@ class _Retrying:
         self.report.still_bad += [(row["id"], row["reason"], row["error"]) for row in rows]
 
     async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes, *, authoritative: bool = False) -> bool:
-        """Load a copy of the item, which may be what the API answers now; return whether it was accepted."""
+        """Load a copy of an item, stored or from the API; return whether it was accepted."""
         page = Page([raw], 0, 1, None, item["url"], monotonic(), None, None)
         classified = await intake.classify([page], authoritative=authoritative)
         if classified.batch.rejects and raw == item["payload"]:

@@ -1,4 +1,4 @@
-"""The health of the streams, from the warehouse alone."""
+"""Read the health of the streams from the warehouse, without requests to the API."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _MAX_REJECTS = 3  # named for each stream
 class StatusReport:
     """The rows of `sync_health`, and the last row of `sync_history` (None before the first invocation).
 
-    With `explain`, each stream also has `explanation`, a list of what blocks its watermark. `paused_until` is set while
-    the API wants no requests; `now` is PostgreSQL's time. `page_size` is the setting: longer listings take many pages.
+    With `explain`, each stream also has `explanation`, the list of reasons that block its watermark. `paused_until` is
+    set while requests are paused, `now` is PostgreSQL's time, and `page_size` the setting `api.page_size`.
     """
 
     streams: Sequence[Mapping[str, Any]]
@@ -39,9 +39,9 @@ class StatusReport:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every stream is complete, retired, or being loaded by a live invocation.
+        """Whether all streams are complete, retired, or being loaded by a running invocation.
 
-        Before the first stream is known, the last invocation decides.
+        If no stream is known yet, whether the last invocation succeeded or is running.
         """
         if not self.streams and self.last_sync is not None:
             return self.last_sync["status"] in {"succeeded", "running"}
@@ -56,8 +56,8 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     """Read the health of the streams.
 
     Args:
-        settings: where the warehouse is.
-        explain: also say what blocks each watermark.
+        settings: the settings.
+        explain: whether to add the reasons that block each watermark.
 
     Raises:
         DatabaseError: the database cannot be reached or used.
@@ -73,7 +73,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
         pause = await connection.fetchrow(_SQL["paused_until"])
     finally:
         await connection.close()
-    assert pause is not None  # noqa: S101 - an aggregate always gives one row
+    assert pause is not None  # noqa: S101 - an aggregate always returns one row
     return StatusReport(
         streams,
         dict(last) if last is not None else None,
@@ -84,7 +84,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
 
 
 async def _explain(connection: asyncpg.Connection, stream: Mapping[str, Any]) -> list[str]:
-    """List what blocks the watermark of a stream: its blocker, rejected runs, open runs."""
+    """Return the reasons that block the watermark of a stream: its blocker, rejected runs, open runs."""
     if stream["state"] == "retired":
         return []
     key = (stream["app_id"], stream["workflow_id"])

@@ -1,4 +1,4 @@
-"""The summary of one invocation: its row of `etl_syncs`, its streams, its exit code and the error that ended it."""
+"""The summary of one invocation: its row of `etl_syncs`, its streams, its exit code, and the error that ended it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class StreamSummary:
 
 @dataclass(slots=True)
 class SyncSummary:
-    """The result of one invocation: the columns of its row in `etl_syncs`, and what became of its streams.
+    """The result of one invocation: the columns of its row in `etl_syncs`, and its streams.
 
-    Counts are totals over all streams. `id`, the times and the process come from the row, None if none was written.
-    `seconds` is wall-clock time; `cause` is the error that ended the invocation early, None if it completed.
+    Counts are totals over all streams. `id`, the times and the process come from the row; they are None if no row was
+    written. `seconds` is wall-clock time. `cause` is the error that ended the invocation early; None if it completed.
     """
 
     mode: str
@@ -67,7 +67,7 @@ class SyncSummary:
     cause: EtlError | None = None
 
     def begin(self, row: Mapping[str, Any]) -> None:
-        """Take over what its row in `etl_syncs` says of the invocation."""
+        """Copy the values of the invocation's row in `etl_syncs`."""
         for name, value in row.items():
             setattr(self, name, value)
 
@@ -79,7 +79,7 @@ class SyncSummary:
             setattr(self, name, getattr(self, name) + getattr(outcome.tally, name))
 
     def count(self, *statuses: str) -> int:
-        """Count the streams that ended in one of these ways."""
+        """Return the number of streams with one of these statuses."""
         return sum(stream.status in statuses for stream in self.streams)
 
     def conclude(self) -> None:
@@ -100,7 +100,7 @@ class SyncSummary:
             self.hint = "See who holds them with: cortex-etl status"
 
     def end_with(self, error: EtlError) -> None:
-        """Let an error be the end; of several, the one whose exit code takes precedence stays, or else the first."""
+        """Record an error that ended the invocation, unless an earlier one takes precedence (see `gravest`)."""
         if self.cause is None or gravest([self.cause, error]) is error:
             self.status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
             self.cause, self.error, self.hint, self.exit_code = error, error.message, error.hint, error.exit_code
@@ -111,7 +111,7 @@ class SyncSummary:
         return (self.id, self.status, *(getattr(self, name) for name in counts), self.error or None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for JSON and for the log line that ends a sync; None where there is no text."""
+        """Return the summary as plain values, for JSON and the final log line; empty texts become None."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _INTERNAL}
         values["streams"] = [_or_none(asdict(stream)) for stream in self.streams]
         return {"id": self.id} | _or_none(values)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from etl.events import Event, Listener
     from etl.sync import Task
 
-LEDGER_PATIENCE_S = 2.0
-"""How long the end of an invocation waits for its row of `etl_syncs`."""
+LEDGER_TIMEOUT_S = 2.0
+"""Time limit for recording the end of an invocation in `etl_syncs`, in seconds."""
 
 
 class Invocation:
@@ -50,8 +50,8 @@ class Invocation:
         self._listener = tee(self._count, listener)
         self._summary = SyncSummary(task.mode, dry_run=dry_run)
         self._outcomes = Outcomes()
-        self._apps: list[AppSettings] = []  # whose streams are not known yet
-        self._split_pages = 0  # alone, it reads each stream as a whole
+        self._apps: list[AppSettings] = []  # apps whose streams are not known yet
+        self._split_pages = 0  # a single process does not split streams
 
     def _count(self, event: Event) -> None:
         if isinstance(event, RequestSent):
@@ -60,21 +60,21 @@ class Invocation:
             self._summary.retries += 1
 
     async def run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
-        """Run it; see `run_sync`."""
+        """Run the invocation; see `run_sync`."""
         started = monotonic()
         await self._caught(self._run(apps, workflows))
         self._summary.seconds = round(monotonic() - started, 3)
-        if not isinstance(self._summary.cause, SettingsError):  # with these nothing began
+        if not isinstance(self._summary.cause, SettingsError):  # after such an error, nothing was started
             self._listener(SyncFinished(self._summary.as_dict()))
         return self._summary
 
     async def _caught(self, work: Awaitable[None]) -> None:
-        """Await some work and record the error that ends it."""
+        """Await `work`, and record an error in the summary."""
         try:
             await work
         except asyncio.CancelledError:
             self._summary.end_with(InterruptedSyncError())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the summary has it
+        except Exception as error:  # noqa: BLE001 - the summary reports all errors
             self._summary.end_with(known_error(error))
 
     def _choose(self, apps: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ class Invocation:
             if not self._dry_run:
                 if self._summary.cause is None:
                     await self._caught(self._keep_in_order(warehouse))
-                await finish_commit(asyncio.wait_for(self._record_end(warehouse), LEDGER_PATIENCE_S))
+                await finish_commit(asyncio.wait_for(self._record_end(warehouse), LEDGER_TIMEOUT_S))
 
     async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
         clients = await self._open_clients(stack, warehouse)
@@ -135,7 +135,7 @@ class Invocation:
         )
 
     def _conclude(self) -> None:
-        """Complete the summary with the streams."""
+        """Complete the summary with the outcomes of the streams."""
         cause = self._summary.cause
         if cause is not None:
             self._outcomes.end_with(cause)
@@ -145,7 +145,7 @@ class Invocation:
             self._summary.conclude()
 
     async def _keep_in_order(self, warehouse: Warehouse) -> None:
-        """Remove due payloads, compute own credits that loads left, and roll up the days that changed."""
+        """Remove expired payloads, compute remaining own credits, and roll up changed days."""
         if self._settings.payloads.retention == "honour" and self._summary.status != "skipped":
             await remove_due_payloads(warehouse)
         await compute_own_credits(warehouse, self._listener)
@@ -158,7 +158,7 @@ class Invocation:
         workflows: Sequence[str],
         outcomes: dict[StreamId, Outcome],
     ) -> list[StreamId]:
-        """Find the streams asked for; an app whose workflows cannot be listed gets an outcome of its own, `APP/*`."""
+        """Find the requested streams; an app whose workflows cannot be listed completely gets an outcome `APP/*`."""
         pool = None if self._dry_run else warehouse.pool
         redactor, size = redactor_of(self._settings.payloads), self._settings.api.usual_page_size
         found = await discover(self._apps, clients, pool, self._listener, size=size, redactor=redactor)
@@ -174,7 +174,7 @@ class Invocation:
         return streams
 
     async def _record_end(self, warehouse: Warehouse) -> None:
-        """Write what became of the invocation, over a new connection where the old one was lost unnoticed."""
+        """Record the end of the invocation, over a new connection if the old one was lost."""
         try:
             await self._write_end(warehouse)
         except LOST:
@@ -182,7 +182,7 @@ class Invocation:
             await self._write_end(warehouse)
 
     async def _write_end(self, warehouse: Warehouse) -> None:
-        """Complete its row, and record the streams and apps that failed because the invocation ended."""
+        """Complete the invocation's row, and record the streams and apps that failed because the invocation ended."""
         self._summary.ended_at = await warehouse.session.finish_sync(*self._summary.ledger_values())
         cause = self._summary.cause
         if cause is not None and not isinstance(cause, (InterruptedSyncError, SettingsError)):
@@ -191,7 +191,7 @@ class Invocation:
 
 
 def known_error(error: Exception) -> EtlError:
-    """Return an error as one with a hint; what has no file name and comes from the system is a lost connection."""
+    """Convert an exception to an EtlError with a hint. An OSError without a file name means a lost connection."""
     is_file_error = isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL)
     if isinstance(error, (*DRIVER_ERRORS, *LOST, TimeoutError)) and not is_file_error:
         return unusable(error)

@@ -1,4 +1,4 @@
-"""sync, backfill and reconcile: in this process, with copies of it, or on the workers of an engine."""
+"""sync, backfill and reconcile: in this process, together with other processes, or on the workers of an engine."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ async def run_sync(  # noqa: PLR0913 - the options of the commands
     """Sync, backfill or reconcile.
 
     Args:
-        settings: all of them.
-        mode: which of the three.
-        apps: only these of the configured apps.
-        workflows: only these of their workflows.
-        since: backfill runs created at or after.
-        until: backfill runs created before.
-        dry_run: fetch and normalize, write nothing.
-        join: name of an invocation whose copies, on any hosts, share the work; None for one of this process alone.
-        listener: receives every event.
-        policy: how requests are retried; None for the default.
+        settings: the settings.
+        mode: `sync`, `backfill` or `reconcile`.
+        apps: ids of the apps to sync; empty for all configured apps.
+        workflows: ids of the workflows to sync; empty for all.
+        since: with `backfill`, load runs created at or after this time.
+        until: with `backfill`, load runs created before this time.
+        dry_run: whether to fetch and normalize only, without writing.
+        join: name of the invocation to join, or to start if it is not running; None for an invocation of this process.
+        listener: receives all events.
+        policy: the retry policy; None for the default.
 
     Returns:
-        The summary, whatever happened: an error that ended the invocation and an interruption (a cancelled task) are
-        in it as `cause`.
+        The summary. It is returned in all cases: `cause` is the error that ended the invocation, or an interruption if
+        the task was cancelled.
     """
     sync = settings.sync
     task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))

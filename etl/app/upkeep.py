@@ -1,4 +1,4 @@
-"""What an invocation does for the warehouse besides loading: retention, own credits and the daily rollups."""
+"""Maintenance of the warehouse by an invocation: retention, own credits and daily rollups."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
     from etl.events import Listener
 
 OWN_CREDITS_PAUSES_S = (0.1, 0.5, 1.0, 1.0, 0.0)
-"""How long the end of an invocation waits for runs that others are writing; the next one computes what is left."""
+"""Pauses between attempts at the end of an invocation to compute own credits of runs that other processes are writing.
+Later invocations compute the remaining ones."""
 
 ROLL_UP_S = 10.0
-"""How long changed days are rolled up at a time; the next invocation does the rest."""
+"""Time limit for rolling up changed days, in seconds. Later invocations roll up the remaining days."""
 
 MANY_RUNS = 1000
-"""After this many loaded runs a workflow is rolled up at once, while others still load and leave PostgreSQL time."""
+"""A workflow with this many loaded runs is rolled up immediately, while other workflows are still being loaded."""
 
 CONNECTIONS = 2
-"""Connections that roll up side by side; none is opened for it."""
+"""Maximum number of connections that roll up concurrently. Only open connections are used."""
 
 
 async def remove_due_payloads(warehouse: Warehouse) -> None:
-    """Remove payloads whose retention is due, of all streams, those that no sync reads any more included."""
+    """Remove payloads whose retention has expired, from all streams, including those that are no longer synced."""
     session = warehouse.session
     for stream in await session.streams_with_due_payloads():
         state = await session.lock(stream)
@@ -45,7 +46,7 @@ async def remove_due_payloads(warehouse: Warehouse) -> None:
 
 
 async def compute_own_credits(warehouse: Warehouse, listener: Listener) -> None:
-    """Compute the own credits that loads have left, also those of killed processes."""
+    """Compute the own credits that loads have not computed, including those of killed processes."""
     try:
         async with warehouse.pool.acquire() as connection:
             for pause_s in OWN_CREDITS_PAUSES_S:
@@ -57,7 +58,7 @@ async def compute_own_credits(warehouse: Warehouse, listener: Listener) -> None:
 
 
 async def roll_up_loaded(warehouse: Warehouse, workflow_id: str, changed_runs: int, listener: Listener) -> None:
-    """Roll up the days of a workflow of which many runs were loaded; `roll_up_all` does what this leaves."""
+    """Roll up the changed days of a workflow if many of its runs were loaded; `roll_up_all` does the rest."""
     if changed_runs < MANY_RUNS:
         return
     try:
@@ -68,7 +69,7 @@ async def roll_up_loaded(warehouse: Warehouse, workflow_id: str, changed_runs: i
 
 
 async def roll_up_all(warehouse: Warehouse, listener: Listener) -> None:
-    """Roll up all changed days. It fails no sync: the daily views are exact without it, and slower."""
+    """Roll up all changed days. A failure is only a warning: without rollups, the daily views are exact but slower."""
     try:
         async with AsyncExitStack() as stack:
             width = min(warehouse.pool.get_idle_size(), CONNECTIONS) or 1

@@ -1,4 +1,4 @@
-"""Open the warehouse: embedded or not, migrated, with the connections that a command needs."""
+"""Open the warehouse with the connections that a command needs, after starting and migrating it if necessary."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 RECONNECTS = 5
-"""How often a question is asked again after PostgreSQL went away."""
+"""Number of attempts at a call if the connection is lost."""
 
 LEASE_S = 15.0
-"""How long a lease of the request budget may take, which waits for nothing but a busy server."""
+"""Time limit for statements of the request budget, in seconds. Only a busy server delays them."""
 
 
 async def database_url(settings: Settings) -> str:
@@ -65,12 +65,13 @@ async def _migrated(connection: asyncpg.Connection, url: str, settings: Settings
         return
     if not settings.database.auto_migrate:
         raise _pending(names)
-    patient = await connect(url, schema)  # an index of a large table takes longer than a statement of a sync
+    # Without database.timeout_s: creating an index on a large table takes longer.
+    migrating = await connect(url, schema)
     try:
-        for name in await migrate(patient, schema):
+        for name in await migrate(migrating, schema):
             listener(Notice("migration.applied", {"name": name}))
     finally:
-        await patient.close()
+        await migrating.close()
 
 
 def _pending(names: Sequence[str]) -> DatabaseError:
@@ -79,9 +80,9 @@ def _pending(names: Sequence[str]) -> DatabaseError:
 
 
 class Warehouse:
-    """An open warehouse: a pool for work, a session for locks, and a connection for the request budget (None if empty).
+    """An open warehouse: a pool for loading, a session for locks, and a pool for the request budget (or None).
 
-    After a lost connection `reconnect` opens a new session, in which streams must be locked again.
+    After a connection is lost, `reconnect` opens a new session, in which streams must be locked again.
     """
 
     def __init__(self, settings: Settings, pool: asyncpg.Pool, leases: asyncpg.Pool | None, session: Session) -> None:
@@ -96,10 +97,10 @@ class Warehouse:
         await self.session.close()
 
     async def ask(self, question: Callable[[Session], Awaitable[Answer]]) -> Answer:
-        """Ask the session something, over a new connection where the old one was lost.
+        """Call a function with the session; if the connection is lost, reconnect and call it again.
 
         Raises:
-            DatabaseError: PostgreSQL does not come back, or goes away each time.
+            DatabaseError: PostgreSQL stays unreachable, or all attempts failed.
         """
         for _ in range(RECONNECTS):
             session = self.session
@@ -111,10 +112,10 @@ class Warehouse:
         raise unusable(lost) from lost
 
     async def reconnect(self, broken: Session) -> Session:
-        """Replace a broken session; later callers get the session that the first one opened.
+        """Replace a broken session. If another task has replaced it already, return the new session.
 
         Raises:
-            DatabaseError: PostgreSQL does not come back within `OUTAGE_S` seconds.
+            DatabaseError: PostgreSQL is not reachable within `OUTAGE_S` seconds.
         """
         async with self._reopening:
             if self.session is not broken:
@@ -133,10 +134,10 @@ class Warehouse:
 
 
 async def _open_session(settings: Settings, lost: Session) -> Session:
-    """Open a session, which takes over the locks that show that the process is alive from a lost one.
+    """Open a session that takes over the liveness locks of a lost session.
 
     Raises:
-        DatabaseError: the database cannot be reached, or PostgreSQL keeps the lost session.
+        DatabaseError: the database cannot be reached, or PostgreSQL does not end the lost session.
     """
     database = settings.database
     session = await Session.open(await database_url(settings), database.schema_name, timeout_s=database.timeout_s)
@@ -150,12 +151,12 @@ async def _open_session(settings: Settings, lost: Session) -> Session:
 
 @asynccontextmanager
 async def open_unchanged(settings: Settings, listener: Listener, *, width: int = 4) -> AsyncIterator[Warehouse]:
-    """Open the warehouse for a command that must change nothing in it but the request budget.
+    """Open the warehouse for a command that must change nothing in it except the request budget.
 
-    Where there is none yet, an empty one takes its place: neither schema nor embedded server is created.
+    If the warehouse does not exist, yield an empty one: neither the schema nor the embedded server is created.
 
     Raises:
-        DatabaseError: it cannot be reached or used, or migrations are pending.
+        DatabaseError: the warehouse cannot be reached or used, or migrations are pending.
     """
     if settings.database_url() is None and not embedded.is_made(settings.data_dir):
         yield _empty(settings)
@@ -186,13 +187,14 @@ async def open_warehouse(
     """Open the warehouse for a command.
 
     Args:
-        settings: all of them.
+        settings: the settings.
         listener: receives events about migrations.
-        width: number of connections for work.
-        migrated: apply pending migrations first.
+        width: maximum number of connections for loading.
+        migrated: whether to apply pending migrations first.
 
     Raises:
-        DatabaseError: it cannot be reached or used, or a privilege is missing, now or while it is open.
+        DatabaseError: the warehouse cannot be reached or used, or a privilege is missing, when it is opened or later in
+            the block.
     """
     url, schema, timeout_s = await database_url(settings), settings.database.schema_name, settings.database.timeout_s
     reopen = partial(database_url, settings)

@@ -1,8 +1,8 @@
-"""A big stream read by all processes of an invocation: windows of creation times, in the queue.
+"""Split a large stream into windows of creation times, which all processes of an invocation read.
 
-Whoever has claimed the stream splits it, reads windows as well, and in the end compares the counts. All commit under
-its fencing token, so that whoever takes the stream over also stops those that help. Whatever goes wrong with a window
-only means that one process reads the whole listing after all.
+The process that has claimed the stream queues the windows, reads windows itself, and finally compares the counts. All
+processes commit with its fencing token, so that a process that takes over the stream also stops the others. If a window
+fails, a single process reads the whole listing instead.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ _POLL_S = 0.5
 
 @dataclass(slots=True)
 class Reading:
-    """How the reading of a window ended: why to doubt it, the largest updated_at read, and what was done."""
+    """The outcome of a window.
+
+    Attributes:
+        doubt: why runs may be missing; '' if the window is complete.
+        newest: the largest `updated_at`.
+        tally: the counts of this window.
+    """
 
     doubt: str = ""
     newest: datetime | None = None
@@ -46,7 +52,7 @@ class Reading:
 
 
 class Rest(msgspec.Struct, forbid_unknown_fields=True):
-    """What is left of a history that is read in windows, in `etl_streams.backfill_cursor` for the next invocation."""
+    """The remaining windows of a backfill, stored in `etl_streams.backfill_cursor` for the next invocation."""
 
     windows: list[Part]
     began: datetime
@@ -57,10 +63,10 @@ class Windows:
     """The windows of the streams that this process has claimed.
 
     Args:
-        warehouse: where the queue is.
-        sync_id: the row of `etl_syncs`.
-        worker: this process.
-        pages: of a window.
+        warehouse: the warehouse.
+        sync_id: id of the invocation in `etl_syncs`.
+        worker: name of this process.
+        pages: number of pages per window.
     """
 
     def __init__(self, warehouse: Warehouse, sync_id: int, worker: str, pages: int) -> None:
@@ -78,17 +84,17 @@ class Windows:
         *,
         resumes: bool,
     ) -> datetime | None:
-        """Read a big stream in windows until all have ended.
+        """Read a large stream in windows until all windows are finished.
 
         Args:
-            listing: of the stream.
-            intake: of the stream.
-            store: of the stream.
-            read_window: reads one of them in this process.
-            resumes: whether to go on where an earlier invocation stopped, and to write down what is left.
+            listing: the listing of the stream.
+            intake: the intake of the stream.
+            store: the store of the stream.
+            read_window: reads a window in this process.
+            resumes: whether to resume an interrupted backfill, and to store the remaining windows.
 
         Returns:
-            Since when everything was read; None where the stream is not read in windows, or one of them is doubtful.
+            When reading began; None if the stream is not split, or if a window is not complete.
         """
         stream, fence = store.stream, store.state.fence
         rest = await self._begin(listing, intake, store, store.state.backfill_cursor if resumes else None)
@@ -96,7 +102,7 @@ class Windows:
             claim = await self._ask(partial(Queue.claim_window, stream=stream, fence=fence))
             if claim is not None:
                 reading = await read_window(claim)
-                own = encode(Reading(reading.doubt, reading.newest))  # the stream itself counts what this process does
+                own = encode(Reading(reading.doubt, reading.newest))  # without the tally, which the stream itself has
                 await self._ask(partial(Queue.finish_window, claim=claim, reading=own))
             windows = await self._ask(lambda queue: queue.windows(stream, fence))
             readings = [decode(text) for _, _, text in windows if text is not None]
@@ -118,7 +124,7 @@ class Windows:
         return None
 
     async def _begin(self, listing: Listing, intake: Intake, store: Store, saved: str | None) -> Rest | None:
-        """Queue the windows of a stream, unless an earlier process of the invocation has; None where there are none."""
+        """Queue the windows of a stream, unless a former owner has; return None if the stream is not split."""
         stream, fence = store.stream, store.state.fence
         rest = _rest_of(saved)
         started_at = await self._ask(lambda queue: queue.adopt(stream, fence))
@@ -134,7 +140,7 @@ class Windows:
         return rest
 
     async def _split(self, listing: Listing, intake: Intake, store: Store) -> list[Part]:
-        """Look at a few runs at each place where a window may begin."""
+        """Read a few runs at each place where a window may start, and return the windows."""
         if store.state.listing_order not in {None, "created_desc"}:
             return []
         paging = listing.paging
@@ -160,17 +166,17 @@ class Windows:
 
 
 def encode(reading: Reading | Rest) -> bytes:
-    """Return a reading as JSON."""
+    """Encode an outcome, or remaining windows, as JSON."""
     return msgspec.json.encode(reading)
 
 
 def decode(text: str) -> Reading:
-    """Return a reading."""
+    """Decode the outcome of a window."""
     return msgspec.json.decode(text, type=Reading)
 
 
 def _rest_of(text: str | None) -> Rest | None:
-    """Return what an earlier invocation has left of a history; None if it did not read it in windows."""
+    """Return the remaining windows in a cursor; None if it is the cursor of a stream that was not split."""
     try:
         return None if text is None else msgspec.json.decode(text, type=Rest)
     except msgspec.ValidationError:

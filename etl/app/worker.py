@@ -1,4 +1,4 @@
-"""What an engine runs on each worker: a process that reads its own settings and works off an invocation's queue."""
+"""The function that an engine runs on each worker: read the settings, and process the queue of an invocation."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 
 def work_shift(sync_id: int, mode: Mode, since: datetime | None, until: datetime | None) -> None:
-    """Work off the queue of an invocation.
+    """Process the queue of an invocation until it is finished.
 
     Args:
-        sync_id: the row of `etl_syncs`.
-        mode: what is asked of each stream.
-        since: the beginning of the window.
-        until: its end.
+        sync_id: id of the invocation in `etl_syncs`.
+        mode: mode of the invocation.
+        since: start of the window of creation times.
+        until: end of the window.
 
     Raises:
-        EtlError: this process cannot go on; the others can.
+        EtlError: this process cannot continue; other processes can.
     """
     settings = load()
     sync = settings.sync
@@ -68,7 +68,7 @@ class _Worker:
             self._retries += 1
 
     async def run(self) -> None:
-        """Work until every workflow has ended, or all processes are to stop; an error of this process stops all."""
+        """Work until all workflows are finished or the invocation is asked to stop; an error stops all processes."""
         async with AsyncExitStack() as stack:
             opening = open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE, migrated=False)
             warehouse = await stack.enter_async_context(opening)
@@ -80,7 +80,7 @@ class _Worker:
                 return
             except DatabaseError:
                 raise
-            except Exception as failure:  # noqa: BLE001 - whatever it is, the caller reports it
+            except Exception as failure:  # noqa: BLE001 - the caller reports all errors
                 await sharing.ask(partial(SharedSync.stop, error=explain(failure)))
 
     async def _work(self, stack: AsyncExitStack, warehouse: Warehouse, sharing: Sharing) -> None:

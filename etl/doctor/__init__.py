@@ -27,8 +27,8 @@ async def examine(settings: Settings, listener: Listener = ignore) -> AsyncGener
     """Yield each check as soon as its result is known.
 
     Args:
-        settings: those that a sync would use.
-        listener: receives the events of the requests.
+        settings: the settings of a sync.
+        listener: receives events about requests.
     """
     yield _settings(settings)
     for check in examine_secret_files(settings):
@@ -56,7 +56,7 @@ def _settings(settings: Settings) -> Check:
 
 
 def _traces() -> Check:
-    """Check whether the spans that OpenTelemetry's variables ask for can be sent."""
+    """Check whether spans can be sent, if OpenTelemetry's variables request it."""
     try:
         is_installed = find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec("opentelemetry.sdk.trace")
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Check what past syncs left: streams that need attention, locks of processes that hang, pauses the API asked for."""
+"""Check the records of past syncs: streams that need attention, locks of hanging processes, pauses of the API."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
 
-_MAX_STREAMS = 5  # named; `status` shows all
-_MARGIN = 0.9  # of the requests that the API took before it asked for a pause
+_MAX_STREAMS = 5  # streams to name; `status` shows all
+_MARGIN = 0.9  # share of the requests that the API accepted before it requested a pause
 
 _SQL = statements("doctor")
 
@@ -34,7 +34,7 @@ async def examine_bookkeeping(connection: asyncpg.Connection, settings: Settings
 
 
 async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
-    """Name the streams that are neither complete nor being loaded."""
+    """Yield a warning for each of the first streams that are neither complete nor being loaded."""
     rows = [row for row in await read_health(connection) if row["state"] != "retired"]
     unhealthy = [row for row in rows if not is_healthy(row)]
     for row in unhealthy[:_MAX_STREAMS]:
@@ -49,7 +49,7 @@ async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
 
 
 async def _locks(connection: asyncpg.Connection) -> Check:
-    """Find an invocation that holds streams and does nothing."""
+    """Check for an invocation that holds streams but is idle."""
     held = await connection.fetch(_SQL["locks"])
     idle = next((row for row in held if row["is_stale"]), None)
     if idle is None:
@@ -62,7 +62,7 @@ async def _locks(connection: asyncpg.Connection) -> Check:
 
 
 async def _request_budget(connection: asyncpg.Connection, settings: Settings) -> Check:
-    """Check whether the API takes as many requests as are configured."""
+    """Check whether the API accepts the configured number of requests."""
     configured = settings.api.requests_per_minute
     row = await connection.fetchrow(_SQL["paused"], settings.api.host, settings.api.egress or "")
     if row is None or row["paused_at"] is None or row["paused_after"] >= configured:
@@ -79,7 +79,7 @@ async def _request_budget(connection: asyncpg.Connection, settings: Settings) ->
 
 
 async def _capacity(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
-    """Compare what the streams list, and how many processes read them, with one address and this PostgreSQL."""
+    """Check whether one IP address and this PostgreSQL suffice for the number of listed runs and processes."""
     listed, (connections, locks) = await read_listed(connection), await read_server_limits(connection)
     pages = -(-listed["runs"] // (listed["page_size"] or settings.api.usual_page_size))
     rate, processes = settings.api.requests_per_minute, settings.engine.processes

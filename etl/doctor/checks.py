@@ -1,4 +1,4 @@
-"""One check of `cortex-etl doctor`."""
+"""The result of a check of `cortex-etl doctor`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was checked, the result, the details, and a hint. `exit_code` is that of a failed check."""
+    """The result of a check: its name, state, details and hint. `exit_code` is that of a failed check."""
 
     name: str
     state: Literal["ok", "warning", "failed"]
@@ -18,15 +18,15 @@ class Check:
 
 
 def ok(name: str, found: str) -> Check:
-    """Make a check that passed."""
+    """Return the result of a check that passed."""
     return Check(name, "ok", found)
 
 
 def warning(name: str, found: str, hint: str) -> Check:
-    """Make a check that passed but needs attention."""
+    """Return the result of a check that needs attention, but does not prevent a sync."""
     return Check(name, "warning", found, hint)
 
 
 def failed(name: str, found: str, hint: str, exit_code: int) -> Check:
-    """Make a check whose failure keeps a sync from working."""
+    """Return the result of a failed check, which prevents a sync."""
     return Check(name, "failed", found, hint, exit_code)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MIN_FREE = 1 << 30  # bytes on disk
 
-_CONNECTIONS = 7  # of a sync at most: its session, four for loading, one for the request budget, one at the end
+_CONNECTIONS = 7  # maximum of a sync: one session, four for loading, one for the request budget, one at the end
 _UP_TO_DATE = ok("migrations", "all are applied")
 
 _SQL = statements("doctor")
@@ -43,7 +43,7 @@ class Opened:
 
 
 async def open_database(settings: Settings) -> Opened | EtlError:
-    """Connect to the warehouse, and start an embedded server first; return the error if that fails."""
+    """Connect to the warehouse, starting the embedded server if necessary; return the error if this fails."""
     try:
         url = settings.database_url()
         if url is None:
@@ -55,7 +55,7 @@ async def open_database(settings: Settings) -> Opened | EtlError:
 
 
 async def examine_database(settings: Settings, opened: Opened | EtlError) -> AsyncGenerator[Check]:
-    """Yield the checks of the database, until one fails on which the others depend."""
+    """Yield the checks of the database; stop after a failure of a check on which the others depend."""
     if not settings.names_database:
         yield _disk(settings.data_dir)
     if unused := settings.unused_variables():
@@ -84,7 +84,7 @@ def _disk(data_dir: Path) -> Check:
 
 async def _examine(connection: asyncpg.Connection, url: str, settings: Settings) -> AsyncGenerator[Check]:
     server = await connection.fetchrow(_SQL["server"])
-    assert server is not None  # noqa: S101 -- the statement always gives one row
+    assert server is not None  # noqa: S101 -- the statement always returns one row
     place = "embedded" if not settings.names_database else redact_url(url)
     if server["is_standby"]:
         yield failed(
@@ -119,7 +119,7 @@ async def _examine(connection: asyncpg.Connection, url: str, settings: Settings)
 
 
 async def _privileges(connection: asyncpg.Connection, server: asyncpg.Record, schema: str) -> Check:
-    """Find the first missing privilege, and the GRANT for it."""
+    """Check the privileges; the hint has the GRANT for the first missing one."""
     name, role = quote_identifier(schema), quote_identifier(server["role"])
     database = quote_identifier(server["database"])
     if not server["may_temp"]:

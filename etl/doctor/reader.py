@@ -1,4 +1,4 @@
-"""Check the role that queries use: that it reaches the warehouse, may read it, and may do nothing else."""
+"""Check the role for queries: whether it can connect, may read the warehouse, and may do nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check who else can read or change the files with secrets."""
+"""Check whether other users can read or change the files with secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHANGED_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def examine_secret_files(settings: Settings) -> Iterator[Check]:
-    """Yield a warning for each file with secrets, and each of their folders, that is open to others."""
+    """Yield a warning for each file with secrets, and each of their directories, that is accessible to other users."""
     with_secrets = {path.absolute() for path in settings.secret_files()}
     others = {path.parent for path in with_secrets}
     if not _belongs_to_server(settings.data_dir):
@@ -34,7 +34,7 @@ def examine_secret_files(settings: Settings) -> Iterator[Check]:
 
 
 def _belongs_to_server(folder: Path) -> bool:
-    """Tell whether root runs the command, and the embedded PostgreSQL an account to which the folder belongs."""
+    """Return whether a command run by root gave the folder to the account of the embedded PostgreSQL."""
     try:
         return os.geteuid() == 0 and folder.stat().st_uid == (folder / "postgres").stat().st_uid
     except OSError:
@@ -45,7 +45,7 @@ def _exposed(path: Path, *, has_secret: bool) -> Check | None:
     try:
         status = path.stat()
     except OSError:
-        return None  # other checks need the file, and report it
+        return None  # other checks report a missing file
     quoted = shlex.quote(str(path))
     if status.st_uid not in {0, os.geteuid()}:
         return warning(

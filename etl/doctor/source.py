@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 10
 _POLICY = RetryPolicy(attempts=3, rate_limit_timeout_s=60)  # the user is waiting
-_MAX_SKEW_S = 60  # beyond it times are hard to read, and `sync.lookback` may be too short
+_MAX_SKEW_S = 60  # with a larger skew, times are misleading, and `sync.lookback` may be too short
 
 
 async def examine_source(settings: Settings, listener: Listener, database_url: str | None) -> AsyncGenerator[Check]:
-    """Yield the checks of the API, each after those that it depends on.
+    """Yield the checks of the API, in order of their dependencies.
 
     Args:
-        settings: those that a sync would use.
-        listener: receives the events of the requests.
-        database_url: of the warehouse, whose request budget is used; None if it cannot be reached.
+        settings: the settings of a sync.
+        listener: receives events about requests.
+        database_url: URL of the warehouse, whose request budget is used; None if it cannot be reached.
     """
     if not settings.apps:
         yield failed("apps", "none is set", "Name at least one under `apps:` in the settings.", 2)
@@ -50,14 +50,14 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
     if proxy is not None:
         yield ok("proxy", f"{proxy.shown}, named by {proxy.place}")
     async with _open_limiter(settings, database_url) as limiter:
-        is_known = False  # to answer
+        has_answered = False
         for app in settings.apps:
             requests = _LastRequest(listener)
             try:
                 async with _client(settings, app, limiter, requests) as client:
                     page = await client.list_workflows(app.id, 1, 1)
-                    if not is_known:
-                        is_known = True
+                    if not has_answered:
+                        has_answered = True
                         yield ok("api", f"{settings.api.base_url} answers in {requests.seconds * 1000:.0f} ms")
                         yield _clock(page, requests.seconds)
                     listed = "workflows" if page.count is None else counted(page.count, "workflow")
@@ -72,7 +72,7 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
 
 
 class _LastRequest:
-    """A listener that remembers the last request: whether one was sent, its status (None: no answer), its duration."""
+    """A listener that records whether a request was sent, and status (None: no response) and duration of the last."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -94,7 +94,7 @@ def _client(settings: Settings, app: AppSettings, limiter: Limiter, listener: Li
 
 @asynccontextmanager
 async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIterator[Limiter]:
-    """Open the request budget that processes on the warehouse share; without a usable one, count for this process."""
+    """Open the shared request budget of the warehouse; if it is unusable, limit only the requests of this process."""
     api = settings.api
     limiter: Limiter = LocalLimiter(api.requests_per_minute)
     async with AsyncExitStack() as stack:
@@ -109,7 +109,7 @@ async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIt
                 await budget.lease(0, 0.0)  # fails if the schema or a privilege is missing
                 limiter = SharedLimiter(budget)
         except DatabaseError:
-            pass  # the checks of the database report it
+            pass  # the database checks report the error
         yield limiter
 
 
@@ -126,7 +126,7 @@ def _clock(page: Page, seconds: float) -> Check:
 
 
 def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
-    """Make the failed check for what keeps an app from being read; `status` is that of the last answer."""
+    """Return the failed check for an error of an app; `status` is that of the last response."""
     if isinstance(error, SettingsError | DatabaseError):
         name = "key" if isinstance(error, SettingsError) else "database"
         return failed(name, error.message, error.hint, error.exit_code)
@@ -145,7 +145,7 @@ def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
 
 
 async def _workflows(client: CortexClient, app: AppSettings) -> AsyncGenerator[Check]:
-    """Look up each workflow that the settings name."""
+    """Check each workflow that the settings name."""
     for workflow in app.workflows if isinstance(app.workflows, list) else []:
         name = f"{app.id}/{workflow}"
         try:
