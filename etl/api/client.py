@@ -67,6 +67,8 @@ class CortexClient:
         self._network = network
         self._max_response_bytes = max_response_bytes
         self._transport: Transport | None = None
+        self.readers = 0
+        """The number of listings that are being read, which share the memory for pages."""
 
     async def __aenter__(self) -> Self:
         self._transport = Transport(

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 REMEMBERED_ANSWERS = 5000
 """How many runs to remember the time of the response for, which decides which of two copies is newer."""
 
+PAUSE_EVERY = 100
+"""How many items to classify before other tasks may run: their commits would wait meanwhile."""
+
 FUTURE = timedelta(days=1)
 """An `updated_at` further ahead of PostgreSQL's clock than this is ignored."""
 
@@ -170,10 +173,11 @@ class Intake:
         items, stored = await self._identify(pages)
         found = Classified(batch=Batch(authoritative=authoritative))
         for page, of_page in zip(pages, items, strict=True):
-            await asyncio.sleep(0)  # let other streams' commits proceed between pages
             listed: dict[bytes, Listed] = {}
             counts: Counter[str] = Counter()
-            for item in of_page:
+            for ordinal, item in enumerate(of_page):
+                if ordinal % PAUSE_EVERY == 0:
+                    await asyncio.sleep(0)  # let other streams' commits proceed
                 if item.digest not in listed:
                     shown = None if authoritative else self._seen_before(item)
                     listed[item.digest] = shown or self._classify_item(item, stored.get(item.key), found, counts)

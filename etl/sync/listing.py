@@ -33,8 +33,8 @@ UNANSWERED_RUNS = 3
 REPEATED_PAGES = 5
 """How many full pages in a row may show nothing new: many new runs can shift a listing by whole pages."""
 
-BYTES_AT_ONCE = 64 * 1024 * 1024
-"""How many bytes of one listing's pages may be in flight or waiting for a commit."""
+BYTES_AT_ONCE = 32 * 1024 * 1024
+"""How many bytes of pages may be in flight or waiting for a commit, of all listings together."""
 
 TIMEOUTS = 6
 """After so many timeouts in a row, whatever the page size, reading a listing fails."""
@@ -178,9 +178,11 @@ class Listing:
         """
         tasks: dict[asyncio.Task[Page], Span] = {}
         ready: list[Page] = []
+        self._client.readers += 1
         try:
             while True:
-                if ready and (reading.ended or not tasks or sum(len(page.items) for page in ready) >= BATCH_ITEMS):
+                full = ready and sum(len(page.items) for page in [*ready, ready[-1]]) > BATCH_ITEMS
+                if full or (ready and (reading.ended or not tasks)):
                     yield ready
                     ready = []
                 while len(tasks) + len(ready) < self._room and (span := reading.next_request()) is not None:
@@ -202,14 +204,15 @@ class Listing:
                     ready += self._receive(tasks.pop(task), task, reading)
                 _check_progress(reading)
         finally:
+            self._client.readers -= 1
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def _room(self) -> int:
-        """How many pages may be in flight or waiting without exceeding `BYTES_AT_ONCE`."""
-        return min(self.concurrency, max(1, BYTES_AT_ONCE // max(self._largest, 1)))
+        """How many pages of this listing may be in flight or waiting: it has an equal share of `BYTES_AT_ONCE`."""
+        return min(self.concurrency, max(1, BYTES_AT_ONCE // self._client.readers // max(self._largest, 1)))
 
     def _receive(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
         """Pass a response on to the pass; have smaller pages read in place of one that cannot be read."""
