@@ -93,7 +93,7 @@ async def _wait_for(shifts: Sequence[Future[None]], sharing: Sharing) -> None:
     failures: list[BaseException] = []
     while waiting:
         ended, waiting = await asyncio.wait(waiting, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
-        failures += [error for each in ended if (error := each.exception()) is not None]
+        failures += [error for each in ended if (error := _failure_of(each)) is not None]
         settings = next((error for error in failures if isinstance(error, SettingsError)), None)
         if settings is not None:
             raise settings
@@ -103,3 +103,7 @@ async def _wait_for(shifts: Sequence[Future[None]], sharing: Sharing) -> None:
     if await sharing.ask(SharedSync.is_unfinished):
         reason = f": {failures[0]}" if failures else ""
         raise EtlError(f"no worker is left{reason}", hint="See the logs of the workers, then run it again.")
+
+
+def _failure_of(shift: asyncio.Future[None]) -> BaseException | None:
+    return EtlError("the engine has given it up") if shift.cancelled() else shift.exception()

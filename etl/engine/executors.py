@@ -92,6 +92,11 @@ def _dask(engine: EngineSettings) -> tuple[Executor, int]:
     if engine.address.startswith("tls://"):
         files = {"tls_ca_file": engine.tls_ca, "tls_client_cert": engine.tls_cert, "tls_client_key": engine.tls_key}
         named = {name: str(path) for name, path in files.items() if path is not None}
+        if len(named) < len(files):
+            raise SettingsError(
+                f"{engine.address} needs engine.tls_ca, engine.tls_cert and engine.tls_key",
+                hint="Set all three to the files of this host, or use tcp:// on a loopback host.",
+            )
         security = distributed.Security(require_encryption=True, **named)
     try:
         client = distributed.Client(engine.address, security=security, timeout=_CONNECT_S, set_as_default=False)

@@ -4,16 +4,20 @@ import asyncio
 import json
 import signal
 import sys
+from concurrent.futures import Future
+from unittest.mock import AsyncMock, Mock
 
 import psutil
 import pytest
 from command_fixtures import clean_environment
 from sync_trials import claimers, start, trial, workflows
 
+from etl.app.calling import _wait_for
 from etl.app.notifications import _channel
 from etl.config import EngineSettings
+from etl.db.sharing import Notes
 from etl.engine.executors import open_executor
-from etl.errors import SettingsError
+from etl.errors import EtlError, SettingsError
 from etl.sandbox.faults import Status
 
 WORKFLOWS = 6
@@ -149,6 +153,20 @@ async def test_workers_of_a_dask_cluster_share_the_work(database_url, tmp_path):
         finally:
             _, written = await asyncio.wait_for(cluster.communicate(b"\n"), 60)
         assert t.sandbox.key not in written.decode()
+
+
+async def test_work_that_the_engine_gives_up_is_a_failure():
+    """The scheduler of a Dask cluster dies: its client cancels what it waits for."""
+    shift = Future()
+    shift.cancel()
+    answers = iter((Notes("{}", True, None, None, None, None), True))  # nobody stopped it, and a workflow has not ended
+    with pytest.raises(EtlError, match="no worker is left: the engine has given it up"):
+        await _wait_for([shift], Mock(ask=AsyncMock(side_effect=lambda _: next(answers))))
+
+
+def test_tls_needs_all_files():
+    with pytest.raises(SettingsError, match=r"needs engine\.tls_ca"):
+        open_executor(EngineSettings(kind="dask", address="tls://127.0.0.1:8786", tls_ca="ca.pem"), None)
 
 
 def test_without_the_extra_dask_is_a_settings_error(monkeypatch):
