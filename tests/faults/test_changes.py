@@ -225,7 +225,7 @@ async def test_equal_day_only_and_missing_times_lose_nothing(database_url, order
     async with trial(database_url, world) as t:
         t.api = {"page_size": 4}
         await t.agrees()
-        for number in range(7):
+        for number in range(3):
             create(number)
             await t.agrees()
         world.delete_run(world.listing(WORKFLOW)[17]["id"])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -126,17 +127,21 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-async def test_reader_can_only_read_whatever_is_typed(owner: asyncpg.Connection, url: str, attack: str) -> None:
-    reader = await connect(url, "cortex")
-    await reader.execute("SET default_transaction_read_only = off")
-    await reader.execute("BEGIN READ WRITE")
-    with pytest.raises(asyncpg.PostgresError):
-        await reader.execute(attack)
-    await reader.close()
-    with pytest.raises(SettingsError):
-        await run_query(url, "cortex", attack, timeout_s=10)
-    assert await owner.fetchval("SELECT count(*) FROM runs WHERE input IS NOT NULL") == 1
+async def test_reader_can_only_read_whatever_is_typed(owner: asyncpg.Connection, url: str) -> None:
+    succeeded = []
+    for attack in ATTACKS:
+        reader = await connect(url, "cortex")
+        await reader.execute("SET default_transaction_read_only = off")
+        await reader.execute("BEGIN READ WRITE")
+        with suppress(asyncpg.PostgresError):
+            await reader.execute(attack)
+            succeeded.append(attack)
+        await reader.close()
+        with suppress(SettingsError):
+            await run_query(url, "cortex", attack, timeout_s=10)
+            succeeded.append(attack)
+        assert await owner.fetchval("SELECT count(*) FROM runs WHERE input IS NOT NULL") == 1, attack
+    assert succeeded == []
 
 
 async def test_a_secret_column_has_a_hint(owner: asyncpg.Connection, url: str) -> None:

@@ -47,26 +47,26 @@ def good_run() -> dict[str, Any]:
     return max(runs, key=lambda run: len(run["output"] or {})) | {"workflow_id": "wf"}
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - REFUSED))
-async def test_hostile_values_are_stored(connection: asyncpg.Connection[Any], kind: str) -> None:
-    rows = normalized(KINDS[kind](good_run()))
-    for (name, sql_type), value in zip(tables.RUNS.types.items(), rows.run, strict=True):
-        if kind in TOO_DEEP and name == "result":
-            with pytest.raises(asyncpg.StatementTooComplexError):
-                await connection.fetchval("SELECT $1::jsonb", value)
-            continue
-        if sql_type == "jsonb" and value is not None:
-            stored = await connection.fetchval("SELECT $1::jsonb::text", value)
-            assert parse(stored.encode()) == parse(plain(sql_type, value))
-        else:
-            stored = await connection.fetchval(f"SELECT $1::{sql_type}", value)
-            assert plain(sql_type, stored) == plain(sql_type, value)
+async def test_hostile_values_are_stored(connection: asyncpg.Connection[Any]) -> None:
+    for kind in sorted(KINDS.keys() - REFUSED):
+        rows = normalized(KINDS[kind](good_run()))
+        for (name, sql_type), value in zip(tables.RUNS.types.items(), rows.run, strict=True):
+            if kind in TOO_DEEP and name == "result":
+                with pytest.raises(asyncpg.StatementTooComplexError):
+                    await connection.fetchval("SELECT $1::jsonb", value)
+                continue
+            if sql_type == "jsonb" and value is not None:
+                stored = await connection.fetchval("SELECT $1::jsonb::text", value)
+                assert parse(stored.encode()) == parse(plain(sql_type, value)), kind
+            else:
+                stored = await connection.fetchval(f"SELECT $1::{sql_type}", value)
+                assert plain(sql_type, stored) == plain(sql_type, value), kind
 
 
-@pytest.mark.parametrize("kind", sorted(REFUSED))
-def test_items_that_are_not_runs_are_refused(kind: str) -> None:
-    with pytest.raises(RecordError):
-        normalized(KINDS[kind](good_run()))
+def test_items_that_are_not_runs_are_refused() -> None:
+    for kind in sorted(REFUSED):
+        with pytest.raises(RecordError):
+            pytest.fail(f"accepted: {kind}: {normalized(KINDS[kind](good_run()))}")
 
 
 @pytest.mark.parametrize("levels", [200, 2000])
@@ -107,15 +107,15 @@ async def test_numbers_match_postgresql_text(connection: asyncpg.Connection[Any]
     assert [plain("numeric", each) for each in read] == [Decimal(each) for each in numbers]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-async def test_numbers_keep_their_value_to_the_last_digit(connection: asyncpg.Connection[Any], number: str) -> None:
-    raw = f'{{"id":"r","result":{number},"usage":{{"total":{number}}}}}'.encode()
-    row = dict(zip(tables.RUNS.names, normalized(raw).run, strict=True))
-    in_json, total = await connection.fetchrow(
-        "SELECT $1::jsonb::numeric::text, $2::numeric::text", row["result"], row["credits"]
-    )
-    assert Decimal(in_json) == Decimal(number)
-    assert total is None if abs(Decimal(number)) >= TOO_LARGE else Decimal(total) == Decimal(number)
+async def test_numbers_keep_their_value_to_the_last_digit(connection: asyncpg.Connection[Any]) -> None:
+    for number in NUMBERS:
+        raw = f'{{"id":"r","result":{number},"usage":{{"total":{number}}}}}'.encode()
+        row = dict(zip(tables.RUNS.names, normalized(raw).run, strict=True))
+        in_json, total = await connection.fetchrow(
+            "SELECT $1::jsonb::numeric::text, $2::numeric::text", row["result"], row["credits"]
+        )
+        assert Decimal(in_json) == Decimal(number)
+        assert total is None if abs(Decimal(number)) >= TOO_LARGE else Decimal(total) == Decimal(number), number
 
 
 @pytest.mark.parametrize("number", ["1e131072", "1e-16384", "1e400000", "-1e400000", "1e99999999999999999999"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from typer.testing import CliRunner
 
 from etl.cli.help import GROUPS
@@ -27,17 +26,15 @@ def test_commands_are_shown_in_groups_one_line_each() -> None:
     assert "Commands" not in {line.strip("╭─╮ ") for line in lines}
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(["", *ALL, *(name.split()[0] for name in ALL)]))
-def test_flags_have_no_type(name) -> None:
-    for line in shown(*name.split()).splitlines():
-        assert "<bool>" not in line
-        assert "--verbose" not in line or "<int>" not in line
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_common_options_are_described_only_in_the_main_help(name) -> None:
-    assert "Print nothing unless something is wrong." not in " ".join(shown(*name.split()).split())
-    assert "Also --config, --log-format, --verbose and --quiet: see cortex-etl --help." in shown(*name.split())
+def test_flags_have_no_type_and_common_options_are_described_only_in_the_main_help() -> None:
+    for name in dict.fromkeys(["", *ALL, *(name.split()[0] for name in ALL)]):
+        text = shown(*name.split())
+        for line in text.splitlines():
+            assert "<bool>" not in line, name
+            assert "--verbose" not in line or "<int>" not in line, name
+        if name in ALL:
+            assert "Print nothing unless something is wrong." not in " ".join(text.split()), name
+            assert "Also --config, --log-format, --verbose and --quiet: see cortex-etl --help." in text, name
 
 
 def test_completion_knows_common_options() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -75,11 +76,7 @@ def test_redacted_payloads_are_nowhere(run: dict[str, Any], cut: float) -> None:
 @pytest.mark.parametrize(
     "path", ["$.input.mail", "$..mail", "$.output.*.output.mail", "$.output.*.calls[*].output.mail", "$.output.*.logs"]
 )
-@pytest.mark.parametrize(
-    "malformed", [{"status": 5}, {"created_at": "x"}, {"usage": []}, {"id": None}, {"version": ""}]
-)
-@pytest.mark.parametrize("listed", [False, True])
-def test_redacted_fields_of_malformed_runs_are_nowhere(path: str, malformed: dict[str, Any], listed: bool) -> None:
+def test_redacted_fields_of_malformed_runs_are_nowhere(path: str) -> None:
     held = {"mail": SECRET}
     step: dict[str, Any] = {"key": "a", "type": "code"}
     if path == "$.output.*.logs":
@@ -88,5 +85,7 @@ def test_redacted_fields_of_malformed_runs_are_nowhere(path: str, malformed: dic
         step["calls"] = [{"output": held}]
     elif "output" in path:
         step["output"] = held
-    run = {"output": [step] if listed else {"a": step}} | ({} if "output" in path else {"input": held}) | malformed
-    assert SECRET not in kept_of(damaged(run, 1), store_payloads=True, redactor=Redactor([path]))
+    flaws: list[dict[str, Any]] = [{"status": 5}, {"created_at": "x"}, {"usage": []}, {"id": None}, {"version": ""}]
+    for flaw, output in product(flaws, ([step], {"a": step})):
+        run = {"output": output} | ({} if "output" in path else {"input": held}) | flaw
+        assert SECRET not in kept_of(damaged(run, 1), store_payloads=True, redactor=Redactor([path])), run
