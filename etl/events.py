@@ -60,6 +60,7 @@ class RequestSent:
     status: int | None
     seconds: float
     size: int = 0
+    is_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _DEFAULT_POLICY = RetryPolicy()
 _DIRECT = Network()
-_FEW = 13
+_SMALL_PAGE = 13
 """`PAGE_BYTES` limits only larger pages, so that pages of this size can always overlap (see `next_span`)."""
 
 USUAL_SIZE = 100
@@ -117,7 +117,7 @@ class CortexClient:
                 the API refused a request that may have been too large.
         """
         query = self._verbose({"page": page, "take": size, "status": status, "origin": origin})
-        longest = min(PAGE_BYTES, self._max_response_bytes) if size > _FEW else None
+        longest = min(PAGE_BYTES, self._max_response_bytes) if size > _SMALL_PAGE else None
         try:
             return await self._page(
                 _path(app_id, "workflows", workflow_id, "runs"), query, next_token, longest, once=divisible
@@ -193,7 +193,7 @@ class CortexClient:
             await self._limiter.acquire()
             answer = None
             try:
-                answer = await self._send(url, path, longest)
+                answer = await self._send(url, path, longest, is_retry=retries.count > 0)
                 return read(_accepted(answer, path), url)
             except EtlError as error:
                 self._hide_key(error)
@@ -211,7 +211,7 @@ class CortexClient:
                 self._listener(RequestRetried(path, retries.count, error.message, wait_s))
             await asyncio.sleep(pause.own_s)
 
-    async def _send(self, url: str, path: str, longest: int | None) -> Response:
+    async def _send(self, url: str, path: str, longest: int | None, *, is_retry: bool) -> Response:
         """Send one request and report it, unless it was cancelled before the API could receive it."""
         if self._transport is None:
             raise RuntimeError("the client is not open: use it as an async context manager")
@@ -226,7 +226,7 @@ class CortexClient:
             raise
         finally:
             if sending.sent or not cancelled:
-                self._listener(RequestSent(path, status, monotonic() - sent_at, size))
+                self._listener(RequestSent(path, status, monotonic() - sent_at, size, is_retry))
         return answer
 
     def _hide_key(self, error: EtlError) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 """The largest body that is kept in memory, decompressed."""
 
-MOST_ITEMS = 4
+SKIMMED_FACTOR = 4
 """A larger body, whose items may be too large to keep, is read up to this many times `MAX_RESPONSE_BYTES`."""
 
 PAGE_BYTES = 8 * 1024 * 1024
@@ -194,7 +194,7 @@ class Transport:
             raise _undecodable(encoding)
         chunks: list[bytes] = []
         size = response.content_length or 0
-        most, usual = longest or MOST_ITEMS * self._max_response_bytes, min(longest or PAGE_BYTES, PAGE_BYTES)
+        most, usual = longest or SKIMMED_FACTOR * self._max_response_bytes, min(longest or PAGE_BYTES, PAGE_BYTES)
         if size <= most:
             size = 0
             while size <= usual and (chunk := await response.content.readany()):
@@ -223,7 +223,7 @@ class Transport:
             reader.feed(chunk)
             size += len(chunk)
             await asyncio.sleep(0)
-            if size > limit and (sum(map(len, reader.items)) > limit or size > MOST_ITEMS * limit):
+            if size > limit and (sum(map(len, reader.items)) > limit or size > SKIMMED_FACTOR * limit):
                 raise _too_large(limit)
         if not is_list:
             reader.feed(b"]")

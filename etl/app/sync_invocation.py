@@ -19,7 +19,7 @@ from etl.db.health import record_app_errors
 from etl.db.liveness import finish_commit
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import DISK_FULL, EtlError, InterruptedSyncError, SettingsError, explain
-from etl.events import RequestRetried, RequestSent, StreamId, SyncFinished, SyncStarted, tee
+from etl.events import RequestSent, StreamId, SyncFinished, SyncStarted, tee
 from etl.normalize.redaction import redactor_of
 from etl.sync import Outcome
 
@@ -56,8 +56,7 @@ class Invocation:
     def _count(self, event: Event) -> None:
         if isinstance(event, RequestSent):
             self._summary.requests += 1
-        elif isinstance(event, RequestRetried):
-            self._summary.retries += 1
+            self._summary.retries += event.is_retry
 
     async def run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
         """Run the invocation; see `run_sync`."""

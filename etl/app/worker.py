@@ -20,7 +20,7 @@ from etl.app.warehouse import open_warehouse
 from etl.config import load
 from etl.db.sharing import SharedSync
 from etl.errors import DatabaseError, EtlError, InterruptedSyncError, explain
-from etl.events import Event, RequestRetried, RequestSent, tee
+from etl.events import Event, RequestSent, tee
 from etl.plan.window import Window
 from etl.sync import Task
 
@@ -64,8 +64,7 @@ class _Worker:
     def _count(self, event: Event) -> None:
         if isinstance(event, RequestSent):
             self._requests += 1
-        elif isinstance(event, RequestRetried):
-            self._retries += 1
+            self._retries += event.is_retry
 
     async def run(self) -> None:
         """Work until all workflows are finished or the invocation is asked to stop; an error stops all processes."""

@@ -68,10 +68,11 @@ class StreamCounters:
                 self.counts["runs"][event.stream] += event.inserted + event.updated
             case events.RunQuarantined():
                 self.counts["rejects"][event.stream] += 1
-            case events.RequestSent() | events.RequestRetried():
+            case events.RequestSent():
                 stream = events.stream_of(event.path)
                 if stream is not None:
-                    self.counts["requests" if isinstance(event, events.RequestSent) else "retries"][stream] += 1
+                    self.counts["requests"][stream] += 1
+                    self.counts["retries"][stream] += event.is_retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,8 +139,8 @@ async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, mome
         pids.append(process.pid)
         assert await process.end(within_s=20) == 130, process.err
         assert "Traceback" not in process.err
-        ledger = await t.connection.fetchrow("SELECT status, runs_inserted FROM etl_syncs")
-        assert ledger["status"] == "interrupted"
+        ledger = await t.connection.fetchrow("SELECT status, runs_inserted, retries FROM etl_syncs")
+        assert (ledger["status"], ledger["retries"]) == ("interrupted", 0), "a retry counts once it is sent"
         assert ledger["runs_inserted"] == await t.connection.fetchval("SELECT count(*) FROM runs")
         t.sandbox.faults.clear()
         await t.connection.execute("DELETE FROM etl_rate_budgets")  # the pause requested by the API
