@@ -701,7 +701,7 @@ SELECT
     CASE
         WHEN health.state = 'retired' THEN NULL
         WHEN health.state = 'loading' AND holder.name IS NOT NULL THEN 'Wait for the invocation that loads it.'
-        WHEN health.state IN ('new', 'loading', 'failing') AND failure.hint IS NOT NULL THEN failure.hint
+        WHEN health.state IN ('new', 'loading', 'incomplete', 'failing') AND failure.hint IS NOT NULL THEN failure.hint
         WHEN health.state = 'new' THEN 'Run: cortex-etl sync'
         WHEN health.state = 'loading' THEN format('Run: cortex-etl backfill --workflow %s', shell_word(streams.workflow_id))
         WHEN health.state = 'incomplete' THEN format('Run: cortex-etl reconcile --workflow %s', shell_word(streams.workflow_id))

@@ -212,6 +212,9 @@ async def discover(
             found.problems[app.id] = Problem(message, error.hint or TRY_LATER, is_partial=False)
             continue
         found.streams.extend(streams)
+        if not streams and not trouble:
+            fields = {"app_id": app.id, "hint": "Check the app's id, unless it has no workflows yet."}
+            listener(Notice("app.lists_nothing", fields, level="warning"))
         if trouble:
             hint = "List the missing workflows under `workflows:` in config.yaml."
             found.problems[app.id] = Problem(trouble, hint, is_partial=True)

@@ -25,7 +25,7 @@ _MAX_REJECTS = 3  # named for each stream
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """The rows of `sync_health`, and the last row of `sync_history` (None before the first invocation).
+    """The rows of `sync_health`, and the last row of `sync_history` that is not skipped (None if there is no row yet).
 
     With `explain`, each stream also has `explanation`, the list of reasons that block its watermark. `paused_until` is
     set while requests are paused, `now` is PostgreSQL's time, and `page_size` the setting `api.page_size`.

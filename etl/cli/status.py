@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from etl.cli.completion import AppOption, WorkflowOption
+from etl.cli.hints import shared
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
@@ -77,13 +78,21 @@ def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> N
     counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     call.out.table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
-    remarks: dict[tuple[str, ...], list[str]] = {}  # what holds for several streams is said once
-    for each in report.streams:
+    remarks: dict[str, dict[tuple[str, ...], list[str]]] = {}  # what holds for several streams is said once
+    hints = shared([each["hint"] or "" for each in report.streams])
+    for each, hint in zip(report.streams, hints, strict=True):
         lines = tuple(_remarks(each, report, explain=explain))
-        remarks.setdefault(lines, []).append(f"{each['app_id']}/{each['workflow_id']}")
-    for lines, streams in remarks.items():
-        for line in (*streams, *lines) if lines else ():
-            call.out.line(line)
+        if lines or hint:
+            remarks.setdefault(hint, {}).setdefault(lines, []).append(f"{each['app_id']}/{each['workflow_id']}")
+    for hint, by_lines in remarks.items():
+        for lines, streams in by_lines.items():
+            for line in (*streams, *lines):
+                call.out.line(line)
+        if hint:
+            call.out.line(f"  hint{'' if len(by_lines) == 1 else ' for all of these'}: {hint}")
+    if all(each["state"] == "retired" for each in report.streams):
+        call.out.line("the settings ask for none of these streams, or the API no longer lists their workflows")
+        call.out.line("  hint: Check the ids under `apps:` in the settings: cortex-etl doctor")
 
 
 def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,8 +124,6 @@ def _remarks(stream: Mapping[str, Any], report: StatusReport, *, explain: bool) 
         and (stream["api_count"] or 0) > report.page_size
     ):
         lines.append("  not cheap: its listing is not sorted by time, so every sync reads all of it")
-    if stream["hint"]:
-        lines.append(f"  hint: {stream['hint']}")
     return lines
 
 
@@ -126,7 +133,7 @@ def _last_sync(row: Mapping[str, Any], now: datetime) -> str:
     if took is not None:
         line += f", took {span(took)}"
     line += f", {counted(row['requests'], 'request')}"
-    return f"{line}; {row['error']}" if row["error"] else line
+    return f"{line}; {row['error']}" if row["error"] and row["status"] != "interrupted" else line
 
 
 def age(moment: datetime | None, now: datetime) -> str:

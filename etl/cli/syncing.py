@@ -10,6 +10,7 @@ import typer
 
 from etl.cli.completion import AppOption, WorkflowOption
 from etl.cli.durations import at_least
+from etl.cli.hints import shared
 from etl.cli.invocation import Invocation, command
 from etl.cli.output import flush
 from etl.cli.root import app
@@ -200,14 +201,13 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
 
 
 def _failures(summary: SyncSummary) -> list[str]:
-    """List the streams that did not succeed, each with error and hint, without the error that ended them all."""
-    lines = []
-    for each in summary.streams:
-        if each.status != "succeeded" and each.error != summary.error:
-            lines.append(": ".join(filter(None, (f"{each.app_id}/{each.workflow_id}", each.status, each.error))))
-            if each.hint:
-                lines.append(f"  hint: {each.hint}")
-    return lines
+    """List the streams that did not succeed, with errors and hints, without the error that ended them all."""
+    streams = [each for each in summary.streams if each.status != "succeeded" and each.error != summary.error]
+    by_hint: dict[str, list[str]] = {}
+    for each, hint in zip(streams, shared([each.hint for each in streams]), strict=True):
+        line = ": ".join(filter(None, (f"{each.app_id}/{each.workflow_id}", each.status, each.error)))
+        by_hint.setdefault(hint, []).append(line)
+    return [line for hint, lines in by_hint.items() for line in (*lines, *([f"  hint: {hint}"] if hint else []))]
 
 
 def _in_one_line(summary: SyncSummary) -> str:

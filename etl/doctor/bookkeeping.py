@@ -46,6 +46,10 @@ async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
         yield warning("streams", f"{len(unhealthy) - _MAX_STREAMS} more need attention", "Run: cortex-etl status")
     if not unhealthy:
         yield ok("streams", f"{counted(len(rows), 'stream')}, none needs attention")
+    if quarantined := sum(row["quarantined"] or 0 for row in rows):
+        yield warning(
+            "quarantine", f"{counted(quarantined, 'run')} could not be loaded", "Run: cortex-etl rejects list"
+        )
 
 
 async def _locks(connection: asyncpg.Connection) -> Check:

@@ -76,7 +76,8 @@ async def examine_database(settings: Settings, opened: Opened | EtlError) -> Asy
 def _disk(data_dir: Path) -> Check:
     place = data_dir.absolute()
     free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
-    found = f"{free / (1 << 30):.1f} GiB free for {data_dir}"
+    size = f"{free / (1 << 30):.1f} GiB" if free >= _MIN_FREE else f"{free >> 20} MiB"
+    found = f"{size} free for {data_dir}"
     if free < _MIN_FREE:
         return warning("disk", found, "Free some space, or set data_dir to a directory on a larger disk.")
     return ok("disk", found)

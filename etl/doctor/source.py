@@ -61,7 +61,8 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
                         yield ok("api", f"{settings.api.base_url} answers in {requests.seconds * 1000:.0f} ms")
                         yield _clock(page, requests.seconds)
                     listed = "workflows" if page.count is None else counted(page.count, "workflow")
-                    yield ok("app", f"{app.id}: the key is accepted; the API lists {listed}")
+                    found = f"{app.id}: the key is accepted; the API lists {listed}"
+                    yield warning("app", found, "Check the app's id.") if page.count == 0 else ok("app", found)
                     async with aclosing(_workflows(client, app)) as checks:
                         async for check in checks:
                             yield check

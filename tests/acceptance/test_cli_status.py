@@ -57,7 +57,8 @@ async def test_status_shows_an_app_whose_workflows_could_never_be_listed(at_work
         assert re.search(rf"^{app_id}/\* +failing", ended.out, re.MULTILINE), ended.out
     names = "\n".join(f"{app_id}/\\*" for app_id in running.world.apps)
     each = names if code == 3 else names.split("\n")[0]  # a refused key is reported once
-    assert re.search(rf"^{each}\n  failing: .*no access\n  hint: .+\.\n", ended.out, re.MULTILINE), ended.out
+    assert len(re.findall("^  hint", ended.out, re.MULTILINE)) == 1
+    assert re.search(rf"^{each}\n  failing: .*no access\n(.*\n)*  hint.*: .+\.\n", ended.out, re.MULTILINE), ended.out
     assert "last: sync failed" in ended.out
     running.faults.clear()
     assert (await command("sync", "--quiet")).code == 0
@@ -85,6 +86,7 @@ async def test_refused_key_makes_every_stream_failing(at_work) -> None:
     )
     for each in status.json["streams"]:
         assert (each["last_error"], each["hint"]) == (status.json["last_sync"]["error"], ended.json["hint"])
+    assert (await command("status")).out.count("hint") == 1
     running.faults.clear()
     assert (await command("sync", "--quiet")).code == 0
     assert (await command("status")).code == 0
@@ -95,20 +97,40 @@ async def test_killed_first_sync_is_shown_as_interrupted(at_work, warehouse) -> 
     process: asyncio.subprocess.Process | None = None
 
     async def kill(path: str, query: dict[str, str], number: int) -> None:
-        process.send_signal(signal.SIGKILL)
+        if number > 30:
+            process.send_signal(signal.SIGKILL)
 
     running.faults.before_response = kill
+    path = command.folder / "config.yaml"
+    path.write_text(path.read_text().replace("api:\n", "api:\n  page_size: 4\n"))
     process = await command.start("sync")
     await process.communicate()
     running.faults.before_response = None
+    skipped = "INSERT INTO etl_syncs (mode, status, ended_at) VALUES ('sync', 'skipped', now())"
+    await warehouse.execute(skipped)  # before PostgreSQL noticed
     ended = await command("status")
     assert (ended.code, "last: sync interrupted" in ended.out) == (1, True)
-    assert await warehouse.fetchval("SELECT status FROM etl_syncs") == "running"
+    assert await warehouse.fetchval("SELECT count(*) FROM sync_health WHERE hint ~ 'backfill'") > 1
+    assert len(re.findall("hint.*backfill", ended.out)) == 1
+    assert await warehouse.fetchval("SELECT status FROM etl_syncs ORDER BY id LIMIT 1") == "running"
     assert (await command("sync", "--quiet")).code == 0
-    assert await warehouse.fetchval("SELECT array_agg(status ORDER BY id) FROM etl_syncs") == [
+    assert await warehouse.fetchval(
+        "SELECT array_agg(status ORDER BY id) FROM etl_syncs WHERE status <> 'skipped'"
+    ) == [
         "interrupted",
         "succeeded",
     ]
+
+
+async def test_app_that_lists_nothing_is_named(at_work) -> None:
+    command, running = at_work
+    assert (await command("sync", "--quiet")).code == 0
+    running.world.workflows.clear()
+    ended = await command("sync")
+    assert (ended.code, ended.err.count("app.lists_nothing")) == (0, len(running.world.apps))
+    ended = await command("status")
+    assert (ended.code, "Check the ids under `apps:`" in ended.out) == (0, True)
+    assert "the API lists 0 workflows" in (await command("doctor")).out
 
 
 async def test_status_explains_why_a_sync_of_a_stream_is_expensive(at_work, warehouse) -> None:

@@ -50,6 +50,7 @@ TIMES = ("last_synced_at", "last_succeeded_at", "last_reconciled_at")
         ("late", {"last_succeeded_at": IN_A_YEAR}),
         ("failing", {"last_error": "'no answer'", "last_succeeded_at": LONG_AGO}),
         ("incomplete", {"api_count": "3", "last_error": "'no answer'"}),
+        ("incomplete", {"api_count": "3", "last_error": "'full'", "last_hint": "'Free disk space.'"}),
         ("incomplete", {"api_count": "1"}),
         ("loading", {"backfill_done": "false", "last_error": "'no answer'", "api_count": "3"}),
         ("retired", {"requested": "false", "backfill_done": "false"}),
@@ -70,6 +71,7 @@ async def test_first_state_that_applies(warehouse: asyncpg.Connection, state: st
     assert row["lag_s"] == pytest.approx(90, abs=1)
     assert (row["blocker"] is None) == (state in {"complete", "retired"})
     assert (row["hint"] is None) == (state in {"complete", "retired"})
+    assert (row["hint"] == "Free disk space.") == ("last_hint" in changes)
 
 
 async def test_stream_is_new_until_it_is_read(warehouse: asyncpg.Connection, database_url: str) -> None:

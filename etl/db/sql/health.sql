@@ -2,7 +2,8 @@
 SELECT * FROM sync_health ORDER BY app_id, workflow_id = '*' DESC, workflow_name, workflow_id
 
 -- name: last_sync
-SELECT * FROM sync_history ORDER BY id DESC LIMIT 1
+-- The last invocation that did something.
+SELECT * FROM sync_history ORDER BY status = 'skipped', id DESC LIMIT 1
 
 -- name: last_success
 -- When an invocation last succeeded.
