@@ -12,7 +12,7 @@ import asyncpg
 from etl.db import embedded, liveness
 from etl.db.connect import connect, create_pool, missing_privilege
 from etl.db.empty import EmptyPool, EmptySession
-from etl.db.migrate import migrate, migrations, pending
+from etl.db.migrate import migrate, migrations, pending, pending_for_long
 from etl.db.refusals import LOST, unusable
 from etl.db.session import Session
 from etl.errors import DatabaseError
@@ -164,7 +164,7 @@ async def open_unchanged(settings: Settings, listener: Listener, *, width: int =
     url, schema = await database_url(settings), settings.database.schema_name
     connection = await connect(url, schema, timeout_s=settings.database.timeout_s)
     try:
-        todo = await pending(connection, schema)
+        todo = await pending_for_long(connection, schema)
     finally:
         await connection.close()
     if len(todo) == len(migrations()):

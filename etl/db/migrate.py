@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,7 +26,7 @@ from etl.db.statements import statements
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
     from importlib.resources.abc import Traversable
 
 LOCK_TIMEOUT_S = 2.0
@@ -88,6 +89,21 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
         DatabaseError: a file failed, privileges are missing, another version created the schema, or another process
             is still migrating it after `TIMEOUT_S`.
     """
+    async with _alone(conn, schema):
+        await _create_ledger(conn, schema)
+        todo = _compare(migrations(), await _applied(conn, schema), schema)
+        for migration in todo:
+            await _apply(conn, schema, migration)
+        return [migration.name for migration in todo]
+
+
+@asynccontextmanager
+async def _alone(conn: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
+    """Keep others from migrating a schema; wait for one that does.
+
+    Raises:
+        DatabaseError: it does not end.
+    """
     try:
         await conn.execute(_SQL["lock_migrations"], schema, timeout=TIMEOUT_S)
     except TimeoutError:
@@ -96,14 +112,22 @@ async def migrate(conn: asyncpg.Connection, schema: str) -> list[str]:
             hint="Wait until it ends, then run this again.",
         ) from None
     try:
-        await _create_ledger(conn, schema)
-        todo = _compare(migrations(), await _applied(conn, schema), schema)
-        for migration in todo:
-            await _apply(conn, schema, migration)
-        return [migration.name for migration in todo]
+        yield
     finally:
         if not conn.is_closed():
             await conn.execute(_SQL["unlock_migrations"], schema)
+
+
+async def pending_for_long(conn: asyncpg.Connection, schema: str) -> list[str]:
+    """Return what is pending while no other process migrates the schema; see `pending`.
+
+    Raises:
+        DatabaseError: another version created the schema, or another process does not stop migrating it.
+    """
+    if not await pending(conn, schema):
+        return []
+    async with _alone(conn, schema):
+        return await pending(conn, schema)
 
 
 async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:

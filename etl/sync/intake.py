@@ -316,6 +316,9 @@ class Intake:
         self, item: Item, rows: RunRows, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
     ) -> Listed:
         """Take a new or changed run, unless another copy of it is newer."""
+        is_same = stored is not None and _is_erased_and_the_same(rows, stored)
+        if stored is not None and is_same and self._store.is_dry_run:  # else PostgreSQL compares all columns
+            return self._classify_unchanged(item, stored, found, counts)
         group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
         self.has_undated = self.has_undated or rows.created_at is None
         self.note_time(rows.updated_at)
@@ -332,7 +335,7 @@ class Intake:
             rows.run_id,
             rows.created_at,
             rows.updated_at,
-            known=stored is not None and _is_erased_and_the_same(rows, stored),
+            known=is_same,
             recent=stored is not None and stored["recent"],
             expires_at=rows.retention_due_at,
         )

@@ -48,8 +48,8 @@ class Trial:
             sync=SyncSettings(reconcile_every=timedelta(0)),
         )
 
-    async def sync(self, mode: Any = "sync") -> Any:
-        summary = await run_sync(self.settings, mode)
+    async def sync(self, mode: Any = "sync", **options: Any) -> Any:
+        summary = await run_sync(self.settings, mode, **options)
         assert summary.exit_code == 0, summary
         return summary
 
@@ -216,6 +216,7 @@ async def test_idle_sync_stays_cheap_after_forget(trial: Trial) -> None:
     before = (await trial.sync()).requests
     newest = [max(runs.values(), key=lambda run: run["created_at"])["id"] for runs in trial.world.runs.values()]
     await forget(trial.settings, runs=newest)
+    assert (await trial.sync("reconcile", dry_run=True)).runs_updated == 0
     assert (await trial.sync()).requests <= before
 
 
