@@ -1,6 +1,6 @@
-"""Update the results in `cookbook.md`: `python docs/answer_cookbook.py URL`, with the URL of the demo warehouse.
+"""Fill in missing results in `cookbook.md`, with `--all` every result: `python docs/answer_cookbook.py URL`.
 
-`cortex-etl sql --demo --url --show-password` prints this URL.
+The URL is that of the demo's warehouse; `cortex-etl sql --demo --url --show-password` prints it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ PAGE = Path(__file__).with_name("cookbook.md")
 SHOWN_ROWS = 10
 
 
-async def answer(page: str, url: str) -> str:
-    """Return the page with updated answers."""
+async def answer(page: str, url: str, *, renew: bool) -> str:
+    """Return the page with an answer for each question; `renew` replaces those that are there."""
     parts = []
     end = 0
     for question in questions(page):
+        if question.answer and not renew:
+            continue
         result = await run_query(url, "cortex", question.sql, timeout_s=60)
         parts += [page[end : question.start], "\n", table(result), "\n\n"]
         end = question.end
@@ -62,4 +64,6 @@ def cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(asyncio.run(answer(PAGE.read_text(encoding="utf-8"), sys.argv[1])), encoding="utf-8")
+    urls = [each for each in sys.argv[1:] if each != "--all"]
+    text = asyncio.run(answer(PAGE.read_text(encoding="utf-8"), *urls, renew="--all" in sys.argv))
+    PAGE.write_text(text, encoding="utf-8")

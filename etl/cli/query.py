@@ -225,7 +225,7 @@ def report(
     run_async(write())
     if output.is_relative_to("/dev"):
         call.say(f"Wrote {output}")  # not into a page written to stdout
-    else:
+    elif not call.quiet:
         call.out.line(f"Wrote {output}")
 
 

@@ -39,6 +39,7 @@ def repeat(call: Invocation, every: timedelta, run_round: Callable[[], SyncSumma
         The exit code of the last round, or 0 if a signal arrived between two.
     """
     failures = 0
+    call.say(f"Repeating it every {format_duration(every)}, until stopped.")
     while True:
         began = time.monotonic()
         summary = run_round()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+from contextlib import nullcontext, redirect_stdout, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +34,8 @@ def demo(
     """
     from etl.cli.demo import run_demo
 
-    return run_async(run_demo(call, runs=runs, seed=seed))
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing) if call.quiet else nullcontext():
+        return run_async(run_demo(call, runs=runs, seed=seed))
 
 
 @command(app, "sandbox")
@@ -46,13 +50,17 @@ def sandbox(
     requests_per_minute: Annotated[int, typer.Option(min=0, help="Rate limit; 0 for none.")] = 500,
     speed: Annotated[float, typer.Option(min=0, help="Simulated seconds per second; 0 stops the clock.")] = 1.0,
 ) -> None:
-    """Serve the simulated Cortex API until interrupted.
+    """Serve the simulated Cortex API until stopped by Ctrl-C or SIGTERM.
 
     Example: `cortex-etl sandbox --port 8080 --speed 600`
     """
-    run_async(
-        _serve(call, host, port, seed=seed, runs=runs, key=key, requests_per_minute=requests_per_minute, speed=speed)
-    )
+    with suppress(KeyboardInterrupt):  # how it ends
+        run_async(
+            _serve(
+                call, host, port, seed=seed, runs=runs, key=key, requests_per_minute=requests_per_minute, speed=speed
+            )
+        )
+    call.say("stopped")
 
 
 async def _serve(
@@ -69,7 +77,7 @@ async def _serve(
             apps = ", ".join(f"{{id: {each}}}" for each in api.world.apps)
             variables = {"CORTEX_ETL__API__BASE_URL": api.url, "CORTEX_API_KEY": key, "CORTEX_ETL__APPS": f"[{apps}]"}
             export = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-            call.say(f"The simulated API is listening. To use it:  export {export}")
+            call.say(f"The simulated API is listening; stop it with Ctrl-C. To use it:  export {export}")
             await asyncio.Event().wait()
     except BrokenPipeError:
         raise

@@ -61,7 +61,8 @@ def init(call: Invocation) -> None:
     steps = [] if app_id else [f"set your app id in {path}"]
     steps += [] if is_key_kept else [f"add CORTEX_API_KEY=... to {dotenv}" if key else "export CORTEX_API_KEY=..."]
     written = f"{path} and {dotenv}" if is_key_kept else str(path)
-    call.out.line(f"Wrote {written}. Next: {', '.join([*steps, 'then ' if steps else ''])}run `cortex-etl doctor`.")
+    if not call.quiet:
+        call.out.line(f"Wrote {written}. Next: {', '.join([*steps, 'then ' if steps else ''])}run `cortex-etl doctor`.")
 
 
 def _ask_for_app_and_key(call: Invocation) -> tuple[str, str]:
@@ -97,7 +98,7 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
         if isinstance(event, RateLimited):
             call.say(f"(the API asked for a pause of {event.wait_s:.0f} s)")
 
-    checks = []
+    checks, said = [], set[str]()
     async with aclosing(examine(call.settings, say_pauses)) as found:
         async for check in found:
             checks.append(check)
@@ -105,8 +106,9 @@ async def _print_checks(call: Invocation, *, json: bool) -> int:
                 continue
             mark, style = _MARKS[check.state]
             call.out.line(f" {check.name:<11} {check.found}", mark=mark, style=style)
-            if check.hint:
+            if check.hint and check.hint not in said:
                 call.out.line(f"  {'':<11} -> {check.hint}")
+            said.add(check.hint)
     if json:
         call.out.json(checks)
     return first_code(check.exit_code for check in checks if check.state == "failed")
@@ -213,7 +215,9 @@ async def _migrate(settings: Settings, *, check: bool) -> list[str]:
 
 
 @command(app, "stop")
-def stop(call: Invocation) -> None:
+def stop(
+    call: Invocation, *, demo: Annotated[bool, typer.Option("--demo", help="Stop that of the demo only.")] = False
+) -> None:
     """Stop the embedded PostgreSQL, and that of the demo; the data is kept, and the next command starts it again.
 
     Example: `cortex-etl stop`
@@ -221,8 +225,9 @@ def stop(call: Invocation) -> None:
     from etl.db import embedded
 
     settings = call.settings_if_any
-    stopped = [each.data_dir for each in (settings, demo_settings(settings)) if embedded.stop(each.data_dir)]
-    for folder in stopped:
+    servers = [demo_settings(settings)] if demo else [settings, demo_settings(settings)]
+    stopped = [each.data_dir for each in servers if embedded.stop(each.data_dir)]
+    for folder in [] if call.quiet else stopped:
         call.out.line(f"stopped PostgreSQL in {folder}")
     if not stopped:
         call.say("no embedded PostgreSQL is running")

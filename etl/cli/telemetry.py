@@ -12,6 +12,7 @@ from etl.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     DatabaseError,
+    InterruptedSyncError,
     SettingsError,
     install_extra,
 )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from etl.app import SyncSummary
     from etl.config import Settings
+    from etl.errors import EtlError
     from etl.events import Event, Listener, RuleChange
     from etl.observe.alerts import Caller, Pings
     from etl.observe.metrics import StreamCounters
@@ -42,13 +44,20 @@ def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_f
         metrics_file: where metrics go; None takes that of the settings.
     """
     try:
-        settings = call.settings
+        return _run_watched(call, mode, options, metrics_file)
     except SettingsError as error:
-        from etl.app import SyncSummary
+        ended: EtlError = error
+    except KeyboardInterrupt:  # before or after the work, which has a summary of its own
+        ended = InterruptedSyncError()
+    from etl.app import SyncSummary
 
-        summary = SyncSummary(mode, dry_run=options["dry_run"])
-        summary.end_with(error)
-        return summary
+    summary = SyncSummary(mode, dry_run=options["dry_run"])
+    summary.end_with(ended)
+    return summary
+
+
+def _run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_file: Path | None) -> SyncSummary:
+    settings = call.settings
     with call.listening(settings.api.requests_per_minute) as quiet, traced(call, settings, mode, quiet) as listener:
         watch = Watch(call, settings, metrics_file or settings.metrics.file, listener)
         return run_async(watch.run(mode, options))

@@ -47,7 +47,7 @@ VARIABLES = {
 DEFAULT_PORT = "5432"
 
 _URL = re.compile(r"postgres(?:ql)?://(?P<netloc>[^/?]*)(?P<path>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
-_ESCAPED = "in the user and the password, percent-encode / ? # [ ] % @ : as %2F %3F %23 %5B %5D %25 %40 %3A"
+_ESCAPED = "a URL with / ? # [ ] % @ : in the user and the password written as %2F %3F %23 %5B %5D %25 %40 %3A"
 _SYSTEM_DIRECTORIES = ("/etc/postgresql-common", "/etc")
 _FIELDS = re.compile(r"((?:\\.|[^\\:])*)(?::|$)")  # the fields of a line in pgpass, where \ escapes a colon and itself
 
@@ -85,7 +85,7 @@ def _pairs(query: str) -> Iterator[tuple[str, str]]:
     for each in filter(None, query.split("&")):
         name, equals, value = each.partition("=")
         if not equals:  # do not quote it, as it may be part of the password
-            raise ValueError(f"parameters such as sslmode=require after the ?; {_ESCAPED}")
+            raise ValueError(f"parameters such as sslmode=require after the ?, and {_ESCAPED}")
         yield unquote(name), unquote(value)
 
 
@@ -93,7 +93,7 @@ def _host_and_port(text: str) -> tuple[str, str]:
     match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?", text)
     port = match[2] or "" if match else ""
     if match is None or (port and not 0 < int(port) < 65536):
-        raise ValueError(f"a host and a port from 1 to 65535; {_ESCAPED}")
+        raise ValueError(f"a host and a port from 1 to 65535, and {_ESCAPED}")
     return unquote(match[1]), port
 
 

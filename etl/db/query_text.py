@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DECLARE = "DECLARE query NO SCROLL CURSOR FOR "
+_SEVERAL = "cannot insert multiple commands into a prepared statement"  # as PostgreSQL says it
 _FORMS = "Use SELECT, WITH, VALUES, TABLE, SHOW, or EXPLAIN of one of these."
 
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
@@ -174,6 +175,8 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
         text: the query.
         place: index of the error in the query.
     """
+    if failure.args[0] == _SEVERAL:
+        return SettingsError("Expected one statement, got several.", hint="Run one statement at a time.")
     where = ""
     if place is not None:
         before = text[:place]

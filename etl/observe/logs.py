@@ -84,7 +84,9 @@ class Logs:
 
         def escape(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
             return {
-                name: visible(str(each)) if isinstance(each, str | datetime) else each for name, each in line.items()
+                name: visible(str(each)) if isinstance(each, str | datetime) else each
+                for name, each in line.items()
+                if each is not None
             }
 
         def escape_json(_logger: object, _method: str, line: Any) -> str:

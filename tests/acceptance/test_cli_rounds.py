@@ -55,6 +55,7 @@ async def test_rounds_until_a_signal_between_two(at_work, start, warehouse, sign
     ended = await asyncio.wait_for(end_of(process), 10)
     assert ended.code == 0, ended.err
     assert "interrupted" not in ended.err
+    assert "every 2s, until stopped" in ended.err
     rows = await warehouse.fetch("SELECT status, started_at FROM etl_syncs ORDER BY id")
     assert [row["status"] for row in rows] == ["succeeded"] * 3
     assert (rows[2]["started_at"] - rows[1]["started_at"]).total_seconds() == pytest.approx(2, abs=0.7)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+from contextlib import suppress
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ from command_fixtures import ended as end_of
 from etl.app import SyncSummary
 from etl.app.summary import StreamSummary
 from etl.cli.syncing import _failures
+from etl.db.statements import statements
 from etl.sandbox.faults import Status, lists_runs, page
 
 
@@ -139,6 +142,22 @@ async def test_dry_run_applies_no_migrations(at_work, warehouse) -> None:
         ended = await command(*words, *(["--dry-run"] if words != ["plan"] else []))
         assert (ended.code, f"migrations are pending: {last}" in ended.err) == (4, True)
     assert await warehouse.fetchval("SELECT count(*) FROM etl_migrations WHERE name = $1", last) == 0
+
+
+async def test_dry_run_waits_for_another_that_migrates(at_work, warehouse) -> None:
+    command, _ = at_work
+    await warehouse.execute(statements("migrate")["lock_migrations"], "cortex")
+    await warehouse.execute(
+        "CREATE TEMPORARY TABLE later AS TABLE etl_migrations; DELETE FROM etl_migrations WHERE name ~ 'views'"
+    )
+    asking = asyncio.create_task(command("plan"))
+    while not await warehouse.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+    ):
+        await asyncio.sleep(0.02)
+    await warehouse.execute("INSERT INTO etl_migrations TABLE later ON CONFLICT DO NOTHING")
+    await warehouse.execute(statements("migrate")["unlock_migrations"], "cortex")
+    assert (await asking).code == 0
 
 
 async def test_sync_of_one_app_or_workflow(at_work) -> None:
@@ -347,6 +366,21 @@ async def test_signal_ends_the_sync_gracefully(at_work, sign, ctrl_c) -> None:
     running.faults.clear()
     assert (await command("sync", "--quiet")).code == 0
     assert await count(command, "SELECT count(*) FROM runs") == listed(running.world)
+
+
+async def test_summary_is_printed_after_a_signal_before_the_work(command) -> None:
+    os.mkfifo(command.folder / "key")  # a file that takes long to read
+    command.configure("api: {key_file: key}\napps: [{id: a}]\n")
+    process = await command.start("sync", "--json")
+    writer = None
+    while writer is None:
+        await asyncio.sleep(0.02)
+        with suppress(OSError):
+            writer = os.open(command.folder / "key", os.O_WRONLY | os.O_NONBLOCK)
+    process.terminate()
+    ended = await asyncio.wait_for(end_of(process), 10)
+    os.close(writer)
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (130, 130, "interrupted")
 
 
 def lists_runs_of(path: str) -> bool:

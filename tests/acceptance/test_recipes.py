@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 import yaml
@@ -80,3 +81,15 @@ async def test_statements_of_the_text_search_run(warehouse: asyncpg.Connection) 
     for _, statements in RECIPES["Full-text search in results and errors"]:
         for statement in filter(str.strip, re.sub("--.*", "", statements).split(";")):
             await warehouse.execute(statement)
+
+
+async def test_sandbox_serves_a_client_under_test() -> None:
+    async def my_client(url: str, key: str) -> None:
+        async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {key}"}) as session:
+            for _ in range(3):
+                async with session.get("/apps/c/workflows", params={"take": 1}):
+                    pass
+
+    names: dict[str, Any] = {"my_client": my_client}
+    exec(block("A client of your own: the sandbox", "python"), names)  # noqa: S102 - our own
+    await names["test_my_client"]()

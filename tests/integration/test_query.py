@@ -34,44 +34,43 @@ async def test_query_returns_columns_types_and_exact_values(one_run: asyncpg.Con
     assert str(result.rows[0][3]) == "0.10"
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT count(*) FROM runs;",
-        "SELECT count(*) FROM runs ; ; -- done",
-        "  -- how many\n/* runs /* of\n all */ workflows */ SELECT count(*) FROM runs -- all",
-        "WITH r AS (SELECT * FROM runs) SELECT count(*) FROM r",
-        "(SELECT 1) EXCEPT (SELECT 2)",
-        "((SELECT 1))",
-        "values (1)",
-        "SELECT length($$;$$)",
-        "SELECT length($a$'$a$)",
-        "SELECT length(';') /* ; */",
-        "TABLE one",
-    ],
-)
-async def test_all_forms_of_queries_are_allowed(one_run: asyncpg.Connection, database_url: str, sql: str) -> None:
+FORMS = [
+    "SELECT count(*) FROM runs;",
+    "SELECT count(*) FROM runs ; ; -- done",
+    "  -- how many\n/* runs /* of\n all */ workflows */ SELECT count(*) FROM runs -- all",
+    "WITH r AS (SELECT * FROM runs) SELECT count(*) FROM r",
+    "(SELECT 1) EXCEPT (SELECT 2)",
+    "((SELECT 1))",
+    "values (1)",
+    "SELECT length($$;$$)",
+    "SELECT length($a$'$a$)",
+    "SELECT length(';') /* ; */",
+    "TABLE one",
+]
+
+
+async def test_all_forms_of_queries_are_allowed(one_run: asyncpg.Connection, database_url: str) -> None:
     await one_run.execute("CREATE VIEW one AS SELECT 1 AS n")
-    assert (await run_query(database_url, "cortex", sql, timeout_s=10)).rows == [(1,)]
+    for sql in FORMS:
+        assert (await run_query(database_url, "cortex", sql, timeout_s=10)).rows == [(1,)], sql
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "EXPLAIN SELECT 1",
-        "explain(SELECT 1)",
-        "EXPLAIN ((SELECT 1)) UNION SELECT 2;",
-        "-- the plan\nEXPLAIN /* with /* times */ */ ANALYZE -- all\n VERBOSE SELECT 1",
-        "EXPLAIN (ANALYZE, COSTS off) SELECT 1",
-        "EXPLAIN (FORMAT JSON) TABLE runs",
-        "EXPLAIN (ANALYZE)(SELECT 1)",
-        "Explain Analyse VALUES (1)",
-    ],
-)
-async def test_queries_are_explained(database_url: str, sql: str) -> None:
-    result = await run_query(database_url, "cortex", sql, timeout_s=10)
-    assert result.columns == ("QUERY PLAN",)
-    assert result.rows
+EXPLAINED = [
+    "EXPLAIN SELECT 1",
+    "explain(SELECT 1)",
+    "EXPLAIN ((SELECT 1)) UNION SELECT 2;",
+    "-- the plan\nEXPLAIN /* with /* times */ */ ANALYZE -- all\n VERBOSE SELECT 1",
+    "EXPLAIN (ANALYZE, COSTS off) SELECT 1",
+    "EXPLAIN (FORMAT JSON) TABLE runs",
+    "EXPLAIN (ANALYZE)(SELECT 1)",
+    "Explain Analyse VALUES (1)",
+]
+
+
+async def test_queries_are_explained(database_url: str) -> None:
+    for sql in EXPLAINED:
+        result = await run_query(database_url, "cortex", sql, timeout_s=10)
+        assert (result.columns, bool(result.rows)) == (("QUERY PLAN",), True), sql
 
 
 async def test_settings_are_shown(database_url: str) -> None:
@@ -147,10 +146,7 @@ WRITING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sql", WRITING)
-async def test_statements_other_than_queries_are_refused(
-    one_run: asyncpg.Connection, database_url: str, sql: str
-) -> None:
+async def test_statements_other_than_queries_are_refused(one_run: asyncpg.Connection, database_url: str) -> None:
     await one_run.execute(
         """
         CREATE FUNCTION erase_all() RETURNS text LANGUAGE plpgsql AS
@@ -158,11 +154,16 @@ async def test_statements_other_than_queries_are_refused(
         CREATE PROCEDURE erase() LANGUAGE sql AS $$ DELETE FROM cortex.runs $$;
         """
     )
-    with pytest.raises(SettingsError):
-        await run_query(database_url, "cortex", sql, timeout_s=10)
-    assert await one_run.fetchval("SELECT count(*) FROM runs") == 1
-    assert await one_run.fetchval("SELECT last_value FROM etl_syncs_id_seq") == 1
-    assert await one_run.fetchval("SELECT to_regclass('copied')") is None
+    for sql in WRITING:
+        try:
+            await run_query(database_url, "cortex", sql, timeout_s=10)
+        except SettingsError:
+            pass
+        else:
+            pytest.fail(f"accepted: {sql}")
+        assert await one_run.fetchval("SELECT count(*) FROM runs") == 1, sql
+        assert await one_run.fetchval("SELECT last_value FROM etl_syncs_id_seq") == 1, sql
+        assert await one_run.fetchval("SELECT to_regclass('copied')") is None, sql
 
 
 async def test_effects_of_a_query_are_not_committed(warehouse: asyncpg.Connection, database_url: str) -> None:
@@ -175,38 +176,42 @@ async def test_effects_of_a_query_are_not_committed(warehouse: asyncpg.Connectio
 PROGRAM = "COPY (SELECT 1) TO PROGRAM 'touch {path}'"
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        PROGRAM,
-        f"/* /* */ select 1 */ {PROGRAM}",
-        f"/* /* */ explain */ {PROGRAM}",
-        f"EXPLAIN ANALYZE {PROGRAM}",
-        f"SELECT 1; {PROGRAM}",
-        f"SELECT 1) TO STDOUT; {PROGRAM}; COPY (SELECT 1",
-        "SELECT 1) TO PROGRAM 'touch {path}' --",
-        "SELECT query_to_xml($q$" + PROGRAM + "$q$, true, true, '')",
-        "SELECT lo_export(lo_from_bytea(0, 'x'), '{path}')",
-        "SELECT pg_read_file('/etc/hostname')",
-        "SELECT pg_ls_dir('/')",
-        "SELECT pg_reload_conf()",
-        "SELECT pg_switch_wal()",
-        "SELECT pg_stat_reset()",
-        "SELECT pg_terminate_backend({backend})",
-        "SELECT pg_cancel_backend({backend})",
-    ],
-)
+RIGHTS_OF_A_SUPERUSER = [
+    PROGRAM,
+    f"/* /* */ select 1 */ {PROGRAM}",
+    f"/* /* */ explain */ {PROGRAM}",
+    f"EXPLAIN ANALYZE {PROGRAM}",
+    f"SELECT 1; {PROGRAM}",
+    f"SELECT 1) TO STDOUT; {PROGRAM}; COPY (SELECT 1",
+    "SELECT 1) TO PROGRAM 'touch {path}' --",
+    "SELECT query_to_xml($q$" + PROGRAM + "$q$, true, true, '')",
+    "SELECT lo_export(lo_from_bytea(0, 'x'), '{path}')",
+    "SELECT pg_read_file('/etc/hostname')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT pg_reload_conf()",
+    "SELECT pg_switch_wal()",
+    "SELECT pg_stat_reset()",
+    "SELECT pg_terminate_backend({backend})",
+    "SELECT pg_cancel_backend({backend})",
+]
+
+
 async def test_a_superuser_gives_up_its_rights(
-    warehouse: asyncpg.Connection, database_url: str, tmp_path: Path, sql: str
+    warehouse: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> None:
     for folder in (tmp_path, *tmp_path.parents[:-2]):
         folder.chmod(0o777)  # the server may run as another account
     made = tmp_path / "made"
-    text = sql.format(path=made, backend=warehouse.get_server_pid())
-    with pytest.raises(SettingsError):
-        await run_query(database_url, "cortex", text, timeout_s=10)
-    assert not made.exists()
-    assert await warehouse.fetchval("SELECT 1") == 1
+    for sql in RIGHTS_OF_A_SUPERUSER:
+        text = sql.format(path=made, backend=warehouse.get_server_pid())
+        try:
+            await run_query(database_url, "cortex", text, timeout_s=10)
+        except SettingsError:
+            pass
+        else:
+            pytest.fail(f"accepted: {sql}")
+        assert not made.exists(), sql
+        assert await warehouse.fetchval("SELECT 1") == 1, sql
 
 
 async def test_checking_a_text_executes_nothing(warehouse: asyncpg.Connection) -> None:
@@ -225,27 +230,27 @@ async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, data
     assert "status" in caught.value.hint  # PostgreSQL's own hint
 
 
-@pytest.mark.parametrize(
-    ("sql", "says"),
-    [
-        ("SELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 1, column 15\)"),
-        ("EXPLAIN (ANALYZE)\nSELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 2, column 15\)"),
-        ("EXPLAIN (ANALYZE) SELECT 1 FRM runs", r"at or near .runs. \(line 1, column 32\)"),
-        ("EXPLAIN ANALYZE DELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
-        ("  -- all\nDELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
-        ("WITH gone AS (DELETE FROM runs RETURNING 1) TABLE gone", "Only read-only queries are allowed: a WITH clause"),
-        ("", "Only read-only queries are allowed, got an empty statement"),
-        ("SELECT 1; SELECT 2", "multiple commands"),
-        ("SELECT $1", "takes no parameters"),
-        ("SELECT 1 / 0", "division by zero"),
-        ("SELECT '\0'", "NUL"),
-        ("SELECT '\udc80'", "NUL"),
-        ("\\d+ runs\n", r"\\d\+ runs is a command of psql"),
-    ],
-)
-async def test_refusals_say_what_is_wrong(database_url: str, sql: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
-        await run_query(database_url, "cortex", sql, timeout_s=10)
+REFUSALS = [
+    ("SELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 1, column 15\)"),
+    ("EXPLAIN (ANALYZE)\nSELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 2, column 15\)"),
+    ("EXPLAIN (ANALYZE) SELECT 1 FRM runs", r"at or near .runs. \(line 1, column 32\)"),
+    ("EXPLAIN ANALYZE DELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
+    ("  -- all\nDELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
+    ("WITH gone AS (DELETE FROM runs RETURNING 1) TABLE gone", "Only read-only queries are allowed: a WITH clause"),
+    ("", "Only read-only queries are allowed, got an empty statement"),
+    ("SELECT 1; SELECT 2", "Expected one statement, got several"),
+    ("SELECT $1", "takes no parameters"),
+    ("SELECT 1 / 0", "division by zero"),
+    ("SELECT '\0'", "NUL"),
+    ("SELECT '\udc80'", "NUL"),
+    ("\\d+ runs\n", r"\\d\+ runs is a command of psql"),
+]
+
+
+async def test_refusals_say_what_is_wrong(database_url: str) -> None:
+    for sql, says in REFUSALS:
+        with pytest.raises(SettingsError, match=says):
+            await run_query(database_url, "cortex", sql, timeout_s=10)
 
 
 async def test_long_query_times_out(warehouse: asyncpg.Connection, database_url: str) -> None:
@@ -298,10 +303,10 @@ async def test_lost_connection_during_a_query_is_a_database_error(
         await query
 
 
-@pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
-async def test_values_without_a_python_type_are_reported(database_url: str, time: str) -> None:
-    with pytest.raises(SettingsError, match="cannot be shown"):
-        await run_query(database_url, "cortex", f"SELECT row('{time}'::timestamptz)", timeout_s=10)
+async def test_values_without_a_python_type_are_reported(database_url: str) -> None:
+    for time in ("20000-01-01", "4000-01-01 BC", "infinity", "-infinity"):
+        with pytest.raises(SettingsError, match="cannot be shown"):
+            await run_query(database_url, "cortex", f"SELECT row('{time}'::timestamptz)", timeout_s=10)
 
 
 async def test_types_that_the_driver_does_not_know_are_reported(database_url: str) -> None:
@@ -315,6 +320,6 @@ async def test_backslashes_follow_standard_conforming_strings(one_run: asyncpg.C
         await one_run.execute(f"ALTER DATABASE {database} SET {setting}")
     one_string = await run_query(database_url, "cortex", r"SELECT '\'; DELETE FROM runs; --';", timeout_s=10)
     assert one_string.rows == [("'; DELETE FROM runs; --",)]
-    with pytest.raises(SettingsError, match="multiple commands"):
+    with pytest.raises(SettingsError, match="one statement"):
         await run_query(database_url, "cortex", r"SELECT '\\'; DELETE FROM runs; --'", timeout_s=10)
     assert await one_run.fetchval("SELECT count(*) FROM runs") == 1

@@ -71,9 +71,12 @@ def test_failures_are_logged_at_a_higher_level(capsys, outcome, level) -> None:
 
 
 def test_console_format(capsys) -> None:
-    Logs("console", "info", Mask()).listen(events.StreamFinished(STREAM, "succeeded", 250, 250))
+    logs = Logs("console", "info", Mask())
+    logs.listen(events.StreamFinished(STREAM, "succeeded", 250, 250))
+    logs.listen(events.SyncFinished({"status": "succeeded", "requests": 3, "error": None}))
     assert "stream.finished" in (err := capsys.readouterr().err)
     assert "api_count=250" in err
+    assert "None" not in err
 
 
 def test_console_format_escapes_control_characters(capsys) -> None:

@@ -312,6 +312,17 @@ def made(rows: RunRows) -> dict[str, Json]:
     }
 
 
+def differences(actual: Any, expected: Any, path: str = "") -> list[str]:
+    """List where two documents differ, with both values."""
+    if isinstance(actual, dict) and isinstance(expected, dict):
+        keys = {**expected, **actual}
+        return [line for key in keys for line in differences(actual.get(key), expected.get(key), f"{path}.{key}")]
+    if isinstance(actual, list) and isinstance(expected, list) and len(actual) == len(expected):
+        pairs = enumerate(zip(actual, expected, strict=True))
+        return [line for index, both in pairs for line in differences(*both, f"{path}[{index}]")]
+    return [] if actual == expected else [f"{path}: got {actual!r}, expected {expected!r}"]
+
+
 def served_as(run: Json, *, escaped: bool) -> bytes:
     text = json.dumps(run, ensure_ascii=escaped, indent=2 if escaped else None, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
@@ -339,7 +350,8 @@ def test_rows_match_an_independent_recomputation(world: World, escaped: bool) ->
             actual = made(normalizer.normalize(served, digest(served)))
             for rows in (actual, expected):
                 rows["usage"].sort(key=lambda row: (row[1], row[2]))  # step key and path; their order is free
-            assert actual == expected
+            if actual != expected:
+                pytest.fail("\n".join(differences(actual, expected)[:20]))
             met.update(step["type"] for step in expected["steps"])
             met.update(tokens=sum(step["input_tokens"] is not None for step in expected["steps"]))
             met.update(
