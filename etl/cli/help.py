@@ -46,7 +46,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
 COMMON: Final = ("config", "log_format", "verbose", "quiet")
 """Options of every command; only the help of the command itself explains them."""
 
-EVERYWHERE: Final = "On every command, before or after its name"
+EVERYWHERE: Final = "Options of every command, before or after its name"
 
 COMMON_IN_SHORT: Final = "Also `--config`, `--log-format`, `--verbose` and `--quiet`: see `cortex-etl --help`."
 

@@ -61,7 +61,9 @@ async def _sources(settings: Settings) -> str:
 def mcp(
     call: Invocation,
     *,
-    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most rows of one answer.")] = 200,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, metavar="N", help="Largest number of rows in one answer.")
+    ] = 200,
     timeout: Annotated[timedelta, time_limit("Time limit of one query", default="30s")] = timedelta(seconds=30),
     demo: DemoOption = False,
 ) -> None:

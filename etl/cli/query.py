@@ -203,7 +203,9 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Path of the page.")] = Path(
         "cortex-report.html"
     ),
-    days: Annotated[int | None, typer.Option(min=1, max=366, help="Number of days to cover [90].")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=366, metavar="N", show_default="90", help="Number of days to cover.")
+    ] = None,
     demo: DemoOption = False,
 ) -> None:
     """Write one self-contained HTML page with plots.

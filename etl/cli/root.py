@@ -74,7 +74,7 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Load Cortex workflow runs into PostgreSQL, completely and incrementally.
+    """Load Cortex workflow runs into PostgreSQL: complete, incremental, cheap on requests.
 
     Start with `cortex-etl demo`, which needs no settings, or with `cortex-etl init` for your own data.
     """

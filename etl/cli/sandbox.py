@@ -16,14 +16,16 @@ from etl.cli.root import app
 from etl.errors import SettingsError
 from etl.plurals import counted
 
-SeedOption = Annotated[int, typer.Option(help="Random seed.")]
+SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the random data.")]
 
 
 @command(app, "demo")
 def demo(
     call: Invocation,
     *,
-    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of runs in the simulated API.")] = 3000,
+    runs: Annotated[
+        int, typer.Option(min=1, max=1_000_000, metavar="N", help="Number of runs in the simulated API.")
+    ] = 3000,
     seed: SeedOption = 1,
 ) -> int:
     """Run a backfill and a sync against a simulated API and an embedded PostgreSQL, without any settings.
@@ -42,13 +44,17 @@ def demo(
 def sandbox(
     call: Invocation,
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")] = 8080,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    runs: Annotated[int, typer.Option(min=0, help="Number of runs at the start.")] = 3000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 for any free port.")
+    ] = 8080,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    runs: Annotated[int, typer.Option(min=0, metavar="N", help="Number of runs at the start.")] = 3000,
     seed: SeedOption = 1,
-    key: Annotated[str, typer.Option(help="API key to accept.")] = "sk-sandbox",
-    requests_per_minute: Annotated[int, typer.Option(min=0, help="Rate limit; 0 for none.")] = 500,
-    speed: Annotated[float, typer.Option(min=0, help="Simulated seconds per second; 0 stops the clock.")] = 1.0,
+    key: Annotated[str, typer.Option(metavar="KEY", help="API key to accept.")] = "sk-sandbox",
+    requests_per_minute: Annotated[int, typer.Option(min=0, metavar="N", help="Rate limit; 0 for none.")] = 500,
+    speed: Annotated[
+        float, typer.Option(min=0, metavar="N", help="Simulated seconds per second; 0 stops the clock.")
+    ] = 1.0,
 ) -> None:
     """Serve the simulated Cortex API until stopped by Ctrl-C or SIGTERM.
 
@@ -92,7 +98,7 @@ async def _serve(
 def selftest(
     call: Invocation,
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of random histories.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of random histories.")] = 5,
     seed: SeedOption = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:

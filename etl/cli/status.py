@@ -32,7 +32,7 @@ def status(
     json: JsonOption = False,
     demo: DemoOption = False,
 ) -> int:
-    """Show the streams with state, watermark, lag, last sync, counts, quarantine, lock holder and hint.
+    """Show each stream: its state, counts, watermark and lag, who holds it, and what to do about it.
 
     Exits with 1 unless every stream is complete, retired or being loaded.
 

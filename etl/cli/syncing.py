@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from etl.sync.stream import Mode
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Fetch and normalize, but write nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one summary object on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 MetricsOption = Annotated[
     Path | None, typer.Option("--metrics-file", metavar="PATH", help="Write Prometheus metrics to this file.")
 ]
@@ -64,7 +64,7 @@ def sync(
             "--every",
             parser=at_least(timedelta(seconds=1)),
             metavar="DURATION",
-            help="Repeat it at this interval until stopped: 30s, 10m, 1h. Prints one summary per round.",
+            help="Repeat it at this interval until stopped, with a summary per round: 30s, 10m, 1h.",
         ),
     ] = None,
 ) -> int:
