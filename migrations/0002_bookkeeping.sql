@@ -81,11 +81,11 @@ COMMENT ON COLUMN etl_streams.backfill_cursor IS 'Where an interrupted backfill 
 COMMENT ON COLUMN etl_streams.last_synced_at IS 'When the last sync of the stream reached the end of its listing.';
 COMMENT ON COLUMN etl_streams.last_succeeded_at IS
     'When a sync of the stream last ended with equal counts in the API and the warehouse.';
-COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all runs listed by the API were last compared with the warehouse; if that took several syncs, when the first one began.';
+COMMENT ON COLUMN etl_streams.last_reconciled_at IS 'When all runs listed by the API were last compared with the warehouse. If a reconcile took several syncs, the start of the first.';
 COMMENT ON COLUMN etl_streams.api_count IS 'Number of runs in the listing according to the API (pagination-count).';
 COMMENT ON COLUMN etl_streams.counts_at IS 'When the API reported api_count.';
 COMMENT ON COLUMN etl_streams.last_error IS 'Message of the last failure; null after a success.';
-COMMENT ON COLUMN etl_streams.last_hint IS 'What to do about the last failure, or about a reconcile that takes more requests than sync.reconcile_share; null if there is no hint.';
+COMMENT ON COLUMN etl_streams.last_hint IS 'What to do about the last failure, or about a reconcile that needs more requests than sync.reconcile_share allows; null if there is no hint.';
 COMMENT ON COLUMN etl_streams.last_error_at IS 'When the last failure occurred.';
 COMMENT ON COLUMN etl_streams.fence IS
     'Fencing token, which is incremented by each process that locks the stream, and checked in each commit.';
@@ -98,9 +98,9 @@ COMMENT ON COLUMN etl_streams.listing_origin IS
 COMMENT ON COLUMN etl_streams.run_bytes IS
     'Average size of the runs that the last sync read, in bytes; null if unknown. It determines page sizes.';
 COMMENT ON COLUMN etl_streams.reconcile_began_at IS
-    'When a reconcile began that takes several syncs and is not complete; null if there is none.';
+    'Start of the unfinished reconcile, if it takes several syncs; otherwise null.';
 COMMENT ON COLUMN etl_streams.reconciled_since IS
-    'Start of the creation times that this reconcile has compared so far; null if there is none.';
+    'The unfinished reconcile has compared all runs created at or after this time; null if there is no such reconcile.';
 
 CREATE TABLE etl_page_sizes (
     app_id    text        NOT NULL,

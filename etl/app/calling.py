@@ -11,7 +11,7 @@ from etl import __version__
 from etl.app.joining import POLL_S, Sharing
 from etl.app.notifications import receiving
 from etl.app.sync_invocation import Invocation, known_error
-from etl.app.worker import work_shift
+from etl.app.worker import run_worker
 from etl.db.liveness import finish_commit
 from etl.db.session import Session
 from etl.db.sharing import SharedSync
@@ -45,16 +45,16 @@ class Caller(Invocation):
         terms = msgspec.json.encode({"version": __version__, **settings.agreed()}).decode()
         await sharing.ask(lambda shared: shared.add(terms))
         await sharing.ask(lambda shared: shared.add_requests(self._summary.requests, self._summary.retries))
-        await self._shift(warehouse, self._runner(warehouse, clients)).fill(streams)
+        await self._queue_worker(warehouse, self._runner(warehouse, clients)).fill(streams)
         self._listener(SyncStarted(self._task.mode, tuple(streams), sync_id))
         await stack.enter_async_context(receiving(settings, sync_id, self._listener))
         if not await self._may_split(warehouse):
             workers = min(workers, len({stream.workflow_id for stream in streams}))
-        shifts = [executor.submit(work_shift, sync_id, self._task.mode, *window) for _ in range(workers)]
+        futures = [executor.submit(run_worker, sync_id, self._task.mode, *window) for _ in range(workers)]
         try:
-            await sharing.until_stopped(_wait_for(shifts, sharing))
+            await sharing.until_stopped(_wait_for(futures, sharing))
         except BaseException as error:
-            await finish_commit(self._stop_workers(shifts, sharing, error))
+            await finish_commit(self._stop_workers(futures, sharing, error))
             raise
         finally:
             await finish_commit(self._collect(sharing))
@@ -67,12 +67,12 @@ class Caller(Invocation):
             return False
         return self._task.mode != "sync" or await warehouse.ask(Session.has_unread_history)
 
-    async def _stop_workers(self, shifts: Sequence[Future[None]], sharing: Sharing, error: BaseException) -> None:
+    async def _stop_workers(self, futures: Sequence[Future[None]], sharing: Sharing, error: BaseException) -> None:
         """Ask the workers to stop, and wait for their running commits."""
         is_interrupted = isinstance(error, asyncio.CancelledError)
         reason = InterruptedSyncError() if is_interrupted else known_error(cast("Exception", error))
         await sharing.ask(lambda shared: shared.stop(reason))
-        pending = [asyncio.wrap_future(shift) for shift in shifts if not shift.done()]
+        pending = [asyncio.wrap_future(future) for future in futures if not future.done()]
         if pending:
             await asyncio.wait(pending, timeout=STOP_TIMEOUT_S)
 
@@ -83,13 +83,13 @@ class Caller(Invocation):
         await sharing.ask(SharedSync.remove)
 
 
-async def _wait_for(shifts: Sequence[Future[None]], sharing: Sharing) -> None:
+async def _wait_for(futures: Sequence[Future[None]], sharing: Sharing) -> None:
     """Wait until all workflows are finished. The failure of a worker is not an error while others continue.
 
     Raises:
         EtlError: all workers have failed, or the invocation was asked to stop.
     """
-    waiting = {asyncio.wrap_future(shift) for shift in shifts}
+    waiting = {asyncio.wrap_future(future) for future in futures}
     failures: list[BaseException] = []
     while waiting:
         ended, waiting = await asyncio.wait(waiting, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Estimate a backfill or a sync from one count probe per stream."""
+"""Estimate a backfill or a sync from one small request per stream, which returns the number of runs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,16 @@ _SAMPLE = 20  # runs per probe; the newest may still be open and have few rows
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """The estimate of one stream: both counts and the work to do.
+    """The estimate of one stream: the numbers of runs in the API and in the warehouse, and the work to do.
 
-    `work` is backfill, reconcile or sync. `rows` estimates the rows to be written, from the runs of the probe; None if
-    it returned no readable run. `run_bytes` is the average size of these runs, `reconcile_requests` what reading all
-    takes, `reconcile_left` what a reconcile still takes that several syncs share.
+    Attributes:
+        work: 'backfill', 'reconcile' or 'sync'.
+        requests: estimated number of requests.
+        runs: number of runs that are missing in the warehouse.
+        rows: estimated number of rows to write; None if the probe returned no valid run.
+        run_bytes: average size in bytes of the runs that the probe returned; None if it returned no run.
+        reconcile_requests: number of requests that read the complete stream.
+        reconcile_left: number of requests that remain if a reconcile takes several syncs; otherwise None.
     """
 
     app_id: str
@@ -63,8 +68,8 @@ class StreamPlan:
 class Plan:
     """The estimate of all streams.
 
-    `minutes` is at the configured rate limit, without the probes; `limits` says where one address or one PostgreSQL is
-    not enough.
+    `minutes` is the duration at the configured rate limit, without the probes. `limits` are messages about limits of
+    one address or of one PostgreSQL server that are near or exceeded.
     """
 
     mode: str
@@ -76,7 +81,7 @@ class Plan:
     limits: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values, for JSON."""
+        """Return the estimate as plain values, for JSON."""
         return asdict(self)
 
 
@@ -124,7 +129,7 @@ async def make_plan(
 
 
 def _work(settings: Settings, plans: Sequence[StreamPlan], requests: int) -> Work:
-    """Return what is to be read, by how many processes."""
+    """Return the size of the work and the number of processes, for comparison with the limits."""
     sizes = [plan.run_bytes for plan in plans if plan.run_bytes is not None]
     return Work(
         sum(plan.api_count or 0 for plan in plans),
@@ -148,11 +153,11 @@ async def _plan_stream(
     )
     page = await client.probe_count(*stream, size=_SAMPLE, status=api.status, origin=api.origin)
     ours, count = await store.count(), page.count or 0
-    known = state.page_size or api.usual_page_size  # it is not known whether the API gives larger pages
+    known = state.page_size or api.usual_page_size  # whether the API returns larger pages is unknown
     paging = paging_of(api.page_size, known, state.run_bytes)
     size = min(paging.size, paging.fit)
     pages = max(1, -(-count // size))
-    everything = pages + (pages > 1)  # one more request to see whether the head changed meanwhile
+    everything = pages + (pages > 1)  # one more request, to check for runs created since the first
     missing = max(0, count - ours)
     work, requests, due = "sync", max(1, -(-missing // size)) + len(await store.open_runs()), None
     if mode == "backfill" or not state.backfill_done:
@@ -172,7 +177,7 @@ async def _plan_stream(
 
 
 def _rows_of(stream: StreamId, page: Page) -> float | None:
-    """Return the average number of rows per run in the probed page, None if no run is readable."""
+    """Return the average number of rows per run on the page of the probe; None if it has no valid run."""
     made = []
     for raw in page.items:
         with suppress(RecordError):

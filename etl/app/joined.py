@@ -11,7 +11,7 @@ import msgspec
 
 from etl.app.joining import Sharing, refuse_other_terms, summary_of, terms_of
 from etl.app.outcomes import Outcomes
-from etl.app.shift import STREAMS_AT_ONCE
+from etl.app.queue_worker import STREAMS_AT_ONCE
 from etl.app.sync_invocation import LEDGER_TIMEOUT_S, Invocation
 from etl.app.warehouse import open_warehouse
 from etl.db.liveness import finish_commit
@@ -66,16 +66,16 @@ class Copy(Invocation):
                 await sharing.ask(lambda shared: shared.queue_ended(ended))
                 sent = (self._summary.requests, self._summary.retries)
                 await sharing.ask(lambda shared: shared.add_requests(*sent))
-                await self._shift(warehouse, self._runner(warehouse, clients)).fill(streams)
+                await self._queue_worker(warehouse, self._runner(warehouse, clients)).fill(streams)
         self._apps = []
         streams = await sharing.ask(SharedSync.streams)
         self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id))
-        shift = self._shift(warehouse, self._runner(warehouse, clients))
-        await warehouse.session.work_as(shift.worker)
+        queue_worker = self._queue_worker(warehouse, self._runner(warehouse, clients))
+        await warehouse.session.work_as(queue_worker.worker)
         try:
-            await sharing.until_stopped(shift.work())
+            await sharing.until_stopped(queue_worker.work())
         except asyncio.CancelledError:
-            adding = sharing.ask(lambda shared: shared.add_requests(*shift.unreported()))
+            adding = sharing.ask(lambda shared: shared.add_requests(*queue_worker.unreported()))
             await finish_commit(asyncio.wait_for(adding, LEDGER_TIMEOUT_S))
             raise
 

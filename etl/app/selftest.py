@@ -1,8 +1,8 @@
 """Self-test: random histories of the simulated API, synced with kills into the user's own PostgreSQL.
 
 In each history runs are created, finished, replayed and deleted while syncs run in their own processes, with drift,
-429, 5xx, truncated bodies and bad runs, and are killed (SIGKILL) at random moments. After a final, undisturbed
-reconcile the warehouse must equal the API.
+429, 5xx, truncated bodies and bad runs, and are killed (SIGKILL) at random times. After a final reconcile without
+faults, the warehouse must equal the API.
 """
 
 from __future__ import annotations
@@ -41,14 +41,21 @@ if TYPE_CHECKING:
 
 _ORDERS = ("created_desc", "created_desc", "updated_desc", "created_asc", "none")
 _BAD_RUNS = ("nan", "missing_id", "bad_date", "nul", "lone_surrogate", "foreign_workflow")
-_PATIENCE = RetryPolicy(first_pause_s=0.02, longest_pause_s=0.2)
+_RETRIES = RetryPolicy(first_pause_s=0.02, longest_pause_s=0.2)
 _LONGEST_SYNC_S = 120.0
 _STARTS = ("forkserver", "spawn")
 
 
 @dataclass(slots=True)
 class SelftestReport:
-    """The result of all histories: runs that the warehouse lacks, has in an old state, or has in excess."""
+    """The result of all histories.
+
+    Attributes:
+        missing: number of runs that the warehouse lacks.
+        stale: number of runs that the warehouse has in an old state.
+        duplicated: number of runs that the warehouse has and the API does not.
+        unfinished: number of histories whose last syncs failed.
+    """
 
     histories: int = 0
     syncs: int = 0
@@ -131,8 +138,10 @@ class _History:
             for _ in range(random.randint(3, 5)):
                 self._advance()
                 self._add_faults(sandbox)
-                patience = random.uniform(0.03, 0.7) if random.random() < 0.7 else None
-                code = await self._sync(settings, random.choice(("sync", "sync", "backfill", "reconcile")), patience)
+                kill_after_s = random.uniform(0.03, 0.7) if random.random() < 0.7 else None
+                code = await self._sync(
+                    settings, random.choice(("sync", "sync", "backfill", "reconcile")), kill_after_s
+                )
                 kills, syncs = kills + (code is None), syncs + 1
             sandbox.faults.clear()
             ends = [await self._sync(settings, mode, None) for mode in ("sync", "reconcile")]
@@ -149,7 +158,8 @@ class _History:
         return f"{counted(runs, 'run')}, {how}: {counts}"
 
     def _settings(self, sandbox: Sandbox) -> Settings:
-        share = self._random.choice((0.1, 1e-6, 5e-7))  # of six million: some reconcile in slices of a few pages
+        # Of six million requests per hour. With the small shares, reconciles read slices of a few pages.
+        share = self._random.choice((0.1, 1e-6, 5e-7))
         return Settings(
             api=ApiSettings(
                 base_url=sandbox.url,
@@ -164,7 +174,7 @@ class _History:
         )
 
     def _advance(self) -> None:
-        """Let time pass: runs are created, end, are replayed or expire; delete a few, and break one."""
+        """Advance the clock, so that runs are created, finished, replayed or expire; delete some, and corrupt one."""
         world, random = self._world, self._random
         world.advance(timedelta(hours=random.choice((1, 6, 24, 72))))
         listed = [run_id for runs in world.runs.values() for run_id in runs]
@@ -175,7 +185,7 @@ class _History:
             world.corrupt(random.choice(listed), random.choice(_BAD_RUNS))
 
     def _add_faults(self, sandbox: Sandbox) -> None:
-        """Make the API fail at random during the next sync."""
+        """Add random faults of the API for the next sync."""
         random, faults = self._random, sandbox.faults
         faults.clear()
         if random.random() < 0.6:
@@ -186,14 +196,14 @@ class _History:
             if random.random() < 0.3:
                 faults.on(any_request, fault, every=random.randint(2, 9), times=random.randint(1, 3))
 
-    async def _sync(self, settings: Settings, mode: Mode, patience: float | None) -> int | None:
-        """Sync in a separate process, killed after `patience` seconds; return its exit code, None if it was killed."""
+    async def _sync(self, settings: Settings, mode: Mode, kill_after_s: float | None) -> int | None:
+        """Sync in a separate process, and kill it after some time; return its exit code, None if it was killed."""
         process = self._processes.Process(target=_sync_here, args=(settings, mode))
         process.start()
         try:
-            done = await _ended(process, _LONGEST_SYNC_S if patience is None else patience)
+            done = await _ended(process, _LONGEST_SYNC_S if kill_after_s is None else kill_after_s)
             return process.exitcode if done else None
-        finally:  # also when interrupted: it must end before its schema is dropped
+        finally:  # also if interrupted: the process must end before its schema is dropped
             process.kill()
             process.join(10.0)
             process.close()
@@ -223,7 +233,7 @@ class _History:
 
 
 async def _ended(process: BaseProcess, within_s: float) -> bool:
-    """Wait for a process without blocking the API that it reads."""
+    """Wait for a process without blocking the simulated API, which runs in this event loop; return whether it ended."""
     give_up = monotonic() + within_s
     while process.is_alive():
         if monotonic() > give_up:
@@ -233,5 +243,6 @@ async def _ended(process: BaseProcess, within_s: float) -> bool:
 
 
 def _sync_here(settings: Settings, mode: Mode) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent ends this process
-    sys.exit(asyncio.run(run_sync(settings, mode, policy=_PATIENCE)).exit_code)
+    # Terminals send SIGINT to all processes of a group. The parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(asyncio.run(run_sync(settings, mode, policy=_RETRIES)).exit_code)

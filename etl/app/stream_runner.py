@@ -1,4 +1,4 @@
-"""Run streams of an invocation to their outcomes, and start again after PostgreSQL went away."""
+"""Run streams of an invocation, and repeat them if the connection to PostgreSQL is lost."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ if TYPE_CHECKING:
     from etl.sync import Task
 
 RECONNECTS = 5
-"""How often a stream starts again after PostgreSQL went away."""
+"""How often a stream is repeated after a lost connection to PostgreSQL."""
 
 
 class StreamRunner:
-    """Runs streams of one invocation to their outcomes.
+    """Runs streams of one invocation.
 
     Args:
-        settings: all of them.
-        task: what is wanted of each stream.
-        warehouse: where the runs go.
-        clients: of the API, by app id.
+        settings: the settings.
+        task: the mode and the window for all streams.
+        warehouse: the warehouse.
+        clients: API clients by app id.
         listener: receives events.
-        outcomes: receives how each stream ended, or how far it came.
-        sync_id: the row of `etl_syncs`; None writes nothing to the warehouse (a dry run).
+        outcomes: filled with the outcome of each stream, or its progress if it is interrupted.
+        sync_id: id of the invocation in `etl_syncs`; None for a dry run, which writes nothing to the warehouse.
     """
 
     def __init__(
@@ -89,20 +89,20 @@ class StreamRunner:
         self._tallies: dict[StreamId, Tally] = {}
         self._unanswered: dict[StreamId, list[tuple[str, Loaded]]] = {}
         self.windows: Windows | None = None
-        """Those of big streams, where several processes share the work."""
+        """The windows of big streams, if several processes share the work; otherwise None."""
 
     async def run(
         self, streams: Sequence[StreamId], states: Mapping[StreamId, StreamState], session: Session
     ) -> list[Outcome]:
-        """Run the streams of a workflow in turn.
+        """Run the streams of a workflow one after another.
 
         Args:
-            streams: all of them.
-            states: of those that are locked on `session`; the others are skipped.
-            session: the present one when they were locked.
+            streams: the streams of the workflow.
+            states: states of the streams that are locked on `session`. Other streams are skipped.
+            session: the session that holds the locks.
 
         Raises:
-            KeyRefusedError, DatabaseError: no stream can go on.
+            KeyRefusedError, DatabaseError: no stream can continue.
         """
         for stream in streams:
             if stream in states:
@@ -115,7 +115,7 @@ class StreamRunner:
         return [self.outcomes[stream] for stream in streams]
 
     async def _count_unanswered(self, stream: StreamId) -> None:
-        """Count what transactions did whose answer was lost with the connection, if they were committed."""
+        """Count the rows of transactions whose commit was sent when the connection was lost, if they committed."""
         for transaction, done in self._unanswered.pop(stream, ()):
             if await self._warehouse.session.is_committed(transaction):
                 self._tallies[stream].count(done)
@@ -123,7 +123,7 @@ class StreamRunner:
                 self._listener(BatchLoaded(stream, **counts))
 
     async def _try_until_done(self, stream: StreamId, session: Session, streams: Sequence[StreamId]) -> None:
-        """Sync a stream, again each time that PostgreSQL goes away and comes back."""
+        """Sync a stream; reconnect and repeat if the connection to PostgreSQL is lost."""
         for attempt in range(RECONNECTS + 1):
             current = self._warehouse.session
             try:
@@ -139,7 +139,7 @@ class StreamRunner:
                 await self._fail(stream, error.message, _hint_of_a_move(stream, streams) or error.hint)
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint or TRY_LATER)
-            except (*LOST, asyncpg.TransactionRollbackError) as error:  # or this transaction lost a deadlock
+            except (*LOST, asyncpg.TransactionRollbackError) as error:  # e.g. to resolve a deadlock
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 await self._recover(error, current, last=attempt == RECONNECTS)
                 continue
@@ -151,7 +151,7 @@ class StreamRunner:
         """Prepare for another attempt.
 
         Raises:
-            DatabaseError: it was the last one, or PostgreSQL does not come back.
+            DatabaseError: the last attempt failed, or PostgreSQL stays unreachable.
         """
         if last:
             raise unusable(error) from error
@@ -162,7 +162,7 @@ class StreamRunner:
         """Lock a stream over a new connection.
 
         Raises:
-            LockLostError: another invocation has taken it.
+            LockLostError: another invocation has locked the stream.
         """
         state = await (session.read(stream) if self._dry_run else session.lock(stream))
         if state is None:
@@ -188,14 +188,14 @@ class StreamRunner:
             self._unanswered.setdefault(stream, []).extend(store.unanswered)
 
     async def read_window(self, claim: WindowClaim, tally: Tally) -> Reading:
-        """Read a window of a big stream; an error of the API, or a refusal of PostgreSQL, makes it doubtful.
+        """Read a window of a big stream. Errors of the API and rejected statements are returned as `doubt`.
 
         Args:
             claim: the window.
-            tally: counts what is done.
+            tally: counts the loaded runs.
 
         Raises:
-            KeyRefusedError, DatabaseError: no stream can go on.
+            KeyRefusedError, DatabaseError: no stream can continue.
             LockLostError: another process has claimed the window or the stream.
         """
         store = self._store(claim.stream, claim.state, claim.key)
@@ -212,7 +212,7 @@ class StreamRunner:
         return Reading(doubt, intake.newest, tally)
 
     def _reading(self, store: Store, window: Window) -> tuple[Listing, Intake]:
-        """Return what reads a stream, and what takes in its pages."""
+        """Return the listing that reads a stream, and the intake that loads its pages."""
         api, payloads, stream = self._settings.api, self._settings.payloads, store.stream
         listing = Listing(
             self._clients[stream.app_id],
@@ -258,12 +258,12 @@ class StreamRunner:
 
 
 def allowance_of(settings: Settings) -> Allowance:
-    """Return what a sync may spend on reconciles."""
+    """Return how many requests a sync may use for reconciles."""
     return Allowance(ceil(settings.api.requests_per_minute * 60 * settings.sync.reconcile_share))
 
 
 def _hint_of_a_move(stream: StreamId, streams: Sequence[StreamId]) -> str:
-    """Return a hint if another app of the settings has the workflow that this one does not know."""
+    """Return a hint if another app of the settings has the workflow; '' if none has."""
     others = [each.app_id for each in streams if each != stream]
     if not others:
         return ""

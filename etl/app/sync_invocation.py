@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
 from etl.app.outcomes import Outcomes
-from etl.app.shift import STREAMS_AT_ONCE, Shift, read_only
+from etl.app.queue_worker import STREAMS_AT_ONCE, QueueWorker, read_only
 from etl.app.stream_runner import StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
@@ -104,9 +104,9 @@ class Invocation:
         if self._dry_run:
             await read_only(warehouse, runner, streams, width=self._width)
             return
-        shift = self._shift(warehouse, runner)
-        await shift.fill(streams)
-        await shift.work()
+        queue_worker = self._queue_worker(warehouse, runner)
+        await queue_worker.fill(streams)
+        await queue_worker.work()
         if not self._task.window.is_bounded:
             await outcomes.compare_again(warehouse, self._listener)
 
@@ -121,9 +121,9 @@ class Invocation:
         ended, sync_id = self._outcomes.ended, self._summary.id
         return StreamRunner(self._settings, self._task, warehouse, clients, self._listener, ended, sync_id=sync_id)
 
-    def _shift(self, warehouse: Warehouse, runner: StreamRunner) -> Shift:
+    def _queue_worker(self, warehouse: Warehouse, runner: StreamRunner) -> QueueWorker:
         assert self._summary.id is not None  # noqa: S101 - only a dry run has none
-        return Shift(
+        return QueueWorker(
             warehouse,
             runner,
             self._summary.id,

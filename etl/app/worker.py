@@ -14,7 +14,7 @@ from etl.app.clients import open_clients
 from etl.app.joining import Sharing, refuse_other_terms
 from etl.app.notifications import Sender
 from etl.app.outcomes import Outcomes
-from etl.app.shift import STREAMS_AT_ONCE, Shift
+from etl.app.queue_worker import STREAMS_AT_ONCE, QueueWorker
 from etl.app.stream_runner import StreamRunner
 from etl.app.warehouse import open_warehouse
 from etl.config import load
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etl.sync.stream import Mode
 
 
-def work_shift(sync_id: int, mode: Mode, since: datetime | None, until: datetime | None) -> None:
+def run_worker(sync_id: int, mode: Mode, since: datetime | None, until: datetime | None) -> None:
     """Process the queue of an invocation until it is finished.
 
     Args:
@@ -92,7 +92,7 @@ class _Worker:
         runner = StreamRunner(
             settings, self._task, warehouse, clients, self._listener, outcomes.ended, sync_id=self._sync_id
         )
-        shift = Shift(
+        queue_worker = QueueWorker(
             warehouse,
             runner,
             self._sync_id,
@@ -101,9 +101,9 @@ class _Worker:
             sent=lambda: (self._requests, self._retries),
             split_pages=settings.engine.split_pages,
         )
-        await warehouse.session.work_as(shift.worker)
+        await warehouse.session.work_as(queue_worker.worker)
         try:
-            await sharing.until_stopped(shift.work(), has_caller=True)
+            await sharing.until_stopped(queue_worker.work(), has_caller=True)
         except EtlError:
-            await shift.leave(outcomes.ended)
+            await queue_worker.leave(outcomes.ended)
             raise

@@ -449,7 +449,8 @@ class AppSettings(Section):
 class SyncSettings(Section):
     """What a sync reads. If `reconcile_every` is 0, only `cortex-etl reconcile` reconciles.
 
-    `reconcile_share` is the part of an hour's requests that a sync may spend on reconciles unless they would be late.
+    `reconcile_share` is the fraction of an hour's requests that a sync may use for reconciles, unless they would
+    be late.
     """
 
     lookback: Duration = timedelta(hours=1)
@@ -513,7 +514,7 @@ class EngineSettings(Section):
 
     @property
     def processes(self) -> int:
-        """How many processes share the work, as far as the settings tell."""
+        """Number of processes that share the work; 1 if Dask chooses the number."""
         if self.kind == "local":
             return 1
         return self.workers or (os.cpu_count() or 1 if self.kind == "processes" else 1)

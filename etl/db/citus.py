@@ -1,8 +1,8 @@
 """A script that distributes a warehouse over a Citus cluster, generated from the table descriptions.
 
 Runs are distributed by id and their child rows by run_id, so that all rows of a run are on one node. Definitions are
-replicated to every node. Bookkeeping tables stay on the coordinator: an update of a replicated table locks its shard,
-so processes that share the work would wait for each other at each commit, claim and lease.
+replicated to every node. Bookkeeping tables are local tables of the coordinator. If they were replicated, each update
+would lock the whole table, and processes would wait for each other at each commit, claim and lease.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class Queue:
         return began
 
     async def claim_window(self, stream: StreamId | None = None, fence: int | None = None) -> WindowClaim | None:
-        """Claim the next window: of a stream that this process has locked, or of any that another one has."""
+        """Claim the next window of a stream that this process has locked; without arguments, of any stream."""
         of = (None, None) if stream is None else stream
         rows = await self._session.rows(_SQL["claim_window"], self._sync_id, *of, fence, self._worker)
         return await self._window_claim(rows[0]) if rows else None

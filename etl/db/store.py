@@ -304,12 +304,12 @@ class Store:
         return count
 
     async def reconciled(self) -> tuple[int, int, int]:
-        """Return how many listed runs an unfinished reconcile has compared, how many not, and how many have no time."""
+        """Return how many runs an unfinished reconcile has compared, how many are left, and how many have no time."""
         (row,) = await self._pool.fetch(_STATE["reconciled"], *self.stream, self.state.reconciled_since)
         return row["compared"], row["left"], row["undated"]
 
     async def slice_start(self, runs: int) -> datetime | None:
-        """Return where the slice begins that has the next so many runs to compare; None if there are no more."""
+        """Return the start of the slice with the next `runs` runs to compare; None if at most that many remain."""
         since = self.state.reconciled_since
         start: datetime | None = await self._pool.fetchval(_STATE["slice_start"], *self.stream, since, runs)
         return start
@@ -355,7 +355,7 @@ class Store:
         Args:
             watermark: the new watermark; an earlier one than the stored one is ignored.
             backfilled: whether the backfill is complete.
-            reconciled: how far reconciles have come.
+            reconciled: the progress of reconciles.
             api_count: number of items according to the API.
             order: order of the listing, if known.
             error: why the stream is incomplete; None if it is complete.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 
-async def run_side_by_side(width: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def run_concurrently(width: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run `work` in `width` concurrent tasks. If one fails, the others are cancelled.
 
     Raises:

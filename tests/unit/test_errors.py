@@ -11,7 +11,7 @@ import pytest
 
 from etl import errors
 from etl.app import SyncSummary
-from etl.engine.local import run_side_by_side
+from etl.engine.local import run_concurrently
 from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
 
 IN_ORDER = [InterruptedSyncError(), KeyRefusedError("no key"), DatabaseError("no database"), FatalError("no stream")]
@@ -44,7 +44,7 @@ async def test_gravest_error_of_concurrent_tasks_is_raised() -> None:
             raise error
 
     with pytest.raises(KeyRefusedError):
-        await run_side_by_side(3, work)
+        await run_concurrently(3, work)
 
 
 def test_an_extra_is_installed_from_the_clone_where_there_is_one(

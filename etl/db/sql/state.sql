@@ -173,7 +173,8 @@ WHERE listed_by = $1 AND workflow_id = $2
   AND ($3::timestamptz IS NULL OR created_at >= $3::timestamptz) AND ($4::timestamptz IS NULL OR created_at <= $4)
 
 -- name: reconciled
--- How many listed runs were created at or after a moment (null: none), how many before it, and how many have no time.
+-- Count the listed runs created at or after $3 (none if it is null), those created before $3, and those without a
+-- creation time.
 SELECT
     count(*) FILTER (WHERE created_at >= $3::timestamptz) AS compared,
     count(*) FILTER (WHERE (created_at >= $3::timestamptz) IS NOT TRUE AND created_at IS NOT NULL) AS "left",
@@ -181,7 +182,8 @@ SELECT
 FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2
 
 -- name: slice_start
--- When the run was created above which $4 others stand, of those created before $3 (null: of all); the newest stand first.
+-- Return the creation time of the run with number $4, counted from 0, among the runs created before $3 (all if it is
+-- null), newest first.
 SELECT created_at FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2 AND ($3::timestamptz IS NULL OR created_at < $3)
 ORDER BY created_at DESC
