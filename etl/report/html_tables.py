@@ -31,7 +31,7 @@ class Cell:
     Attributes:
         text: the text.
         sort: the sort key.
-        look: the CSS class: `number`, `code` (an id), `long` (a message), `bad` (needs attention) or ''.
+        look: the CSS class: `number`, `code` (an id), `time`, `long` (a message), `bad` (needs attention) or ''.
     """
 
     text: str
@@ -186,7 +186,7 @@ def _credit(value: Any, *, sign: bool = False) -> Cell:
 
 
 def _time(value: datetime | None) -> Cell:
-    return Cell(formatting.minute(value), _stamp(value))
+    return Cell(formatting.minute(value), _stamp(value), "time")
 
 
 def _ago(value: datetime | None, now: datetime) -> Cell:

@@ -196,7 +196,8 @@ def _limit(measured: Sequence[Durations]) -> float:
     if not tails or tails[-1] <= 0:
         return 1
     medians = (1.25 * each.p50_s for each in measured)
-    return min(tails[-1], max(2 * tails[int(0.9 * (len(tails) - 1))], *medians, 0.001))
+    limit = max(2 * tails[int(0.9 * (len(tails) - 1))], *medians, 0.001)
+    return limit if tails[-1] > 1.5 * limit else tails[-1]  # a value a little longer is not worth clipping
 
 
 def _durations(measured: Sequence[tuple[float, Durations]], limit: float) -> list[dict[str, Any]]:
