@@ -13,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import median, stdev
 from typing import TYPE_CHECKING
 
 from benchmarks.command import Command
@@ -37,7 +37,8 @@ PARTS = (
     Part(
         "own credits",
         """
-        CREATE OR REPLACE FUNCTION update_own_credits(patience interval) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+        DROP FUNCTION update_own_credits(interval);
+        CREATE FUNCTION update_own_credits(interval) RETURNS boolean LANGUAGE sql AS 'SELECT true';
         CREATE RULE nothing AS ON INSERT TO etl_changed_credits DO INSTEAD NOTHING
         """,
     ),
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=10, help="backfills with and without a part [%(default)s]")
     parser.add_argument("--part", help="measure only parts whose name contains this")
     options = parser.parse_args(arguments)
-    print("| part | CPU with it | without | cost | standard error |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| part | CPU with it | without | median cost | standard error |\n| --- | ---: | ---: | ---: | ---: |")
     with (
         tempfile.TemporaryDirectory(prefix="cxb-") as name,
         subprocess.Popen(
@@ -95,8 +96,8 @@ def _compare(cluster: Cluster, directory: Path, port: int, runs: int, pairs: int
             used[without].append(_backfill(cluster, directory, port, runs, part, without=without))
     costs = [with_it / without - 1 for with_it, without in zip(used[False], used[True], strict=True)]
     error = stdev(costs) / len(costs) ** 0.5 if len(costs) > 1 else 0.0
-    means = " | ".join(f"{fmean(used[without]):.2f} s" for without in (False, True))
-    return f"| {part.name} | {means} | {fmean(costs):+.1%} | {error:.1%} |"
+    medians = " | ".join(f"{median(used[without]):.2f} s" for without in (False, True))
+    return f"| {part.name} | {medians} | {median(costs):+.1%} | {error:.1%} |"
 
 
 def _backfill(cluster: Cluster, directory: Path, port: int, runs: int, part: Part, *, without: bool) -> float:

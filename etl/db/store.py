@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _LOAD = statements("load")
 _STATE = statements("state")
-_OWN_CREDITS_MIN_AGE: Final = timedelta(seconds=1)
+_OWN_CREDITS_MIN_AGE: Final = timedelta(seconds=5)
 _PAYLOADS_AT_ONCE: Final = 20  # rows of the quarantine per fetch; each may have megabytes
 
 
