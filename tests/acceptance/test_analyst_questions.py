@@ -208,6 +208,76 @@ def _(runs):
     ]
 
 
+@question(
+    "What is spent on each customer?",
+    "SELECT input #>> '{customer,name}', count(*), sum(own_credits) FROM runs WHERE input #>> '{customer,name}' IS NOT NULL "
+    "GROUP BY 1",
+)
+def _(runs):
+    def customer(run: ServedRun) -> Any:
+        found = run.document.get("input")
+        found = found.get("customer") if isinstance(found, dict) else None
+        return found.get("name") if isinstance(found, dict) else None
+
+    known = [each for each in runs if customer(each) is not None]
+    return [(key, len(found), total(e.credits for e in found)) for key, found in grouped(known, customer).items()]
+
+
+@question(
+    "What do steps call, and how often does that fail?",
+    "SELECT type, key, count(*), count(*) FILTER (WHERE status = 'FAILED') FROM run_step_calls GROUP BY 1, 2",
+)
+def _(runs):
+    calls = [call for _, _, step in steps_of(runs) if step for call in step.get("calls") or []]
+    return [
+        (*key, len(found), sum(each.get("status") == "FAILED" for each in found))
+        for key, found in grouped(calls, lambda each: (each.get("type"), each.get("key"))).items()
+    ]
+
+
+@question(
+    "Which called services answer with errors?",
+    "SELECT workflow_id, step_key, http_status, count(*) FROM run_steps JOIN runs ON runs.id = run_id "
+    "WHERE http_status >= 400 GROUP BY 1, 2, 3",
+)
+def _(runs):
+    answers = [
+        (run.workflow, key, step["output"].get("status"))
+        for run, key, step in steps_of(runs)
+        if step and step.get("type") in {"http_request", "browser"} and isinstance(step.get("output"), dict)
+    ]
+    errors = [each for each in answers if type(each[2]) is int and each[2] >= 400]
+    return [(*key, len(found)) for key, found in grouped(errors, lambda each: each).items()]
+
+
+@question(
+    "Do runs of drafts fail more often?",
+    "SELECT is_draft, count(*), count(*) FILTER (WHERE status = 'FAILED') FROM runs "
+    "JOIN workflow_versions ON workflow_versions.id = workflow_version_id GROUP BY 1",
+)
+def _(runs):
+    known = [
+        each for each in runs if each.document.get("workflow_version") or each.document.get("workflow_version_draft")
+    ]
+    return [
+        (is_draft, len(found), sum(each.status == "FAILED" for each in found))
+        for is_draft, found in grouped(known, lambda each: not each.document.get("workflow_version")).items()
+    ]
+
+
+@question(
+    "How many tokens does a run use?",
+    "SELECT workflow_id, percentile_cont(0.95) WITHIN GROUP (ORDER BY input_tokens + output_tokens) FROM run_facts "
+    "WHERE input_tokens + output_tokens > 0 GROUP BY 1",
+)
+def _(runs):
+    used = [(each.workflow, sum(each.tokens)) for each in runs if None not in each.tokens]
+    return [
+        (key, percentile([float(each[1]) for each in found], 0.95))
+        for key, found in grouped(used, lambda each: each[0]).items()
+    ]
+
+
 @question("What is running?", "SELECT run_id, workflow_id, status, created_at FROM open_runs")
 def _(runs):
     return [(e.id, e.workflow, e.status, e.created) for e in runs if e.status in {"PENDING", "RUNNING"}]
