@@ -1,4 +1,4 @@
-"""How much of a reconcile a sync reads: if it takes many requests, several syncs share it, and each reads a slice."""
+"""Slices: a reconcile that takes many requests is spread over several syncs, each of which reads one slice."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Reconciled(NamedTuple):
-    """How far the reconciles of a stream have come.
+    """The progress of a stream's reconciles.
 
     Attributes:
-        at: when everything was compared, or began to be; None if only a part, or nothing, has been since.
-        began: when a reconcile began that is not complete; None if there is none.
-        since: the runs created since then are compared by it.
+        at: when the reconcile that is now complete began; None if none is.
+        began: when the unfinished reconcile began; None if there is none.
+        since: the unfinished reconcile has compared the runs created since then.
     """
 
     at: datetime | None
@@ -29,12 +29,12 @@ def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> 
 
 
 def deadline(every: timedelta, last: datetime | None, began: datetime | None, now: datetime) -> datetime:
-    """Return when a due reconcile has to be complete: `every` after it began, or after it was due if it has not."""
+    """Return when a due reconcile has to be complete: `every` after it began, or after it became due."""
     return (min(began, now) if began else now if last is None else last + every) + every
 
 
 class Allowance:
-    """The requests that a process may spend on the reconciles of one sync: `share` in all, of which some are `left`."""
+    """The requests that a process may spend on reconciles in one sync: `share` in total, of which `left` remain."""
 
     def __init__(self, share: int) -> None:
         self.share = self.left = share
@@ -42,12 +42,12 @@ class Allowance:
     def take(self, pages: int, *, interval: timedelta, remaining: timedelta) -> int:
         """Return how many pages of a reconcile to read now, and deduct them.
 
-        It is as many as are left of the share. If not even the whole share in each sync would be enough to complete the
-        reconcile in time, it is what each sync has to read.
+        Usually what is left of the share. If even the whole share in each sync would not complete the reconcile in
+        time, it is as much as each sync has to read.
 
         Args:
-            pages: what is left to read.
-            interval: the time since the last sync, after which the next one is expected.
+            pages: how many pages are left to read.
+            interval: the time since the last sync; the next one is expected after the same time.
             remaining: the time until the reconcile has to be complete.
         """
         needed = pages if remaining <= interval else ceil(pages * interval / remaining)

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """A window of a listing that is sorted by creation, newest first, and about how many runs stand in front of it."""
+    """A window of a listing sorted by creation, newest first, and about how many runs precede it."""
 
     window: Window
     start: int
 
 
 def split(pages: Sequence[tuple[int, Sequence[Listed]]]) -> list[Part]:
-    """Return the windows that begin about where some pages of a listing do; together they hold every time.
+    """Return windows that begin about where the given pages begin; together they contain every time.
 
     Args:
-        pages: the first page and others, in the order of the listing, each with the position of its first item.
+        pages: the first page and some later ones, in order, each with the position of its first item.
 
     Returns:
-        Nothing where the pages do not show a listing that is sorted by creation for sure, newest first, or show an item
-        without a time.
+        The windows; none unless the pages prove that the listing is sorted by creation, newest first, and all of their
+        items have a time.
     """
     observer = OrderObserver()
     for _, items in pages:
@@ -42,7 +42,7 @@ def split(pages: Sequence[tuple[int, Sequence[Listed]]]) -> list[Part]:
     bounds: list[tuple[datetime | None, int]] = [(None, 0)]
     for start, items in pages[1:]:
         bound = items[0].created_at if items else None
-        if bound is not None and by_day:  # a bare day may be listed anywhere within its day: no bound divides one
+        if bound is not None and by_day:  # a date may stand for any time of its day, so no bound may divide a day
             bound = datetime.combine(bound.astimezone(UTC), time.min, UTC)
         above = bounds[-1][0]
         if bound is not None and (above is None or bound < above):

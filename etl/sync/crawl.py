@@ -83,19 +83,19 @@ async def read_window(listing: Listing, intake: Intake, store: Store, window: Wi
     """Read one of the windows of a listing that is sorted by creation, newest first.
 
     Returns:
-        Why a run of it may have been missed; empty where it was read completely.
+        Why a run may have been missed; empty if the window is complete.
     """
     now, order = await store.session.clock(), Order.CREATED_DESC
     crawl = await read_all(listing, intake, store, now, order=order, window=window, start=start)
     if crawl.order is not order:
         return "the listing is not sorted by creation"
     if intake.has_undated:
-        return "it shows a run without a creation time"
+        return "the listing has a run without a creation time"
     return crawl.doubt
 
 
 def joint_pass(listing: Listing, intake: Intake, store: Store, began: datetime) -> Crawl:
-    """Return the pass that several processes have made together, each reading windows of the listing."""
+    """Return the pass that several processes have made together, each of which read windows of the listing."""
     crawl = Crawl(
         listing,
         intake,

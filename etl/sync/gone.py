@@ -1,4 +1,4 @@
-"""Runs that the listing does not show: looked up one by one, or found by bisection where the listing is sorted."""
+"""Runs that the listing no longer shows: looked up one by one, or found by bisection if the listing is sorted."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
     from etl.sync.listing import Listing
 
 LOOKED_UP = 50
-"""At most this many runs that a pass did not show are looked up one by one."""
+"""How many runs that a pass did not show are looked up at most."""
 
 SAMPLED = 20
-"""If more are missing after a complete pass, this many are looked up; if all have gone, so have the others."""
+"""If more are missing after a complete pass, so many are looked up; if all of these are gone, so are the others."""
 
 TRIAL_SHARE = 20
-"""A twentieth of the listing is read on trial: what left together, as runs do that expire, is found by few pages."""
+"""A twentieth of the listing may be read on trial: runs that expired together are found with few pages."""
 
 NOT_LISTED = (NotFoundError, NoDocumentError)
-"""What the API answers when it is asked for a run that it does not list; the second also if the id was cleaned."""
+"""The errors of a request for a run that the API does not list; the second also if the run's id was cleaned."""
 
 
 async def look_up(intake: Intake, ids: Sequence[str]) -> Errors:
-    """Ask for runs one by one: take in their present state, or mark them gone; return the errors."""
+    """Request runs one by one: load their current state, or mark them as gone; return the errors."""
     errors = await intake.ask(ids)
     await intake.mark_gone([run_id for run_id, error in errors.items() if isinstance(error, NotFoundError)])
     return errors
 
 
 async def settle_unseen(intake: Intake, unseen: Sequence[str], *, complete: bool) -> bool:
-    """Look up runs that a pass did not show; after a complete pass, of many only a sample.
+    """Look up runs that a pass did not show; if there are many after a complete pass, only a sample.
 
     Args:
-        intake: asks for them, and takes in the answers.
-        unseen: ids, those created last first.
-        complete: whether the pass proved that it read everything listed.
+        intake: requests and loads them.
+        unseen: their ids, most recently created first.
+        complete: whether the pass was proved complete.
 
     Returns:
-        Whether the pass still counts as complete: no run of the sample is listed after all.
+        Whether the pass still counts as complete: no run that was looked up is listed after all.
     """
     sample, rest = list(unseen[:LOOKED_UP]), list[str]()
     if complete and len(unseen) > LOOKED_UP:
@@ -64,9 +64,9 @@ async def settle_unseen(intake: Intake, unseen: Sequence[str], *, complete: bool
 
 
 async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order) -> None:
-    """Find runs that left a listing sorted by creation, by bisection; they are looked up before they are marked.
+    """Find runs that are gone from a listing sorted by creation, by bisection; look them up before they are marked.
 
-    It finds nothing where the listing does not allow the search or moved meanwhile, or where reading it all is cheaper.
+    Does nothing if the listing does not allow the search, if it moves in the meantime, or if reading all is cheaper.
     """
     count, paging = listing.count, listing.paging
     if not order.by_creation or count is None or store.filters != ("ALL", "ALL"):
@@ -97,13 +97,13 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
 
 
 async def _newest(listing: Listing, order: Order) -> str | None:
-    """Return the item at the end where new ones show: while it and the count stay, nothing moves."""
+    """Return the item at the end where new ones appear: while it and the count stay the same, nothing moves."""
     page = await listing.probe(1 if order is Order.CREATED_DESC else max(1, listing.count or 0))
     return peek_id(page.items[0]) if len(page.items) == 1 else None
 
 
 async def _missing(store: Store, order: Order, breaks: dict[int, Break], listed: set[str]) -> list[str] | None:
-    """Return the runs of the stretches with a surplus that were not listed there; None if the numbers disagree."""
+    """Return the runs that are missing between breaks with different surpluses; None if the numbers disagree."""
     gone: list[str] = []
     for upper, lower, surplus in stretches(breaks):
         missing = [run_id for run_id in await store.runs_between(order, upper, lower) if run_id not in listed]

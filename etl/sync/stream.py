@@ -1,4 +1,4 @@
-"""One stream, top to bottom: read what may have changed, settle open runs, compare the counts, write down the state."""
+"""The sync of one stream: read what may have changed, update open runs, compare the counts, record the state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Mode = Literal["sync", "backfill", "reconcile"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an invocation asks of each stream; `window` bounds a backfill by creation."""
+    """What an invocation does with each stream; `window` limits a backfill to creation times."""
 
     mode: Mode
     lookback: timedelta = timedelta(hours=1)
@@ -51,9 +51,9 @@ class Task:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a stream ended: succeeded, partial, failed, interrupted or skipped; with the counts compared.
+    """The result of a stream: succeeded, partial, failed, interrupted or skipped, with the counts that were compared.
 
-    `state` is that of the stream when it was locked, None if it was not.
+    `state` is the state of the stream when it was locked; None if it was not locked.
     """
 
     stream: StreamId
@@ -67,10 +67,10 @@ class Outcome:
 
 
 class Due(NamedTuple):
-    """What a sync compares of a stream whose reconcile is due.
+    """What a sync reads of a due reconcile.
 
     Attributes:
-        window: EVERYTHING, or one slice; None if others have spent the share of this sync.
+        window: EVERYTHING, or one slice; None if other streams have used up the share of this sync.
         pages: how many pages the reconcile still has to read.
         taken: how many of them this sync reads.
         start: how many runs precede the slice.
@@ -83,10 +83,10 @@ class Due(NamedTuple):
 
 
 async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta, now: datetime) -> Due | None:
-    """Return what a sync compares of a stream; None if its reconcile is not due.
+    """Return what a sync reads of a stream's reconcile; None if none is due.
 
-    What takes more requests than are left of the share is read in slices, the newest first. A listing in which slices
-    cannot be told or proved is read as a whole.
+    A reconcile that takes more requests than are left of the share is read in slices, newest first. A listing that is
+    not sorted by creation, newest first, or whose slices cannot be proved complete, is read as a whole.
     """
     state = store.state
     if not reconcile_is_due(every, state.last_reconciled_at, now):
@@ -100,7 +100,7 @@ async def due_part(store: Store, paging: Paging, allowance: Allowance, every: ti
     is_sorted = state.listing_order == Order.CREATED_DESC and state.api_count is not None and not undated
     if not is_sorted or store.filters != ("ALL", "ALL"):
         return Due(EVERYTHING, pages, pages)
-    runs = taken * paging.expected * 6 // 7  # as neighbouring pages overlap
+    runs = taken * paging.expected * 6 // 7  # adjacent pages overlap
     since = await store.slice_start(runs) if taken < pages else None
     return Due(Window(since, state.reconciled_since), pages, taken, compared)
 
@@ -133,8 +133,9 @@ class StreamSync:
         self._listener = listener
         self._order = Order(store.state.listing_order) if store.state.listing_order else None
         self._crawl: Crawl | None = None
-        self._slice: Crawl | None = None  # of a reconcile that several syncs share
-        self._due: Due | None = Due(EVERYTHING)
+        self._slice: Crawl | None = None
+        self._slice_since: datetime | None = None
+        self._due: Due | None = None
         self._unanswered: list[str] = []
 
     async def run(self) -> Outcome:
@@ -151,34 +152,47 @@ class StreamSync:
         if self._task.window.is_bounded:
             return await self._window(now)
         if self._task.mode == "sync" and self._store.state.backfill_done:
-            every = self._task.reconcile_every
-            self._due = await due_part(self._store, self._listing.paging, self._allowance, every, now)
-        if self._due is None or self._due.window != EVERYTHING:
-            await self._read_head(now)
-            if self._due is not None and self._due.window is not None and self._crawl is None:
-                await self._read_slice(self._due.window, self._due.start, now)
-        elif self._in_windows is None or (began := await self._in_windows()) is None:
-            await self._read_listing(now)
+            await self._read_changes(now)
         else:
-            self._order = Order.CREATED_DESC
-            self._crawl = joint_pass(self._listing, self._intake, self._store, began)
-            counted_already = self._intake.tally.runs_unchanged
-            await self._read_head(now)
-            self._intake.tally.runs_unchanged = counted_already
+            await self._read_everything(now)
         return await self._compare(now)
 
+    async def _read_changes(self, now: datetime) -> None:
+        """Read what is new and what was open, and as much of a due reconcile as this sync should."""
+        due = await due_part(self._store, self._listing.paging, self._allowance, self._task.reconcile_every, now)
+        self._due = due
+        if due is not None and due.window == EVERYTHING:
+            await self._read_listing(now)
+            return
+        await self._read_head(now)
+        if due is not None and due.window is not None and self._crawl is None:
+            await self._read_slice(due.window, due.start, now)
+
+    async def _read_everything(self, now: datetime) -> None:
+        """Read the whole listing, together with other processes if it is big."""
+        began = None if self._in_windows is None else await self._in_windows()
+        if began is None:
+            await self._read_listing(now)
+            return
+        self._order = Order.CREATED_DESC
+        self._crawl = joint_pass(self._listing, self._intake, self._store, began)
+        unchanged = self._intake.tally.runs_unchanged
+        await self._read_head(now)
+        self._intake.tally.runs_unchanged = unchanged  # the windows have counted these runs already
+
     async def _read_listing(self, now: datetime) -> None:
-        """Read everything that the API lists; an interrupted history load resumes, except in a reconcile."""
+        """Read the whole listing; an interrupted backfill resumes, except in a reconcile."""
         resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._crawl is None
         self._crawl = await read_all(self._listing, self._intake, self._store, now, order=self._order, resumes=resumes)
         self._order = self._crawl.order or self._order
         self._unanswered = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
-            # Open runs above the place where it went on, or that no longer pass the filter, were not read.
+            # Open runs before the checkpoint, or that no longer pass the filter, were not read.
             await self._settle_open(set())
 
     async def _read_slice(self, window: Window, start: int, now: datetime) -> None:
-        """Compare a slice of the listing, or all of it if the order or the pages turn out to allow no slices."""
+        """Read a slice of the listing, or all of it if its order or paging turns out to allow no slices."""
+        self._slice_since = window.since
         if not self._listing.paging.aligned:
             self._slice = await read_all(
                 self._listing, self._intake, self._store, now, order=self._order, window=window, start=start
@@ -187,7 +201,7 @@ class StreamSync:
             await self._read_listing(now)
 
     async def _read_head(self, now: datetime) -> None:
-        """Read what is new and what was open, or the whole listing where that is not enough."""
+        """Read what is new and what was open, or the whole listing if that is not enough."""
         seen = None
         with suppress(PageTooLargeError):
             seen = await read_head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
@@ -195,18 +209,18 @@ class StreamSync:
             await self._read_listing(now)
 
     async def _settle_open(self, seen: set[str]) -> bool:
-        """Bring every run that was open in the warehouse and was not `seen` to its present state.
+        """Update every run that is open in the warehouse and was not `seen`.
 
         Returns:
-            Whether that could be done. Where the API has no answer for a run, or knows it by another id because this
-            one was cleaned, only the whole listing tells.
+            Whether all could be updated. A run for which the API has no answer, or whose id was cleaned, can only be
+            found in the whole listing.
         """
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
         for status in sorted(_cheaper_to_list(unseen, self._listing.paging.size)):
             listing = self._listing.filtered(status)
             async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.concurrency))) as batches:
                 async for pages in batches:
-                    # What else the page shows may not pass the filter of the settings.
+                    # Other runs on the page may not pass the filter of the settings.
                     asked_for = [_only(unseen, page) for page in pages]
                     seen.update(item.key for page in await self._intake.process(asked_for) for item in page)
         errors = await look_up(self._intake, [run for run in unseen if run not in seen])
@@ -214,10 +228,10 @@ class StreamSync:
         return all(isinstance(error, NotFoundError) for error in errors.values())
 
     async def _compare(self, now: datetime) -> Outcome:
-        """Compare the API's count with the warehouse's; where they differ, read more, twice at most.
+        """Compare the API's count with the warehouse's; if they differ, read more, twice at most.
 
-        The head once more, then a search for gone runs, then the whole listing; a whole listing that was read is read
-        again only if it moved meanwhile.
+        First the head is read again, then gone runs are searched for, then the whole listing is read. If it has been
+        read already, it is read again only if it moved in the meantime.
         """
         ours = await self._store.count()
         if self._store.is_dry_run:
@@ -267,16 +281,13 @@ class StreamSync:
         return self._ended("partial" if error else "succeeded", ours, error, hint)
 
     def _reconciled(self, crawl: Crawl | None) -> Reconciled:
-        """Return how far reconciles have come: that everything, a slice, or nothing (None) was compared."""
+        """Return the progress of reconciles after everything, a slice, or nothing (None) was read."""
         state = self._store.state
         if crawl is None:
             return Reconciled(None, state.reconcile_began_at, state.reconciled_since)
         if crawl is self._crawl:
             return Reconciled(crawl.began, None, None)
-        began, since = (
-            state.reconcile_began_at or crawl.began,
-            self._due and self._due.window and self._due.window.since,
-        )
+        began, since = state.reconcile_began_at or crawl.began, self._slice_since
         return Reconciled(began, None, None) if since is None else Reconciled(None, began, since)
 
     def _ended(self, status: str, ours: int | None, error: str = "", hint: str = "") -> Outcome:
@@ -285,7 +296,7 @@ class StreamSync:
         return Outcome(self._store.stream, status, count, ours, error, hint, self._intake.tally)
 
     async def _window(self, now: datetime) -> Outcome:
-        """Load a window of the history, about which neither counts nor watermarks say anything."""
+        """Load a window of the history; counts and watermarks do not apply to it."""
         crawl = await read_all(self._listing, self._intake, self._store, now, window=self._task.window)
         if not crawl.doubt:
             return self._ended("succeeded", None)
@@ -293,16 +304,16 @@ class StreamSync:
 
 
 def _only(runs: Container[str], page: Page) -> Page:
-    """Return a page with these runs alone."""
+    """Return the page with only these runs."""
     items = [item for item, key in zip(page.items, answer_of(page).keys, strict=True) if key in runs]
     return replace(page, items=items)
 
 
 def _cheaper_to_list(open_runs: Mapping[str, str], size: int) -> set[str]:
-    """Return the statuses whose open runs are to be found through the status filter instead of one by one.
+    """Return the statuses whose open runs are cheaper to find with the status filter than one by one.
 
-    A filtered page shows up to `size` runs for one request, and only those that have ended since cost one more each. A
-    run whose id was cleaned can be found in no other way.
+    A filtered page shows up to `size` runs for one request; only runs that have ended since cost one more each. A run
+    whose id was cleaned can be found in no other way.
     """
     by_status = Counter(open_runs.values())
     statuses = {status for status, runs in by_status.items() if runs > 2 + runs // size}
