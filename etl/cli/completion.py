@@ -1,4 +1,4 @@
-"""Values for shell completion, from the warehouse if it answers at once; nothing is started or changed for them."""
+"""Values for shell completion, read from the warehouse if it responds quickly. Nothing is started or changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 _TIMEOUT_S = 2.0
 
-# Shells insert values into the command line as they are, and some evaluate the texts beside them.
+# Shells insert values into the command line unchanged, and some evaluate the descriptions.
 _WORD = re.compile(r"[\w@%+=,./][\w@%+=:,./-]*", re.ASCII)
 _UNUSUAL = re.compile(r"[^\w .,:()/+-]")
 
@@ -36,7 +36,7 @@ def apps(ctx: typer.Context, incomplete: str) -> Values:
 def _complete(ctx: typer.Context, subject: str, incomplete: str) -> Values:
     try:
         found = asyncio.run(_ask(ctx, subject))
-    except Exception:  # noqa: BLE001 -- a message would end up in the line that is being typed
+    except Exception:  # noqa: BLE001 -- a message would appear in the command line of the user
         return []
     return [
         (value, _UNUSUAL.sub(" ", text.partition(". ")[0]))

@@ -192,7 +192,7 @@ def _show_next_steps(out: Output) -> None:
 
 
 def _program() -> str:
-    """Return what to type for this program in any folder: its name if it is on the path, else its location."""
+    """Return how to call this program from any directory: its name if it is on the PATH, or else its location."""
     if shutil.which("cortex-etl") is not None:
         return "cortex-etl"
     here = Path(sys.argv[0])

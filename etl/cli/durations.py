@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def at_least(shortest: timedelta) -> Callable[[str], timedelta]:
-    """Return a parser of durations that are at least so long."""
+    """Return a parser of durations that rejects durations shorter than `shortest`."""
 
     def parse(text: str) -> timedelta:
         try:
@@ -29,7 +29,7 @@ def at_least(shortest: timedelta) -> Callable[[str], timedelta]:
 
 
 def time_limit(what: str, *, default: str) -> Any:
-    """Return the option `--timeout` for the time limit of something; `default` as it is typed."""
+    """Return the option `--timeout`, a time limit; `default` is a text such as `30s`."""
     return typer.Option(
         parser=at_least(timedelta(milliseconds=1)),
         show_default=default,

@@ -1,4 +1,4 @@
-"""What `--help` shows: commands in groups, flags without a type, and the common options in one place."""
+"""The output of `--help`: commands in groups, flags without a type, and the common options in one place."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _without_types_of_flags(command: TyperCommand | TyperGroup, ctx: Any) -> Non
 
 
 def place(registered: Any, name: str | None) -> None:
-    """Put a command or a group of commands in its place in the help."""
+    """Add a command or a group of commands to its panel of the help."""
     for title, commands in GROUPS.items():
         if name in commands:
             registered.rich_help_panel, registered.short_help = title, commands[name]

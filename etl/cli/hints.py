@@ -1,4 +1,4 @@
-"""Hints for several streams, each said once."""
+"""Combine the hints of several streams, without duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_SELECTED = 5  # workflows that a hint names; for more, the command is run 
 
 
 def shared(hints: Sequence[str]) -> list[str]:
-    """Return the hints. Where several name the same command, each for one workflow, they name it for all of these."""
+    """Return the hints. Hints that name the same command for one workflow each are merged into one hint for all."""
     parts = [hint.partition(_OPTION) for hint in hints]
     selected: dict[str, list[str]] = {}
     for start, option, workflow in parts:

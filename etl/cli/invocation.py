@@ -1,4 +1,4 @@
-"""What all commands share: common options, settings, logs, and exit codes."""
+"""Common parts of all commands: options, settings, logs and exit codes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ QuietOption = Annotated[
 
 @dataclass
 class Invocation:
-    """One call of the command: its common options and what follows from them."""
+    """One call of a command: its common options, and the settings and output that depend on them."""
 
     config: Path | None = None
     log_format: Literal["console", "json"] | None = None
@@ -100,7 +100,7 @@ class Invocation:
 
     @property
     def out(self) -> Output:
-        """Where the command prints."""
+        """The output of the command."""
         return Output(self.mask)
 
     @property
@@ -143,7 +143,7 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     # The driver logs tracebacks of errors that are retried; commands report them themselves.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL + 1)
     if not gc.isenabled():
-        # Disabled in `main` for the imports; what they allocated is never freed.
+        # `main` disables the collector for the imports. Their objects are never freed.
         gc.freeze()
         gc.enable()
     try:
@@ -231,7 +231,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
 
 
 def _interruption(call: Invocation, error: InterruptedSyncError) -> str:
-    """Return the message of a forced end."""
+    """Return the message that is written before a forced exit."""
     if call.form == "json":
         event = {"event": "command.failed", "error": error.message, "hint": error.hint, "exit_code": error.exit_code}
         return f"{json.dumps(event)}\n"
@@ -244,7 +244,7 @@ def _finish(call: Invocation, work: Callable[[], int | None], interrupted: Inter
         flush()
     except EtlError as error:
         return report(call, error)
-    except (KeyboardInterrupt, typer.Abort):  # the latter at a prompt
+    except (KeyboardInterrupt, typer.Abort):  # typer.Abort is raised at a prompt
         return report(call, interrupted)
     except BrokenPipeError:
         drop_output()  # the reader closed the pipe, as `| head` does
@@ -273,7 +273,7 @@ def report(call: Invocation, error: EtlError) -> int:
 
 
 def _database_error(error: Exception) -> EtlError | None:
-    """Return an error of the database driver as one with a hint; None for any other."""
+    """Convert an error of the database driver to an EtlError with a hint; return None for other exceptions."""
     if "asyncpg" not in sys.modules:
         return None
     from etl.db.refusals import DRIVER_ERRORS, unusable

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from etl.observe.secrets import Mask
 
 _WIDEST_CELL = 72  # characters of a table cell; longer text is cut with an ellipsis
-_NARROWEST_CELL = 8  # characters; if text had to be cut further, each row is shown on lines of its own
+_NARROWEST_CELL = 8  # characters; if cells would be narrower, each value is shown on its own line
 _GAP = 3  # between columns
 _SOFT_HYPHEN = "\u00ad"  # where a heading may wrap
-_ID = re.compile(r"(?:.*_)?ids?", re.IGNORECASE)  # a column of ids, which are not cut: they are copied
+_ID = re.compile(r"(?:.*_)?ids?", re.IGNORECASE)  # columns of ids are not cut, because users copy the values
 _DELIMITING = re.compile(r'[\s,{}"\\]')  # an array element that contains one of these is quoted
 _SIGNALS_WAIT_MS = 100
 _STYLES = {"bold": "1", "green": "32", "yellow": "33", "red": "1;31", "cyan": "1;36"}
@@ -50,7 +50,7 @@ class Output:
         self._mask = mask
 
     def line(self, text: str, *, mark: str = "", style: str = "", err: bool = False) -> None:
-        """Write one line, whatever the text contains.
+        """Write one line; the text may contain any characters.
 
         Args:
             text: the line.
@@ -65,7 +65,7 @@ class Output:
         stream.flush()
 
     def error(self, message: str, hint: str) -> None:
-        """Write an error to stderr; only its first line begins at the left, so that no other looks like a hint."""
+        """Write an error to stderr. Lines after the first are indented, so that they do not look like hints."""
         first, *others = self._mask(message).split("\n")
         self.line(first, mark="error: ", style="red", err=True)
         for each in others:
@@ -79,7 +79,7 @@ class Output:
         stream.write(f"{visible_lines(self._mask(text)).rstrip()}\n")
 
     def raw(self, text: str) -> None:
-        """Write a file, or data of the user, to stdout: exactly as it is, unless stdout is a terminal."""
+        """Write a file, or data of the user, to stdout. It is unchanged unless stdout is a terminal."""
         sys.stdout.write(visible_lines(text) if sys.stdout.isatty() else text)
 
     def json(self, value: Any) -> None:
@@ -118,7 +118,7 @@ class Output:
         return typer.confirm(visible(self._mask(question)), err=True)
 
     def ask_for(self, what: str, *, hide: bool = False) -> str:
-        """Ask for a text on stderr; `hide` what is typed."""
+        """Prompt for a text on stderr; `hide` disables the echo."""
         return str(typer.prompt(what, default="", hide_input=hide, show_default=False, err=True)).strip()
 
     def _show(
@@ -136,29 +136,29 @@ class Output:
 
 
 def on_terminal() -> bool:
-    """Return whether messages are read by a person as they appear."""
+    """Return whether stderr is a terminal, so that a person reads messages as they appear."""
     return sys.stderr.isatty()
 
 
 def stdout_width() -> int:
-    """Return how many characters fit into a line of stdout: as many as there are in a pipe."""
+    """Return the width of stdout in characters, which is very large for files and pipes."""
     return _console().width
 
 
 def stdout_is_terminal() -> bool:
-    """Return whether results are read by a person."""
+    """Return whether stdout is a terminal, so that a person reads the results."""
     return sys.stdout.isatty()
 
 
 async def stream(text: str, *, is_escaped: bool = False) -> None:
-    """Write data of the user to stdout like `Output.raw`, a piece at a time, so that a signal ends it soon."""
+    """Write data of the user to stdout like `Output.raw`, in small parts, so that a signal can interrupt it."""
     sys.stdout.flush()
     shown = visible_lines(text) if sys.stdout.isatty() and not is_escaped else text
     await write_pieces(sys.stdout.fileno(), shown.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
 
 
 async def write_pieces(file: int, data: bytes) -> None:
-    """Write to a file descriptor without waiting long for a pipe whose reader does not read."""
+    """Write to a file descriptor; a full pipe does not block the event loop for long."""
     poll = select.poll()
     poll.register(file, select.POLLOUT)
     rest = memoryview(data)
@@ -169,12 +169,12 @@ async def write_pieces(file: int, data: bytes) -> None:
 
 
 def flush() -> None:
-    """Write what stdout has buffered."""
+    """Flush stdout."""
     sys.stdout.flush()
 
 
 def drop_output() -> None:
-    """Redirect stdout to the null device if it cannot be written, or Python complains on exit."""
+    """Redirect stdout to the null device if it cannot be written; otherwise Python reports an error on exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -231,7 +231,7 @@ def table(
 def table_text(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Iterable[int] = (), to_file: bool = False
 ) -> str:
-    """Return a table as text that fits stdout, or a file, whose lines have no end."""
+    """Return a table as text that fits the width of stdout; lines of files and pipes have no limit."""
     out = _console(to_file=to_file)
     made = fitted(columns, rows, width=out.width, numeric=numeric)
     with out.capture() as captured:
@@ -334,7 +334,9 @@ def plain(value: Any) -> str:
             text = "\\x" + bytes(value).hex()
         case list():
             text = "{" + ",".join(_element(each) for each in value) + "}"
-        case _ if isinstance(value, tuple) or hasattr(value, "values"):  # a row; that of a table has named columns
+        case _ if isinstance(value, tuple) or hasattr(
+            value, "values"
+        ):  # a row; rows of a table type have named columns
             fields = value if isinstance(value, tuple) else value.values()
             text = "(" + ",".join("" if each is None else _element(each) for each in fields) + ")"
         case _ if hasattr(value, "isempty"):

@@ -1,4 +1,4 @@
-"""psql on the warehouse: which program, and the environment that connects it."""
+"""Find psql, and build the environment with which it connects to the warehouse."""
 
 from __future__ import annotations
 

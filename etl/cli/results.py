@@ -1,4 +1,4 @@
-"""The result of a query, written as it arrives, so that it may be of any size."""
+"""Write the result of a query while it is received, so that its size is not limited."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def _write_list(query: Query, write: Write) -> None:
 
 
 async def _write_table(query: Query, write: Write, *, to_file: bool) -> None:
-    """Write a table; where it is long, one for each block of rows."""
+    """Write a table; a long result is written as several tables, one per block of rows."""
     numeric = [place for place, kind in enumerate(query.types) if kind in _NUMBERS]
     count = 0
     async for rows in query.blocks():

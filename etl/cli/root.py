@@ -46,7 +46,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
 
 
 def _log_format(arguments: Sequence[str]) -> Literal["console", "json"] | None:
-    """Return the value of --log-format, whatever else is wrong; None if there is no valid one."""
+    """Return the value of --log-format from an invalid command line; None if it has no valid value."""
     words = [word for each in arguments for word in (each.split("=") if each.startswith("--log-format=") else [each])]
     found = [value for option, value in pairwise(words) if option == "--log-format"]
     if found[-1:] == ["json"]:

@@ -22,7 +22,7 @@ _ENDS = (EXIT_SETTINGS, EXIT_KEY_REFUSED, EXIT_INTERRUPTED)
 
 
 def pause_after(every: timedelta, failures: int) -> timedelta:
-    """Return the time from the beginning of a round to that of the next, after so many failed ones in a row."""
+    """Return the time between the starts of two rounds, which is longer after several failures in a row."""
     pause = every.total_seconds() * 2.0 ** min(max(failures - 1, 0), 20)
     return min(timedelta(seconds=pause), max(every, _LONGEST_BACK_OFF))
 

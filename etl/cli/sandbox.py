@@ -60,7 +60,7 @@ def sandbox(
 
     Example: `cortex-etl sandbox --port 8080 --speed 600`
     """
-    with suppress(KeyboardInterrupt):  # how it ends
+    with suppress(KeyboardInterrupt):  # Ctrl-C is the normal end
         run_async(
             _serve(
                 call, host, port, seed=seed, runs=runs, key=key, requests_per_minute=requests_per_minute, speed=speed

@@ -149,7 +149,7 @@ def _writable(settings: Settings) -> Iterator[Path]:
 
 
 def _account() -> str:
-    """Return the name of the account; its number if it has none, as in a pod with `runAsUser`."""
+    """Return the name of the account, or its number if it has no name, as in a pod with `runAsUser`."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -157,7 +157,7 @@ def _account() -> str:
 
 
 def _lacking(config: Path) -> list[str]:
-    """Return warnings about variables that only this shell has."""
+    """Return warnings about environment variables that are set only in this shell."""
     text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
     named = {*re.findall(r"\$\{(\w+)", text), "CORTEX_API_KEY", "DATABASE_URL", *VARIABLES.values()}
     used = sorted(

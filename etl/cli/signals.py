@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one cancels the command, a second one ends it, and so does waiting for too long."""
+"""Handle SIGINT and SIGTERM: the first signal cancels the command; a second signal or a timeout ends the process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-PATIENCE_S = 9.0
-"""How long a command that was told to end may take: committing what is in hand, and saying goodbye to the database."""
+END_TIMEOUT_S = 9.0
+"""How long a cancelled command may take to finish commits and close its connections, in seconds."""
 
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -33,19 +33,22 @@ class Signals:
         self._task: asyncio.Task[Any] | None = None
 
     def handle(self, message: str) -> None:
-        """Handle signals from now on, even if the parent shell ignored them; `message` is written at a forced end."""
+        """Install the handlers, even if the parent ignored the signals; `message` is written before a forced exit."""
         self._message, self._received = message.encode(), 0
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, self._receive)
 
     def done(self, code: int) -> None:
-        """Let a signal end the process with its exit code from now on: only Python's own end is left."""
+        """From now on, let a signal end the process with `code`: only the shutdown of Python remains."""
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, lambda *_: os._exit(code))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Delay the first signal until the end of the block, unless `cancelling` has it: a loop is opened or closed."""
+        """Delay the first signal until the end of the block, in which an event loop is opened and closed.
+
+        Inside `cancelling`, signals are not delayed.
+        """
         self._is_held, self._is_pending = True, False
         try:
             yield
@@ -55,7 +58,7 @@ class Signals:
             raise KeyboardInterrupt
 
     async def cancelling(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Await some work, which the first signal cancels."""
+        """Await `work`; the first signal cancels it."""
         task = self._task = asyncio.current_task()
         if self._is_pending and task is not None:
             self._is_pending = False
@@ -69,7 +72,7 @@ class Signals:
         self._received += 1
         if self._received > 1:
             self._end()
-        watchdog = Timer(PATIENCE_S, self._end)
+        watchdog = Timer(END_TIMEOUT_S, self._end)
         watchdog.daemon = True
         watchdog.start()
         if self._task is not None:
@@ -81,12 +84,12 @@ class Signals:
             raise KeyboardInterrupt
 
     def _end(self) -> None:
-        """End at once, whatever the other threads do or hold."""
+        """Exit immediately, without waiting for other threads or their locks."""
         message = _SHOW_CURSOR + self._message if os.isatty(2) else self._message
-        if select([], [2], [], 0)[1]:  # a reader that does not read would block this thread too
+        if select([], [2], [], 0)[1]:  # if stderr is a full pipe, writing would block
             os.write(2, message)
         os._exit(EXIT_INTERRUPTED)
 
 
 SIGNALS = Signals()
-"""Those of this process."""
+"""The signal handlers of this process."""

@@ -78,7 +78,7 @@ def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> N
     counts = ["api", "ware\u00adhouse", "quaran\u00adtined", "open"]
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     call.out.table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
-    remarks: dict[str, dict[tuple[str, ...], list[str]]] = {}  # what holds for several streams is said once
+    remarks: dict[str, dict[tuple[str, ...], list[str]]] = {}  # a remark about several streams is printed once
     hints = shared([each["hint"] or "" for each in report.streams])
     for each, hint in zip(report.streams, hints, strict=True):
         lines = tuple(_remarks(each, report, explain=explain))
@@ -106,7 +106,7 @@ def _names(streams: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _remarks(stream: Mapping[str, Any], report: StatusReport, *, explain: bool) -> list[str]:
-    """Return the lines about a stream that needs attention, is held, or is to be explained."""
+    """Return the lines about a stream that needs attention or is held, or that `--explain` requests."""
     lines = []
     if stream["held_by"]:
         lines.append(f"  held by {stream['held_by']}")
@@ -137,7 +137,7 @@ def _last_sync(row: Mapping[str, Any], now: datetime) -> str:
 
 
 def age(moment: datetime | None, now: datetime) -> str:
-    """Format how long ago a moment was: `5m`; '' for None."""
+    """Format the time since a timestamp, such as `5m`; '' for None."""
     return span((now - moment).total_seconds()) if moment is not None else ""
 
 

@@ -1,4 +1,4 @@
-"""Prepare the standard streams: open, able to write any character, and with a stderr that never fails."""
+"""Prepare the standard streams: they are open, can write all characters, and writing to stderr never fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ESCAPES = "cortex_etl_escapes"
 
 
 class _Forgiving(io.FileIO):
-    """Drops what cannot be written, so that a full disk or a closed pipe under the log ends no sync."""
+    """Ignores write errors, so that a full disk or a closed pipe under the log does not end a sync."""
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # narrower is enough
         try:
@@ -23,8 +23,8 @@ class _Forgiving(io.FileIO):
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Replace characters that an encoding lacks by JSON escapes."""
-    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - this one is never asked about bytes
+    """Encode characters that an encoding lacks as JSON escapes."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - registered only for encoding
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 

@@ -32,7 +32,7 @@ JoinOption = Annotated[
     str | None,
     typer.Option("--join", metavar="NAME", help="Share the work with all copies started with this name, on any hosts."),
 ]
-_MANY = 20  # streams; of more, only those that did not succeed are shown
+_MANY = 20  # streams; if there are more, only unsuccessful ones are shown
 
 
 def parse_moment(text: str) -> datetime:
@@ -178,7 +178,7 @@ def _run(
 
 
 def _show(call: Invocation, summary: SyncSummary, *, json: bool) -> None:
-    """Print a summary, without the error that ended the invocation."""
+    """Print a summary without the error that ended the invocation."""
     if json:
         call.out.json(summary.as_dict())
     elif not call.quiet and (summary.streams or summary.cause is None):
@@ -201,7 +201,7 @@ def _show_summary(call: Invocation, summary: SyncSummary) -> None:
 
 
 def _failures(summary: SyncSummary) -> list[str]:
-    """List the streams that did not succeed, with errors and hints, without the error that ended them all."""
+    """List the streams that did not succeed, with errors and hints, but without the error that ended the invocation."""
     streams = [each for each in summary.streams if each.status != "succeeded" and each.error != summary.error]
     by_hint: dict[str, list[str]] = {}
     for each, hint in zip(streams, shared([each.hint for each in streams]), strict=True):
@@ -228,12 +228,12 @@ def _in_one_line(summary: SyncSummary) -> str:
 
 
 def _report_trouble(call: Invocation, summary: SyncSummary) -> None:
-    """Say on stderr why the exit code is not 0, where the table that shows it is not printed."""
+    """Write the reason for an exit code other than 0 to stderr if no table is printed that shows it."""
     flush()
     if call.form == "json":
         call.logs().write("error", "sync.incomplete", status=summary.status, error=summary.error, hint=summary.hint)
         return
-    if summary.exit_code == EXIT_HELD:  # the others do the work
+    if summary.exit_code == EXIT_HELD:  # other processes load the streams
         call.out.line(f"{summary.mode} {summary.status}: {summary.error}", err=True)
         return
     for line in (_in_one_line(summary), *_failures(summary)):

@@ -1,4 +1,4 @@
-"""Choose the warehouse of a command: that of the settings, or the demo's."""
+"""Choose the warehouse of a command: the one in the settings, or the warehouse of the demo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_made(settings: Settings) -> bool:
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """Return settings for the embedded PostgreSQL of the demo, which is kept apart from real data."""
+    """Return settings for the embedded PostgreSQL of the demo, which is separate from real data."""
     own = {"url": None, "url_file": None, "read_url": None, "schema_name": "cortex", "auto_migrate": True}
     database = settings.database.model_copy(update=own)
     return settings.model_copy(update={"database": database, "data_dir": settings.data_dir / "demo", "apps": []})

@@ -47,7 +47,7 @@ def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_f
         return _run_watched(call, mode, options, metrics_file)
     except SettingsError as error:
         ended: EtlError = error
-    except KeyboardInterrupt:  # before or after the work, which has a summary of its own
+    except KeyboardInterrupt:  # before or after the sync, which reports interruptions in its summary
         ended = InterruptedSyncError()
     from etl.app import SyncSummary
 
@@ -65,7 +65,7 @@ def _run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_
 
 @contextmanager
 def traced(call: Invocation, settings: Settings, mode: Mode, listener: Listener) -> Iterator[Listener]:
-    """Yield a listener that also records spans if OpenTelemetry variables are set; it fails no sync."""
+    """Yield a listener that also records spans if OpenTelemetry variables are set. Errors do not fail the sync."""
     traces = _open_traces(call, settings, mode, listener)
     if traces is None:
         yield listener
@@ -92,7 +92,7 @@ def _open_traces(call: Invocation, settings: Settings, mode: Mode, listener: Lis
         return Traces(mode, variables, call.mask, listener)
     except ImportError:
         reason, hint = "OpenTelemetry is not installed", f"Run: {install_extra('otel')}"
-    except Exception as error:  # noqa: BLE001 -- no reason not to sync
+    except Exception as error:  # noqa: BLE001 -- the sync runs without traces
         reason, hint = f"{type(error).__name__}: {error}", "Check the OTEL_ variables."
     listener(Notice("traces.failed", {"error": reason, "hint": hint}, level="warning"))
     return None
@@ -110,7 +110,7 @@ class Watch:
         self._pings: Pings | None = None
 
     async def run(self, mode: Mode, options: dict[str, Any]) -> SyncSummary:
-        """Run it; see `run_sync`."""
+        """Run the sync; see `run_sync`."""
         from etl.app import run_sync
 
         alerts = self._settings.alerts
@@ -127,7 +127,7 @@ class Watch:
         return bool(self._settings.alerts.enable or self._settings.alerts.rules)
 
     def _subscribe(self) -> Listener:
-        """Return the listener together with those for metrics and pings."""
+        """Return a listener that also feeds metrics and pings."""
         listeners = [self._listener]
         if self._file is not None:
             from etl.observe.metrics import StreamCounters
@@ -160,7 +160,7 @@ class Watch:
             await self._tell(scope, summary.as_dict(), connection)
             if self._has_rules and connection is not None and summary.exit_code in {EXIT_OK, EXIT_INCOMPLETE}:
                 await self._check_rules(connection)
-        except Exception as failure:  # noqa: BLE001 -- the result of the sync is what counts
+        except Exception as failure:  # noqa: BLE001 -- the exit code is that of the sync
             fields = {"error": f"{type(failure).__name__}: {failure}"}
             self._listener(Notice("telemetry.failed", fields, level="warning"))
         finally:
@@ -217,7 +217,7 @@ class Watch:
 
         async def send(change: RuleChange) -> bool:
             if hook is None:
-                return True  # the log has said it
+                return True  # already logged
             return await self._caller().send(hook.get_secret_value(), rule_message(change, self._call.mask))
 
         await check_rules(self._settings, connection, send, self._listener)

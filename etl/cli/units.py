@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MINUTES_A_DAY = 1440
-_NOT_IN_PROGRAMS = set("\"'\\")  # which systemd refuses
+_NOT_IN_PROGRAMS = set("\"'\\")  # characters that systemd rejects
 _TEMPLATES = files("etl.cli").joinpath("templates")
 
 
@@ -113,14 +113,16 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
         user=_literal(made.user),
         # The slash keeps a blank or a backslash at the end.
         folder=_literal(f"{folder}/" if folder.endswith((" ", "\\")) else folder),
-        environment=re.sub(r"([\\*?[])", r"\\\1", _literal(str(made.environment))),  # it is a pattern
+        environment=re.sub(
+            r"([\\*?[])", r"\\\1", _literal(str(made.environment))
+        ),  # EnvironmentFile= is a glob pattern
         log=f"append:{log}" if log else "journal",
         writable=" ".join(_quoted(f"-{_literal(str(each))}") for each in made.writable),
         # With control-group, systemd would stop the embedded server after each sync.
         kill_mode="process" if made.embedded else "mixed",
-        # Root gives the embedded server to another account, and may have to read the settings of another user.
+        # As root, the embedded server runs under another account, and the settings may belong to another user.
         capabilities="CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID" if made.user == "root" else "",
-        # Of users, the service sees only its own; the embedded server keeps its shared memory between syncs.
+        # Isolate the service from other users; keep the shared memory of the embedded server between syncs.
         private_users="no" if made.user == "root" or made.embedded else "yes",
         remove_ipc="no" if made.embedded else "yes",
     )
@@ -129,7 +131,7 @@ def systemd_units(made: Installation, every: timedelta) -> dict[str, str]:
 
 
 def _literal(text: str) -> str:
-    """Return a text in which systemd replaces nothing.
+    """Escape a text so that systemd expands nothing in it.
 
     Raises:
         SettingsError: it contains a line break or another control character.
@@ -179,7 +181,7 @@ def kubernetes_manifest(every: timedelta, *, image: str, config: Path, environme
 
 
 def _shares(workers: int) -> list[str]:
-    """Return what makes a Job one of several pods."""
+    """Return the part of a Job that runs several pods."""
     if workers == 1:
         return []
     return ["completionMode: Indexed", f"completions: {workers}", f"parallelism: {workers}"]

@@ -48,7 +48,7 @@ async def work():
         except asyncio.CancelledError:
             print("deaf", flush=True)
 
-signals.PATIENCE_S = {patience_s}
+signals.END_TIMEOUT_S = {patience_s}
 sys.exit(finish(Invocation(None, {form!r}, 0, False), lambda: run_async(work())))
 """
 
