@@ -5,10 +5,18 @@ import os
 import random
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sync_trials import WORKFLOW, Stir, one_stream, start, trial
+from sync_trials import SCHEMA, WORKFLOW, Stir, one_stream, start, trial
+
+from etl.db.batch import Batch
+from etl.db.connect import connect
+from etl.db.session import StreamState
+from etl.db.store import Store
+from etl.errors import LockLostError
+from etl.events import StreamId
 
 RUNS = 300
 VOLATILE = ("_synced_at", "_seen_at", "_error_at", "succeeded_at", "reconciled_at", "counts_at", "run_bytes", "fence")
@@ -188,3 +196,28 @@ async def test_interrupted_windows_are_counted(database_url, tmp_path):
         assert (caller.json["runs_inserted"], caller.json["requests"]) == (runs, len(t.sandbox.requests))
         t.engine = {}
         await t.agrees()
+
+
+async def test_commit_needs_the_claim_of_its_window_and_waits_for_no_other(database_url):
+    async with trial(database_url, one_stream()) as t:
+        await t.connection.execute("INSERT INTO etl_streams (app_id, workflow_id, fence) VALUES ('a', 'w', 7)")
+        await t.connection.execute(
+            "INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, fence, claimed_by)"
+            " SELECT 1, place, 'w', '{a}', 7, 'me' FROM generate_series(2, 3) AS place"
+        )
+        state = replace(StreamState.of(None), fence=7)
+        first, second = (
+            Store(None, None, StreamId("a", "w"), state, sync_id=1, claim=(1, place, "me")) for place in (2, 3)
+        )
+        other = await connect(database_url, SCHEMA)
+        try:
+            await other.execute("SET lock_timeout = '5s'")
+            async with t.connection.transaction():
+                await first._check_fence(t.connection, Batch())
+                await second.commit(other, Batch())
+        finally:
+            await other.close()
+        for change in ("claimed_by = 'other'", "claimed_by = 'me', outcomes = '{}'", "outcomes = NULL, fence = 8"):
+            await t.connection.execute(f"UPDATE etl_queue SET {change}")
+            with pytest.raises(LockLostError):
+                await first.commit(t.connection, Batch())
