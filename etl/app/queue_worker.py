@@ -36,6 +36,9 @@ STREAMS_AT_ONCE = 4
 """Number of workflows that a process runs concurrently. More use more memory and are not faster, because the rate limit
 or PostgreSQL is the bottleneck."""
 
+WINDOWS_AT_ONCE = 2
+"""One is read while another begins or ends. With more, some processes would idle while others read the last windows."""
+
 LOCK_TIMEOUT_S = 1.0
 """How long to wait for locked streams, in seconds. PostgreSQL does not detect immediately that a process is dead."""
 
@@ -105,8 +108,7 @@ class QueueWorker:
         """
         await run_concurrently(self._width, self._run_unclaimed)
         while left := await self._ask(Queue.unfinished):
-            while (claim := await self._ask(Queue.claim_window)) is not None:  # others may have split a stream
-                await self._read_window(claim)  # one window uses the full rate limit; more would take work from others
+            await run_concurrently(WINDOWS_AT_ONCE, self._run_windows)  # others may have split a stream
             # Streams that another process has claimed can be locked only if that process is dead.
             others = any(unit.claimed_by not in {None, self.worker} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_TIMEOUT_S for unit in left)
@@ -117,6 +119,10 @@ class QueueWorker:
     async def _run_unclaimed(self) -> None:
         while (claim := await self._ask(Queue.claim)) is not None:
             await self._run(claim)
+
+    async def _run_windows(self) -> None:
+        while (claim := await self._ask(Queue.claim_window)) is not None:
+            await self._read_window(claim)
 
     async def _run_remaining(self, units: Iterator[Unit], *, last: bool) -> None:
         for unit in units:
