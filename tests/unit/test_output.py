@@ -227,6 +227,9 @@ def test_no_message_puts_a_number_before_a_plural() -> None:
 MORE_THAN_ONE = (
     "rounds in a row have failed",  # only after the second
     "locks streams", "holds streams",
+    "connections are opened", "connections, and PostgreSQL accepts",  # a process opens several
+    "one address needs", "may be too many for one PostgreSQL",  # only for more requests or runs than a limit
+    "pages in this sync, more than",  # than a share that is not 0
 )  # fmt: skip
 
 
