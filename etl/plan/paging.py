@@ -130,6 +130,7 @@ class Paging:
         capped: whether the server refused a larger page, or returned a smaller one.
         proven: whether it has since returned a page of exactly the requested size, near the largest.
         aligned: whether pages cannot overlap, because the server rounds page sizes or pages by token.
+        given: the largest page size that the server has reported for a page.
         uneven: whether short pages occur among full ones, as from a server that filters each page after cutting it.
     """
 
@@ -139,6 +140,7 @@ class Paging:
     capped: bool = False
     proven: bool = False
     aligned: bool = False
+    given: int = 0
     uneven: bool = False
 
     def next(self, position: int, overlap: int = LINK, most: int = MAX_SIZE, *, capped: bool = False) -> Span:
@@ -187,9 +189,13 @@ class Paging:
             # A server that returned too few items before, and never the requested number since, rounds page sizes.
             if answer.size > span.size or (self.capped and not self.proven and not is_first):
                 self.aligned = True
-            self.known = self.size = answer.size
+            self.given = answer.size if span.size >= self.given else max(self.given, answer.size)
+            # Whole pages may be as large as any before. Otherwise, each rounded page would make the next ones smaller.
+            self.known = self.size = self.given if self.aligned else answer.size
             self.capped, self.proven = True, False
             return answer.size if is_first else 0
+        if answer.size is not None:
+            self.given = max(self.given, answer.size)
         self.proven = self.proven or (items == span.size and 2 * span.size >= self.size)
         if items == span.size >= LARGEST:
             self.known = self.size
