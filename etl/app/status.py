@@ -41,10 +41,10 @@ class StatusReport:
     def is_healthy(self) -> bool:
         """Whether all streams are complete, retired, or being loaded by a running invocation.
 
-        If no stream is known yet, whether the last invocation succeeded or is running.
+        If no stream is known yet, whether the last invocation succeeded or is running; without one, nothing is loaded.
         """
-        if not self.streams and self.last_sync is not None:
-            return self.last_sync["status"] in {"succeeded", "running"}
+        if not self.streams:
+            return self.last_sync is not None and self.last_sync["status"] in {"succeeded", "running"}
         return all(map(is_healthy, self.streams))
 
     def as_dict(self) -> dict[str, Any]:

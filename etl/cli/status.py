@@ -34,7 +34,7 @@ def status(
 ) -> int:
     """Show each stream: its state, counts, watermark and lag, who holds it, and what to do about it.
 
-    Exits with 1 unless every stream is complete, retired or being loaded.
+    Exits with 1 before the first sync, and then unless every stream is complete, retired or being loaded.
 
     Example: `cortex-etl status --explain`
     """

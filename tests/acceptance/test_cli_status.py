@@ -47,7 +47,7 @@ def lists_workflows(request) -> bool:
 @pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 1)])
 async def test_status_shows_an_app_whose_workflows_could_never_be_listed(at_work, status, code) -> None:
     command, running = at_work
-    assert (await command("status")).code == 0, "no sync has run yet"
+    assert (await command("status")).code == 1, "no sync has run yet"
     running.faults.on(lists_workflows, Status(status, message="no access"))
     synced = await command("sync", "--json")
     assert synced.code == code

@@ -218,6 +218,9 @@ async def test_failed_discovery_keeps_the_streams_and_marks_them_as_failing(
             assert row["hint"] == summary.hint or (not summary.hint and row["hint"].startswith("Run: cortex-etl sync"))
         report = await status_report(t.settings({"a": "all"}))
         assert not report.is_healthy
+        await warehouse.execute("UPDATE etl_streams SET api_count = 7 WHERE app_id = 'a'")
+        shown = await warehouse.fetchrow("SELECT state, hint FROM sync_health WHERE workflow_id = 'w1'")
+        assert tuple(shown) == ("incomplete", summary.hint or "Run: cortex-etl reconcile --workflow w1")
         t.source.faults.clear()
         assert await t.sync(a="all", b="all") == "succeeded"
         assert await t.states() == {"a/w1": "complete", "b/w2": "complete"}

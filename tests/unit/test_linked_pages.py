@@ -159,8 +159,8 @@ def test_cap_is_learned_and_rounded_sizes_are_read_by_whole_pages() -> None:
     assert paging.next(100) == Span(3, 50)
     paging = Paging(100, capped=True, proven=True)  # the next invocation, which knows the cap
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 100, 300, 100)) == 100
-    for asked, given in ((98, 90), (88, 80), (77, 70)):
-        assert paging.observe(Span(2, asked), Answer((), ("a",) * given, 300, given)) == 0
+    for asked, size in ((98, 90), (88, 80), (77, 70)):
+        assert paging.observe(Span(2, asked), Answer((), ("a",) * size, 300, size)) == 0
     assert (paging.aligned, paging.next(100), paging.known) == (True, Span(2, 100), 100), "pages must not shrink"
 
 
