@@ -45,7 +45,7 @@ def main() -> None:
     runs = SMOKE if chosen.smoke else QUICK if chosen.quick else WHOLE
     started = monotonic()
     lines: list[Line] = []
-    with tempfile.TemporaryDirectory(prefix="cxb-") as name, _pages() as port:
+    with tempfile.TemporaryDirectory(prefix="cxb-") as name, page_server() as port:
         directory = Path(name)
         directory.chmod(0o755)
         with Cluster(directory) as cluster:
@@ -75,7 +75,7 @@ def _chosen(bench: measures.Bench, *, smoke: bool, quick: bool) -> Iterator[Iter
 
 
 @contextmanager
-def _pages() -> Iterator[int]:
+def page_server() -> Iterator[int]:
     """Start the page server in a separate process; yield its port."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.page_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
