@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
@@ -20,6 +20,7 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from asyncpg import UndefinedTableError
 from pydantic import SecretStr
 
 from etl.api.retry import RetryPolicy
@@ -123,9 +124,10 @@ class _History:
     def __init__(self, url: str, schema: str, seed: int) -> None:
         self._random = Random(seed)  # noqa: S311 - repeatable
         self._world = World.generate(seed, apps=1, workflows_per_app=2, runs=self._random.randint(20, 160), days=20)
-        self._world.order = self._random.choice(_ORDERS)
+        self._in_slices = self._random.random() < 0.3  # whether a reconcile takes several syncs
+        self._world.order = _ORDERS[0] if self._in_slices else self._random.choice(_ORDERS)
         self._url, self._schema = url, schema
-        self._page_size = self._random.choice((3, 7, 10, 25, 100))
+        self._page_size = 3 if self._in_slices else self._random.choice((3, 7, 10, 25, 100))
         context: Any = multiprocessing.get_context(_STARTS[0] if hasattr(os, "fork") else _STARTS[1])
         context.set_forkserver_preload(["etl.app.selftest"])
         self._processes = context
@@ -135,13 +137,12 @@ class _History:
         random, kills, syncs = self._random, 0, 0
         async with Sandbox(self._world) as sandbox:
             settings = self._settings(sandbox)
-            for _ in range(random.randint(3, 5)):
-                self._advance()
+            modes: tuple[Mode, ...] = ("sync",) if self._in_slices else ("sync", "sync", "backfill", "reconcile")
+            for _ in range(random.randint(3, 5) + 3 * self._in_slices):
+                await self._advance()
                 self._add_faults(sandbox)
                 kill_after_s = random.uniform(0.03, 0.7) if random.random() < 0.7 else None
-                code = await self._sync(
-                    settings, random.choice(("sync", "sync", "backfill", "reconcile")), kill_after_s
-                )
+                code = await self._sync(settings, random.choice(modes), kill_after_s)
                 kills, syncs = kills + (code is None), syncs + 1
             sandbox.faults.clear()
             ends = [await self._sync(settings, mode, None) for mode in ("sync", "reconcile")]
@@ -158,8 +159,6 @@ class _History:
         return f"{counted(runs, 'run')}, {how}: {counts}"
 
     def _settings(self, sandbox: Sandbox) -> Settings:
-        # Of six million requests per hour. With the small shares, reconciles read slices of a few pages.
-        share = self._random.choice((0.1, 1e-6, 5e-7))
         return Settings(
             api=ApiSettings(
                 base_url=sandbox.url,
@@ -170,13 +169,18 @@ class _History:
             ),
             database=DatabaseSettings.model_validate({"url": self._url, "schema": self._schema}),
             apps=[AppSettings(id=app, workflows="all") for app in self._world.apps],
-            sync=SyncSettings(reconcile_every=timedelta(seconds=3), reconcile_share=share),
+            sync=SyncSettings(reconcile_share=6 / 6_000_000 if self._in_slices else 0.1),
         )
 
-    def _advance(self) -> None:
+    async def _advance(self) -> None:
         """Advance the clock, so that runs are created, finished, replayed or expire; delete some, and corrupt one."""
         world, random = self._world, self._random
-        world.advance(timedelta(hours=random.choice((1, 6, 24, 72))))
+        hours = random.choice((1, 6, 24, 72))
+        world.advance(timedelta(hours=hours))
+        connection = await connect(self._url, self._schema)
+        with suppress(UndefinedTableError):  # before the first sync
+            await connection.execute(statements("selftest")["let_time_pass"], hours)
+        await connection.close()
         listed = [run_id for runs in world.runs.values() for run_id in runs]
         for run_id in random.sample(listed, min(len(listed), random.randint(0, 4))):
             world.delete_run(run_id)
