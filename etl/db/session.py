@@ -64,6 +64,8 @@ class StreamState:
 class Session:
     """The connection that holds the locks of a process. Calls are serialized: one statement at a time."""
 
+    _requested: frozenset[str] | None = None
+
     def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
         self._connection = connection
         self._schema = schema
@@ -267,6 +269,12 @@ class Session:
     async def is_committed(self, transaction: str) -> bool:
         """Return whether a transaction was committed, for one whose COMMIT got no answer."""
         return bool(await self._value("is_committed", transaction))
+
+    async def requested_workflows(self) -> frozenset[str]:
+        """Return the ids of the workflows that the settings request, as they are when it is first called."""
+        if self._requested is None:  # with thousands of them, each stream would read thousands of rows
+            self._requested = frozenset(row["workflow_id"] for row in await self._rows("requested_workflows"))
+        return self._requested
 
     async def clock(self) -> datetime:
         """Return the current time by PostgreSQL's clock."""

@@ -130,10 +130,6 @@ class Store:
         rows = await self._pool.fetch(_STATE["open_rejects"], *self.stream, self.state.last_synced_at)
         return {row["digest"]: Quarantined(row["run_id"], row["reason"], recent=row["recent"]) for row in rows}
 
-    async def requested_workflows(self) -> frozenset[str]:
-        """Return the ids of the workflows that the settings request."""
-        return frozenset(row["workflow_id"] for row in await self._pool.fetch(_STATE["requested_workflows"]))
-
     async def load(self, batch: Batch) -> tuple[Loaded, list[Reject]]:
         """Load a batch, and quarantine the runs that PostgreSQL refuses.
 

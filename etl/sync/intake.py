@@ -154,7 +154,7 @@ class Intake:
         self._recent.clear()
         self._latest = await self._store.session.clock() + FUTURE
         self._quarantined |= {} if self._retry else await self._store.open_rejects()
-        self._requested = await self._store.requested_workflows()
+        self._requested = await self._store.session.requested_workflows()
 
     async def process(self, pages: Sequence[Page], *, authoritative: bool = False) -> list[list[Listed]]:
         """Classify and load pages; return their items as planning needs them."""
