@@ -85,9 +85,12 @@ async def test_report_can_be_written_to_stdout(at_work) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["doctor", "status", "sql 'TABLE runs'", "sandbox --port 0", "config show", "rejects list"]
+    ("line", "lines"),
+    [
+        *((line, 0) for line in ("doctor", "status", "sql 'TABLE runs'", "sandbox --port 0")),
+        *((line, 3) for line in ("sql 'TABLE runs'", "sandbox --port 0", "config show", "rejects list")),
+    ],
 )
-@pytest.mark.parametrize("lines", [0, 3])
 async def test_reader_that_closes_the_pipe_is_not_an_error(at_work, line: str, lines: int) -> None:
     command, _ = at_work
     if lines:

@@ -471,8 +471,10 @@ async def test_window_of_a_listing_sorted_by_change_misses_no_run(database_url, 
 WINDOWS = ((0, 200), (0, 20), (20, 40), (95, 110), (150, 199), (1, 199), (180, 200), (100, None), (None, 100))
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("order", ["created_desc", "created_asc"])
+@pytest.mark.parametrize(
+    ("order", "window"),
+    [*(("created_desc", window) for window in WINDOWS), *(("created_asc", window) for window in WINDOWS[1:5])],
+)
 async def test_window_costs_no_more_than_everything_and_its_totals_add_up(database_url, order, window):
     world = one_stream()
     world.order = order

@@ -123,8 +123,10 @@ async def test_killed_sync_is_marked_interrupted(database_url, tmp_path):
         assert all(row["ended_at"] for row in rows)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("moment", ["page", "answer", "pause"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("page", signal.SIGTERM), ("answer", signal.SIGTERM), ("pause", signal.SIGTERM), ("page", signal.SIGINT)],
+)
 async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, moment):
     async with trial(database_url, one_stream(60)) as t:
         t.api = {"page_size": 5, "concurrency": 2}

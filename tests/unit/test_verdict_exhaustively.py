@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from itertools import groupby
 
 import pytest
@@ -19,7 +20,16 @@ def _group(case: Case) -> tuple[str, ...]:
     return *case.rule, case.reading
 
 
-CASES = sorted(cases(RUNS, EVENTS), key=_group)
+def _cases() -> Iterator[Case]:
+    """Yield the cases; where a part of a listing is read page by page, one change is enough (`make verify` tries more)."""
+    for events in (1, EVENTS):
+        for case in cases(RUNS, events):
+            is_part_by_page = case.reading != "whole" and case.window == 1
+            if is_part_by_page == (events == 1):
+                yield case
+
+
+CASES = sorted(_cases(), key=_group)
 GROUPS = {" ".join(key): list(some) for key, some in groupby(CASES, key=_group)}
 
 
