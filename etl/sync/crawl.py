@@ -173,7 +173,7 @@ class Crawl:
 
     async def read(self) -> bool:
         """Read the listing; return False if the position of the checkpoint was not found."""
-        await self._intake.begin()
+        await self._intake.begin(self._now)
         self._number = await self._store.session.begin_pass()
         try:
             main = await self._main_pass()

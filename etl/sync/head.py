@@ -34,7 +34,7 @@ async def read_head(
     by_day = order is Order.UPDATED_DESC and await store.has_bare_days()
     distance = listing.paging.distance
     for _ in range(MAX_PASSES):
-        await intake.begin()
+        await intake.begin(now)
         items, observer = list[Listed](), OrderObserver(distance)
         if order.newest_first:
             this: Pass[Page] = Pass(listing.paging, head=listing.head)

@@ -148,11 +148,11 @@ class Intake:
         self._recent: dict[str, tuple[bytes, Listed]] = {}  # the hash and the classification of each recent item
         self._answered: dict[str, float] = {}
 
-    async def begin(self) -> None:
-        """Prepare for a pass."""
+    async def begin(self, now: datetime) -> None:
+        """Prepare for a pass that begins at `now`, by PostgreSQL's clock."""
         self.doubt = ""
         self._recent.clear()
-        self._latest = await self._store.session.clock() + FUTURE
+        self._latest = now + FUTURE
         self._quarantined |= {} if self._retry else await self._store.open_rejects()
         self._requested = await self._store.session.requested_workflows()
 
