@@ -1,4 +1,4 @@
-"""Where one address, or one PostgreSQL, is not enough for what is to be read."""
+"""Warnings for `plan` and `doctor`: one address, or one PostgreSQL, is not enough for the work."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 CONNECTIONS = 7
-"""Connections that a process opens at most: its session, four for loading, one for the request budget, one more."""
+"""How many connections a process opens at most: one session, four to load, one for the request budget, one spare."""
 
 STREAMS_AT_ONCE = 4
-"""Workflows that a process reads at once."""
+"""How many workflows a process reads concurrently."""
 
 RUNS_OF_ONE_SERVER = 50_000_000
-"""From so many runs on, one PostgreSQL may be too small; see docs/big-warehouses.md."""
+"""With more runs, one PostgreSQL may be too small; see docs/big-warehouses.md."""
 
 STORED_SHARE = 0.95
-"""Bytes that a run takes in PostgreSQL, tables and indexes, for each byte of its document."""
+"""Size of a run in PostgreSQL, including indexes, relative to the size of its document."""
 
 NEAR = 0.8
-"""A limit is near from this share of it on."""
+"""Warn at this fraction of a limit."""
 
 _DAY = timedelta(days=1)
 _ELSEWHERE = "ask the vendor for a higher limit, or share the work over several addresses (--join)"
@@ -26,17 +26,17 @@ _ELSEWHERE = "ask the vendor for a higher limit, or share the work over several 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be read, and by how many processes.
+    """The work to be done, and by how many processes.
 
     Attributes:
-        runs: how many the API lists.
-        run_bytes: average size of their documents; None if unknown.
-        requests: of the command.
-        reconcile_requests: of reading everything once.
-        reconcile_every: the setting; 0 never.
-        requests_per_minute: of one address.
-        processes: how many share the work.
-        apps: how many list the same workflow, at most.
+        runs: number of runs that the API lists.
+        run_bytes: mean size of their documents in bytes; None if unknown.
+        requests: number of requests of the command.
+        reconcile_requests: number of requests to read everything once.
+        reconcile_every: the setting; 0: never.
+        requests_per_minute: rate limit of one address.
+        processes: number of processes that share the work.
+        apps: the largest number of apps that list the same workflow.
     """
 
     runs: int
@@ -50,17 +50,17 @@ class Work:
 
     @property
     def connections(self) -> int:
-        """How many connections to PostgreSQL are opened at most; the command whose work others do opens some too."""
+        """The maximum number of connections to PostgreSQL; a command that starts other processes opens some too."""
         return CONNECTIONS * (self.processes + (self.processes > 1))
 
 
 def near_limits(work: Work, *, connections: int | None, locks: int | None) -> list[str]:
-    """Return a sentence for each limit that is near or exceeded.
+    """Return a sentence for each limit that is nearly reached or exceeded.
 
     Args:
-        work: what is to be done.
-        connections: that PostgreSQL accepts (`max_connections`); None if unknown.
-        locks: that its lock table has room for; None if unknown.
+        work: the work to be done.
+        connections: PostgreSQL's `max_connections`; None if unknown.
+        locks: number of locks that fit in PostgreSQL's lock table; None if unknown.
     """
     found = []
     minute, rate = timedelta(minutes=1), work.requests_per_minute
