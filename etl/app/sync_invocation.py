@@ -37,6 +37,12 @@ LEDGER_TIMEOUT_S = 2.0
 """Time limit for recording the end of an invocation in `etl_syncs`, in seconds."""
 
 
+_UNFINISHED = EtlError(
+    "the process that read it lost the database or ended", hint="Run it again; it continues where it stopped."
+)
+"""For streams without an outcome although nothing else has failed: their invocation must not count as succeeded."""
+
+
 class Invocation:
     """One invocation of sync, backfill or reconcile."""
 
@@ -136,8 +142,7 @@ class Invocation:
     def _conclude(self) -> None:
         """Complete the summary with the outcomes of the streams."""
         cause = self._summary.cause
-        if cause is not None:
-            self._outcomes.end_with(cause)
+        self._outcomes.end_with(cause or _UNFINISHED)
         for outcome in self._outcomes.ended.values():
             self._summary.add(outcome)
         if cause is None:

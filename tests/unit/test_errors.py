@@ -11,8 +11,13 @@ import pytest
 
 from etl import errors
 from etl.app import SyncSummary
+from etl.app.outcomes import Outcomes
+from etl.app.sync_invocation import Invocation
+from etl.config import Settings
 from etl.engine.local import run_concurrently
 from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
+from etl.events import StreamId, ignore
+from etl.sync import Outcome, Task
 
 IN_ORDER = [InterruptedSyncError(), KeyRefusedError("no key"), DatabaseError("no database"), FatalError("no stream")]
 
@@ -24,6 +29,17 @@ def test_exit_codes_take_precedence_in_the_order_130_3_4_1(first: int, second: i
     summary.end_with(IN_ORDER[first])
     summary.end_with(IN_ORDER[second])
     assert summary.exit_code == (130, 3, 4, 1)[min(first, second)]
+
+
+@pytest.mark.parametrize("ended", [{}, {StreamId("a", "w"): Outcome(StreamId("a", "w"), "interrupted")}])
+def test_invocation_has_not_succeeded_if_a_stream_was_left_unfinished(ended: dict[StreamId, Outcome]) -> None:
+    """As when all processes of an engine lost the database at once, and no other took their streams over."""
+    invocation = Invocation(Settings(), Task("sync"), ignore, policy=None)
+    invocation._outcomes = Outcomes([StreamId("a", "w")], ended)
+    invocation._conclude()
+    summary = invocation._summary
+    assert (summary.status, summary.exit_code, summary.streams[0].status) == ("failed", 1, "failed")
+    assert summary.hint
 
 
 def test_first_of_several_errors_with_the_same_exit_code_is_kept() -> None:
