@@ -1,4 +1,4 @@
-"""An unattended year: a sync a day, with outages, a lost key, a week offline, retention and upgrades.
+"""An unattended year: a sync every other day, with outages, a lost key, a week offline, retention and upgrades.
 
 The simulated year ends now. No clock is faked: after each simulated week, all timestamps of the warehouse's bookkeeping
 are moved back by a week, so that what depends on age (reconciling, pruning) becomes due.
@@ -46,6 +46,11 @@ HANGING = (5, 110, 310)
 POWER_CUTS = (70, 170, 270)
 CORRUPTED, FIXED = 60, 75
 UPGRADES = {80: "wf_ticket_triage", 240: "wf_account_digest"}
+SYNCED = [
+    day
+    for day in range(DAYS)
+    if day not in MACHINE_OFF and (day % 2 == 0 or day in {*OUTAGES, KEY_LOST + 1, CORRUPTED - 1})
+]
 
 REMEMBERED = {
     "etl_streams": ("last_synced_at", "last_reconciled_at", "counts_at", "last_error_at", "last_succeeded_at"),
@@ -176,20 +181,20 @@ async def year(sandbox: Any, database_url: str, warehouse: Any) -> Year:
     return Year(await sandbox(world), database_url, warehouse)
 
 
-@pytest.mark.timeout(600)  # 20 s on two idle cores
+@pytest.mark.timeout(600)  # 12 s on two idle cores
 async def test_unattended_year(year: Year, command: Any) -> None:
     await year.warehouse.execute(OLD_INVOCATIONS)
     for day in range(DAYS):
         year.apply_events(day)
         await year.pass_time(day)
-        if day not in MACHINE_OFF:
+        if day in SYNCED:
             await year.run_scheduled_sync(day)
 
     faults = year.sandbox.faults.applied
     assert faults.keys() == {"Status", "CutBody", "Reset"}
     assert year.ended["interrupted"] == len(POWER_CUTS)
     assert year.ended["failed"] == len(OUTAGES) + KEY_RENEWED - KEY_LOST
-    assert year.ended["succeeded"] == DAYS - len(MACHINE_OFF) - year.ended["interrupted"] - year.ended["failed"]
+    assert year.ended["succeeded"] == len(SYNCED) - year.ended["interrupted"] - year.ended["failed"]
 
     await check_metrics(year, command)
     await check_warehouse(year)
@@ -274,7 +279,7 @@ async def check_bookkeeping_is_bounded(year: Year) -> None:
     assert count["etl_syncs"] <= LEDGER_ROWS
     assert await year.warehouse.fetchval("SELECT count(*) FROM etl_syncs WHERE status = 'running'") == 0
     recent = "SELECT count(*) FROM etl_syncs WHERE started_at > now() - interval '90 days'"
-    assert await year.warehouse.fetchval(recent) > 80, "recent rows are kept"
+    assert await year.warehouse.fetchval(recent) > 40, "recent rows are kept"
     assert count["etl_streams"] == 2
     assert count["etl_rejects"] == 0, "old resolved rejects are deleted"
     assert (count["etl_rate_budgets"], count["etl_erased"]) == (1, 0)
