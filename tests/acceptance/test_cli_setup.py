@@ -280,9 +280,11 @@ async def test_stop_stops_the_embedded_server_and_keeps_its_data(command) -> Non
 
 async def test_missing_secrets_fail_only_commands_that_need_them(command, database_url) -> None:
     command.configure(f"api: {{key_file: /run/secrets/key}}\ndatabase: {{url: '{database_url}'}}\napps: [{{id: a}}]\n")
-    for line in (["status"], ["sql", "SELECT 1"], ["config", "show"], ["migrate"], ["stop"], ["rejects", "list"]):
+    for line in (["sql", "SELECT 1"], ["config", "show"], ["migrate"], ["stop"], ["rejects", "list"]):
         ended = await command(*line)
         assert ended.code == 0, (line, ended.err)
+    ended = await command("status")
+    assert (ended.code, ended.out) == (1, "no stream has been read yet; run: cortex-etl sync\n")
     ended = await command("sync")
     assert (ended.code, ended.err.count("\n")) == (2, 2)
     assert "config.yaml:1: api.key_file: cannot read /run/secrets/key: No such file" in ended.err

@@ -390,7 +390,7 @@ def lists_runs_of(path: str) -> bool:
 async def test_status_and_plan(at_work) -> None:
     command, running = at_work
     before = await command("status")
-    assert before.code == 0
+    assert (before.code, before.out) == (1, "no stream has been read yet; run: cortex-etl sync\n")
     planned = await command("plan", "--json")
     assert planned.json["runs"] == listed(running.world)
     assert "requests per minute" in (await command("plan", "backfill")).out

@@ -15,6 +15,7 @@ from etl.db.session import Session
 from etl.db.store import Store
 from etl.errors import LockLostError
 from etl.events import StreamId
+from etl.plan.slices import Reconciled
 from etl.sandbox import World
 from etl.sandbox.faults import Status
 
@@ -158,7 +159,7 @@ async def test_all_writes_of_a_stream_check_the_fencing_token(database_url):
         end: dict[str, Any] = {
             "watermark": None,
             "backfilled": True,
-            "reconciled": None,
+            "reconciled": Reconciled(None, None, None),
             "api_count": 9,
             "order": None,
             "error": None,
