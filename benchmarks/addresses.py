@@ -18,7 +18,7 @@ from benchmarks.measures import Bench
 from benchmarks.page_server import RATE_LIMIT, WINDOW_S
 from benchmarks.postgres import Cluster
 from benchmarks.processes import measure
-from etl.plan.limits import CONNECTIONS
+from etl.limits import CONNECTIONS
 
 PAGE = 100
 _BILLION = 1_000_000_000

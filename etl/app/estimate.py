@@ -18,8 +18,8 @@ from etl.db.store import Store
 from etl.decode.items import digest
 from etl.errors import RecordError
 from etl.events import ignore
+from etl.limits import Work, near_limits
 from etl.normalize.normalizer import Normalizer
-from etl.plan.limits import Work, near_limits
 from etl.plan.window import EVERYTHING
 from etl.sync.listing import paging_of
 from etl.sync.stream import due_part

@@ -11,13 +11,13 @@ import msgspec
 
 from etl.app.joining import Sharing, refuse_other_terms, summary_of, terms_of
 from etl.app.outcomes import Outcomes
-from etl.app.queue_worker import STREAMS_AT_ONCE
 from etl.app.sync_invocation import LEDGER_TIMEOUT_S, Invocation
 from etl.app.warehouse import open_warehouse
 from etl.db.liveness import finish_commit
 from etl.db.sharing import SharedSync
 from etl.errors import DatabaseError, InterruptedSyncError
 from etl.events import SyncStarted
+from etl.limits import STREAMS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

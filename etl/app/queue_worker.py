@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-STREAMS_AT_ONCE = 4
-"""Number of workflows that a process runs concurrently. More use more memory and are not faster, because the rate limit
-or PostgreSQL is the bottleneck."""
-
 WINDOWS_AT_ONCE = 2
 """One is read while another begins or ends. With more, some processes would idle while others read the last windows."""
 

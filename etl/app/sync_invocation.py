@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
 from etl.app.outcomes import Outcomes
-from etl.app.queue_worker import STREAMS_AT_ONCE, QueueWorker, read_only
+from etl.app.queue_worker import QueueWorker, read_only
 from etl.app.stream_runner import StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
@@ -20,6 +20,7 @@ from etl.db.liveness import finish_commit
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import DISK_FULL, EtlError, InterruptedSyncError, SettingsError, explain
 from etl.events import RequestSent, StreamId, SyncFinished, SyncStarted, tee
+from etl.limits import STREAMS_AT_ONCE
 from etl.normalize.redaction import redactor_of
 from etl.sync import Outcome
 

@@ -14,13 +14,14 @@ from etl.app.clients import open_clients
 from etl.app.joining import Sharing, refuse_other_terms
 from etl.app.notifications import Sender
 from etl.app.outcomes import Outcomes
-from etl.app.queue_worker import STREAMS_AT_ONCE, QueueWorker
+from etl.app.queue_worker import QueueWorker
 from etl.app.stream_runner import StreamRunner
 from etl.app.warehouse import open_warehouse
 from etl.config import load
 from etl.db.sharing import SharedSync
 from etl.errors import DatabaseError, EtlError, InterruptedSyncError, explain
 from etl.events import Event, RequestSent, tee
+from etl.limits import STREAMS_AT_ONCE
 from etl.plan.window import Window
 from etl.sync import Task
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etl.db.health import is_healthy, read_health, read_listed, read_server_limits
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
-from etl.plan.limits import Work, near_limits
+from etl.limits import Work, near_limits
 from etl.plurals import counted
 
 if TYPE_CHECKING:

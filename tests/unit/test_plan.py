@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from etl.plan.limits import Work, near_limits
+from etl.limits import Work, near_limits
 from etl.plan.lookback import head_is_read
 from etl.plan.order import Listed, Order, OrderObserver, tie_ends
 from etl.plan.search import Break, break_of, next_page, pages_left, stretches

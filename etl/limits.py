@@ -9,7 +9,8 @@ CONNECTIONS = 7
 """How many connections a process opens at most: one session, four to load, one for the request budget, one spare."""
 
 STREAMS_AT_ONCE = 4
-"""How many workflows a process reads concurrently."""
+"""How many workflows a process reads concurrently. More would use more memory without being faster: the rate limit or
+PostgreSQL is the bottleneck."""
 
 RUNS_OF_ONE_SERVER = 50_000_000
 """With more runs, one PostgreSQL may be too small; see docs/big-warehouses.md."""
