@@ -31,7 +31,7 @@ class Checkpoint:
         began: when the pass began.
     """
 
-    position: int = 0
+    position: int
     last: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     count: int | None = None
@@ -41,7 +41,7 @@ class Checkpoint:
     began: datetime | None = None
 
 
-_AT_FIRST_ITEM = Checkpoint()
+_AT_FIRST_ITEM = Checkpoint(0)
 
 
 class Pass(Generic[PageT]):
@@ -261,5 +261,5 @@ def closing_pass(main: Pass[PageT], order: Order | None) -> Pass[PageT] | None:
     if order is Order.CREATED_ASC:
         return Pass(main.paging, Checkpoint(main.end, last=main.last, count=main.count), head=head)
     if order is not None and order.newest_first:
-        return Pass(main.paging, Checkpoint(tail=(0, main.first)), head=head)
+        return Pass(main.paging, Checkpoint(0, tail=(0, main.first)), head=head)
     return None

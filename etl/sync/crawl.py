@@ -189,7 +189,7 @@ class Crawl:
 
     async def _main_pass(self) -> Pass[Page]:
         """Read the listing once and commit it batch by batch."""
-        start = self._resumed or Checkpoint()
+        start = self._resumed or Checkpoint(0)
         if self._resumed is not None:
             self._intake.note_time(self._resumed.newest)
         else:

@@ -482,12 +482,12 @@ class Crawls:
             number = self._readings.number(reading)
             yield State(world, case.runs + 1, "", case.events, stage, number, asked, Facts(), None, 0, 0)
 
-    def _pass(self, **places: Any) -> Pass[Page]:
+    def _pass(self, position: int = 0, **places: Any) -> Pass[Page]:
         if self.case.paging == "anywhere":
             paging: Paging = PagingAnywhere(self.case.size, overlap=self.case.overlap)
         else:
             paging = Paging(self.case.size, aligned=self.case.paging == "aligned")
-        return Pass(paging, Checkpoint(**places), ahead=self.case.window)
+        return Pass(paging, Checkpoint(position, **places), ahead=self.case.window)
 
     def _following(self, state: State) -> Iterator[tuple[State, str]]:
         if state.left and state.owed is not None:

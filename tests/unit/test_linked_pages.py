@@ -1,15 +1,20 @@
 """Reading a listing by pages that overlap."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.app.windows import Rest, encode
 from etl.plan.order import Order
 from etl.plan.paging import LINK, Answer, Paging, Span, link, next_span
 from etl.plan.passes import Checkpoint, Pass, closing_pass
+from etl.plan.split import Part
 from etl.plan.verdict import Evidence, verdict
+from etl.plan.window import Window
 
 PAGES_OF_100 = -(-50_000 // 100)
 
@@ -127,7 +132,7 @@ def test_pass_whose_checkpoint_is_not_found_reads_nothing() -> None:
 
 
 def test_pass_ends_at_the_part_that_was_read_before() -> None:
-    reading, listing = Pass(Paging(10), Checkpoint(tail=(80, tuple(runs(100)[80:90])))), runs(100)
+    reading, listing = Pass(Paging(10), Checkpoint(0, tail=(80, tuple(runs(100)[80:90])))), runs(100)
     found = read(reading, served(listing))
     assert set(listing[:82]) <= set(found)
     assert reading.joined
@@ -168,6 +173,12 @@ def test_short_page_is_not_the_end_if_the_count_is_higher() -> None:
     paging = Paging(100)
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == 70, "a server may cap silently"
     assert paging.size == 70
+
+
+def test_remaining_windows_of_a_split_backfill_are_not_read_as_a_checkpoint() -> None:
+    cursor = encode(Rest([Part(Window(), 0)], datetime(2026, 11, 2, tzinfo=UTC)))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(cursor, type=Checkpoint)
 
 
 COMPLETE = {"pages": 3, "begun": True, "ended": True, "linked": True, "met": 9, "count": 9, "newest_linked": True}
