@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import measures, queries
 from benchmarks.postgres import Cluster
+from benchmarks.processes import page_server
 from benchmarks.results_table import show
 
 if TYPE_CHECKING:
@@ -72,20 +71,6 @@ def _chosen(bench: measures.Bench, *, smoke: bool, quick: bool) -> Iterator[Iter
     yield measures.real_api(bench, windows=1 if quick else 3)
     if not quick:
         yield measures.large(bench, LARGE, TOTAL)
-
-
-@contextmanager
-def page_server() -> Iterator[int]:
-    """Start the page server in a separate process; yield its port."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.page_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.__main__ import page_server
 from benchmarks.measures import Bench
 from benchmarks.page_server import RATE_LIMIT, WINDOW_S
 from benchmarks.postgres import Cluster
-from benchmarks.processes import measure
+from benchmarks.processes import measure, page_server
 from etl.limits import CONNECTIONS
 
 PAGE = 100

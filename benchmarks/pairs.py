@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.command import Command
 from benchmarks.postgres import SCHEMA, Cluster
+from benchmarks.processes import page_server
 from etl.db.connect import connect
 
 if TYPE_CHECKING:
@@ -71,22 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", help="measure only parts whose name contains this")
     options = parser.parse_args(arguments)
     print("| part | CPU with it | without | median cost | standard error |\n| --- | ---: | ---: | ---: | ---: |")
-    with (
-        tempfile.TemporaryDirectory(prefix="cxb-") as name,
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.page_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as pages,
-    ):
-        assert pages.stdout is not None
-        assert pages.stdin is not None
-        port, directory = int(pages.stdout.readline()), Path(name)
+    with tempfile.TemporaryDirectory(prefix="cxb-") as name, page_server() as port:
+        directory = Path(name)
         directory.chmod(0o755)
         with Cluster(directory) as cluster:
             _backfill(cluster, directory, port, options.runs, PARTS[0], without=False)  # warms up
             for part in PARTS:
                 if not options.part or options.part in part.name:
                     print(_compare(cluster, directory, port, options.runs, options.pairs, part), flush=True)
-        pages.stdin.close()
 
 
 def _compare(cluster: Cluster, directory: Path, port: int, runs: int, pairs: int, part: Part) -> str:

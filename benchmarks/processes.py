@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
@@ -35,6 +36,20 @@ class Usage:
 
 class FailedError(Exception):
     """A measured process exited with an error."""
+
+
+@contextmanager
+def page_server() -> Iterator[int]:
+    """Start the page server in a separate process; yield its port."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.page_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.stdin.close()
 
 
 def measure(arguments: Sequence[str], *, python: str = sys.executable, timeout_s: float = 900) -> Usage:
