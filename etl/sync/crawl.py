@@ -96,17 +96,7 @@ async def read_window(listing: Listing, intake: Intake, store: Store, window: Wi
 
 def joint_pass(listing: Listing, intake: Intake, store: Store, began: datetime) -> Crawl:
     """Return the pass that several processes have made together, each of which read windows of the listing."""
-    crawl = Crawl(
-        listing,
-        intake,
-        store,
-        began,
-        order=Order.CREATED_DESC,
-        window=EVERYTHING,
-        resumed=None,
-        saves=False,
-        start=None,
-    )
+    crawl = Crawl(listing, intake, store, began)
     crawl.from_start = False
     return crawl
 
@@ -130,6 +120,7 @@ class Crawl:
         doubt: why the pass may have missed a run; empty if it did not.
         is_complete: whether it missed no run, and no run that it did not show is still listed.
         order: the order of the listing as observed.
+        window: the creation times read.
         from_start: whether it started at the beginning, not at a checkpoint.
         moved: whether it missed no run, but showed more runs than the API counts: some were removed in the meantime.
         met: how many different runs it showed.
@@ -143,11 +134,11 @@ class Crawl:
         store: Store,
         now: datetime,
         *,
-        order: Order | None,
-        window: Window,
-        resumed: Checkpoint | None,
-        saves: bool,
-        start: int | None,
+        order: Order | None = None,
+        window: Window = EVERYTHING,
+        resumed: Checkpoint | None = None,
+        saves: bool = False,
+        start: int | None = None,
     ) -> None:
         self.doubt = ""
         self.is_complete = self.moved = False
@@ -159,7 +150,7 @@ class Crawl:
         self._intake = intake
         self._store = store
         self._now = now
-        self._window = window
+        self.window = window
         self._resumed = resumed
         self._saves = saves
         self._place = start
@@ -247,13 +238,13 @@ class Crawl:
     async def _start(self) -> int:
         """Return the position to start at: just before the window, found by bisection if the listing is sorted."""
         paging, first = self._listing.paging, Span(1, self._listing.paging.size)
-        if not self._window.is_bounded or (self.order is not None and not self.order.by_creation):
+        if not self.window.is_bounded or (self.order is not None and not self.order.by_creation):
             return 0
         probed = {0: await self._probe(first)}
         paging.observe(first, answer_of(self._probes[first]))
         order, count = order_of(probed[0]) if self._place is None else Order.CREATED_DESC, self._listing.count
         in_front = {IN_FRONT}
-        if self._window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
+        if self.window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
             return 0
         spans = [Span(1, paging.size)]
         while spans[-1].end < count:
@@ -263,7 +254,7 @@ class Crawl:
         while high - low > 1:
             middle = min(max(near.pop(), low + 1), high - 1) if near else (low + high) // 2
             probed[middle] = await self._probe(spans[middle])
-            is_in_front = self._window.sides(probed[middle], order, by_creation=True) == in_front
+            is_in_front = self.window.sides(probed[middle], order, by_creation=True) == in_front
             low, high = (middle, high) if is_in_front else (low, middle)
         observer = OrderObserver()
         for place in sorted(probed):
@@ -280,7 +271,7 @@ class Crawl:
     async def _evidence(self, main: Pass[Page]) -> Evidence:
         """Return what the pass has shown; read the newest end again if new runs may have been created there."""
         first, last = self._sides(self._first), self._sides(self._last)
-        counts = self.from_start and not self._window.is_bounded
+        counts = self.from_start and not self.window.is_bounded
         evidence = Evidence.of(
             main,
             begun=main.began == 0 or IN_FRONT in first,
@@ -302,14 +293,14 @@ class Crawl:
         if not (self._observer.is_settled or self._is_sorted):
             return set()
         by_creation = self._observer.is_by_creation or self._is_sorted
-        return self._window.sides(items, self.order, by_creation=by_creation)
+        return self.window.sides(items, self.order, by_creation=by_creation)
 
     async def _settle_unseen(self) -> bool:
         """Look up the warehouse's runs that the pass did not show; return whether it still counts as complete."""
         store, session, complete = self._store, self._store.session, not self.doubt
-        unseen = await session.unseen_runs(store.stream, self._number, store.filters, self._window)
+        unseen = await session.unseen_runs(store.stream, self._number, store.filters, self.window)
         settled = await settle_unseen(self._intake, unseen, complete=complete)
-        if complete and not self._window.is_bounded:
+        if complete and not self.window.is_bounded:
             await store.drop_rejects(await session.unseen_rejects(store.stream, self._number))
         return settled
 

@@ -181,8 +181,7 @@ class Listing:
         self._client.readers += 1
         try:
             while True:
-                full = ready and sum(len(page.items) for page in [*ready, ready[-1]]) > BATCH_ITEMS
-                if full or (ready and (reading.ended or not tasks)):
+                if ready and (reading.ended or not tasks or _is_full(ready)):
                     yield ready
                     ready = []
                 while len(tasks) + len(ready) < self._room and (span := reading.next_request()) is not None:
@@ -256,6 +255,11 @@ def answer_of(page: Page) -> Answer[Page]:
     """Return what planning needs to know of a page."""
     keys = tuple(guess_id(item) or peek_id(item) or digest(item).hex() for item in page.items)
     return Answer(page, keys, page.count, page.size if page.tells_size else None, page.next_token)
+
+
+def _is_full(batch: Sequence[Page]) -> bool:
+    """Return whether another page as large as the last one would be too much for a batch."""
+    return sum(len(page.items) for page in [*batch, batch[-1]]) > BATCH_ITEMS
 
 
 def _check_progress(reading: Pass[Page]) -> None:

@@ -134,7 +134,6 @@ class StreamSync:
         self._order = Order(store.state.listing_order) if store.state.listing_order else None
         self._crawl: Crawl | None = None
         self._slice: Crawl | None = None
-        self._slice_since: datetime | None = None
         self._due: Due | None = None
         self._unanswered: list[str] = []
 
@@ -192,7 +191,6 @@ class StreamSync:
 
     async def _read_slice(self, window: Window, start: int, now: datetime) -> None:
         """Read a slice of the listing, or all of it if its order or paging turns out to allow no slices."""
-        self._slice_since = window.since
         if not self._listing.paging.aligned:
             self._slice = await read_all(
                 self._listing, self._intake, self._store, now, order=self._order, window=window, start=start
@@ -287,7 +285,7 @@ class StreamSync:
             return Reconciled(None, state.reconcile_began_at, state.reconciled_since)
         if crawl is self._crawl:
             return Reconciled(crawl.began, None, None)
-        began, since = state.reconcile_began_at or crawl.began, self._slice_since
+        began, since = state.reconcile_began_at or crawl.began, crawl.window.since
         return Reconciled(began, None, None) if since is None else Reconciled(None, began, since)
 
     def _ended(self, status: str, ours: int | None, error: str = "", hint: str = "") -> Outcome:
