@@ -122,7 +122,7 @@ def blank(rows: RunRows) -> RunRows:
 async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], rejects: Sequence[Reject]) -> Erased:
     """Find the erased items of a batch, in the transaction that loads it.
 
-    If a run of an erased record is not recorded as erased yet, record it, and blank its row if it is stored.
+    Record runs of an erased record as erased, and blank stored runs that are not blank yet.
     """
     salt = await connection.fetchval(_SQL["salt"])
     if salt is None:  # nothing was ever erased
@@ -138,12 +138,11 @@ async def find_erased(connection: asyncpg.Connection, runs: Sequence[RunRows], r
     known = {row["hash"] for row in await connection.fetch(_SQL["known"], list(hashed))}
     unrecorded = [each for each, of_record in by_record.items() if of_record in known and by_id[each] not in known]
     await _record_hashes(connection, "run", [by_id[each] for each in unrecorded])
-    for run_id in sorted(unrecorded):
-        await _erase_run(connection, run_id)
-    return Erased(
-        frozenset(each for each, of_run in by_id.items() if of_run in known).union(unrecorded),
-        frozenset(each for each, found in in_rejects.items() if not known.isdisjoint(found)),
-    )
+    erased = frozenset(each for each, of_run in by_id.items() if of_run in known).union(unrecorded)
+    if erased:
+        for row in await connection.fetch(_SQL["runs_to_erase"], list(erased), []):
+            await _erase_run(connection, row["id"])
+    return Erased(erased, frozenset(each for each, found in in_rejects.items() if not known.isdisjoint(found)))
 
 
 async def count(connection: asyncpg.Connection, runs: Sequence[str], records: Sequence[str]) -> int:
@@ -200,6 +199,7 @@ async def _record_hashes(connection: asyncpg.Connection, kind: str, hashes: Sequ
 
 async def _erase_run(connection: asyncpg.Connection, run_id: str) -> None:
     """Blank the row of a run, delete its children, and delete its draft if no other run uses it."""
+    await connection.execute(_SQL["wait_for_rollups"])
     draft = await connection.fetchval(_ERASE_RUN, run_id)
     if draft is not None:
         with suppress(ForeignKeyViolationError):  # a run that uses the draft was loaded in the meantime
@@ -249,8 +249,12 @@ WITH erased AS (
 ), children AS (
     DELETE FROM child_runs USING erased WHERE parent_run_id = erased.id RETURNING run_id
 ), messages AS (
-    DELETE FROM rollup_failures AS rolled USING erased
-    WHERE rolled.workflow_id = erased.workflow_id AND rolled.day = erased.day
+    DELETE FROM rollup_failures AS rolled
+    USING (
+        SELECT workflow_id, day FROM erased
+        UNION SELECT workflow_id, day FROM etl_changed_days -- where the run was when they were rolled up
+    ) AS stale
+    WHERE rolled.workflow_id = stale.workflow_id AND rolled.day = stale.day
 ), other_parents AS (
     INSERT INTO etl_changed_credits (run_ids) SELECT array_agg(run_id) FROM children
     WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') -- see note_changes

@@ -96,5 +96,6 @@ async def _roll_up_due(connection: Connection, due: Iterator[asyncpg.Record], un
 async def _roll_up_days(connection: Connection, days: Sequence[date], workflows: Sequence[str]) -> None:
     # Under REPEATABLE READ, the statement fails if another process has rolled up these days since the snapshot.
     async with connection.transaction(isolation="repeatable_read"):
+        await connection.execute(_SQL["wait_for_erasing"])
         await connection.execute(_SQL["tune"])
         await connection.execute(_SQL["roll_up"], days, workflows)

@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from etl.db import erasing
 from etl.db.batch import Batch
 from etl.db.connect import connect
 from etl.db.erasing import FORGOTTEN
+from etl.db.rollups import roll_up
 from etl.db.store import Store
 from etl.decode.items import digest
 from etl.errors import DatabaseError
@@ -34,6 +36,7 @@ MAY_STAY = {
     "own_credits", "listed_under_app_id", "listed_under_workflow_id", "first_synced_at", "last_synced_at", "gone_at", "erased_at",
 }  # fmt: skip
 """The columns of an erased run that need not be null. `updated_on_day` is null, or true for a bare day."""
+MESSAGES = "SELECT count(*) FROM rollup_failures WHERE message LIKE '%Zoë%'"
 
 
 class Trial:
@@ -88,6 +91,17 @@ class Trial:
             for run in runs.values()
             if run["status"] == "COMPLETED"
         )
+
+
+def failed(run: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a later copy of a run, which has failed."""
+    return {
+        **run,
+        "status": "FAILED",
+        "error": "Zoë did not answer",
+        "updated_at": "2026-11-20T12:30:00.000Z",
+        **changes,
+    }
 
 
 @pytest.fixture
@@ -474,6 +488,60 @@ async def test_interrupted_forget_can_be_repeated(trial: Trial, monkeypatch: pyt
     await assert_blank(trial, run)
     assert await trial.warehouse.fetchval("SELECT payload FROM etl_rejects") == FORGOTTEN
     assert await agrees(trial)
+
+
+async def test_rollup_under_way_keeps_no_message_of_an_erased_run(trial: Trial, database_url: str) -> None:
+    await trial.sync()
+    workflow_id, run = trial.some()
+    await trial.load(workflow_id, changed=[failed(run, created_at="2026-11-20T12:00:00.000Z")])
+    rolling, blocking = await connect(database_url, "cortex"), await connect(database_url, "cortex")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with blocking.transaction():
+        await blocking.execute("SELECT FROM etl_changed_days FOR UPDATE")
+        rollup = asyncio.create_task(roll_up(rolling, seconds=60))
+        while not await trial.warehouse.fetchval(waiting):
+            await asyncio.sleep(0.02)
+        forgetting = asyncio.create_task(forget(trial.settings, runs=[run["id"]]))
+        while not forgetting.done() and await trial.warehouse.fetchval(waiting) < 2:
+            await asyncio.sleep(0.02)
+    assert await rollup == 2  # with the day of the former copy
+    await forgetting
+    assert await trial.warehouse.fetchval(MESSAGES) == 0
+    await rolling.close()
+    await blocking.close()
+
+
+async def test_load_completes_an_interrupted_forget(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow_id, run = trial.some()
+    run |= {
+        "workflow_version": None,
+        "workflow_version_draft": {"steps": [{"key": "n", "type": "note", "note": "Zoë"}]},
+    }
+    run |= failed(run)
+    await trial.sync()
+    await trial.warehouse.execute("UPDATE runs SET own_credits = 0.25 WHERE id = $1", run["id"])
+    with monkeypatch.context() as patch:
+        patch.setattr(erasing, "_ERASE_RUN", "SELECT 1/0 WHERE $1::text IS NOT NULL")
+        with pytest.raises(Exception, match="division by zero"):
+            await forget(trial.settings, runs=[run["id"]])
+    await trial.load(workflow_id, changed=[run])
+    await assert_blank(trial, run)
+    left = [
+        await trial.warehouse.fetchval(MESSAGES),
+        await trial.warehouse.fetchval("SELECT count(*) FROM workflow_steps WHERE note = 'Zoë'"),
+        await trial.warehouse.fetchval("SELECT own_credits FROM runs WHERE id = $1", run["id"]),
+    ]
+    assert left == [0, 0, Decimal("0.25")]
+
+
+async def test_message_is_erased_from_the_day_on_which_it_was_rolled_up(trial: Trial) -> None:
+    workflow_id, run = trial.some()
+    run |= failed(run)
+    await trial.sync()
+    assert await trial.warehouse.fetchval(MESSAGES) == 1
+    await trial.load(workflow_id, changed=[{**run, "created_at": "2026-11-20T12:00:00.000Z"}])
+    await forget(trial.settings, runs=[run["id"]])
+    assert await trial.warehouse.fetchval(MESSAGES) == 0
 
 
 async def test_old_syncs_and_resolved_rejects_are_deleted(trial: Trial) -> None:

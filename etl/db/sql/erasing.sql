@@ -29,6 +29,10 @@ ORDER BY id
 SELECT count(*) FROM runs
 WHERE (id = ANY ($1::text[]) OR record_id = ANY ($2::text[])) AND erased_at IS NULL
 
+-- name: wait_for_rollups
+-- A rollup under way may see the run as it was, and insert its error message after it was erased.
+LOCK TABLE rollup_failures IN SHARE ROW EXCLUSIVE MODE
+
 -- name: delete_draft
 DELETE FROM workflow_versions
 WHERE id = $1 AND is_draft

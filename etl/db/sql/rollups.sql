@@ -54,6 +54,10 @@ FROM due
 GROUP BY div(so_far, 5000)
 ORDER BY max(day) DESC
 
+-- name: wait_for_erasing
+-- An erased run must be erased in the snapshot of the rollup, too. LOCK TABLE takes no snapshot.
+LOCK TABLE rollup_failures IN ROW EXCLUSIVE MODE
+
 -- name: tune
 -- For one transaction. A plan cached while the rollups were small would scan all of them later. JIT compilation takes
 -- longer than these statements. Memoize never hits, because each step has its own calls. Sequential and bitmap scans
