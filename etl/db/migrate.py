@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -37,6 +38,8 @@ PAUSE_S = 3.0
 
 TIMEOUT_S = 300.0
 """Time limit for applying one file, and for waiting until another process has migrated the schema, in seconds."""
+
+_CREATED = re.compile(r"^CREATE (?:TABLE|VIEW) (\w+)", re.MULTILINE)
 
 _SQL = statements("migrate")
 
@@ -137,6 +140,12 @@ async def pending(conn: asyncpg.Connection, schema: str) -> list[str]:
         DatabaseError: another version created the schema.
     """
     return [migration.name for migration in _compare(migrations(), await _applied(conn, schema), schema)]
+
+
+async def missing_relations(conn: asyncpg.Connection, schema: str) -> list[str]:
+    """Return the tables and views that the migrations create and that `schema` no longer has."""
+    names = [name for migration in migrations() for name in _CREATED.findall(migration.sql)]
+    return [row["name"] for row in await conn.fetch(_SQL["missing_relations"], schema, names)]
 
 
 def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -> list[Migration]:

@@ -115,7 +115,7 @@ async def reading(url: str, schema: str, *, purpose: str) -> AsyncIterator[async
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as failure:
         raise DatabaseError(
             f'the schema "{schema}" contains no warehouse of this version: {failure}',
-            hint="Run `cortex-etl migrate`, then `cortex-etl sync`.",
+            hint="Run `cortex-etl migrate`, then `cortex-etl sync`. If that does not help, run `cortex-etl doctor`.",
         ) from failure
     except asyncpg.InsufficientPrivilegeError as failure:
         raise DatabaseError(

@@ -21,6 +21,15 @@ DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 """All errors raised by the driver."""
 
 
+DAMAGED = (
+    "Restore the schema from a backup, or start over: drop it (with the embedded server, remove data_dir), then run "
+    "cortex-etl backfill. Runs that the API no longer lists are lost with it."
+)
+"""The hint for a schema in which tables, views, columns or functions are missing."""
+
+_MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)
+
+
 def unusable(error: BaseException) -> DatabaseError:
     """Return the error for an exception of the driver, with PostgreSQL's message and a hint."""
     message = str(error).strip() or type(error).__name__
@@ -31,6 +40,8 @@ def unusable(error: BaseException) -> DatabaseError:
         )
     if isinstance(error, asyncpg.DiskFullError):
         return DatabaseError(f"The disk of PostgreSQL is full: {error.args[0]}", hint=FREE_DISK_SPACE)
+    if isinstance(error, _MISSING):
+        return DatabaseError(f"The schema of the warehouse is damaged: {message}.", hint=DAMAGED)
     if isinstance(error, TimeoutError):
         return DatabaseError(
             "PostgreSQL did not answer in time.",

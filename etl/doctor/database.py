@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from etl.db import embedded
 from etl.db.connect import connect, quote_identifier, redact_url
-from etl.db.migrate import pending
-from etl.db.refusals import DRIVER_ERRORS, unusable
+from etl.db.migrate import missing_relations, pending
+from etl.db.refusals import DAMAGED, DRIVER_ERRORS, unusable
 from etl.db.statements import statements
 from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
@@ -156,6 +156,9 @@ async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, se
     except DatabaseError as error:
         return failed("migrations", error.message, error.hint, error.exit_code)
     if not names:
+        if missing := await missing_relations(connection, schema):
+            lost = f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
+            return failed("migrations", f"all are applied, but the schema has no {lost}", DAMAGED, 4)
         return _UP_TO_DATE
     found = f"{len(names)} pending: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
     if not settings.database.auto_migrate:

@@ -272,6 +272,19 @@ async def test_doctor_reports_an_unreadable_view(command, warehouse, role, datab
     assert (found["state"], found["found"]) == ("failed", f"{role} may not read and write sync_health")
 
 
+async def test_dropped_table_is_named(at_work, warehouse) -> None:
+    command, _ = at_work
+    await warehouse.execute("DROP TABLE run_usage_calls")
+    ended = await command("sync", "--quiet")
+    assert ended.code == 4
+    assert 'relation "run_usage_calls" does not exist' in ended.err
+    assert "Restore the schema from a backup" in ended.err
+    (found,) = (await findings(command))["migrations"]
+    assert (found["state"], found["exit_code"]) == ("failed", 4)
+    assert found["found"] == "all are applied, but the schema has no run_usage_calls"
+    assert found["hint"].startswith("Restore the schema from a backup")
+
+
 async def test_doctor_reports_a_role_that_cannot_migrate(command, warehouse, role, database_url) -> None:
     await warehouse.execute(f"CREATE SCHEMA theirs; GRANT USAGE ON SCHEMA theirs TO {role}")
     command.configure(f"database: {{url: '{database_url.replace('postgres@', f'{role}@')}', schema: theirs}}\n")

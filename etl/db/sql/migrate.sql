@@ -33,3 +33,7 @@ WHERE locks.database = (SELECT oid FROM pg_database WHERE datname = current_data
     AND relations.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
     AND locks.granted AND locks.pid <> pg_backend_pid()
 ORDER BY locks.pid;
+
+-- name: missing_relations
+-- The relations named in $2 that the schema $1 does not have.
+SELECT name FROM unnest($2::text[]) AS name WHERE to_regclass(format('%I.%I', $1::text, name)) IS NULL ORDER BY name
