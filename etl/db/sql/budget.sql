@@ -66,11 +66,12 @@ RETURNING
     END::double precision AS wait_s
 
 -- name: open
--- Create the budget of an API host if it does not exist.
+-- Create the budget of an API host if it does not exist. Requests that were not counted, because the schema did not
+-- exist, count as sent when it was created.
 --
--- $1 host, $2 egress.
+-- $1 host, $2 egress, $3 number of these requests.
 INSERT INTO etl_rate_budgets (host, egress, granted_at, granted)
-VALUES ($1, $2, '{}', '{}')
+SELECT $1, $2, ARRAY[min(applied_at)], ARRAY[$3::integer] FROM etl_migrations
 ON CONFLICT (host, egress) DO NOTHING
 
 -- name: pause
