@@ -17,9 +17,11 @@ from etl.errors import (
     TRY_LATER,
     DatabaseError,
     EtlError,
+    FatalError,
     KeyRefusedError,
     LockLostError,
     NotFoundError,
+    TransientError,
 )
 from etl.events import BatchLoaded, Notice, StreamFinished
 from etl.normalize.normalizer import Normalizer
@@ -183,6 +185,10 @@ class StreamRunner:
             parts = (self._task, listing, intake, store, self._listener, self._allowance)
             outcome = await StreamSync(*parts, in_windows=in_windows).run()
             return replace(outcome, state=self._states[stream])
+        except (FatalError, TransientError):
+            with suppress(*LOST):
+                await store.note_count(listing.count)
+            raise
         finally:
             self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally, state=self._states[stream])
             self._unanswered.setdefault(stream, []).extend(store.unanswered)

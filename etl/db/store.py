@@ -371,6 +371,11 @@ class Store:
         if page_size not in (None, self.state.page_size):
             await self._pool.execute(_STATE["remember_page_size"], self.stream.app_id, page_size)
 
+    async def note_count(self, api_count: int | None) -> None:
+        """Record the API's count in the last answer of an attempt that failed; nothing if it is None."""
+        if api_count is not None and not self.is_dry_run:
+            await self._pool.execute(_STATE["note_count"], *self.stream, self.state.fence, api_count, *self.filters)
+
 
 async def empty_due_rejects(connection: Connection) -> None:
     """Remove the bytes of quarantined runs whose retention has expired.

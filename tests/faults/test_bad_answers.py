@@ -77,6 +77,22 @@ async def test_permanent_failure_fails_only_its_stream(database_url: str, fault:
         await here.agrees("sync")
 
 
+async def test_counts_are_those_of_the_last_answer_after_a_failure(database_url: str) -> None:
+    async with trial(database_url, one_stream(20)) as here:
+        here.api = SMALL
+        await here.agrees()
+        for _ in range(30):
+            here.world.create_run(WORKFLOW)
+        here.sandbox.faults.on(page(3), Status(404, message="none"))
+        assert (await here.run()).status == "failed"
+        row = await here.connection.fetchrow("SELECT api_count, accounted_for, state, blocker FROM sync_health")
+        loaded = await here.connection.fetchval("SELECT count(*) FROM runs")
+        assert 20 < loaded < 50
+        assert tuple(row) == (50, loaded, "incomplete", f"the API counts 50 runs, the warehouse has {loaded}")
+        here.sandbox.faults.clear()
+        await here.agrees()
+
+
 async def test_repeated_first_page_is_an_error_and_keeps_its_runs(database_url: str) -> None:
     async with trial(database_url, one_stream(45)) as here:
         here.api = SMALL

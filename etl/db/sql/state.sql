@@ -128,6 +128,11 @@ SET watermark = greatest(watermark, $4),
 WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
 RETURNING fence
 
+-- name: note_count
+-- Record the API's count in the last answer of an attempt that failed.
+UPDATE etl_streams SET api_count = $4, counts_at = now(), listing_status = $5, listing_origin = $6
+WHERE app_id = $1 AND workflow_id = $2 AND fence = $3
+
 -- name: remember_page_size
 INSERT INTO etl_page_sizes (app_id, page_size) VALUES ($1, $2)
 ON CONFLICT (app_id) DO UPDATE SET page_size = excluded.page_size, tried_at = excluded.tried_at
