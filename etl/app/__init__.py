@@ -3,9 +3,9 @@
 from etl.app.estimate import Plan, StreamPlan, make_plan
 from etl.app.privacy import count_to_forget, forget, reader_grants
 from etl.app.rejects import RetryReport, list_rejects, retry_rejects
+from etl.app.run_sync import run_sync
 from etl.app.status import StatusReport, status_report
 from etl.app.summary import StreamSummary, SyncSummary
-from etl.app.syncing import run_sync
 
 __all__ = [
     "Plan",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 import msgspec
 
-from etl.app.upkeep import roll_up_loaded
+from etl.app.maintenance import roll_up_loaded
 from etl.app.windows import Reading, Windows, encode
 from etl.db.queue import Queue
 from etl.db.refusals import LOST
-from etl.engine.local import run_concurrently
+from etl.engine.tasks import run_concurrently
 from etl.errors import LockLostError
 from etl.events import Notice
 from etl.sync.intake import Tally

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
+from etl.app.maintenance import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.outcomes import Outcomes
 from etl.app.queue_worker import QueueWorker, read_only
 from etl.app.stream_runner import StreamRunner
 from etl.app.summary import SyncSummary
-from etl.app.upkeep import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
 from etl.db.liveness import finish_commit
@@ -44,7 +44,7 @@ _UNFINISHED = EtlError(
 """For streams without an outcome although nothing else has failed: their invocation must not count as succeeded."""
 
 
-class Invocation:
+class SyncInvocation:
     """One invocation of sync, backfill or reconcile."""
 
     def __init__(

@@ -12,8 +12,8 @@ import pytest
 from command_fixtures import clean_environment
 from sync_trials import claimers, start, trial, workflows
 
-from etl.app.calling import _wait_for
-from etl.app.notifications import _channel
+from etl.app.engine_invocation import _wait_for
+from etl.app.worker_events import _channel
 from etl.config import EngineSettings
 from etl.db.sharing import Notes
 from etl.engine.executors import open_executor

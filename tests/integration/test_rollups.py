@@ -14,7 +14,7 @@ import pytest
 from postgres_fixtures import add_owners
 from sync_trials import one_stream, trial
 
-from etl.app import upkeep
+from etl.app import maintenance
 from etl.db.connect import connect
 from etl.db.refusals import LOST
 from etl.db.rollups import roll_up, roll_up_workflow
@@ -256,8 +256,8 @@ async def test_large_stream_is_rolled_up_while_others_load(database_url: str, mo
     async def count_nothing(*_: Any, **__: Any) -> int:
         return 0
 
-    monkeypatch.setattr(upkeep, "MANY_RUNS", 20)
-    monkeypatch.setattr(upkeep, "roll_up", count_nothing)  # at the end
+    monkeypatch.setattr(maintenance, "MANY_RUNS", 20)
+    monkeypatch.setattr(maintenance, "roll_up", count_nothing)  # at the end
     world = one_stream(20)
     world.add_workflow("app_1", "wf_small")
     for _ in range(19):

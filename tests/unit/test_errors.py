@@ -12,9 +12,9 @@ import pytest
 from etl import errors
 from etl.app import SyncSummary
 from etl.app.outcomes import Outcomes
-from etl.app.sync_invocation import Invocation
+from etl.app.sync_invocation import SyncInvocation
 from etl.config import Settings
-from etl.engine.local import run_concurrently
+from etl.engine.tasks import run_concurrently
 from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
 from etl.events import StreamId, ignore
 from etl.sync import Outcome, Task
@@ -34,7 +34,7 @@ def test_exit_codes_take_precedence_in_the_order_130_3_4_1(first: int, second: i
 @pytest.mark.parametrize("ended", [{}, {StreamId("a", "w"): Outcome(StreamId("a", "w"), "interrupted")}])
 def test_invocation_has_not_succeeded_if_a_stream_was_left_unfinished(ended: dict[StreamId, Outcome]) -> None:
     """As when all processes of an engine lost the database at once, and no other took their streams over."""
-    invocation = Invocation(Settings(), Task("sync"), ignore, policy=None)
+    invocation = SyncInvocation(Settings(), Task("sync"), ignore, policy=None)
     invocation._outcomes = Outcomes([StreamId("a", "w")], ended)
     invocation._conclude()
     summary = invocation._summary

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from etl import __version__
+from etl.app.engine_worker import run_worker
 from etl.app.joining import POLL_S, Sharing
-from etl.app.notifications import receiving
-from etl.app.sync_invocation import Invocation, known_error
-from etl.app.worker import run_worker
+from etl.app.sync_invocation import SyncInvocation, known_error
+from etl.app.worker_events import receiving
 from etl.db.liveness import finish_commit
 from etl.db.session import Session
 from etl.db.sharing import SharedSync
@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 5.0
 """How long a caller waits for its workers to finish running commits, in seconds."""
 
 
-class Caller(Invocation):
+class EngineInvocation(SyncInvocation):
     """An invocation whose streams run on the workers of an engine."""
 
     async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:

@@ -12,11 +12,11 @@ import msgspec
 from etl import __version__
 from etl.app.clients import open_clients
 from etl.app.joining import Sharing, refuse_other_terms
-from etl.app.notifications import Sender
 from etl.app.outcomes import Outcomes
 from etl.app.queue_worker import QueueWorker
 from etl.app.stream_runner import StreamRunner
 from etl.app.warehouse import open_warehouse
+from etl.app.worker_events import EventSender
 from etl.config import load
 from etl.db.sharing import SharedSync
 from etl.errors import DatabaseError, EtlError, InterruptedSyncError, explain
@@ -59,7 +59,7 @@ class _Worker:
         self._task = task
         self._sync_id = sync_id
         self._requests = self._retries = 0
-        self._sender = Sender()
+        self._sender = EventSender()
         self._listener = tee(self._count, self._sender.listen)
 
     def _count(self, event: Event) -> None:

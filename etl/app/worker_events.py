@@ -48,7 +48,7 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
     return await connect(url, database.schema_name, application_name=name, timeout_s=database.timeout_s)
 
 
-class Sender:
+class EventSender:
     """Sends the events of a worker; `listen` is the listener."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from etl.app.joining import Sharing, refuse_other_terms, summary_of, terms_of
 from etl.app.outcomes import Outcomes
-from etl.app.sync_invocation import LEDGER_TIMEOUT_S, Invocation
+from etl.app.sync_invocation import LEDGER_TIMEOUT_S, SyncInvocation
 from etl.app.warehouse import open_warehouse
 from etl.db.liveness import finish_commit
 from etl.db.sharing import SharedSync
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from etl.sync import Outcome, Task
 
 
-class Copy(Invocation):
+class JoinedInvocation(SyncInvocation):
     """One of several copies of a command that share an invocation."""
 
     def __init__(

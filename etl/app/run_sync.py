@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.app.sync_invocation import Invocation
+from etl.app.sync_invocation import SyncInvocation
 from etl.events import ignore
 from etl.plan.window import Window
 from etl.sync import Task
@@ -54,11 +54,11 @@ async def run_sync(  # noqa: PLR0913 - the options of the commands
     sync = settings.sync
     task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))
     if join is not None:
-        from etl.app.joined import Copy  # noqa: PLC0415 - for start-up time, as below
+        from etl.app.joined_invocation import JoinedInvocation  # noqa: PLC0415 - for start-up time, as below
 
-        return await Copy(settings, task, listener, name=join, policy=policy).run(apps, workflows)
+        return await JoinedInvocation(settings, task, listener, name=join, policy=policy).run(apps, workflows)
     if settings.engine.kind != "local" and not dry_run:
-        from etl.app.calling import Caller  # noqa: PLC0415
+        from etl.app.engine_invocation import EngineInvocation  # noqa: PLC0415
 
-        return await Caller(settings, task, listener, policy=policy).run(apps, workflows)
-    return await Invocation(settings, task, listener, dry_run=dry_run, policy=policy).run(apps, workflows)
+        return await EngineInvocation(settings, task, listener, policy=policy).run(apps, workflows)
+    return await SyncInvocation(settings, task, listener, dry_run=dry_run, policy=policy).run(apps, workflows)
