@@ -3,103 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from functools import partial
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from etl.app.joining import Sharing, refuse_other_terms, summary_of, terms_of
 from etl.app.outcomes import Outcomes
-from etl.app.sync_invocation import LEDGER_TIMEOUT_S, SyncInvocation
-from etl.app.warehouse import open_warehouse
-from etl.db.liveness import finish_commit
-from etl.db.sharing import SharedSync
+from etl.app.shared_state import SharedState, refuse_other_terms, terms_of
+from etl.app.summary import SyncSummary
+from etl.app.sync_invocation import RECORD_TIMEOUT_S, SyncInvocation
+from etl.db.refusals import LOST
 from etl.errors import DatabaseError, InterruptedSyncError
 from etl.events import SyncStarted
-from etl.limits import STREAMS_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from etl.api.retry import RetryPolicy
-    from etl.app.warehouse import Warehouse
     from etl.config import Settings
-    from etl.events import Listener, StreamId
-    from etl.sync import Outcome, Task
+    from etl.events import Listener
+    from etl.sync import Task
 
 
 class JoinedInvocation(SyncInvocation):
-    """One of several copies of a command that share an invocation."""
+    """An invocation in one of the copies that share it. If a copy ends early, the others take over its streams.
 
-    def __init__(
-        self, settings: Settings, task: Task, listener: Listener, *, name: str, policy: RetryPolicy | None
-    ) -> None:
-        super().__init__(settings, task, listener, policy=policy)
+    Args:
+        settings: the settings.
+        task: the mode and the window.
+        listener: receives all events.
+        name: name of the invocation to join, or to start if it is not running.
+        options: see `SyncInvocation`.
+    """
+
+    _shared: SharedState
+
+    def __init__(self, settings: Settings, task: Task, listener: Listener, *, name: str, **options: Any) -> None:
+        super().__init__(settings, task, listener, **options)
         self._name = name
-        self._split_pages = settings.engine.split_pages
 
-    async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
-        self._choose(apps)
-        async with AsyncExitStack() as stack:
-            opening = open_warehouse(self._settings, self._listener, width=STREAMS_AT_ONCE)
-            warehouse = await stack.enter_async_context(opening)
-            ours = terms_of(self._settings, self._task, apps, workflows)
-            terms = msgspec.json.encode(ours).decode()
-            row, theirs = await warehouse.session.join_sync(self._name, self._task.mode, terms)
-            refuse_other_terms(ours, msgspec.json.decode(theirs), f"the running invocation {self._name}")
-            self._summary.begin(row)
-            sharing = Sharing(warehouse, row["id"])
-            await self._caught(self._take_part(stack, warehouse, sharing, workflows))
-            await self._end(warehouse, sharing)
+    async def _begin(self) -> None:
+        """Join the running invocation, or start one.
 
-    async def _take_part(
-        self, stack: AsyncExitStack, warehouse: Warehouse, sharing: Sharing, workflows: Sequence[str]
-    ) -> None:
+        Raises:
+            SettingsError: the running invocation has other terms.
+        """
+        task, apps, workflows = self._task, sorted(self._selected_apps), sorted(self._selected_workflows)
+        window = {"--since": str(task.window.since), "--until": str(task.window.until)}
+        options = {"mode": task.mode, "--app": str(apps), "--workflow": str(workflows)} | window
+        ours = terms_of(self._settings, options)
+        row, theirs = await self._warehouse.session.join_sync(self._name, task.mode, ours)
+        refuse_other_terms(ours, theirs, f"the running invocation {self._name}")
+        self._summary.begin(row)
+        self._shared = SharedState(self._warehouse, self._sync_id)
+
+    async def _run_streams(self) -> None:
         """Queue the workflows if no other copy has, and work until all are finished."""
-        clients = await self._open_clients(stack, warehouse)
-        async with sharing.lead() as notes:
-            if not notes.is_queued:
-                found: dict[StreamId, Outcome] = {}
-                streams = await self._find_streams(warehouse, clients, workflows, found)
-                ended = [(each.stream.app_id, msgspec.json.encode([each])) for each in found.values()]
-                await sharing.ask(lambda shared: shared.queue_ended(ended))
-                sent = (self._summary.requests, self._summary.retries)
-                await sharing.ask(lambda shared: shared.add_requests(*sent))
-                await self._queue_worker(warehouse, self._runner(warehouse, clients)).fill(streams)
+        clients = await self._open_clients()
+        async with self._shared.lead() as state:
+            if not state.is_queued:
+                streams = await self._find_streams(clients)
+                await self._shared.queue_ended(self._outcomes.ended.values())
+                await self._shared.add_requests(self._summary.requests, self._summary.retries)
+                await self._queue(streams)
         self._apps = []
-        streams = await sharing.ask(SharedSync.streams)
-        self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id))
-        queue_worker = self._queue_worker(warehouse, self._runner(warehouse, clients))
-        await warehouse.session.work_as(queue_worker.worker)
+        self._listener(SyncStarted(self._task.mode, tuple(await self._shared.streams()), self._sync_id))
+        worker = self._queue_worker(clients, is_shared=True)
         try:
-            await sharing.until_stopped(queue_worker.work())
-        except asyncio.CancelledError:
-            adding = sharing.ask(lambda shared: shared.add_requests(*queue_worker.unreported()))
-            await finish_commit(asyncio.wait_for(adding, LEDGER_TIMEOUT_S))
+            await worker.work_until_stopped(self._shared)
+        except asyncio.CancelledError:  # ends only this copy
+            with suppress(DatabaseError, *LOST):
+                recording = self._shared.add_requests(*worker.unrecorded_requests())
+                await asyncio.wait_for(recording, RECORD_TIMEOUT_S)
             raise
 
-    async def _end(self, warehouse: Warehouse, sharing: Sharing) -> None:
+    async def _end(self) -> None:
         """Record the end of the invocation, or read the summary if another copy has recorded it."""
         cause = self._summary.cause
-        if isinstance(cause, (InterruptedSyncError, DatabaseError)):  # affects only this copy: the others continue
+        if isinstance(cause, (InterruptedSyncError, DatabaseError)):  # ends only this copy
             self._conclude()
             return
         if cause is not None:
-            await sharing.ask(partial(SharedSync.stop, error=cause))
-        async with sharing.lead() as notes:
-            if notes.summary is not None:
-                self._summary, cause = summary_of(notes.summary), notes.error
-                self._summary.cause = cause
+            await self._shared.stop(cause)
+        async with self._shared.lead() as state:
+            if state.summary is not None:
+                self._summary = SyncSummary.from_json(state.summary)
+                self._summary.cause = state.error
                 return
-            streams, outcomes = await sharing.ask(SharedSync.streams), await sharing.outcomes()
-            self._outcomes = Outcomes(streams, {each.stream: each for each in outcomes})
-            if cause is None and not self._task.window.is_bounded:
-                await self._caught(self._outcomes.compare_again(warehouse, self._listener))
-            self._summary.requests, self._summary.retries = await sharing.ask(SharedSync.requests)
-            self._conclude()
-            if self._summary.cause is None:
-                await self._caught(self._keep_in_order(warehouse))
-            await finish_commit(self._record_end(warehouse))
-            summary = msgspec.json.encode(self._summary.as_dict())
-            await sharing.ask(lambda shared: shared.end(summary))
+            self._outcomes = Outcomes(await self._shared.streams(), await self._shared.outcomes())
+            if cause is None:
+                await self._caught(self._compare_again())
+            self._summary.requests, self._summary.retries = await self._shared.requests()
+            await super()._end()
+            await self._shared.end(msgspec.json.encode(self._summary.as_dict()))

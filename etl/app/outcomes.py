@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from etl.db.refusals import LOST
+from etl.db.session import Session
 from etl.errors import InterruptedSyncError
 from etl.events import Notice
 from etl.sync import Outcome
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from etl.app.warehouse import Warehouse
-    from etl.db.session import StreamState
     from etl.errors import EtlError
     from etl.events import Listener, StreamId
 
@@ -32,7 +32,9 @@ class Outcomes:
         """Compare all counts again, because a stream may have loaded runs that another stream had counted before."""
         succeeded = [each for each in self.ended.values() if each.status == "succeeded" and each.api_count is not None]
         counted = {each.stream: each.state for each in succeeded if each.state is not None}
-        for stream, row in (await _differing(warehouse, counted)).items():
+        if not counted:
+            return
+        for stream, row in (await warehouse.ask(lambda session: session.compare_again(counted))).items():
             error, hint = row["last_error"], row["last_hint"]
             changes = {"warehouse_count": row["accounted_for"], "error": error, "hint": hint}
             self.ended[stream] = replace(self.ended[stream], status="partial", **changes)
@@ -53,15 +55,5 @@ class Outcomes:
         """Store the errors of streams that `end_with` has marked as failed."""
         for each in self._unrecorded:
             fence = None if each.state is None else each.state.fence
-            await warehouse.session.fail_stream(each.stream, fence, each.error, each.hint)
-
-
-async def _differing(
-    warehouse: Warehouse, streams: Mapping[StreamId, StreamState]
-) -> Mapping[StreamId, Mapping[str, Any]]:
-    if not streams:
-        return {}
-    try:
-        return await warehouse.session.compare_again(streams)
-    except LOST:  # the connection was lost while it was idle
-        return await (await warehouse.reconnect(warehouse.session)).compare_again(streams)
+            failure: dict[str, Any] = {"stream": each.stream, "fence": fence, "error": each.error, "hint": each.hint}
+            await warehouse.ask(partial(Session.fail_stream, **failure))

@@ -13,22 +13,27 @@ import asyncpg
 import msgspec
 
 from etl.app.maintenance import roll_up_loaded
+from etl.app.stream_runner import StreamRunner
 from etl.app.windows import Reading, Windows, encode
 from etl.db.queue import Queue
 from etl.db.refusals import LOST
 from etl.engine.tasks import run_concurrently
-from etl.errors import LockLostError
+from etl.errors import DatabaseError, EtlError, LockLostError
 from etl.events import Notice
+from etl.limits import STREAMS_AT_ONCE
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from etl.app.stream_runner import StreamRunner
+    from etl.api.client import CortexClient
+    from etl.app.shared_state import SharedState
+    from etl.app.summary import SyncSummary
     from etl.app.warehouse import Warehouse
+    from etl.config import Settings
     from etl.db.queue import Claim, Unit, WindowClaim
     from etl.events import Listener, StreamId
-    from etl.sync import Outcome
+    from etl.sync import Outcome, Task
 
 Answer = TypeVar("Answer")
 
@@ -40,59 +45,72 @@ LOCK_TIMEOUT_S = 1.0
 
 
 class QueueWorker:
-    """Runs the queued workflows of an invocation, up to `width` concurrently.
+    """Runs the queued workflows of an invocation, several concurrently.
 
     Args:
+        settings: the settings.
+        task: the mode and the window.
         warehouse: the warehouse with the queue.
-        runner: runs the streams.
-        sync_id: id of the invocation in `etl_syncs`.
+        clients: API clients by app id.
         listener: receives events.
-        width: maximum number of concurrent workflows.
-        sent: returns the numbers of requests and retries that this process has sent.
-        split_pages: pages per window when a big stream is split for other processes; 0 to split no streams.
+        outcomes: filled with the outcomes of the streams that this process has run.
+        summary: the summary of the invocation; its requests and retries are those of this process.
+        is_shared: whether other processes work on the invocation too. Then big streams are split into windows.
     """
 
     def __init__(
         self,
+        settings: Settings,
+        task: Task,
         warehouse: Warehouse,
-        runner: StreamRunner,
-        sync_id: int,
+        clients: Mapping[str, CortexClient],
         listener: Listener,
+        outcomes: dict[StreamId, Outcome],
         *,
-        width: int,
-        sent: Callable[[], tuple[int, int]],
-        split_pages: int = 0,
+        summary: SyncSummary,
+        is_shared: bool = False,
     ) -> None:
+        assert summary.id is not None  # noqa: S101 - only a dry run has none
         self._warehouse = warehouse
-        self._runner = runner
-        self._sync_id = sync_id
         self._listener = listener
-        self._width = width
-        self._sent = sent
-        self._reported = sent()
+        self._summary = summary
+        self._sync_id = summary.id
+        self._recorded = (summary.requests, summary.retries)
+        self._width = workflows_at_once(settings)
         self._claimed_units: list[Unit] = []
         self._claimed_windows: dict[WindowClaim, Tally] = {}
-        self.worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
-        if split_pages:
-            runner.windows = Windows(warehouse, sync_id, self.worker, split_pages)
+        self._name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self._runner = StreamRunner(settings, task, warehouse, clients, listener, outcomes, sync_id=summary.id)
+        if is_shared and settings.engine.split_pages:
+            self._runner.windows = Windows(warehouse, summary.id, self._name, settings.engine.split_pages)
 
-    def unreported(self) -> tuple[int, int]:
-        """Return the numbers of requests and retries that are not recorded yet."""
-        requests, retries = self._sent()
-        return requests - self._reported[0], retries - self._reported[1]
+    async def work_until_stopped(self, shared: SharedState, *, has_caller: bool = False) -> None:
+        """Work until all workflows of the queue are finished, or the invocation is asked to stop.
 
-    async def fill(self, streams: Sequence[StreamId]) -> None:
-        """Queue the streams of the invocation."""
-        await self._ask(lambda queue: queue.fill(streams))
+        Args:
+            shared: the shared state of the invocation.
+            has_caller: see `SharedState.until_stopped`.
 
-    async def leave(self, ended: Mapping[StreamId, Outcome]) -> None:
+        Raises:
+            KeyRefusedError, DatabaseError: no stream can continue.
+            EtlError: the reason to stop.
+        """
+        await self._warehouse.session.work_as(self._name)
+        try:
+            await shared.until_stopped(self.work(), has_caller=has_caller)
+        except DatabaseError:  # other processes continue
+            raise
+        except EtlError as error:
+            await shared.stop(error)
+            await self._leave()
+            raise
+
+    async def _leave(self) -> None:
         """Record the progress of the claimed streams and windows, because all processes stop."""
         for unit in self._claimed_units:
-            outcomes = msgspec.json.encode([ended[stream] for stream in unit.streams if stream in ended])
-            await self._ask(partial(Queue.finish, unit=unit, outcomes=outcomes, sent=self._report()))
+            await self._finish(unit, [ended for each in unit.streams if (ended := self._runner.outcomes.get(each))])
         for claim, tally in self._claimed_windows.items():
-            reading = encode(Reading("interrupted", tally=tally))
-            await self._ask(partial(Queue.finish_window, claim=claim, reading=reading, sent=self._report()))
+            await self._finish_window(claim, Reading("interrupted", tally=tally))
 
     async def work(self) -> None:
         """Work until all workflows of the queue are finished.
@@ -106,7 +124,7 @@ class QueueWorker:
         while left := await self._ask(Queue.unfinished):
             await run_concurrently(WINDOWS_AT_ONCE, self._run_windows)  # others may have split a stream
             # Streams that another process has claimed can be locked only if that process is dead.
-            others = any(unit.claimed_by not in {None, self.worker} for unit in left)
+            others = any(unit.claimed_by not in {None, self._name} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_TIMEOUT_S for unit in left)
             work = partial(self._run_remaining, iter(left), last=last)
             await run_concurrently(self._width, work)
@@ -131,7 +149,7 @@ class QueueWorker:
         unit = claim.unit
         self._claimed_units.append(unit)
         outcomes = await self._runner.run(unit.streams, claim.states, claim.session)
-        await self._ask(partial(Queue.finish, unit=unit, outcomes=msgspec.json.encode(outcomes), sent=self._report()))
+        await self._finish(unit, outcomes)
         self._claimed_units.remove(unit)
         changed = sum(each.tally.runs_inserted + each.tally.runs_updated for each in outcomes)
         await roll_up_loaded(self._warehouse, unit.workflow_id, changed, self._listener)
@@ -141,8 +159,7 @@ class QueueWorker:
         session = self._warehouse.session
         tally = self._claimed_windows[claim] = Tally()
         try:
-            reading = await self._runner.read_window(claim, tally)
-            await self._ask(partial(Queue.finish_window, claim=claim, reading=encode(reading), sent=self._report()))
+            await self._finish_window(claim, await self._runner.read_window(claim, tally))
         except LockLostError:  # another process has claimed the window or the stream, and continues
             pass
         except (*LOST, asyncpg.TransactionRollbackError) as error:
@@ -155,18 +172,30 @@ class QueueWorker:
             self._warehouse, claim.stream.workflow_id, tally.runs_inserted + tally.runs_updated, self._listener
         )
 
-    def _report(self) -> tuple[int, int]:
-        """Return the numbers of requests and retries to record now, and count them as recorded."""
-        requests, retries = self.unreported()
-        self._reported = (self._reported[0] + requests, self._reported[1] + retries)
-        return requests, retries
+    async def _finish(self, unit: Unit, outcomes: Sequence[Outcome]) -> None:
+        encoded, sent = msgspec.json.encode(outcomes), self.unrecorded_requests()
+        await self._ask(partial(Queue.finish, unit=unit, outcomes=encoded, sent=sent))
+
+    async def _finish_window(self, claim: WindowClaim, reading: Reading) -> None:
+        encoded, sent = encode(reading), self.unrecorded_requests()
+        await self._ask(partial(Queue.finish_window, claim=claim, reading=encoded, sent=sent))
+
+    def unrecorded_requests(self) -> tuple[int, int]:
+        """Return how many requests and retries this process has sent since the last call, to record them."""
+        before, self._recorded = self._recorded, (self._summary.requests, self._summary.retries)
+        return self._recorded[0] - before[0], self._recorded[1] - before[1]
 
     async def _ask(self, question: Callable[[Queue], Awaitable[Answer]]) -> Answer:
-        return await self._warehouse.ask(lambda session: question(Queue(session, self._sync_id, self.worker)))
+        return await self._warehouse.ask(lambda session: question(Queue(session, self._sync_id, self._name)))
 
 
-async def read_only(warehouse: Warehouse, runner: StreamRunner, streams: Sequence[StreamId], *, width: int) -> None:
-    """Run streams for a dry run, up to `width` workflows concurrently, without a queue or locks."""
+def workflows_at_once(settings: Settings) -> int:
+    """Return how many workflows a process reads concurrently."""
+    return min(STREAMS_AT_ONCE, settings.api.concurrency)
+
+
+async def read_only(runner: StreamRunner, warehouse: Warehouse, streams: Sequence[StreamId], *, width: int) -> None:
+    """Run streams for a dry run, several workflows concurrently, without a queue or locks."""
     by_workflow: dict[str, list[StreamId]] = {}
     for stream in streams:
         by_workflow.setdefault(stream.workflow_id, []).append(stream)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from etl.app.sync_invocation import SyncInvocation
+from etl.app.sync_invocation import SyncInvocation, task_of
 from etl.events import ignore
-from etl.plan.window import Window
-from etl.sync import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,14 +49,14 @@ async def run_sync(  # noqa: PLR0913 - the options of the commands
         The summary. It is returned in all cases: `cause` is the error that ended the invocation, or an interruption if
         the task was cancelled.
     """
-    sync = settings.sync
-    task = Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))
+    task = task_of(settings, mode, since, until)
+    options: dict[str, Any] = {"apps": apps, "workflows": workflows, "policy": policy}
     if join is not None:
         from etl.app.joined_invocation import JoinedInvocation  # noqa: PLC0415 - for start-up time, as below
 
-        return await JoinedInvocation(settings, task, listener, name=join, policy=policy).run(apps, workflows)
+        return await JoinedInvocation(settings, task, listener, name=join, **options).run()
     if settings.engine.kind != "local" and not dry_run:
         from etl.app.engine_invocation import EngineInvocation  # noqa: PLC0415
 
-        return await EngineInvocation(settings, task, listener, policy=policy).run(apps, workflows)
-    return await SyncInvocation(settings, task, listener, dry_run=dry_run, policy=policy).run(apps, workflows)
+        return await EngineInvocation(settings, task, listener, **options).run()
+    return await SyncInvocation(settings, task, listener, dry_run=dry_run, **options).run()

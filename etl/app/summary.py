@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError, gravest
+from etl.events import RequestSent
 from etl.plurals import counted
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from etl.errors import EtlError
+    from etl.events import Event
     from etl.sync import Outcome
 
 _CHANGES = ("inserted", "updated", "unchanged", "gone")
@@ -66,10 +70,25 @@ class SyncSummary:
     dry_run: bool = False
     cause: EtlError | None = None
 
+    @classmethod
+    def from_json(cls, text: str) -> SyncSummary:
+        """Return the summary that another process has encoded with `as_dict`."""
+        values = _or_empty(msgspec.json.decode(text))
+        for name in ("started_at", "ended_at"):
+            values[name] = datetime.fromisoformat(values[name]) if values[name] else None
+        streams = [StreamSummary(**_or_empty(each)) for each in values.pop("streams")]
+        return cls(**values, streams=streams)
+
     def begin(self, row: Mapping[str, Any]) -> None:
         """Copy the values of the invocation's row in `etl_syncs`."""
         for name, value in row.items():
             setattr(self, name, value)
+
+    def listen(self, event: Event) -> None:
+        """Count a request."""
+        if isinstance(event, RequestSent):
+            self.requests += 1
+            self.retries += event.is_retry
 
     def add(self, outcome: Outcome) -> None:
         """Add the outcome of a stream."""
@@ -105,7 +124,7 @@ class SyncSummary:
             self.status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
             self.cause, self.error, self.hint, self.exit_code = error, error.message, error.hint, error.exit_code
 
-    def ledger_values(self) -> tuple[object, ...]:
+    def row_values(self) -> tuple[object, ...]:
         """Return the parameters of the statement `finish_sync`, in its order."""
         counts = ("requests", "retries", "pages", "runs_seen", *(f"runs_{kind}" for kind in _CHANGES), "rejects")
         return (self.id, self.status, *(getattr(self, name) for name in counts), self.error or None)
@@ -119,3 +138,7 @@ class SyncSummary:
 
 def _or_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if value == "" else value for name, value in values.items()}
+
+
+def _or_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "" if value is None and name in ("error", "hint") else value for name, value in values.items()}

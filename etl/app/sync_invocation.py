@@ -11,32 +11,33 @@ from etl.app.clients import open_clients
 from etl.app.discovery import chosen_apps, discover, only, record_discovery
 from etl.app.maintenance import compute_own_credits, remove_due_payloads, roll_up_all
 from etl.app.outcomes import Outcomes
-from etl.app.queue_worker import QueueWorker, read_only
+from etl.app.queue_worker import QueueWorker, read_only, workflows_at_once
 from etl.app.stream_runner import StreamRunner
 from etl.app.summary import SyncSummary
 from etl.app.warehouse import open_unchanged, open_warehouse
 from etl.db.health import record_app_errors
 from etl.db.liveness import finish_commit
+from etl.db.queue import Queue
 from etl.db.refusals import DRIVER_ERRORS, LOST, unusable
 from etl.errors import DISK_FULL, EtlError, InterruptedSyncError, SettingsError, explain
-from etl.events import RequestSent, StreamId, SyncFinished, SyncStarted, tee
-from etl.limits import STREAMS_AT_ONCE
+from etl.events import StreamId, SyncFinished, SyncStarted, tee
 from etl.normalize.redaction import redactor_of
-from etl.sync import Outcome
+from etl.plan.window import Window
+from etl.sync import Outcome, Task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
+    from datetime import datetime
 
     from etl.api.client import CortexClient
     from etl.api.retry import RetryPolicy
     from etl.app.warehouse import Warehouse
     from etl.config import AppSettings, Settings
-    from etl.events import Event, Listener
-    from etl.sync import Task
+    from etl.events import Listener
+    from etl.sync.stream import Mode
 
-LEDGER_TIMEOUT_S = 2.0
+RECORD_TIMEOUT_S = 2.0
 """Time limit for recording the end of an invocation in `etl_syncs`, in seconds."""
-
 
 _UNFINISHED = EtlError(
     "the process that read it lost the database or ended", hint="Run it again; it continues where it stopped."
@@ -45,30 +46,50 @@ _UNFINISHED = EtlError(
 
 
 class SyncInvocation:
-    """One invocation of sync, backfill or reconcile."""
+    """One invocation of sync, backfill or reconcile, in one process.
+
+    `run` opens the warehouse, then begins the invocation, runs its streams and ends it; subclasses replace these three
+    steps to share the work with other processes.
+
+    Args:
+        settings: the settings.
+        task: the mode and the window.
+        listener: receives all events.
+        apps: ids of the apps to sync; empty for all configured apps.
+        workflows: ids of the workflows to sync; empty for all.
+        dry_run: whether to fetch and normalize only, without writing.
+        policy: the retry policy; None for the default.
+    """
+
+    _stack: AsyncExitStack
+    _warehouse: Warehouse
 
     def __init__(
-        self, settings: Settings, task: Task, listener: Listener, *, dry_run: bool = False, policy: RetryPolicy | None
+        self,
+        settings: Settings,
+        task: Task,
+        listener: Listener,
+        *,
+        apps: Sequence[str] = (),
+        workflows: Sequence[str] = (),
+        dry_run: bool = False,
+        policy: RetryPolicy | None = None,
     ) -> None:
         self._settings = settings
         self._task = task
+        self._selected_apps = apps
+        self._selected_workflows = workflows
         self._dry_run = dry_run
         self._policy = policy
-        self._listener = tee(self._count, listener)
         self._summary = SyncSummary(task.mode, dry_run=dry_run)
+        self._listener = tee(self._summary.listen, listener)
         self._outcomes = Outcomes()
         self._apps: list[AppSettings] = []  # apps whose streams are not known yet
-        self._split_pages = 0  # a single process does not split streams
 
-    def _count(self, event: Event) -> None:
-        if isinstance(event, RequestSent):
-            self._summary.requests += 1
-            self._summary.retries += event.is_retry
-
-    async def run(self, apps: Sequence[str], workflows: Sequence[str]) -> SyncSummary:
+    async def run(self) -> SyncSummary:
         """Run the invocation; see `run_sync`."""
         started = monotonic()
-        await self._caught(self._run(apps, workflows))
+        await self._caught(self._run())
         self._summary.seconds = round(monotonic() - started, 3)
         if not isinstance(self._summary.cause, SettingsError):  # after such an error, nothing was started
             self._listener(SyncFinished(self._summary.as_dict()))
@@ -83,88 +104,52 @@ class SyncInvocation:
         except Exception as error:  # noqa: BLE001 - the summary reports all errors
             self._summary.end_with(known_error(error))
 
-    def _choose(self, apps: Sequence[str]) -> None:
-        self._apps = chosen_apps(self._settings, apps)
+    async def _run(self) -> None:
+        self._apps = chosen_apps(self._settings, self._selected_apps)
         for app in self._apps:
             self._settings.require_key(app)  # before anything is opened
+        opening = open_unchanged if self._dry_run else open_warehouse
+        async with AsyncExitStack() as self._stack:
+            self._warehouse = await self._stack.enter_async_context(opening(self._settings, self._listener))
+            await self._begin()
+            await self._caught(self._run_streams())
+            await self._end()
 
-    async def _run(self, apps: Sequence[str], workflows: Sequence[str]) -> None:
-        self._choose(apps)
-        async with AsyncExitStack() as stack:
-            opening = open_unchanged if self._dry_run else open_warehouse
-            warehouse = await stack.enter_async_context(opening(self._settings, self._listener, width=STREAMS_AT_ONCE))
-            if not self._dry_run:
-                self._summary.begin(await warehouse.session.start_sync(self._task.mode))
-            await self._caught(self._run_streams(stack, warehouse, workflows))
-            self._conclude()
-            if not self._dry_run:
-                if self._summary.cause is None:
-                    await self._caught(self._keep_in_order(warehouse))
-                await finish_commit(asyncio.wait_for(self._record_end(warehouse), LEDGER_TIMEOUT_S))
+    async def _begin(self) -> None:
+        """Insert the invocation's row in `etl_syncs`."""
+        if not self._dry_run:
+            self._summary.begin(await self._warehouse.session.start_sync(self._task.mode))
 
-    async def _run_streams(self, stack: AsyncExitStack, warehouse: Warehouse, workflows: Sequence[str]) -> None:
-        clients = await self._open_clients(stack, warehouse)
-        outcomes = self._outcomes
-        outcomes.streams = streams = await self._find_streams(warehouse, clients, workflows, outcomes.ended)
+    async def _run_streams(self) -> None:
+        """Find the requested streams and sync them."""
+        clients = await self._open_clients()
+        streams = await self._find_streams(clients)
+        self._outcomes.streams = streams
         self._listener(SyncStarted(self._task.mode, tuple(streams), self._summary.id, self._dry_run))
-        runner = self._runner(warehouse, clients)
         if self._dry_run:
-            await read_only(warehouse, runner, streams, width=self._width)
+            parts = (self._settings, self._task, self._warehouse, clients, self._listener, self._outcomes.ended)
+            runner, width = StreamRunner(*parts, sync_id=None), workflows_at_once(self._settings)
+            await read_only(runner, self._warehouse, streams, width=width)
             return
-        queue_worker = self._queue_worker(warehouse, runner)
-        await queue_worker.fill(streams)
-        await queue_worker.work()
-        if not self._task.window.is_bounded:
-            await outcomes.compare_again(warehouse, self._listener)
+        await self._queue(streams)
+        await self._queue_worker(clients).work()
+        await self._compare_again()
 
-    async def _open_clients(self, stack: AsyncExitStack, warehouse: Warehouse) -> dict[str, CortexClient]:
-        return await open_clients(stack, self._settings, self._apps, warehouse.leases, self._listener, self._policy)
+    async def _end(self) -> None:
+        """Complete the summary, and record it in the invocation's row."""
+        self._conclude()
+        if not self._dry_run:
+            if self._summary.cause is None:
+                await self._caught(self._maintain())
+            await finish_commit(asyncio.wait_for(self._record_end(), RECORD_TIMEOUT_S))
 
-    @property
-    def _width(self) -> int:
-        return min(STREAMS_AT_ONCE, self._settings.api.concurrency)
+    async def _open_clients(self) -> dict[str, CortexClient]:
+        leases = self._warehouse.leases
+        return await open_clients(self._stack, self._settings, self._apps, leases, self._listener, self._policy)
 
-    def _runner(self, warehouse: Warehouse, clients: dict[str, CortexClient]) -> StreamRunner:
-        ended, sync_id = self._outcomes.ended, self._summary.id
-        return StreamRunner(self._settings, self._task, warehouse, clients, self._listener, ended, sync_id=sync_id)
-
-    def _queue_worker(self, warehouse: Warehouse, runner: StreamRunner) -> QueueWorker:
-        assert self._summary.id is not None  # noqa: S101 - only a dry run has none
-        return QueueWorker(
-            warehouse,
-            runner,
-            self._summary.id,
-            self._listener,
-            width=self._width,
-            sent=lambda: (self._summary.requests, self._summary.retries),
-            split_pages=self._split_pages,
-        )
-
-    def _conclude(self) -> None:
-        """Complete the summary with the outcomes of the streams."""
-        cause = self._summary.cause
-        self._outcomes.end_with(cause or _UNFINISHED)
-        for outcome in self._outcomes.ended.values():
-            self._summary.add(outcome)
-        if cause is None:
-            self._summary.conclude()
-
-    async def _keep_in_order(self, warehouse: Warehouse) -> None:
-        """Remove expired payloads, compute remaining own credits, and roll up changed days."""
-        if self._settings.payloads.retention == "honour" and self._summary.status != "skipped":
-            await remove_due_payloads(warehouse)
-        await compute_own_credits(warehouse, self._listener)
-        await roll_up_all(warehouse, self._listener)
-
-    async def _find_streams(
-        self,
-        warehouse: Warehouse,
-        clients: dict[str, CortexClient],
-        workflows: Sequence[str],
-        outcomes: dict[StreamId, Outcome],
-    ) -> list[StreamId]:
+    async def _find_streams(self, clients: dict[str, CortexClient]) -> list[StreamId]:
         """Find the requested streams; an app whose workflows cannot be listed completely gets an outcome `APP/*`."""
-        pool = None if self._dry_run else warehouse.pool
+        pool, workflows = None if self._dry_run else self._warehouse.pool, self._selected_workflows
         redactor, size = redactor_of(self._settings.payloads), self._settings.api.usual_page_size
         found = await discover(self._apps, clients, pool, self._listener, size=size, redactor=redactor)
         if pool is not None:
@@ -175,24 +160,65 @@ class SyncInvocation:
         for app_id, problem in found.problems.items():
             whole_app, status = StreamId(app_id, "*"), "partial" if problem.is_partial else "failed"
             if not (problem.is_partial and has_all_selected):
-                outcomes[whole_app] = Outcome(whole_app, status, error=problem.error, hint=problem.hint)
+                outcome = Outcome(whole_app, status, error=problem.error, hint=problem.hint)
+                self._outcomes.ended[whole_app] = outcome
         return streams
 
-    async def _record_end(self, warehouse: Warehouse) -> None:
-        """Record the end of the invocation, over a new connection if the old one was lost."""
-        try:
-            await self._write_end(warehouse)
-        except LOST:
-            await warehouse.reconnect(warehouse.session)
-            await self._write_end(warehouse)
+    async def _queue(self, streams: Sequence[StreamId]) -> None:
+        """Queue the streams for the workers of the invocation."""
+        await self._warehouse.ask(lambda session: Queue(session, self._sync_id, "").fill(streams))
 
-    async def _write_end(self, warehouse: Warehouse) -> None:
-        """Complete the invocation's row, and record the streams and apps that failed because the invocation ended."""
-        self._summary.ended_at = await warehouse.session.finish_sync(*self._summary.ledger_values())
+    def _queue_worker(self, clients: dict[str, CortexClient], *, is_shared: bool = False) -> QueueWorker:
+        return QueueWorker(
+            self._settings,
+            self._task,
+            self._warehouse,
+            clients,
+            self._listener,
+            self._outcomes.ended,
+            summary=self._summary,
+            is_shared=is_shared,
+        )
+
+    @property
+    def _sync_id(self) -> int:
+        assert self._summary.id is not None  # noqa: S101 - only a dry run has none
+        return self._summary.id
+
+    async def _compare_again(self) -> None:
+        if not self._task.window.is_bounded:
+            await self._outcomes.compare_again(self._warehouse, self._listener)
+
+    def _conclude(self) -> None:
+        """Complete the summary with the outcomes of the streams."""
         cause = self._summary.cause
+        self._outcomes.end_with(cause or _UNFINISHED)
+        for outcome in self._outcomes.ended.values():
+            self._summary.add(outcome)
+        if cause is None:
+            self._summary.conclude()
+
+    async def _maintain(self) -> None:
+        """Remove expired payloads, compute remaining own credits, and roll up changed days."""
+        if self._settings.payloads.retention == "honour" and self._summary.status != "skipped":
+            await remove_due_payloads(self._warehouse)
+        await compute_own_credits(self._warehouse, self._listener)
+        await roll_up_all(self._warehouse, self._listener)
+
+    async def _record_end(self) -> None:
+        """Complete the invocation's row, and record the streams and apps that failed because the invocation ended."""
+        values, cause = self._summary.row_values(), self._summary.cause
+        self._summary.ended_at = await self._warehouse.ask(lambda session: session.finish_sync(*values))
         if cause is not None and not isinstance(cause, (InterruptedSyncError, SettingsError)):
-            await self._outcomes.record_failures(warehouse)
-            await record_app_errors(warehouse.pool, [(app.id, cause.message, cause.hint) for app in self._apps])
+            await self._outcomes.record_failures(self._warehouse)
+            errors = [(app.id, cause.message, cause.hint) for app in self._apps]
+            await record_app_errors(self._warehouse.pool, errors)
+
+
+def task_of(settings: Settings, mode: Mode, since: datetime | None, until: datetime | None) -> Task:
+    """Return what an invocation does with each stream; `since` and `until` are its window of creation times."""
+    sync = settings.sync
+    return Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))
 
 
 def known_error(error: Exception) -> EtlError:

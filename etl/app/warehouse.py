@@ -17,6 +17,7 @@ from etl.db.refusals import LOST, unusable
 from etl.db.session import Session
 from etl.errors import DatabaseError
 from etl.events import Notice
+from etl.limits import STREAMS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -150,7 +151,7 @@ async def _open_session(settings: Settings, lost: Session) -> Session:
 
 
 @asynccontextmanager
-async def open_unchanged(settings: Settings, listener: Listener, *, width: int = 4) -> AsyncIterator[Warehouse]:
+async def open_unchanged(settings: Settings, listener: Listener) -> AsyncIterator[Warehouse]:
     """Open the warehouse for a command that must change nothing in it except the request budget.
 
     If the warehouse does not exist, yield an empty one: neither the schema nor the embedded server is created.
@@ -172,7 +173,7 @@ async def open_unchanged(settings: Settings, listener: Listener, *, width: int =
         return
     if todo:
         raise _pending(todo)
-    async with open_warehouse(settings, listener, width=width, migrated=False) as warehouse:
+    async with open_warehouse(settings, listener, migrated=False) as warehouse:
         yield warehouse
 
 
@@ -181,15 +182,12 @@ def _empty(settings: Settings) -> Warehouse:
 
 
 @asynccontextmanager
-async def open_warehouse(
-    settings: Settings, listener: Listener, *, width: int = 4, migrated: bool = True
-) -> AsyncIterator[Warehouse]:
+async def open_warehouse(settings: Settings, listener: Listener, *, migrated: bool = True) -> AsyncIterator[Warehouse]:
     """Open the warehouse for a command.
 
     Args:
         settings: the settings.
         listener: receives events about migrations.
-        width: maximum number of connections for loading.
         migrated: whether to apply pending migrations first.
 
     Raises:
@@ -205,7 +203,7 @@ async def open_warehouse(
             stack.push_async_callback(session.close)
             if migrated:
                 await _migrated(connection, url, settings, listener)
-            pool = await create_pool(url, schema, size=width, timeout_s=timeout_s, ensure_running=reopen)
+            pool = await create_pool(url, schema, size=STREAMS_AT_ONCE, timeout_s=timeout_s, ensure_running=reopen)
             stack.callback(pool.terminate)
             leases = await create_pool(
                 url,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
 
-_SQL = statements("sharing")
+_SQL = statements("shared_state")
 _PAUSE_S = 0.25
 _LONGEST_BYTES = 7900  # the payload of NOTIFY has at most 7,999
 _MANY = 200  # if more events are waiting, events of requests are dropped

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _SQL = statements("state")
-_SHARING = statements("sharing")
+_SHARED = statements("shared_state")
 _ENDING_ATTEMPTS = 20
 _ENDING_PAUSE_S = 0.1
 
@@ -166,11 +166,11 @@ class Session:
             The row of the invocation in `etl_syncs`, and its terms.
         """
         async with self._busy, self._connection.transaction():
-            await self._connection.execute(_SHARING["lock_name"], self._name("join", name))
-            row = await self._connection.fetchrow(_SHARING["running"], name)
+            await self._connection.execute(_SHARED["lock_name"], self._name("join", name))
+            row = await self._connection.fetchrow(_SHARED["running"], name)
             while row is not None and not await self._share(row["id"]):
                 await asyncio.sleep(_ENDING_PAUSE_S)
-                row = await self._connection.fetchrow(_SHARING["running"], name)
+                row = await self._connection.fetchrow(_SHARED["running"], name)
             values = await self._start_shared(name, mode, terms) if row is None else dict(row)
         self.shared = self._name("sync", values["id"])
         await self._close_others(values["id"])
@@ -179,7 +179,7 @@ class Session:
     async def _start_shared(self, name: str, mode: str, terms: str) -> dict[str, Any]:
         about = (socket.gethostname(), os.getpid(), __version__)
         (row,) = await self._connection.fetch(_SQL["start_sync"], mode, *about)
-        await self._connection.execute(_SHARING["add"], row["id"], name, terms)
+        await self._connection.execute(_SHARED["add"], row["id"], name, terms)
         await self._connection.fetchval(_SQL["lock_shared"], self._name("sync", row["id"]))
         return dict(row)
 

@@ -1,25 +1,34 @@
-"""Run several tasks concurrently in one process."""
+"""Tasks that run concurrently in one process: if one fails, the others are cancelled."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import gravest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 
-async def run_concurrently(width: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `work` in `width` concurrent tasks. If one fails, the others are cancelled.
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Open an `asyncio.TaskGroup` that raises a single error instead of a group of errors.
 
     Raises:
-        BaseException: the error of a task; if several failed, the one that takes precedence (see `gravest`).
+        BaseException: the error of the block or of a task; if several failed, the one that takes precedence (see
+            `gravest`).
     """
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(width):
-                group.create_task(work())
+            yield group
     except BaseExceptionGroup as errors:
         raise gravest(errors.exceptions) from None
+
+
+async def run_concurrently(width: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` in `width` concurrent tasks. If one fails, the others are cancelled; see `task_group`."""
+    async with task_group() as group:
+        for _ in range(width):
+            group.create_task(work())

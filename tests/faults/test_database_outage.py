@@ -92,13 +92,13 @@ async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "timeout_s", [sync_invocation.LEDGER_TIMEOUT_S, 0.5]
+    "timeout_s", [sync_invocation.RECORD_TIMEOUT_S, 0.5]
 )  # longer and shorter than reconnecting takes
 async def test_persistent_outage_exits_with_4_and_loses_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float
 ) -> None:
     monkeypatch.setattr(liveness, "OUTAGE_S", 1.0)
-    monkeypatch.setattr(sync_invocation, "LEDGER_TIMEOUT_S", timeout_s)
+    monkeypatch.setattr(sync_invocation, "RECORD_TIMEOUT_S", timeout_s)
     url = embedded.start(data_dir)
     world = one_stream(200)
     async with Sandbox(world, max_take=10) as sandbox:

@@ -5,19 +5,21 @@ import json
 import signal
 import sys
 from concurrent.futures import Future
-from unittest.mock import AsyncMock, Mock
 
 import psutil
 import pytest
 from command_fixtures import clean_environment
 from sync_trials import claimers, start, trial, workflows
 
-from etl.app.engine_invocation import _wait_for
+from etl.app.engine_invocation import wait_for_workers
+from etl.app.shared_state import SharedState
+from etl.app.warehouse import open_warehouse
 from etl.app.worker_events import _channel
 from etl.config import EngineSettings
-from etl.db.sharing import Notes
+from etl.db.queue import Queue
 from etl.engine.executors import open_executor
 from etl.errors import EtlError, SettingsError
+from etl.events import StreamId, ignore
 from etl.sandbox.faults import Status
 
 WORKFLOWS = 6
@@ -155,13 +157,17 @@ async def test_workers_of_a_dask_cluster_share_the_work(database_url, tmp_path):
         assert t.sandbox.key not in written.decode()
 
 
-async def test_work_that_the_engine_gives_up_is_a_failure():
+async def test_work_that_the_engine_gives_up_is_a_failure(database_url):
     """The scheduler of a Dask cluster dies: its client cancels what it waits for."""
-    shift = Future()
-    shift.cancel()
-    answers = iter((Notes("{}", True, None, None, None, None), True))  # nobody stopped it, and a workflow has not ended
-    with pytest.raises(EtlError, match="no worker is left: the engine has given it up"):
-        await _wait_for([shift], Mock(ask=AsyncMock(side_effect=lambda _: next(answers))))
+    given_up = Future()
+    given_up.cancel()
+    async with trial(database_url, workflows(1, runs=1)) as t, open_warehouse(t.settings, ignore) as warehouse:
+        row = await warehouse.session.start_sync("sync")
+        shared = SharedState(warehouse, row["id"])
+        await shared.add("{}")
+        await Queue(warehouse.session, row["id"], "").fill([StreamId("app", "wf_0")])
+        with pytest.raises(EtlError, match="no worker is left: the engine has given it up"):
+            await wait_for_workers([given_up], shared)
 
 
 def test_tls_needs_all_files():
