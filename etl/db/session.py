@@ -306,6 +306,21 @@ class Session:
         """Return the listed runs in a window that match the filters and were not seen by a pass, newest first."""
         return [row["id"] for row in await self._rows("unseen_runs", *stream, number, *filters, *window)]
 
+    async def unseen_elsewhere(
+        self,
+        stream: StreamId,
+        number: int,
+        filters: tuple[str, str],
+        window: tuple[datetime | None, datetime | None],
+        limit: int,
+    ) -> dict[str, list[str]]:
+        """Return up to `limit` runs that a pass did not see either, of other apps' listings that are not read any more.
+
+        The result has the apps of these listings by run id.
+        """
+        rows = await self._rows("unseen_elsewhere", *stream, number, *filters, *window, limit)
+        return {row["id"]: row["apps"] for row in rows}
+
     async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
         """Return the digests of quarantined items that were not seen by a pass."""
         return [row["digest"] for row in await self._rows("unseen_rejects", *stream, number)]

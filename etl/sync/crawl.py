@@ -16,7 +16,7 @@ from etl.plan.paging import Span, meets
 from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
 from etl.plan.verdict import Evidence, passes_allowed, verdict
 from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT
-from etl.sync.gone import settle_unseen
+from etl.sync.gone import LOOKED_UP, settle_unseen, settle_unseen_elsewhere
 from etl.sync.listing import answer_of
 
 if TYPE_CHECKING:
@@ -300,6 +300,10 @@ class Crawl:
         store, session, complete = self._store, self._store.session, not self.doubt
         unseen = await session.unseen_runs(store.stream, self._number, store.filters, self.window)
         settled = await settle_unseen(self._intake, unseen, complete=complete)
+        if complete:
+            asked = (store.stream, self._number, store.filters, self.window, LOOKED_UP)
+            elsewhere = await session.unseen_elsewhere(*asked)
+            await settle_unseen_elsewhere(self._listing, self._intake, elsewhere)
         if complete and not self.window.is_bounded:
             await store.drop_rejects(await session.unseen_rejects(store.stream, self._number))
         return settled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from etl.decode.items import peek_id
@@ -11,7 +12,7 @@ from etl.plan.paging import Span
 from etl.plan.search import Break, break_of, next_page, pages_left, stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from etl.db.store import Store
     from etl.sync.intake import Errors, Intake
@@ -61,6 +62,22 @@ async def settle_unseen(intake: Intake, unseen: Sequence[str], *, complete: bool
     if complete:
         await intake.mark_gone([*absent, *rest])
     return len(absent) == len(errors)
+
+
+async def settle_unseen_elsewhere(listing: Listing, intake: Intake, unseen: Mapping[str, Sequence[str]]) -> None:
+    """Mark runs of listings that are not read any more as gone, if the API answers that no app has them.
+
+    Args:
+        listing: a listing of the same workflow, of which a complete pass did not show the runs.
+        intake: marks the runs.
+        unseen: the apps whose listings contained the runs, by run id.
+    """
+    runs, absent = list(unseen), list[str]()
+    for start in range(0, len(runs), listing.concurrency):
+        some = runs[start : start + listing.concurrency]
+        answers = await asyncio.gather(*(listing.lacks(run_id, unseen[run_id]) for run_id in some))
+        absent += [run_id for run_id, is_absent in zip(some, answers, strict=True) if is_absent]
+    await intake.mark_gone(absent)
 
 
 async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order) -> None:

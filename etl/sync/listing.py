@@ -161,6 +161,20 @@ class Listing:
             return NoDocumentError(f"the API returned a document without an id for the run {run_id}")
         return TransientError(f"the API returned another run for the run {run_id}")
 
+    async def lacks(self, run_id: str, apps: Sequence[str]) -> bool:
+        """Return whether the API answers that neither this app nor any of `apps` has a run of the workflow."""
+        if REPLACEMENT in run_id:
+            return False
+        for app_id in (self._stream.app_id, *apps):
+            try:
+                await self._client.get_run(app_id, self._stream.workflow_id, run_id)
+            except NotFoundError:
+                continue
+            except (FatalError, TransientError):
+                pass
+            return False
+        return True
+
     async def pages(
         self, reading: Pass[Page], probes: Mapping[Span, Page] = MappingProxyType({})
     ) -> AsyncGenerator[list[Page], None]:

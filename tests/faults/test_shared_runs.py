@@ -133,6 +133,28 @@ async def test_removed_app_does_not_keep_runs(database_url):
         assert (await t.agrees("sync")).runs_gone == 1
 
 
+async def test_run_that_only_a_removed_app_listed_is_gone_if_no_app_has_it(database_url):
+    world = one_stream(100)
+    async with trial(database_url, world) as t:
+        t.apps = (APP,)
+        await t.agrees("backfill")
+        runs = list(world.runs[WORKFLOW])
+        t.sandbox.faults.before_response = partly = Partly(world, "c")
+        removed, partly.hidden = set(runs[5:70]), set(runs[:5])  # the API still lists the latter for the other app
+        for run_id in removed:
+            del partly.all[run_id]
+        t.apps = ("c",)
+        summary = await t.run()
+        assert (summary.status, (await standing(t))["c"]) == ("succeeded", (30, 30))
+        assert 40 <= summary.runs_gone <= 50, "as many are looked up after each pass"
+        while await gone(t) != removed:
+            assert (await t.run("reconcile")).status == "succeeded"
+        partly.all.clear()
+        t.sandbox.faults.on(lambda request: request.path.startswith(f"/apps/{APP}/"), Status(403))
+        assert (await t.run("reconcile")).status == "succeeded"
+        assert await gone(t) == set(runs) - set(runs[:5]), "a refusal is no proof"
+
+
 async def test_app_that_was_not_synced_for_long_does_not_keep_runs(database_url):
     world = one_stream(30)
     async with trial(database_url, world) as t:
@@ -149,7 +171,7 @@ async def test_app_that_was_not_synced_for_long_does_not_keep_runs(database_url)
         )
         world.delete_run(runs[4])
         assert (await t.run("reconcile")).status == "partial"
-        assert await gone(t) == {runs[4]}
+        assert await gone(t) == {runs[3], runs[4]}
 
 
 async def test_app_that_loses_the_workflow_does_not_remove_runs(database_url):
