@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 from etl.api.pages import Page, read_document, read_page
@@ -39,7 +39,8 @@ USUAL_SIZE = 100
 class CortexClient:
     """Reads workflows and runs. An async context manager around one HTTP session, which tasks may share.
 
-    Every request, including retries, passes the limiter first. All methods raise:
+    Every request, including retries, passes the limiter first. None is sent while the task that opened the client is
+    being cancelled: it may have to wait for a commit before it cancels the tasks that read. All methods raise:
 
         TransientError: the last retry failed.
         FatalError: the request failed, and a retry cannot succeed.
@@ -67,10 +68,12 @@ class CortexClient:
         self._network = network
         self._max_response_bytes = max_response_bytes
         self._transport: Transport | None = None
+        self._opened_by: asyncio.Task[Any] | None = None
         self.readers = 0
         """The number of listings that are being read, which share the memory for pages."""
 
     async def __aenter__(self) -> Self:
+        self._opened_by = asyncio.current_task()
         self._transport = Transport(
             f"Bearer {self._key.get_secret_value()}",
             timeout_s=self._settings.timeout_s,
@@ -191,6 +194,8 @@ class CortexClient:
         retries = Retries(self._policy)
         while True:
             await self._limiter.acquire()
+            if self._opened_by is not None and self._opened_by.cancelling():
+                raise asyncio.CancelledError
             answer = None
             try:
                 answer = await self._send(url, path, longest, is_retry=retries.count > 0)

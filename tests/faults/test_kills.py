@@ -1,9 +1,13 @@
 """Promises 6 and 7: after a kill at any point, the next command recovers; signals stop a command."""
 
+import asyncio
 import signal
 
 import pytest
 from sync_trials import WORKFLOW, kill_at, one_stream, start, trial
+
+from etl.api.retry import RetryPolicy
+from etl.sandbox.faults import Status, page
 
 PAGES, SIZE, WIDTH = 30, 4, 3
 
@@ -134,8 +138,6 @@ async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, mome
         if moment == "answer":
             t.sandbox.faults.latency_s = 1
         if moment == "pause":
-            from etl.sandbox.faults import Status, page
-
             t.sandbox.faults.on(page(3), Status(429, retry_after=600))
         process = await start(t, tmp_path, "sync")
         pids.append(process.pid)
@@ -147,6 +149,34 @@ async def test_stop_signal_ends_a_sync_soon(database_url, tmp_path, number, mome
         t.sandbox.faults.clear()
         await t.connection.execute("DELETE FROM etl_rate_budgets")  # the pause requested by the API
         await t.agrees()
+
+
+async def test_interrupted_sync_sends_no_requests_while_its_commit_ends(database_url):
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'runs'::regclass"
+    async with trial(database_url, one_stream(60)) as t:
+        t.api = {"page_size": 5, "concurrency": 4}
+        asked, locked = asyncio.Event(), asyncio.Event()
+
+        async def hook(path, query, number):
+            if query.get("page") == "2":
+                asked.set()
+                await locked.wait()
+
+        t.sandbox.faults.before_response = hook
+        t.sandbox.faults.on(page(3), Status(503))
+        syncing = asyncio.create_task(t.run(policy=RetryPolicy(first_pause_s=0.5)))
+        await asked.wait()
+        async with t.connection.transaction():
+            await t.connection.execute("LOCK TABLE runs IN SHARE MODE")
+            locked.set()
+            while not await t.connection.fetchval(waiting):
+                await asyncio.sleep(0.01)
+            syncing.cancel()
+            await asyncio.sleep(0.05)
+            sent = len(t.sandbox.requests)
+            await asyncio.sleep(1)  # after 0.75 s at most, page 3 would be requested again
+        assert (await syncing).status == "interrupted"
+        assert t.sandbox.requests[sent:] == []
 
 
 async def test_run_is_stored_completely_or_not_at_all(database_url, tmp_path):
