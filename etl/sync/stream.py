@@ -16,6 +16,7 @@ from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
 from etl.plan.slices import Reconciled, deadline, reconcile_is_due
+from etl.plan.verdict import remedy
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
 from etl.sync.crawl import joint_pass, read_all
@@ -258,8 +259,7 @@ class StreamSync:
             error = f"the API counts {counted(count or 0, 'run')}, the warehouse {ours:,}"
         else:
             error = (crawl.doubt if crawl is not None else "") or self._intake.doubt
-        reconcile = ["cortex-etl", "reconcile", "--workflow", self._store.stream.workflow_id]
-        hint = f"Run: {shlex.join(reconcile)}" if error else ""
+        hint = await self._hint(crawl) if error else ""
         if not error and self._due is not None and 0 < self._allowance.share < self._due.taken:
             hint = (
                 f"Its reconcile reads {self._due.taken:,} pages in this sync, more than sync.reconcile_share allows, "
@@ -277,6 +277,25 @@ class StreamSync:
             page_size=self._listing.paging.known,
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
+
+    async def _hint(self, crawl: Crawl | None) -> str:
+        """Return what to do about an incomplete stream."""
+        hint = self._remedy(crawl)
+        if not hint and self._crawl is not None and (self._listing.count or 0) > self._crawl.met:
+            rejects = await self._store.open_rejects()
+            if any(each.run_id is None for each in rejects.values()):
+                hint = (
+                    "Some quarantined items have no id, and equal ones cannot be told apart. "
+                    "Ask whoever runs the API to give every run an id; see: cortex-etl rejects list"
+                )
+        return hint or f"Run: {shlex.join(['cortex-etl', 'reconcile', '--workflow', self._store.stream.workflow_id])}"
+
+    def _remedy(self, crawl: Crawl | None) -> str:
+        """Return what to do about a listing that no pass can prove complete; empty if another pass may."""
+        if crawl is None:
+            return ""
+        is_aligned, is_counted = self._listing.paging.aligned, self._listing.count is not None
+        return remedy(crawl.doubt, crawl.order, is_aligned=is_aligned, is_counted=is_counted)
 
     def _reconciled(self, crawl: Crawl | None) -> Reconciled:
         """Return the progress of reconciles after everything, a slice, or nothing (None) was read."""
@@ -298,7 +317,7 @@ class StreamSync:
         crawl = await read_all(self._listing, self._intake, self._store, now, window=self._task.window)
         if not crawl.doubt:
             return self._ended("succeeded", None)
-        return self._ended("partial", None, crawl.doubt, "Run the same command again.")
+        return self._ended("partial", None, crawl.doubt, self._remedy(crawl) or "Run the same command again.")
 
 
 def _only(runs: Container[str], page: Page) -> Page:

@@ -179,6 +179,27 @@ async def test_next_page_tokens_are_followed(database_url):
         await t.agrees("reconcile")
 
 
+@pytest.mark.parametrize(
+    ("order", "count", "expected"),
+    [("created_desc", None, "send pagination-count"), ("created_asc", "31", "newest runs first")],
+)
+async def test_listing_that_cannot_be_proved_complete_has_a_hint_that_helps(database_url, order, count, expected):
+    """The pages cannot overlap, because the server pages by token."""
+    world = one_stream(31)
+    world.order = order
+    async with trial(database_url, world, next_tokens=True) as t:
+        t.api = {"page_size": 5}
+        t.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
+        for mode, window in (
+            ("sync", {}),
+            ("reconcile", {}),
+            ("backfill", {"until": datetime(2030, 1, 1, tzinfo=UTC)}),
+        ):
+            summary = await t.run(mode, **window)
+            assert (summary.status, expected in summary.hint) == ("partial", True), summary
+            assert await t.differences() == []
+
+
 async def test_empty_page_between_full_ones_loses_nothing(database_url):
     async with trial(database_url, one_stream(40)) as t:
         t.api = {"page_size": 5}
