@@ -126,26 +126,24 @@ CREATE TABLE etl_queue (
     fence       bigint,
     since       timestamptz,
     until       timestamptz,
-    start       integer,
     CONSTRAINT etl_queue_pkey PRIMARY KEY (sync_id, place)
 );
 COMMENT ON TABLE etl_queue IS
-    'One row per workflow that a running invocation syncs. A process claims a workflow with all apps that list it, because they may list the same runs. If several processes read a large stream, it also has a row per window of creation times.';
+    'One row per workflow that a running invocation syncs. A process claims a workflow with all apps that list it, because they may list the same runs. If several processes read a large stream, it also has a row per slice of its creation times.';
 COMMENT ON COLUMN etl_queue.sync_id IS 'Invocation (etl_syncs.id). When it ends, its rows are deleted.';
 COMMENT ON COLUMN etl_queue.place IS 'Position in the queue.';
 COMMENT ON COLUMN etl_queue.workflow_id IS 'The workflow.';
 COMMENT ON COLUMN etl_queue.app_ids IS 'Apps that list the workflow; their listings are read one after another.';
-COMMENT ON COLUMN etl_queue.claimed_by IS 'Process that has claimed the workflow or window; null if no process has.';
+COMMENT ON COLUMN etl_queue.claimed_by IS 'Process that has claimed the workflow or slice; null if no process has.';
 COMMENT ON COLUMN etl_queue.held_since IS
     'When another invocation was first found to hold one of the streams; null if none was. The workflow is then tried again after all others.';
-COMMENT ON COLUMN etl_queue.outcomes IS 'Outcomes of the streams, or the result of reading the window; null until the row is finished.';
-COMMENT ON COLUMN etl_queue.requests IS 'Number of HTTP requests that the process has sent since it last finished a workflow or window.';
+COMMENT ON COLUMN etl_queue.outcomes IS 'Outcomes of the streams, or the result of reading the slice; null until the row is finished.';
+COMMENT ON COLUMN etl_queue.requests IS 'Number of HTTP requests that the process has sent since it last finished a workflow or slice.';
 COMMENT ON COLUMN etl_queue.retries IS 'Number of retries among them.';
 COMMENT ON COLUMN etl_queue.fence IS
-    'For a window, the fencing token (etl_streams.fence) of the process that has locked the stream; other processes commit with this token too.';
-COMMENT ON COLUMN etl_queue.since IS 'For a window, the earliest creation time, inclusive; null if it has no lower bound.';
-COMMENT ON COLUMN etl_queue.until IS 'For a window, the latest creation time, exclusive; null if it has no upper bound.';
-COMMENT ON COLUMN etl_queue.start IS 'For a window, the estimated number of runs that precede it in the listing.';
+    'For a slice, the fencing token (etl_streams.fence) of the process that has locked the stream; other processes commit with this token too.';
+COMMENT ON COLUMN etl_queue.since IS 'For a slice, the earliest creation time, inclusive; null if it has no lower bound.';
+COMMENT ON COLUMN etl_queue.until IS 'For a slice, the latest creation time, exclusive; null if it has no upper bound.';
 
 CREATE INDEX etl_queue_free_idx ON etl_queue (sync_id, place) WHERE claimed_by IS NULL AND held_since IS NULL;
 COMMENT ON INDEX etl_queue_free_idx IS 'The next workflow to claim.';

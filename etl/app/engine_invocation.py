@@ -45,7 +45,7 @@ class EngineInvocation(SyncInvocation):
         await self._compare_again()
 
     async def _may_split(self) -> bool:
-        """Return whether streams may be read in windows, so that more workers than workflows are useful."""
+        """Return whether streams may be read in slices, so that more workers than workflows are useful."""
         if not self._settings.engine.split_pages or self._task.window.is_bounded:
             return False
         return self._task.mode != "sync" or await self._warehouse.ask(Session.has_unread_history)

@@ -22,7 +22,7 @@ from etl.limits import Work, near_limits
 from etl.normalize.normalizer import Normalizer
 from etl.plan.window import EVERYTHING
 from etl.sync.listing import paging_of
-from etl.sync.stream import due_part
+from etl.sync.reconcile import due_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ import asyncpg
 import msgspec
 
 from etl.app.maintenance import roll_up_loaded
+from etl.app.split_streams import SliceOutcome, SplitStreams, encode
 from etl.app.stream_runner import StreamRunner
-from etl.app.windows import Reading, Windows, encode
 from etl.db.queue import Queue
 from etl.db.refusals import LOST
 from etl.engine.tasks import run_concurrently
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from etl.app.summary import SyncSummary
     from etl.app.warehouse import Warehouse
     from etl.config import Settings
-    from etl.db.queue import Claim, Unit, WindowClaim
+    from etl.db.queue import Claim, SliceClaim, Unit
     from etl.events import Listener, StreamId
     from etl.sync import Outcome, Task
 
 Answer = TypeVar("Answer")
 
-WINDOWS_AT_ONCE = 2
-"""One is read while another begins or ends. With more, some processes would idle while others read the last windows."""
+SLICES_AT_ONCE = 2
+"""One is read while another begins or ends. With more, some processes would idle while others read the last slices."""
 
 LOCK_TIMEOUT_S = 1.0
 """How long to wait for locked streams, in seconds. PostgreSQL does not detect immediately that a process is dead."""
@@ -55,7 +55,7 @@ class QueueWorker:
         listener: receives events.
         outcomes: filled with the outcomes of the streams that this process has run.
         summary: the summary of the invocation; its requests and retries are those of this process.
-        is_shared: whether other processes work on the invocation too. Then big streams are split into windows.
+        is_shared: whether other processes work on the invocation too. Then big streams are split into slices.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class QueueWorker:
         self._recorded = (summary.requests, summary.retries)
         self._width = workflows_at_once(settings)
         self._claimed_units: list[Unit] = []
-        self._claimed_windows: dict[WindowClaim, Tally] = {}
+        self._claimed_slices: dict[SliceClaim, Tally] = {}
         self._name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self._runner = StreamRunner(settings, task, warehouse, clients, listener, outcomes, sync_id=summary.id)
-        if is_shared and settings.engine.split_pages:
-            self._runner.windows = Windows(warehouse, summary.id, self._name, settings.engine.split_pages)
+        pages = settings.engine.split_pages if is_shared else 0
+        self._runner.split_streams = SplitStreams(warehouse, summary.id, self._name, pages)
 
     async def work_until_stopped(self, shared: SharedState, *, has_caller: bool = False) -> None:
         """Work until all workflows of the queue are finished, or the invocation is asked to stop.
@@ -106,11 +106,11 @@ class QueueWorker:
             raise
 
     async def _leave(self) -> None:
-        """Record the progress of the claimed streams and windows, because all processes stop."""
+        """Record the progress of the claimed streams and slices, because all processes stop."""
         for unit in self._claimed_units:
             await self._finish(unit, [ended for each in unit.streams if (ended := self._runner.outcomes.get(each))])
-        for claim, tally in self._claimed_windows.items():
-            await self._finish_window(claim, Reading("interrupted", tally=tally))
+        for claim, tally in self._claimed_slices.items():
+            await self._finish_slice(claim, SliceOutcome("interrupted", tally=tally))
 
     async def work(self) -> None:
         """Work until all workflows of the queue are finished.
@@ -122,7 +122,7 @@ class QueueWorker:
         """
         await run_concurrently(self._width, self._run_unclaimed)
         while left := await self._ask(Queue.unfinished):
-            await run_concurrently(WINDOWS_AT_ONCE, self._run_windows)  # others may have split a stream
+            await run_concurrently(SLICES_AT_ONCE, self._run_slices)  # others may have split a stream
             # Streams that another process has claimed can be locked only if that process is dead.
             others = any(unit.claimed_by not in {None, self._name} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_TIMEOUT_S for unit in left)
@@ -134,9 +134,9 @@ class QueueWorker:
         while (claim := await self._ask(Queue.claim)) is not None:
             await self._run(claim)
 
-    async def _run_windows(self) -> None:
-        while (claim := await self._ask(Queue.claim_window)) is not None:
-            await self._read_window(claim)
+    async def _run_slices(self) -> None:
+        while (claim := await self._ask(Queue.claim_slice)) is not None:
+            await self._read_slice(claim)
 
     async def _run_remaining(self, units: Iterator[Unit], *, last: bool) -> None:
         for unit in units:
@@ -154,20 +154,20 @@ class QueueWorker:
         changed = sum(each.tally.runs_inserted + each.tally.runs_updated for each in outcomes)
         await roll_up_loaded(self._warehouse, unit.workflow_id, changed, self._listener)
 
-    async def _read_window(self, claim: WindowClaim) -> None:
-        """Read a window of a stream that another process has claimed."""
+    async def _read_slice(self, claim: SliceClaim) -> None:
+        """Read a slice of a stream that another process has claimed."""
         session = self._warehouse.session
-        tally = self._claimed_windows[claim] = Tally()
+        tally = self._claimed_slices[claim] = Tally()
         try:
-            await self._finish_window(claim, await self._runner.read_window(claim, tally))
-        except LockLostError:  # another process has claimed the window or the stream, and continues
+            await self._finish_slice(claim, await self._runner.read_slice(claim, tally))
+        except LockLostError:  # another process has claimed the slice or the stream, and continues
             pass
         except (*LOST, asyncpg.TransactionRollbackError) as error:
             await self._ask(partial(Queue.give_up, claim=claim))
             self._listener(Notice("database.lost", {"stream": str(claim.stream), "error": str(error)}, level="warning"))
             if isinstance(error, LOST) and self._warehouse.session is session:
                 await self._warehouse.reconnect(session)
-        del self._claimed_windows[claim]
+        del self._claimed_slices[claim]
         await roll_up_loaded(
             self._warehouse, claim.stream.workflow_id, tally.runs_inserted + tally.runs_updated, self._listener
         )
@@ -176,9 +176,9 @@ class QueueWorker:
         encoded, sent = msgspec.json.encode(outcomes), self.unrecorded_requests()
         await self._ask(partial(Queue.finish, unit=unit, outcomes=encoded, sent=sent))
 
-    async def _finish_window(self, claim: WindowClaim, reading: Reading) -> None:
-        encoded, sent = encode(reading), self.unrecorded_requests()
-        await self._ask(partial(Queue.finish_window, claim=claim, reading=encoded, sent=sent))
+    async def _finish_slice(self, claim: SliceClaim, outcome: SliceOutcome) -> None:
+        encoded, sent = encode(outcome), self.unrecorded_requests()
+        await self._ask(partial(Queue.finish_slice, claim=claim, outcome=encoded, sent=sent))
 
     def unrecorded_requests(self) -> tuple[int, int]:
         """Return how many requests and retries this process has sent since the last call, to record them."""

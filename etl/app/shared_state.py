@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from etl import __version__
-from etl.app.windows import decode
+from etl.app.split_streams import decode
 from etl.db.statements import statements
 from etl.engine.tasks import task_group
 from etl.errors import (
@@ -174,10 +174,10 @@ class SharedState:
     async def outcomes(self) -> dict[StreamId, Outcome]:
         """Return the outcomes of streams from all processes; streams of dead processes were interrupted."""
         rows = await self._rows("outcomes")
-        texts = [row["outcomes"] for row in rows if not row["is_window"]]
+        texts = [row["outcomes"] for row in rows if not row["is_slice"]]
         ended = {each.stream: each for text in texts for each in msgspec.json.decode(text, type=list[Outcome])}
         for row in rows:
-            if row["is_window"]:
+            if row["is_slice"]:
                 stream = StreamId(row["app_id"], row["workflow_id"])
                 outcome = ended.setdefault(stream, Outcome(stream, "interrupted"))
                 outcome.tally.add(decode(row["outcomes"]).tally)

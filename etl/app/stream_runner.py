@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from etl.app.windows import Reading
+from etl.app.split_streams import SliceOutcome
 from etl.db.refusals import LOST, describe_refusal, unusable
 from etl.db.store import REFUSALS, Store
 from etl.errors import (
@@ -30,7 +30,7 @@ from etl.normalize.redaction import redactor_of
 from etl.plan.paging import head_size
 from etl.plan.slices import Allowance
 from etl.sync import Outcome, StreamSync
-from etl.sync.crawl import read_window
+from etl.sync.crawl import read_slice
 from etl.sync.intake import Intake, Tally
 from etl.sync.listing import Listing, paging_of
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from etl.api.client import CortexClient
+    from etl.app.split_streams import SplitStreams
     from etl.app.warehouse import Warehouse
-    from etl.app.windows import Windows
     from etl.config import Settings
     from etl.db.batch import Loaded
-    from etl.db.queue import WindowClaim
+    from etl.db.queue import SliceClaim
     from etl.db.session import Session, StreamState
     from etl.events import Listener, StreamId
     from etl.plan.window import Window
@@ -90,8 +90,8 @@ class StreamRunner:
         self._states: dict[StreamId, StreamState] = {}
         self._tallies: dict[StreamId, Tally] = {}
         self._unanswered: dict[StreamId, list[tuple[str, Loaded]]] = {}
-        self.windows: Windows | None = None
-        """The windows of big streams, if several processes share the work; otherwise None."""
+        self.split_streams: SplitStreams | None = None
+        """Reads big streams in slices; None in a dry run."""
 
     async def run(
         self, streams: Sequence[StreamId], states: Mapping[StreamId, StreamState], session: Session
@@ -176,14 +176,14 @@ class StreamRunner:
         store = self._store(stream, self._states[stream])
         listing, intake = self._reading(store, self._task.window)
         intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
-        in_windows = None
-        if self.windows is not None:
-            read = partial(self.read_window, tally=intake.tally)
+        in_slices = None
+        if self.split_streams is not None:
+            read = partial(self.read_slice, tally=intake.tally)
             resumes = self._task.mode != "reconcile" and not store.state.backfill_done
-            in_windows = partial(self.windows.read, listing, intake, store, read, resumes=resumes)
+            in_slices = partial(self.split_streams.read, listing, intake, store, read, resumes=resumes)
         try:
             parts = (self._task, listing, intake, store, self._listener, self._allowance)
-            outcome = await StreamSync(*parts, in_windows=in_windows).run()
+            outcome = await StreamSync(*parts, in_slices=in_slices).run()
             return replace(outcome, state=self._states[stream])
         except (FatalError, TransientError):
             with suppress(*LOST):
@@ -193,29 +193,30 @@ class StreamRunner:
             self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally, state=self._states[stream])
             self._unanswered.setdefault(stream, []).extend(store.unanswered)
 
-    async def read_window(self, claim: WindowClaim, tally: Tally) -> Reading:
-        """Read a window of a big stream. Errors of the API and rejected statements are returned as `doubt`.
+    async def read_slice(self, claim: SliceClaim, tally: Tally) -> SliceOutcome:
+        """Read a slice of a big stream. Errors of the API and rejected statements are returned as `doubt`.
 
         Args:
-            claim: the window.
+            claim: the slice.
             tally: counts the loaded runs.
 
         Raises:
             KeyRefusedError, DatabaseError: no stream can continue.
-            LockLostError: another process has claimed the window or the stream.
+            LockLostError: another process has claimed the slice or the stream.
         """
         store = self._store(claim.stream, claim.state, claim.key)
-        listing, intake = self._reading(store, claim.part.window)
+        listing, intake = self._reading(store, claim.window)
         intake.tally = tally
         try:
-            doubt = await read_window(listing, intake, store, *claim.part)
+            crawl = await read_slice(listing, intake, store, claim.window)
+            doubt = "the listing allows no slices" if crawl is None else crawl.doubt
         except (KeyRefusedError, DatabaseError, LockLostError):
             raise
         except EtlError as error:
             doubt = error.message
         except REFUSALS as error:
             doubt = describe_refusal(error)
-        return Reading(doubt, intake.newest, tally)
+        return SliceOutcome(doubt, intake.newest, tally)
 
     def _reading(self, store: Store, window: Window) -> tuple[Listing, Intake]:
         """Return the listing that reads a stream, and the intake that loads its pages."""

@@ -9,7 +9,6 @@ from asyncpg import UniqueViolationError
 
 from etl.db.statements import statements
 from etl.events import StreamId
-from etl.plan.split import Part
 from etl.plan.window import Window
 
 if TYPE_CHECKING:
@@ -57,18 +56,18 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowClaim:
-    """A window of a large stream that this process has claimed.
+class SliceClaim:
+    """A slice of a big stream that this process has claimed.
 
     Attributes:
         stream: the stream.
-        part: the window and its start in the listing.
+        window: its creation times.
         state: the state of the stream, with the fencing token of the process that has locked the stream.
         key: the claim: (invocation, place in the queue, process).
     """
 
     stream: StreamId
-    part: Part
+    window: Window
     state: StreamState
     key: tuple[int, int, str]
 
@@ -121,7 +120,7 @@ class Queue:
             unit: the workflow.
             outcomes: the outcomes as JSON.
             sent: numbers of requests and retries that this process has sent since it last finished a workflow or
-                window.
+                slice.
         """
         values = (unit.place, outcomes.decode(), *sent)
         await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
@@ -137,59 +136,59 @@ class Queue:
     async def _put_back(self, unit: Unit) -> None:
         await self._session.rows(_SQL["put_back"], self._sync_id, self._worker, unit.place)
 
-    async def split(self, stream: StreamId, fence: int, parts: Sequence[Part]) -> None:
-        """Queue the windows of a stream that this process has locked; `fence` is its fencing token."""
-        columns = [[*column] for column in zip(*((*part.window, part.start) for part in parts), strict=True)]
+    async def split(self, stream: StreamId, fence: int, slices: Sequence[Window]) -> None:
+        """Queue the slices of a stream that this process has locked; `fence` is its fencing token."""
+        columns = [[*column] for column in zip(*slices, strict=True)]
         while True:
             try:
-                await self._session.rows(_SQL["add_windows"], self._sync_id, *stream, fence, *columns)
-            except UniqueViolationError:  # another process has just queued the windows of another stream
+                await self._session.rows(_SQL["add_slices"], self._sync_id, *stream, fence, *columns)
+            except UniqueViolationError:  # another process has just queued the slices of another stream
                 continue
             return
 
     async def adopt(self, stream: StreamId, fence: int) -> datetime | None:
-        """Take over the windows that a former owner of the stream has queued.
+        """Take over the slices that a former owner of the stream has queued.
 
         Returns:
-            The start of the invocation; None if there are no windows.
+            The start of the invocation; None if there are no slices.
         """
-        rows = await self._session.rows(_SQL["adopt_windows"], self._sync_id, *stream, fence)
+        rows = await self._session.rows(_SQL["adopt_slices"], self._sync_id, *stream, fence)
         began: datetime | None = rows[0][0] if rows else None
         return began
 
-    async def claim_window(self, stream: StreamId | None = None, fence: int | None = None) -> WindowClaim | None:
-        """Claim the next window of a stream that this process has locked; without arguments, of any stream."""
+    async def claim_slice(self, stream: StreamId | None = None, fence: int | None = None) -> SliceClaim | None:
+        """Claim the next slice of a stream that this process has locked; without arguments, of any stream."""
         of = (None, None) if stream is None else stream
-        rows = await self._session.rows(_SQL["claim_window"], self._sync_id, *of, fence, self._worker)
-        return await self._window_claim(rows[0]) if rows else None
+        rows = await self._session.rows(_SQL["claim_slice"], self._sync_id, *of, fence, self._worker)
+        return await self._slice_claim(rows[0]) if rows else None
 
-    async def windows(self, stream: StreamId, fence: int) -> list[tuple[Part, str | None, str | None]]:
-        """Return the windows of a stream: (window, process that has claimed it, outcome as JSON) of each."""
-        rows = await self._session.rows(_SQL["windows"], self._sync_id, *stream, fence)
-        return [(Part(Window(since, until), start), by, outcomes) for since, until, start, by, outcomes in rows]
+    async def slices(self, stream: StreamId, fence: int) -> list[tuple[Window, str | None, str | None]]:
+        """Return the slices of a stream: (slice, process that has claimed it, outcome as JSON) of each."""
+        rows = await self._session.rows(_SQL["slices"], self._sync_id, *stream, fence)
+        return [(Window(since, until), by, outcomes) for since, until, by, outcomes in rows]
 
-    async def finish_window(self, claim: WindowClaim, reading: bytes, sent: tuple[int, int] = (0, 0)) -> None:
-        """Record the outcome of a window, as JSON; see `finish`."""
-        values = (claim.key[1], reading.decode(), *sent)
+    async def finish_slice(self, claim: SliceClaim, outcome: bytes, sent: tuple[int, int] = (0, 0)) -> None:
+        """Record the outcome of a slice, as JSON; see `finish`."""
+        values = (claim.key[1], outcome.decode(), *sent)
         await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
 
-    async def give_up(self, claim: WindowClaim) -> None:
-        """Release a window, so that a process can claim it and read it from its start."""
-        await self._session.rows(_SQL["free_windows"], self._sync_id, self._worker, claim.key[1])
+    async def give_up(self, claim: SliceClaim) -> None:
+        """Release a slice, so that a process can claim it and read it from its start."""
+        await self._session.rows(_SQL["free_slices"], self._sync_id, self._worker, claim.key[1])
 
-    async def free_windows_of_the_dead(self, workers: Iterable[str]) -> None:
-        """Release the windows of those processes in `workers` that are dead."""
+    async def free_slices_of_the_dead(self, workers: Iterable[str]) -> None:
+        """Release the slices of those processes in `workers` that are dead."""
         for worker in workers:
             if await self._session.try_lock("worker", worker):
-                await self._session.rows(_SQL["free_windows"], self._sync_id, worker, None)
+                await self._session.rows(_SQL["free_slices"], self._sync_id, worker, None)
                 await self._session.unlock("worker", worker)
 
-    async def void_windows(self, stream: StreamId, fence: int, reading: bytes) -> None:
-        """Finish all unfinished windows of a stream, so that processes that read them can no longer commit."""
-        await self._session.rows(_SQL["void_windows"], self._sync_id, *stream, fence, reading.decode())
+    async def void_slices(self, stream: StreamId, fence: int, outcome: bytes) -> None:
+        """Finish all unfinished slices of a stream, so that processes that read them can no longer commit."""
+        await self._session.rows(_SQL["void_slices"], self._sync_id, *stream, fence, outcome.decode())
 
-    async def _window_claim(self, row: asyncpg.Record) -> WindowClaim:
-        place, workflow_id, (app_id,), fence, since, until, start = row
+    async def _slice_claim(self, row: asyncpg.Record) -> SliceClaim:
+        place, workflow_id, (app_id,), fence, since, until = row
         stream = StreamId(app_id, workflow_id)
         state = replace(await self._session.read(stream), fence=fence)
-        return WindowClaim(stream, Part(Window(since, until), start), state, (self._sync_id, place, self._worker))
+        return SliceClaim(stream, Window(since, until), state, (self._sync_id, place, self._worker))

@@ -89,7 +89,7 @@ class Store:
         abridge: a function that returns the part of a quarantined item's bytes to keep; None keeps all of them.
         keep_payloads: whether runs whose payloads the API has deleted (retention) keep the stored payloads.
         dry_run: read as usual, but write nothing.
-        claim: the claim of a window (invocation, place in the queue, process), which each write checks; None to write
+        claim: the claim of a slice (invocation, place in the queue, process), which each write checks; None to write
             to the whole stream.
     """
 
@@ -266,7 +266,7 @@ class Store:
         if batch.cursor is not None:
             held = await connection.fetchval(_LOAD["checkpoint"], *key, batch.cursor)
         elif self._claim is not None:
-            held = await connection.fetchval(_LOAD["hold_window"], *key, *self._claim)
+            held = await connection.fetchval(_LOAD["hold_slice"], *key, *self._claim)
         else:
             held = await connection.fetchval(_LOAD["hold"], *key)
         if held is None:
@@ -299,10 +299,10 @@ class Store:
         count: int = await self._pool.fetchval(_STATE[name], *self.stream, moment)
         return count
 
-    async def reconciled(self) -> tuple[int, int, int]:
-        """Return how many runs an unfinished reconcile has compared, how many are left, and how many have no time."""
-        (row,) = await self._pool.fetch(_STATE["reconciled"], *self.stream, self.state.reconciled_since)
-        return row["compared"], row["left"], row["undated"]
+    async def left_to_reconcile(self) -> tuple[int, int]:
+        """Return how many runs an unfinished reconcile has still to compare, and how many runs have no time."""
+        (row,) = await self._pool.fetch(_STATE["left_to_reconcile"], *self.stream, self.state.reconciled_since)
+        return row["left"], row["undated"]
 
     async def slice_start(self, runs: int) -> datetime | None:
         """Return the start of the slice with the next `runs` runs to compare; None if at most that many remain."""

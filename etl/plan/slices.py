@@ -1,12 +1,49 @@
-"""Slices: a reconcile that takes many requests is spread over several syncs, each of which reads one slice."""
+"""Slices: windows of creation times in which several processes, or several syncs, read a big listing."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, time
+from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
+from etl.plan.order import Order, OrderObserver, latest_reading
+from etl.plan.window import Window
+
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from etl.plan.order import Listed
+
+
+def split(pages: Sequence[Sequence[Listed]]) -> list[Window]:
+    """Return windows that begin about where the given pages begin; together they contain every time.
+
+    Args:
+        pages: the first page and some later ones, in order.
+
+    Returns:
+        The windows, newest first; none unless the pages prove that the listing is sorted by creation, newest first, and
+        all of their items have a time.
+    """
+    observer = OrderObserver()
+    for items in pages:
+        observer.watch(items)
+    times = [item.created_at for items in pages for item in items]
+    is_sorted = observer.order is Order.CREATED_DESC and observer.is_settled and observer.is_by_creation
+    if not is_sorted or None in times:
+        return []
+    by_day = any(latest_reading(moment) != moment for moment in times if moment is not None)
+    bounds: list[datetime | None] = [None]
+    for items in pages[1:]:
+        bound = items[0].created_at if items else None
+        if bound is not None and by_day:  # a date may stand for any time of its day, so no bound may divide a day
+            bound = datetime.combine(bound.astimezone(UTC), time.min, UTC)
+        above = bounds[-1]
+        if bound is not None and (above is None or bound < above):
+            bounds.append(bound)
+    return [Window(since, until) for until, since in pairwise([*bounds, None])]
 
 
 class Reconciled(NamedTuple):
@@ -21,11 +58,6 @@ class Reconciled(NamedTuple):
     at: datetime | None
     began: datetime | None
     since: datetime | None
-
-
-def reconcile_is_due(every: timedelta, last: datetime | None, now: datetime) -> bool:
-    """Return whether a sync should reconcile; if `every` is 0, none should."""
-    return bool(every) and (last is None or now - last >= every)
 
 
 def deadline(every: timedelta, last: datetime | None, began: datetime | None, now: datetime) -> datetime:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from etl.plan.order import Order
 from etl.plurals import counted
 
 if TYPE_CHECKING:
@@ -17,8 +16,12 @@ MAX_PASSES = 6
 LARGE_LISTING_PAGES = 200
 """Listings of more pages get two passes at most; the next reconcile reads them again."""
 
-
 UNLINKED = "its pages cannot be linked, and its counts do not prove that all of it was read"
+
+UNPROVABLE_HINT = (
+    "The API's pages and counts prove nothing. Ask whoever runs it to sort runs by creation, newest first, and to send "
+    "pagination-count."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,32 +101,6 @@ def verdict(seen: Evidence) -> str:
     if seen.newest_first and seen.count is not None and len(seen.counts) == 1 and seen.newest_same:
         return differs if seen.met != seen.count else ""
     return UNLINKED
-
-
-def remedy(doubt: str, order: Order | None, *, is_aligned: bool, is_counted: bool) -> str:
-    """Return what to do about a listing that no pass can prove complete; empty if another pass may.
-
-    Args:
-        doubt: the verdict of the last pass.
-        order: the order of the listing as observed.
-        is_aligned: whether pages cannot overlap.
-        is_counted: whether the API sends counts.
-    """
-    if doubt != UNLINKED:
-        return ""
-    if is_aligned and not is_counted:
-        return (
-            "The API sends no counts, and its pages cannot overlap, so that nothing proves that all runs were read. "
-            "Ask whoever runs it to send pagination-count."
-        )
-    if is_aligned and order is not Order.CREATED_DESC:
-        return (
-            "The API's pages cannot overlap, so that only a listing with the newest runs first can be proved complete. "
-            "Ask whoever runs it for that order."
-        )
-    if order in (None, Order.NONE):
-        return "The listing changes its order from request to request. Ask whoever runs the API to sort it by creation."
-    return ""
 
 
 def passes_allowed(pages: int) -> int:

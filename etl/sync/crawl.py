@@ -1,11 +1,10 @@
-"""Reading a whole listing, or a window of it, until a pass is complete, and marking runs that are gone."""
+"""Reading a whole listing, or a slice of it, until a pass is complete, and marking runs that are gone."""
 
 from __future__ import annotations
 
-from bisect import bisect
 from contextlib import aclosing, suppress
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,24 +13,54 @@ from etl.errors import PageTooLargeError
 from etl.plan.order import Order, OrderObserver, order_of, tie_ends
 from etl.plan.paging import Span, meets
 from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
-from etl.plan.verdict import Evidence, passes_allowed, verdict
-from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT
+from etl.plan.verdict import UNLINKED, UNPROVABLE_HINT, Evidence, passes_allowed, verdict
+from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
 from etl.sync.gone import LOOKED_UP, settle_unseen, settle_unseen_elsewhere
 from etl.sync.listing import answer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from etl.api.pages import Page
     from etl.db.store import Store
     from etl.plan.order import Listed
-    from etl.plan.window import Window
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
 
 EXPIRY_HORIZON = timedelta(days=1)
 """Runs that the API removes within this time are fetched before the rest of a history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crawled:
+    """What the last pass over a listing, or over a window of it, has shown.
+
+    Attributes:
+        began: when the reading began.
+        order: the order of the listing; None if it showed too little.
+        window: the creation times read.
+        doubt: why the pass may have missed a run; empty if it did not.
+        is_complete: whether it missed no run, and no run that it did not show is still listed.
+        from_start: whether one process has read it from the beginning, not from a checkpoint.
+        met: how many different runs it showed.
+        count: the API's last count; None if it sends none.
+        hint: what to do about the doubt if another pass would not help.
+    """
+
+    began: datetime
+    order: Order | None
+    window: Window = EVERYTHING
+    doubt: str = ""
+    is_complete: bool = True
+    from_start: bool = False
+    met: int = 0
+    count: int | None = None
+    hint: str = ""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the pass missed no run, but showed more than the API counts: some were removed in the meantime."""
+        return self.from_start and not self.doubt and self.count not in (None, self.met)
 
 
 async def read_all(
@@ -43,8 +72,8 @@ async def read_all(
     order: Order | None = None,
     window: Window = EVERYTHING,
     resumes: bool = False,
-    start: int | None = None,
-) -> Crawl:
+    is_sorted: bool = False,
+) -> Crawled:
     """Read a listing until a pass is complete or no further pass is allowed.
 
     After each pass, runs of the warehouse that the pass did not show are looked up.
@@ -57,48 +86,37 @@ async def read_all(
         order: the order of the listing as last observed.
         window: the creation times to read.
         resumes: whether to resume at the checkpoint of an earlier process, and to save checkpoints in the first pass.
-        start: about how many runs precede the window, in a listing known to be sorted by creation, newest first.
+        is_sorted: whether the listing is known to be sorted by creation, newest first.
 
     Returns:
-        The last pass.
+        What the last pass has shown.
     """
     resumed = _saved_checkpoint(store) if resumes else None
     passes, before = 0, None
     while True:
         crawl = Crawl(
-            listing, intake, store, now, order=order, window=window, resumed=resumed, saves=resumes, start=start
+            listing, intake, store, now, order=order, window=window, resumed=resumed, saves=resumes, is_sorted=is_sorted
         )
-        if await crawl.read():
+        result = await crawl.read()
+        if result is not None:
             passes += 1
-            shown = (crawl.doubt, crawl.met, listing.count)
-            pages = -(-(listing.count or 0) // listing.paging.size)
+            shown = (result.doubt, result.met, result.count)
+            pages = -(-(result.count or 0) // listing.paging.size)
             # If a pass showed the same as the one before, so would the next.
-            if crawl.is_complete or shown == before or passes >= passes_allowed(pages):
-                return crawl
+            if result.is_complete or shown == before or passes >= passes_allowed(pages):
+                return result
             before, resumes = shown, False
         order, resumed = crawl.order, None
 
 
-async def read_window(listing: Listing, intake: Intake, store: Store, window: Window, start: int) -> str:
-    """Read one of the windows of a listing that is sorted by creation, newest first.
+async def read_slice(listing: Listing, intake: Intake, store: Store, window: Window) -> Crawled | None:
+    """Read a slice of a listing; return None if the listing turns out not to allow slices.
 
-    Returns:
-        Why a run may have been missed; empty if the window is complete.
+    It must be sorted by creation, newest first, its pages must overlap, and all runs must have a creation time.
     """
     now, order = await store.session.clock(), Order.CREATED_DESC
-    crawl = await read_all(listing, intake, store, now, order=order, window=window, start=start)
-    if crawl.order is not order:
-        return "the listing is not sorted by creation"
-    if intake.has_undated:
-        return "the listing has a run without a creation time"
-    return crawl.doubt
-
-
-def joint_pass(listing: Listing, intake: Intake, store: Store, began: datetime) -> Crawl:
-    """Return the pass that several processes have made together, each of which read windows of the listing."""
-    crawl = Crawl(listing, intake, store, began)
-    crawl.from_start = False
-    return crawl
+    result = await read_all(listing, intake, store, now, order=order, window=window, is_sorted=True)
+    return result if result.order is order and not listing.paging.aligned and not intake.has_undated else None
 
 
 def _saved_checkpoint(store: Store) -> Checkpoint | None:
@@ -115,16 +133,10 @@ class Crawl:
     Args:
         resumed: the checkpoint to resume at; None to start at the beginning.
         saves: whether to save checkpoints.
+        is_sorted: whether the listing is known to be sorted by creation, newest first.
 
     Attributes:
-        doubt: why the pass may have missed a run; empty if it did not.
-        is_complete: whether it missed no run, and no run that it did not show is still listed.
         order: the order of the listing as observed.
-        window: the creation times read.
-        from_start: whether it started at the beginning, not at a checkpoint.
-        moved: whether it missed no run, but showed more runs than the API counts: some were removed in the meantime.
-        met: how many different runs it showed.
-        began: when the reading began.
     """
 
     def __init__(
@@ -138,43 +150,48 @@ class Crawl:
         window: Window = EVERYTHING,
         resumed: Checkpoint | None = None,
         saves: bool = False,
-        start: int | None = None,
+        is_sorted: bool = False,
     ) -> None:
-        self.doubt = ""
-        self.is_complete = self.moved = False
-        self.from_start = resumed is None
         self.order = order if resumed is None else resumed.order
-        self.began = resumed.began or now if resumed else now
-        self.met = 0
         self._listing = listing
         self._intake = intake
         self._store = store
         self._now = now
-        self.window = window
+        self._began = resumed.began or now if resumed else now
+        self._window = window
         self._resumed = resumed
         self._saves = saves
-        self._place = start
         self._number = 0
-        self._probes: dict[Span, Page] = {}
+        self._met = 0
         # Unless its order is known, the end of a window can only be found in a listing sorted without exception.
-        self._observer = OrderObserver(0 if window.is_bounded and start is None else listing.paging.distance)
-        self._is_sorted = start is not None  # or whether the pages read by bisection prove an order by creation
+        self._observer = OrderObserver(0 if window.is_bounded and not is_sorted else listing.paging.distance)
+        self._knows_order = is_sorted
+        self._is_sorted = is_sorted  # or whether the pages read by bisection prove an order by creation
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
 
-    async def read(self) -> bool:
-        """Read the listing; return False if the position of the checkpoint was not found."""
+    async def read(self) -> Crawled | None:
+        """Read the listing; return None if the position of the checkpoint was not found."""
         await self._intake.begin(self._now)
         self._number = await self._store.session.begin_pass()
         try:
             main = await self._main_pass()
             if self._resumed is not None and not main.pages:
-                return False
-            self.doubt = verdict(await self._evidence(main)) or self._intake.doubt
-            settled = not self.from_start or await self._settle_unseen()
-            self.is_complete = settled and not self.doubt
-            self.moved = not self.doubt and self._listing.count not in (None, self.met)
-            return True
+                return None
+            doubt = verdict(await self._evidence(main)) or self._intake.doubt
+            settled = self._resumed is not None or await self._settle_unseen(complete=not doubt)
+            is_unprovable = doubt == UNLINKED and (self._listing.paging.aligned or self.order in (None, Order.NONE))
+            return Crawled(
+                self._began,
+                self.order,
+                self._window,
+                doubt,
+                is_complete=settled and not doubt,
+                from_start=self._resumed is None,
+                met=self._met,
+                count=self._listing.count,
+                hint=UNPROVABLE_HINT if is_unprovable else "",
+            )
         finally:
             await self._store.session.end_pass(self._number)
 
@@ -187,17 +204,16 @@ class Crawl:
             with suppress(PageTooLargeError):  # the pass reads smaller pages, from the first one on
                 start = Checkpoint(await self._start())
         reading: Pass[Page] = Pass(self._listing.paging, start, ahead=self._listing.concurrency)
-        async with aclosing(self._listing.pages(reading, self._probes)) as batches:
+        async with aclosing(self._listing.pages(reading)) as batches:
             async for pages in batches:
                 await self._load(pages, reading)
-                is_out_of_order = self._place is not None and not self._observer.agrees_with(Order.CREATED_DESC)
+                is_out_of_order = self._knows_order and not self._observer.agrees_with(Order.CREATED_DESC)
                 if is_out_of_order or BEHIND in self._sides(self._last):
                     reading.stop()
                 elif reading.pages == 1 and self._saves and self._resumed is None:
                     with suppress(PageTooLargeError):
                         await self._fetch_expiring(reading)
-        self._probes.clear()
-        self.order = self._observer.order or (start.order if self._place is None else self.order)
+        self.order = self._observer.order or (self.order if self._knows_order else start.order)
         return reading
 
     async def _load(
@@ -211,12 +227,12 @@ class Crawl:
                 self._first, self._last = self._first or items, items or self._last
             self.order = self._observer.order or self.order
             if self._saves and main.linked and main.token is None:
-                here = replace(main.checkpoint(), order=self.order, newest=self._intake.newest, began=self.began)
+                here = replace(main.checkpoint(), order=self.order, newest=self._intake.newest, began=self._began)
                 found.batch.cursor = msgspec.json.encode(here).decode()
         if not (again and self._store.is_dry_run):  # a dry run stores nothing, so it would count new runs twice
             await self._intake.load(found)
         listed = [item for items in found.pages for item in items]
-        self.met += await self._store.session.note_seen(self._number, [item.key for item in listed])
+        self._met += await self._store.session.note_seen(self._number, [item.key for item in listed])
         return listed
 
     async def _fetch_expiring(self, main: Pass[Page]) -> None:
@@ -238,23 +254,23 @@ class Crawl:
     async def _start(self) -> int:
         """Return the position to start at: just before the window, found by bisection if the listing is sorted."""
         paging, first = self._listing.paging, Span(1, self._listing.paging.size)
-        if not self.window.is_bounded or (self.order is not None and not self.order.by_creation):
+        if not self._window.is_bounded or (self.order is not None and not self.order.by_creation):
             return 0
-        probed = {0: await self._probe(first)}
-        paging.observe(first, answer_of(self._probes[first]))
-        order, count = order_of(probed[0]) if self._place is None else Order.CREATED_DESC, self._listing.count
+        page = await self._listing.read_ahead(first)
+        paging.observe(first, answer_of(page))
+        probed = {0: self._intake.peek(page)}
+        order, count = Order.CREATED_DESC if self._knows_order else order_of(probed[0]), self._listing.count
         in_front = {IN_FRONT}
-        if self.window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
+        if self._window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
             return 0
         spans = [Span(1, paging.size)]
         while spans[-1].end < count:
             spans.append(paging.next(spans[-1].end))
         low, high = 0, len(spans)  # the page at `low` is wholly in front of the window, the page at `high` is not
-        near = [] if self._place is None else _around(bisect(spans, self._place, key=lambda span: span.end))
         while high - low > 1:
-            middle = min(max(near.pop(), low + 1), high - 1) if near else (low + high) // 2
-            probed[middle] = await self._probe(spans[middle])
-            is_in_front = self.window.sides(probed[middle], order, by_creation=True) == in_front
+            middle = (low + high) // 2
+            probed[middle] = self._intake.peek(await self._listing.read_ahead(spans[middle]))
+            is_in_front = self._window.sides(probed[middle], order, by_creation=True) == in_front
             low, high = (middle, high) if is_in_front else (low, middle)
         observer = OrderObserver()
         for place in sorted(probed):
@@ -263,20 +279,15 @@ class Crawl:
         self._is_sorted = self._is_sorted or (bool(low) and is_sorted)
         return spans[low - 1].end if low and self._is_sorted else 0
 
-    async def _probe(self, span: Span) -> Sequence[Listed]:
-        """Read a page ahead of the pass, which loads it when it gets there."""
-        self._probes[span] = await self._listing.read(span)
-        return self._intake.peek(self._probes[span])
-
     async def _evidence(self, main: Pass[Page]) -> Evidence:
         """Return what the pass has shown; read the newest end again if new runs may have been created there."""
         first, last = self._sides(self._first), self._sides(self._last)
-        counts = self.from_start and not self.window.is_bounded
+        counts = self._resumed is None and not self._window.is_bounded
         evidence = Evidence.of(
             main,
             begun=main.began == 0 or IN_FRONT in first,
-            resumed=not self.from_start,
-            met=self.met if counts else None,
+            resumed=self._resumed is not None,
+            met=self._met if counts else None,
             newest_first=self.order is Order.CREATED_DESC and tie_ends(self._first),
         )
         ends_before_now = BEHIND in last if self.order is Order.CREATED_ASC else IN_FRONT in first
@@ -286,29 +297,24 @@ class Crawl:
         async with aclosing(self._listing.pages(look)) as batches:
             async for pages in batches:
                 await self._load(pages, again=True)
-        return evidence.closed_by(look, self.met if counts else None)
+        return evidence.closed_by(look, self._met if counts else None)
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:
         """Return on which sides of the window a page is; nothing unless the order of the listing is certain."""
         if not (self._observer.is_settled or self._is_sorted):
             return set()
         by_creation = self._observer.is_by_creation or self._is_sorted
-        return self.window.sides(items, self.order, by_creation=by_creation)
+        return self._window.sides(items, self.order, by_creation=by_creation)
 
-    async def _settle_unseen(self) -> bool:
+    async def _settle_unseen(self, *, complete: bool) -> bool:
         """Look up the warehouse's runs that the pass did not show; return whether it still counts as complete."""
-        store, session, complete = self._store, self._store.session, not self.doubt
-        unseen = await session.unseen_runs(store.stream, self._number, store.filters, self.window)
+        store, session = self._store, self._store.session
+        unseen = await session.unseen_runs(store.stream, self._number, store.filters, self._window)
         settled = await settle_unseen(self._intake, unseen, complete=complete)
         if complete:
-            asked = (store.stream, self._number, store.filters, self.window, LOOKED_UP)
+            asked = (store.stream, self._number, store.filters, self._window, LOOKED_UP)
             elsewhere = await session.unseen_elsewhere(*asked)
             await settle_unseen_elsewhere(self._listing, self._intake, elsewhere)
-        if complete and not self.window.is_bounded:
+        if complete and not self._window.is_bounded:
             await store.drop_rejects(await session.unseen_rejects(store.stream, self._number))
         return settled
-
-
-def _around(page: int) -> list[int]:
-    """Return the pages to look at first, the last one first, for the one at which a window begins about."""
-    return [page - 2, page + 1, page, page - 1]

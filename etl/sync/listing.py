@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from time import monotonic
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from etl.api.pages import Page
@@ -15,7 +14,7 @@ from etl.errors import FatalError, NoDocumentError, NotFoundError, PageTooLargeE
 from etl.plan.paging import LARGEST, MAX_SIZE, Answer, Paging, Span
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from etl.api.client import CortexClient
     from etl.events import StreamId
@@ -75,7 +74,7 @@ class Listing:
         self._largest = 0  # of the last pages, in bytes
         self._timeouts = 0  # in a row
         self._late = 0  # the page size at the first of the last timeouts in a row
-        self._put_back: tuple[Span, Page] | None = None
+        self._ahead: dict[Span, Page] = {}
         self._client = client
         self._stream = stream
         self._status, self._origin = status, origin
@@ -94,9 +93,6 @@ class Listing:
 
     async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
         """Read one page; see `CortexClient.list_runs`."""
-        put_back, self._put_back = self._put_back, None
-        if put_back is not None and put_back[0] == span:
-            return put_back[1]
         page = await self._client.list_runs(
             *self._stream,
             span.number,
@@ -112,9 +108,14 @@ class Listing:
         self._bytes += page.bytes
         return page
 
-    def put_back(self, span: Span, page: Page) -> None:
-        """Let the very next request, if it is for the same page, be answered with it."""
-        self._put_back = (span, page)
+    async def read_ahead(self, span: Span) -> Page:
+        """Read a page ahead of the next pass, which does not request it again."""
+        self._ahead[span] = page = await self.read(span)
+        return page
+
+    def forget_ahead(self) -> None:
+        """Let the next pass request all of its pages."""
+        self._ahead.clear()
 
     async def probe(self, place: int = 1) -> Page:
         """Read the single item at a place (from 1), and the listing's count."""
@@ -175,14 +176,11 @@ class Listing:
             return False
         return True
 
-    async def pages(
-        self, reading: Pass[Page], probes: Mapping[Span, Page] = MappingProxyType({})
-    ) -> AsyncGenerator[list[Page], None]:
+    async def pages(self, reading: Pass[Page]) -> AsyncGenerator[list[Page], None]:
         """Read the pages of a pass.
 
         Args:
             reading: the pass.
-            probes: pages that have been read already.
 
         Yields:
             Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most).
@@ -199,8 +197,8 @@ class Listing:
                     yield ready
                     ready = []
                 while len(tasks) + len(ready) < self._room and (span := reading.next_request()) is not None:
-                    if span in probes:
-                        ready += reading.receive(span, answer_of(probes[span]))
+                    if span in self._ahead:
+                        ready += reading.receive(span, answer_of(self._ahead.pop(span)))
                         continue
                     token = reading.token if span.number > 1 else None
                     tasks[asyncio.create_task(self.read(span, token))] = span
@@ -218,6 +216,7 @@ class Listing:
                 _check_progress(reading)
         finally:
             self._client.readers -= 1
+            self.forget_ahead()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from etl.db.session import StreamState  # noqa: TC001 - msgspec reads the annotations of an outcome
 from etl.decode.json_text import REPLACEMENT
@@ -15,15 +15,14 @@ from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
-from etl.plan.slices import Reconciled, deadline, reconcile_is_due
-from etl.plan.verdict import remedy
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
-from etl.sync.crawl import joint_pass, read_all
+from etl.sync.crawl import Crawled, read_all, read_slice
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import Tally
 from etl.sync.listing import answer_of
+from etl.sync.reconcile import due_part, progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.db.store import Store
     from etl.events import Listener
-    from etl.plan.paging import Paging
     from etl.plan.slices import Allowance
-    from etl.sync.crawl import Crawl
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
+    from etl.sync.reconcile import Due
 
 Mode = Literal["sync", "backfill", "reconcile"]
 
@@ -67,51 +65,12 @@ class Outcome:
     state: StreamState | None = None
 
 
-class Due(NamedTuple):
-    """What a sync reads of a due reconcile.
-
-    Attributes:
-        window: EVERYTHING, or one slice; None if other streams have used up the share of this sync.
-        pages: how many pages the reconcile still has to read.
-        taken: how many of them this sync reads.
-        start: how many runs precede the slice.
-    """
-
-    window: Window | None
-    pages: int = 0
-    taken: int = 0
-    start: int = 0
-
-
-async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta, now: datetime) -> Due | None:
-    """Return what a sync reads of a stream's reconcile; None if none is due.
-
-    A reconcile that takes more requests than are left of the share is read in slices, newest first. A listing that is
-    not sorted by creation, newest first, or whose slices cannot be proved complete, is read as a whole.
-    """
-    state = store.state
-    if not reconcile_is_due(every, state.last_reconciled_at, now):
-        return None
-    compared, left, undated = await store.reconciled()
-    pages = max(1, -(-(left + undated) // paging.expected))
-    end = deadline(every, state.last_reconciled_at, state.reconcile_began_at, now)
-    taken = allowance.take(pages, interval=now - (state.last_synced_at or now), remaining=end - now)
-    if not taken:
-        return Due(None, pages)
-    is_sorted = state.listing_order == Order.CREATED_DESC and state.api_count is not None and not undated
-    if not is_sorted or store.filters != ("ALL", "ALL"):
-        return Due(EVERYTHING, pages, pages)
-    runs = taken * paging.expected * 6 // 7  # adjacent pages overlap
-    since = await store.slice_start(runs) if taken < pages else None
-    return Due(Window(since, state.reconciled_since), pages, taken, compared)
-
-
 class StreamSync:
     """Brings one locked stream up to date.
 
     Args:
         allowance: what the sync may spend on reconciles.
-        in_windows: reads a big listing together with other processes, and returns since when; None if it does not.
+        in_slices: reads a big listing together with other processes, and returns since when; None if it does not.
     """
 
     def __init__(
@@ -123,9 +82,9 @@ class StreamSync:
         listener: Listener,
         allowance: Allowance,
         *,
-        in_windows: Callable[[], Awaitable[datetime | None]] | None = None,
+        in_slices: Callable[[], Awaitable[datetime | None]] | None = None,
     ) -> None:
-        self._in_windows = in_windows
+        self._in_slices = in_slices
         self._task = task
         self._allowance = allowance
         self._listing = listing
@@ -133,8 +92,8 @@ class StreamSync:
         self._store = store
         self._listener = listener
         self._order = Order(store.state.listing_order) if store.state.listing_order else None
-        self._crawl: Crawl | None = None
-        self._slice: Crawl | None = None
+        self._crawl: Crawled | None = None  # of the whole listing
+        self._slice: Crawled | None = None
         self._due: Due | None = None
         self._unanswered: list[str] = []
 
@@ -166,19 +125,22 @@ class StreamSync:
             return
         await self._read_head(now)
         if due is not None and due.window is not None and self._crawl is None:
-            await self._read_slice(due.window, due.start, now)
+            if not self._listing.paging.aligned:
+                self._slice = await read_slice(self._listing, self._intake, self._store, due.window)
+            if self._slice is None:
+                await self._read_listing(now)
 
     async def _read_everything(self, now: datetime) -> None:
         """Read the whole listing, together with other processes if it is big."""
-        began = None if self._in_windows is None else await self._in_windows()
+        began = None if self._in_slices is None else await self._in_slices()
         if began is None:
             await self._read_listing(now)
             return
         self._order = Order.CREATED_DESC
-        self._crawl = joint_pass(self._listing, self._intake, self._store, began)
+        self._crawl = Crawled(began, self._order)
         unchanged = self._intake.tally.runs_unchanged
         await self._read_head(now)
-        self._intake.tally.runs_unchanged = unchanged  # the windows have counted these runs already
+        self._intake.tally.runs_unchanged = unchanged  # the slices have counted these runs already
 
     async def _read_listing(self, now: datetime) -> None:
         """Read the whole listing; an interrupted backfill resumes, except in a reconcile."""
@@ -189,15 +151,6 @@ class StreamSync:
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
             # Open runs before the checkpoint, or that no longer pass the filter, were not read.
             await self._settle_open(set())
-
-    async def _read_slice(self, window: Window, start: int, now: datetime) -> None:
-        """Read a slice of the listing, or all of it if its order or paging turns out to allow no slices."""
-        if not self._listing.paging.aligned:
-            self._slice = await read_all(
-                self._listing, self._intake, self._store, now, order=self._order, window=window, start=start
-            )
-        if self._slice is None or self._listing.paging.aligned or self._slice.order is not Order.CREATED_DESC:
-            await self._read_listing(now)
 
     async def _read_head(self, now: datetime) -> None:
         """Read what is new and what was open, or the whole listing if that is not enough."""
@@ -268,7 +221,7 @@ class StreamSync:
         await self._store.finish(
             watermark=None if error else self._intake.newest,
             backfilled=self._crawl is not None,
-            reconciled=self._reconciled(crawl if not error else None),
+            reconciled=progress_of(self._store.state, None if error else crawl),
             api_count=count,
             order=self._order,
             error=error or None,
@@ -278,34 +231,18 @@ class StreamSync:
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
 
-    async def _hint(self, crawl: Crawl | None) -> str:
+    async def _hint(self, crawl: Crawled | None) -> str:
         """Return what to do about an incomplete stream."""
-        hint = self._remedy(crawl)
-        if not hint and self._crawl is not None and (self._listing.count or 0) > self._crawl.met:
+        if crawl is not None and crawl.hint:
+            return crawl.hint
+        if self._crawl is not None and (self._listing.count or 0) > self._crawl.met:
             rejects = await self._store.open_rejects()
             if any(each.run_id is None for each in rejects.values()):
-                hint = (
+                return (
                     "Some quarantined items have no id, and equal ones cannot be told apart. "
                     "Ask whoever runs the API to give every run an id; see: cortex-etl rejects list"
                 )
-        return hint or f"Run: {shlex.join(['cortex-etl', 'reconcile', '--workflow', self._store.stream.workflow_id])}"
-
-    def _remedy(self, crawl: Crawl | None) -> str:
-        """Return what to do about a listing that no pass can prove complete; empty if another pass may."""
-        if crawl is None:
-            return ""
-        is_aligned, is_counted = self._listing.paging.aligned, self._listing.count is not None
-        return remedy(crawl.doubt, crawl.order, is_aligned=is_aligned, is_counted=is_counted)
-
-    def _reconciled(self, crawl: Crawl | None) -> Reconciled:
-        """Return the progress of reconciles after everything, a slice, or nothing (None) was read."""
-        state = self._store.state
-        if crawl is None:
-            return Reconciled(None, state.reconcile_began_at, state.reconciled_since)
-        if crawl is self._crawl:
-            return Reconciled(crawl.began, None, None)
-        began, since = state.reconcile_began_at or crawl.began, crawl.window.since
-        return Reconciled(began, None, None) if since is None else Reconciled(None, began, since)
+        return f"Run: {shlex.join(['cortex-etl', 'reconcile', '--workflow', self._store.stream.workflow_id])}"
 
     def _ended(self, status: str, ours: int | None, error: str = "", hint: str = "") -> Outcome:
         count = None if self._task.window.is_bounded else self._listing.count
@@ -317,7 +254,7 @@ class StreamSync:
         crawl = await read_all(self._listing, self._intake, self._store, now, window=self._task.window)
         if not crawl.doubt:
             return self._ended("succeeded", None)
-        return self._ended("partial", None, crawl.doubt, self._remedy(crawl) or "Run the same command again.")
+        return self._ended("partial", None, crawl.doubt, crawl.hint or "Run the same command again.")
 
 
 def _only(runs: Container[str], page: Page) -> Page:

@@ -179,11 +179,8 @@ async def test_next_page_tokens_are_followed(database_url):
         await t.agrees("reconcile")
 
 
-@pytest.mark.parametrize(
-    ("order", "count", "expected"),
-    [("created_desc", None, "send pagination-count"), ("created_asc", "31", "newest runs first")],
-)
-async def test_listing_that_cannot_be_proved_complete_has_a_hint_that_helps(database_url, order, count, expected):
+@pytest.mark.parametrize(("order", "count"), [("created_desc", None), ("created_asc", "31")])
+async def test_listing_that_cannot_be_proved_complete_has_a_hint_that_helps(database_url, order, count):
     """The pages cannot overlap, because the server pages by token."""
     world = one_stream(31)
     world.order = order
@@ -196,7 +193,10 @@ async def test_listing_that_cannot_be_proved_complete_has_a_hint_that_helps(data
             ("backfill", {"until": datetime(2030, 1, 1, tzinfo=UTC)}),
         ):
             summary = await t.run(mode, **window)
-            assert (summary.status, expected in summary.hint) == ("partial", True), summary
+            assert (summary.status, "newest first, and to send pagination-count" in summary.hint) == (
+                "partial",
+                True,
+            ), summary
             assert await t.differences() == []
 
 

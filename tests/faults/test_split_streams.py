@@ -1,4 +1,4 @@
-"""A large stream that several processes read in windows of creation times (setting `engine.split_pages`)."""
+"""A large stream that several processes read in slices (setting `engine.split_pages`)."""
 
 import asyncio
 import os
@@ -22,9 +22,9 @@ RUNS = 300
 VOLATILE = ("_synced_at", "_seen_at", "_error_at", "succeeded_at", "reconciled_at", "counts_at", "run_bytes", "fence")
 TABLES = "SELECT table_name, column_name FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name) WHERE table_schema = 'cortex' AND table_type = 'BASE TABLE'"
 CLAIMED = "SELECT claimed_by FROM etl_queue WHERE fence IS NOT NULL AND outcomes IS NULL AND claimed_by IS NOT NULL"
-RUNNING_WINDOWS = """SELECT place, claimed_by FROM etl_queue JOIN etl_syncs ON id = sync_id AND status = 'running'
+RUNNING_SLICES = """SELECT place, claimed_by FROM etl_queue JOIN etl_syncs ON id = sync_id AND status = 'running'
 WHERE fence IS NOT NULL AND claimed_by <> ''"""
-OPEN_WINDOWS = "SELECT place FROM etl_queue WHERE fence IS NOT NULL AND outcomes IS NULL AND claimed_by = $1"
+OPEN_SLICES = "SELECT place FROM etl_queue WHERE fence IS NOT NULL AND outcomes IS NULL AND claimed_by = $1"
 END_SESSION = """SELECT pg_terminate_backend(pid) FROM pg_locks
 WHERE locktype = 'advisory' AND (classid::bigint << 32 | objid::bigint) = hashtextextended($1, 0)"""
 
@@ -76,10 +76,10 @@ async def until(t, statement, at_least=1):
 
 
 async def together(t, mode):
-    """Run copies of a command in this process; return the result and the number of windows that each has claimed."""
-    claimed, copies = {}, [asyncio.create_task(t.run(mode, join="windows")) for _ in range(2)]
+    """Run copies of a command in this process; return the result and the number of slices that each has claimed."""
+    claimed, copies = {}, [asyncio.create_task(t.run(mode, join="slices")) for _ in range(2)]
     while not all(copy.done() for copy in copies):
-        for row in await t.connection.fetch(RUNNING_WINDOWS):
+        for row in await t.connection.fetch(RUNNING_SLICES):
             claimed[row["place"]] = row["claimed_by"]
         await asyncio.sleep(0.01)
     both = [copy.result() for copy in copies]
@@ -145,7 +145,7 @@ async def test_stream_that_cannot_be_split_is_read_as_a_whole(database_url, how)
 
 
 async def reading(t, tmp_path):
-    """Start a command whose two workers each read a window; return it, the worker that split the stream, and the other."""
+    """Start a command whose two workers each read a slice; return it, the worker that split the stream, and the other."""
     spread(t)
     t.sandbox.faults.latency_s = 0.05
     caller = await start(t, tmp_path, "sync", "--json")
@@ -168,10 +168,10 @@ async def test_another_process_takes_over_a_split_stream(database_url, tmp_path)
         assert await t.connection.fetchval("SELECT fence FROM etl_streams") == 2
 
 
-async def test_frozen_process_commits_nothing_to_a_window_that_another_reads(database_url, tmp_path):
+async def test_frozen_process_commits_nothing_to_a_slice_that_another_reads(database_url, tmp_path):
     async with trial(database_url, big()) as t:
         caller, _, other = await reading(t, tmp_path)
-        places = [row["place"] for row in await t.connection.fetch(OPEN_WINDOWS, other)]
+        places = [row["place"] for row in await t.connection.fetch(OPEN_SLICES, other)]
         signal_to(other, signal.SIGSTOP)
         await t.connection.execute(END_SESSION, f"cortex\nworker\n{other}")
         async with asyncio.timeout(60):
@@ -187,8 +187,9 @@ async def test_frozen_process_commits_nothing_to_a_window_that_another_reads(dat
         assert await t.differences() == []
 
 
-async def test_interrupted_windows_are_counted_and_read_by_the_next_command(database_url, tmp_path):
-    cursor = "SELECT jsonb_array_length(backfill_cursor -> 'windows') FROM etl_streams"
+@pytest.mark.parametrize("copies", [1, 2])
+async def test_interrupted_slices_are_counted_and_read_by_the_next_command(database_url, tmp_path, copies):
+    cursor = "SELECT jsonb_array_length(backfill_cursor -> 'slices') FROM etl_streams"
     async with trial(database_url, big()) as t:
         caller, *_ = await reading(t, tmp_path)
         total = await t.connection.fetchval("SELECT count(*) FROM etl_queue WHERE fence IS NOT NULL")
@@ -201,12 +202,18 @@ async def test_interrupted_windows_are_counted_and_read_by_the_next_command(data
         assert (caller.json["runs_inserted"], caller.json["requests"]) == (runs, len(t.sandbox.requests))
         left = await t.connection.fetchval(cursor)
         t.sandbox.faults.latency_s = 0.01
-        summary, claimed = await together(t, "sync")
-        assert (summary.status, sum(claimed.values())) == ("succeeded", left)
+        if copies == 2:
+            summary, claimed = await together(t, "sync")
+            assert sum(claimed.values()) == left
+        else:
+            t.engine = {}
+            summary = await t.run()
+        assert summary.status == "succeeded"
+        assert summary.runs_seen < RUNS, "the runs of a finished slice are not read again"
         assert await t.differences() == []
 
 
-async def test_commit_needs_the_claim_of_its_window_and_waits_for_no_other(database_url):
+async def test_commit_needs_the_claim_of_its_slice_and_waits_for_no_other(database_url):
     async with trial(database_url, one_stream()) as t:
         await t.connection.execute("INSERT INTO etl_streams (app_id, workflow_id, fence) VALUES ('a', 'w', 7)")
         await t.connection.execute(

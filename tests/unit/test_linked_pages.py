@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.app.windows import Rest, encode
+from etl.app.split_streams import SlicesLeft, encode
 from etl.plan.order import Order
 from etl.plan.paging import LINK, Answer, Paging, Span, link, next_span
 from etl.plan.passes import Checkpoint, Pass, closing_pass
-from etl.plan.split import Part
 from etl.plan.verdict import Evidence, verdict
 from etl.plan.window import Window
 
@@ -175,8 +174,8 @@ def test_short_page_is_not_the_end_if_the_count_is_higher() -> None:
     assert paging.size == 70
 
 
-def test_remaining_windows_of_a_split_backfill_are_not_read_as_a_checkpoint() -> None:
-    cursor = encode(Rest([Part(Window(), 0)], datetime(2026, 11, 2, tzinfo=UTC)))
+def test_remaining_slices_of_a_split_backfill_are_not_read_as_a_checkpoint() -> None:
+    cursor = encode(SlicesLeft([Window()], datetime(2026, 11, 2, tzinfo=UTC)))
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(cursor, type=Checkpoint)
 

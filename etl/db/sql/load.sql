@@ -130,9 +130,9 @@ RETURNING fence
 -- Check the fencing token in a commit that does not move the cursor.
 SELECT fence FROM etl_streams WHERE app_id = $1 AND workflow_id = $2 AND fence = $3 FOR UPDATE
 
--- name: hold_window
--- Check the fencing token, and the claim of this process, in a commit for a window of the stream. FOR SHARE allows
--- other processes to commit for other windows at the same time.
+-- name: hold_slice
+-- Check the fencing token, and the claim of this process, in a commit for a slice of the stream. FOR SHARE allows
+-- other processes to commit for other slices at the same time.
 SELECT streams.fence
 FROM etl_streams AS streams JOIN etl_queue AS queue ON queue.fence = streams.fence
 WHERE streams.app_id = $1 AND streams.workflow_id = $2 AND streams.fence = $3

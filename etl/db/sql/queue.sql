@@ -34,26 +34,26 @@ ORDER BY place
 UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outcomes IS NULL RETURNING place
 
 -- name: finish
--- Record the outcomes of a workflow's streams, or the outcome of a window, unless another process has claimed it since.
+-- Record the outcomes of a workflow's streams, or the outcome of a slice, unless another process has claimed it since.
 -- $5 requests, $6 retries.
 UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
 WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
 
--- name: add_windows
--- Queue the windows of the stream of app $2 and workflow $3. $4 fencing token.
-INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, fence, since, until, start)
-SELECT $1, (SELECT max(place) FROM etl_queue WHERE sync_id = $1) + number, $3, ARRAY[$2::text], $4, since, until, start
-FROM unnest($5::timestamptz[], $6::timestamptz[], $7::integer[]) WITH ORDINALITY AS windows (since, until, start, number)
+-- name: add_slices
+-- Queue the slices of the stream of app $2 and workflow $3. $4 fencing token.
+INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, fence, since, until)
+SELECT $1, (SELECT max(place) FROM etl_queue WHERE sync_id = $1) + number, $3, ARRAY[$2::text], $4, since, until
+FROM unnest($5::timestamptz[], $6::timestamptz[]) WITH ORDINALITY AS slices (since, until, number)
 
--- name: adopt_windows
--- Take over the windows of a stream that a former owner has queued: replace their fencing token, and release those that
+-- name: adopt_slices
+-- Take over the slices of a stream that a former owner has queued: replace their fencing token, and release those that
 -- are not finished.
 UPDATE etl_queue SET fence = $4, claimed_by = CASE WHEN outcomes IS NOT NULL THEN claimed_by END
 WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence IS NOT NULL
 RETURNING (SELECT started_at FROM etl_syncs WHERE id = $1)
 
--- name: claim_window
--- Claim the next window, of any stream if $2 is null.
+-- name: claim_slice
+-- Claim the next slice, of any stream if $2 is null.
 UPDATE etl_queue SET claimed_by = $5
 WHERE sync_id = $1 AND place = (
     SELECT place FROM etl_queue
@@ -62,23 +62,23 @@ WHERE sync_id = $1 AND place = (
     ORDER BY place
     LIMIT 1
     FOR UPDATE SKIP LOCKED)
-RETURNING place, workflow_id, app_ids, fence, since, until, start
+RETURNING place, workflow_id, app_ids, fence, since, until
 
--- name: windows
-SELECT since, until, start, claimed_by, outcomes FROM etl_queue
+-- name: slices
+SELECT since, until, claimed_by, outcomes FROM etl_queue
 WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4
 ORDER BY place
 
--- name: free_windows
--- Release the unfinished windows that a process has claimed, except for one that a commit has locked.
+-- name: free_slices
+-- Release the unfinished slices that a process has claimed, except for one that a commit has locked.
 UPDATE etl_queue SET claimed_by = NULL
 WHERE sync_id = $1 AND place = ANY (ARRAY(
     SELECT place FROM etl_queue
     WHERE sync_id = $1 AND claimed_by = $2 AND fence IS NOT NULL AND outcomes IS NULL AND ($3::integer IS NULL OR place = $3)
     FOR UPDATE SKIP LOCKED))
 
--- name: void_windows
--- Finish all unfinished windows of a stream, because one process reads the whole stream: processes that read the
--- windows can no longer commit.
+-- name: void_slices
+-- Finish all unfinished slices of a stream, because one process reads the whole stream: processes that read the
+-- slices can no longer commit.
 UPDATE etl_queue SET claimed_by = coalesce(claimed_by, ''), outcomes = $5::text::jsonb
 WHERE sync_id = $1 AND app_ids = ARRAY[$2::text] AND workflow_id = $3 AND fence = $4 AND outcomes IS NULL

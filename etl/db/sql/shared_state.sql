@@ -45,7 +45,7 @@ ORDER BY place
 SELECT place FROM etl_queue WHERE sync_id = $1 AND outcomes IS NULL AND fence IS NULL LIMIT 1
 
 -- name: outcomes
-SELECT outcomes, app_ids[1] AS app_id, workflow_id, fence IS NOT NULL AS is_window
+SELECT outcomes, app_ids[1] AS app_id, workflow_id, fence IS NOT NULL AS is_slice
 FROM etl_queue WHERE sync_id = $1 AND outcomes IS NOT NULL
 ORDER BY place
 

@@ -177,11 +177,9 @@ SELECT id, created_at FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2
   AND ($3::timestamptz IS NULL OR created_at >= $3::timestamptz) AND ($4::timestamptz IS NULL OR created_at <= $4)
 
--- name: reconciled
--- Count the listed runs created at or after $3 (none if it is null), those created before $3, and those without a
--- creation time.
+-- name: left_to_reconcile
+-- Count the listed runs created before $3 (all if it is null), and those without a creation time.
 SELECT
-    count(*) FILTER (WHERE created_at >= $3::timestamptz) AS compared,
     count(*) FILTER (WHERE (created_at >= $3::timestamptz) IS NOT TRUE AND created_at IS NOT NULL) AS "left",
     count(*) FILTER (WHERE created_at IS NULL) AS undated
 FROM listed_runs WHERE listed_by = $1 AND workflow_id = $2
