@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from etl.api.retry import http_date
@@ -24,7 +25,7 @@ class Page:
 
     Attributes:
         items: the raw bytes of each element.
-        number: number of the page, from 1; that of the request if the API sent none.
+        number: number of the page, from 1; that of the request if the API sent none; 0 for a single run.
         size: number of items per page; that of the request if the API sent none.
         count: number of all matching items; None if the API sent none.
         url: the URL of the request, which contains no secret.
@@ -43,6 +44,16 @@ class Page:
     server_time: datetime | None
     next_token: str | None
     tells_size: bool = True
+
+    @classmethod
+    def of_run(cls, raw: bytes, url: str) -> Page:
+        """Return a page with the document of a single run, which is not a page of a listing."""
+        return cls([raw], 0, 1, None, url, monotonic(), None, None)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether this is a page of a listing."""
+        return self.number > 0
 
     @property
     def bytes(self) -> int:

@@ -22,7 +22,7 @@ from etl.limits import Work, near_limits
 from etl.normalize.normalizer import Normalizer
 from etl.plan.window import EVERYTHING
 from etl.sync.listing import paging_of
-from etl.sync.reconcile import due_part
+from etl.sync.stream import due_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,7 +155,7 @@ async def _plan_stream(
     ours, count = await store.count(), page.count or 0
     known = state.page_size or api.usual_page_size  # whether the API returns larger pages is unknown
     paging = paging_of(api.page_size, known, state.run_bytes)
-    size = min(paging.size, paging.fit)
+    size = paging.usual
     pages = max(1, -(-count // size))
     everything = pages + (pages > 1)  # one more request, to check for runs created since the first
     missing = max(0, count - ours)

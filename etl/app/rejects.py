@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from etl.api.pages import Page
@@ -159,7 +158,7 @@ class _Retrying:
 
     async def _take(self, intake: Intake, item: asyncpg.Record, raw: bytes, *, authoritative: bool = False) -> bool:
         """Load a copy of an item, stored or from the API; return whether it was accepted."""
-        page = Page([raw], 0, 1, None, item["url"], monotonic(), None, None)
+        page = Page.of_run(raw, item["url"])
         classified = await intake.classify([page], authoritative=authoritative)
         if classified.batch.rejects and raw == item["payload"]:
             return False

@@ -18,8 +18,7 @@ import msgspec
 from etl.db.queue import Queue
 from etl.errors import PageTooLargeError
 from etl.plan.paging import Span
-from etl.plan.slices import split
-from etl.plan.window import Window  # noqa: TC001 - msgspec reads the annotations of the slices left
+from etl.plan.window import Window, split
 from etl.sync.intake import Tally
 from etl.sync.listing import answer_of
 
@@ -149,7 +148,7 @@ class SplitStreams:
         try:
             page = await listing.read_ahead(first)
             paging.observe(first, answer_of(page))
-            step, few = self._pages * min(paging.size, paging.fit), min(listing.head, paging.size)
+            step, few = self._pages * paging.usual, min(listing.head, paging.size)
             if paging.aligned or (listing.count or 0) <= step:
                 return []
             listing.forget_ahead()

@@ -179,11 +179,20 @@ class StreamRunner:
         in_slices = None
         if self.split_streams is not None:
             read = partial(self.read_slice, tally=intake.tally)
-            resumes = self._task.mode != "reconcile" and not store.state.backfill_done
-            in_slices = partial(self.split_streams.read, listing, intake, store, read, resumes=resumes)
+            in_slices = partial(self.split_streams.read, listing, intake, store, read)
         try:
-            parts = (self._task, listing, intake, store, self._listener, self._allowance)
-            outcome = await StreamSync(*parts, in_slices=in_slices).run()
+            now = await store.session.clock()
+            sync = StreamSync(
+                self._task,
+                listing,
+                intake,
+                store,
+                self._listener,
+                now=now,
+                allowance=self._allowance,
+                in_slices=in_slices,
+            )
+            outcome = await sync.run()
             return replace(outcome, state=self._states[stream])
         except (FatalError, TransientError):
             with suppress(*LOST):

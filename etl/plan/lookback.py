@@ -42,7 +42,7 @@ def head_is_read(
         return False
     first, lowest = times[0][0], latest_reading(times[-1 - distance][0])
     if all(item.is_confirmed for item in items):
-        if by_day and order is Order.UPDATED_DESC:
+        if by_day:
             first = datetime.combine(first.astimezone(UTC), time.min, UTC)
         return lowest < first
     newest = first if first <= now else next((key for key, item in times if not item.is_confirmed), first)

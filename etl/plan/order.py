@@ -147,6 +147,10 @@ class OrderObserver:
             return supported[0]
         return Order.NONE if self._broken.issuperset(_ORDERS) else None
 
+    def proves(self, order: Order) -> bool:
+        """Return whether the listing is certainly sorted by `order`, which is one by creation."""
+        return self.order is order and self.is_settled and self.is_by_creation
+
     @property
     def is_settled(self) -> bool:
         """Whether enough items were seen to rule out chance."""

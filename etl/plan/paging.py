@@ -84,7 +84,7 @@ def next_span(position: int, size: int, overlap: int = LINK, *, capped: bool = F
     def page(of: int) -> Span:
         return Span(start // of + 1, of)
 
-    best = max((page(of) for of in range(size, max(size // 2, 1) - 1, -1)), key=lambda span: span.end)
+    best = page(max(range(size, max(size // 2, 1) - 1, -1), key=lambda of: of - start % of))
     if best.end > position:
         return best
     if overlap == 0:
@@ -152,14 +152,19 @@ class Paging:
             most: the largest size; a page of less than 13 may be slightly larger, to overlap, unless `capped`.
             capped: whether `most` must not be exceeded.
         """
-        size = min(self.size, self.fit, most)
+        size = min(self.usual, most)
         if self.aligned:
             return Span(position // size + 1, size)
         return next_span(position, size, overlap, capped=capped or (self.capped and size == self.size))
 
     @property
+    def usual(self) -> int:
+        """The size to request now."""
+        return min(self.size, self.fit)
+
+    @property
     def expected(self) -> int:
-        """The size to reckon with: a server is not sure to give the largest pages before it has."""
+        """The size to plan with: the server may not give the largest pages."""
         return min(self.size if self.known or self.size < LARGEST else HEAD, self.fit)
 
     @property

@@ -1,49 +1,28 @@
-"""Slices: windows of creation times in which several processes, or several syncs, read a big listing."""
+"""Slices: a reconcile that takes many requests is spread over several syncs, each of which reads one window."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
-from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.plan.order import Order, OrderObserver, latest_reading
-from etl.plan.window import Window
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
-    from etl.plan.order import Listed
+    from etl.plan.window import Window
 
 
-def split(pages: Sequence[Sequence[Listed]]) -> list[Window]:
-    """Return windows that begin about where the given pages begin; together they contain every time.
+class Due(NamedTuple):
+    """What a sync reads of a due reconcile.
 
-    Args:
-        pages: the first page and some later ones, in order.
-
-    Returns:
-        The windows, newest first; none unless the pages prove that the listing is sorted by creation, newest first, and
-        all of their items have a time.
+    Attributes:
+        window: EVERYTHING, or one slice; None if other streams have used up the share of this sync.
+        pages: how many pages the reconcile still has to read.
+        taken: how many of them this sync reads.
     """
-    observer = OrderObserver()
-    for items in pages:
-        observer.watch(items)
-    times = [item.created_at for items in pages for item in items]
-    is_sorted = observer.order is Order.CREATED_DESC and observer.is_settled and observer.is_by_creation
-    if not is_sorted or None in times:
-        return []
-    by_day = any(latest_reading(moment) != moment for moment in times if moment is not None)
-    bounds: list[datetime | None] = [None]
-    for items in pages[1:]:
-        bound = items[0].created_at if items else None
-        if bound is not None and by_day:  # a date may stand for any time of its day, so no bound may divide a day
-            bound = datetime.combine(bound.astimezone(UTC), time.min, UTC)
-        above = bounds[-1]
-        if bound is not None and (above is None or bound < above):
-            bounds.append(bound)
-    return [Window(since, until) for until, since in pairwise([*bounds, None])]
+
+    window: Window | None
+    pages: int
+    taken: int
 
 
 class Reconciled(NamedTuple):

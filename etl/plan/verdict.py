@@ -91,7 +91,7 @@ def verdict(seen: Evidence) -> str:
     is_counted = seen.met is not None and seen.count is not None
     differs = f"the API counts {counted(seen.count or 0, 'run')}, the listing shows {seen.met}"
     if not (seen.begun and seen.ended):
-        return "the end of the listing did not show"
+        return "the end of the listing was not reached"
     if seen.pages == 1:  # one response is one moment
         return differs if is_counted and seen.met != seen.count else ""
     if seen.linked:

@@ -1,11 +1,12 @@
-"""A range of creation times, to which a backfill can be limited."""
+"""Ranges of creation times: to limit a backfill, or to read a big listing in slices."""
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - msgspec reads the annotations of a window
+from datetime import UTC, datetime, time
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.plan.order import Listed, Order, latest_reading
+from etl.plan.order import Listed, Order, OrderObserver, latest_reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,17 +45,45 @@ class Window(NamedTuple):
             return set()
         too_late, too_early = (IN_FRONT, BEHIND) if order is Order.CREATED_DESC else (BEHIND, IN_FRONT)
         sides = set()
-        for time in (item.created_at for item in items if item.created_at is not None):
-            if self.until is not None and time >= self.until:
+        for moment in (item.created_at for item in items if item.created_at is not None):
+            if self.until is not None and moment >= self.until:
                 sides.add(too_late)
-            elif self._is_before(time):
+            elif self._is_before(moment):
                 sides.add(too_early)
             else:
                 sides.add(0)
         return sides
 
-    def _is_before(self, time: datetime | None) -> bool:
-        return time is not None and self.since is not None and latest_reading(time) < self.since
+    def _is_before(self, moment: datetime | None) -> bool:
+        return moment is not None and self.since is not None and latest_reading(moment) < self.since
 
 
 EVERYTHING = Window()
+
+
+def split(pages: Sequence[Sequence[Listed]]) -> list[Window]:
+    """Return windows that begin about where the given pages begin; together they contain every time.
+
+    Args:
+        pages: the first page and some later ones, in order.
+
+    Returns:
+        The windows, newest first; none unless the pages prove that the listing is sorted by creation, newest first, and
+        all of their items have a time.
+    """
+    observer = OrderObserver()
+    for items in pages:
+        observer.watch(items)
+    times = [item.created_at for items in pages for item in items]
+    if not observer.proves(Order.CREATED_DESC) or None in times:
+        return []
+    by_day = any(latest_reading(moment) != moment for moment in times if moment is not None)
+    bounds: list[datetime | None] = [None]
+    for items in pages[1:]:
+        bound = items[0].created_at if items else None
+        if bound is not None and by_day:  # a date may stand for any time of its day, so no bound may divide a day
+            bound = datetime.combine(bound.astimezone(UTC), time.min, UTC)
+        above = bounds[-1]
+        if bound is not None and (above is None or bound < above):
+            bounds.append(bound)
+    return [Window(since, until) for until, since in pairwise([*bounds, None])]

@@ -101,7 +101,7 @@ async def read_all(
         if result is not None:
             passes += 1
             shown = (result.doubt, result.met, result.count)
-            pages = -(-(result.count or 0) // listing.paging.size)
+            pages = -(-(result.count or 0) // listing.paging.usual)
             # If a pass showed the same as the one before, so would the next.
             if result.is_complete or shown == before or passes >= passes_allowed(pages):
                 return result
@@ -114,6 +114,8 @@ async def read_slice(listing: Listing, intake: Intake, store: Store, window: Win
 
     It must be sorted by creation, newest first, its pages must overlap, and all runs must have a creation time.
     """
+    if listing.paging.aligned:
+        return None
     now, order = await store.session.clock(), Order.CREATED_DESC
     result = await read_all(listing, intake, store, now, order=order, window=window, is_sorted=True)
     return result if result.order is order and not listing.paging.aligned and not intake.has_undated else None
@@ -163,6 +165,7 @@ class Crawl:
         self._saves = saves
         self._number = 0
         self._met = 0
+        self._may_expire = saves and resumed is None  # whether runs at the end may be about to be removed
         # Unless its order is known, the end of a window can only be found in a listing sorted without exception.
         self._observer = OrderObserver(0 if window.is_bounded and not is_sorted else listing.paging.distance)
         self._knows_order = is_sorted
@@ -210,7 +213,8 @@ class Crawl:
                 is_out_of_order = self._knows_order and not self._observer.agrees_with(Order.CREATED_DESC)
                 if is_out_of_order or BEHIND in self._sides(self._last):
                     reading.stop()
-                elif reading.pages == 1 and self._saves and self._resumed is None:
+                elif self._may_expire:
+                    self._may_expire = False
                     with suppress(PageTooLargeError):
                         await self._fetch_expiring(reading)
         self.order = self._observer.order or (self.order if self._knows_order else start.order)
@@ -237,10 +241,10 @@ class Crawl:
 
     async def _fetch_expiring(self, main: Pass[Page]) -> None:
         """Fetch the old end of a newest-first history first, as far as its runs are about to be removed."""
-        spans = main.spans_ahead()
         if self.order is not Order.CREATED_DESC or not any(item.expires_at for item in self._first):
             return
-        for span in spans[: -len(spans) // 4 : -1]:
+        spans = main.spans_ahead()
+        for span in spans[: -len(spans) // 4 : -1]:  # the last quarter, backwards
             page = await self._listing.read(span)
             keys = answer_of(page).keys
             is_next = meets(keys, main.tail[1]) if main.tail else span.start + len(keys) == page.count
@@ -253,7 +257,7 @@ class Crawl:
 
     async def _start(self) -> int:
         """Return the position to start at: just before the window, found by bisection if the listing is sorted."""
-        paging, first = self._listing.paging, Span(1, self._listing.paging.size)
+        paging, first = self._listing.paging, Span(1, self._listing.paging.usual)
         if not self._window.is_bounded or (self.order is not None and not self.order.by_creation):
             return 0
         page = await self._listing.read_ahead(first)
@@ -263,7 +267,7 @@ class Crawl:
         in_front = {IN_FRONT}
         if self._window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
             return 0
-        spans = [Span(1, paging.size)]
+        spans = [Span(1, paging.usual)]
         while spans[-1].end < count:
             spans.append(paging.next(spans[-1].end))
         low, high = 0, len(spans)  # the page at `low` is wholly in front of the window, the page at `high` is not
@@ -275,8 +279,7 @@ class Crawl:
         observer = OrderObserver()
         for place in sorted(probed):
             observer.watch(probed[place])
-        is_sorted = observer.order is order and observer.is_settled and observer.is_by_creation
-        self._is_sorted = self._is_sorted or (bool(low) and is_sorted)
+        self._is_sorted = self._is_sorted or (low > 0 and order is not None and observer.proves(order))
         return spans[low - 1].end if low and self._is_sorted else 0
 
     async def _evidence(self, main: Pass[Page]) -> Evidence:

@@ -90,14 +90,15 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
         return
     if paging.aligned or await store.open_rejects():
         return
-    pages = max(1, -(-count // paging.size))
+    size = paging.usual
+    pages = max(1, -(-count // size))
     breaks = {0: Break(0), pages + 1: Break(await store.count() - count)}
     listed, end = set[str](), await _newest(listing, order)
     while (number := next_page(breaks)) is not None:
         read = len(breaks) - 2
         if read > pages // TRIAL_SHARE and read + pages_left(breaks) >= pages:
             return
-        span = Span(number, paging.size)
+        span = Span(number, size)
         (items,) = await intake.process([await listing.read(span)])
         listed.update(item.key for item in items)
         place = break_of(items, order)

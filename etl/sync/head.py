@@ -91,7 +91,7 @@ async def _from_the_end(listing: Listing, intake: Intake, this: Pass[Page]) -> A
             end += await intake.process(pages)
     for items in reversed(end):
         yield items[::-1]
-    size = listing.paging.size
+    size = listing.paging.usual
     for number in range(-(-min(this.began, this.count or 0) // size), 0, -1):
         span = Span(number, size)
         (items,) = await intake.process([await listing.read(span)])

@@ -182,7 +182,7 @@ class Intake:
                     shown = None if authoritative else self._seen_before(item)
                     listed[item.digest] = shown or self._classify_item(item, stored.get(item.key), found, counts)
             found.pages.append([listed[item.digest] for item in of_page])
-            if page.number:
+            if page.is_listed:
                 self._recent |= {item.key: (item.digest, listed[item.digest]) for item in of_page}
                 for key in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
                     del self._recent[key]
@@ -285,7 +285,7 @@ class Intake:
             raise RecordError("id_taken", f"the workflow {stored['listed_under']} lists a run with the same id")
 
     def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
-        """Note that a stored run is in this listing, if that is news."""
+        """Note that a stored run is in this listing, if this is not recorded yet."""
         if stored["gone"]:
             batch.restored.append(stored["id"])
         elif stored["listed_under"] != self._workflow_id:
@@ -382,7 +382,7 @@ class Intake:
         return is_first
 
     def _announce(self, page: Page, counts: Mapping[str, int]) -> None:
-        if page.number == 0:  # a single run, not a page of the listing
+        if not page.is_listed:
             return
         self.tally.pages += 1
         self._listener(

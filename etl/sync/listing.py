@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from etl.api.pages import Page
@@ -33,7 +32,7 @@ REPEATED_PAGES = 5
 """How many full pages in a row may show nothing new: many new runs can shift a listing by whole pages."""
 
 BYTES_AT_ONCE = 32 * 1024 * 1024
-"""How many bytes of pages may be in flight or waiting for a commit, of all listings together."""
+"""How many bytes of pages may be in flight or waiting for a commit, across all listings."""
 
 TIMEOUTS = 6
 """After so many timeouts in a row, whatever the page size, reading a listing fails."""
@@ -117,7 +116,7 @@ class Listing:
         """Let the next pass request all of its pages."""
         self._ahead.clear()
 
-    async def probe(self, place: int = 1) -> Page:
+    async def probe(self, place: int) -> Page:
         """Read the single item at a place (from 1), and the listing's count."""
         return await self.read(Span(place, 1), divisible=False)
 
@@ -157,7 +156,7 @@ class Listing:
             found = peek_id(raw)
             if found == run_id:
                 url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
-                return Page([raw], 0, 1, None, url, monotonic(), None, None)
+                return Page.of_run(raw, url)
         if found is None:
             return NoDocumentError(f"the API returned a document without an id for the run {run_id}")
         return TransientError(f"the API returned another run for the run {run_id}")
@@ -197,15 +196,11 @@ class Listing:
                     yield ready
                     ready = []
                 while len(tasks) + len(ready) < self._room and (span := reading.next_request()) is not None:
-                    if span in self._ahead:
-                        ready += reading.receive(span, answer_of(self._ahead.pop(span)))
-                        continue
-                    token = reading.token if span.number > 1 else None
-                    tasks[asyncio.create_task(self.read(span, token))] = span
-                if ready and (reading.ended or not tasks):
+                    ready += self._request(span, tasks, reading)
+                if reading.ended or not tasks:
+                    if not ready:
+                        return  # requests that are still in flight are cancelled: their pages are not needed
                     continue
-                if not tasks:
-                    return
                 waiting = LINGER_S if ready else None
                 done, _ = await asyncio.wait(tasks, timeout=waiting, return_when=asyncio.FIRST_COMPLETED)
                 if ready and (not done or any(task.exception() for task in done)):
@@ -220,6 +215,14 @@ class Listing:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _request(self, span: Span, tasks: dict[asyncio.Task[Page], Span], reading: Pass[Page]) -> list[Page]:
+        """Request a page, unless it was read ahead; return the pages that come next in order."""
+        if span in self._ahead:
+            return reading.receive(span, answer_of(self._ahead.pop(span)))
+        token = reading.token if span.number > 1 else None
+        tasks[asyncio.create_task(self.read(span, token))] = span
+        return []
 
     @property
     def _room(self) -> int:

@@ -15,6 +15,7 @@ from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
+from etl.plan.slices import Due, Reconciled, deadline
 from etl.plan.window import EVERYTHING, Window
 from etl.plurals import counted
 from etl.sync.crawl import Crawled, read_all, read_slice
@@ -22,7 +23,6 @@ from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import Tally
 from etl.sync.listing import answer_of
-from etl.sync.reconcile import due_part, progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from etl.api.pages import Page
     from etl.db.store import Store
     from etl.events import Listener
+    from etl.plan.paging import Paging
     from etl.plan.slices import Allowance
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
-    from etl.sync.reconcile import Due
 
 Mode = Literal["sync", "backfill", "reconcile"]
 
@@ -65,10 +65,44 @@ class Outcome:
     state: StreamState | None = None
 
 
+async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta, now: datetime) -> Due | None:
+    """Return what a sync reads of a stream's reconcile; None if none is due.
+
+    A reconcile that takes more requests than are left of the share is read in slices, newest first. A listing that is
+    not sorted by creation, newest first, or whose slices cannot be proved complete, is read as a whole.
+    """
+    state = store.state
+    last = state.last_reconciled_at
+    if not every or (last is not None and now - last < every):
+        return None
+    left, undated = await store.left_to_reconcile()
+    pages = max(1, -(-(left + undated) // paging.expected))
+    end = deadline(every, last, state.reconcile_began_at, now)
+    taken = allowance.take(pages, interval=now - (state.last_synced_at or now), remaining=end - now)
+    if not taken:
+        return Due(None, pages, 0)
+    is_sorted = state.listing_order == Order.CREATED_DESC and state.api_count is not None and not undated
+    if not is_sorted or store.filters != ("ALL", "ALL"):
+        return Due(EVERYTHING, pages, pages)
+    runs = taken * paging.expected * 6 // 7  # adjacent pages overlap
+    since = await store.slice_start(runs) if taken < pages else None
+    return Due(Window(since, state.reconciled_since), pages, taken)
+
+
+def progress_of(state: StreamState, crawl: Crawled | None) -> Reconciled:
+    """Return the progress of reconciles after a complete crawl of everything or of a slice, or after none."""
+    if crawl is None:
+        return Reconciled(None, state.reconcile_began_at, state.reconciled_since)
+    began = state.reconcile_began_at if crawl.window.is_bounded else None
+    began, since = began or crawl.began, crawl.window.since
+    return Reconciled(began, None, None) if since is None else Reconciled(None, began, since)
+
+
 class StreamSync:
     """Brings one locked stream up to date.
 
     Args:
+        now: the current time by PostgreSQL's clock.
         allowance: what the sync may spend on reconciles.
         in_slices: reads a big listing together with other processes, and returns since when; None if it does not.
     """
@@ -80,13 +114,15 @@ class StreamSync:
         intake: Intake,
         store: Store,
         listener: Listener,
-        allowance: Allowance,
         *,
-        in_slices: Callable[[], Awaitable[datetime | None]] | None = None,
+        now: datetime,
+        allowance: Allowance,
+        in_slices: Callable[..., Awaitable[datetime | None]] | None = None,
     ) -> None:
         self._in_slices = in_slices
         self._task = task
         self._allowance = allowance
+        self._now = now
         self._listing = listing
         self._intake = intake
         self._store = store
@@ -107,58 +143,65 @@ class StreamSync:
             EtlError: the stream cannot go on.
         """
         self._listener(StreamStarted(self._store.stream, self._store.state.api_count))
-        now = await self._store.session.clock()
         if self._task.window.is_bounded:
-            return await self._window(now)
+            return await self._window()
         if self._task.mode == "sync" and self._store.state.backfill_done:
-            await self._read_changes(now)
+            await self._read_changes()
         else:
-            await self._read_everything(now)
-        return await self._compare(now)
+            await self._read_everything()
+        return await self._compare()
 
-    async def _read_changes(self, now: datetime) -> None:
+    async def _read_changes(self) -> None:
         """Read what is new and what was open, and as much of a due reconcile as this sync should."""
-        due = await due_part(self._store, self._listing.paging, self._allowance, self._task.reconcile_every, now)
+        due = await due_part(self._store, self._listing.paging, self._allowance, self._task.reconcile_every, self._now)
         self._due = due
         if due is not None and due.window == EVERYTHING:
-            await self._read_listing(now)
+            await self._read_listing()
             return
-        await self._read_head(now)
+        await self._read_head()
         if due is not None and due.window is not None and self._crawl is None:
-            if not self._listing.paging.aligned:
-                self._slice = await read_slice(self._listing, self._intake, self._store, due.window)
+            self._slice = await read_slice(self._listing, self._intake, self._store, due.window)
             if self._slice is None:
-                await self._read_listing(now)
+                await self._read_listing()
 
-    async def _read_everything(self, now: datetime) -> None:
+    async def _read_everything(self) -> None:
         """Read the whole listing, together with other processes if it is big."""
-        began = None if self._in_slices is None else await self._in_slices()
+        began = None if self._in_slices is None else await self._in_slices(resumes=self._resumes)
         if began is None:
-            await self._read_listing(now)
+            await self._read_listing()
             return
         self._order = Order.CREATED_DESC
         self._crawl = Crawled(began, self._order)
         unchanged = self._intake.tally.runs_unchanged
-        await self._read_head(now)
+        await self._read_head()
         self._intake.tally.runs_unchanged = unchanged  # the slices have counted these runs already
 
-    async def _read_listing(self, now: datetime) -> None:
+    @property
+    def _resumes(self) -> bool:
+        """Whether a backfill resumes where an earlier one was interrupted."""
+        return self._task.mode != "reconcile" and not self._store.state.backfill_done
+
+    async def _read_listing(self) -> None:
         """Read the whole listing; an interrupted backfill resumes, except in a reconcile."""
-        resumes = self._task.mode != "reconcile" and not self._store.state.backfill_done and self._crawl is None
-        self._crawl = await read_all(self._listing, self._intake, self._store, now, order=self._order, resumes=resumes)
+        resumes = self._resumes and self._crawl is None
+        self._crawl = await read_all(
+            self._listing, self._intake, self._store, self._now, order=self._order, resumes=resumes
+        )
         self._order = self._crawl.order or self._order
         self._unanswered = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
             # Open runs before the checkpoint, or that no longer pass the filter, were not read.
             await self._settle_open(set())
 
-    async def _read_head(self, now: datetime) -> None:
+    async def _read_head(self) -> None:
         """Read what is new and what was open, or the whole listing if that is not enough."""
         seen = None
         with suppress(PageTooLargeError):
-            seen = await read_head(self._listing, self._intake, self._store, self._order, self._task.lookback, now)
+            seen = await read_head(
+                self._listing, self._intake, self._store, self._order, self._task.lookback, self._now
+            )
         if seen is None or not await self._settle_open(seen):
-            await self._read_listing(now)
+            await self._read_listing()
 
     async def _settle_open(self, seen: set[str]) -> bool:
         """Update every run that is open in the warehouse and was not `seen`.
@@ -168,7 +211,7 @@ class StreamSync:
             found in the whole listing.
         """
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
-        for status in sorted(_cheaper_to_list(unseen, self._listing.paging.size)):
+        for status in sorted(_cheaper_to_list(unseen, self._listing.paging.usual)):
             listing = self._listing.filtered(status)
             async with aclosing(listing.pages(Pass(listing.paging, ahead=listing.concurrency))) as batches:
                 async for pages in batches:
@@ -179,7 +222,7 @@ class StreamSync:
         self._unanswered = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
         return all(isinstance(error, NotFoundError) for error in errors.values())
 
-    async def _compare(self, now: datetime) -> Outcome:
+    async def _compare(self) -> Outcome:
         """Compare the API's count with the warehouse's; if they differ, read more, twice at most.
 
         First the head is read again, then gone runs are searched for, then the whole listing is read. If it has been
@@ -189,7 +232,7 @@ class StreamSync:
         if self._store.is_dry_run:
             return self._ended("succeeded", ours)
         if self._disagrees(ours) and self._crawl is None:
-            await self._read_head(now)
+            await self._read_head()
             ours = await self._store.count()
         for _ in range(2):
             if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
@@ -197,7 +240,7 @@ class StreamSync:
                     await find_gone(self._listing, self._intake, self._store, self._order)
                 ours = await self._store.count()
             if self._disagrees(ours) and (self._crawl is None or not self._crawl.from_start or self._crawl.moved):
-                await self._read_listing(now)
+                await self._read_listing()
                 ours = await self._store.count()
         return await self._finish(ours)
 
@@ -207,7 +250,7 @@ class StreamSync:
     async def _finish(self, ours: int) -> Outcome:
         count, crawl, error = self._listing.count, self._crawl or self._slice, ""
         if self._unanswered:
-            error = f"the API has no answer for the open run {self._unanswered[0]}"
+            error = f"the API did not return the open run {self._unanswered[0]}"
         elif self._disagrees(ours):
             error = f"the API counts {counted(count or 0, 'run')}, the warehouse {ours:,}"
         else:
@@ -215,8 +258,8 @@ class StreamSync:
         hint = await self._hint(crawl) if error else ""
         if not error and self._due is not None and 0 < self._allowance.share < self._due.taken:
             hint = (
-                f"Its reconcile reads {self._due.taken:,} pages in this sync, more than sync.reconcile_share allows, "
-                "to be complete in time. Sync more often, or raise sync.reconcile_every."
+                f"To finish in time, its reconcile read {self._due.taken:,} pages in this sync, more than "
+                "sync.reconcile_share allows. Sync more often, or raise sync.reconcile_every."
             )
         await self._store.finish(
             watermark=None if error else self._intake.newest,
@@ -249,9 +292,9 @@ class StreamSync:
         self._listener(StreamFinished(self._store.stream, status, count, ours, error, hint))
         return Outcome(self._store.stream, status, count, ours, error, hint, self._intake.tally)
 
-    async def _window(self, now: datetime) -> Outcome:
+    async def _window(self) -> Outcome:
         """Load a window of the history; counts and watermarks do not apply to it."""
-        crawl = await read_all(self._listing, self._intake, self._store, now, window=self._task.window)
+        crawl = await read_all(self._listing, self._intake, self._store, self._now, window=self._task.window)
         if not crawl.doubt:
             return self._ended("succeeded", None)
         return self._ended("partial", None, crawl.doubt, crawl.hint or "Run the same command again.")

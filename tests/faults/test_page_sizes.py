@@ -158,3 +158,15 @@ async def test_head_page_is_smaller_if_runs_are_large(database_url):
         before = len(t.sandbox.requests)
         assert await t.requests_of() == 1
         assert 20 <= takes(t, before)[0] < 40
+
+
+async def test_search_for_gone_runs_asks_for_pages_that_fit(database_url):
+    world = one_stream(200)
+    ids = lengthen(world, range(200), 60_000)
+    async with trial(database_url, world) as t:
+        t.api = AUTO
+        await t.agrees()
+        world.delete_run(ids[150])
+        before = len(t.sandbox.requests)
+        await t.agrees()
+        assert max(takes(t, before)) <= 100

@@ -54,16 +54,33 @@ async def test_emptied_payloads_of_due_runs_are_kept(database_url, due):
         await t.agrees("reconcile")
 
 
-async def test_runs_that_expire_soonest_are_fetched_first(database_url):
+def expiring():
+    """A stream whose oldest runs are about to be removed."""
     world = one_stream(40)
     for place, run in enumerate(world.runs[WORKFLOW].values()):
         due = datetime.now(UTC) + timedelta(hours=1 + 12 * place)
         run |= {"retention": {"max_age_in_seconds": 86_400}, "retention_due_at": due.isoformat()}
-    async with trial(database_url, world) as t:
+    return world
+
+
+def ends_of(t):
+    """Return the place of the last run of each page, in the order of the requests."""
+    asked = [each.query for each in t.sandbox.requests if each.path.endswith("/runs")]
+    return [int(query["page"]) * int(query["take"]) for query in asked]
+
+
+async def test_copies_of_a_command_fetch_runs_that_expire_first(database_url):
+    async with trial(database_url, expiring()) as t:
+        t.api = {"page_size": 5, "concurrency": 2}
+        await t.agrees("backfill", join="copies")
+        assert max(ends_of(t)[:4]) >= 40
+
+
+async def test_runs_that_expire_soonest_are_fetched_first(database_url):
+    async with trial(database_url, expiring()) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         await t.agrees("backfill")
-        asked = [each.query for each in t.sandbox.requests if each.path.endswith("/runs")]
-        ends = [int(query["page"]) * int(query["take"]) for query in asked]
+        ends = ends_of(t)
         assert ends[0] == 5
         assert ends[1] >= 40 > ends[2] > 30, "the oldest runs come before the rest"
         rest = ends[3:-1]
