@@ -217,7 +217,7 @@ class Store:
             await write_rejects(connection, self.stream, self._sync_id, kept)
             if batch.settled:
                 await connection.execute(_LOAD["resolve_rejects"], *self.stream, batch.settled)
-            await self._check_fence(connection, batch)
+            await self._hold(connection, batch)
             done = {
                 "inserted": len(new) + inserted,
                 "updated": updated + restored,
@@ -261,7 +261,8 @@ class Store:
             return reject, b""
         return reject, bytes(raw) if self._abridge is None else self._abridge(raw)
 
-    async def _check_fence(self, connection: asyncpg.Connection, batch: Batch) -> None:
+    async def _hold(self, connection: asyncpg.Connection, batch: Batch) -> None:
+        """Check the fencing token, and write the checkpoint if there is one; its row stays locked until the commit."""
         key = (*self.stream, self.state.fence)
         if batch.cursor is not None:
             held = await connection.fetchval(_LOAD["checkpoint"], *key, batch.cursor)
@@ -282,7 +283,7 @@ class Store:
             LockLostError: another process owns the stream.
         """
         async with self._pool.acquire() as connection:
-            await self._check_fence(connection, Batch(cursor=cursor))  # type: ignore[arg-type]  # the pool's proxy is one
+            await self._hold(connection, Batch(cursor=cursor))  # type: ignore[arg-type]  # the pool's proxy is one
 
     async def open_runs(self) -> dict[str, str]:
         """Return the status of each listed run that was pending or running when it was loaded, by id."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING
 
-from etl.plan.order import Listed, Order, latest_reading, order_key
+from etl.plan.order import Listed, Order, latest_instant, order_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def head_is_read(
     times = [(key, item) for item in items if (key := order_key(item, order)) is not None]
     if len(times) <= distance or not items[-1].is_confirmed:
         return False
-    first, lowest = times[0][0], latest_reading(times[-1 - distance][0])
+    first, lowest = times[0][0], latest_instant(times[-1 - distance][0])
     if all(item.is_confirmed for item in items):
         if by_day:
             first = datetime.combine(first.astimezone(UTC), time.min, UTC)

@@ -79,7 +79,7 @@ def order_key(item: Listed, order: str) -> datetime | None:
     return item.updated_at if order in _BY_CHANGE.values() else item.created_at
 
 
-def latest_reading(moment: datetime) -> datetime:
+def latest_instant(moment: datetime) -> datetime:
     """Return the latest instant that a listed time may stand for: midnight may be a date without a time of day."""
     return moment + _A_DAY if moment.time() == time.min else moment
 
@@ -120,7 +120,7 @@ class OrderObserver:
         near = self._near[order]
         bound, before = self._bounds.get(order, inf), self._before.get(order, -inf)
         for moment in times:
-            reading, earliest = latest_reading(moment), moment.timestamp()
+            reading, earliest = latest_instant(moment), moment.timestamp()
             latest = earliest if reading is moment else reading.timestamp()
             if order in (Order.CREATED_ASC, _UPDATED_ASC):  # mirrored
                 earliest, latest = -latest, -earliest
@@ -179,4 +179,4 @@ def tie_ends(items: Sequence[Listed]) -> bool:
     Only then does a later run with the same creation time as the first one appear on this page.
     """
     times = [item.created_at for item in items if item.created_at is not None]
-    return any(latest_reading(time) < times[0] for time in times)
+    return any(latest_instant(time) < times[0] for time in times)

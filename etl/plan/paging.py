@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 PageT = TypeVar("PageT")
 
-LARGEST = 1000
+FIRST_TRIED = 1000
 """The page size to try first if the settings do not fix one."""
 
 HEAD, SMALLEST_HEAD, HEAD_BYTES = 100, 20, 2 * 1024 * 1024
 """How many runs a sync reads first at the newest end, where usually none are new; fewer if runs are large."""
 
-OUT_OF_PLACE = 10
-"""In a sorted listing, a run may be a tenth of a page from its sorted position, as after a slow insert."""
+OUT_OF_PLACE = 0.1
+"""In a sorted listing, a run may be this share of a page from its sorted position, as after a slow insert."""
 
 LINK = 2
 """How many runs adjacent pages share. In a shuffled listing, a single run may be shared by chance."""
@@ -165,12 +165,12 @@ class Paging:
     @property
     def expected(self) -> int:
         """The size to plan with: the server may not give the largest pages."""
-        return min(self.size if self.known or self.size < LARGEST else HEAD, self.fit)
+        return min(self.size if self.known or self.size < FIRST_TRIED else HEAD, self.fit)
 
     @property
     def distance(self) -> int:
         """How many places a run may be from its sorted position."""
-        return min(self.size, HEAD) // OUT_OF_PLACE
+        return int(min(self.size, HEAD) * OUT_OF_PLACE)
 
     def lower(self, size: int) -> None:
         """Request only smaller pages from now on: the server refuses this size."""
@@ -186,7 +186,15 @@ class Paging:
             self.fit = min(fitting, 2 * self.fit)
 
     def observe(self, span: Span, answer: Answer[Any]) -> int:
-        """Learn from the response to `span`; return how many positions it covers, 0 if it is another page."""
+        """Learn from the response to `span`; return how many positions it covers, 0 if it is another page.
+
+        For example:
+        - 1,000 requested, 100 reported: pages are capped at 100.
+        - 98 requested then, and 98 received: the cap is confirmed, and smaller pages are exact.
+        - 98 requested then, and 90 reported: the server rounds page sizes, so that pages cannot overlap.
+        - More received than requested: the server ignores the size.
+        - 1,000 requested, 100 received and no size reported, but a larger count: pages are capped silently.
+        """
         items, is_first = len(answer.keys), span.number == 1
         if answer.token is not None:
             self.aligned = True
@@ -202,7 +210,7 @@ class Paging:
         if answer.size is not None:
             self.given = max(self.given, answer.size)
         self.proven = self.proven or (items == span.size and 2 * span.size >= self.size)
-        if items == span.size >= LARGEST:
+        if items == span.size >= FIRST_TRIED:
             self.known = self.size
         if items > span.size:
             self.size, self.aligned = items, True

@@ -61,7 +61,7 @@ class Pass(Generic[PageT]):
         pages: how many pages were returned in order.
         first: the items of the first page.
         last: the items of the last page.
-        began: the position where the pass began.
+        start: the position where the pass started.
         reach: the position after the last page.
         end: the position after the last item.
         ended: whether the end of the listing was reached.
@@ -84,7 +84,7 @@ class Pass(Generic[PageT]):
         self.paging = paging
         self.pages = self.repeats = 0
         self.first, self.last = start.first, start.last
-        self.began = self.reach = self.end = start.position
+        self.start = self.reach = self.end = start.position
         self.ended = self.joined = False
         self.linked = True
         self.count, self.counts = start.count, set[int | None]()
@@ -213,16 +213,20 @@ class Pass(Generic[PageT]):
         return True
 
     def _look_for_place(self, answer: Answer[Any]) -> None:
-        """Look for the items before the checkpoint: first as far away as the count has changed, then a few pages up."""
+        """Plan a page to find the items before the checkpoint.
+
+        If runs were created or removed at the top, they moved as far as the count has changed. If they moved up
+        further, because others were created below, they are on one of the pages before.
+        """
         moved = 0 if answer.total is None or self.count is None else answer.total - self.count
         steps = [moved] if moved else []
         steps += [-pages * self.paging.size for pages in range(1, REPAIRS + 1)]
         self._queue.clear()
-        if self._repairs > len(steps) or self.began + steps[self._repairs - 1] <= 0:
+        if self._repairs > len(steps) or self.start + steps[self._repairs - 1] <= 0:
             self.linked = False
             self.stop()
         else:
-            self.reach = self.began + steps[self._repairs - 1]
+            self.reach = self.start + steps[self._repairs - 1]
 
     def _accept(self, span: Span, size: int, answer: Answer[Any]) -> None:
         keys, here = answer.keys, span.start + len(answer.keys)

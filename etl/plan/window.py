@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.plan.order import Listed, Order, OrderObserver, latest_reading
+from etl.plan.order import Listed, Order, OrderObserver, latest_instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +32,16 @@ class Window(NamedTuple):
             return not self.is_bounded
         return (self.since is None or created_at >= self.since) and (self.until is None or created_at < self.until)
 
-    def sides(self, items: Sequence[Listed], order: Order | None, *, by_creation: bool) -> set[int]:
+    def sides(self, items: Sequence[Listed], order: Order | None, *, is_proven: bool) -> set[int]:
         """Return where the dated items of a page are: `IN_FRONT` of the window, in it (0), or `BEHIND` it.
 
         The result is empty if the listing is not sorted by creation. If it may be sorted by change instead
-        (`by_creation` is false), only an item that was both created and last changed before the window is behind it.
+        (`is_proven` is false), only an item that was both created and last changed before the window is behind it.
         """
-        if order is Order.CREATED_DESC and not by_creation:
+        if order is Order.CREATED_DESC and not is_proven:
             times = [item.updated_at for item in items if self._is_before(item.created_at)]
             return {BEHIND} if any(map(self._is_before, times)) else set()
-        if order is None or not order.by_creation or not by_creation:
+        if order is None or not order.by_creation or not is_proven:
             return set()
         too_late, too_early = (IN_FRONT, BEHIND) if order is Order.CREATED_DESC else (BEHIND, IN_FRONT)
         sides = set()
@@ -55,7 +55,7 @@ class Window(NamedTuple):
         return sides
 
     def _is_before(self, moment: datetime | None) -> bool:
-        return moment is not None and self.since is not None and latest_reading(moment) < self.since
+        return moment is not None and self.since is not None and latest_instant(moment) < self.since
 
 
 EVERYTHING = Window()
@@ -77,7 +77,7 @@ def split(pages: Sequence[Sequence[Listed]]) -> list[Window]:
     times = [item.created_at for items in pages for item in items]
     if not observer.proves(Order.CREATED_DESC) or None in times:
         return []
-    by_day = any(latest_reading(moment) != moment for moment in times if moment is not None)
+    by_day = any(latest_instant(moment) != moment for moment in times if moment is not None)
     bounds: list[datetime | None] = [None]
     for items in pages[1:]:
         bound = items[0].created_at if items else None

@@ -257,15 +257,15 @@ class Crawl:
 
     async def _start(self) -> int:
         """Return the position to start at: just before the window, found by bisection if the listing is sorted."""
-        paging, first = self._listing.paging, Span(1, self._listing.paging.usual)
+        paging = self._listing.paging
         if not self._window.is_bounded or (self.order is not None and not self.order.by_creation):
             return 0
+        first = Span(1, paging.usual)
         page = await self._listing.read_ahead(first)
         paging.observe(first, answer_of(page))
         probed = {0: self._intake.peek(page)}
         order, count = Order.CREATED_DESC if self._knows_order else order_of(probed[0]), self._listing.count
-        in_front = {IN_FRONT}
-        if self._window.sides(probed[0], order, by_creation=True) != in_front or count is None or paging.aligned:
+        if count is None or paging.aligned or not self._is_in_front(probed[0], order):
             return 0
         spans = [Span(1, paging.usual)]
         while spans[-1].end < count:
@@ -274,13 +274,15 @@ class Crawl:
         while high - low > 1:
             middle = (low + high) // 2
             probed[middle] = self._intake.peek(await self._listing.read_ahead(spans[middle]))
-            is_in_front = self._window.sides(probed[middle], order, by_creation=True) == in_front
-            low, high = (middle, high) if is_in_front else (low, middle)
+            low, high = (middle, high) if self._is_in_front(probed[middle], order) else (low, middle)
         observer = OrderObserver()
         for place in sorted(probed):
             observer.watch(probed[place])
         self._is_sorted = self._is_sorted or (low > 0 and order is not None and observer.proves(order))
         return spans[low - 1].end if low and self._is_sorted else 0
+
+    def _is_in_front(self, items: Sequence[Listed], order: Order | None) -> bool:
+        return self._window.sides(items, order, is_proven=True) == {IN_FRONT}
 
     async def _evidence(self, main: Pass[Page]) -> Evidence:
         """Return what the pass has shown; read the newest end again if new runs may have been created there."""
@@ -288,7 +290,7 @@ class Crawl:
         counts = self._resumed is None and not self._window.is_bounded
         evidence = Evidence.of(
             main,
-            begun=main.began == 0 or IN_FRONT in first,
+            begun=main.start == 0 or IN_FRONT in first,
             resumed=self._resumed is not None,
             met=self._met if counts else None,
             newest_first=self.order is Order.CREATED_DESC and tie_ends(self._first),
@@ -306,8 +308,8 @@ class Crawl:
         """Return on which sides of the window a page is; nothing unless the order of the listing is certain."""
         if not (self._observer.is_settled or self._is_sorted):
             return set()
-        by_creation = self._observer.is_by_creation or self._is_sorted
-        return self._window.sides(items, self.order, by_creation=by_creation)
+        is_proven = self._observer.is_by_creation or self._is_sorted
+        return self._window.sides(items, self.order, is_proven=is_proven)
 
     async def _settle_unseen(self, *, complete: bool) -> bool:
         """Look up the warehouse's runs that the pass did not show; return whether it still counts as complete."""

@@ -24,8 +24,8 @@ LOOKED_UP = 50
 SAMPLED = 20
 """If more are missing after a complete pass, so many are looked up; if all of these are gone, so are the others."""
 
-TRIAL_SHARE = 20
-"""A twentieth of the listing may be read on trial: runs that expired together are found with few pages."""
+TRIAL_SHARE = 0.05
+"""This share of a listing may be read on trial: runs that expired together are found with few pages."""
 
 NOT_LISTED = (NotFoundError, NoDocumentError)
 """The errors of a request for a run that the API does not list; the second also if the run's id was cleaned."""
@@ -96,7 +96,7 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
     listed, end = set[str](), await _newest(listing, order)
     while (number := next_page(breaks)) is not None:
         read = len(breaks) - 2
-        if read > pages // TRIAL_SHARE and read + pages_left(breaks) >= pages:
+        if read > int(pages * TRIAL_SHARE) and read + pages_left(breaks) >= pages:
             return
         span = Span(number, size)
         (items,) = await intake.process([await listing.read(span)])

@@ -92,7 +92,7 @@ async def _from_the_end(listing: Listing, intake: Intake, this: Pass[Page]) -> A
     for items in reversed(end):
         yield items[::-1]
     size = listing.paging.usual
-    for number in range(-(-min(this.began, this.count or 0) // size), 0, -1):
+    for number in range(-(-min(this.start, this.count or 0) // size), 0, -1):
         span = Span(number, size)
         (items,) = await intake.process([await listing.read(span)])
-        yield items[: this.began - span.start][::-1]  # the pass has read what follows
+        yield items[: this.start - span.start][::-1]  # the pass has read what follows

@@ -10,7 +10,7 @@ from etl.api.pages import Page
 from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import REPLACEMENT
 from etl.errors import FatalError, NoDocumentError, NotFoundError, PageTooLargeError, TransientError
-from etl.plan.paging import LARGEST, MAX_SIZE, Answer, Paging, Span
+from etl.plan.paging import FIRST_TRIED, MAX_SIZE, Answer, Paging, Span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -261,8 +261,10 @@ def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: in
     """
     if page_size != "auto":
         return Paging(page_size)
-    is_capped = known is not None and known < LARGEST
-    paging = Paging(known if known is not None and is_capped else LARGEST, known, capped=is_capped, proven=is_capped)
+    is_capped = known is not None and known < FIRST_TRIED
+    paging = Paging(
+        known if known is not None and is_capped else FIRST_TRIED, known, capped=is_capped, proven=is_capped
+    )
     paging.weigh(1, run_bytes or 0)
     return paging
 

@@ -228,7 +228,7 @@ async def test_commit_needs_the_claim_of_its_slice_and_waits_for_no_other(databa
         try:
             await other.execute("SET lock_timeout = '5s'")
             async with t.connection.transaction():
-                await first._check_fence(t.connection, Batch())
+                await first._hold(t.connection, Batch())
                 await second.commit(other, Batch())
         finally:
             await other.close()

@@ -307,7 +307,7 @@ def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[P
 def _window_ends(case: Case, zones: tuple[int, ...]) -> tuple[bool, bool]:
     items = [Listed("", TIMES[zone], None, known=False) for zone in zones]
     window = Window(SINCE if case.has_since else None, UNTIL if case.has_until else None)
-    sides = window.sides(items, ORDERS[case.order], by_creation=True)
+    sides = window.sides(items, ORDERS[case.order], is_proven=True)
     return IN_FRONT in sides, BEHIND in sides
 
 
@@ -549,7 +549,7 @@ class Crawls:
 
     def _begun(self, state: State, page: Page) -> Facts:
         """Record the facts about the first page of the main pass."""
-        return Facts(self._readings.pass_(state.reading).began == 0 or page.in_front, page.tie_ends)
+        return Facts(self._readings.pass_(state.reading).start == 0 or page.in_front, page.tie_ends)
 
     def _begin(self, state: State, stage: str, reading: Pass[Page], facts: Facts) -> State:
         asked = self._readings.ask(reading, [])
@@ -567,7 +567,7 @@ class Crawls:
         reading = self._readings.pass_(state.reading)
         if state.stage == "early":
             if self.case.reading == "tail" and reading.first:
-                main = self._pass(tail=(reading.began, reading.first))
+                main = self._pass(tail=(reading.start, reading.first))
                 yield self._begin(state, "main", main, Facts()), label
             return  # a backfill that has ended is not resumed
         if state.stage == "closing":

@@ -162,7 +162,7 @@ def test_page_without_usable_times_has_no_break(items) -> None:
 
 def test_window_starts_and_ends_at_pages_with_runs_outside_it() -> None:
     window = Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR)
-    sides = partial(window.sides, by_creation=True)
+    sides = partial(window.sides, is_proven=True)
     newest_first, oldest_first = Order.CREATED_DESC, Order.CREATED_ASC
     assert sides(hours(0, 1, 2), newest_first) == {IN_FRONT}
     assert sides(hours(1, 2, 3), newest_first) == {IN_FRONT, 0}
@@ -171,7 +171,7 @@ def test_window_starts_and_ends_at_pages_with_runs_outside_it() -> None:
     assert sides(hours(6, 5), oldest_first) == {IN_FRONT, 0}
     assert sides(hours(3, 2), oldest_first) == {0, BEHIND}
     assert sides(hours(9, 1), Order.UPDATED_DESC) == set(), "it is not sorted by creation"
-    assert Window(since=NOON).sides([item(DAY), item(None)], newest_first, by_creation=True) == {0}, (
+    assert Window(since=NOON).sides([item(DAY), item(None)], newest_first, is_proven=True) == {0}, (
         "a day without a time may be its end"
     )
 
@@ -184,7 +184,7 @@ def test_window_includes_its_start_but_not_its_end() -> None:
 
 
 def test_window_in_a_listing_by_change_ends_at_runs_unchanged_since_its_start() -> None:
-    sides = partial(Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR).sides, by_creation=False)
+    sides = partial(Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR).sides, is_proven=False)
     replayed, ended = item(NOON - 6 * HOUR, NOON - HOUR), item(NOON - 6 * HOUR, NOON - 6 * HOUR)
     assert sides([*hours(3, 4), replayed], Order.CREATED_DESC) == set()
     assert sides([replayed, ended], Order.CREATED_DESC) == {BEHIND}
