@@ -10,11 +10,11 @@ from etl.app.clients import open_clients
 from etl.app.queue_worker import QueueWorker
 from etl.app.shared_state import SharedState, refuse_other_terms, terms_of
 from etl.app.summary import SyncSummary
-from etl.app.sync_invocation import task_of
+from etl.app.sync_invocation import known_error, task_of
 from etl.app.warehouse import open_warehouse
 from etl.app.worker_events import EventSender
 from etl.config import load
-from etl.errors import DatabaseError, InterruptedSyncError, explain
+from etl.errors import DatabaseError
 from etl.events import tee
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ async def _work(settings: Settings, task: Task, sync_id: int) -> None:
             clients = await open_clients(stack, settings, settings.apps, warehouse.leases, listener)
             worker = QueueWorker(settings, task, warehouse, clients, listener, {}, summary=summary, is_shared=True)
             await worker.work_until_stopped(shared, has_caller=True)
-        except InterruptedSyncError:
-            return
-        except DatabaseError:
-            raise
-        except Exception as failure:  # noqa: BLE001 - the caller reports all errors
-            await shared.stop(explain(failure))
+        except Exception as failure:
+            error = known_error(failure)
+            if isinstance(error, DatabaseError):  # other workers can continue
+                raise error from failure
+            await shared.stop(error)

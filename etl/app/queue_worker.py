@@ -95,7 +95,7 @@ class QueueWorker:
             KeyRefusedError, DatabaseError: no stream can continue.
             EtlError: the reason to stop.
         """
-        await self._warehouse.session.work_as(self._name)
+        await self._warehouse.ask(lambda session: session.work_as(self._name))
         try:
             await shared.until_stopped(self.work(), has_caller=has_caller)
         except DatabaseError:  # other processes continue

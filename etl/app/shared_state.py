@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Interval at which a process checks whether it must stop, in seconds."""
+
+ABSENCE_S = 1.0
+"""How long the lock of an invocation may be free before its workers stop, in seconds: the command that started them may
+have lost its connection, and open a new one."""
+
+OUTAGE_ABSENCE_S = 10.0
+"""The same if a worker has lost its own connection: PostgreSQL may have been restarted."""
 
 _SQL = statements("shared_state")
 _KINDS = {EXIT_SETTINGS: SettingsError, EXIT_KEY_REFUSED: KeyRefusedError, EXIT_DATABASE: DatabaseError}
@@ -126,10 +134,11 @@ class SharedState:
 
         Args:
             work: the coroutine.
-            has_caller: whether to stop also if no process holds the lock of the invocation any more.
+            has_caller: whether to stop also if no process holds the lock of the invocation any more, because the one
+                that started the workers has ended.
 
         Raises:
-            EtlError: the reason to stop.
+            EtlError: the reason to stop; a `DatabaseError` does not stop other processes.
         """
         ended = asyncio.Event()
         async with task_group() as group:
@@ -139,9 +148,18 @@ class SharedState:
 
     async def _watch(self, ended: asyncio.Event, *, has_caller: bool) -> None:
         """Raise the reason to stop, if there is one before the work has ended."""
+        session, give_up_at = self._warehouse.session, monotonic() + ABSENCE_S
         while not ended.is_set():
-            if has_caller and await self._warehouse.ask(lambda session: session.is_free("sync", self._sync_id)):
-                raise InterruptedSyncError
+            is_absent = has_caller and await self._warehouse.ask(lambda each: each.is_free("sync", self._sync_id))
+            if self._warehouse.session is not session:
+                session, give_up_at = self._warehouse.session, monotonic() + OUTAGE_ABSENCE_S
+            elif not is_absent:
+                give_up_at = monotonic() + ABSENCE_S
+            elif monotonic() > give_up_at:
+                raise DatabaseError(
+                    "the command that started this worker has ended or lost its connection to PostgreSQL",
+                    hint="Run it again; it continues where it stopped.",
+                )
             error = (await self.read()).error
             if error is not None:
                 raise error

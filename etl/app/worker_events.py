@@ -1,4 +1,4 @@
-"""Send the events of workers to the caller by NOTIFY, with at most four notifications per second from each worker.
+"""Send the events of workers by NOTIFY to the command that started them, at most four times per second and worker.
 
 Each worker uses a separate connection for this, because commits of transactions with NOTIFY wait for each other. Events
 may be lost, and events of requests are dropped if there are too many. The outcomes of streams are read from the queue.
@@ -34,6 +34,7 @@ _PAUSE_S = 0.25
 _LONGEST_BYTES = 7900  # the payload of NOTIFY has at most 7,999
 _MANY = 200  # if more events are waiting, events of requests are dropped
 _MOST = 2000  # events waiting; older ones are dropped
+_UNAVAILABLE = (DatabaseError, *DRIVER_ERRORS, *LOST)
 
 
 def _channel(settings: Settings, sync_id: int) -> str:
@@ -61,14 +62,17 @@ class EventSender:
 
     @asynccontextmanager
     async def sending(self, settings: Settings, sync_id: int) -> AsyncIterator[None]:
-        """Send events until the block ends. If the connection is lost, events are lost too."""
-        connection = await _connect(settings)
-        channel = _channel(settings, sync_id)
+        """Send events until the block ends, over a new connection if the old one is lost."""
+        channel, connection = _channel(settings, sync_id), await _connect(settings)
 
         async def send() -> None:
+            nonlocal connection
             while True:
                 await asyncio.sleep(_PAUSE_S)
-                await self._send(connection, channel)
+                with suppress(*_UNAVAILABLE):
+                    if connection.is_closed():
+                        connection = await _connect(settings)
+                    await self._send(connection, channel)
 
         task = asyncio.create_task(send())
         try:
@@ -76,7 +80,7 @@ class EventSender:
         finally:
             task.cancel()
             await asyncio.wait([task])
-            with suppress(*DRIVER_ERRORS, *LOST):
+            with suppress(*_UNAVAILABLE):
                 await self._send(connection, channel)
             await connection.close()
 
@@ -92,18 +96,32 @@ class EventSender:
 
 @asynccontextmanager
 async def receiving(settings: Settings, sync_id: int, listener: events.Listener) -> AsyncIterator[None]:
-    """Pass the events of workers to a listener until the block ends."""
-    connection = await _connect(settings)
+    """Pass the events of workers to a listener until the block ends, over a new connection if the old one is lost."""
+    channel = _channel(settings, sync_id)
 
     def receive(_connection: object, _pid: int, _channel: str, payload: object) -> None:
         for name, fields in msgspec.json.decode(str(payload)):
             listener(_event(name, fields))
 
+    connection = await _connect(settings)
+    await connection.add_listener(channel, receive)
+
+    async def reconnect() -> None:
+        nonlocal connection
+        while True:
+            await asyncio.sleep(_PAUSE_S)
+            if connection.is_closed():
+                with suppress(*_UNAVAILABLE):
+                    connection = await _connect(settings)
+                    await connection.add_listener(channel, receive)
+
+    task = asyncio.create_task(reconnect())
     try:
-        await connection.add_listener(_channel(settings, sync_id), receive)
         yield
     finally:
-        with suppress(DatabaseError, *DRIVER_ERRORS, *LOST):
+        task.cancel()
+        await asyncio.wait([task])
+        with suppress(*_UNAVAILABLE):
             await connection.close()
 
 

@@ -197,8 +197,8 @@ class Session:
         return bool(await self._value("lock", self._name(kind, *of)))
 
     async def is_free(self, kind: str, *of: object) -> bool:
-        """Return whether no process holds a lock exclusively, and share the lock if so."""
-        return bool(await self._value("lock_shared", self._name(kind, *of)))
+        """Return whether no process holds a lock exclusively."""
+        return bool(await self._value("is_free", self._name(kind, *of)))
 
     async def unlock(self, kind: str, *of: object) -> None:
         """Release a lock."""

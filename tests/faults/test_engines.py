@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections import Counter
 from concurrent.futures import Future
 
 import psutil
@@ -78,6 +79,26 @@ async def test_other_workers_take_over_the_work_of_a_dead_worker(database_url, t
         workers_of(caller)[0].kill()
         assert await caller.end() == 0, caller.err
         assert await t.differences() == []
+
+
+@pytest.mark.parametrize("returns_after_s", [0, 2])
+async def test_workers_continue_after_a_database_outage(database_url, tmp_path, returns_after_s):
+    """All processes lose their connections; the caller reconnects at once, or later than its workers."""
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
+        spread(t)
+        t.sandbox.faults.latency_s = 0.1
+        caller = await working(t, "sync", tmp_path=tmp_path)
+        caller.signal(signal.SIGSTOP)
+        await t.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await asyncio.sleep(returns_after_s)
+        caller.signal(signal.SIGCONT)
+        assert await caller.end() == 0, caller.err
+        assert await t.differences() == []
+        shown = Counter(json.loads(line)["event"] for line in caller.err.splitlines())
+        assert shown["stream.finished"] == WORKFLOWS or returns_after_s, "events are lost while the caller is away"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

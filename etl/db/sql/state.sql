@@ -5,6 +5,10 @@ SELECT pg_try_advisory_lock(hashtextextended($1, 0))
 -- name: lock_shared
 SELECT pg_try_advisory_lock_shared(hashtextextended($1, 0))
 
+-- name: is_free
+-- Whether no session holds the lock exclusively. The transaction, which is this statement, releases it again.
+SELECT pg_try_advisory_xact_lock_shared(hashtextextended($1, 0))
+
 -- name: unlock
 SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS names (name)
 
