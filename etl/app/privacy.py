@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
 
-from etl.app.warehouse import bring_up_to_date, database_url
+from etl.app.warehouse import connected
 from etl.db import erasing, grants
-from etl.db.connect import connect, missing_privilege, quote_identifier
+from etl.db.connect import LONG_S, quote_identifier
 from etl.errors import DatabaseError, SettingsError
-from etl.events import ignore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from etl.config import Settings
     from etl.db.erasing import Forgotten
@@ -26,7 +25,7 @@ async def count_to_forget(settings: Settings, *, runs: Sequence[str] = (), recor
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
-    async with _connected(settings) as connection:
+    async with connected(settings, timeout_s=LONG_S) as connection:
         return await erasing.count(connection, runs, records)
 
 
@@ -41,7 +40,7 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
-    async with _connected(settings) as connection:
+    async with connected(settings, timeout_s=LONG_S) as connection:
         return await erasing.forget(connection, runs, records)
 
 
@@ -62,7 +61,7 @@ async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -
     """
     if not role or "\0" in role or len(role.encode(errors="replace")) > 63:
         raise SettingsError(f"invalid role name {role!r}", hint="Use 1 to 63 bytes.")
-    async with _connected(settings) as connection:
+    async with connected(settings, timeout_s=LONG_S) as connection:
         statements, search_path = await grants.reader_grants(connection, settings.database.schema_name, role)
         if not apply:
             return [*statements, search_path]
@@ -71,20 +70,6 @@ async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -
             await connection.execute(search_path)
             return []
         return [search_path]
-
-
-@asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    """Connect to the warehouse, with all migrations applied."""
-    url, schema = await database_url(settings), settings.database.schema_name
-    await bring_up_to_date(url, settings, ignore)
-    connection = await connect(url, schema)
-    try:
-        yield connection
-    except asyncpg.InsufficientPrivilegeError as refusal:
-        raise missing_privilege(refusal, schema) from refusal
-    finally:
-        await connection.close()
 
 
 async def _apply(connection: asyncpg.Connection, statements: Sequence[str], role: str) -> None:

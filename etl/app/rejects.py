@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etl.api.pages import Page
 from etl.app.clients import open_clients
-from etl.app.warehouse import bring_up_to_date, database_url, open_warehouse
-from etl.db.connect import connect
+from etl.app.warehouse import connected, open_warehouse
 from etl.db.statements import statements
 from etl.db.store import Store, empty_due_rejects
 from etl.decode.items import digest
@@ -62,13 +61,8 @@ async def list_rejects(settings: Settings, *, resolved: bool = False) -> list[di
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
-    url = await database_url(settings)
-    await bring_up_to_date(url, settings, ignore)
-    connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
-    try:
+    async with connected(settings) as connection:
         return [dict(row) for row in await connection.fetch(_SQL["rejects"], resolved)]
-    finally:
-        await connection.close()
 
 
 async def retry_rejects(settings: Settings, *, ids: Sequence[int] = (), listener: Listener = ignore) -> RetryReport:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etl.app.warehouse import bring_up_to_date, database_url
-from etl.db.connect import connect
+from etl.app.warehouse import connected
 from etl.db.health import is_healthy, read_health
 from etl.db.statements import statements
-from etl.events import ignore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,17 +60,12 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     Raises:
         DatabaseError: the database cannot be reached or used.
     """
-    url = await database_url(settings)
-    await bring_up_to_date(url, settings, ignore)
-    connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
-    try:
+    async with connected(settings) as connection:
         streams = await read_health(connection)
         if explain:
             streams = [stream | {"explanation": await _explain(connection, stream)} for stream in streams]
         last = await connection.fetchrow(_SQL["last_sync"])
         pause = await connection.fetchrow(_SQL["paused_until"])
-    finally:
-        await connection.close()
     assert pause is not None  # noqa: S101 - an aggregate always returns one row
     return StatusReport(
         streams,

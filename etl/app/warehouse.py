@@ -16,7 +16,7 @@ from etl.db.migrate import migrate, migrations, pending, pending_for_long
 from etl.db.refusals import LOST, unusable
 from etl.db.session import Session
 from etl.errors import DatabaseError
-from etl.events import Notice
+from etl.events import Notice, ignore
 from etl.limits import STREAMS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -46,15 +46,25 @@ async def database_url(settings: Settings) -> str:
     return await asyncio.to_thread(embedded.start, settings.data_dir)
 
 
-async def bring_up_to_date(url: str, settings: Settings, listener: Listener) -> None:
-    """Apply pending migrations.
+@asynccontextmanager
+async def connected(settings: Settings, *, timeout_s: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the warehouse, after starting and migrating it if necessary.
+
+    Args:
+        settings: the settings.
+        timeout_s: time limit for statements, in seconds; None for `database.timeout_s`.
 
     Raises:
-        DatabaseError: the database cannot be used, or migrations are pending and `auto_migrate` is off.
+        DatabaseError: the database cannot be used, a privilege is missing, or migrations are pending and `auto_migrate`
+            is off.
     """
-    connection = await connect(url, settings.database.schema_name, timeout_s=settings.database.timeout_s)
+    url, schema = await database_url(settings), settings.database.schema_name
+    connection = await connect(url, schema, timeout_s=timeout_s or settings.database.timeout_s)
     try:
-        await _migrated(connection, url, settings, listener)
+        await _migrated(connection, url, settings, ignore)
+        yield connection
+    except asyncpg.InsufficientPrivilegeError as refusal:
+        raise missing_privilege(refusal, schema) from refusal
     finally:
         await connection.close()
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etl import events
 from etl.cli.target import database_url, demo_settings
 from etl.plurals import counted
 
@@ -90,18 +89,18 @@ def _settings(settings: Settings, sandbox: Sandbox, requests_per_minute: int) ->
 
 
 async def _reset(settings: Settings) -> None:
-    from etl.app.warehouse import bring_up_to_date
+    from etl.app.warehouse import connected
     from etl.db.connect import connect
     from etl.db.statements import statements
 
-    url = database_url(settings)
-    connection = await connect(url, settings.database.schema_name)
+    connection = await connect(database_url(settings), settings.database.schema_name)
     try:
         await connection.execute("SET client_min_messages = warning")
         await connection.execute(statements("demo")["forget"])
     finally:
         await connection.close()
-    await bring_up_to_date(url, settings, events.ignore)
+    async with connected(settings):
+        pass  # it is migrated now
 
 
 async def _run(call: Invocation, settings: Settings, mode: Mode) -> SyncSummary:
