@@ -218,20 +218,15 @@ _ESCAPE = re.compile(
 )
 
 
-def needs_cleaning(raw: bytes) -> bool:
-    r"""Return whether a JSON text has an escaped NUL (`\u0000`) or an escaped lone surrogate."""
-    if b"\\u0000" not in raw and b"\\ud" not in raw and b"\\uD" not in raw:
-        return False
-    return any(match["lone"] is not None for match in _ESCAPE.finditer(raw))
-
-
 def clean_text(text: str) -> str:
     """Replace each NUL and lone surrogate by U+FFFD."""
     return _UNSTORABLE.sub(REPLACEMENT, text)
 
 
 def clean_json(raw: bytes) -> bytes:
-    r"""Replace each escaped NUL and lone surrogate in a JSON text by U+FFFD, in strings and keys."""
+    r"""Replace each escaped NUL (`\u0000`) and lone surrogate in a JSON text by U+FFFD, in strings and keys."""
+    if b"\\u0000" not in raw and b"\\ud" not in raw and b"\\uD" not in raw:
+        return raw
     return _ESCAPE.sub(lambda escape: escape[0] if escape["lone"] is None else _REPLACEMENT_UTF8, raw)
 
 

@@ -42,7 +42,7 @@ def child_rows(run_id: str, step_key: str, step: Any, used: Any) -> list[Row]:
     outputs: list[tuple[str | None, Raw]] = []
     if step.type not in OTHER_FORMS:
         looped = memoryview(step.output)[0] == _BRACKET
-        items = items_of(step.output, "") if looped else (step.output,)
+        items = items_of(step.output, "") or () if looped else (step.output,)
         outputs = [(step.type, item) for item in items]
     for call in step.calls or ():
         kind = call.type or ("workflow" if step.type == "workflow" else None)

@@ -1,29 +1,25 @@
-"""Decode the API's documents to msgspec structs, which are generated from the columns of `etl.tables`.
+"""Read the API's documents into msgspec structs, which are generated from the columns of `etl.tables`.
 
-A document is decoded in one call. If that fails, it is read field by field: unknown fields are collected in `extra`,
-nested documents are read separately, and values of unexpected types are fitted one by one. If a decoded value does not
-fit its column, nested documents are read field by field too. The result is the same struct in all cases, so a single
+A run is decoded in one call. Where that fails, and for the small documents, fields are read one by one: the value of a
+field is cleaned and fitted, and unknown fields are collected in `extra`. The result is the same struct, so a single
 function makes the rows.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Final, Union
 
 import msgspec
 from msgspec import Raw
 
-from etl.decode.json_text import UNREADABLE, dump, parse
+from etl.decode.json_text import UNREADABLE, Json, clean_json, clean_text, dump, parse
 from etl.errors import RecordError
-from etl.normalize.fitting import FITTERS, UNFIT, UnfitError, refuse
+from etl.normalize.fitting import FITTERS, Part, UnfitError, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from etl.tables import Column, Table
-
-T = TypeVar("T")
 
 
 def fields_at(table: Table, parent: str) -> list[Column]:
@@ -31,29 +27,15 @@ def fields_at(table: Table, parent: str) -> list[Column]:
     return [column for column in table.columns if column.path and column.parent == parent]
 
 
-class Part(Protocol):
-    """The reader of a field: `Fitter` for a single value, `Document` for an object, or `Each` for several objects."""
-
-    @property
-    def decoded(self) -> Any:
-        """The type to which msgspec decodes the field."""
-
-    @property
-    def default(self) -> Any:
-        """The value of a field that is null or absent."""
-
-    def read(self, raw: Raw, place: str, *, check: bool) -> Any:
-        """See `Fitter.read`; without `check`, nested documents are decoded in one call."""
-
-
 class _Never:
     """The type of struct fields that the document does not have; no JSON value decodes to it."""
 
 
-class Document:
+class Document(Part):
     """One kind of object in the API.
 
-    The attribute `extra` of its struct holds the fields without a column.
+    The attribute `extra` of its struct is None if the object was decoded in one call. Otherwise it has the fields
+    without a column and those whose columns cannot hold them.
 
     Args:
         name: name of the struct.
@@ -63,8 +45,6 @@ class Document:
         strict: whether unknown fields are kept and values of unexpected types refused; otherwise both are ignored.
         module: the module that defines the struct's name, if the type of a field refers to it.
     """
-
-    default: ClassVar[None] = None
 
     def __init__(
         self,
@@ -82,75 +62,43 @@ class Document:
         fields |= others or {}
         self.fields = fields if known is None else {field: fields[field] for field in known}
         self._strict = strict
+        types = {field: part.decoded if field in self.fields else _Never for field, part in fields.items()}
         self.struct = msgspec.defstruct(
             name,
-            [
-                *(
-                    (each, part.decoded if each in self.fields else _Never, part.default)
-                    for each, part in fields.items()
-                ),
-                ("extra", _Never, None),
-            ],
+            [*((field, types[field], part.default) for field, part in fields.items()), ("extra", _Never, None)],
             module=module,
             forbid_unknown_fields=strict,
             gc=False,  # the structs cannot be part of a cycle
         )
+        self.decoded: Any = self.struct | None
         self.empty: Any = self.struct()
 
-    @property
-    def decoded(self) -> Any:
-        """The type to which msgspec decodes the object."""
-        return self.struct | None
-
-    @cached_property
-    def decode(self) -> Callable[[bytes | Raw], Any]:
-        """Decode a document in one call; raise one of `UNREADABLE` if it is not as expected."""
-        return msgspec.json.Decoder(self.decoded).decode
-
-    def rows(self, raw: bytes | Raw, place: str, make: Callable[[Any], T]) -> T:
-        """Decode the document and return the result of `make`; if that raises one of `UNFIT`, fit the values first."""
-        try:
-            return make(self.read(raw, place))
-        except UNFIT:
-            return make(self.read(raw, place, check=True))
-
-    def read(self, raw: bytes | Raw, place: str, *, check: bool = False) -> Any:
-        """Decode the document at `place`; return None for null.
-
-        Raises:
-            RecordError: the document is invalid; the error names the first reason.
-        """
-        if not check:
-            try:
-                return self.decode(raw)
-            except UNREADABLE:
-                pass
+    def _read(self, raw: bytes | Raw, place: str, *, at_once: bool) -> Any:
         members = members_of(raw, place)
-        return None if members is None else self.fill(members, place, check=check)
+        return None if members is None else self.fill(members, place, at_once=at_once)
 
-    def fill(self, members: dict[str, Raw], place: str, *, check: bool) -> Any:
-        """Read a document field by field; raises like `read`."""
+    def fill(self, members: dict[str, Raw], place: str, *, at_once: bool) -> Any:
+        """Read a document from the JSON texts of its fields; see `read`."""
         document: Any = self.struct()
-        extra: dict[str, Any] = {}
-        for field, value in members.items():
+        extra: dict[str, Raw] = {}
+        for field, raw in members.items():
             part = self.fields.get(field)
-            if part is None:
-                extra[field] = value
-                continue
             try:
-                setattr(document, field, part.read(value, f"{place}.{field}" if place else field, check=check))
+                if part is not None:
+                    at = f"{place}.{field}" if place else field
+                    setattr(document, field, part.read(raw, at, at_once=at_once))
+                elif self._strict:
+                    extra[field] = raw
             except UnfitError:
-                extra[field] = value
+                extra[field] = raw
             except RecordError:
                 if self._strict:
                     raise
-        if not self._strict:
-            extra = {field: value for field, value in extra.items() if field in self.fields}
-        document.extra = extra or None
+        document.extra = extra and {clean_text(field): Raw(clean_json(bytes(raw))) for field, raw in extra.items()}
         return document
 
 
-class Each:
+class Each(Part):
     """A field with several objects of one kind, in a JSON object (by key) or in an array.
 
     Args:
@@ -159,45 +107,26 @@ class Each:
         listed: whether the field may be an array.
     """
 
-    default: ClassVar[None] = None
-
     def __init__(self, document: Document, *, keyed: bool = False, listed: bool = False) -> None:
         self._document = document
         self._keyed = keyed
         self._listed = listed
+        by_key, in_list = dict[str, document.decoded], list[document.struct]  # type: ignore[name-defined]
+        self.decoded: Any = Union[(None, *[by_key] * keyed, *[in_list] * listed)]
 
-    @property
-    def decoded(self) -> Any:
-        """The type to which msgspec decodes the field."""
-        types: list[Any] = [None]
-        if self._keyed:
-            types.append(dict[str, self._document.decoded])  # type: ignore[name-defined]
-        if self._listed:
-            types.append(list[self._document.struct])  # type: ignore[name-defined]
-        return Union[tuple(types)]  # noqa: UP007 - built at run time
-
-    @cached_property
-    def _decode(self) -> Callable[[bytes | Raw], Any]:
-        return msgspec.json.Decoder(self.decoded).decode
-
-    def read(self, raw: Raw, place: str, *, check: bool = False) -> Any:
-        """Decode the field at `place`; see `Document.read`."""
-        if not check:
-            try:
-                return self._decode(raw)
-            except UNREADABLE:
-                pass
+    def _read(self, raw: bytes | Raw, place: str, *, at_once: bool) -> Any:
         if self._keyed and not (self._listed and memoryview(raw)[0] == _BRACKET):
-            members = members_of(raw, place) or {}
-            return {  # a key may contain personal data, so messages use its position instead
-                key: self._document.read(each, f"{place}.{ordinal}", check=check)
+            members = members_of(raw, place)
+            return members and {  # a key may contain personal data, so messages use its position instead
+                key: self._document.read(each, f"{place}.{ordinal}", at_once=at_once)
                 for ordinal, (key, each) in enumerate(members.items())
             }
-        items = []
-        for ordinal, each in enumerate(items_of(raw, place)):
-            at = f"{place}.{ordinal}"
-            items.append(self._document.read(each, at, check=check) or refuse(at, "an object", None))
-        return items
+        items = items_of(raw, place)
+        places = [f"{place}.{ordinal}" for ordinal in range(len(items or ()))]
+        return items and [
+            self._document.read(each, at, at_once=at_once) or refuse(at, "an object", None)
+            for each, at in zip(items, places, strict=True)
+        ]
 
 
 _BRACKET: Final = ord("[")
@@ -209,23 +138,24 @@ def members_of(raw: bytes | Raw, place: str) -> dict[str, Raw] | None:
     """Return the fields of an object; None for null. Values may be nested to any depth.
 
     Raises:
-        RecordError: `invalid_json`, or `invalid_field` if the value is not an object.
+        RecordError: `invalid_json`; `not_an_object` or `invalid_field` if the value is not an object.
     """
     try:
         return _MEMBERS.decode(raw)
     except UNREADABLE:
-        value = parse(bytes(raw))
-    if not isinstance(value, dict):
-        refuse(place, "an object", value)
-    return {key: Raw(dump(item)) for key, item in value.items()}
+        return {key: Raw(dump(value)) for key, value in parse_object(bytes(raw), place).items()}
 
 
-def items_of(raw: bytes | Raw, place: str) -> list[Raw]:
-    """Return the items of an array, which may be nested to any depth; [] for null. Raises like `members_of`."""
+def parse_object(raw: bytes, place: str = "") -> dict[str, Json]:
+    """Parse an object; raises like `members_of`."""
+    value = parse(raw)
+    return value if isinstance(value, dict) else refuse(place, "an object", value)
+
+
+def items_of(raw: bytes | Raw, place: str) -> list[Raw] | None:
+    """Return the items of an array; None for null. Items may be nested to any depth. Raises like `members_of`."""
     try:
-        return _ITEMS.decode(raw) or []
+        return _ITEMS.decode(raw)
     except UNREADABLE:
         value = parse(bytes(raw))
-    if not isinstance(value, list):
-        refuse(place, "an array", value)
-    return [Raw(dump(item)) for item in value]
+        return [Raw(dump(item)) for item in value] if isinstance(value, list) else refuse(place, "an array", value)

@@ -1,8 +1,7 @@
 """Fit JSON values to columns; each kind of value has a `Fitter`.
 
-msgspec decodes almost every value to the type of its fitter, and `to_column` converts the result to the column value.
-Other values are parsed and passed to `fit`, which converts or refuses them, or raises `UnfitError`; then the column is
-null and `extra` keeps the value.
+A run is decoded in one call to the types of the fitters, and `to_column` converts each value for its row. Where that
+fails, `Fitter.read` reads the fields one by one: it cleans a value, refuses it, or finds that no column can hold it.
 
 Rows hold `jsonb` and `numeric` values in PostgreSQL's binary format (`jsonb_recv` and `numeric_recv`, unchanged since
 9.4). Converting them here, with a cache because most values repeat, saves COPY a call into Python per value.
@@ -12,19 +11,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from struct import Struct, pack
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import msgspec
 from msgspec import Meta, Raw
 
-from etl.decode.json_text import UNREADABLE, Json, Number, dump, parse
+from etl.decode.json_text import UNREADABLE, Json, Number, clean_json, dump, parse
 from etl.errors import RecordError
 from etl.normalize.dates import read_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 NULL: Final = Raw(b"null")
 JSONB: Final = b"\x01"
@@ -38,27 +37,64 @@ _LARGEST: Final = 20  # digits; a longer number fits no integer column
 
 
 class UnfitError(Exception):
-    """The column cannot hold the value, or `Fitter.fit` has to determine whether it can."""
+    """The column cannot hold the value, so it is null and `extra` keeps the value."""
 
 
-UNFIT: Final = (UnfitError, ValueError, ArithmeticError)
-"""Exceptions that `Fitter.to_column` raises."""
+class Part:
+    """A part of a document: `Fitter` for a single value, `Document` for an object, `Each` for several objects.
+
+    Attributes:
+        decoded: the type to which msgspec decodes the part.
+        default: the value of an absent part.
+    """
+
+    decoded: Any
+    default: Any = None
+
+    @cached_property
+    def decode(self) -> Callable[[bytes | Raw], Any]:
+        """Decode the part in one call; raise one of `UNREADABLE` if it is not as expected."""
+        return msgspec.json.Decoder(self.decoded).decode
+
+    def read(self, raw: bytes | Raw, place: str, *, at_once: bool = False) -> Any:
+        """Read the part at `place`; return `default` for null.
+
+        Args:
+            raw: the JSON text.
+            place: where it is in the item, for messages.
+            at_once: whether to decode in one call what can be: its values are neither cleaned nor certain to fit their
+                columns. Otherwise each value is.
+
+        Raises:
+            RecordError: the part is invalid; the error names the first reason.
+            UnfitError: the column cannot hold the value, which must be kept in `extra`.
+        """
+        if at_once:
+            try:
+                return self.decode(raw)
+            except UNREADABLE:
+                pass
+        return self._read(raw, place, at_once=at_once)
+
+    def _read(self, raw: bytes | Raw, place: str, *, at_once: bool) -> Any:
+        raise NotImplementedError
 
 
 def _refuse_any(_: Json) -> NoReturn:
     raise ValueError
 
 
-class Fitter:
+class Fitter(Part):
     """Converts one kind of value to a column.
+
+    Both functions raise `ValueError` to refuse the run, and `UnfitError` to keep the value in `extra`.
 
     Args:
         expected: the kind of value, for messages.
         decoded: the type to which msgspec decodes ordinary values.
-        fit: converts any other parsed value, except null, to one that `to_column` accepts. It raises `ValueError` to
-            refuse the run, or `UnfitError` to keep the value in `extra`.
         to_column: converts a decoded value, except null, to the value in the row; None if both are the same.
-        default: the decoded value of an absent field.
+        fit: converts a parsed value that msgspec cannot decode to one that `to_column` accepts.
+        clean: whether characters that PostgreSQL cannot store are replaced.
         null: the value in the row for null.
         inline: a Python expression equivalent to `to_column(value)` but faster; it may use the names in `INLINED`.
     """
@@ -67,51 +103,46 @@ class Fitter:
         self,
         expected: str,
         decoded: Any,
-        fit: Callable[[Json], Any] = _refuse_any,
         to_column: Callable[[Any], Any] | None = None,
+        fit: Callable[[Json], Any] = _refuse_any,
         *,
-        default: Any = None,
+        clean: bool = True,
         null: Any = None,
         inline: str = "",
     ) -> None:
         self.decoded = decoded
+        self.default = NULL if decoded is Raw else None
         self.to_column = to_column
-        self.default = default
         self.null = null
         self.inline = inline
         self._expected = expected
         self._fit = fit
+        self._clean = clean
 
-    @cached_property
-    def _decode(self) -> Callable[[bytes | Raw], Any]:
-        return msgspec.json.Decoder(self.decoded).decode
-
-    def read(self, raw: Raw, place: str, *, check: bool) -> Any:
-        """Decode the field at `place`; with `check`, also check that the value fits its column.
-
-        Raises:
-            RecordError: `invalid_json` or `invalid_field`.
-            UnfitError: the column cannot hold the value, which must be kept in `extra`.
-        """
-        if self.decoded is Raw and not check:
-            return raw
+    def _read(self, raw: bytes | Raw, place: str, *, at_once: bool) -> Any:  # noqa: ARG002 - a value has no parts
+        text = clean_json(bytes(raw)) if self._clean else bytes(raw)
         try:
-            value = self._decode(raw)
-            if check and value is not None and self.to_column is not None:
+            try:
+                value = self.decode(text)
+            except UNREADABLE:
+                value = self._fit(parse(text))
+            if value is not None and self.to_column is not None:
                 self.to_column(value)
-        except (*UNREADABLE, *UNFIT):
-            parsed = parse(bytes(raw))
-        else:
-            return value
-        try:
-            return self.default if parsed is None else self._fit(parsed)
         except ValueError:
-            refuse(place, self._expected, parsed)
+            refuse(place, self._expected, parse(text))
+        return value
 
 
 def refuse(place: str, expected: str, value: Json) -> NoReturn:
-    """Raise RecordError for a value that cannot be converted. The message has only its type: it may be a secret."""
-    raise RecordError("invalid_field", f"{place or 'the item'}: expected {expected}, got {describe(value)}")
+    """Raise RecordError for a value that cannot be converted. The message has only its type: it may be a secret.
+
+    Args:
+        place: where the value is in the item; empty for the item itself.
+        expected: the expected kind of value.
+        value: the parsed value.
+    """
+    message = f"expected {expected}, got {describe(value)}"
+    raise RecordError("invalid_field", f"{place}: {message}") if place else RecordError("not_an_object", message)
 
 
 def describe(value: Json) -> str:
@@ -146,12 +177,7 @@ def _integers(bits: int) -> Fitter:
             return int(number)
         raise UnfitError
 
-    return Fitter("a number", Annotated[int, Meta(ge=least, le=most)] | None, fit)
-
-
-def _fit_numeric(value: Json) -> NoReturn:
-    _number(value)
-    raise UnfitError
+    return Fitter("a number", Annotated[int, Meta(ge=least, le=most)] | None, fit=fit)
 
 
 def numeric_of(raw: Raw) -> bytes | None:
@@ -187,7 +213,8 @@ def numeric(text: bytes) -> bytes:
     """Convert a JSON number to binary format, preserving its digits.
 
     Raises:
-        UnfitError: the text is not a number, or the number is too large.
+        ValueError: the text is not a number.
+        UnfitError: the number is too large.
     """
     whole, _, part = text.partition(b".")
     digits = whole + part
@@ -211,7 +238,7 @@ def numeric(text: bytes) -> bytes:
 def _unusual_numeric(text: str) -> bytes:
     """Convert a number with a sign, an exponent or very many digits."""
     if text[0] not in "-0123456789":
-        raise UnfitError
+        raise ValueError
     number = Number(text)
     if not number.storable or (number and number.adjusted() >= _WHOLE_DIGITS):
         raise UnfitError
@@ -252,14 +279,10 @@ def is_bare_day(text: str) -> bool:
     return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
 
 
-def _fit_date(value: Json) -> NoReturn:
-    if isinstance(value, str) and read_moment(value).time is None:
-        raise UnfitError
-    raise ValueError("not a date")
-
-
 def epoch_ms_of(value: float | Decimal) -> int:
     """Convert milliseconds since 1970 to microseconds since 2000, rounded half to even."""
+    if type(value) is int and 0 <= value < _SURE_MS:
+        return value * 1000 + _EPOCH_US
     exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if not exact.is_finite() or exact.adjusted() >= _LARGEST:
         raise UnfitError
@@ -269,12 +292,6 @@ def epoch_ms_of(value: float | Decimal) -> int:
     except OverflowError:
         raise UnfitError from None
     return since + _EPOCH_US
-
-
-def _fit_epoch_ms(value: Json) -> Number:
-    number = _number(value)
-    epoch_ms_of(number)
-    return number
 
 
 INLINED: Final = {"NUMERICS": NUMERICS, "epoch_ms_of": epoch_ms_of}
@@ -290,7 +307,7 @@ def _fit_json(value: Json) -> Raw:
     return Raw(dump(value))
 
 
-def jsonb_of(raw: Raw) -> bytes | None:
+def jsonb_of(raw: bytes | Raw) -> bytes | None:
     """Convert JSON text to a jsonb value; return None for null.
 
     Raises:
@@ -304,7 +321,7 @@ def jsonb_of(raw: Raw) -> bytes | None:
 
 def extra_of(extra: dict[str, Any] | None) -> bytes | None:
     """Convert extra fields to a jsonb value; return None if there are none. Raises like `jsonb_of`."""
-    return jsonb_of(Raw(msgspec.json.encode(extra))) if extra else None
+    return jsonb_of(msgspec.json.encode(extra)) if extra else None
 
 
 class ModelResponse(msgspec.Struct, gc=False):
@@ -314,7 +331,7 @@ class ModelResponse(msgspec.Struct, gc=False):
     usageMetadata: Any = None  # noqa: N815 - Google's name
 
 
-def _tokens(response: ModelResponse, *names: str) -> int | None:
+def _tokens(names: Iterable[str], response: ModelResponse) -> int | None:
     """Return the first non-negative integer under one of `names`."""
     for counts in (response.usage, response.usageMetadata):
         for name in names if type(counts) is dict else ():
@@ -324,22 +341,13 @@ def _tokens(response: ModelResponse, *names: str) -> int | None:
     return None
 
 
-def input_tokens_of(response: ModelResponse) -> int | None:
-    """Return the number of input tokens."""
-    return _tokens(response, "prompt_tokens", "input_tokens", "promptTokenCount")
-
-
-def output_tokens_of(response: ModelResponse) -> int | None:
-    """Return the number of output tokens."""
-    return _tokens(response, "completion_tokens", "output_tokens", "candidatesTokenCount")
-
-
-def _fit_response(_: Json) -> None:
-    return None  # a response with another structure has no token counts
+def _responses(*names: str) -> Fitter:
+    """Return the fitter for a token count; a response of any other form has none."""
+    return Fitter("a response", ModelResponse | None, partial(_tokens, names), lambda _: None)
 
 
 _DATE: Final = "an ISO 8601 date"
-JSON: Final = Fitter("JSON", Raw, _fit_json, jsonb_of, default=NULL)
+JSON: Final = Fitter("JSON", Raw, jsonb_of, _fit_json)
 
 FITTERS: Final = {
     "text": Fitter("a string", str | None),
@@ -347,13 +355,13 @@ FITTERS: Final = {
     "boolean": Fitter("a boolean", bool | None),
     "integer": _integers(32),
     "bigint": _integers(64),
-    "numeric": Fitter("a number", Raw, _fit_numeric, numeric_of, default=NULL, inline="NUMERICS[b'' + value]"),
-    "timestamptz": Fitter(_DATE, str | None, _fit_date, time_of),
-    "on_day": Fitter(_DATE, str | None, _fit_date, is_bare_day, null=False),
-    "epoch_ms": Fitter("a number", int | float | None, _fit_epoch_ms, epoch_ms_of, inline=_USUAL_EPOCH_MS),
+    "numeric": Fitter("a number", Raw, numeric_of, inline="NUMERICS[b'' + value]"),
+    "timestamptz": Fitter(_DATE, str | None, time_of),
+    "on_day": Fitter(_DATE, str | None, is_bare_day, null=False),
+    "epoch_ms": Fitter("a number", int | float | None, epoch_ms_of, _number, inline=_USUAL_EPOCH_MS),
     "jsonb": JSON,
     "payload": JSON,
-    "input_tokens": Fitter("a response", ModelResponse | None, _fit_response, input_tokens_of),
-    "output_tokens": Fitter("a response", ModelResponse | None, _fit_response, output_tokens_of),
+    "input_tokens": _responses("prompt_tokens", "input_tokens", "promptTokenCount"),
+    "output_tokens": _responses("completion_tokens", "output_tokens", "candidatesTokenCount"),
 }
 """The fitters by their names in `etl.tables`. A payload is JSON that is stored unless the settings exclude payloads."""

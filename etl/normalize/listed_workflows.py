@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from etl.decode.json_text import clean_json, dump, parse
+from etl.decode.json_text import dump, parse
 from etl.errors import RecordError
-from etl.normalize.documents import Document, Each, fields_at
+from etl.normalize.documents import Document, Each, fields_at, parse_object
 from etl.normalize.fitting import JSON
 from etl.normalize.rows import row_maker
-from etl.normalize.run import parse_object
 from etl.tables import APPS, WORKFLOWS
 
 if TYPE_CHECKING:
@@ -48,10 +47,7 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
     document = parse_object(raw)
     if redactor is not None:
         redactor.redact_workflow(document)
-    return WORKFLOW.rows(clean_json(dump(document)), "", _rows)
-
-
-def _rows(workflow: Any) -> tuple[Row, Row | None]:
+    workflow = WORKFLOW.read(dump(document), "")
     if not workflow.id:
         raise RecordError("missing_id", "the workflow has no id")
     app, retention = workflow.app or APP.empty, workflow.retention or RETENTION.empty

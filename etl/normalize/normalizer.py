@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from etl.decode.items import LargeItem, peek_id
-from etl.decode.json_text import UNREADABLE, clean_text, dump
+from etl.decode.json_text import clean_text, dump
 from etl.errors import RecordError
 from etl.normalize.child_runs import OTHER_FORMS, child_rows
-from etl.normalize.fitting import UNFIT
+from etl.normalize.documents import parse_object
+from etl.normalize.fitting import UnfitError, refuse
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
     CALL,
@@ -19,9 +20,6 @@ from etl.normalize.run import (
     RUN_USAGE,
     STEP,
     STEP_OUTPUTS,
-    cleaned,
-    gather_extra,
-    parse_object,
     steps_of,
 )
 from etl.normalize.versions import Definitions
@@ -116,19 +114,14 @@ class Normalizer:
         """Decode a run in one call, or field by field if that fails, which is rare."""
         if _NUL.search(raw) is None:
             try:
-                return self._rows(RUN.decode(raw), digest)
-            except (*UNREADABLE, *UNFIT):
+                return self._rows(RUN.read(raw, "", at_once=True), digest)
+            except (UnfitError, ValueError):
                 pass
-
-        def rows(run: Any) -> RunRows:
-            gather_extra(run)
-            return self._rows(run, digest)
-
-        return RUN.rows(cleaned(raw), "", rows)
+        return self._rows(RUN.read(raw, ""), digest)
 
     def _rows(self, run: Any, digest: bytes) -> RunRows:
         if run is None:
-            raise RecordError("not_an_object", "expected an object, got null")
+            refuse("", "an object", None)
         if not run.id:
             raise RecordError("missing_id", "the run has no id")
         if run.workflow_id is None:
@@ -136,9 +129,12 @@ class Normalizer:
         usage, retention = run.usage or RUN_USAGE.empty, run.retention or RETENTION.empty
         version, draft = self._versions(run)
         tree = list[Row]()
-        if usage.calls:
-            _add_tree(tree, run.id, "", usage.calls)
-        steps, calls, children = self._step_rows(run, usage, tree)
+        of_usage = _add_usage(tree, run.id, "", usage)
+        steps, calls, children = self._step_rows(run, usage, tree, of_usage)
+        if of_usage:
+            run.extra = {**(run.extra or {}), "usage": of_usage}
+        if retention.extra:
+            run.extra = {**(run.extra or {}), "retention": retention.extra}
         is_own = run.workflow_id == self._workflow_id
         stream = (self._app_id, None, None) if is_own else (None, self._app_id, self._workflow_id)
         row = run_row(*(run, usage, retention), _id_of(version or draft), _id_of(draft), digest, *stream, self._keep)
@@ -168,13 +164,18 @@ class Normalizer:
             None if draft == _NULL_TEXT else self._definitions.rows(draft, run.workflow_app_id, run.workflow_id),
         )
 
-    def _step_rows(self, run: Any, usage: Any, tree: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
-        """Return the rows of steps, of calls and of child runs; append the usage rows of the steps to `tree`."""
+    def _step_rows(
+        self, run: Any, usage: Any, tree: list[Row], unknown: dict[str, Any]
+    ) -> tuple[list[Row], list[Row], list[Row]]:
+        """Return the rows of steps, of calls and of child runs.
+
+        The usage rows of the steps are appended to `tree`, and the unknown fields of their usage to `unknown`.
+        """
         run_id, keep = run.id, self._keep
         steps, calls, children = list[Row](), list[Row](), list[Row]()
         for ordinal, (step_key, key, step, used) in enumerate(steps_of(run, usage)):
             if step.key is not None and step.key != key:
-                step.extra = {**(step.extra or {}), "key": step.key}
+                step.extra = {**(step.extra or {}), "key": clean_text(step.key)}
             made = self._output(STEP_OUTPUTS, STEP, step.type, step)
             looped = memoryview(step.output)[0] == _BRACKET
             steps.append(step_row(run_id, step_key, ordinal, step, used, made, looped, keep))
@@ -182,8 +183,8 @@ class Normalizer:
                 children += child_rows(run_id, step_key, step, used)
             if step.calls:
                 self._add_call_rows(calls, run_id, step_key, step)
-            if used.calls:
-                _add_tree(tree, run_id, step_key, used.calls)
+            if (used.calls or used.extra) and (extra := _add_usage(tree, run_id, step_key, used)):
+                unknown.setdefault("steps", {})[step_key] = extra
         return steps, calls, children
 
     def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, step: Any) -> None:
@@ -194,12 +195,8 @@ class Normalizer:
     def _output(self, outputs: dict[str, Document], document: Document, kind: str | None, holder: Any) -> Any:
         """Read the fields of an output that have columns; values that do not fit are added to `holder.extra`."""
         output = _NO_OUTPUT
-        if kind in outputs:
-            try:
-                output = outputs[kind].decode(holder.output) or _NO_OUTPUT
-            except UNREADABLE:
-                if memoryview(holder.output)[0] == _BRACE:
-                    output = outputs[kind].read(holder.output, "output")
+        if kind in outputs and memoryview(holder.output)[0] == _BRACE:
+            output = outputs[kind].read(holder.output, "output", at_once=True)
             if output.extra and self._keep:
                 holder.extra = {**(holder.extra or {}), "output": output.extra}
         if holder.extra and not self._keep:
@@ -215,14 +212,21 @@ def _is_null(raw: Raw) -> bool:
     return bytes(raw) == _NULL_TEXT
 
 
-def _add_tree(rows: list[Row], run_id: str, step_key: str, calls: list[Any]) -> None:
-    """Append a row for each node of a usage tree, which may have any depth; parents come before children."""
-    pending: list[tuple[list[Any], str | None, int]] = [(calls, None, 1)]
+def _add_usage(rows: list[Row], run_id: str, step_key: str, usage: Any) -> dict[str, Any]:
+    """Append a row for each node of a usage tree, which may have any depth; parents come before children.
+
+    Return the unknown fields of the usage, with those of its nodes by path.
+    """
+    unknown: dict[str, Any] = dict(usage.extra or {})
+    pending: list[tuple[Any, str | None, int]] = [(usage, None, 1)]
     while pending:
-        nodes, parent_path, depth = pending.pop()
+        parent, parent_path, depth = pending.pop()
         prefix = "" if parent_path is None else f"{parent_path}."
-        for ordinal, node in enumerate(nodes):
+        for ordinal, node in enumerate(parent.calls or ()):
             path = f"{prefix}{ordinal}"
             rows.append(usage_row(run_id, step_key, path, parent_path, depth, node))
+            if node.extra:
+                unknown.setdefault("calls", {})[path] = node.extra
             if node.calls:
-                pending.append((node.calls, path, depth + 1))
+                pending.append((node, path, depth + 1))
+    return unknown

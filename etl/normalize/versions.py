@@ -85,23 +85,19 @@ class Definitions:
 
 
 def _draft_rows(text: bytes, app_id: str | None, workflow_id: str) -> VersionRows:
+    place = "workflow_version_draft"
     content = canonical(parse(text))
     draft_id = hashlib.sha256(workflow_id.encode() + b"\n" + content).hexdigest()[:_DRAFT_ID_DIGITS]
-    identity = (f"draft:{draft_id}", app_id, workflow_id, True, digest(content))
-    place = "workflow_version_draft"
-    return DRAFT.rows(text, place, lambda draft: _rows(draft, identity, place))
+    return _rows(DRAFT.read(text, place), (f"draft:{draft_id}", app_id, workflow_id, True, digest(content)), place)
 
 
 def _version_rows(text: bytes) -> VersionRows:
     place = "workflow_version"
+    version = VERSION.read(text, place)
+    if not version.id:
+        raise RecordError("invalid_field", f"{place}.id: expected a string that is not empty")
     content = digest(canonical(parse(text)))
-
-    def rows(version: Any) -> VersionRows:
-        if not version.id:
-            raise RecordError("invalid_field", f"{place}.id: expected a string that is not empty")
-        return _rows(version, (version.id, version.app_id, version.workflow_id, False, content), place)
-
-    return VERSION.rows(text, place, rows)
+    return _rows(version, (version.id, version.app_id, version.workflow_id, False, content), place)
 
 
 def _rows(definition: Any, identity: tuple[Any, ...], place: str) -> VersionRows:

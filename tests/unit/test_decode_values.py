@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.decode.json_text import Number, canonical, clean_json, dump, needs_cleaning, parse
+from etl.decode.json_text import Number, canonical, clean_json, dump, parse
 from etl.errors import RecordError
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)
@@ -151,8 +151,7 @@ def test_invalid_json_is_refused_by_both_readers(text: bytes) -> None:
         ('"🚀 é"'.encode(), False),
     ],
 )
-def test_unstorable_characters_are_detected(text: bytes, dirty: bool) -> None:
-    assert needs_cleaning(text) is dirty
+def test_only_unstorable_characters_are_replaced(text: bytes, dirty: bool) -> None:
     assert (clean_json(text) != text) is dirty
 
 
@@ -160,5 +159,5 @@ def test_cleaning_replaces_characters_in_keys_and_strings() -> None:
     text = rb'{"a\u0000": ["\ud83d", "\ud83d\ude00", {"\udc00\uDE00": 1.0}], "\\u0000": null}'
     cleaned = r'{"a\ufffd": ["\ufffd", "\ud83d\ude00", {"\ufffd\ufffd": 1.0}], "\\u0000": null}'
     assert json.loads(clean_json(text)) == json.loads(cleaned)
-    assert not needs_cleaning(clean_json(text))
+    assert clean_json(clean_json(text)) == clean_json(text)
     assert parse(clean_json(rb'{"a\u0000": 1, "a\ufffd": 2}')) == {"a\ufffd": 2}

@@ -236,7 +236,7 @@ def test_unknown_fields_are_kept_with_their_path() -> None:
             usage={
                 "currency": "x",
                 "calls": [{"a": 1, "calls": [{"b": 2}]}],
-                "steps": {"s": {"c": 3, "calls": [{"d": 4}]}},
+                "steps": {"s": {"c": 3, "calls": [{"d": 4}]}, "t": {"g": 7}},
             },
             retention={"policy": {"name": "p"}},
             output={"s": {"e": 5, "key": "other", "calls": [{"f": 6}]}},
@@ -247,7 +247,7 @@ def test_unknown_fields_are_kept_with_their_path() -> None:
         "usage": {
             "currency": "x",
             "calls": {"0": {"a": 1}, "0.0": {"b": 2}},
-            "steps": {"s": {"c": 3, "calls": {"0": {"d": 4}}}},
+            "steps": {"s": {"c": 3, "calls": {"0": {"d": 4}}}, "t": {"g": 7}},
         },
         "retention": {"policy": {"name": "p"}},
     }
@@ -262,13 +262,16 @@ def test_free_form_json_keeps_its_digits_and_is_cleaned() -> None:
 
 
 def test_nul_and_lone_surrogates_are_replaced_everywhere() -> None:
-    row = run_row(normalized(run_bytes(id="r\0", error="e\ud83d", input={"k\0": ["\ude00"]}, **{"new\0": 1})))
+    fields = {"error": "e\ud83d", "input": {"k\0": ["\ude00"]}, "output": {"a": {"key": "b\0"}}, "new\0": "v\0"}
+    rows = normalized(run_bytes(id="r\0", **fields))
+    row = run_row(rows)
     assert (row["id"], row["error"], row["input"], row["extra"]) == (
         "r\ufffd",
         "e\ufffd",
         {"k\ufffd": ["\ufffd"]},
-        {"new\ufffd": 1},
+        {"new\ufffd": "v\ufffd"},
     )
+    assert step_rows(rows)[0]["extra"] == {"key": "b\ufffd"}
 
 
 @pytest.mark.parametrize("null", [{"input": None, "result": None, "output": None}, {}])
