@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import asyncpg
 import msgspec
@@ -24,7 +24,7 @@ from etl.limits import STREAMS_AT_ONCE
 from etl.sync.intake import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from etl.api.client import CortexClient
     from etl.app.shared_state import SharedState
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from etl.db.queue import Claim, SliceClaim, Unit
     from etl.events import Listener, StreamId
     from etl.sync import Outcome, Task
-
-Answer = TypeVar("Answer")
 
 SLICES_AT_ONCE = 2
 """One is read while another begins or ends. With more, some processes would idle while others read the last slices."""
@@ -74,15 +72,15 @@ class QueueWorker:
         self._warehouse = warehouse
         self._listener = listener
         self._summary = summary
-        self._sync_id = summary.id
         self._recorded = (summary.requests, summary.retries)
         self._width = workflows_at_once(settings)
         self._claimed_units: list[Unit] = []
         self._claimed_slices: dict[SliceClaim, Tally] = {}
-        self._name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self._queue = Queue(warehouse.ask, summary.id, name)
         self._runner = StreamRunner(settings, task, warehouse, clients, listener, outcomes, sync_id=summary.id)
         pages = settings.engine.split_pages if is_shared else 0
-        self._runner.split_streams = SplitStreams(warehouse, summary.id, self._name, pages)
+        self._runner.split_streams = SplitStreams(self._queue, pages)
 
     async def work_until_stopped(self, shared: SharedState, *, has_caller: bool = False) -> None:
         """Work until all workflows of the queue are finished, or the invocation is asked to stop.
@@ -95,7 +93,7 @@ class QueueWorker:
             KeyRefusedError, DatabaseError: no stream can continue.
             EtlError: the reason to stop.
         """
-        await self._warehouse.ask(lambda session: session.work_as(self._name))
+        await self._warehouse.ask(lambda session: session.work_as(self._queue.worker))
         try:
             await shared.until_stopped(self.work(), has_caller=has_caller)
         except DatabaseError:  # other processes continue
@@ -121,26 +119,26 @@ class QueueWorker:
             KeyRefusedError, DatabaseError: no stream can continue.
         """
         await run_concurrently(self._width, self._run_unclaimed)
-        while left := await self._ask(Queue.unfinished):
+        while left := await self._queue.unfinished():
             await run_concurrently(SLICES_AT_ONCE, self._run_slices)  # others may have split a stream
             # Streams that another process has claimed can be locked only if that process is dead.
-            others = any(unit.claimed_by not in {None, self._name} for unit in left)
+            others = any(unit.claimed_by not in {None, self._queue.worker} for unit in left)
             last = not others and all((unit.held_s or 0) >= LOCK_TIMEOUT_S for unit in left)
             work = partial(self._run_remaining, iter(left), last=last)
             await run_concurrently(self._width, work)
             await asyncio.sleep(0 if last else LOCK_TIMEOUT_S if others else LOCK_TIMEOUT_S / 10)
 
     async def _run_unclaimed(self) -> None:
-        while (claim := await self._ask(Queue.claim)) is not None:
+        while (claim := await self._queue.claim()) is not None:
             await self._run(claim)
 
     async def _run_slices(self) -> None:
-        while (claim := await self._ask(Queue.claim_slice)) is not None:
+        while (claim := await self._queue.claim_slice()) is not None:
             await self._read_slice(claim)
 
     async def _run_remaining(self, units: Iterator[Unit], *, last: bool) -> None:
         for unit in units:
-            claim = await self._ask(partial(Queue.claim_again, unit=unit, last=last))
+            claim = await self._queue.claim_again(unit, last=last)
             if claim is not None:
                 await self._run(claim)
 
@@ -163,7 +161,7 @@ class QueueWorker:
         except LockLostError:  # another process has claimed the slice or the stream, and continues
             pass
         except (*LOST, asyncpg.TransactionRollbackError) as error:
-            await self._ask(partial(Queue.give_up, claim=claim))
+            await self._queue.give_up(claim)
             self._listener(Notice("database.lost", {"stream": str(claim.stream), "error": str(error)}, level="warning"))
             if isinstance(error, LOST) and self._warehouse.session is session:
                 await self._warehouse.reconnect(session)
@@ -173,20 +171,15 @@ class QueueWorker:
         )
 
     async def _finish(self, unit: Unit, outcomes: Sequence[Outcome]) -> None:
-        encoded, sent = msgspec.json.encode(outcomes), self.unrecorded_requests()
-        await self._ask(partial(Queue.finish, unit=unit, outcomes=encoded, sent=sent))
+        await self._queue.finish(unit, msgspec.json.encode(outcomes), self.unrecorded_requests())
 
     async def _finish_slice(self, claim: SliceClaim, outcome: SliceOutcome) -> None:
-        encoded, sent = encode(outcome), self.unrecorded_requests()
-        await self._ask(partial(Queue.finish_slice, claim=claim, outcome=encoded, sent=sent))
+        await self._queue.finish_slice(claim, encode(outcome), self.unrecorded_requests())
 
     def unrecorded_requests(self) -> tuple[int, int]:
         """Return how many requests and retries this process has sent since the last call, to record them."""
         before, self._recorded = self._recorded, (self._summary.requests, self._summary.retries)
         return self._recorded[0] - before[0], self._recorded[1] - before[1]
-
-    async def _ask(self, question: Callable[[Queue], Awaitable[Answer]]) -> Answer:
-        return await self._warehouse.ask(lambda session: question(Queue(session, self._sync_id, self._name)))
 
 
 def workflows_at_once(settings: Settings) -> int:

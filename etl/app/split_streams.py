@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotations of an outcome
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from etl.db.queue import Queue
 from etl.errors import PageTooLargeError
 from etl.plan.paging import Span
 from etl.plan.window import Window, split
@@ -25,13 +23,10 @@ from etl.sync.listing import answer_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from etl.app.warehouse import Warehouse
-    from etl.db.queue import SliceClaim
+    from etl.db.queue import Queue, SliceClaim
     from etl.db.store import Store
     from etl.sync.intake import Intake
     from etl.sync.listing import Listing
-
-Answer = TypeVar("Answer")
 
 _POLL_S = 0.5
 
@@ -63,16 +58,12 @@ class SplitStreams:
     """Reads the streams that this process has claimed in slices, together with other processes.
 
     Args:
-        warehouse: the warehouse.
-        sync_id: id of the invocation in `etl_syncs`.
-        worker: name of this process.
+        queue: the queue of the invocation.
         pages: number of pages per slice; 0 to split no streams, and only read the slices left by an earlier invocation.
     """
 
-    def __init__(self, warehouse: Warehouse, sync_id: int, worker: str, pages: int) -> None:
-        self._warehouse = warehouse
-        self._sync_id = sync_id
-        self._worker = worker
+    def __init__(self, queue: Queue, pages: int) -> None:
+        self._queue = queue
         self._pages = pages
 
     async def read(
@@ -99,15 +90,15 @@ class SplitStreams:
         stream, fence = store.stream, store.state.fence
         left = await self._begin(listing, intake, store, store.state.backfill_cursor if resumes else None)
         while left is not None:
-            claim = await self._ask(partial(Queue.claim_slice, stream=stream, fence=fence))
+            claim = await self._queue.claim_slice(stream, fence)
             if claim is not None:
                 outcome = await read_slice(claim)
                 own = encode(SliceOutcome(outcome.doubt, outcome.newest))  # the stream itself has the tally
-                await self._ask(partial(Queue.finish_slice, claim=claim, outcome=own))
-            slices = await self._ask(lambda queue: queue.slices(stream, fence))
+                await self._queue.finish_slice(claim, own)
+            slices = await self._queue.slices(stream, fence)
             outcomes = [decode(text) for _, _, text in slices if text is not None]
             if any(outcome.doubt for outcome in outcomes):
-                await self._ask(lambda queue: queue.void_slices(stream, fence, encode(SliceOutcome("void"))))
+                await self._queue.void_slices(stream, fence, encode(SliceOutcome("void")))
                 break
             for outcome in outcomes:
                 intake.note_time(outcome.newest)
@@ -118,8 +109,8 @@ class SplitStreams:
                 left = SlicesLeft(unread, left.began, intake.newest)
                 await store.save_cursor(encode(left).decode())
             if claim is None:
-                others = {by for _, by, text in slices if text is None and by not in {None, self._worker}}
-                await self._ask(partial(Queue.free_slices_of_the_dead, workers=others))
+                others = {by for _, by, text in slices if text is None and by not in {None, self._queue.worker}}
+                await self._queue.free_slices_of_the_dead(others)
                 await asyncio.sleep(_POLL_S)
         return None
 
@@ -127,7 +118,7 @@ class SplitStreams:
         """Queue the slices of a stream, unless a former owner has; return None if the stream is not split."""
         stream, fence = store.stream, store.state.fence
         left = _left_of(saved)
-        started_at = await self._ask(lambda queue: queue.adopt(stream, fence))
+        started_at = await self._queue.adopt(stream, fence)
         if started_at is not None:
             left = left or SlicesLeft([], started_at)
         else:
@@ -135,7 +126,7 @@ class SplitStreams:
                 left = SlicesLeft(slices, await store.session.clock())
             if left is None:
                 return None
-            await self._ask(partial(Queue.split, stream=stream, fence=fence, slices=left.slices))
+            await self._queue.split(stream, fence, left.slices)
         intake.note_time(left.newest)
         return left
 
@@ -158,9 +149,6 @@ class SplitStreams:
             return []
         windows = split([intake.peek(page) for page in pages])
         return windows if len(windows) > 1 else []
-
-    async def _ask(self, question: Callable[[Queue], Awaitable[Answer]]) -> Answer:
-        return await self._warehouse.ask(lambda session: question(Queue(session, self._sync_id, self._worker)))
 
 
 def encode(outcome: SliceOutcome | SlicesLeft) -> bytes:

@@ -166,7 +166,7 @@ class SyncInvocation:
 
     async def _queue(self, streams: Sequence[StreamId]) -> None:
         """Queue the streams for the workers of the invocation."""
-        await self._warehouse.ask(lambda session: Queue(session, self._sync_id, "").fill(streams))
+        await Queue(self._warehouse.ask, self._sync_id, "").fill(streams)
 
     def _queue_worker(self, clients: dict[str, CortexClient], *, is_shared: bool = False) -> QueueWorker:
         return QueueWorker(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from asyncpg import UniqueViolationError
 
@@ -12,7 +13,7 @@ from etl.events import StreamId
 from etl.plan.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from etl.db.session import Session, StreamState
 
 _SQL = statements("queue")
+
+Answer = TypeVar("Answer")
+
+
+class Ask(Protocol):
+    """Calls a function with the session of this process, again after a lost connection; see `Warehouse.ask`."""
+
+    def __call__(self, question: Callable[[Session], Awaitable[Answer]], /) -> Awaitable[Answer]:
+        """Call the function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +83,39 @@ class SliceClaim:
 
 
 class Queue:
-    """The queue of the invocation `sync_id`, used by the process `worker`; `session` holds its locks."""
+    """The queue of an invocation.
 
-    def __init__(self, session: Session, sync_id: int, worker: str) -> None:
-        self._session = session
+    Args:
+        ask: gives access to the session, which holds the locks of this process.
+        sync_id: id of the invocation in `etl_syncs`.
+        worker: name of this process.
+    """
+
+    def __init__(self, ask: Ask, sync_id: int, worker: str) -> None:
+        self.worker = worker
+        self._ask = ask
         self._sync_id = sync_id
-        self._worker = worker
+
+    async def _rows(self, name: str, *values: object) -> Sequence[asyncpg.Record]:
+        return await self._ask(lambda session: session.rows(_SQL[name], self._sync_id, *values))
 
     async def fill(self, streams: Sequence[StreamId]) -> None:
         """Queue the streams of the invocation."""
         apps, workflows = ([stream[place] for stream in streams] for place in (0, 1))
-        await self._session.rows(_SQL["fill"], self._sync_id, apps, workflows)
+        await self._rows("fill", apps, workflows)
 
     async def claim(self) -> Claim | None:
         """Claim and lock the next unclaimed workflow. Workflows that another invocation holds are postponed."""
-        while rows := await self._session.rows(_SQL["claim"], self._sync_id, self._worker):
+        while rows := await self._rows("claim", self.worker):
             unit = Unit(*rows[0])
-            if (claim := await self._lock(unit)) is not None:
+            if (claim := await self._ask(partial(_lock, unit=unit))) is not None:
                 return claim
             await self._put_back(unit)
         return None
 
     async def unfinished(self) -> list[Unit]:
         """Return the workflows that are not finished."""
-        return [Unit(*row) for row in await self._session.rows(_SQL["unfinished"], self._sync_id)]
+        return [Unit(*row) for row in await self._rows("unfinished")]
 
     async def claim_again(self, unit: Unit, *, last: bool) -> Claim | None:
         """Claim a workflow that was postponed, or whose process is dead.
@@ -105,11 +124,11 @@ class Queue:
             unit: the workflow.
             last: whether to claim it even if another invocation holds some of its streams.
         """
-        claim = await self._lock(unit, partly=last)
+        claim = await self._ask(partial(_lock, unit=unit, partly=last))
         if claim is None:
             await self._put_back(unit)
-        elif not await self._session.rows(_SQL["claim_again"], self._sync_id, self._worker, unit.place):
-            await self._session.release(*claim.states)  # another process has finished it
+        elif not await self._rows("claim_again", self.worker, unit.place):
+            await claim.session.release(*claim.states)  # another process has finished it
             return None
         return claim
 
@@ -123,25 +142,18 @@ class Queue:
                 slice.
         """
         values = (unit.place, outcomes.decode(), *sent)
-        await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
-        await self._session.release(*unit.streams)
-
-    async def _lock(self, unit: Unit, *, partly: bool = False) -> Claim | None:
-        states = await self._session.take(unit.streams)
-        if partly or len(states) == len(unit.streams):
-            return Claim(unit, states, self._session)
-        await self._session.release(*states)
-        return None
+        await self._rows("finish", self.worker, *values)
+        await self._ask(lambda session: session.release(*unit.streams))
 
     async def _put_back(self, unit: Unit) -> None:
-        await self._session.rows(_SQL["put_back"], self._sync_id, self._worker, unit.place)
+        await self._rows("put_back", self.worker, unit.place)
 
     async def split(self, stream: StreamId, fence: int, slices: Sequence[Window]) -> None:
         """Queue the slices of a stream that this process has locked; `fence` is its fencing token."""
         columns = [[*column] for column in zip(*slices, strict=True)]
         while True:
             try:
-                await self._session.rows(_SQL["add_slices"], self._sync_id, *stream, fence, *columns)
+                await self._rows("add_slices", *stream, fence, *columns)
             except UniqueViolationError:  # another process has just queued the slices of another stream
                 continue
             return
@@ -152,43 +164,58 @@ class Queue:
         Returns:
             The start of the invocation; None if there are no slices.
         """
-        rows = await self._session.rows(_SQL["adopt_slices"], self._sync_id, *stream, fence)
+        rows = await self._rows("adopt_slices", *stream, fence)
         began: datetime | None = rows[0][0] if rows else None
         return began
 
     async def claim_slice(self, stream: StreamId | None = None, fence: int | None = None) -> SliceClaim | None:
         """Claim the next slice of a stream that this process has locked; without arguments, of any stream."""
         of = (None, None) if stream is None else stream
-        rows = await self._session.rows(_SQL["claim_slice"], self._sync_id, *of, fence, self._worker)
+        rows = await self._rows("claim_slice", *of, fence, self.worker)
         return await self._slice_claim(rows[0]) if rows else None
 
     async def slices(self, stream: StreamId, fence: int) -> list[tuple[Window, str | None, str | None]]:
         """Return the slices of a stream: (slice, process that has claimed it, outcome as JSON) of each."""
-        rows = await self._session.rows(_SQL["slices"], self._sync_id, *stream, fence)
+        rows = await self._rows("slices", *stream, fence)
         return [(Window(since, until), by, outcomes) for since, until, by, outcomes in rows]
 
     async def finish_slice(self, claim: SliceClaim, outcome: bytes, sent: tuple[int, int] = (0, 0)) -> None:
         """Record the outcome of a slice, as JSON; see `finish`."""
         values = (claim.key[1], outcome.decode(), *sent)
-        await self._session.rows(_SQL["finish"], self._sync_id, self._worker, *values)
+        await self._rows("finish", self.worker, *values)
 
     async def give_up(self, claim: SliceClaim) -> None:
         """Release a slice, so that a process can claim it and read it from its start."""
-        await self._session.rows(_SQL["free_slices"], self._sync_id, self._worker, claim.key[1])
+        await self._rows("free_slices", self.worker, claim.key[1])
 
     async def free_slices_of_the_dead(self, workers: Iterable[str]) -> None:
         """Release the slices of those processes in `workers` that are dead."""
         for worker in workers:
-            if await self._session.try_lock("worker", worker):
-                await self._session.rows(_SQL["free_slices"], self._sync_id, worker, None)
-                await self._session.unlock("worker", worker)
+            if await self._ask(partial(_is_dead, worker=worker)):
+                await self._rows("free_slices", worker, None)
 
     async def void_slices(self, stream: StreamId, fence: int, outcome: bytes) -> None:
         """Finish all unfinished slices of a stream, so that processes that read them can no longer commit."""
-        await self._session.rows(_SQL["void_slices"], self._sync_id, *stream, fence, outcome.decode())
+        await self._rows("void_slices", *stream, fence, outcome.decode())
 
     async def _slice_claim(self, row: asyncpg.Record) -> SliceClaim:
         place, workflow_id, (app_id,), fence, since, until = row
         stream = StreamId(app_id, workflow_id)
-        state = replace(await self._session.read(stream), fence=fence)
-        return SliceClaim(stream, Window(since, until), state, (self._sync_id, place, self._worker))
+        state = replace(await self._ask(lambda session: session.read(stream)), fence=fence)
+        return SliceClaim(stream, Window(since, until), state, (self._sync_id, place, self.worker))
+
+
+async def _lock(session: Session, unit: Unit, *, partly: bool = False) -> Claim | None:
+    """Lock the streams of a workflow; return None if another invocation holds one and `partly` is false."""
+    states = await session.take(unit.streams)
+    if partly or len(states) == len(unit.streams):
+        return Claim(unit, states, session)
+    await session.release(*states)
+    return None
+
+
+async def _is_dead(session: Session, worker: str) -> bool:
+    if await session.try_lock("worker", worker):
+        await session.unlock("worker", worker)
+        return True
+    return False

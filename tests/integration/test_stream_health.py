@@ -103,7 +103,7 @@ async def test_stream_in_the_queue_of_an_invocation_is_loading(
     await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w')")
     session = await Session.open(database_url, SCHEMA)
     sync_id = (await session.start_sync("backfill"))["id"]
-    await Queue(session, sync_id, "me").fill([StreamId("a", "w")])
+    await Queue(lambda question: question(session), sync_id, "me").fill([StreamId("a", "w")])
     row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
     assert row["state"] == "loading"
     assert row["held_by"].startswith(f"backfill {sync_id} (process ")
