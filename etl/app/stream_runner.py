@@ -238,6 +238,7 @@ class StreamRunner:
             status=api.status,
             origin=api.origin,
             head=head_size(store.state.run_bytes) if api.page_size == "auto" else api.page_size,
+            has_common_key=all(app.key is None for app in self._settings.apps),
         )
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
         return listing, Intake(store, normalizer, self._listener, listing=listing, window=window)

@@ -49,6 +49,7 @@ class Listing:
         status: status filter.
         origin: origin filter.
         head: how many runs to request first at the newest end.
+        has_common_key: whether the client sends the key of all apps.
 
     Attributes:
         count: the API's count of the items in its last response; None if it sends none.
@@ -64,6 +65,7 @@ class Listing:
         status: str = "ALL",
         origin: str = "ALL",
         head: int = MAX_SIZE,
+        has_common_key: bool = True,
     ) -> None:
         self.paging = paging
         self.head = head
@@ -77,6 +79,7 @@ class Listing:
         self._client = client
         self._stream = stream
         self._status, self._origin = status, origin
+        self._has_common_key = has_common_key
 
     @property
     def run_bytes(self) -> int | None:
@@ -163,7 +166,7 @@ class Listing:
 
     async def lacks(self, run_id: str, apps: Sequence[str]) -> bool:
         """Return whether the API answers that neither this app nor any of `apps` has a run of the workflow."""
-        if REPLACEMENT in run_id:
+        if REPLACEMENT in run_id or not self._has_common_key:  # an API may answer 404 to a key of another account
             return False
         for app_id in (self._stream.app_id, *apps):
             try:

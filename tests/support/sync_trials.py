@@ -110,6 +110,7 @@ class Trial:
     database: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     apps: tuple[str, ...] = ()
+    app_key: str | None = None
 
     @property
     def world(self) -> World:
@@ -125,7 +126,7 @@ class Trial:
         return Settings(
             api=ApiSettings(**api),
             database=DatabaseSettings(**{"url": self.url, "schema": SCHEMA} | self.database),
-            apps=[AppSettings(id=app, workflows=workflows) for app, workflows in by_app.items()],
+            apps=[AppSettings(id=app, workflows=workflows, key=self.app_key) for app, workflows in by_app.items()],
             sync=SyncSettings(**self.sync),
             payloads=self.payloads,
             engine=self.engine | ({"kind": "local"} if self.engine else {}),
