@@ -20,10 +20,16 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         BaseException: the error of the block or of a task; if several failed, the one that takes precedence (see
             `gravest`).
     """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    cancellations = task.cancelling()
     try:
         async with asyncio.TaskGroup() as group:
             yield group
     except BaseExceptionGroup as errors:
+        # Until Python 3.13, a group that cancels this task to wake it does not take that back.
+        if task.cancelling() > cancellations:
+            task.uncancel()
         raise gravest(errors.exceptions) from None
 
 
