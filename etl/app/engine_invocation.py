@@ -12,7 +12,7 @@ from etl.app.worker_events import receiving
 from etl.db.liveness import finish_commit
 from etl.db.session import Session
 from etl.engine.executors import open_executor
-from etl.errors import EtlError, InterruptedSyncError, SettingsError
+from etl.errors import DatabaseError, EtlError, InterruptedSyncError, SettingsError
 from etl.events import SyncStarted
 
 if TYPE_CHECKING:
@@ -56,11 +56,13 @@ class EngineInvocation(SyncInvocation):
         futures = [executor.submit(run_worker, self._sync_id, task.mode, *task.window) for _ in range(count)]
         try:
             await shared.until_stopped(wait_for_workers(futures, shared))
+        except DatabaseError:  # the workers notice by themselves
+            raise
         except BaseException as error:
             await finish_commit(_stop_workers(futures, shared, error))
-            raise
-        finally:
             await finish_commit(self._collect(shared))
+            raise
+        await finish_commit(self._collect(shared))
 
     async def _collect(self, shared: SharedState) -> None:
         """Read the outcomes and request counts of the workers, and delete the shared state."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from postgres_proxies import gated
-from sync_trials import SCHEMA, Trial, differences, one_stream, start, trial
+from sync_trials import SCHEMA, Trial, differences, lose_all_connections, one_stream, start, trial
 
 from etl.app import run_sync, sync_invocation
 from etl.config import DatabaseSettings
@@ -162,10 +162,7 @@ async def test_runs_of_a_transaction_that_was_not_committed_are_counted_once(dat
         async def cut(path: str, query: dict[str, str], number: int) -> None:
             asked.append(path)
             if len(asked) == 3:
-                await t.connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
+                await lose_all_connections(t)
 
         t.sandbox.faults.before_response = cut
         summary = await t.agrees("backfill")

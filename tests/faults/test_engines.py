@@ -10,13 +10,16 @@ from concurrent.futures import Future
 import psutil
 import pytest
 from command_fixtures import clean_environment
-from sync_trials import claimers, start, trial, workflows
+from postgres_proxies import gated
+from sync_trials import claimers, configure, lose_all_connections, start, trial, workflows
 
+from etl.app import run_sync
 from etl.app.engine_invocation import wait_for_workers
 from etl.app.shared_state import SharedState
 from etl.app.warehouse import open_warehouse
 from etl.app.worker_events import _channel
-from etl.config import EngineSettings
+from etl.config import EngineSettings, load
+from etl.db import liveness
 from etl.db.queue import Queue
 from etl.engine.executors import open_executor
 from etl.errors import EtlError, SettingsError
@@ -40,6 +43,7 @@ async def working(t, *arguments, tmp_path, count=2):
 
 
 def workers_of(caller):
+    """Return the workers that a process has started."""
     found = psutil.Process(caller.pid).children(recursive=True)
     return [each for each in found if any("spawn_main" in word for word in each.cmdline())]
 
@@ -89,16 +93,31 @@ async def test_workers_continue_after_a_database_outage(database_url, tmp_path, 
         t.sandbox.faults.latency_s = 0.1
         caller = await working(t, "sync", tmp_path=tmp_path)
         caller.signal(signal.SIGSTOP)
-        await t.connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        await lose_all_connections(t)
         await asyncio.sleep(returns_after_s)
         caller.signal(signal.SIGCONT)
         assert await caller.end() == 0, caller.err
         assert await t.differences() == []
         shown = Counter(json.loads(line)["event"] for line in caller.err.splitlines())
         assert shown["stream.finished"] == WORKFLOWS or returns_after_s, "events are lost while the caller is away"
+
+
+async def test_command_with_workers_waits_for_an_outage_once(database_url, tmp_path, monkeypatch):
+    """It does not wait again to stop its workers and to collect their results."""
+    monkeypatch.setattr(liveness, "OUTAGE_S", 4.0)  # of the command, which runs in this process
+    async with gated(database_url) as gate, trial(database_url, workflows(WORKFLOWS)) as t:
+        spread(t)
+        t.url, t.database = gate.url, {"timeout_s": 1}
+        monkeypatch.setenv("CORTEX_API_KEY", t.sandbox.key)
+        command = asyncio.create_task(run_sync(load(configure(t, tmp_path)), "sync"))
+        await asyncio.wait_for(claimers(t, 2), 60)
+        gate.shut()
+        try:
+            summary = await asyncio.wait_for(command, 11)
+        finally:
+            for worker in workers_of(psutil.Process()):
+                worker.kill()
+        assert (summary.status, summary.exit_code) == ("failed", 4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 import pytest
-from sync_trials import claimers, start, trial, workflows
+from sync_trials import claimers, lose_all_connections, start, trial, workflows
 
 from etl.sandbox.faults import Status
 
@@ -70,6 +70,19 @@ async def test_other_copies_take_over_the_work_of_a_dead_copy(database_url, tmp_
         assert len(second.json["streams"]) == WORKFLOWS
         rows = await t.connection.fetch("SELECT status FROM etl_syncs")
         assert [row["status"] for row in rows] == ["succeeded"]
+
+
+async def test_copies_continue_after_a_database_outage(database_url, tmp_path):
+    async with trial(database_url, workflows(WORKFLOWS)) as t:
+        t.api = {"page_size": 5, "concurrency": 1}
+        t.sandbox.faults.latency_s = 0.05
+        both = await copies(t, tmp_path, "sync")
+        await asyncio.wait_for(claimers(t, 2), 30)
+        await lose_all_connections(t)
+        for each in both:
+            assert await each.end() == 0, each.err
+            assert len(each.json["streams"]) == WORKFLOWS
+        assert await t.differences() == []
 
 
 @pytest.mark.parametrize(

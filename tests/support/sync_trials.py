@@ -232,8 +232,8 @@ class Process:
         os.kill(self.pid, number)
 
 
-async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
-    """Start the command with the API and the warehouse of a trial."""
+def configure(trial: Trial, folder: Path) -> Path:
+    """Write a settings file with the API and the warehouse of a trial; the key is `CORTEX_API_KEY`."""
     settings = trial.settings
     config = {
         "api": {"base_url": trial.sandbox.url, "requests_per_minute": 100_000} | PAGES | trial.api,
@@ -245,10 +245,24 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     }
     path = folder / "config.yaml"
     path.write_text(json.dumps(config))  # JSON is also YAML
+    return path
+
+
+async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
+    """Start the command with the API and the warehouse of a trial."""
+    path = configure(trial, folder)
     environment = clean_environment() | {"CORTEX_API_KEY": trial.sandbox.key}
     given = (*arguments, "--config", str(path), "--log-format", "json")
     running = WARM.start(*given, folder=folder, environment=environment)
     return Process(running, await asyncio.wrap_future(running.pid))
+
+
+async def lose_all_connections(trial: Trial) -> None:
+    """Have PostgreSQL end all sessions in the database except that of the test, as when it is restarted."""
+    await trial.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
 
 
 def kill_at(t, place, *, number=signal.SIGKILL):
