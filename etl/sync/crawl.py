@@ -188,7 +188,7 @@ class Crawl:
                 self._began,
                 self.order,
                 self._window,
-                doubt,
+                doubt or self._intake.doubt,  # of a run that could not be looked up
                 is_complete=settled and not doubt,
                 from_start=self._resumed is None,
                 met=self._met,

@@ -34,6 +34,9 @@ NOT_LISTED = (NotFoundError, NoDocumentError)
 async def look_up(intake: Intake, ids: Sequence[str]) -> Errors:
     """Request runs one by one: load their current state, or mark them as gone; return the errors."""
     errors = await intake.ask(ids)
+    for run_id, error in errors.items():
+        if not isinstance(error, NOT_LISTED):
+            intake.doubt = f"the listing does not show the run {run_id}, and it could not be looked up"
     await intake.mark_gone([run_id for run_id, error in errors.items() if isinstance(error, NotFoundError)])
     return errors
 

@@ -8,7 +8,7 @@ from sync_trials import SCHEMA, WORKFLOW, one_stream, trial
 
 from etl.app import status_report
 from etl.db.connect import connect
-from etl.sandbox.faults import Body, Status
+from etl.sandbox.faults import Body, Headers, Status, lists_runs
 from etl.sandbox.responses import encode
 
 
@@ -586,6 +586,20 @@ async def test_run_stays_readable_while_it_is_replaced(database_url):
             await t.agrees("reconcile")
             assert await other.fetch("SELECT run_id, step_key FROM run_steps ORDER BY 1, 2") == before
         await other.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "reconcile"])
+async def test_run_that_is_neither_listed_nor_answered_for_is_not_green_without_counts(database_url, mode):
+    world = one_stream(5)
+    run_id = world.create_run(WORKFLOW, status="RUNNING")["id"]
+    async with trial(database_url, world) as t:
+        t.sandbox.faults.on(lists_runs, Headers({"pagination-count": None}))
+        await t.agrees()
+        listing = world.listing
+        world.listing = lambda *given: [run for run in listing(*given) if run["id"] != run_id]
+        t.sandbox.faults.on(lambda request: request.path.endswith(run_id), Status(500))
+        summary = await t.run(mode)
+        assert (summary.status, run_id in summary.error) == ("partial", True)
 
 
 async def test_hidden_run_that_the_api_still_knows_is_not_marked_gone(database_url):
