@@ -71,6 +71,10 @@ class Tally:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
+    def count_once(self, met: int) -> None:
+        """Count runs that several passes have read once; the last pass has read `met` runs, the whole listing."""
+        self.runs_unchanged = max(0, met - self.runs_inserted - self.runs_updated - self.rejects)
+
     @property
     def runs_seen(self) -> int:
         """Runs received; those repeated on overlapping pages count once."""

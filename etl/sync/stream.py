@@ -261,6 +261,8 @@ class StreamSync:
                 f"To finish in time, its reconcile read {self._due.taken:,} pages in this sync, more than "
                 "sync.reconcile_share allows. Sync more often, or raise sync.reconcile_every."
             )
+        if self._crawl is not None and self._crawl.from_start:
+            self._intake.tally.count_once(self._crawl.met)
         await self._store.finish(
             watermark=None if error else self._intake.newest,
             backfilled=self._crawl is not None,
