@@ -78,7 +78,6 @@ async def check_rules(
     """Check the enabled rules that are due. Queries run with the role of readers; a failed query is a warning.
 
     Args:
-        settings: the settings.
         connection: a connection that may write the state of rules.
         send: sends a message and returns whether it succeeded; if not, the next sync sends the message again.
         listener: receives a notice for each rule that fails, starts firing or is resolved.

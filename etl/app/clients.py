@@ -32,7 +32,6 @@ async def open_clients(
 
     Args:
         stack: the exit stack that closes the clients.
-        settings: the settings.
         apps: the apps.
         leases: connection pool for the request budget; None if there is none, so that fewer requests may be sent.
         listener: receives events about requests.

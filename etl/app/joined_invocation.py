@@ -26,9 +26,7 @@ class JoinedInvocation(SyncInvocation):
     """An invocation in one of the copies that share it. If a copy ends early, the others take over its streams.
 
     Args:
-        settings: the settings.
         task: the mode and the window.
-        listener: receives all events.
         name: name of the invocation to join, or to start if it is not running.
         options: see `SyncInvocation`.
     """

@@ -33,7 +33,6 @@ async def forget(settings: Settings, *, runs: Sequence[str] = (), records: Seque
     """Erase the content of runs, or of all runs of records, permanently; later loads do not restore it.
 
     Args:
-        settings: the settings.
         runs: ids of runs.
         records: ids of records.
 
@@ -48,7 +47,6 @@ async def reader_grants(settings: Settings, role: str, *, apply: bool = False) -
     """Return or apply the statements that let a role read the entities, the views and the sync state.
 
     Args:
-        settings: the settings.
         role: name of the role, which must exist if `apply` is true.
         apply: whether to run the statements, in one transaction. The statement that sets the role's search_path is run
             separately, because it may fail.

@@ -46,11 +46,9 @@ class QueueWorker:
     """Runs the queued workflows of an invocation, several concurrently.
 
     Args:
-        settings: the settings.
         task: the mode and the window.
         warehouse: the warehouse with the queue.
         clients: API clients by app id.
-        listener: receives events.
         outcomes: filled with the outcomes of the streams that this process has run.
         summary: the summary of the invocation; its requests and retries are those of this process.
         is_shared: whether other processes work on the invocation too. Then big streams are split into slices.

@@ -34,7 +34,6 @@ async def run_sync(  # noqa: PLR0913 - the options of the commands
     """Sync, backfill or reconcile.
 
     Args:
-        settings: the settings.
         mode: `sync`, `backfill` or `reconcile`.
         apps: ids of the apps to sync; empty for all configured apps.
         workflows: ids of the workflows to sync; empty for all.
@@ -42,7 +41,6 @@ async def run_sync(  # noqa: PLR0913 - the options of the commands
         until: with `backfill`, load runs created before this time.
         dry_run: whether to fetch and normalize only, without writing.
         join: name of the invocation to join, or to start if it is not running; None for an invocation of this process.
-        listener: receives all events.
         policy: the retry policy; None for the default.
 
     Returns:

@@ -83,7 +83,6 @@ class SharedState:
     """The shared state of an invocation. All methods reconnect if the connection to PostgreSQL is lost.
 
     Args:
-        warehouse: the warehouse.
         sync_id: id of the invocation in `etl_syncs`.
     """
 

@@ -78,9 +78,6 @@ class SplitStreams:
         """Read a big stream in slices until all slices are finished.
 
         Args:
-            listing: the listing of the stream.
-            intake: the intake of the stream.
-            store: the store of the stream.
             read_slice: reads a slice in this process.
             resumes: whether to resume an interrupted backfill, and to store the remaining slices.
 

@@ -54,7 +54,6 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
     """Read the health of the streams.
 
     Args:
-        settings: the settings.
         explain: whether to add the reasons that block each watermark.
 
     Raises:

@@ -56,11 +56,8 @@ class StreamRunner:
     """Runs streams of one invocation.
 
     Args:
-        settings: the settings.
         task: the mode and the window for all streams.
-        warehouse: the warehouse.
         clients: API clients by app id.
-        listener: receives events.
         outcomes: filled with the outcome of each stream, or its progress if it is interrupted.
         sync_id: id of the invocation in `etl_syncs`; None for a dry run, which writes nothing to the warehouse.
     """

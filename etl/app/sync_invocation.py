@@ -52,9 +52,7 @@ class SyncInvocation:
     steps to share the work with other processes.
 
     Args:
-        settings: the settings.
         task: the mode and the window.
-        listener: receives all events.
         apps: ids of the apps to sync; empty for all configured apps.
         workflows: ids of the workflows to sync; empty for all.
         dry_run: whether to fetch and normalize only, without writing.

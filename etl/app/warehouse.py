@@ -51,7 +51,6 @@ async def connected(settings: Settings, *, timeout_s: float | None = None) -> As
     """Connect to the warehouse, after starting and migrating it if necessary.
 
     Args:
-        settings: the settings.
         timeout_s: time limit for statements, in seconds; None for `database.timeout_s`.
 
     Raises:
@@ -196,7 +195,6 @@ async def open_warehouse(settings: Settings, listener: Listener, *, migrated: bo
     """Open the warehouse for a command.
 
     Args:
-        settings: the settings.
         listener: receives events about migrations.
         migrated: whether to apply pending migrations first.
 

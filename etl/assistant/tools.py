@@ -52,7 +52,6 @@ async def serve(settings: Settings, limits: Limits, mask: Callable[[str], str]) 
     """Answer requests on stdin until end of file.
 
     Args:
-        settings: the settings.
         limits: the limits of each query.
         mask: masks secrets in error messages.
 

@@ -121,7 +121,6 @@ class Queue:
         """Claim a workflow that was postponed, or whose process is dead.
 
         Args:
-            unit: the workflow.
             last: whether to claim it even if another invocation holds some of its streams.
         """
         claim = await self._ask(partial(_lock, unit=unit, partly=last))
@@ -136,8 +135,6 @@ class Queue:
         """Record the outcomes of a workflow's streams and release them.
 
         Args:
-            unit: the workflow.
-            outcomes: the outcomes as JSON.
             sent: numbers of requests and retries that this process has sent since it last finished a workflow or
                 slice.
         """

@@ -79,7 +79,6 @@ async def read_all(
     After each pass, runs of the warehouse that the pass did not show are looked up.
 
     Args:
-        listing: the listing of the stream.
         intake: loads what is read.
         store: the stream in the warehouse.
         now: the current time by PostgreSQL's clock.
