@@ -69,13 +69,11 @@ class CortexClient:
         self._max_response_bytes = max_response_bytes
         self._transport: Transport | None = None
         self._opened_by: asyncio.Task[Any] | None = None
-        self._cancellations = 0  # of that task, before it opened the client
         self.readers = 0
         """The number of listings that are being read, which share the memory for pages."""
 
     async def __aenter__(self) -> Self:
         self._opened_by = asyncio.current_task()
-        self._cancellations = 0 if self._opened_by is None else self._opened_by.cancelling()
         self._transport = Transport(
             f"Bearer {self._key.get_secret_value()}",
             timeout_s=self._settings.timeout_s,
@@ -196,7 +194,7 @@ class CortexClient:
         retries = Retries(self._policy)
         while True:
             await self._limiter.acquire()
-            if self._opened_by is not None and self._opened_by.cancelling() > self._cancellations:
+            if self._opened_by is not None and self._opened_by.cancelling():
                 raise asyncio.CancelledError
             answer = None
             try:
