@@ -31,9 +31,10 @@ _LONGEST_PAUSE_S = 1.6  # between attempts
 def uncounted(requests_per_minute: int) -> int:
     """Return how many requests per minute a command may send without a budget in which they count.
 
-    A budget that is created soon after such commands has requests left for two of them.
+    A budget that is created soon after such commands has requests left for two of them. They are few, because the first
+    sync has to do without them.
     """
-    return max(1, requests_per_minute // (2 * _UNCOUNTED_COMMANDS))
+    return max(1, min(requests_per_minute // 4, max(10, requests_per_minute // 10)))
 
 
 @dataclass(frozen=True, slots=True)
