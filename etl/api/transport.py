@@ -31,7 +31,7 @@ SKIMMED_FACTOR = 4
 """A larger body, whose items may be too large to keep, is read up to this many times `MAX_RESPONSE_BYTES`."""
 
 PAGE_BYTES = 8 * 1024 * 1024
-"""Bodies larger than this are read one at a time, to limit memory."""
+"""Larger bodies are read one at a time, to limit memory; a larger page is replaced by smaller ones."""
 
 _DECODED = frozenset({"", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"})  # the last two only if installed
 _ENCODING = re.compile(r"content-encoding: (\w+)", re.IGNORECASE)

@@ -40,7 +40,7 @@ class Crawled:
         order: the order of the listing; None if it showed too little.
         window: the creation times read.
         doubt: why the pass may have missed a run; empty if it did not.
-        is_complete: whether it missed no run, and no run that it did not show is still listed.
+        is_complete: whether it missed no run, and the API answered for the runs that it did not show.
         from_start: whether one process has read it from the beginning, not from a checkpoint.
         met: how many different runs it showed.
         count: the API's last count; None if it sends none.

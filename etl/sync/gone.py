@@ -50,7 +50,8 @@ async def settle_unseen(intake: Intake, unseen: Sequence[str], *, complete: bool
         complete: whether the pass was proved complete.
 
     Returns:
-        Whether the pass still counts as complete: no run that was looked up is listed after all.
+        Whether the pass still counts as complete: the API answered for each run that was looked up, and none of a
+        sample is listed after all.
     """
     sample, rest = list(unseen[:LOOKED_UP]), list[str]()
     if complete and len(unseen) > LOOKED_UP:

@@ -185,7 +185,7 @@ class Listing:
             reading: the pass.
 
         Yields:
-            Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most).
+            Consecutive pages, as many as have arrived (about `BATCH_ITEMS` items at most, or one page).
 
         Raises:
             FatalError: the API returns the same items over and over.
