@@ -93,6 +93,16 @@ async def test_json_keeps_digits_names_and_documents(asking) -> None:
     }  # fmt: skip
 
 
+async def test_json_has_all_columns_whatever_their_names(asking) -> None:
+    for query, rows in (
+        ("SELECT 1.50 AS r, 2 AS c", '{"r":1.50,"c":2}'),
+        ("SELECT ROW(1, 2) AS r, 3 AS c", '{"r":{"f1":1,"f2":2},"c":3}'),
+        ("SELECT '[1]'::jsonb AS r", '{"r":[1]}'),
+    ):
+        assert (await asking("sql", query, "--format", "jsonl")).out == f"{rows}\n"
+        assert (await asking("sql", query, "--format", "json")).out == f"[{rows}]\n"
+
+
 async def test_data_is_exact_in_a_pipe_and_harmless_on_a_terminal(asking, warehouse) -> None:
     await warehouse.execute("INSERT INTO workflows (id, name) VALUES ('w', $1)", HOSTILE)
     query = "SELECT name FROM workflows"
