@@ -156,7 +156,7 @@ COMMENT ON COLUMN run_facts.gone_at IS 'When a sync found that the API no longer
 CREATE VIEW workflow_health_daily AS
 SELECT
     daily.day,
-    coalesce(daily.workflow_app_id, daily.app_id) AS app_id,
+    daily.app_id,
     daily.workflow_id,
     workflows.name AS workflow_name,
     daily.runs,
@@ -283,7 +283,7 @@ COMMENT ON COLUMN step_performance.credits IS
 CREATE VIEW step_performance_daily AS
 SELECT
     daily.day,
-    coalesce(daily.workflow_app_id, daily.app_id) AS app_id,
+    daily.app_id,
     daily.workflow_id,
     workflows.name AS workflow_name,
     daily.step_key,
@@ -320,7 +320,7 @@ COMMENT ON COLUMN step_performance_daily.ended IS 'Number of runs in which the s
 CREATE VIEW model_usage_daily AS
 SELECT
     daily.day,
-    coalesce(daily.workflow_app_id, daily.app_id) AS app_id,
+    daily.app_id,
     daily.workflow_id,
     workflows.name AS workflow_name,
     daily.provider,

@@ -6,11 +6,14 @@ import random
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import asyncpg
 import pytest
 from postgres_fixtures import add_owners
+
+from etl.db.rollups import roll_up
 
 CONTRACT = {
     "run_facts": "run_id app_id app_name workflow_id workflow_name version status origin created_at started_at ended_at "
@@ -187,6 +190,18 @@ async def test_steps_have_a_row_per_workflow_and_step(warehouse: asyncpg.Connect
         ("a", "only credits", None, 1, 0, None, None, None, Decimal("0.5")),
         ("a", "s", "service", 7, 1, 0.25, 0.1, pytest.approx(0.28), Decimal("1.15")),
     ]
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+async def test_days_of_all_apps_name_the_app_of_the_workflow(warehouse: asyncpg.Connection, rolled_up: bool) -> None:
+    await run(warehouse, "r1", app_id="z", status="FAILED")
+    await step(warehouse, "r1", "s", type="model", status="FAILED")
+    await run(warehouse, "r2", app_id="y", workflow_app_id=None, workflow_id="v", status="FAILED")
+    await step(warehouse, "r2", "s", type="model", status="FAILED")
+    if rolled_up:
+        await roll_up(warehouse, seconds=inf)
+    for view in ("health_days", "credit_days", "step_days", "model_days", "failure_days"):
+        assert await rows(warehouse, f"SELECT workflow_id, app_id FROM {view} ORDER BY 1") == [("v", "y"), ("w", "a")]
 
 
 async def test_models_are_counted_per_step_or_per_call_of_a_loop(warehouse: asyncpg.Connection) -> None:
