@@ -387,8 +387,9 @@ CROSS JOIN LATERAL (
     CROSS JOIN LATERAL unnest(list.durations_s) AS duration_s
 ) AS spread;
 
--- A model step counts as one call; if it looped, its calls of type model count instead (calls without a type have the
--- type of the step). The API does not split the credits of a step by model.
+-- A model step counts as one call; for a step that looped, whatever its type, its calls of type model count instead
+-- (calls without a type have the type of the step). The API does not split the credits of a step, so they count only for
+-- model steps, and for the only model that the calls name. A call that failed early names none.
 CREATE VIEW counted_models AS
 SELECT
     runs.workflow_id,
@@ -405,11 +406,11 @@ SELECT
 FROM etl_uncounted_runs AS runs
 CROSS JOIN LATERAL (
     SELECT
-        run_id, step_key, provider, model, status, input_tokens, output_tokens,
-        coalesce(looped, jsonb_typeof(output) = 'array', false) AS looped,
-        credits - coalesce(child_credits, 0) AS credits
+        run_id, step_key, type, provider, model, status, input_tokens, output_tokens,
+        coalesce(looped, false) AS looped,
+        CASE WHEN type = 'model' THEN credits - coalesce(child_credits, 0) END AS credits
     FROM run_steps
-    WHERE run_id = runs.id AND type = 'model'
+    WHERE run_id = runs.id AND (type = 'model' OR looped)
     OFFSET 0
 ) AS steps
 CROSS JOIN LATERAL (
@@ -430,10 +431,14 @@ CROSS JOIN LATERAL (
         count(*) FILTER (WHERE calls.status = 'FAILED'),
         sum(calls.input_tokens),
         sum(calls.output_tokens),
-        CASE WHEN count(*) OVER () = 1 THEN steps.credits END
+        CASE
+            WHEN count(*) OVER (PARTITION BY calls.model IS NULL) = 1
+                AND (calls.model IS NOT NULL OR count(calls.model) OVER () = 0)
+            THEN steps.credits
+        END
     FROM run_step_calls AS calls
     WHERE steps.looped AND calls.run_id = steps.run_id AND calls.step_key = steps.step_key
-        AND coalesce(calls.type, 'model') = 'model'
+        AND coalesce(calls.type, steps.type) = 'model'
     GROUP BY calls.provider, calls.model
 ) AS used
 GROUP BY runs.workflow_id, runs.day, used.provider, used.model;

@@ -343,14 +343,14 @@ COMMENT ON COLUMN model_usage_daily.provider IS 'Provider of the model; null if 
 COMMENT ON COLUMN model_usage_daily.model IS
     'Model; null if the API gave none, such as for a call that failed early.';
 COMMENT ON COLUMN model_usage_daily.calls IS
-    'Number of model steps; for a step that looped, the number of its calls of type model instead.';
+    'Number of model steps; for a step of any type that looped, the number of its calls of type model instead.';
 COMMENT ON COLUMN model_usage_daily.failed IS 'Number of those that are FAILED.';
 COMMENT ON COLUMN model_usage_daily.input_tokens IS
     'Input tokens, as counted by the provider; null if it does not report them.';
 COMMENT ON COLUMN model_usage_daily.output_tokens IS
     'Output tokens, as counted by the provider; null if it does not report them.';
 COMMENT ON COLUMN model_usage_daily.credits IS
-    'Credits of the steps. Looped steps whose calls used several models are excluded, because the API does not split their credits; null if no credits are left.';
+    'Credits of the model steps without those of the runs that they started. A looped step counts for the model that its calls name, and not at all if they name several, because the API does not split its credits. Null if no credits are left.';
 
 CREATE VIEW recent_failures AS
 SELECT

@@ -223,15 +223,24 @@ async def test_models_are_counted_per_step_or_per_call_of_a_loop(warehouse: asyn
     await step(warehouse, "r2", "never called", 1, type="model", status="FAILED")
     await step(warehouse, "r2", "loop over nothing", 3, **loop)
     await step(warehouse, "r2", "no model", 2, provider="openai", model="small")  # type code
-    found = await rows(warehouse, "SELECT * FROM model_usage_daily ORDER BY day, provider, model")
+    await run(warehouse, "r3", workflow_id="v")
+    await step(warehouse, "r3", "one failed early", credits=Decimal(16), **loop)
+    await call(warehouse, "r3", "one failed early", 0, status="COMPLETED", input_tokens=500, **plain)
+    await call(warehouse, "r3", "one failed early", 1, status="FAILED")
+    await step(warehouse, "r3", "of another type", 1, credits=Decimal(32), type="service", looped=True)
+    await call(warehouse, "r3", "of another type", 0, status="COMPLETED", input_tokens=6000, **plain)
+    await call(warehouse, "r3", "of another type", 1, status="COMPLETED")  # untyped
+    found = await rows(warehouse, "SELECT * FROM model_usage_daily ORDER BY day, workflow_id, provider, model")
     assert found == [
+        (DAY, "a", "v", None, "openai", "small", 2, 0, 6500, None, Decimal(16)),
+        (DAY, "a", "v", None, None, None, 1, 1, None, None, None),
         (DAY, "a", "w", None, "openai", "small", 4, 2, 37, 1, Decimal(6)),
         (None, "a", "w", None, "anthropic", "large", 1, 0, None, None, None),
         (None, "a", "w", None, "openai", "small", 1, 0, None, None, None),
         (None, "a", "w", None, None, None, 1, 1, None, None, None),
     ]
     tokens = "SELECT run_id, input_tokens, output_tokens FROM run_facts ORDER BY 1"
-    assert await rows(warehouse, tokens) == [("r1", 37, 1), ("r2", None, None)]
+    assert await rows(warehouse, tokens) == [("r1", 37, 1), ("r2", None, None), ("r3", 6500, None)]
     of_steps = await rows(
         warehouse, "SELECT step_key, input_tokens, calls FROM step_facts WHERE run_id = 'r1' ORDER BY 1"
     )

@@ -58,7 +58,7 @@ FROM run_steps AS steps
 JOIN runs ON runs.id = steps.run_id
 GROUP BY runs.workflow_id, steps.step_key;
 
--- Model steps that did not loop, and the calls of those that did.
+-- Model steps that did not loop, and the model calls of steps that did.
 CREATE VIEW plain_model_calls AS
 SELECT
     steps.run_id, steps.step_key, steps.provider, steps.model, steps.status, steps.input_tokens, steps.output_tokens,
@@ -68,10 +68,10 @@ WHERE steps.type = 'model' AND steps.looped IS NOT TRUE
 UNION ALL
 SELECT
     calls.run_id, calls.step_key, calls.provider, calls.model, calls.status, calls.input_tokens, calls.output_tokens,
-    steps.credits - coalesce(child_credits, 0), true
+    CASE WHEN steps.type = 'model' THEN steps.credits - coalesce(child_credits, 0) END, true
 FROM run_step_calls AS calls
 JOIN run_steps AS steps ON steps.run_id = calls.run_id AND steps.step_key = calls.step_key
-WHERE steps.type = 'model' AND steps.looped AND (calls.type = 'model' OR calls.type IS NULL);
+WHERE steps.looped AND (calls.type = 'model' OR calls.type IS NULL AND steps.type = 'model');
 
 CREATE VIEW plain_model_usage_daily AS
 SELECT
@@ -85,15 +85,23 @@ SELECT
     count(*) FILTER (WHERE used.status = 'FAILED') AS failed,
     sum(used.input_tokens) AS input_tokens,
     sum(used.output_tokens) AS output_tokens,
-    round(sum(used.credits) FILTER (WHERE NOT used.of_loop OR used.place = 1 AND used.models = 1), 12) AS credits
+    round(sum(used.credits) FILTER (
+        WHERE NOT used.of_loop
+            OR used.place = 1 AND (used.models = 1 AND used.model IS NOT NULL OR used.models = 0 AND used.providers = 1)
+    ), 12) AS credits
 FROM (
     SELECT
         calls.*,
-        row_number() OVER (PARTITION BY run_id, step_key) AS place,
+        row_number() OVER (PARTITION BY run_id, step_key, provider, model) AS place,
         (
             SELECT count(DISTINCT (others.provider, others.model)) FROM plain_model_calls AS others
+            WHERE others.run_id = calls.run_id AND others.step_key = calls.step_key AND others.model IS NOT NULL
+        ) AS models,
+        (
+            SELECT count(DISTINCT coalesce(others.provider, ''))
+            FROM plain_model_calls AS others
             WHERE others.run_id = calls.run_id AND others.step_key = calls.step_key
-        ) AS models
+        ) AS providers
     FROM plain_model_calls AS calls
 ) AS used
 JOIN runs ON runs.id = used.run_id

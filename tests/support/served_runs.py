@@ -110,11 +110,10 @@ class ServedRun:
     def model_calls(self, key: str) -> list[tuple[Json, Json, int | None, int | None, bool]]:
         """Return (provider, model, input tokens, output tokens, failed) of the step, or of its calls if it looped."""
         step = self.steps[key]
-        if step is None or step.get("type") != "model":
+        if step is None:
             return []
-        calls = [step]
-        if isinstance(step.get("output"), list):
-            calls = [each for each in step.get("calls") or [] if (each.get("type") or "model") == "model"]
+        used = step.get("calls") or [] if isinstance(step.get("output"), list) else [step]
+        calls = [each for each in used if (each.get("type") or step.get("type")) == "model"]
         outputs = [each["output"] if isinstance(each.get("output"), dict) else {} for each in calls]
         return [
             (output.get("provider"), output.get("model"), *_tokens(output.get("raw")), call["status"] == "FAILED")
