@@ -246,9 +246,9 @@ COMMENT ON COLUMN runs.record_id IS 'Record that the run processed.';
 COMMENT ON COLUMN runs.input IS 'Input of the run, as received.';
 COMMENT ON COLUMN runs.result IS 'Result of the run, as received.';
 COMMENT ON COLUMN runs.credits IS
-    'Credits of the run, including those of the runs that it started (usage.total of the API), exact; null if the API gave none. run_usage_calls has their breakdown.';
+    'Credits of the run, including those of the runs that it started (usage.total of the API), exact; null if the API gave none. Do not sum them: the credits of a child run also count for its parent. Use own_credits. run_usage_calls has their breakdown.';
 COMMENT ON COLUMN runs.own_credits IS
-    'Credits of the run without those of the runs that it started: credits minus the child_credits of its steps. A sum over runs counts each credit once. Null if credits is null.';
+    'Credits of the run without those of the runs that it started: credits minus the child_credits of its steps, so that a sum over runs counts each credit once. What a child run cost stays included if it is not in the warehouse or has no credits. If the step that started it has no credits, nothing is subtracted, and a cost that credits includes counts twice. Null if credits is null.';
 COMMENT ON COLUMN runs.retention_max_age_s IS 'How long the API keeps the run, in seconds; -1 keeps it forever.';
 COMMENT ON COLUMN runs.retention_preserve_on_failure IS 'Whether the API keeps the run past its retention if it failed.';
 COMMENT ON COLUMN runs.retention_due_at IS 'When the API will remove the run; null if the API keeps it.';
@@ -321,7 +321,7 @@ COMMENT ON COLUMN run_steps.input_tokens IS
 COMMENT ON COLUMN run_steps.output_tokens IS
     'Output tokens of a model step, as counted by its provider (output.raw); null if the provider does not report them, or if the step looped.';
 COMMENT ON COLUMN run_steps.http_status IS
-    'HTTP status that an http_request or browser step received; null if the step looped.';
+    'HTTP status that an http_request or browser step received; null if the step looped (see run_step_calls.output).';
 COMMENT ON COLUMN run_steps.child_run_id IS
     'Run that a workflow step started (runs.id, if that workflow is synced); null if the step looped (see run_step_calls). child_runs has the runs that steps of any type started.';
 COMMENT ON COLUMN run_steps.looped IS 'Whether the step looped. Its output is then a list with an item per iteration.';
@@ -396,7 +396,7 @@ CREATE TABLE run_usage_calls (
     CONSTRAINT run_usage_calls_run_fkey FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE run_usage_calls IS
-    'The tree of credits: one row per node below the root. The totals of the roots are runs.credits and run_steps.credits.';
+    'The tree of credits: one row per node below the root. The totals of the roots are runs.credits and run_steps.credits. Each node includes the nodes below it, and the tree of a run the trees of its steps, so sum one level of one tree only.';
 COMMENT ON COLUMN run_usage_calls.run_id IS 'Run that used the credits (runs.id).';
 COMMENT ON COLUMN run_usage_calls.step_key IS
     'Step of the tree (run_steps.step_key); an empty string for the tree of the run itself.';

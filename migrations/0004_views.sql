@@ -52,15 +52,15 @@ COMMENT ON COLUMN step_facts.type IS 'Step type; null if only the credits of the
 COMMENT ON COLUMN step_facts.status IS 'Status, as in runs.status; null if only the credits of the step are known.';
 COMMENT ON COLUMN step_facts.started_at IS 'When the step started.';
 COMMENT ON COLUMN step_facts.duration_s IS 'Duration of the step in seconds; null while the step is open.';
-COMMENT ON COLUMN step_facts.provider IS 'Provider of the model of a model step; null if the step looped.';
-COMMENT ON COLUMN step_facts.model IS 'Model of a model step; null if the step looped.';
+COMMENT ON COLUMN step_facts.provider IS 'Provider of the model of a model step; null if the step looped (see run_step_calls).';
+COMMENT ON COLUMN step_facts.model IS 'Model of a model step; null if the step looped (see run_step_calls).';
 COMMENT ON COLUMN step_facts.input_tokens IS
     'Input tokens of a model step, as counted by its provider; if the step looped, the sum of its calls of type model. Null if the provider does not report them.';
 COMMENT ON COLUMN step_facts.output_tokens IS
     'Output tokens of a model step, as counted by its provider; if the step looped, the sum of its calls of type model. Null if the provider does not report them.';
 COMMENT ON COLUMN step_facts.calls IS 'Number of loop iterations or tool calls of the step (run_step_calls).';
 COMMENT ON COLUMN step_facts.credits IS
-    'Credits of the step without those of the runs that it started, exact; null if the API gave none.';
+    'Credits of the step without those of the runs that it started, exact: credits minus child_credits of run_steps. Null if the API gave none.';
 COMMENT ON COLUMN step_facts.child_run_id IS
     'Run that a workflow step started; null if the step looped. child_runs has the runs that steps of any type started.';
 COMMENT ON COLUMN step_facts.error IS 'Message of the step''s error.';
@@ -136,7 +136,7 @@ COMMENT ON COLUMN run_facts.started_at IS 'When the run started; null before tha
 COMMENT ON COLUMN run_facts.ended_at IS 'When the run ended; null while it is open.';
 COMMENT ON COLUMN run_facts.duration_s IS 'ended_at minus started_at, in seconds; null if either is null.';
 COMMENT ON COLUMN run_facts.credits IS
-    'Credits of the run without those of the runs that it started, exact. A sum counts each credit once. Null if the API gave none.';
+    'Credits of the run without those of the runs that it started (runs.own_credits), exact. A sum counts each credit once. Null if the API gave none.';
 COMMENT ON COLUMN run_facts.credits_with_children IS
     'Credits of the run including those of the runs that it started, exact, as given by the API.';
 COMMENT ON COLUMN run_facts.input_tokens IS
@@ -173,7 +173,7 @@ SELECT
 FROM health_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW workflow_health_daily IS
-    'One row per day and workflow: runs by status, failure rate, durations and credits.';
+    'One row per day and workflow: runs by status, failure rate, durations and credits. Runs with a status that the API added later count in runs, but in no column of a status.';
 COMMENT ON COLUMN workflow_health_daily.day IS 'UTC day of the runs'' created_at; null for runs without created_at.';
 COMMENT ON COLUMN workflow_health_daily.app_id IS
     'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
@@ -190,7 +190,7 @@ COMMENT ON COLUMN workflow_health_daily.failure_rate IS
 COMMENT ON COLUMN workflow_health_daily.p50_duration_s IS 'Median of the runs'' duration_s, in seconds.';
 COMMENT ON COLUMN workflow_health_daily.p95_duration_s IS '95th percentile of the runs'' duration_s, in seconds.';
 COMMENT ON COLUMN workflow_health_daily.credits IS
-    'Credits of the runs without those of the runs that they started; null if the API gave none.';
+    'Sum of the runs'' own credits (runs.own_credits); null if the API gave none.';
 
 CREATE VIEW credits_daily AS
 SELECT
@@ -225,7 +225,7 @@ COMMENT ON COLUMN credits_daily.workflow_name IS 'Name of the workflow; null if 
 COMMENT ON COLUMN credits_daily.origin IS 'What started the runs.';
 COMMENT ON COLUMN credits_daily.runs IS 'Number of runs created that day.';
 COMMENT ON COLUMN credits_daily.credits IS
-    'Credits of the runs without those of the runs that they started; null if the API gave none.';
+    'Sum of the runs'' own credits (runs.own_credits); null if the API gave none.';
 COMMENT ON COLUMN credits_daily.credits_with_children IS
     'Credits of the runs including those of the runs that they started, as given by the API. Do not sum them up: the credits of a child run also count for its parent.';
 
@@ -278,7 +278,7 @@ COMMENT ON COLUMN step_performance.failure_rate IS
 COMMENT ON COLUMN step_performance.p50_s IS 'Median of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance.p95_s IS '95th percentile of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance.credits IS
-    'Credits of the step without those of the runs that it started; null if the API gave none.';
+    'Sum of the step''s credits without those of the runs that it started (step_facts.credits); null if the API gave none.';
 
 CREATE VIEW step_performance_daily AS
 SELECT
@@ -314,7 +314,7 @@ COMMENT ON COLUMN step_performance_daily.failure_rate IS
 COMMENT ON COLUMN step_performance_daily.p50_s IS 'Median of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance_daily.p95_s IS '95th percentile of the step''s duration_s, in seconds.';
 COMMENT ON COLUMN step_performance_daily.credits IS
-    'Credits of the step without those of the runs that it started; null if the API gave none.';
+    'Sum of the step''s credits without those of the runs that it started (step_facts.credits); null if the API gave none.';
 COMMENT ON COLUMN step_performance_daily.ended IS 'Number of runs in which the step is COMPLETED, FAILED, CANCELLED or SKIPPED.';
 
 CREATE VIEW model_usage_daily AS
@@ -333,7 +333,7 @@ SELECT
 FROM model_days AS daily
 LEFT JOIN workflows ON workflows.id = daily.workflow_id;
 COMMENT ON VIEW model_usage_daily IS
-    'One row per day, workflow and model: calls, failures, tokens and credits.';
+    'One row per day, workflow and model: calls, failures, tokens and credits. Looped steps without calls are not included. Neither are models that a step that did not loop called as tools; run_step_calls has them.';
 COMMENT ON COLUMN model_usage_daily.day IS 'UTC day of the runs'' created_at; null for runs without created_at.';
 COMMENT ON COLUMN model_usage_daily.app_id IS
     'App that the workflow belongs to; if no run names it, an app from which the runs were triggered.';
@@ -350,7 +350,7 @@ COMMENT ON COLUMN model_usage_daily.input_tokens IS
 COMMENT ON COLUMN model_usage_daily.output_tokens IS
     'Output tokens, as counted by the provider; null if it does not report them.';
 COMMENT ON COLUMN model_usage_daily.credits IS
-    'Credits of the model steps without those of the runs that they started. A looped step counts for the model that its calls name, and not at all if they name several, because the API does not split its credits. Null if no credits are left.';
+    'Credits of the model steps without those of the runs that they started. A looped step counts for the model that its calls name, and not at all if they name several, because the API does not split its credits. With those of the other steps, they do not add up to credits_daily: left out are loops that name several models or have no calls, steps of which only the credits are known, and credits of a run that no step has. Null if no credits are left.';
 
 CREATE VIEW recent_failures AS
 SELECT
@@ -441,7 +441,7 @@ FROM runs
 LEFT JOIN workflows ON workflows.id = runs.workflow_id
 WHERE runs.status IN ('PENDING', 'RUNNING') AND runs.gone_at IS NULL AND runs.erased_at IS NULL;
 COMMENT ON VIEW open_runs IS
-    'One row per open run: PENDING or RUNNING when last synced, listed by the API and not erased.';
+    'One row per open run: PENDING or RUNNING when last synced, listed by the API and not erased. Runs with a status that the API added later are not included.';
 COMMENT ON COLUMN open_runs.run_id IS 'The open run.';
 COMMENT ON COLUMN open_runs.app_id IS
     'App that the workflow belongs to; if the run does not name it, the app from which the run was triggered.';
@@ -524,7 +524,7 @@ COMMENT ON COLUMN run_tree.parent_step_key IS 'The step of the parent that start
 COMMENT ON COLUMN run_tree.depth IS 'Level below the root; the root is 0.';
 COMMENT ON COLUMN run_tree.status IS 'Status of the run; null if its workflow is not synced.';
 COMMENT ON COLUMN run_tree.credits IS
-    'Credits of the run without those of the runs that it started, exact; null if the API gave none or the workflow is not synced.';
+    'Credits of the run without those of the runs that it started (runs.own_credits), exact; null if the API gave none or the workflow is not synced. A run that is in several trees is in the sum of each.';
 COMMENT ON COLUMN run_tree.day IS 'UTC day of the root''s created_at. Filter by it to read few trees.';
 
 CREATE VIEW listed_runs AS

@@ -32,11 +32,15 @@ Generated from the comments in the database by `python -m etl.dictionary`; `\\d+
 - All tables are in one schema, `cortex` unless `database.schema` is set. Releases add columns, tables and views; they
   do not rename or drop any.
 - Times are `timestamptz`; a day is the UTC day of `created_at`. Filter by day: the views then read only those days.
+  Runs without `created_at` have no day; conditions such as `day >= ...` and `created_at >= ...` leave them out.
+- In `runs`, `app_id` is the app from which the run was triggered. In views, it is the app that the workflow belongs to
+  if the run names it, otherwise the app from which the run was triggered; in `sync_health`, the app of the stream.
 - Credits are `numeric`. In tables, `credits` is the number of the API, with all digits sent: what a run or step cost,
   the runs that it started included. In views, `credits` leave those out, so that a sum counts each credit once; sums
   are rounded to 12 decimals. `credits_with_children` is the number of the API; where the API gives a run none, what its
-  child runs cost is in no `credits_with_children` above them, but in the sum of `credits`. Credits of 10^15 or more are
-  too large for sums and go to `extra`.
+  child runs cost is in no `credits_with_children` above them, but in the sum of `credits`. If a child run is replayed,
+  its credits change and those of its parent do not; the sum of `credits` then differs from what the API gives for the
+  runs that no other run started. Credits of 10^15 or more are too large for sums and go to `extra`.
 - Durations are in seconds, rates between 0 and 1.
 - `status`, `origin` and `type` are text, because the API adds values without notice.
 - A run that is gone from the API stays in the warehouse, with `gone_at` set.
