@@ -69,6 +69,8 @@ def sql(
 ) -> None:
     """Run a read-only query on the warehouse.
 
+    In JSON, a number is appended to the name of a column that occurs before: runs, runs_2.
+
     Example: `cortex-etl sql "SELECT workflow_name, sum(credits) FROM credits_daily GROUP BY 1 ORDER BY 2 DESC"`
 
     Example: `cortex-etl sql -f question.sql -o answer.csv`
