@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etl.api.client import CortexClient
 from etl.api.rate_limit import LocalLimiter, SharedLimiter
 from etl.api.retry import RetryPolicy
-from etl.db.budget import Budget, uncounted
+from etl.db.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ async def open_clients(
     Args:
         stack: the exit stack that closes the clients.
         apps: the apps.
-        leases: connection pool for the request budget; None if there is none, so that fewer requests may be sent.
+        leases: connection pool for the request budget; None to limit only the requests of this process.
         listener: receives events about requests.
         policy: the retry policy; None for the default.
 
@@ -67,7 +67,7 @@ async def open_clients(
 def _limiter(settings: Settings, leases: asyncpg.Pool | None) -> Limiter:
     per_minute = settings.api.requests_per_minute
     if leases is None:
-        return LocalLimiter(uncounted(per_minute))
+        return LocalLimiter(per_minute)
     return SharedLimiter(
         Budget(leases, settings.api.host, per_minute, egress=settings.api.egress), ahead=per_minute // 2000
     )

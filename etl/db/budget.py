@@ -22,19 +22,11 @@ WINDOW_S = 60.0  # the API counts requests in any 60 seconds
 _GUARD_SHARE = 1 / 150  # of the window: tolerated variation of request latency (0.4 s of 60 s)
 _SLOT_SHARE = 1 / 300  # of the window: leases in the same slot share an array entry (0.2 s of 60 s)
 
-_UNCOUNTED_COMMANDS = 2  # for example doctor and plan, before the first sync
+_UNCOUNTED = 10
+"""How many requests count as sent when the schema was created: `doctor` may have sent them before the first sync."""
 
 _TEMPORARY = (*LOST, asyncpg.InsufficientResourcesError)
 _LONGEST_PAUSE_S = 1.6  # between attempts
-
-
-def uncounted(requests_per_minute: int) -> int:
-    """Return how many requests per minute a command may send without a budget in which they count.
-
-    A budget that is created soon after such commands has requests left for two of them. They are few, because the first
-    sync has to do without them.
-    """
-    return max(1, min(requests_per_minute // 4, max(10, requests_per_minute // 10)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +81,7 @@ class Budget:
         terms = (want, self._requests_per_minute, self._held_s, valid_s + lag_s, self._slot_s)
         row, asked_at = await self._query("lease", *terms)
         while row is None:  # the first lease for this host
-            await self._query("open", _UNCOUNTED_COMMANDS * uncounted(self._requests_per_minute))
+            await self._query("open", min(_UNCOUNTED, self._requests_per_minute // 2))
             row, asked_at = await self._query("lease", *terms)
         return BudgetLease(row["granted"], row["wait_s"], asked_at + valid_s)
 

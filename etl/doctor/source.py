@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etl.api.client import CortexClient
 from etl.api.rate_limit import LocalLimiter, SharedLimiter
 from etl.api.retry import RetryPolicy
-from etl.db.budget import Budget, uncounted
+from etl.db.budget import Budget
 from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.errors import TRY_LATER, DatabaseError, EtlError, KeyRefusedError, NotFoundError, SettingsError
@@ -95,9 +95,9 @@ def _client(settings: Settings, app: AppSettings, limiter: Limiter, listener: Li
 
 @asynccontextmanager
 async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIterator[Limiter]:
-    """Open the shared request budget of the warehouse; if it is unusable, send fewer requests."""
+    """Open the shared request budget of the warehouse; if it is unusable, limit only the requests of this process."""
     api = settings.api
-    limiter: Limiter = LocalLimiter(uncounted(api.requests_per_minute))
+    limiter: Limiter = LocalLimiter(api.requests_per_minute)
     async with AsyncExitStack() as stack:
         try:
             if database_url is not None:

@@ -112,7 +112,7 @@ async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, 
     app_id = next(iter(running.world.apps))
     ids = [each for each, workflow in running.world.workflows.items() if workflow["app"]["id"] == app_id]
     command.configure(
-        f"api: {{base_url: '{running.url}', requests_per_minute: 8}}\ndatabase: {{url: 'postgresql://127.0.0.1:9/d'}}\n"
+        f"api: {{base_url: '{running.url}', requests_per_minute: 2}}\ndatabase: {{url: 'postgresql://127.0.0.1:9/d'}}\n"
         f"apps: [{{id: {app_id}, workflows: {json.dumps(ids)}}}]\n"
     )
     command.environment["CORTEX_API_KEY"] = running.key
@@ -123,7 +123,7 @@ async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, 
     await asyncio.sleep(1)
     process.terminate()
     await process.communicate()
-    assert len(running.requests) == 2  # a quarter; the third has to wait for a minute
+    assert len(running.requests) == 2  # the third has to wait for a minute
 
 
 async def test_first_sync_leaves_room_for_requests_that_were_not_counted(
@@ -135,19 +135,18 @@ async def test_first_sync_leaves_room_for_requests_that_were_not_counted(
         f"database: {{url: '{empty_database_url}'}}\napps: {json.dumps([{'id': each} for each in running.world.apps])}\n"
     )
     command.environment["CORTEX_API_KEY"] = running.key
-    for name in ("doctor", "plan"):
-        ended = await command(name)
-        assert ended.code == 0, ended.err
+    ended = await command("doctor")
+    assert ended.code == 0, ended.err
     before = len(running.requests)
     process = await command.start("sync", "--quiet")
     async with asyncio.timeout(30):
-        while len(running.requests) < before + limit // 2:
+        while len(running.requests) < before + limit - 10:
             await asyncio.sleep(0.05)
     await asyncio.sleep(1)
     process.terminate()
     await process.communicate()
-    assert before <= limit // 2
-    assert len(running.requests) == before + limit // 2  # more within a minute of the first ones
+    assert 0 < before <= 10
+    assert len(running.requests) == before + limit - 10  # more a minute after the first ones
 
 
 async def test_doctor_does_not_send_the_key_after_a_redirect(at_work, sandbox) -> None:
