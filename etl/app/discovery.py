@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
+from etl.api.retry import BadRequestError
 from etl.db.health import record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode.items import peek_id
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from etl.normalize.rows import Row
 
 _PASSES = 4
+_SMALL_PAGE = 10  # which no API refuses for its size
 
 
 def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
@@ -103,7 +105,14 @@ async def _discover(
         found, listed, reading = _Discovered(), set[str](), Pass[Page](Paging(size))
         while reading.repeats < REPEATED_PAGES and (span := reading.next_request()) is not None:
             token = reading.token if span.number > 1 else None
-            answer = answer_of(await client.list_workflows(app_id, span.number, span.size, next_token=token))
+            try:
+                answer = answer_of(await client.list_workflows(app_id, span.number, span.size, next_token=token))
+            except BadRequestError:
+                if span.size <= _SMALL_PAGE:
+                    raise
+                reading.paging.lower(span.size)  # the API may refuse large pages
+                reading.refuse(span)
+                continue
             listed.update(answer.keys)
             for page in reading.receive(span, answer):
                 for raw in page.items:

@@ -16,7 +16,7 @@ from etl.db.workflows import mark_workflows_gone, save_workflows
 from etl.events import Listener, StreamId, ignore
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.sandbox import Sandbox, World
-from etl.sandbox.faults import BadItem
+from etl.sandbox.faults import BadItem, Status
 
 
 def listing(*workflows: tuple[str, str | None]) -> list[Any]:
@@ -194,3 +194,15 @@ async def test_missing_workflows_are_not_green(sandbox: Any, database_url: str) 
     summary = await sync(source, database_url)
     assert (summary.status, summary.exit_code) == ("partial", 1)
     assert any("counts 3 workflows and lists 2" in stream.error for stream in summary.streams)
+
+
+async def test_workflows_are_listed_on_smaller_pages_if_the_api_refuses_large_ones(
+    sandbox: Any, database_url: str
+) -> None:
+    source = await sandbox(two_workflows())
+    source.faults.on(lambda each: each.parts[-1] == "workflows" and int(each.query["take"]) > 40, Status(400))
+    summary = await sync(source, database_url)
+    assert (summary.status, summary.error) == ("succeeded", "")
+    source.faults.on(lambda each: each.parts[-1] == "workflows", Status(400))
+    summary = await sync(source, database_url)
+    assert (summary.status, summary.exit_code) == ("failed", 1)
