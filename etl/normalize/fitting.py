@@ -9,11 +9,11 @@ Rows hold `jsonb` and `numeric` values in PostgreSQL's binary format (`jsonb_rec
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property, partial
 from struct import Struct, pack
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Meta, Raw
@@ -30,10 +30,6 @@ JSONB: Final = b"\x01"
 """The version byte before the JSON text of a jsonb value."""
 
 _JSONB_NULL: Final = JSONB + b"null"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_US: Final = -946_684_800_000_000  # 1970 in microseconds since 2000, PostgreSQL's epoch
-_SURE_MS: Final = 200_000_000_000_000  # in the year 8307, well below Python's limit of 9999
-_LARGEST: Final = 20  # digits; a longer number fits no integer column
 
 
 class UnfitError(Exception):
@@ -133,6 +129,16 @@ class Fitter(Part):
         return value
 
 
+_KINDS: Final[dict[type, str]] = {
+    type(None): "null",
+    bool: "a boolean",
+    str: "a string",
+    Number: "a number",
+    list: "an array",
+    dict: "an object",
+}
+
+
 def refuse(place: str, expected: str, value: Json) -> NoReturn:
     """Raise RecordError for a value that cannot be converted. The message has only its type: it may be a secret.
 
@@ -141,21 +147,8 @@ def refuse(place: str, expected: str, value: Json) -> NoReturn:
         expected: the expected kind of value.
         value: the parsed value.
     """
-    message = f"expected {expected}, got {describe(value)}"
+    message = f"expected {expected}, got {_KINDS[type(value)]}"
     raise RecordError("invalid_field", f"{place}: {message}") if place else RecordError("not_an_object", message)
-
-
-def describe(value: Json) -> str:
-    """Return the type of a JSON value, for messages."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, str):
-        return "a string"
-    if isinstance(value, Decimal | int | float):
-        return "a number"
-    return "an array" if isinstance(value, list) else "an object"
 
 
 # Numbers
@@ -173,7 +166,7 @@ def _integers(bits: int) -> Fitter:
     def fit(value: Json) -> int:
         number = _number(value)
         # Check the size first: converting 1e999999 to an int would take very long.
-        if number.is_finite() and number.adjusted() < _LARGEST and least <= number <= most and number == int(number):
+        if least <= number <= most and number == int(number):
             return int(number)
         raise UnfitError
 
@@ -246,10 +239,8 @@ def _unusual_numeric(text: str) -> bytes:
     before, behind = -(-len(whole) // 4), -(-len(part) // 4)
     digits = whole.zfill(before * 4) + part.ljust(behind * 4, "0")
     groups = [int(digits[at : at + 4]) for at in range(0, len(digits), 4)]
-    filled = [place for place, group in enumerate(groups) if group] or [0]
-    used = groups[filled[0] : filled[-1] + 1]
     sign = _NEGATIVE if number.is_signed() else 0
-    return pack(f"{_NUMERIC_HEAD}{len(used)}H", len(used), before - 1 - filled[0], sign, len(part), *used)
+    return pack(f"{_NUMERIC_HEAD}{len(groups)}H", len(groups), before - 1, sign, len(part), *groups)
 
 
 # Times
@@ -279,24 +270,30 @@ def is_bare_day(text: str) -> bool:
     return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
 
 
-def epoch_ms_of(value: float | Decimal) -> int:
+# Milliseconds since 1970 in the years 1 to 9999, and 1970 in microseconds since 2000, PostgreSQL's epoch.
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+_WHOLE_MS: TypeAlias = Annotated[int, Meta(ge=_FIRST_MS, le=_LAST_MS)]
+_PART_MS: TypeAlias = Annotated[float, Meta(ge=float(_FIRST_MS), lt=_LAST_MS + 1.0)]
+_EPOCH_US: Final = -946_684_800_000_000
+
+
+def epoch_ms_of(value: float) -> int:
     """Convert milliseconds since 1970 to microseconds since 2000, rounded half to even."""
-    if type(value) is int and 0 <= value < _SURE_MS:
-        return value * 1000 + _EPOCH_US
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
-    if not exact.is_finite() or exact.adjusted() >= _LARGEST:
-        raise UnfitError
-    since = round(exact * 1000)
-    try:
-        _EPOCH + timedelta(microseconds=since)
-    except OverflowError:
-        raise UnfitError from None
-    return since + _EPOCH_US
+    return round(Decimal(repr(value)) * 1000) + _EPOCH_US
+
+
+def _fit_epoch_ms(value: Json) -> NoReturn:
+    _number(value)
+    raise UnfitError
 
 
 INLINED: Final = {"NUMERICS": NUMERICS, "epoch_ms_of": epoch_ms_of}
-_USUAL_EPOCH_MS: Final = (
-    f"value * 1000 + {_EPOCH_US} if type(value) is int and 0 <= value < {_SURE_MS} else epoch_ms_of(value)"
+_EPOCH_MS: Final = Fitter(
+    "a number",
+    _WHOLE_MS | _PART_MS | None,
+    epoch_ms_of,
+    _fit_epoch_ms,
+    inline=f"value * 1000 + {_EPOCH_US} if type(value) is int else epoch_ms_of(value)",
 )
 
 
@@ -358,7 +355,7 @@ FITTERS: Final = {
     "numeric": Fitter("a number", Raw, numeric_of, inline="NUMERICS[b'' + value]"),
     "timestamptz": Fitter(_DATE, str | None, time_of),
     "on_day": Fitter(_DATE, str | None, is_bare_day, null=False),
-    "epoch_ms": Fitter("a number", int | float | None, epoch_ms_of, _number, inline=_USUAL_EPOCH_MS),
+    "epoch_ms": _EPOCH_MS,
     "jsonb": JSON,
     "payload": JSON,
     "input_tokens": _responses("prompt_tokens", "input_tokens", "promptTokenCount"),

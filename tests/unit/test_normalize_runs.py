@@ -175,10 +175,16 @@ def test_step_times_are_epoch_milliseconds() -> None:
     assert row["ended_at"] == datetime(2026, 9, 2, 17, 14, 51, 888500, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("ms", [253402300799999, 253402300799998.5, -62135596800000, 4_000_000_000_001, -1])
+@pytest.mark.parametrize("ms", [253402300799999, 253402300799999.5, -62135596800000, 4_000_000_000_001, -1])
 def test_step_times_are_exact_in_all_years(ms: float) -> None:
     exact = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(ms), microseconds=int(ms % 1 * 1000))
     assert steps_of(output={"a": {"start": ms}})["a"]["started_at"] == exact
+
+
+@pytest.mark.parametrize("ms", [253402300800000, 253402300800000.0, -62135596800001, -62135596800000.5, 1e300, 10**30])
+def test_step_times_beyond_the_calendar_go_to_extra(ms: float) -> None:
+    step = steps_of(output={"a": {"start": ms}})["a"]
+    assert (step["started_at"], step["extra"]) == (None, {"start": ms})
 
 
 def test_numbers_too_large_for_columns_go_to_extra() -> None:
