@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 from etl.decode.items import LargeItem, peek_id
 from etl.decode.json_text import clean_text, dump
 from etl.errors import RecordError
-from etl.normalize.child_runs import OTHER_FORMS, child_rows
 from etl.normalize.documents import parse_object
 from etl.normalize.fitting import UnfitError, refuse
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
     CALL,
     CALL_OUTPUTS,
+    OTHER_FORMS,
     RETENTION,
     RUN,
     RUN_USAGE,
     STEP,
     STEP_OUTPUTS,
+    child_rows,
     steps_of,
 )
 from etl.normalize.versions import Definitions

@@ -1,19 +1,21 @@
-"""The documents of a run in the API, and the keys of its steps."""
+"""The documents of a run in the API, the keys of its steps, and the runs that its steps started."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec import Raw
 
-from etl.decode.json_text import Json, clean_text, dump, parse
-from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import JSON, Fitter, Part, refuse
+from etl.decode.json_text import UNREADABLE, Json, clean_text, dump, parse
+from etl.normalize.documents import Document, Each, fields_at, items_of
+from etl.normalize.fitting import JSON, NULL, Fitter, Part, refuse
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from etl.normalize.rows import Row
     from etl.tables import Table
 
 
@@ -133,3 +135,58 @@ def steps_of(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
         _, step, _ = found.get(step_key, (key, no_step, no_usage))
         found[step_key] = (key, step, used or no_usage)
     return [(step_key, *each) for step_key, each in found.items()]
+
+
+# The runs that steps started
+
+OTHER_FORMS: Final = frozenset({"note", "branch", "model", "http_request", "browser", "input"})
+"""Types of steps and calls whose outputs have other structures, without a run id."""
+
+_BRACE: Final = ord("{")
+_BRACKET: Final = ord("[")
+_FREE: Final = frozenset({b"null", b"0"})
+_LONGEST: Final = 200  # characters of an id; longer text may not fit into an index
+
+
+class _Started(msgspec.Struct, gc=False):
+    run_id: str | None = None
+    workflow_id: Raw = NULL
+
+
+_decode: Final = msgspec.json.Decoder(_Started).decode
+
+
+def child_rows(run_id: str, step_key: str, step: Any, used: Any) -> list[Row]:
+    """Return a row for each run that a step started.
+
+    The run ids are in the step's output, in its items if the step looped, and in the outputs of the step's calls. An
+    output contains the id of a child run if the step or call has the type `workflow`. An output of another type does
+    if it has both `run_id` and `workflow_id` and the step cost credits.
+    """
+    is_free = bytes(used.total) in _FREE
+    outputs: list[tuple[str | None, Raw]] = []
+    if step.type not in OTHER_FORMS:
+        looped = memoryview(step.output)[0] == _BRACKET
+        outputs = [(step.type, each) for each in (items_of(step.output, "") or () if looped else (step.output,))]
+    for call in step.calls or ():
+        kind = call.type or ("workflow" if step.type == "workflow" else None)
+        if kind not in OTHER_FORMS:
+            outputs.append((kind, call.output))
+    found = [
+        _child_id(output, is_workflow=kind == "workflow")
+        for kind, output in outputs
+        if kind == "workflow" or not is_free
+    ]
+    return [(run_id, step_key, each) for each in dict.fromkeys(found) if each and each != run_id]
+
+
+def _child_id(output: Raw, *, is_workflow: bool) -> str | None:
+    """Return the id of the child run in an output; None or empty if there is none."""
+    if memoryview(output)[0] != _BRACE:
+        return None
+    try:
+        started = _decode(output)
+    except UNREADABLE:
+        return None
+    names_run = is_workflow or started.workflow_id is not NULL
+    return started.run_id if names_run and len(started.run_id or "") <= _LONGEST else None

@@ -156,6 +156,36 @@ def test_child_runs_are_recorded_without_payloads(store_payloads: bool) -> None:
     assert children(None, {}, *tools) == [None, "child", None, None, None]
 
 
+ID = {"run_id": "child"}
+IDS = ID | {"workflow_id": "w"}
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "found"),
+    [
+        ({"type": "workflow", "output": ID}, None, ["child"]),
+        ({"type": "workflow", "output": [ID, IDS, {"run_id": "b"}, None, 5]}, 0, ["child", "b"]),
+        ({"type": "workflow", "calls": [{"output": ID}, {"type": "code", "output": ID}]}, 1, ["child"]),
+        ({"type": "workflow", "output": {"run_id": "c" * 200}}, 1, ["c" * 200]),
+        ({"type": "workflow", "output": {"run_id": "c" * 201}}, 1, []),
+        ({"type": "workflow", "output": {"run_id": ""}}, 1, []),
+        ({"type": "workflow", "output": {"run_id": "run"}}, 1, []),  # the run itself
+        ({"type": "code", "output": IDS}, 1, ["child"]),
+        ({"type": "code", "output": IDS}, 0, []),
+        ({"type": "code", "output": IDS}, None, []),
+        ({"type": "code", "output": ID}, 1, []),
+        ({"type": "model", "output": IDS}, 1, []),
+        ({"type": "model", "output": IDS, "calls": [{"type": "code", "output": ID}]}, 1, []),
+        ({"type": "model", "calls": [{"type": "model", "output": IDS}]}, 1, []),
+        ({"type": "model", "calls": [{"output": IDS}]}, 1, ["child"]),
+        ({"type": "model", "calls": [{"type": "workflow", "output": ID}]}, 0, ["child"]),
+    ],
+)
+def test_outputs_name_child_runs(step: dict[str, Any], total: int | None, found: list[str]) -> None:
+    rows = normalized(run_bytes(output={"a": step}, usage={"steps": {"a": {"total": total}}}))
+    assert rows.child_runs == [("run", "a", each) for each in found]
+
+
 def test_unexpected_outputs_leave_columns_null() -> None:
     rows = steps_of(
         output={
