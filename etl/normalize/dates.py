@@ -1,10 +1,9 @@
-"""Parse the API's dates, which are days or timestamps in ISO 8601 format."""
+"""The API's dates, which are days or timestamps in ISO 8601 format."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 # Restrict Python's parser to ISO 8601: some versions also accept invalid times such as 10:00:102.
 _MOMENT = re.compile(
@@ -16,25 +15,31 @@ _MOMENT = re.compile(
 _DIGITS = 7  # length of a fraction with its point, because Python's times have microseconds
 
 
-class Moment(NamedTuple):
-    """A parsed date: its UTC time (None outside the years 1 to 9999), and whether it is a day without a time."""
+_USUAL_LENGTHS = frozenset(
+    map(len, ("2026-09-02T17:14:49Z", "2026-09-02T17:14:49.960Z", "2026-09-02T17:14:49.960123Z"))
+)
+_from_text = datetime.fromisoformat
 
-    time: datetime | None
-    on_day: bool
 
-
-def read_moment(text: str) -> Moment:
-    """Parse an ISO 8601 day or timestamp.
+def time_of(text: str) -> datetime:
+    """Convert an ISO 8601 day or timestamp to a UTC time.
 
     The default time zone is UTC. Digits beyond microseconds are dropped.
 
     Raises:
         ValueError: the text is neither a day nor a timestamp.
+        OverflowError: the time is outside the years 1 to 9999.
     """
+    # Python parses this format correctly or raises an error.
+    if len(text) in _USUAL_LENGTHS and text[-1] == "Z" and text[10] == "T" and text[16] == ":" and text[19] in ".Z":
+        try:
+            return _from_text(text)
+        except ValueError:
+            pass  # possibly a leap second
     match = _MOMENT.fullmatch(text)
     if match is None:
         raise ValueError("not an ISO 8601 date")
-    day, on_day, is_in_range = match["day"], match["clock"] is None, True
+    day, is_in_range = match["day"], True
     if match["year"] is not None and not 1 <= int(match["year"]) <= 9999:
         is_in_range = False
         day = f"{2000 + int(match['year']) % 400}{match['rest']}"  # a year with the same calendar, to check the date
@@ -45,10 +50,13 @@ def read_moment(text: str) -> Moment:
     elif hour == "24" and not (minute + second + part[1:]).strip("0"):  # 24:00 is 00:00 of the next day
         hour, carry = "00", timedelta(days=1)
     clock = f"{hour or '00'}:{minute or '00'}:{second or '00'}{part[:_DIGITS]}"
-    local = datetime.fromisoformat(f"{day}T{clock}{(match['zone'] or 'Z').upper()}")
+    local = _from_text(f"{day}T{clock}{(match['zone'] or 'Z').upper()}")
     if not is_in_range:
-        return Moment(None, on_day)
-    try:
-        return Moment(local.astimezone(UTC) + carry, on_day)
-    except OverflowError:
-        return Moment(None, on_day)
+        raise OverflowError("beyond the calendar")
+    return local.astimezone(UTC) + carry
+
+
+def is_bare_day(text: str) -> bool:
+    """Return whether a date that `time_of` accepts is a day without a time."""
+    match = None if len(text) in _USUAL_LENGTHS else _MOMENT.fullmatch(text)
+    return match is not None and match["clock"] is None

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from etl.decode.json_text import UNREADABLE, Json, clean_json, clean_text, dump, parse
 from etl.errors import RecordError
-from etl.normalize.fitting import FITTERS, Part, UnfitError, refuse
+from etl.normalize.fitting import FITTERS, Part, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -89,7 +89,7 @@ class Document(Part):
                     setattr(document, field, part.read(raw, at, at_once=at_once))
                 elif self._strict:
                     extra[field] = raw
-            except UnfitError:
+            except OverflowError:
                 extra[field] = raw
             except RecordError:
                 if self._strict:

@@ -9,7 +9,6 @@ Rows hold `jsonb` and `numeric` values in PostgreSQL's binary format (`jsonb_rec
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
 from functools import cached_property, partial
 from struct import Struct, pack
@@ -20,7 +19,7 @@ from msgspec import Meta, Raw
 
 from etl.decode.json_text import UNREADABLE, Json, Number, clean_json, dump, parse
 from etl.errors import RecordError
-from etl.normalize.dates import read_moment
+from etl.normalize.dates import is_bare_day, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,10 +29,6 @@ JSONB: Final = b"\x01"
 """The version byte before the JSON text of a jsonb value."""
 
 _JSONB_NULL: Final = JSONB + b"null"
-
-
-class UnfitError(Exception):
-    """The column cannot hold the value, so it is null and `extra` keeps the value."""
 
 
 class Part:
@@ -63,7 +58,7 @@ class Part:
 
         Raises:
             RecordError: the part is invalid; the error names the first reason.
-            UnfitError: the column cannot hold the value, which must be kept in `extra`.
+            OverflowError: the column cannot hold the value, which must be kept in `extra`.
         """
         if at_once:
             try:
@@ -83,7 +78,7 @@ def _refuse_any(_: Json) -> NoReturn:
 class Fitter(Part):
     """Converts one kind of value to a column.
 
-    Both functions raise `ValueError` to refuse the run, and `UnfitError` to keep the value in `extra`.
+    Both functions raise `ValueError` to refuse the run, and `OverflowError` if the column cannot hold the value.
 
     Args:
         expected: the kind of value, for messages.
@@ -168,7 +163,7 @@ def _integers(bits: int) -> Fitter:
         # Check the size first: converting 1e999999 to an int would take very long.
         if least <= number <= most and number == int(number):
             return int(number)
-        raise UnfitError
+        raise OverflowError
 
     return Fitter("a number", Annotated[int, Meta(ge=least, le=most)] | None, fit=fit)
 
@@ -207,7 +202,7 @@ def numeric(text: bytes) -> bytes:
 
     Raises:
         ValueError: the text is not a number.
-        UnfitError: the number is too large.
+        OverflowError: the number is too large.
     """
     whole, _, part = text.partition(b".")
     digits = whole + part
@@ -234,7 +229,7 @@ def _unusual_numeric(text: str) -> bytes:
         raise ValueError
     number = Number(text)
     if not number.storable or (number and number.adjusted() >= _WHOLE_DIGITS):
-        raise UnfitError
+        raise OverflowError
     whole, _, part = format(number.copy_abs(), "f").partition(".")
     before, behind = -(-len(whole) // 4), -(-len(part) // 4)
     digits = whole.zfill(before * 4) + part.ljust(behind * 4, "0")
@@ -244,31 +239,6 @@ def _unusual_numeric(text: str) -> bytes:
 
 
 # Times
-
-_USUAL_LENGTHS: Final = frozenset(
-    map(len, ("2026-09-02T17:14:49Z", "2026-09-02T17:14:49.960Z", "2026-09-02T17:14:49.960123Z"))
-)
-_from_text = datetime.fromisoformat
-
-
-def time_of(text: str) -> datetime:
-    """Convert one of the API's dates to a UTC time."""
-    # Python parses this format correctly or raises an error.
-    if len(text) in _USUAL_LENGTHS and text[-1] == "Z" and text[10] == "T" and text[16] == ":" and text[19] in ".Z":
-        try:
-            return _from_text(text)
-        except ValueError:
-            pass  # possibly a leap second
-    time = read_moment(text).time
-    if time is None:
-        raise UnfitError
-    return time
-
-
-def is_bare_day(text: str) -> bool:
-    """Return whether one of the API's dates is a day without a time."""
-    return len(text) not in _USUAL_LENGTHS and read_moment(text).on_day
-
 
 # Milliseconds since 1970 in the years 1 to 9999, and 1970 in microseconds since 2000, PostgreSQL's epoch.
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
@@ -284,7 +254,7 @@ def epoch_ms_of(value: float) -> int:
 
 def _fit_epoch_ms(value: Json) -> NoReturn:
     _number(value)
-    raise UnfitError
+    raise OverflowError
 
 
 INLINED: Final = {"NUMERICS": NUMERICS, "epoch_ms_of": epoch_ms_of}

@@ -9,7 +9,7 @@ from etl.decode.items import LargeItem, peek_id
 from etl.decode.json_text import clean_text, dump
 from etl.errors import RecordError
 from etl.normalize.documents import parse_object
-from etl.normalize.fitting import UnfitError, refuse
+from etl.normalize.fitting import refuse
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
     CALL,
@@ -116,7 +116,7 @@ class Normalizer:
         if _NUL.search(raw) is None:
             try:
                 return self._rows(RUN.read(raw, "", at_once=True), digest)
-            except (UnfitError, ValueError):
+            except (OverflowError, ValueError):
                 pass
         return self._rows(RUN.read(raw, ""), digest)
 

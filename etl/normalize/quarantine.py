@@ -10,7 +10,7 @@ import msgspec
 
 from etl.decode.json_text import UNREADABLE, dump, parse
 from etl.errors import RecordError
-from etl.normalize.dates import read_moment
+from etl.normalize.dates import time_of
 from etl.normalize.redaction import redactor_of
 from etl.tables import RUNS
 
@@ -85,10 +85,8 @@ def is_due(raw: bytes, now: datetime) -> bool | None:
         found = _DUE_AT.search(raw)
         run = _Retention(None if found is None else found[1].decode(errors="replace"))
     try:
-        due_at = read_moment(run.retention_due_at).time
-    except (TypeError, ValueError):
-        return None
-    if due_at is None:
+        due_at = time_of(run.retention_due_at)
+    except (TypeError, ValueError, OverflowError):
         return None
     preserve_on_failure = isinstance(run.retention, dict) and run.retention.get("preserve_on_failure") is True
     return due_at <= now and not (preserve_on_failure and run.status == "FAILED")

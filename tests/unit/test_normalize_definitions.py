@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from etl.errors import RecordError, SettingsError
 from etl.normalize.fitting import JSONB
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.quarantine import abridge
+from etl.normalize.quarantine import abridge, is_due
 from etl.normalize.redaction import Redactor, redactor_of
 from etl.normalize.rows import VersionRows
 
@@ -279,6 +280,30 @@ def test_abridged_item_has_ids_and_numbers_but_no_payloads() -> None:
     assert abridge(raw, Redactor(["$.record_id"])) == kept % b"[redacted]"
     for other in (b'{"id":"run","input":"secret', b'"secret"', b'["secret"]', b"null", b"5", b"\xff"):
         assert abridge(other) == b""
+
+
+DUE = b'"retention_due_at":"2026-01-01T00:00:00Z"'
+PRESERVED = b'"retention":{"preserve_on_failure":true}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "due"),
+    [
+        (b"{%b}" % DUE, True),
+        (b'{"retention_due_at":"2026-01-01T00:00:01Z"}', False),
+        (b'{%b,"status":"FAILED",%b}' % (DUE, PRESERVED), False),
+        (b'{%b,"status":"COMPLETED",%b}' % (DUE, PRESERVED), True),
+        (b'{%b,"status":"FAILED","retention":"cut"}' % DUE, True),
+        (b'{%b,"input":"cut' % DUE, True),
+        (b'{"retention_due_at":"+10000-01-01"}', None),
+        (b'{"retention_due_at":"soon"}', None),
+        (b'{"retention_due_at":5}', None),
+        (b"{}", None),
+        (b"\xff", None),
+    ],
+)
+def test_payloads_of_a_quarantined_item_are_due(raw: bytes, due: bool | None) -> None:
+    assert is_due(raw, datetime(2026, 1, 1, tzinfo=UTC)) is due
 
 
 @pytest.mark.parametrize("path", ["$.a[", "$..", "", "$", " $ "])
