@@ -19,6 +19,7 @@ REDACTED: Final = "[redacted]"
 
 Mode: TypeAlias = Literal["replace", "hash"]
 _Parts: TypeAlias = tuple[int | str, ...]
+_Place: TypeAlias = tuple[_Parts, Any, Json]  # the location of a value in a run, its container, and the value
 
 # Fields that identify rows and are never replaced.
 _VERSION: Final = "workflow_version"
@@ -80,7 +81,13 @@ class Redactor:
             self._paths.append(compiled)
 
     def redact(self, document: Json) -> Json:
-        """Replace the selected values in a parsed run in place, and return it.
+        """Replace the selected values in a parsed run in place, and return it; raises like `select`."""
+        for parts, container, value in self.select(document):  # the original value, even if two paths select it
+            container[parts[-1]] = self._replacement(value)
+        return document
+
+    def select(self, document: Json) -> list[_Place]:
+        """Return the values to replace in a parsed run, with their containers and locations.
 
         Raises:
             RecordError: `not_redactable` if the document is nested too deeply to be searched.
@@ -89,23 +96,11 @@ class Redactor:
             matches = [match for path in self._paths for match in path.finditer(document)]
         except self._failures:
             raise RecordError("not_redactable", "nested too deeply for the JSON paths of payloads.redact") from None
-        chosen = [
-            place
-            for match in matches
-            if match.parent is not None
-            for place in _places(match.parent.obj, match.parts, match.obj)
-        ]
-        for parts, container, value in chosen:  # the original value, even if two paths select it
-            if value is not None and parts not in _IDENTITY:
-                container[parts[-1]] = self._replacement(value)
-        return document
+        places = (_places(match.parent.obj, match.parts, match.obj) for match in matches if match.parent is not None)
+        return [place for each in places for place in each if place[0] not in _IDENTITY and place[2] is not None]
 
     def redact_workflow(self, document: dict[str, Json]) -> None:
-        """Replace the selected values in a listed workflow in place: in its version, and in the workflow as a draft.
-
-        Raises:
-            RecordError: see `redact`.
-        """
+        """Replace the selected values in a listed workflow in place: in its version, and in the workflow as a draft."""
         self.redact({_VERSION: document.get("version"), _DRAFT: document})
 
     def _replacement(self, value: Json) -> str:
@@ -116,7 +111,7 @@ class Redactor:
         return f"sha256:{made.hexdigest()}"
 
 
-def _places(container: Any, parts: _Parts, value: Json) -> Iterator[tuple[_Parts, Any, Json]]:
+def _places(container: Any, parts: _Parts, value: Json) -> Iterator[_Place]:
     """Yield the values to replace if a path selects `value`, which is in `container` at the location `parts` of a run.
 
     These are the value itself or, for steps and calls, all fields except for those in `_FRAME`.
@@ -156,38 +151,19 @@ def _redactor(paths: Sequence[str], payloads: PayloadSettings) -> Redactor:
 
 
 def _replaced_required_field(redactor: Redactor) -> str | None:
-    """Return the path of a required field that the redactor replaces in a sample run; None if there is none."""
-    fields = dict(_fields())
-    sample: dict[str, Any] = {}
-    for path, is_required in fields.items():
-        container, field = _container(sample, path)
-        container.setdefault(field, 1 if is_required else {})
-    redactor.redact(sample)
-    for path, is_required in fields.items():
-        container, field = _container(sample, path)
-        if is_required and container.get(field) != 1:
-            return path
-    return None
-
-
-def _fields() -> Iterator[tuple[str, bool]]:
-    """Yield the path of each field of a run that has a column, and whether the column cannot hold arbitrary text."""
-    for table in (RUNS, *RUN_CHILDREN, *DEFINITIONS):
-        for column in table.columns:
-            if column.path and not column.step_types:
-                is_required = column.type not in {"text", "jsonb"} or column.path == "status"
-                yield column.path, is_required
-                if table in DEFINITIONS:
-                    yield column.path.replace(_VERSION, _DRAFT), is_required
-
-
-def _container(document: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """Return the object in a sample run that contains a field, and the name of the field.
-
-    The sample run has objects in place of arrays.
-    """
-    *parents, field = path.replace("[*]", ".*").split(".")
-    for each in parents:
-        child = document.setdefault(each, {})
-        document = child if isinstance(child, dict) else {}
-    return document, field
+    """Return the path of a column that cannot hold arbitrary text and whose field the redactor replaces; else None."""
+    sample: dict[str, Any] = {}  # a run with every field, and with objects in place of arrays
+    required: dict[tuple[str, ...], str] = {}
+    columns = [column for table in (RUNS, *RUN_CHILDREN, *DEFINITIONS) for column in table.columns]
+    for column in columns:
+        if not column.path or column.step_types:
+            continue
+        for path in (column.path, column.path.replace(_VERSION, _DRAFT)):
+            keys = tuple(path.replace("[*]", ".*").split("."))
+            field = sample
+            for key in keys:
+                field = field.setdefault(key, {})
+            if column.type not in {"text", "jsonb"} or path == "status":
+                required[keys] = path
+    replaced = [parts for parts, _, _ in redactor.select(sample)]
+    return next((path for keys, path in required.items() if any(keys[: len(each)] == each for each in replaced)), None)

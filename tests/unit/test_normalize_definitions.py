@@ -255,6 +255,11 @@ def test_hashes_are_equal_for_equal_values_only() -> None:
     assert step["output"] == "sha256:" + hashlib.sha256(b'"a"').hexdigest()
 
 
+def test_path_to_the_whole_run_replaces_only_what_else_it_selects() -> None:
+    rows = normalized(run_bytes(input={"a": 1}, result=[1]), redact=Redactor(["$ | $.input"]))
+    assert (run_row(rows)["input"], run_row(rows)["result"]) == ("[redacted]", [1])
+
+
 def test_run_that_cannot_be_redacted_is_not_stored() -> None:
     redactor = Redactor(["$..password"])
     deep = b'{"id":"run","input":' + b'{"a":' * 5000 + b'{"password":"p"}' + b"}" * 5001
