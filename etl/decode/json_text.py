@@ -47,9 +47,6 @@ class Number(Decimal):
     @property
     def storable(self) -> bool:
         """Whether PostgreSQL's numeric can hold the number."""
-        literal = self.literal
-        if len(literal) < _NUMERIC_SCALE and "e" not in literal and "E" not in literal:
-            return True
         exponent = self.as_tuple().exponent
         if not isinstance(exponent, int):
             return False
@@ -57,9 +54,6 @@ class Number(Decimal):
 
 
 # Reading
-
-_SPACE: Final = re.compile(r"[ \t\n\r]*+")
-_CLOSING: Final[dict[type, str]] = {dict: "}", list: "]"}
 
 
 def parse(raw: bytes) -> Json:
@@ -78,7 +72,7 @@ def parse(raw: bytes) -> Json:
         try:
             return _SHALLOW.decode(text)
         except RecursionError:
-            return _read_deep(text)
+            return _parse_deep(text)
     except json.JSONDecodeError as error:
         raise RecordError("invalid_json", f"{error.msg} at character {error.pos}") from None
 
@@ -88,60 +82,36 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _SHALLOW = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<mark>[\[\]{}]|NaN|Infinity)', re.DOTALL)
 
 
-def _read_deep(text: str) -> Json:
-    """Parse a text that is nested too deeply for recursion, with a stack of open containers."""
-    result: list[Json] = []
-    stack: list[Json] = [result]
-    position, key = _skip_space(text, 0), ""
-    while stack:
-        container, opening = stack[-1], text[position : position + 1]
-        value: Json
-        is_container = opening in {"{", "["}
-        if is_container:
-            value, position = {} if opening == "{" else [], _skip_space(text, position + 1)
-            stack.append(value)
-        else:
-            value, position = _SHALLOW.raw_decode(text, position)
-        if isinstance(container, dict):
-            container[key] = value
-        else:
-            container.append(value)
-        if not is_container or text.startswith(_CLOSING[type(value)], position):
-            position = _end_value(text, position, stack)
-        if stack and isinstance(stack[-1], dict):
-            key, position = _read_key(text, position)
-    return result[0]
+def _parse_deep(text: str) -> Json:
+    """Parse a text that is nested too deeply for recursion: each container by itself, the inner ones first.
 
-
-def _end_value(text: str, position: int, stack: list[Json]) -> int:
-    """Close the containers that end at `position`; return the position of the next value."""
-    while stack:
-        position = _skip_space(text, position)
-        found = text[position : position + 1]
-        if found == (_CLOSING[type(stack[-1])] if len(stack) > 1 else ""):
-            stack.pop()
-            position += 1
-        elif found == "," and len(stack) > 1:
-            return _skip_space(text, position + 1)
-        else:
-            raise json.JSONDecodeError("Expecting ',' or the end", text, position)
-    return position
-
-
-def _read_key(text: str, position: int) -> tuple[str, int]:
-    """Return the key of a member, and the position of its value."""
-    key, end = _SHALLOW.raw_decode(text, position) if text.startswith('"', position) else ("", position)
-    end = _skip_space(text, end)
-    if end == position or not text.startswith(":", end):
-        raise json.JSONDecodeError("Expecting a key and ':'", text, position)
-    return key, _skip_space(text, end + 1)
-
-
-def _skip_space(text: str, position: int) -> int:
-    space = _SPACE.match(text, position)
-    return position if space is None else space.end()
+    In the text of a container, NaN stands for each container in it, because JSON has no such value.
+    """
+    inner: list[Json] = []
+    decoder = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=lambda _: inner.pop())
+    texts: list[list[str]] = [[]]  # of each open container, its text so far, in pieces
+    parsed: list[list[Json]] = [[]]  # of each open container, the containers in it
+    position = 0
+    for token in _TOKEN.finditer(text):
+        mark = token["mark"]
+        if mark in {"NaN", "Infinity"}:
+            _refuse_constant(mark)
+        elif mark in {"[", "{"}:
+            texts[-1].append(text[position : token.start()])
+            texts.append([])
+            parsed.append([])
+            position = token.start()
+        elif mark and len(texts) > 1:
+            whole = "".join((*texts.pop(), text[position : token.end()]))
+            inner[:] = reversed(parsed.pop())
+            texts[-1].append("NaN")
+            parsed[-1].append(decoder.decode(whole))
+            position = token.end()
+    inner[:] = parsed[-1]
+    return decoder.decode("".join((*texts[-1], text[position:])))
 
 
 # Writing
