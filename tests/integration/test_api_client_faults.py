@@ -97,7 +97,7 @@ async def test_persistent_failure_ends_after_six_attempts(sandbox, small_world, 
     app_id, workflow_id = busiest(small_world)
     server.faults.on(lambda request: True, PASSING[name])
     events = []
-    async with client_of(server.url, events.append, timeout_s=0.2) as client:
+    async with client_of(server.url, events.append, timeout_s=0.2 if name == "hang" else 10) as client:
         with pytest.raises(TransientError, match=words):
             await client.list_runs(app_id, workflow_id, 1, 10)
     assert len(server.requests) == 6
