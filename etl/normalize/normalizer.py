@@ -27,18 +27,13 @@ from etl.normalize.versions import Definitions
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
-    from msgspec import Raw
-
     from etl.normalize.documents import Document
     from etl.normalize.redaction import Redactor
-    from etl.normalize.rows import VersionRows
 
 _NUL: Final = re.compile(rb"\\u0000")  # faster than `in` for texts with many escapes
-_NULL_TEXT: Final = b"null"
 _BRACE: Final = ord("{")
 _BRACKET: Final = ord("[")
 _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
-
 
 run_row: Final = row_maker(
     RUNS,
@@ -77,12 +72,7 @@ class Normalizer:
     """
 
     def __init__(
-        self,
-        app_id: str,
-        workflow_id: str,
-        *,
-        store_payloads: bool = True,
-        redact: Redactor | None = None,
+        self, app_id: str, workflow_id: str, *, store_payloads: bool = True, redact: Redactor | None = None
     ) -> None:
         self._app_id = app_id
         self._workflow_id = clean_text(workflow_id)
@@ -128,7 +118,9 @@ class Normalizer:
         if run.workflow_id is None:
             run.workflow_id = self._workflow_id
         usage, retention = run.usage or RUN_USAGE.empty, run.retention or RETENTION.empty
-        version, draft = self._versions(run)
+        version = self._definitions.rows(bytes(run.workflow_version))
+        draft = self._definitions.rows(bytes(run.workflow_version_draft), run.workflow_app_id, run.workflow_id)
+        version_id, draft_id = version and version.id, draft and draft.id
         tree = list[Row]()
         of_usage = _add_usage(tree, run.id, "", usage)
         steps, calls, children = self._step_rows(run, usage, tree, of_usage)
@@ -138,7 +130,7 @@ class Normalizer:
             run.extra = {**(run.extra or {}), "retention": retention.extra}
         is_own = run.workflow_id == self._workflow_id
         stream = (self._app_id, None, None) if is_own else (None, self._app_id, self._workflow_id)
-        row = run_row(*(run, usage, retention), _id_of(version or draft), _id_of(draft), digest, *stream, self._keep)
+        row = run_row(*(run, usage, retention), version_id or draft_id, draft_id, digest, *stream, self._keep)
         return RunRows(
             run_id=run.id,
             workflow_id=run.workflow_id,
@@ -147,7 +139,7 @@ class Normalizer:
             created_at=row[_CREATED_AT],
             updated_at=row[_UPDATED_AT],
             updated_on_day=row[_ON_DAY],
-            emptied=run.output is None and _is_null(run.input) and _is_null(run.result),
+            emptied=run.output is None and bytes(run.input) == bytes(run.result) == b"null",
             retention_due_at=row[_DUE_AT],
             run=row,
             steps=steps,
@@ -155,14 +147,6 @@ class Normalizer:
             usage=tree,
             child_runs=children,
             versions=tuple(each for each in (version, draft) if each is not None),
-        )
-
-    def _versions(self, run: Any) -> tuple[VersionRows | None, VersionRows | None]:
-        """Return the rows of the saved version and of the draft that the run used."""
-        version, draft = bytes(run.workflow_version), bytes(run.workflow_version_draft)
-        return (
-            None if version == _NULL_TEXT else self._definitions.rows(version),
-            None if draft == _NULL_TEXT else self._definitions.rows(draft, run.workflow_app_id, run.workflow_id),
         )
 
     def _step_rows(
@@ -182,16 +166,12 @@ class Normalizer:
             steps.append(step_row(run_id, step_key, ordinal, step, used, made, looped, keep))
             if step.calls or step.type not in OTHER_FORMS:
                 children += child_rows(run_id, step_key, step, used)
-            if step.calls:
-                self._add_call_rows(calls, run_id, step_key, step)
+            for place, call in enumerate(step.calls or ()):
+                made = self._output(CALL_OUTPUTS, CALL, call.type or step.type, call)
+                calls.append(call_row(run_id, step_key, place, call, made, keep))
             if (used.calls or used.extra) and (extra := _add_usage(tree, run_id, step_key, used)):
                 unknown.setdefault("steps", {})[step_key] = extra
         return steps, calls, children
-
-    def _add_call_rows(self, rows: list[Row], run_id: str, step_key: str, step: Any) -> None:
-        for ordinal, call in enumerate(step.calls):
-            made = self._output(CALL_OUTPUTS, CALL, call.type or step.type, call)
-            rows.append(call_row(run_id, step_key, ordinal, call, made, self._keep))
 
     def _output(self, outputs: dict[str, Document], document: Document, kind: str | None, holder: Any) -> Any:
         """Read the fields of an output that have columns; values that do not fit are added to `holder.extra`."""
@@ -203,14 +183,6 @@ class Normalizer:
         if holder.extra and not self._keep:
             holder.extra = {field: value for field, value in holder.extra.items() if field in document.fields}
         return output
-
-
-def _id_of(version: VersionRows | None) -> str | None:
-    return None if version is None else version.id
-
-
-def _is_null(raw: Raw) -> bool:
-    return bytes(raw) == _NULL_TEXT
 
 
 def _add_usage(rows: list[Row], run_id: str, step_key: str, usage: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,8 +24,7 @@ because converting them to Python types would take longer than loading them.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRows:
+class VersionRows(msgspec.Struct, frozen=True, gc=False):
     """The rows of one definition, shared by all runs that used it.
 
     `digest` identifies its content. The last column of `row`, `as_of`, is None: the loader fills it from the run.
@@ -86,7 +84,7 @@ def with_storable_numbers(rows: RunRows) -> RunRows:
         )
 
     versions = [
-        replace(
+        msgspec.structs.replace(
             version,
             row=storable(WORKFLOW_VERSIONS, version.row),
             steps=tuple(storable(WORKFLOW_STEPS, step) for step in version.steps),

@@ -61,8 +61,8 @@ class Definitions:
         self._cache: dict[tuple[bytes, str | None, str | None], VersionRows] = {}
         self._bytes = 0
 
-    def rows(self, text: bytes, app_id: str | None = None, draft_of: str | None = None) -> VersionRows:
-        """Return the rows of a definition.
+    def rows(self, text: bytes, app_id: str | None = None, draft_of: str | None = None) -> VersionRows | None:
+        """Return the rows of a definition; None for null.
 
         Args:
             text: the definition as JSON text.
@@ -72,6 +72,8 @@ class Definitions:
         Raises:
             RecordError: the definition is invalid; the error names the first reason.
         """
+        if text == b"null":
+            return None
         key = (text, app_id, draft_of)
         rows = self._cache.get(key)
         if rows is None:
