@@ -10,19 +10,16 @@ from etl.decode.items import digest
 from etl.decode.json_text import Json, Number, canonical, parse
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import FITTERS, JSON, extra_of, refuse
+from etl.normalize.fitting import FITTERS, extra_of, refuse
 from etl.normalize.rows import Row, VersionRows, row_maker
 from etl.tables import WORKFLOW_STEPS, WORKFLOW_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from msgspec import Raw
-
 _MAX_BYTES: Final = 8 * 2**20  # size of the cache: documents and their rows
 _ROWS_BYTES: Final = 2**13  # estimated size of the rows of a document
 _DRAFT_ID_DIGITS: Final = 32
-_BODY: Final = ("key", "input", "input_default", "input_options", "steps")
 
 AUTHOR: Final = Document("Author", fields_at(WORKFLOW_VERSIONS, "workflow_version.created_by"))
 DISPLAY: Final = Document("Display", fields_at(WORKFLOW_VERSIONS, "workflow_version.input_options.display"))
@@ -31,12 +28,12 @@ AUTO: Final = Document("Auto", fields_at(WORKFLOW_STEPS, "workflow_version.steps
 STEP: Final = Document(
     "StepDefinition",
     fields_at(WORKFLOW_STEPS, "workflow_version.steps[*]"),
-    {"auto": AUTO, "destinations": FITTERS["text[]"], "position": JSON, "size": JSON},
+    {"auto": AUTO, "destinations": FITTERS["text[]"]},
 )
-_STEPS: Final = {"steps": Each(STEP, listed=True)}
-_VERSION_FIELDS: Final = fields_at(WORKFLOW_VERSIONS, "workflow_version")
-VERSION: Final = Document("Version", _VERSION_FIELDS, _STEPS | {"created_by": AUTHOR})
-DRAFT: Final = Document("Draft", _VERSION_FIELDS, _STEPS | {"created_by": AUTHOR}, known=_BODY)
+_COLUMNS: Final = fields_at(WORKFLOW_VERSIONS, "workflow_version")
+_OTHERS: Final = {"created_by": AUTHOR, "steps": Each(STEP, listed=True)}
+VERSION: Final = Document("Version", _COLUMNS, _OTHERS)
+DRAFT: Final = Document("Draft", _COLUMNS, _OTHERS, known=("key", "input", "input_default", "input_options", "steps"))
 
 version_row: Final = row_maker(
     WORKFLOW_VERSIONS,
@@ -88,75 +85,71 @@ class Definitions:
 
 def _draft_rows(text: bytes, app_id: str | None, workflow_id: str) -> VersionRows:
     place = "workflow_version_draft"
-    content = canonical(parse(text))
+    draft, document = DRAFT.read(text, place), parse(text)
+    content = canonical(document)
     draft_id = hashlib.sha256(workflow_id.encode() + b"\n" + content).hexdigest()[:_DRAFT_ID_DIGITS]
-    return _rows(DRAFT.read(text, place), (f"draft:{draft_id}", app_id, workflow_id, True, digest(content)), place)
+    return _rows(draft, document, (f"draft:{draft_id}", app_id, workflow_id, True, digest(content)), place)
 
 
 def _version_rows(text: bytes) -> VersionRows:
     place = "workflow_version"
-    version = VERSION.read(text, place)
+    version, document = VERSION.read(text, place), parse(text)
     if not version.id:
         raise RecordError("invalid_field", f"{place}.id: expected a string that is not empty")
-    content = digest(canonical(parse(text)))
-    return _rows(version, (version.id, version.app_id, version.workflow_id, False, content), place)
+    identity = (version.id, version.app_id, version.workflow_id, False, digest(canonical(document)))
+    return _rows(version, document, identity, place)
 
 
-def _rows(definition: Any, identity: tuple[Any, ...], place: str) -> VersionRows:
+def _rows(definition: Any, document: dict[str, Json], identity: tuple[Any, ...], place: str) -> VersionRows:
     author = definition.created_by or AUTHOR.empty
     if author.extra:
-        definition.extra = {**(definition.extra or {}), "created_by": author.extra}
+        definition.extra["created_by"] = author.extra
     options = OPTIONS.read(definition.input_options, f"{place}.input_options") or OPTIONS.empty
     row = version_row(definition, author, options.display or DISPLAY.empty, *identity, None)
     version_id, content = identity[0], identity[-1]
     steps, links = [], dict[Row, None]()
     for ordinal, step in enumerate(definition.steps or ()):
-        at = f"{place}.steps.{ordinal}"
-        for to_key, via in _links(step, at):
+        at, of_step = f"{place}.steps.{ordinal}", document["steps"][ordinal]
+        for to_key, via in _links(step, of_step, at):
             links[version_id, step.key, to_key, via] = None
-        steps.append(_step_row(version_id, ordinal, step, at))
+        steps.append(_step_row(version_id, ordinal, step, of_step, at))
     return VersionRows(version_id, row, tuple(steps), tuple(links), content)
 
 
-def _step_row(version_id: str, ordinal: int, step: Any, place: str) -> Row:
-    config = step.extra or {}
-    if _is_list_of_keys(_parsed(config.get("else"))):
+def _step_row(version_id: str, ordinal: int, step: Any, document: dict[str, Json], place: str) -> Row:
+    config = step.extra
+    if _is_list_of_keys(document.get("else")):
         config.pop("else", None)
     auto = step.auto or AUTO.empty
-    places = *_pair(step.position, "position", config, place), *_pair(step.size, "size", config, place)
     if auto.extra:
         config["auto"] = auto.extra
+    places = [value for name in ("position", "size") for value in _pair(name, document, config, place)]
     return step_row(step, auto, version_id, ordinal, *places, extra_of(config))
 
 
-def _pair(raw: Raw, name: str, config: dict[str, Any], place: str) -> tuple[float | None, float | None]:
-    """Return the two columns of a position or a size; values that do not fit are kept in `config`."""
-    numbers = _parsed(raw) or []
+def _pair(name: str, document: dict[str, Json], config: dict[str, Any], place: str) -> list[float | None]:
+    """Return the two columns of a position or a size; remove it from `config` if they hold all of it."""
+    numbers = document.get(name) or []
     if not isinstance(numbers, list):
         refuse(f"{place}.{name}", "an array", numbers)
     for at, number in enumerate(numbers):
         if not isinstance(number, Number | None):
             refuse(f"{place}.{name}.{at}", "a number", number)
-    values = [None if number is None or isinf(number) else float(number) for number in numbers[:2]]
-    if len(numbers) > 2 or any(
-        value is None and number is not None for value, number in zip(values, numbers, strict=False)
-    ):
-        config[name] = raw
-    first, second = (*values, None, None)[:2]
-    return first, second
+    values = [None if number is None or isinf(number) else float(number) for number in numbers]
+    if len(values) <= 2 and [value is None for value in values] == [number is None for number in numbers]:
+        config.pop(name, None)
+    return [*values, None, None][:2]
 
 
-def _links(step: Any, place: str) -> Iterator[tuple[str, str]]:
+def _links(step: Any, document: dict[str, Json], place: str) -> Iterator[tuple[str, str]]:
     """Yield the successors of a step: (key of the next step, via)."""
-    extra = step.extra or {}
-    targets: list[tuple[Json, str, str]] = [(step.destinations, "destination", "destinations")]
-    conditions = _parsed(extra.get("conditions"))
-    if isinstance(conditions, dict):
-        for name, condition in conditions.items():
-            destinations = condition.get("destinations") if isinstance(condition, dict) else None
-            targets.append((destinations, f"branch:{name}", f"conditions.{name}.destinations"))
-    targets.append((_parsed(extra.get("else")), "else", "else"))
-    for keys, via, field in targets:
+    conditions = document.get("conditions")
+    targets = [("destination", "destinations", step.destinations)]
+    for name, condition in conditions.items() if isinstance(conditions, dict) else ():
+        keys = condition.get("destinations") if isinstance(condition, dict) else None
+        targets.append((f"branch:{name}", f"conditions.{name}.destinations", keys))
+    targets.append(("else", "else", document.get("else")))
+    for via, field, keys in targets:
         if not _is_list_of_keys(keys):
             # These fields are documented only for branches.
             if step.type == "branch":
@@ -165,10 +158,6 @@ def _links(step: Any, place: str) -> Iterator[tuple[str, str]]:
         if keys and step.key is None:
             refuse(f"{place}.key", "a string", None)
         yield from ((key, via) for key in keys or ())
-
-
-def _parsed(raw: Raw | None) -> Json:
-    return None if raw is None else parse(bytes(raw))
 
 
 def _is_list_of_keys(value: Json) -> bool:

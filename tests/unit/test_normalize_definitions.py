@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -114,6 +115,15 @@ def test_missing_coordinate_is_null(position: Any, x: float | None, y: float | N
     assert (row["position_x"], row["position_y"], row["config"]) == (x, y, kept)
 
 
+def test_unknown_fields_of_a_model_are_kept_in_the_configuration() -> None:
+    step = step_of(type="model", auto={"provider": "p", "temperature": 0.5, "more": 1})
+    assert (step["auto_provider"], step["auto_temperature"], step["config"]) == (
+        "p",
+        Decimal("0.5"),
+        {"auto": {"more": 1}},
+    )
+
+
 def test_huge_coordinate_is_kept_in_the_configuration() -> None:
     raw = b'{"id":"r","workflow_version":{"id":"v","steps":[{"size":[1e400,2]}]}}'
     step = named(tables.WORKFLOW_STEPS, normalized(raw).versions[0].steps[0])
@@ -143,6 +153,14 @@ def test_draft_has_the_app_of_its_run() -> None:
         for app in ("one", "two", None)
     ]
     assert apps == ["one", "two", None]
+
+
+def test_equal_drafts_of_two_workflows_are_different() -> None:
+    normalizer = Normalizer("app", "wf")
+    raws = [run_bytes(workflow_id=workflow_id, workflow_version_draft={"key": "d"}) for workflow_id in ("wf", "other")]
+    first, second = (normalizer.normalize(raw, b"").versions[0] for raw in raws)
+    assert first.id != second.id
+    assert [named(tables.WORKFLOW_VERSIONS, each.row)["workflow_id"] for each in (first, second)] == ["wf", "other"]
 
 
 def test_workflow_and_app_rows() -> None:

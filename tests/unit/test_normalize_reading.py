@@ -219,6 +219,14 @@ def test_redacted_tokens_are_null(path: str, store_payloads: bool) -> None:
             "workflow_version.steps.0.position.0: expected a number, got a string",
         ),
         (
+            {"workflow_version": {"id": "v", "steps": [{"size": "1"}]}},
+            "workflow_version.steps.0.size: expected an array, got a string",
+        ),
+        (
+            {"workflow_version": {"id": "v", "steps": [{"destinations": ["a"]}]}},
+            "workflow_version.steps.0.key: expected a string, got null",
+        ),
+        (
             {"workflow_version": {"id": "v", "steps": [{"destinations": [1]}]}},
             "workflow_version.steps.0.destinations: expected an array of strings, got an array",
         ),
