@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from etl.decode.json_text import dump, parse
+from etl.decode.json_text import dump
 from etl.errors import RecordError
 from etl.normalize.documents import Document, Each, fields_at, parse_object
 from etl.normalize.fitting import JSON
@@ -53,24 +53,11 @@ def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Ro
     app, retention = workflow.app or APP.empty, workflow.retention or RETENTION.empty
     tags = TAGS.read(workflow.tags, "tags")
     version = CURRENT_VERSION.read(workflow.version, "version") or CURRENT_VERSION.empty
-    _gather_extra(workflow, app, retention)
-    names = tags and [tag.name for tag in tags if tag.name is not None]
-    return workflow_row(workflow, app, retention, version, names), app_row(app) if app.id else None
-
-
-def _gather_extra(workflow: Any, app: Any, retention: Any) -> None:
-    """Add the fields without a column to the workflow's `extra`."""
-    extra: dict[str, Any] = workflow.extra or {}
     of_app = dict(app.extra or {})
     if not app.id:  # the app has no row
-        known = {"name": app.name, "verified": app.verified}
-        of_app |= {name: value for name, value in known.items() if value is not None}
-    if of_app:
-        extra["app"] = of_app
-    if retention.extra:
-        extra["retention"] = retention.extra
-    for name in ("tags", "version"):
-        value = getattr(workflow, name)
-        if parse(bytes(value)):
-            extra[name] = value
-    workflow.extra = extra
+        of_app |= {name: value for name in ("name", "verified") if (value := getattr(app, name)) is not None}
+    kept = {"app": of_app, "retention": retention.extra}
+    kept |= {name: getattr(workflow, name) for name in ("tags", "version") if document.get(name)}
+    workflow.extra |= {name: value for name, value in kept.items() if value}
+    names = tags and [tag.name for tag in tags if tag.name is not None]
+    return workflow_row(workflow, app, retention, version, names), app_row(app) if app.id else None

@@ -169,7 +169,7 @@ def test_workflow_and_app_rows() -> None:
         "name": "W\0",
         "app": {"id": "a", "name": "A", "verified": True, "icon": "i"},
         "version": {"id": "v", "version": 2},
-        "tags": [{"id": "t", "name": "blue"}],
+        "tags": [{"id": "t", "name": "blue"}, {"id": "u", "name": None}],
         "runs_count": 10**30,
         "retention": {"max_age_in_seconds": -1, "preserve_on_failure": True, "more": 1},
         "enabled": True,
@@ -192,6 +192,8 @@ def test_workflow_and_app_rows() -> None:
     assert normalize_workflow(b'{"id":"w"}') == (("w", *[None] * 14), None)
     row, app = normalize_workflow(b'{"id":"w","app":{"name":"A","verified":false}}')
     assert (app, named(tables.WORKFLOWS, row)["extra"]) == (None, {"app": {"name": "A", "verified": False}})
+    row, _ = normalize_workflow(b'{"id":"w","version":{"id":5}}')
+    assert named(tables.WORKFLOWS, row)["current_version_id"] is None
 
 
 @pytest.mark.parametrize(
