@@ -198,7 +198,7 @@ RUNS = Table(
         Column("created_at", "timestamptz", "created_at"),
         Column("updated_at", "timestamptz", "updated_at"),
         # True if updated_at is a day without a time; it then counts as the end of that day.
-        Column("updated_on_day", "boolean", "updated_at", "on_day"),
+        Column("updated_on_day", "boolean", "updated_at"),
         Column("collection_id", "text", "collection_id"),
         Column("record_id", "text", "record_id"),
         Column("input", "jsonb", "input", "payload"),

@@ -10,7 +10,7 @@ Rows hold `jsonb` and `numeric` values in PostgreSQL's binary format (`jsonb_rec
 from __future__ import annotations
 
 from decimal import Decimal
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from struct import Struct, pack
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeAlias
 
@@ -19,7 +19,7 @@ from msgspec import Meta, Raw
 
 from etl.decode.json_text import UNREADABLE, Json, Number, clean_json, dump, parse
 from etl.errors import RecordError
-from etl.normalize.dates import is_bare_day, time_of
+from etl.normalize.dates import time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -86,7 +86,6 @@ class Fitter(Part):
         to_column: converts a decoded value, except null, to the value in the row; None if both are the same.
         fit: converts a parsed value that msgspec cannot decode to one that `to_column` accepts.
         clean: whether characters that PostgreSQL cannot store are replaced.
-        null: the value in the row for null.
         inline: a Python expression equivalent to `to_column(value)` but faster; it may use the names in `INLINED`.
     """
 
@@ -98,13 +97,11 @@ class Fitter(Part):
         fit: Callable[[Json], Any] = _refuse_any,
         *,
         clean: bool = True,
-        null: Any = None,
         inline: str = "",
     ) -> None:
         self.decoded = decoded
         self.default = NULL if decoded is Raw else None
         self.to_column = to_column
-        self.null = null
         self.inline = inline
         self._expected = expected
         self._fit = fit
@@ -168,25 +165,6 @@ def _integers(bits: int) -> Fitter:
     return Fitter("a number", Annotated[int, Meta(ge=least, le=most)] | None, fit=fit)
 
 
-def numeric_of(raw: Raw) -> bytes | None:
-    """Convert a JSON number to binary format; return None for null. Raises like `numeric`."""
-    return NUMERICS[b"" + raw]
-
-
-class _Numerics(dict[bytes, "bytes | None"]):
-    """A cache of numbers in binary format by their JSON text. Most numbers repeat, especially 0."""
-
-    def __missing__(self, text: bytes) -> bytes | None:
-        if len(self) >= _CACHE_SIZE:
-            self.clear()
-        value = self[text] = None if text == b"null" else numeric(text)
-        return value
-
-
-NUMERICS: Final = _Numerics()
-_CACHE_SIZE: Final = 16_384
-
-
 # The binary format of numeric: the number of groups of four decimal digits, the weight of the first group (a power of
 # 10,000), the sign, the number of fractional digits, and the groups.
 _NUMERIC_HEAD: Final = "!HhHH"
@@ -197,8 +175,9 @@ _PACK: Final = tuple(Struct(f"{_NUMERIC_HEAD}{groups}H").pack for groups in rang
 _TO_WHOLE_GROUP: Final = (b"", b"000", b"00", b"0")  # zeros to append, by the number of digits in the last group
 
 
-def numeric(text: bytes) -> bytes:
-    """Convert a JSON number to binary format, preserving its digits.
+@lru_cache(maxsize=16_384)  # most numbers repeat, especially 0
+def numeric_of(text: bytes) -> bytes | None:
+    """Convert a JSON number to binary format, preserving its digits; return None for null.
 
     Raises:
         ValueError: the text is not a number.
@@ -207,7 +186,7 @@ def numeric(text: bytes) -> bytes:
     whole, _, part = text.partition(b".")
     digits = whole + part
     if len(whole) > _WHOLE_DIGITS or len(digits) > _USUAL_LENGTH or not digits.isdigit():
-        return _unusual_numeric(str(text, "ascii"))
+        return None if text == b"null" else _unusual_numeric(str(text, "ascii"))
     scale = len(part)
     behind = (scale + 3) // 4
     left = int(digits + _TO_WHOLE_GROUP[scale % 4])
@@ -257,7 +236,7 @@ def _fit_epoch_ms(value: Json) -> NoReturn:
     raise OverflowError
 
 
-INLINED: Final = {"NUMERICS": NUMERICS, "epoch_ms_of": epoch_ms_of}
+INLINED: Final = {"numeric_of": numeric_of, "epoch_ms_of": epoch_ms_of}
 _EPOCH_MS: Final = Fitter(
     "a number",
     _WHOLE_MS | _PART_MS | None,
@@ -313,7 +292,6 @@ def _responses(*names: str) -> Fitter:
     return Fitter("a response", ModelResponse | None, partial(_tokens, names), lambda _: None)
 
 
-_DATE: Final = "an ISO 8601 date"
 JSON: Final = Fitter("JSON", Raw, jsonb_of, _fit_json)
 
 FITTERS: Final = {
@@ -322,9 +300,8 @@ FITTERS: Final = {
     "boolean": Fitter("a boolean", bool | None),
     "integer": _integers(32),
     "bigint": _integers(64),
-    "numeric": Fitter("a number", Raw, numeric_of, inline="NUMERICS[b'' + value]"),
-    "timestamptz": Fitter(_DATE, str | None, time_of),
-    "on_day": Fitter(_DATE, str | None, is_bare_day, null=False),
+    "numeric": Fitter("a number", Raw, lambda raw: numeric_of(bytes(raw)), inline="numeric_of(b'' + value)"),
+    "timestamptz": Fitter("an ISO 8601 date", str | None, time_of),
     "epoch_ms": _EPOCH_MS,
     "jsonb": JSON,
     "payload": JSON,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from etl.decode.items import LargeItem, peek_id
 from etl.decode.json_text import clean_text, dump
 from etl.errors import RecordError
+from etl.normalize.dates import is_bare_day
 from etl.normalize.documents import parse_object
 from etl.normalize.fitting import refuse
 from etl.normalize.rows import Row, RunRows, row_maker
@@ -37,7 +38,7 @@ _NO_OUTPUT: Final = STEP_OUTPUTS["model"].empty
 
 run_row: Final = row_maker(
     RUNS,
-    "run, usage, retention, workflow_version_id, workflow_draft_id, content_hash, "
+    "run, usage, retention, workflow_version_id, workflow_draft_id, updated_on_day, content_hash, "
     "stream_app_id, listed_under_app_id, listed_under_workflow_id, keep",
     {"": "run", "usage": "usage", "retention": "retention"},
 )
@@ -55,9 +56,9 @@ usage_row: Final = row_maker(
     RUN_USAGE_CALLS, "run_id, step_key, path, parent_path, depth, node", {"usage.calls[*]": "node"}
 )
 
-_PLACE: Final = {name: place for place, name in enumerate(RUNS.names)}
-_STATUS, _CREATED_AT, _DUE_AT = _PLACE["status"], _PLACE["created_at"], _PLACE["retention_due_at"]
-_UPDATED_AT, _ON_DAY = _PLACE["updated_at"], _PLACE["updated_on_day"]
+_STATUS, _CREATED_AT, _UPDATED_AT, _DUE_AT = map(
+    RUNS.names.index, ("status", "created_at", "updated_at", "retention_due_at")
+)
 
 
 class Normalizer:
@@ -130,7 +131,8 @@ class Normalizer:
             run.extra = {**(run.extra or {}), "retention": retention.extra}
         is_own = run.workflow_id == self._workflow_id
         stream = (self._app_id, None, None) if is_own else (None, self._app_id, self._workflow_id)
-        row = run_row(*(run, usage, retention), version_id or draft_id, draft_id, digest, *stream, self._keep)
+        on_day = run.updated_at is not None and is_bare_day(run.updated_at)
+        row = run_row(run, usage, retention, version_id or draft_id, draft_id, on_day, digest, *stream, self._keep)
         return RunRows(
             run_id=run.id,
             workflow_id=run.workflow_id,
@@ -138,7 +140,7 @@ class Normalizer:
             status=row[_STATUS],
             created_at=row[_CREATED_AT],
             updated_at=row[_UPDATED_AT],
-            updated_on_day=row[_ON_DAY],
+            updated_on_day=on_day,
             emptied=run.output is None and bytes(run.input) == bytes(run.result) == b"null",
             retention_due_at=row[_DUE_AT],
             run=row,

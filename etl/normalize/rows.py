@@ -133,4 +133,4 @@ def _item(column: Column, parameters: list[str], documents: Mapping[str, str]) -
     null = f"(value := {value}) is {'NULL' if fitter.default is NULL else 'None'}"
     if column.fit == "payload":
         null = f"not keep or {null}"
-    return f"{fitter.null} if {null} else {fitter.inline or column.fitter + '(value)'}"
+    return f"None if {null} else {fitter.inline or column.fitter + '(value)'}"

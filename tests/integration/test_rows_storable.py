@@ -17,7 +17,7 @@ from etl.db.refusals import describe_refusal
 from etl.db.store import REFUSALS
 from etl.decode.json_text import parse
 from etl.errors import RecordError
-from etl.normalize.fitting import JSONB, numeric
+from etl.normalize.fitting import JSONB, numeric_of
 from etl.normalize.rows import with_storable_numbers
 from etl.sandbox import World
 from etl.sandbox.odd_runs import KINDS
@@ -99,7 +99,7 @@ async def test_numbers_match_postgresql_text(connection: asyncpg.Connection[Any]
     texts = "SELECT array_agg(number::numeric::text ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY _ (number, place)"
     ours = "SELECT array_agg(number::text ORDER BY place) FROM unnest($1::numeric[]) WITH ORDINALITY _ (number, place)"
     as_postgresql = await connection.fetchval(texts, numbers)
-    assert await connection.fetchval(ours, [numeric(each.encode()) for each in numbers]) == as_postgresql
+    assert await connection.fetchval(ours, [numeric_of(each.encode()) for each in numbers]) == as_postgresql
     theirs = (
         "SELECT array_agg(number::numeric ORDER BY place) FROM unnest($1::text[]) WITH ORDINALITY _ (number, place)"
     )
