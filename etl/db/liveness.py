@@ -90,7 +90,7 @@ class LiveConnection(asyncpg.Connection):
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in asyncpg
         """Close the connection gracefully if the server answers in time, else forcibly."""
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             await super().close(timeout=_CLOSE_S if timeout is None else timeout)
         self.terminate()
 

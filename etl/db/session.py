@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotations of a state
 from typing import TYPE_CHECKING, Any, Self
 
-import asyncpg
-
 from etl import __version__
 from etl.db.connect import LONG_S, connect
 from etl.db.liveness import is_cancelled
+from etl.db.refusals import DRIVER_ERRORS
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 from etl.events import StreamId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import asyncpg
 
 _SQL = statements("state")
 _SHARED = statements("shared_state")
@@ -89,7 +90,7 @@ class Session:
 
     async def close(self) -> None:
         """Release all locks and disconnect. PostgreSQL releases the locks of a lost connection later by itself."""
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        with suppress(*DRIVER_ERRORS, OSError):  # the connection may be lost, and in use by another task
             await self._connection.execute(_SQL["unlock_all"], timeout=1)
         await self._connection.close()
 
