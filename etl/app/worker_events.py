@@ -23,7 +23,7 @@ from etl.db.statements import statements
 from etl.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     import asyncpg
 
@@ -47,6 +47,17 @@ async def _connect(settings: Settings) -> asyncpg.Connection:
     name = "cortex-etl progress"
     url = await database_url(settings)
     return await connect(url, database.schema_name, application_name=name, timeout_s=database.timeout_s)
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run `work` while the block runs."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 class EventSender:
@@ -74,12 +85,10 @@ class EventSender:
                         connection = await _connect(settings)
                     await self._send(connection, channel)
 
-        task = asyncio.create_task(send())
         try:
-            yield
+            async with _meanwhile(send()):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
             with suppress(*_UNAVAILABLE):
                 await self._send(connection, channel)
             await connection.close()
@@ -115,12 +124,10 @@ async def receiving(settings: Settings, sync_id: int, listener: events.Listener)
                     connection = await _connect(settings)
                     await connection.add_listener(channel, receive)
 
-    task = asyncio.create_task(reconnect())
     try:
-        yield
+        async with _meanwhile(reconnect()):
+            yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
         with suppress(*_UNAVAILABLE):
             await connection.close()
 
