@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from etl.db.refusals import DRIVER_ERRORS
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -90,7 +92,7 @@ class LiveConnection(asyncpg.Connection):
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in asyncpg
         """Close the connection gracefully if the server answers in time, else forcibly."""
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        with suppress(*DRIVER_ERRORS, OSError):
             await super().close(timeout=_CLOSE_S if timeout is None else timeout)
         self.terminate()
 
