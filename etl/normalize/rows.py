@@ -104,8 +104,8 @@ def row_maker(table: Table, parameters: str, documents: Mapping[str, str]) -> Ca
     """Return a function that creates the rows of a table. It is compiled from an expression with an item per column.
 
     The expression for `runs` starts with `(run.id, run.app_id, ...`; values that need a conversion are passed to the
-    fitters of their columns. A loop over the columns would take three times as long. The function raises the exceptions
-    in `etl.normalize.fitting.UNFIT`.
+    fitters of their columns, whose exceptions it raises (see `etl.normalize.fitting.Fitter`). A loop over the columns
+    would take three times as long.
 
     Args:
         table: the table.
