@@ -30,14 +30,20 @@ async def copies(t, tmp_path, *arguments, count=2):
     return [await start(t, tmp_path, *arguments, "--join", "nightly", "--json") for _ in range(count)]
 
 
+async def copies_at_work(t, tmp_path, mode="sync"):
+    """Start two copies, and wait until each has claimed a workflow."""
+    both = await copies(t, tmp_path, mode)
+    await asyncio.wait_for(claimers(t, 2), 30)
+    return both
+
+
 async def test_copies_are_one_invocation_with_one_result(database_url, tmp_path):
     async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.latency_s = 0.02
         for mode in ("sync", "reconcile"):
             before = len(t.sandbox.requests)
-            both = await copies(t, tmp_path, mode)
-            await asyncio.wait_for(claimers(t, 2), 30)
+            both = await copies_at_work(t, tmp_path, mode)
             for each in both:
                 assert await each.end() == 0, each.err
             first, second = ({**each.json, "seconds": None} for each in both)
@@ -76,8 +82,7 @@ async def test_copies_continue_after_a_database_outage(database_url, tmp_path):
     async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.latency_s = 0.05
-        both = await copies(t, tmp_path, "sync")
-        await asyncio.wait_for(claimers(t, 2), 30)
+        both = await copies_at_work(t, tmp_path)
         await lose_all_connections(t)
         for each in both:
             assert await each.end() == 0, each.err
@@ -106,8 +111,7 @@ async def test_refused_key_ends_all_copies(database_url, tmp_path):
     async with trial(database_url, workflows(WORKFLOWS)) as t:
         t.api = {"page_size": 5, "concurrency": 1}
         t.sandbox.faults.latency_s = 0.05
-        both = await copies(t, tmp_path, "sync")
-        await asyncio.wait_for(claimers(t, 2), 30)
+        both = await copies_at_work(t, tmp_path)
         t.sandbox.faults.on(lambda request: request.path.endswith("/runs"), Status(401))
         for each in both:
             assert await each.end() == 3, each.err
