@@ -10,7 +10,7 @@ import asyncpg
 
 from etl.db.own_credits import update_own_credits
 from etl.db.refusals import LOST
-from etl.db.rollups import roll_up, roll_up_workflow
+from etl.db.rollups import roll_up
 from etl.db.store import Store, empty_due_rejects
 from etl.events import Notice
 
@@ -22,11 +22,8 @@ OWN_CREDITS_PAUSES_S = (0.1, 0.5, 1.0, 1.0, 0.0)
 """Pauses between attempts at the end of an invocation to compute own credits of runs that other processes are writing.
 Later invocations compute the remaining ones."""
 
-ROLL_UP_S = 10.0
+ROLL_UP_S = 60.0
 """Time limit for rolling up changed days, in seconds. Later invocations roll up the remaining days."""
-
-MANY_RUNS = 1000
-"""A workflow with this many loaded runs is rolled up immediately, while other workflows are still being loaded."""
 
 CONNECTIONS = 2
 """Maximum number of connections that roll up concurrently. Only open connections are used."""
@@ -55,17 +52,6 @@ async def compute_own_credits(warehouse: Warehouse, listener: Listener) -> None:
                 await asyncio.sleep(pause_s)
     except (*LOST, asyncpg.PostgresError) as error:
         listener(Notice("own_credits.failed", {"error": str(error)}, level="warning"))
-
-
-async def roll_up_loaded(warehouse: Warehouse, workflow_id: str, changed_runs: int, listener: Listener) -> None:
-    """Roll up the changed days of a workflow if many of its runs were loaded; `roll_up_all` does the rest."""
-    if changed_runs < MANY_RUNS:
-        return
-    try:
-        async with warehouse.pool.acquire() as connection:
-            await roll_up_workflow(connection, workflow_id, seconds=ROLL_UP_S)
-    except (*LOST, asyncpg.PostgresError) as error:
-        listener(Notice("rollup.failed", {"error": str(error)}, level="debug"))
 
 
 async def roll_up_all(warehouse: Warehouse, listener: Listener) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import asyncpg
 import msgspec
 
-from etl.app.maintenance import roll_up_loaded
 from etl.app.split_streams import SliceOutcome, SplitStreams, encode
 from etl.app.stream_runner import StreamRunner
 from etl.db.queue import Queue
@@ -147,8 +146,6 @@ class QueueWorker:
         outcomes = await self._runner.run(unit.streams, claim.states, claim.session)
         await self._finish(unit, outcomes)
         self._claimed_units.remove(unit)
-        changed = sum(each.tally.runs_inserted + each.tally.runs_updated for each in outcomes)
-        await roll_up_loaded(self._warehouse, unit.workflow_id, changed, self._listener)
 
     async def _read_slice(self, claim: SliceClaim) -> None:
         """Read a slice of a stream that another process has claimed."""
@@ -164,9 +161,6 @@ class QueueWorker:
             if isinstance(error, LOST) and self._warehouse.session is session:
                 await self._warehouse.reconnect(session)
         del self._claimed_slices[claim]
-        await roll_up_loaded(
-            self._warehouse, claim.stream.workflow_id, tally.runs_inserted + tally.runs_updated, self._listener
-        )
 
     async def _finish(self, unit: Unit, outcomes: Sequence[Outcome]) -> None:
         await self._queue.finish(unit, msgspec.json.encode(outcomes), self.unrecorded_requests())

@@ -56,32 +56,6 @@ async def roll_up(connection: Connection, *more: Connection, seconds: float) -> 
     return sum(result for result in results if isinstance(result, int))
 
 
-async def roll_up_workflow(connection: Connection, workflow_id: str, *, seconds: float) -> int:
-    """Roll up changed days of one workflow, while other workflows are still being loaded.
-
-    Args:
-        connection: a connection to the warehouse, outside of a transaction.
-        workflow_id: id of the workflow.
-        seconds: see `roll_up`.
-
-    Returns:
-        The number of days that were rolled up; 0 if another process is rolling up all workflows.
-
-    Raises:
-        asyncpg.PostgresError: PostgreSQL refused a statement, for example because another process has rolled up the
-            same days.
-    """
-    if not await connection.fetchval(_SQL["lock_workflow"]):
-        return 0
-    until = monotonic() + seconds
-    try:
-        due = iter(await connection.fetch(_SQL["due_of_workflow"], workflow_id))
-        return await _roll_up_due(connection, due, until)
-    finally:
-        if not connection.is_closed():
-            await connection.execute(_SQL["unlock_workflow"])
-
-
 async def _roll_up_due(connection: Connection, due: Iterator[asyncpg.Record], until: float) -> int:
     """Roll up days until none is left or `until` has passed; several connections may share `due`."""
     done = 0

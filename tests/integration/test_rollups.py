@@ -12,12 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 from postgres_fixtures import add_owners
-from sync_trials import one_stream, trial
 
-from etl.app import maintenance
 from etl.db.connect import connect
 from etl.db.refusals import LOST
-from etl.db.rollups import roll_up, roll_up_workflow
+from etl.db.rollups import roll_up
 
 NOW_DEPENDENT = {"lag_s", "age_s"}
 PLAIN = (Path(__file__).parents[1] / "support" / "plain_views.sql").read_text(encoding="utf-8")
@@ -106,11 +104,7 @@ class Writer:
             await self.warehouse.execute("TRUNCATE runs CASCADE")
 
     async def roll_up(self) -> None:
-        seconds = self.chance.choice([0, inf])
-        if self.chance.random() < 0.5:
-            await roll_up_workflow(self.warehouse, self.chance.choice("uvw"), seconds=seconds)
-        else:
-            await roll_up(self.warehouse, seconds=seconds)
+        await roll_up(self.warehouse, seconds=self.chance.choice([0, inf]))
 
     async def any_run(self) -> str | None:
         return await self.warehouse.fetchval("SELECT id FROM runs ORDER BY md5(id || $1) LIMIT 1", str(len(self.ids)))
@@ -228,46 +222,6 @@ async def test_one_process_rolls_up_at_a_time_within_its_limit(
     assert await roll_up(warehouse, seconds=inf) == 2
 
 
-async def test_rollup_of_one_workflow_runs_beside_others(warehouse: asyncpg.Connection, database_url: str) -> None:
-    await make_plain_views(warehouse, "much", "little")
-    insert = (
-        "INSERT INTO runs (id, workflow_id, created_at, credits)"
-        " SELECT $1 || n, $1, $2::timestamptz + n % 5 * interval '1 day', 1 FROM generate_series(1, $3::integer) AS n"
-    )
-    await warehouse.execute(insert, "much", START, 12_000)
-    await warehouse.execute(insert, "little", START, 10)
-    other = await connect(database_url, "cortex")
-    lock = "hashtextextended('cortex-etl rollups ' || current_schema(), 0)"
-    await other.execute(f"SELECT pg_advisory_lock({lock})")
-    assert await roll_up_workflow(warehouse, "much", seconds=inf) == 0
-    await other.execute(f"SELECT pg_advisory_unlock({lock}), pg_advisory_lock_shared({lock})")
-    assert await roll_up(warehouse, seconds=inf) == 0
-    assert await roll_up_workflow(warehouse, "much", seconds=0) == 2
-    assert await roll_up_workflow(warehouse, "much", seconds=inf) == 3
-    await other.close()
-    assert await differences(warehouse) == []
-    days = await warehouse.fetch("SELECT workflow_id, sum(runs)::integer AS runs FROM rollup_health GROUP BY 1")
-    assert [tuple(day) for day in days] == [("much", 12_000)]
-    assert await roll_up(warehouse, seconds=inf) == 5
-    assert await differences(warehouse) == []
-
-
-async def test_large_stream_is_rolled_up_while_others_load(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def count_nothing(*_: Any, **__: Any) -> int:
-        return 0
-
-    monkeypatch.setattr(maintenance, "MANY_RUNS", 20)
-    monkeypatch.setattr(maintenance, "roll_up", count_nothing)  # at the end
-    world = one_stream(20)
-    world.add_workflow("app_1", "wf_small")
-    for _ in range(19):
-        world.create_run("wf_small")
-    async with trial(database_url, world) as running:
-        assert (await running.run()).status == "succeeded"
-        rows = await running.connection.fetch("SELECT DISTINCT workflow_id FROM etl_changed_days")
-    assert [row["workflow_id"] for row in rows] == ["wf_small"]
-
-
 async def test_days_are_rolled_up_once_over_several_connections(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
@@ -318,12 +272,13 @@ async def test_rollup_uses_indexes(warehouse: asyncpg.Connection, database_url: 
         INSERT INTO runs (id, app_id, stream_app_id, workflow_id, status, created_at)
         SELECT 'run' || n, 'app', 'app', 'w' || n % 4, 'COMPLETED', '2026-03-01Z' FROM generate_series(1, 4000) AS n;
         INSERT INTO run_steps (run_id, step_key, ordinal) SELECT id, 'a', 0 FROM runs;
+        DELETE FROM etl_changed_days WHERE workflow_id <> 'w1';
         ANALYZE
     """)
     await loading.close()  # flushes the server's statistics
     before = await warehouse.fetchval(read)
     counting = await connect(database_url, "cortex")
-    assert await roll_up_workflow(counting, "w1", seconds=inf) == 1
+    assert await roll_up(counting, seconds=inf) == 1
     await counting.close()
     await asyncio.sleep(0.5)  # PostgreSQL 14 takes its time
     assert before == await warehouse.fetchval(read) > 0

@@ -28,32 +28,6 @@ WHERE since NOT BETWEEN now() - interval '1 hour' AND clock_timestamp()
 GROUP BY day, CASE WHEN changed > 5000 THEN place % $1 END
 ORDER BY day DESC
 
--- name: lock_workflow
--- Allow other processes to roll up single workflows, but not all of them (see lock_all).
-SELECT pg_try_advisory_lock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
-
--- name: unlock_workflow
-SELECT pg_advisory_unlock_shared(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
-
--- name: due_of_workflow
--- The same for one workflow ($1), newest days first, in groups with about 5,000 changed runs each.
-WITH days AS (
-    SELECT day, sum(runs) AS changed, min(noted_at) AS since
-    FROM etl_changed_days
-    WHERE workflow_id = $1
-    GROUP BY day
-), due AS (
-    SELECT day, sum(changed) OVER (ORDER BY day DESC) AS so_far
-    FROM days
-    WHERE since NOT BETWEEN now() - interval '1 hour' AND clock_timestamp()
-        OR (SELECT coalesce(sum(kept.runs), 0) FROM rollup_health AS kept
-            WHERE kept.day = days.day AND kept.workflow_id = $1) <= 5000 + 4 * changed
-)
-SELECT array_agg(day) AS days, ARRAY[$1] AS workflows
-FROM due
-GROUP BY div(so_far, 5000)
-ORDER BY max(day) DESC
-
 -- name: wait_for_erasing
 -- An erased run must be erased in the snapshot of the rollup, too. LOCK TABLE takes no snapshot.
 LOCK TABLE rollup_failures IN ROW EXCLUSIVE MODE
