@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from etl.db.queue import Queue, SliceClaim
-    from etl.db.store import Store
-    from etl.sync.intake import Intake
-    from etl.sync.listing import Listing
+    from etl.sync.intake import StreamIO
 
 _POLL_S = 0.5
 
@@ -67,25 +65,20 @@ class SplitStreams:
         self._pages = pages
 
     async def read(
-        self,
-        listing: Listing,
-        intake: Intake,
-        store: Store,
-        read_slice: Callable[[SliceClaim], Awaitable[SliceOutcome]],
-        *,
-        resumes: bool,
+        self, io: StreamIO, read_slice: Callable[[SliceClaim], Awaitable[SliceOutcome]], *, resumes: bool
     ) -> datetime | None:
         """Read a big stream in slices until all slices are finished.
 
         Args:
+            io: the stream.
             read_slice: reads a slice in this process.
             resumes: whether to resume an interrupted backfill, and to store the remaining slices.
 
         Returns:
             When reading began; None if the stream is not split, or if a slice is not complete.
         """
-        stream, fence = store.stream, store.state.fence
-        left = await self._begin(listing, intake, store, store.state.backfill_cursor if resumes else None)
+        store, stream, fence = io.store, io.store.stream, io.store.state.fence
+        left = await self._begin(io, store.state.backfill_cursor if resumes else None)
         while left is not None:
             claim = await self._queue.claim_slice(stream, fence)
             if claim is not None:
@@ -98,12 +91,12 @@ class SplitStreams:
                 await self._queue.void_slices(stream, fence, encode(SliceOutcome("void")))
                 break
             for outcome in outcomes:
-                intake.note_time(outcome.newest)
+                io.intake.note_time(outcome.newest)
             unread = [window for window, _, text in slices if text is None]
             if not unread:
                 return left.began
             if resumes and unread != left.slices:
-                left = SlicesLeft(unread, left.began, intake.newest)
+                left = SlicesLeft(unread, left.began, io.intake.newest)
                 await store.save_cursor(encode(left).decode())
             if claim is None:
                 others = {by for _, by, text in slices if text is None and by not in {None, self._queue.worker}}
@@ -111,27 +104,27 @@ class SplitStreams:
                 await asyncio.sleep(_POLL_S)
         return None
 
-    async def _begin(self, listing: Listing, intake: Intake, store: Store, saved: str | None) -> SlicesLeft | None:
+    async def _begin(self, io: StreamIO, saved: str | None) -> SlicesLeft | None:
         """Queue the slices of a stream, unless a former owner has; return None if the stream is not split."""
-        stream, fence = store.stream, store.state.fence
+        stream, fence = io.store.stream, io.store.state.fence
         left = _left_of(saved)
         started_at = await self._queue.adopt(stream, fence)
         if started_at is not None:
             left = left or SlicesLeft([], started_at)
         else:
-            if saved is None and (slices := await self._split(listing, intake, store)):
-                left = SlicesLeft(slices, await store.session.clock())
+            if saved is None and (slices := await self._split(io)):
+                left = SlicesLeft(slices, await io.store.session.clock())
             if left is None:
                 return None
             await self._queue.split(stream, fence, left.slices)
-        intake.note_time(left.newest)
+        io.intake.note_time(left.newest)
         return left
 
-    async def _split(self, listing: Listing, intake: Intake, store: Store) -> list[Window]:
+    async def _split(self, io: StreamIO) -> list[Window]:
         """Read a few runs at each place where a slice may start, and return the slices."""
-        if not self._pages or store.state.listing_order not in {None, "created_desc"}:
+        if not self._pages or io.store.state.listing_order not in {None, "created_desc"}:
             return []
-        paging = listing.paging
+        listing, paging = io.listing, io.listing.paging
         first = paging.next(0)
         try:
             page = await listing.read_ahead(first)
@@ -144,7 +137,7 @@ class SplitStreams:
             pages = [page, *[await listing.read(Span(start // few + 1, few)) for start in starts]]
         except PageTooLargeError:
             return []
-        windows = split([intake.peek(page) for page in pages])
+        windows = split([io.intake.peek(page) for page in pages])
         return windows if len(windows) > 1 else []
 
 

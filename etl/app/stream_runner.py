@@ -31,7 +31,7 @@ from etl.plan.paging import head_size
 from etl.plan.slices import Allowance
 from etl.sync import Outcome, StreamSync
 from etl.sync.crawl import read_slice
-from etl.sync.intake import Intake, Tally
+from etl.sync.intake import Intake, StreamIO, Tally
 from etl.sync.listing import Listing, paging_of
 
 if TYPE_CHECKING:
@@ -170,34 +170,23 @@ class StreamRunner:
 
     async def _sync(self, stream: StreamId) -> Outcome:
         """Make one attempt at a stream."""
-        store = self._store(stream, self._states[stream])
-        listing, intake = self._reading(store, self._task.window)
-        intake.tally = self._tallies.setdefault(stream, intake.tally)  # includes what earlier attempts committed
+        io = self._open(stream, self._states[stream], self._task.window)
+        tally = io.intake.tally = self._tallies.setdefault(stream, Tally())  # includes what earlier attempts committed
         in_slices = None
         if self.split_streams is not None:
-            read = partial(self.read_slice, tally=intake.tally)
-            in_slices = partial(self.split_streams.read, listing, intake, store, read)
+            in_slices = partial(self.split_streams.read, io, partial(self.read_slice, tally=tally))
         try:
-            now = await store.session.clock()
-            sync = StreamSync(
-                self._task,
-                listing,
-                intake,
-                store,
-                self._listener,
-                now=now,
-                allowance=self._allowance,
-                in_slices=in_slices,
-            )
+            now = await io.store.session.clock()
+            sync = StreamSync(io, self._task, self._listener, now=now, allowance=self._allowance, in_slices=in_slices)
             outcome = await sync.run()
             return replace(outcome, state=self._states[stream])
         except (FatalError, TransientError):
             with suppress(*LOST):
-                await store.note_count(listing.count)
+                await io.store.note_count(io.listing.count)
             raise
         finally:
-            self.outcomes[stream] = Outcome(stream, "interrupted", tally=intake.tally, state=self._states[stream])
-            self._unanswered.setdefault(stream, []).extend(store.unanswered)
+            self.outcomes[stream] = Outcome(stream, "interrupted", tally=tally, state=self._states[stream])
+            self._unanswered.setdefault(stream, []).extend(io.store.unanswered)
 
     async def read_slice(self, claim: SliceClaim, tally: Tally) -> SliceOutcome:
         """Read a slice of a big stream. Errors of the API and rejected statements are returned as `doubt`.
@@ -210,11 +199,10 @@ class StreamRunner:
             KeyRefusedError, DatabaseError: no stream can continue.
             LockLostError: another process has claimed the slice or the stream.
         """
-        store = self._store(claim.stream, claim.state, claim.key)
-        listing, intake = self._reading(store, claim.window)
-        intake.tally = tally
+        io = self._open(claim.stream, claim.state, claim.window, claim.key)
+        io.intake.tally = tally
         try:
-            crawl = await read_slice(listing, intake, store, claim.window)
+            crawl = await read_slice(io, claim.window)
             doubt = "the listing allows no slices" if crawl is None else crawl.doubt
         except (KeyRefusedError, DatabaseError, LockLostError):
             raise
@@ -222,27 +210,24 @@ class StreamRunner:
             doubt = error.message
         except REFUSALS as error:
             doubt = describe_refusal(error)
-        return SliceOutcome(doubt, intake.newest, tally)
+        return SliceOutcome(doubt, io.intake.newest, tally)
 
-    def _reading(self, store: Store, window: Window) -> tuple[Listing, Intake]:
-        """Return the listing that reads a stream, and the intake that loads its pages."""
-        api, payloads, stream = self._settings.api, self._settings.payloads, store.stream
+    def _open(
+        self, stream: StreamId, state: StreamState, window: Window, claim: tuple[int, int, str] | None = None
+    ) -> StreamIO:
+        """Return what reads a stream and loads its runs; `claim` is that of a slice (see `Store`)."""
+        api, payloads = self._settings.api, self._settings.payloads
         listing = Listing(
             self._clients[stream.app_id],
             stream,
-            paging=paging_of(api.page_size, store.state.page_size, store.state.run_bytes),
+            paging=paging_of(api.page_size, state.page_size, state.run_bytes),
             concurrency=api.concurrency,
             status=api.status,
             origin=api.origin,
-            head=head_size(store.state.run_bytes) if api.page_size == "auto" else api.page_size,
+            head=head_size(state.run_bytes) if api.page_size == "auto" else api.page_size,
             has_common_key=all(app.key is None for app in self._settings.apps),
         )
-        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
-        return listing, Intake(store, normalizer, self._listener, listing=listing, window=window)
-
-    def _store(self, stream: StreamId, state: StreamState, claim: tuple[int, int, str] | None = None) -> Store:
-        api = self._settings.api
-        return Store(
+        store = Store(
             self._warehouse.pool,
             self._warehouse.session,
             stream,
@@ -250,10 +235,12 @@ class StreamRunner:
             sync_id=self._sync_id,
             filters=(api.status, api.origin),
             abridge=self._abridge,
-            keep_payloads=self._settings.payloads.retention == "keep",
+            keep_payloads=payloads.retention == "keep",
             dry_run=self._dry_run,
             claim=claim,
         )
+        normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=self._redactor)
+        return StreamIO(listing, Intake(store, normalizer, self._listener, listing=listing, window=window), store)
 
     def _skip(self, stream: StreamId, error: str) -> None:
         self._end(stream, "skipped", error, "See who holds it with: cortex-etl status")

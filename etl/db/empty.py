@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from etl.db.seen import Seen
 from etl.db.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import asyncpg
+
+    from etl.events import StreamId
+    from etl.plan.window import Window
 
 
 class EmptyPool:
@@ -27,35 +30,36 @@ class EmptyPool:
 
 
 class EmptySession(Session):
-    """A session that finds no rows and keeps the items seen by a pass in memory."""
+    """A session that finds no rows."""
 
     def __init__(self) -> None:
         self.liveness = self.shared = ""
-        self._passes = 0
-        self._seen: defaultdict[int, set[str]] = defaultdict(set)
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    async def _rows(self, _name: str, *_args: object) -> Sequence[asyncpg.Record]:
+    async def rows(self, _statement: str, *_args: object) -> Sequence[asyncpg.Record]:
+        """Return no rows."""
         return []
 
     async def clock(self) -> datetime:
         """Return the current time by this machine's clock."""
         return datetime.now(UTC)
 
-    async def begin_pass(self) -> int:
-        """Start recording the items seen by a pass; return the number of the pass."""
-        self._passes += 1
-        return self._passes
+    async def begin_pass(self, stream: StreamId, filters: tuple[str, str], window: Window) -> Seen:
+        """Start recording the items seen by a pass."""
+        return _SeenInMemory(self.rows, 0, stream, filters, window)
 
-    async def note_seen(self, number: int, keys: Sequence[str]) -> int:
-        """Record items as seen by a pass; return how many of them it had not seen before."""
-        seen = self._seen[number]
-        before = len(seen)
-        seen.update(keys)
-        return len(seen) - before
 
-    async def end_pass(self, number: int) -> None:
-        """Discard the items seen by a pass."""
-        self._seen.pop(number, None)
+class _SeenInMemory(Seen):
+    """The items seen by a pass; the warehouse has no others."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._keys: set[str] = set()
+
+    async def note(self, keys: Sequence[str]) -> int:
+        """Record items as seen; return how many of them were not seen before."""
+        before = len(self._keys)
+        self._keys.update(keys)
+        return len(self._keys) - before

@@ -68,12 +68,6 @@ class Keepalives:
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def is_cancelled() -> bool:
-    """Return whether the current task is being cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 class LiveConnection(asyncpg.Connection):
     """A connection that is closed if its server does not answer.
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from etl import __version__
 from etl.db.connect import LONG_S, connect
-from etl.db.liveness import is_cancelled
 from etl.db.refusals import DRIVER_ERRORS
+from etl.db.seen import Seen
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 from etl.events import StreamId
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from etl.plan.window import Window
+
 _SQL = statements("state")
 _SHARED = statements("shared_state")
+_SEEN = statements("seen")
 _ENDING_ATTEMPTS = 20
 _ENDING_PAUSE_S = 0.1
 
@@ -76,7 +79,6 @@ class Session:
         self.shared = ""
         """Name of the invocation lock that this process shares with others; empty if it shares none."""
         self._passes = 0
-        self._has_seen_table = False
 
     @classmethod
     async def open(cls, url: str, schema: str, *, timeout_s: float = LONG_S) -> Self:
@@ -282,46 +284,9 @@ class Session:
         now: datetime = await self._value("clock")
         return now
 
-    async def begin_pass(self) -> int:
-        """Start recording the items seen by a pass; return the number of the pass."""
-        if not self._has_seen_table:
-            async with self._busy:
-                await self._connection.execute(_SQL["create_seen"])
-            self._has_seen_table = True
+    async def begin_pass(self, stream: StreamId, filters: tuple[str, str], window: Window) -> Seen:
+        """Start recording the items seen by a pass; see `Seen`."""
+        if not self._passes:
+            await self.rows(_SEEN["create"])
         self._passes += 1
-        return self._passes
-
-    async def note_seen(self, number: int, keys: Sequence[str]) -> int:
-        """Record items as seen by a pass; return how many of them it had not seen before."""
-        return int(await self._value("note_seen", number, list(dict.fromkeys(keys))))
-
-    async def end_pass(self, number: int) -> None:
-        """Discard the items seen by a pass."""
-        if is_cancelled():  # the temporary table is dropped when the session ends
-            return
-        await self._value("forget_seen", number)
-
-    async def unseen_runs(
-        self, stream: StreamId, number: int, filters: tuple[str, str], window: tuple[datetime | None, datetime | None]
-    ) -> list[str]:
-        """Return the listed runs in a window that match the filters and were not seen by a pass, newest first."""
-        return [row["id"] for row in await self._rows("unseen_runs", *stream, number, *filters, *window)]
-
-    async def unseen_elsewhere(
-        self,
-        stream: StreamId,
-        number: int,
-        filters: tuple[str, str],
-        window: tuple[datetime | None, datetime | None],
-        limit: int,
-    ) -> dict[str, list[str]]:
-        """Return up to `limit` runs that a pass did not see either, of other apps' listings that are not read any more.
-
-        The result has the apps of these listings by run id.
-        """
-        rows = await self._rows("unseen_elsewhere", *stream, number, *filters, *window, limit)
-        return {row["id"]: row["apps"] for row in rows}
-
-    async def unseen_rejects(self, stream: StreamId, number: int) -> list[bytes]:
-        """Return the digests of quarantined items that were not seen by a pass."""
-        return [row["digest"] for row in await self._rows("unseen_rejects", *stream, number)]
+        return Seen(self.rows, self._passes, stream, filters, window)

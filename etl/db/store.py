@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from etl.db.seen import Seen
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
     from etl.normalize.rows import RunRows
     from etl.plan.slices import Reconciled
+    from etl.plan.window import Window
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
@@ -124,6 +126,10 @@ class Store:
         """Return the stored state of the runs with these ids, by id; see `known_runs` in `sql/load.sql`."""
         asked = (ids, self.state.last_synced_at, *self.stream)
         return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
+
+    async def begin_pass(self, window: Window) -> Seen:
+        """Start recording the items that a pass over the listing sees, as far as runs in `window` are concerned."""
+        return await self.session.begin_pass(self.stream, self.filters, window)
 
     async def open_rejects(self) -> dict[bytes, Quarantined]:
         """Return the unresolved quarantined items of this stream, by digest."""

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etl.api.pages import Page
+    from etl.db.seen import Seen
     from etl.db.store import Store
     from etl.plan.order import Listed
-    from etl.sync.intake import Intake
-    from etl.sync.listing import Listing
+    from etl.sync.intake import StreamIO
 
 EXPIRY_HORIZON = timedelta(days=1)
 """Runs that the API removes within this time are fetched before the rest of a history."""
@@ -64,9 +64,7 @@ class Crawled:
 
 
 async def read_all(
-    listing: Listing,
-    intake: Intake,
-    store: Store,
+    io: StreamIO,
     now: datetime,
     *,
     order: Order | None = None,
@@ -79,8 +77,7 @@ async def read_all(
     After each pass, runs of the warehouse that the pass did not show are looked up.
 
     Args:
-        intake: loads what is read.
-        store: the stream in the warehouse.
+        io: the stream.
         now: the current time by PostgreSQL's clock.
         order: the order of the listing as last observed.
         window: the creation times to read.
@@ -90,17 +87,15 @@ async def read_all(
     Returns:
         What the last pass has shown.
     """
-    resumed = _saved_checkpoint(store) if resumes else None
+    resumed = _saved_checkpoint(io.store) if resumes else None
     passes, before = 0, None
     while True:
-        crawl = Crawl(
-            listing, intake, store, now, order=order, window=window, resumed=resumed, saves=resumes, is_sorted=is_sorted
-        )
+        crawl = Crawl(io, now, order, window, resumed=resumed, saves=resumes, is_sorted=is_sorted)
         result = await crawl.read()
         if result is not None:
             passes += 1
             shown = (result.doubt, result.met, result.count)
-            pages = -(-(result.count or 0) // listing.paging.usual)
+            pages = -(-(result.count or 0) // io.listing.paging.usual)
             # If a pass showed the same as the one before, so would the next.
             if result.is_complete or shown == before or passes >= passes_allowed(pages):
                 return result
@@ -108,16 +103,17 @@ async def read_all(
         order, resumed = crawl.order, None
 
 
-async def read_slice(listing: Listing, intake: Intake, store: Store, window: Window) -> Crawled | None:
+async def read_slice(io: StreamIO, window: Window) -> Crawled | None:
     """Read a slice of a listing; return None if the listing turns out not to allow slices.
 
     It must be sorted by creation, newest first, its pages must overlap, and all runs must have a creation time.
     """
-    if listing.paging.aligned:
+    paging = io.listing.paging
+    if paging.aligned:
         return None
-    now, order = await store.session.clock(), Order.CREATED_DESC
-    result = await read_all(listing, intake, store, now, order=order, window=window, is_sorted=True)
-    return result if result.order is order and not listing.paging.aligned and not intake.has_undated else None
+    now, order = await io.store.session.clock(), Order.CREATED_DESC
+    result = await read_all(io, now, order=order, window=window, is_sorted=True)
+    return result if result.order is order and not paging.aligned and not io.intake.has_undated else None
 
 
 def _saved_checkpoint(store: Store) -> Checkpoint | None:
@@ -132,6 +128,10 @@ class Crawl:
     """One pass that loads a stream's whole listing, or a window of it; see `read_all`.
 
     Args:
+        io: the stream.
+        now: the current time by PostgreSQL's clock.
+        order: the order of the listing as last observed.
+        window: the creation times to read.
         resumed: the checkpoint to resume at; None to start at the beginning.
         saves: whether to save checkpoints.
         is_sorted: whether the listing is known to be sorted by creation, newest first.
@@ -140,33 +140,30 @@ class Crawl:
         order: the order of the listing as observed.
     """
 
+    _seen: Seen
+
     def __init__(
         self,
-        listing: Listing,
-        intake: Intake,
-        store: Store,
+        io: StreamIO,
         now: datetime,
+        order: Order | None,
+        window: Window,
         *,
-        order: Order | None = None,
-        window: Window = EVERYTHING,
-        resumed: Checkpoint | None = None,
-        saves: bool = False,
-        is_sorted: bool = False,
+        resumed: Checkpoint | None,
+        saves: bool,
+        is_sorted: bool,
     ) -> None:
         self.order = order if resumed is None else resumed.order
-        self._listing = listing
-        self._intake = intake
-        self._store = store
+        self._listing, self._intake, self._store = io.listing, io.intake, io.store
         self._now = now
         self._began = resumed.began or now if resumed else now
         self._window = window
         self._resumed = resumed
         self._saves = saves
-        self._number = 0
         self._met = 0
         self._may_expire = saves and resumed is None  # whether runs at the end may be about to be removed
         # Unless its order is known, the end of a window can only be found in a listing sorted without exception.
-        self._observer = OrderObserver(0 if window.is_bounded and not is_sorted else listing.paging.distance)
+        self._observer = OrderObserver(0 if window.is_bounded and not is_sorted else self._listing.paging.distance)
         self._knows_order = is_sorted
         self._is_sorted = is_sorted  # or whether the pages read by bisection prove an order by creation
         self._first: Sequence[Listed] = ()
@@ -175,27 +172,25 @@ class Crawl:
     async def read(self) -> Crawled | None:
         """Read the listing; return None if the position of the checkpoint was not found."""
         await self._intake.begin(self._now)
-        self._number = await self._store.session.begin_pass()
-        try:
-            main = await self._main_pass()
-            if self._resumed is not None and not main.pages:
-                return None
-            doubt = verdict(await self._evidence(main)) or self._intake.doubt
-            settled = self._resumed is not None or await self._settle_unseen(complete=not doubt)
-            is_unprovable = doubt == UNLINKED and (self._listing.paging.aligned or self.order in (None, Order.NONE))
-            return Crawled(
-                self._began,
-                self.order,
-                self._window,
-                doubt or self._intake.doubt,  # of a run that could not be looked up
-                is_complete=settled and not doubt,
-                from_start=self._resumed is None,
-                met=self._met,
-                count=self._listing.count,
-                hint=UNPROVABLE_HINT if is_unprovable else "",
-            )
-        finally:
-            await self._store.session.end_pass(self._number)
+        self._seen = await self._store.begin_pass(self._window)
+        main = await self._main_pass()
+        if self._resumed is not None and not main.pages:
+            return None
+        doubt = verdict(await self._evidence(main)) or self._intake.doubt
+        settled = self._resumed is not None or await self._settle_unseen(complete=not doubt)
+        await self._seen.forget()
+        is_unprovable = doubt == UNLINKED and (self._listing.paging.aligned or self.order in (None, Order.NONE))
+        return Crawled(
+            self._began,
+            self.order,
+            self._window,
+            doubt or self._intake.doubt,  # of a run that could not be looked up
+            is_complete=settled and not doubt,
+            from_start=self._resumed is None,
+            met=self._met,
+            count=self._listing.count,
+            hint=UNPROVABLE_HINT if is_unprovable else "",
+        )
 
     async def _main_pass(self) -> Pass[Page]:
         """Read the listing once and commit it batch by batch."""
@@ -235,7 +230,7 @@ class Crawl:
         if not (again and self._store.is_dry_run):  # a dry run stores nothing, so it would count new runs twice
             await self._intake.load(found)
         listed = [item for items in found.pages for item in items]
-        self._met += await self._store.session.note_seen(self._number, [item.key for item in listed])
+        self._met += await self._seen.note([item.key for item in listed])
         return listed
 
     async def _fetch_expiring(self, main: Pass[Page]) -> None:
@@ -312,13 +307,10 @@ class Crawl:
 
     async def _settle_unseen(self, *, complete: bool) -> bool:
         """Look up the warehouse's runs that the pass did not show; return whether it still counts as complete."""
-        store, session = self._store, self._store.session
-        unseen = await session.unseen_runs(store.stream, self._number, store.filters, self._window)
-        settled = await settle_unseen(self._intake, unseen, complete=complete)
+        settled = await settle_unseen(self._intake, await self._seen.unseen_runs(), complete=complete)
         if complete:
-            asked = (store.stream, self._number, store.filters, self._window, LOOKED_UP)
-            elsewhere = await session.unseen_elsewhere(*asked)
+            elsewhere = await self._seen.unseen_elsewhere(LOOKED_UP)
             await settle_unseen_elsewhere(self._listing, self._intake, elsewhere)
         if complete and not self._window.is_bounded:
-            await store.drop_rejects(await session.unseen_rejects(store.stream, self._number))
+            await self._store.drop_rejects(await self._seen.unseen_rejects())
         return settled

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from etl.db.store import Store
-    from etl.sync.intake import Errors, Intake
+    from etl.sync.intake import Errors, Intake, StreamIO
     from etl.sync.listing import Listing
 
 LOOKED_UP = 50
@@ -84,11 +84,12 @@ async def settle_unseen_elsewhere(listing: Listing, intake: Intake, unseen: Mapp
     await intake.mark_gone(absent)
 
 
-async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order) -> None:
+async def find_gone(io: StreamIO, order: Order) -> None:
     """Find runs that are gone from a listing sorted by creation, by bisection; look them up before they are marked.
 
     Does nothing if the listing does not allow the search, if it moves in the meantime, or if reading all is cheaper.
     """
+    listing, store = io.listing, io.store
     count, paging = listing.count, listing.paging
     if not order.by_creation or count is None or store.filters != ("ALL", "ALL"):
         return
@@ -103,7 +104,7 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
         if read > int(pages * TRIAL_SHARE) and read + pages_left(breaks) >= pages:
             return
         span = Span(number, size)
-        (items,) = await intake.process([await listing.read(span)])
+        (items,) = await io.intake.process([await listing.read(span)])
         listed.update(item.key for item in items)
         place = break_of(items, order)
         if place is None or listing.count != count:
@@ -115,7 +116,7 @@ async def find_gone(listing: Listing, intake: Intake, store: Store, order: Order
     if gone is None or await _newest(listing, order) != end:
         return
     if listing.count == count and not (await listing.probe(count + 1)).items:  # the count is where the listing ends
-        await settle_unseen(intake, gone, complete=True)
+        await settle_unseen(io.intake, gone, complete=True)
 
 
 async def _newest(listing: Listing, order: Order) -> str | None:

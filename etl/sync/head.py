@@ -16,14 +16,10 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from etl.api.pages import Page
-    from etl.db.store import Store
-    from etl.sync.intake import Intake
-    from etl.sync.listing import Listing
+    from etl.sync.intake import StreamIO
 
 
-async def read_head(
-    listing: Listing, intake: Intake, store: Store, order: Order | None, lookback: timedelta, now: datetime
-) -> set[str] | None:
+async def read_head(io: StreamIO, order: Order | None, lookback: timedelta, now: datetime) -> set[str] | None:
     """Read the newest end of a listing; `order` says which end that is.
 
     Returns:
@@ -31,19 +27,20 @@ async def read_head(
     """
     if order is None or order is Order.NONE:
         return None
-    by_day = order is Order.UPDATED_DESC and await store.has_bare_days()
+    listing, state = io.listing, io.store.state
+    by_day = order is Order.UPDATED_DESC and await io.store.has_bare_days()
     distance = listing.paging.distance
     for _ in range(MAX_PASSES):
-        await intake.begin(now)
+        await io.intake.begin(now)
         items, observer = list[Listed](), OrderObserver(distance)
         if order.newest_first:
             this: Pass[Page] = Pass(listing.paging, head=listing.head)
-            downwards = _from_the_top(listing, intake, this)
+            downwards = _from_the_top(io, this)
         else:
             # Start a third of a page before the previous end: enough to overlap, and usually for the lookback.
-            end, size = store.state.api_count or 0, min(listing.paging.size, listing.head)
+            end, size = state.api_count or 0, min(listing.paging.size, listing.head)
             this = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), head=size)
-            downwards = _from_the_end(listing, intake, this)
+            downwards = _from_the_end(io, this)
         async with aclosing(downwards) as pages:
             async for page in pages:
                 observer.watch(page)
@@ -53,7 +50,7 @@ async def read_head(
                 if head_is_read(
                     items,
                     order,
-                    watermark=store.state.watermark,
+                    watermark=state.watermark,
                     lookback=lookback,
                     now=now,
                     by_day=by_day,
@@ -61,27 +58,28 @@ async def read_head(
                 ):
                     break
         is_steady = order.newest_first and len(this.counts) == 1 and None not in this.counts
-        if intake.doubt:
+        if io.intake.doubt:
             return None
         if this.linked or is_steady:
             return {item.key for item in items}
     return None
 
 
-async def _from_the_top(listing: Listing, intake: Intake, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
+async def _from_the_top(io: StreamIO, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
     """Yield the pages of a newest-first listing."""
-    async with aclosing(listing.pages(this)) as batches:
+    async with aclosing(io.listing.pages(this)) as batches:
         async for pages in batches:
-            for items in await intake.process(pages):
+            for items in await io.intake.process(pages):
                 yield items
 
 
-async def _from_the_end(listing: Listing, intake: Intake, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
+async def _from_the_end(io: StreamIO, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
     """Yield the pages of an oldest-first listing from its end backwards, their items newest first.
 
     The pass reads from the previous end to the current one; earlier pages are read while the caller wants more. If a
     run is removed in the meantime, other runs are only read twice.
     """
+    listing, intake = io.listing, io.intake
     end: list[list[Listed]] = []
     async with aclosing(listing.pages(this)) as batches:
         async for pages in batches:

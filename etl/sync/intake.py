@@ -451,6 +451,15 @@ class Intake:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StreamIO:
+    """The two ends of a stream, its listing in the API and its rows in the warehouse, and the intake between them."""
+
+    listing: Listing
+    intake: Intake
+    store: Store
+
+
 def _read_id(raw: bytes) -> str | None:
     """Return the id of an item, cleaned; None if it has none, or one too long for an index."""
     run_id = peek_id(raw)

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from etl.events import Listener
     from etl.plan.paging import Paging
     from etl.plan.slices import Allowance
-    from etl.sync.intake import Intake
-    from etl.sync.listing import Listing
+    from etl.sync.intake import StreamIO
 
 Mode = Literal["sync", "backfill", "reconcile"]
 
@@ -102,6 +101,7 @@ class StreamSync:
     """Brings one locked stream up to date.
 
     Args:
+        io: the stream.
         now: the current time by PostgreSQL's clock.
         allowance: what the sync may spend on reconciles.
         in_slices: reads a big listing together with other processes, and returns since when; None if it does not.
@@ -109,10 +109,8 @@ class StreamSync:
 
     def __init__(
         self,
+        io: StreamIO,
         task: Task,
-        listing: Listing,
-        intake: Intake,
-        store: Store,
         listener: Listener,
         *,
         now: datetime,
@@ -123,11 +121,11 @@ class StreamSync:
         self._task = task
         self._allowance = allowance
         self._now = now
-        self._listing = listing
-        self._intake = intake
-        self._store = store
+        self._io = io
+        self._listing, self._intake, self._store = io.listing, io.intake, io.store
         self._listener = listener
-        self._order = Order(store.state.listing_order) if store.state.listing_order else None
+        order = io.store.state.listing_order
+        self._order = Order(order) if order else None
         self._crawl: Crawled | None = None  # of the whole listing
         self._slice: Crawled | None = None
         self._due: Due | None = None
@@ -160,7 +158,7 @@ class StreamSync:
             return
         await self._read_head()
         if due is not None and due.window is not None and self._crawl is None:
-            self._slice = await read_slice(self._listing, self._intake, self._store, due.window)
+            self._slice = await read_slice(self._io, due.window)
             if self._slice is None:
                 await self._read_listing()
 
@@ -184,9 +182,7 @@ class StreamSync:
     async def _read_listing(self) -> None:
         """Read the whole listing; an interrupted backfill resumes, except in a reconcile."""
         resumes = self._resumes and self._crawl is None
-        self._crawl = await read_all(
-            self._listing, self._intake, self._store, self._now, order=self._order, resumes=resumes
-        )
+        self._crawl = await read_all(self._io, self._now, order=self._order, resumes=resumes)
         self._order = self._crawl.order or self._order
         self._unanswered = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
@@ -197,9 +193,7 @@ class StreamSync:
         """Read what is new and what was open, or the whole listing if that is not enough."""
         seen = None
         with suppress(PageTooLargeError):
-            seen = await read_head(
-                self._listing, self._intake, self._store, self._order, self._task.lookback, self._now
-            )
+            seen = await read_head(self._io, self._order, self._task.lookback, self._now)
         if seen is None or not await self._settle_open(seen):
             await self._read_listing()
 
@@ -237,7 +231,7 @@ class StreamSync:
         for _ in range(2):
             if self._disagrees(ours) and (self._listing.count or 0) < ours and self._order is not None:
                 with suppress(PageTooLargeError):
-                    await find_gone(self._listing, self._intake, self._store, self._order)
+                    await find_gone(self._io, self._order)
                 ours = await self._store.count()
             if self._disagrees(ours) and (self._crawl is None or not self._crawl.from_start or self._crawl.moved):
                 await self._read_listing()
@@ -296,7 +290,7 @@ class StreamSync:
 
     async def _window(self) -> Outcome:
         """Load a window of the history; counts and watermarks do not apply to it."""
-        crawl = await read_all(self._listing, self._intake, self._store, self._now, window=self._task.window)
+        crawl = await read_all(self._io, self._now, window=self._task.window)
         if not crawl.doubt:
             return self._ended("succeeded", None)
         return self._ended("partial", None, crawl.doubt, crawl.hint or "Run the same command again.")
