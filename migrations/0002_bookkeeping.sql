@@ -129,9 +129,9 @@ CREATE TABLE etl_queue (
     CONSTRAINT etl_queue_pkey PRIMARY KEY (sync_id, place)
 );
 COMMENT ON TABLE etl_queue IS
-    'One row per workflow that a running invocation syncs. A process claims a workflow with all apps that list it, because they may list the same runs. If several processes read a large stream, it also has a row per slice of its creation times.';
+    'One row per workflow that a running invocation syncs. A process claims a workflow with all apps that list it, because they may list the same runs. If several processes read a large stream, it also has a row per slice of its creation times (fence is not null); an app whose workflows could not be listed has a finished row (place is negative).';
 COMMENT ON COLUMN etl_queue.sync_id IS 'Invocation (etl_syncs.id). When it ends, its rows are deleted.';
-COMMENT ON COLUMN etl_queue.place IS 'Position in the queue.';
+COMMENT ON COLUMN etl_queue.place IS 'Position in the queue; negative for an app whose workflows could not be listed.';
 COMMENT ON COLUMN etl_queue.workflow_id IS 'The workflow.';
 COMMENT ON COLUMN etl_queue.app_ids IS 'Apps that list the workflow; their listings are read one after another.';
 COMMENT ON COLUMN etl_queue.claimed_by IS 'Process that has claimed the workflow or slice; null if no process has.';

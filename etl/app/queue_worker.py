@@ -75,9 +75,10 @@ class QueueWorker:
         self._claimed_slices: dict[SliceClaim, Tally] = {}
         name = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self._queue = Queue(warehouse.ask, summary.id, name)
-        self._runner = StreamRunner(settings, task, warehouse, clients, listener, outcomes, sync_id=summary.id)
-        pages = settings.engine.split_pages if is_shared else 0
-        self._runner.split_streams = SplitStreams(self._queue, pages)
+        split_streams = SplitStreams(self._queue, settings.engine.split_pages if is_shared else 0)
+        self._runner = StreamRunner(
+            settings, task, warehouse, clients, listener, outcomes, sync_id=summary.id, split_streams=split_streams
+        )
 
     async def work_until_stopped(self, shared: SharedState, *, has_caller: bool = False) -> None:
         """Work until all workflows of the queue are finished, or the invocation is asked to stop.

@@ -60,6 +60,7 @@ class StreamRunner:
         clients: API clients by app id.
         outcomes: filled with the outcome of each stream, or its progress if it is interrupted.
         sync_id: id of the invocation in `etl_syncs`; None for a dry run, which writes nothing to the warehouse.
+        split_streams: reads big streams in slices; None in a dry run.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class StreamRunner:
         outcomes: dict[StreamId, Outcome],
         *,
         sync_id: int | None,
+        split_streams: SplitStreams | None = None,
     ) -> None:
         self.outcomes = outcomes
         self._settings = settings
@@ -87,8 +89,7 @@ class StreamRunner:
         self._states: dict[StreamId, StreamState] = {}
         self._tallies: dict[StreamId, Tally] = {}
         self._unanswered: dict[StreamId, list[tuple[str, Loaded]]] = {}
-        self.split_streams: SplitStreams | None = None
-        """Reads big streams in slices; None in a dry run."""
+        self._split_streams = split_streams
 
     async def run(
         self, streams: Sequence[StreamId], states: Mapping[StreamId, StreamState], session: Session
@@ -173,8 +174,8 @@ class StreamRunner:
         io = self._open(stream, self._states[stream], self._task.window)
         tally = io.intake.tally = self._tallies.setdefault(stream, Tally())  # includes what earlier attempts committed
         in_slices = None
-        if self.split_streams is not None:
-            in_slices = partial(self.split_streams.read, io, partial(self.read_slice, tally=tally))
+        if self._split_streams is not None:
+            in_slices = partial(self._split_streams.read, io, partial(self.read_slice, tally=tally))
         try:
             now = await io.store.session.clock()
             sync = StreamSync(io, self._task, self._listener, now=now, allowance=self._allowance, in_slices=in_slices)
