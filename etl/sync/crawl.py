@@ -98,7 +98,9 @@ async def read_all(
             pages = -(-(result.count or 0) // io.listing.paging.usual)
             # If a pass showed the same as the one before, so would the next.
             if result.is_complete or shown == before or passes >= passes_allowed(pages):
-                return result
+                has_no_links = io.listing.paging.aligned or result.order in (None, Order.NONE) or shown == before
+                is_unprovable = result.doubt == UNLINKED and has_no_links
+                return replace(result, hint=UNPROVABLE_HINT) if is_unprovable else result
             before, resumes = shown, False
         order, resumed = crawl.order, None
 
@@ -179,7 +181,6 @@ class Crawl:
         doubt = verdict(await self._evidence(main)) or self._intake.doubt
         settled = self._resumed is not None or await self._settle_unseen(complete=not doubt)
         await self._seen.forget()
-        is_unprovable = doubt == UNLINKED and (self._listing.paging.aligned or self.order in (None, Order.NONE))
         return Crawled(
             self._began,
             self.order,
@@ -189,7 +190,6 @@ class Crawl:
             from_start=self._resumed is None,
             met=self._met,
             count=self._listing.count,
-            hint=UNPROVABLE_HINT if is_unprovable else "",
         )
 
     async def _main_pass(self) -> Pass[Page]:

@@ -281,6 +281,10 @@ class StreamSync:
                     "Some quarantined items have no id, and equal ones cannot be told apart. "
                     "Ask whoever runs the API to give every run an id; see: cortex-etl rejects list"
                 )
+        if self._task.mode == "reconcile":
+            return (
+                "If this repeats, the API's counts and pages contradict each other: report it to whoever runs the API."
+            )
         return f"Run: {shlex.join(['cortex-etl', 'reconcile', '--workflow', self._store.stream.workflow_id])}"
 
     def _ended(self, status: str, ours: int | None, error: str = "", hint: str = "") -> Outcome:

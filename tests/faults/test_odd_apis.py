@@ -13,6 +13,7 @@ from etl.config import AppSettings
 from etl.sandbox import World
 from etl.sandbox.faults import (
     Body,
+    Cap,
     Headers,
     Status,
     lists_runs,
@@ -198,6 +199,33 @@ async def test_listing_that_cannot_be_proved_complete_has_a_hint_that_helps(data
                 True,
             ), summary
             assert await t.differences() == []
+
+
+@dataclass(frozen=True, slots=True)
+class SilentlyRounded(Cap):
+    """A server that rounds page sizes down to multiples of 5, without telling."""
+
+    def lower(self, take):
+        return str(max(5, min(int(take), self.size) // 5 * 5))
+
+
+async def test_hint_of_a_reconcile_is_never_another_reconcile(database_url):
+    world = one_stream(43)
+    async with trial(database_url, world) as t:
+        t.sandbox.faults.cap = SilentlyRounded(10, "silent")
+        summary = await t.run("reconcile")
+        assert (summary.status, "newest first, and to send pagination-count" in summary.hint) == ("partial", True), (
+            summary
+        )
+        t.sandbox.faults.clear()
+        await t.agrees("reconcile")
+        t.sandbox.faults.count_delta = 3
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.error) == (
+            "partial",
+            f"{APP}/{WORKFLOW}: the API counts 46 runs, the warehouse 43",
+        )
+        assert "report it to whoever runs the API" in summary.hint
 
 
 async def test_empty_page_between_full_ones_loses_nothing(database_url):
