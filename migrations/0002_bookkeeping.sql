@@ -71,7 +71,7 @@ COMMENT ON TABLE etl_streams IS 'One row per stream, which is the listing of one
 COMMENT ON COLUMN etl_streams.app_id IS 'App of the stream.';
 COMMENT ON COLUMN etl_streams.workflow_id IS 'Workflow of the stream.';
 COMMENT ON COLUMN etl_streams.requested IS
-    'Whether the settings of the last sync request the stream. A stream that is no longer requested is retired.';
+    'Whether the settings request the stream, when a sync, status or doctor last read them. A stream that is no longer requested is retired.';
 COMMENT ON COLUMN etl_streams.late_after IS
     'Time without a complete sync after which the stream is late: the longer of 1 day and 2 × sync.reconcile_every.';
 COMMENT ON COLUMN etl_streams.watermark IS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etl.api.pages import Page
 from etl.api.retry import BadRequestError
-from etl.db.health import record_app_errors, record_requested
+from etl.db.health import clear_app_errors, record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode.items import peek_id
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
@@ -242,11 +242,8 @@ async def record_discovery(
         found: the result of discovery.
     """
     whole = [app for app in apps if app.id not in found.problems]
-    await record_requested(
-        pool,
-        found.streams,
-        reconcile_every=settings.sync.reconcile_every,
-        kept_apps=[app.id for app in settings.apps if app not in whole],
-    )
+    kept = [app.id for app in settings.apps if app not in whole]
+    await record_requested(pool, found.streams, reconcile_every=settings.sync.reconcile_every, kept_apps=kept)
+    await clear_app_errors(pool, kept)
     await record_app_errors(pool, [(app_id, problem.error, problem.hint) for app_id, problem in found.problems.items()])
     await mark_workflows_gone(pool, [app.id for app in whole if app.workflows == "all"])

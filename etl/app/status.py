@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etl.app.warehouse import connected
-from etl.db.health import is_healthy, read_health
+from etl.db.health import is_healthy, read_health, record_named
 from etl.db.statements import statements
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ async def status_report(settings: Settings, *, explain: bool = False) -> StatusR
         DatabaseError: the database cannot be reached or used.
     """
     async with connected(settings) as connection:
+        await record_named(connection, settings)
         streams = await read_health(connection)
         if explain:
             streams = [stream | {"explanation": await _explain(connection, stream)} for stream in streams]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from etl.db.statements import statements
+from etl.events import StreamId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    import asyncpg
-
-    from etl.events import StreamId
+    from etl.config import Settings
 
 _SQL = statements("health")
 _SHORTEST_LATE_AFTER = timedelta(days=1)
 
 
 async def record_requested(
-    pool: asyncpg.Pool,
+    server: asyncpg.Pool | asyncpg.Connection,
     streams: Sequence[StreamId],
     *,
     reconcile_every: timedelta,
@@ -29,19 +31,36 @@ async def record_requested(
     """Record which streams the settings request; other streams are retired.
 
     Args:
-        pool: connections to the warehouse.
+        server: a connection to the warehouse, or a pool of them.
         streams: the requested streams.
         reconcile_every: the setting. A stream is late after twice this time, but not before a day.
-        kept_apps: apps whose other streams and errors stay unchanged, because their workflows could not be listed
-            completely.
+        kept_apps: apps whose other streams stay unchanged, because their workflows are not known completely.
     """
-    await pool.execute(
+    await server.execute(
         _SQL["record_requested"],
         [stream.app_id for stream in streams],
         [stream.workflow_id for stream in streams],
         max(_SHORTEST_LATE_AFTER, 2 * reconcile_every),
         list(kept_apps),
     )
+
+
+async def record_named(connection: asyncpg.Connection, settings: Settings) -> None:
+    """Record which streams the settings request, as far as they name workflows; the next sync lists the others.
+
+    Without this, a workflow that has just been added to the settings would be unknown until the next sync. If the role
+    can only read, nothing is recorded.
+    """
+    if not settings.apps:
+        return
+    streams = [StreamId(app.id, each) for app in settings.apps if app.workflows != "all" for each in app.workflows]
+    whole = [app.id for app in settings.apps if app.workflows == "all"]
+    with suppress(asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError):
+        await record_requested(connection, streams, reconcile_every=settings.sync.reconcile_every, kept_apps=whole)
+
+
+async def clear_app_errors(pool: asyncpg.Pool, kept_apps: Sequence[str]) -> None:
+    """Delete the errors of all apps except for `kept_apps`: they have been listed, or are not in the settings."""
     await pool.execute(_SQL["clear_app_errors"], list(kept_apps))
 
 

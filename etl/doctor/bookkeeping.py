@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.db.health import is_healthy, read_health, read_listed, read_server_limits
+from etl.db.health import is_healthy, read_health, read_listed, read_server_limits, record_named
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
 from etl.limits import Work, near_limits
@@ -25,6 +25,7 @@ _SQL = statements("doctor")
 
 async def examine_bookkeeping(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
     """Yield the findings about streams, locks and the request budget of a migrated warehouse."""
+    await record_named(connection, settings)
     async for check in _streams(connection):
         yield check
     yield await _locks(connection)

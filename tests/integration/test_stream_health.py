@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import asyncpg
 import pytest
 from api_clients import QUICK
 from postgres_fixtures import add_owners
+from pydantic import SecretStr
 from sync_trials import SCHEMA
 
 import etl.plan
@@ -185,7 +187,34 @@ async def test_sync_of_one_workflow_retires_no_other(sandbox: Any, warehouse: An
         summary = await run_sync(t.settings({"a": "all", "b": "all"}), "sync", apps=["a"])
         assert summary.status == "succeeded"
         assert await t.states() == {"a/w1": "complete", "a/w2": "complete", "b/w3": "new"}
-        assert not (await status_report(t.settings({"a": "all"}))).is_healthy
+        assert not (await status_report(t.settings({"a": "all", "b": "all"}))).is_healthy
+
+
+async def test_status_knows_a_change_of_the_settings_before_the_next_sync(
+    sandbox: Any, warehouse: Any, database_url: str
+) -> None:
+    async with settled(sandbox, database_url, warehouse, a=["w1", "w2"], b=["w3"]) as t:
+        assert await t.sync(a=["w1"]) == "succeeded"
+        for apps, states in (
+            ({"a": ["w1", "w2"]}, {"a/w1": "complete", "a/w2": "new"}),
+            ({"a": ["w1"], "b": ["w3"]}, {"a/w1": "complete", "a/w2": "retired", "b/w3": "new"}),
+            ({"a": "all"}, {"a/w1": "complete", "a/w2": "retired", "b/w3": "retired"}),
+            ({}, {"a/w1": "complete", "a/w2": "retired", "b/w3": "retired"}),
+        ):
+            report = await status_report(t.settings(apps))
+            assert {f"{row['app_id']}/{row['workflow_id']}": row["state"] for row in report.streams} == states
+            assert report.is_healthy == ("new" not in states.values())
+        role = f"reader_{secrets.token_hex(4)}"
+        await warehouse.execute(
+            f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA cortex TO {role};"
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA cortex TO {role}"
+        )
+        settings = t.settings({"a": ["w1", "w2"]})
+        url = SecretStr(database_url.replace("postgres@", f"{role}@"))
+        reading = settings.model_copy(update={"database": settings.database.model_copy(update={"url": url})})
+        assert (await status_report(reading)).is_healthy, "it cannot record the change"
+        assert not (await status_report(settings)).is_healthy
+        await warehouse.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 REFUSALS = [
