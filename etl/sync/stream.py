@@ -295,6 +295,7 @@ class StreamSync:
     async def _window(self) -> Outcome:
         """Load a window of the history; counts and watermarks do not apply to it."""
         crawl = await read_all(self._io, self._now, window=self._task.window)
+        await self._store.note_count(self._listing.count)  # that of an earlier sync would not include what was loaded
         if not crawl.doubt:
             return self._ended("succeeded", None)
         return self._ended("partial", None, crawl.doubt, crawl.hint or "Run the same command again.")

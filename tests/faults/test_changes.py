@@ -1,6 +1,6 @@
 """Promises 1, 2 and 5: changes are found in time, and newer copies replace older ones."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 
 import pytest
@@ -439,6 +439,23 @@ async def test_window_loads_the_runs_created_in_it(database_url, hours):
                 summary = await t.run("backfill", **window)
                 assert (summary.status, summary.runs_inserted) == ("succeeded", 2), summary.error
             await t.agrees("backfill")
+
+
+async def test_window_of_a_complete_stream_leaves_it_complete(database_url):
+    world = one_stream(20)
+    async with trial(database_url, world) as t:
+        await t.agrees()
+        run = world.create_run(WORKFLOW)
+        summary = await t.run("backfill", since=datetime.fromisoformat(run["created_at"]))
+        assert (summary.status, summary.runs_inserted, summary.streams[0].api_count) == ("succeeded", 1, None)
+        health = await t.connection.fetchrow("SELECT state, api_count, watermark FROM sync_health")
+        assert tuple(health)[:2] == ("complete", 21)
+        gone = world.listing(WORKFLOW)[-1]["id"]
+        world.delete_run(gone)
+        await t.run("backfill", since=datetime.fromisoformat(run["created_at"]))
+        blocker = "the API counts 20 runs, the warehouse has 21"
+        assert await t.connection.fetchval("SELECT blocker FROM sync_health") == blocker
+        await t.agrees()
 
 
 @pytest.mark.parametrize(
