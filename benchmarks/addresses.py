@@ -1,7 +1,8 @@
 """Measure a backfill over 1, 2 and 4 addresses, and compute larger fleets from it: `python -m benchmarks.addresses`.
 
-Each address is a copy of the command with a request budget of its own (`api.egress`), all on this machine. The rate
-limit bounds the speed, so the CPU seconds and the WAL of a thousand runs are what counts.
+Each address is a copy of the command with a request budget of its own (`api.egress`), all on this machine; the server
+tells them apart by their keys, and refuses more than 500 requests a minute of each. The rate limit bounds the speed, so
+the CPU seconds and the WAL of a thousand runs are what counts.
 """
 
 from __future__ import annotations
@@ -25,26 +26,27 @@ _BILLION = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a backfill took: runs per second and per request; CPU seconds of 1,000 runs; kB of WAL of one."""
+    """What a backfill took: runs per second and per request; CPU seconds of 1,000 runs; kB of WAL of one; 429s."""
 
     rate: float
     per_request: float
     client_s: float
     server_s: float
     wal_kb: float
+    refused: int
 
 
 def one(bench: Bench, addresses: int, windows: int) -> Costs:
     """Run a backfill over some addresses."""
     pages = addresses * RATE_LIMIT * windows + 20
-    app = f"app-{-(-pages * PAGE // 2000) * 2000}"
+    app = f"slow-{-(-pages * PAGE // 2000) * 2000}"
     url = bench.fresh()
 
     def copy(number: int) -> float:
         settings = {
             "api": {
                 "base_url": f"http://127.0.0.1:{bench.port}",
-                "key": "sk-bench",
+                "key": f"sk-bench-{number}",
                 "page_size": PAGE,
                 "requests_per_minute": RATE_LIMIT,
                 "egress": f"address-{number}",
@@ -60,12 +62,15 @@ def one(bench: Bench, addresses: int, windows: int) -> Costs:
     with ThreadPoolExecutor(addresses) as threads:
         client = sum(threads.map(copy, range(addresses)))
     server, written = bench.cluster.cpu_s() - server, bench.cluster.written() - written
-    arrivals = bench.control("requests", app)["arrivals"]
-    runs = int(app.removeprefix("app-"))
+    received = bench.control("requests", app)
+    arrivals = received["arrivals"]
+    runs = int(app.removeprefix("slow-"))
     bench.cluster.drop(url)
     per_request, measured = runs / len(arrivals), addresses * RATE_LIMIT * windows
     rate = measured * per_request / (arrivals[measured] - arrivals[0])
-    return Costs(rate, per_request, client / runs * 1000, server / runs * 1000, written / runs / 1000)
+    return Costs(
+        rate, per_request, client / runs * 1000, server / runs * 1000, written / runs / 1000, received["refused"]
+    )
 
 
 def main() -> None:
@@ -78,12 +83,14 @@ def main() -> None:
         directory.chmod(0o755)
         with Cluster(directory) as cluster:
             bench = Bench(cluster, port, directory, 0)
-            print("| addresses | runs/s | client, CPU s per 1,000 runs | PostgreSQL, CPU s per 1,000 runs | WAL |")
-            print("| ---: | ---: | ---: | ---: | ---: |")
+            print(
+                "| addresses | runs/s | 429 | client, CPU s per 1,000 runs | PostgreSQL, CPU s per 1,000 runs | WAL |"
+            )
+            print("| ---: | ---: | ---: | ---: | ---: | ---: |")
             for addresses in (1, 2, 4):
                 found = one(bench, addresses, chosen.windows)
                 cpu = f"{found.client_s:.2f} | {found.server_s:.2f} | {found.wal_kb:.1f} kB per run"
-                print(f"| {addresses} | {found.rate:,.0f} | {cpu} |", flush=True)
+                print(f"| {addresses} | {found.rate:,.0f} | {found.refused} | {cpu} |", flush=True)
     print("\n| addresses | runs/s | client cores | PostgreSQL cores | WAL MB/s | connections | 1 billion runs |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for addresses in (1, 10, 100, 1000):

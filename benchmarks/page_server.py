@@ -1,8 +1,8 @@
 """A loopback server for benchmarks, run in a separate process: prepared pages, with almost no work per request.
 
 The id of an app defines it: `app-30000` has 30,000 runs; `slow-30000` also responds after 100 ms and refuses more than
-500 requests in any 60 s. `/-/change/APP/N` gives every Nth run a new `updated_at`; `/-/requests/APP` returns when
-requests for an app arrived and how many were refused.
+500 requests in any 60 s with the same key, which stands for an address. `/-/change/APP/N` gives every Nth run a new
+`updated_at`; `/-/requests/APP` returns when requests for an app arrived and how many were refused.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ PREPARED_RUNS = 40_000
 
 _RUNS = re.compile(r"/apps/([^/]+)/workflows/([^/]+)/runs")
 _WORKFLOWS = re.compile(r"/apps/([^/]+)/workflows")
+_KEY = re.compile(rb"(?i)\r\nAuthorization: Bearer (\S+)")
 _CONTROL = re.compile(r"/-/(\w+)/([^/]+)(?:/(\d+))?")
 
 
@@ -41,14 +42,14 @@ class World:
     def __init__(self) -> None:
         self.apps: dict[str, App] = {}
         self.arrivals: dict[str, list[float]] = {}
-        self.granted: dict[str, list[float]] = {}
+        self.granted: dict[str, dict[bytes, list[float]]] = {}  # by app and key
         self.cache: dict[str, bytes] = {}
         self.cached_bytes = 0
 
     def app(self, name: str) -> App:
         if name not in self.apps:
             app = self.apps[name] = App(name, int(name.rpartition("-")[2]))
-            self.arrivals[name], self.granted[name] = [], []
+            self.arrivals[name], self.granted[name] = [], {}
             if app.runs_each * len(app.workflows) <= PREPARED_RUNS:
                 self.prepare(app)
         return self.apps[name]
@@ -90,15 +91,15 @@ class World:
             self.cached_bytes = 0
             self.prepare(app)
         times = self.arrivals[name]
-        report = {"arrivals": times, "refused": len(times) - len(self.granted[name])}
+        report = {"arrivals": times, "refused": len(times) - sum(map(len, self.granted[name].values()))}
         return _response(json.dumps(report).encode(), 1, 1, 1)
 
-    def allow(self, name: str) -> bool:
-        """Count a request for an app; return whether the rate limit allows it."""
+    def allow(self, name: str, key: bytes) -> bool:
+        """Count a request for an app with a key; return whether the rate limit allows it."""
         now = monotonic()
         self.app(name)
         self.arrivals[name].append(now)
-        granted = self.granted[name]
+        granted = self.granted[name].setdefault(key, [])
         if name.startswith("slow") and len(granted) >= RATE_LIMIT and now - granted[-RATE_LIMIT] < WINDOW_S:
             return False
         granted.append(now)
@@ -140,13 +141,13 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += data
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
-            target = self.received.split(b" ", 2)[1].decode()
-            self.received = self.received[end + 4 :]
-            self.serve(target)
+            head, self.received = self.received[:end], self.received[end + 4 :]
+            key = _KEY.search(head)
+            self.serve(head.split(b" ", 2)[1].decode(), key[1] if key else b"")
 
-    def serve(self, target: str) -> None:
+    def serve(self, target: str, key: bytes) -> None:
         name = target.split("/", 3)[2] if target.startswith("/apps/") else ""
-        response = self.world.respond(target) if not name or self.world.allow(name) else _REFUSED
+        response = self.world.respond(target) if not name or self.world.allow(name, key) else _REFUSED
         if name.startswith("slow"):
             asyncio.get_running_loop().call_later(LATENCY_S, self.send, response)
         else:
