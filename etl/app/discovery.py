@@ -15,9 +15,9 @@ from etl.events import Notice, StreamId
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.plan.paging import Paging
 from etl.plan.passes import Pass
-from etl.plurals import counted
 from etl.sync.listing import REPEATED_PAGES, answer_of
 from etl.tables import LONGEST_ID_BYTES
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

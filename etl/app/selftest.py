@@ -29,10 +29,10 @@ from etl.app.warehouse import database_url
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import connect, quote_identifier
 from etl.db.statements import statements
-from etl.plurals import counted
 from etl.sandbox import Sandbox, World
 from etl.sandbox.faults import CutBody, Drift, Reset, Status, any_request
 from etl.sandbox.responses import encode
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

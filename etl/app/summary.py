@@ -10,8 +10,8 @@ import msgspec
 
 from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError, gravest
 from etl.events import RequestSent
-from etl.plurals import counted
 from etl.sync.intake import Tally
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

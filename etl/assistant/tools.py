@@ -21,8 +21,7 @@ from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.dictionary import read_dictionary
 from etl.dictionary.plain_text import description, overview
 from etl.errors import EtlError, SettingsError
-from etl.plurals import counted
-from etl.visible import visible, visible_json
+from etl.text import counted, visible, visible_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

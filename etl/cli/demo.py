@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl.cli.target import database_url, demo_settings
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from etl.observe.terminal import colored
-from etl.visible import visible, visible_json, visible_lines
+from etl.text import colored, visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence

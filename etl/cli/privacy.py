@@ -10,7 +10,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.errors import SettingsError
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from etl.config import Settings

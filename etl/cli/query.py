@@ -20,7 +20,7 @@ from etl.cli.output import flush, stdout_is_terminal, stdout_width
 from etl.cli.root import app
 from etl.cli.target import DemoOption, database_url, readable_settings
 from etl.errors import SettingsError, install_extra
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from etl.cli.results import Form

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from etl.cli.output import stream, table_text, write_pieces
 from etl.errors import SettingsError
 from etl.files import replacing
-from etl.plurals import counted
-from etl.visible import visible_json
+from etl.text import counted, visible_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

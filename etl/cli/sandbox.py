@@ -14,7 +14,7 @@ import typer
 from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.errors import SettingsError
-from etl.plurals import counted
+from etl.text import counted
 
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the random data.")]
 

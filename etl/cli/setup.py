@@ -37,8 +37,7 @@ def init(call: Invocation) -> None:
 
     Example: `cortex-etl init && cortex-etl doctor`
     """
-    from etl.config.document import DOTENV
-    from etl.config.locate import candidates
+    from etl.config.document import DOTENV, candidates
     from etl.config.schema import SCHEMA_NAME, render, starter
 
     path = call.config or candidates(os.environ)[0]

@@ -13,7 +13,7 @@ from etl.cli.invocation import Invocation, command, run_async
 from etl.cli.root import app
 from etl.cli.target import DemoOption, readable_settings
 from etl.errors import EXIT_INCOMPLETE, EXIT_OK
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from etl.cli.root import app
 from etl.cli.rounds import repeat
 from etl.cli.telemetry import run_watched
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from etl.app import SyncSummary

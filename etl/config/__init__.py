@@ -13,9 +13,18 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from etl.config.document import DOTENV, PREFIX, Document, KeyPath, dotted, read_document, sets_anything
+from etl.config.document import (
+    DOTENV,
+    PREFIX,
+    Document,
+    KeyPath,
+    candidates,
+    dotted,
+    find_file,
+    read_document,
+    sets_anything,
+)
 from etl.config.libpq import complete, unused_variables
-from etl.config.locate import candidates, find_file
 from etl.config.network import Network, read_network
 from etl.config.problems import refuse_misspelled, settings_error
 from etl.config.sections import (

@@ -1,4 +1,4 @@
-"""Read the settings as plain values, and record the place of each value, so that errors can name file and line.
+"""Find the settings file, and read it as plain values with the place of each, so that errors can name file and line.
 
 The values come from `config.yaml`, in which `${NAME}` is replaced by a variable of the environment or of `.env`.
 Variables such as `CORTEX_ETL__SECTION__KEY` override them. Secrets that are still missing are read from files
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from etl.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CONFIG_VARIABLE = "CORTEX_ETL_CONFIG"
+_CONFIG_NAME = "config.yaml"
 PREFIX = "CORTEX_ETL__"
 DOTENV = ".env"
 _DEEPEST = 20  # levels; the settings use four
@@ -30,6 +33,24 @@ _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
 
 KeyPath = tuple[str | int, ...]
+
+
+def candidates(environment: Mapping[str, str]) -> list[Path]:
+    """Return the paths to search, in order: the path in `CORTEX_ETL_CONFIG`, or else the default paths."""
+    if named := environment.get(CONFIG_VARIABLE):
+        return [Path(named)]
+    shared = environment.get("XDG_CONFIG_HOME") or ""
+    if not shared and (home := environment.get("HOME")):
+        shared = f"{home}/.config"
+    usual = [Path(_CONFIG_NAME)]
+    return [*usual, Path(shared, "cortex-etl", _CONFIG_NAME)] if Path(shared).is_absolute() else usual
+
+
+def find_file(environment: Mapping[str, str]) -> Path | None:
+    """Return the path in `CORTEX_ETL_CONFIG`, or else the first default path that exists; None if none exists."""
+    found = candidates(environment)
+    # Not Path.exists, which raises if the user's directory cannot be read.
+    return next((path for path in found if environment.get(CONFIG_VARIABLE) or os.path.lexists(path)), None)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from etl.db.health import is_healthy, read_health, read_listed, read_server_limi
 from etl.db.statements import statements
 from etl.doctor.checks import Check, ok, warning
 from etl.limits import Work, near_limits
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

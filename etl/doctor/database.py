@@ -16,7 +16,7 @@ from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.doctor.reader import examine_reader
 from etl.errors import DatabaseError, EtlError, SettingsError
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -15,7 +15,7 @@ from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
 from etl.errors import TRY_LATER, DatabaseError, EtlError, KeyRefusedError, NotFoundError, SettingsError
 from etl.events import RequestSent
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -23,7 +23,7 @@ from etl.errors import EXIT_HELD, EXIT_INTERRUPTED, SettingsError
 from etl.events import Notice
 from etl.files import make_private_folder, touch
 from etl.observe.messages import Message, body_for, shortened
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

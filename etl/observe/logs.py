@@ -16,8 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl import events
-from etl.observe.terminal import colored
-from etl.visible import visible, visible_json
+from etl.text import colored, visible, visible_json
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from etl.visible import visible
+from etl.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,8 +19,7 @@ from rich.progress import (
 from rich.table import Column
 
 from etl import events
-from etl.plurals import counted
-from etl.visible import visible
+from etl.text import counted, visible
 
 if TYPE_CHECKING:
     from types import TracebackType

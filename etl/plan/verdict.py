@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from etl.plurals import counted
+from etl.text import counted
 
 if TYPE_CHECKING:
     from etl.plan.passes import Pass

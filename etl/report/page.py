@@ -19,7 +19,7 @@ from etl import __version__
 from etl.report import aggregates, changes, formatting, headlines, html_tables, plots
 from etl.report.aggregates import Tally
 from etl.report.facts import MAX_FAILURES, MIN_TIMED
-from etl.visible import visible
+from etl.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from etl.report import formatting
 from etl.report.aggregates import split_into_periods
-from etl.visible import visible_lines
+from etl.text import visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

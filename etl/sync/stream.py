@@ -17,12 +17,12 @@ from etl.plan.order import Order
 from etl.plan.passes import Pass
 from etl.plan.slices import Due, Reconciled, deadline
 from etl.plan.window import EVERYTHING, Window
-from etl.plurals import counted
 from etl.sync.crawl import Crawled, read_all, read_slice
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import Tally
 from etl.sync.listing import answer_of
+from etl.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping

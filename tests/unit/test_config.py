@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from etl.config import Settings, format_duration, load, parse_duration
-from etl.config.locate import candidates
+from etl.config.document import candidates
 from etl.config.schema import starter
 from etl.errors import SettingsError
 

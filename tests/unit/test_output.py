@@ -20,7 +20,7 @@ from etl.cli.output import Output, encode_json, fitted, plain, table, table_text
 from etl.cli.root import app
 from etl.cli.status import span
 from etl.observe.secrets import Mask
-from etl.plurals import counted
+from etl.text import counted
 
 HOSTILE = "a\x1b[31mb\x07\x9b1m\u202ec\r\nhint: d"
 ESCAPED = "a\\x1b[31mb\\x07\\x9b1m\\u202ec\\r\\nhint: d"

@@ -1,17 +1,32 @@
-"""Escaping of control characters in text from other sources.
+"""Text for people: counts with nouns, control characters made visible, colors.
 
-Such text must not move the cursor of a terminal, hide other text or start a new line.
+Text from other sources must not move the cursor of a terminal, hide other text or start a new line.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 # Control characters, of which ESC and the C1 characters start sequences that move the cursor, rename the window or hide
 # text, and characters that end a line or change the writing direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _USUAL = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun, such as `1 row` or `2,000 rows`; pass `plural` if it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def colored(stream: TextIO) -> bool:
+    """Return whether to use colors on a stream; see https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def visible(text: str) -> str:
