@@ -16,6 +16,7 @@ from etl.plan.passes import EDGE, Checkpoint, Pass, closing_pass
 from etl.plan.verdict import UNLINKED, UNPROVABLE_HINT, Evidence, passes_allowed, verdict
 from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
 from etl.sync.gone import LOOKED_UP, settle_unseen, settle_unseen_elsewhere
+from etl.sync.intake import TWINS, TWINS_HINT
 from etl.sync.listing import answer_of
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ async def read_all(
             # If a pass showed the same as the one before, so would the next.
             if result.is_complete or shown == before or passes >= passes_allowed(pages):
                 has_no_links = io.listing.paging.aligned or result.order in (None, Order.NONE) or shown == before
-                is_unprovable = result.doubt == UNLINKED and has_no_links
-                return replace(result, hint=UNPROVABLE_HINT) if is_unprovable else result
+                hint = UNPROVABLE_HINT if result.doubt == UNLINKED and has_no_links else ""
+                return replace(result, hint=TWINS_HINT if io.intake.doubt == TWINS else hint)
             before, resumes = shown, False
         order, resumed = crawl.order, None
 

@@ -43,6 +43,12 @@ PAUSE_EVERY = 100
 FUTURE = timedelta(days=1)
 """An `updated_at` further ahead of PostgreSQL's clock than this is ignored."""
 
+TWINS = "identical items without ids on one page cannot be told apart"
+
+TWINS_HINT = (
+    "Some quarantined items have no id, and equal ones cannot be told apart. "
+    "Ask whoever runs the API to give every run an id; see: cortex-etl rejects list"
+)
 
 Errors: TypeAlias = "dict[str, NotFoundError | TransientError]"
 """Errors of requests for single runs, by run id."""
@@ -120,7 +126,7 @@ class Intake:
     Attributes:
         tally: counts of what was read and done.
         newest: the largest `updated_at` read.
-        doubt: why a run read since `begin` may be out of date; empty if none is.
+        doubt: why an item read since `begin` may be out of date, or may stand for several; empty if none does.
         has_undated: whether a run without a creation time was read.
     """
 
@@ -185,6 +191,8 @@ class Intake:
                 if item.digest not in listed:
                     shown = None if authoritative else self._seen_before(item)
                     listed[item.digest] = shown or self._classify_item(item, stored.get(item.key), found, counts)
+                elif item.run_id is None:
+                    self.doubt = TWINS
             found.pages.append([listed[item.digest] for item in of_page])
             if page.is_listed:
                 self._recent |= {item.key: (item.digest, listed[item.digest]) for item in of_page}

@@ -20,7 +20,7 @@ from etl.plan.window import EVERYTHING, Window
 from etl.sync.crawl import Crawled, read_all, read_slice
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
-from etl.sync.intake import Tally
+from etl.sync.intake import TWINS_HINT, Tally
 from etl.sync.listing import answer_of
 from etl.text import counted
 
@@ -277,10 +277,7 @@ class StreamSync:
         if self._crawl is not None and (self._listing.count or 0) > self._crawl.met:
             rejects = await self._store.open_rejects()
             if any(each.run_id is None for each in rejects.values()):
-                return (
-                    "Some quarantined items have no id, and equal ones cannot be told apart. "
-                    "Ask whoever runs the API to give every run an id; see: cortex-etl rejects list"
-                )
+                return TWINS_HINT
         if self._task.mode == "reconcile":
             return (
                 "If this repeats, the API's counts and pages contradict each other: report it to whoever runs the API."

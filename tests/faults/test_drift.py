@@ -247,6 +247,16 @@ async def test_identical_items_without_ids_are_not_green(database_url):
         )
         assert await t.connection.fetchval("SELECT hint FROM sync_health") == summary.hint
         assert await t.differences() == []
+        for headers, mode, window in (
+            (True, "backfill", {"since": datetime(2020, 1, 1, tzinfo=UTC)}),
+            (False, "reconcile", {}),
+            (False, "sync", {}),
+        ):
+            t.sandbox.faults.no_paging_headers = not headers
+            summary = await t.run(mode, **window)
+            error = "app_1/wf_1: identical items without ids on one page cannot be told apart"
+            assert (summary.status, summary.error) == ("partial", error)
+            assert "give every run an id" in summary.hint
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
