@@ -414,7 +414,7 @@ CREATE TABLE child_runs (
     CONSTRAINT child_runs_run_fkey FOREIGN KEY (parent_run_id) REFERENCES runs (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE child_runs IS
-    'One row per run that a step started. The ids are in the step''s output, in the items of its output if the step looped, and in the outputs of its calls.';
+    'One row per run that a step started. The ids are in the step''s output, in the items of its output if the step looped, and in the outputs of its calls: in run_id where the step or call has the type workflow. Where it has another type, in run_id if there is also a workflow_id and the step cost credits: such outputs may mention any run by its run_id alone, for instance if a model examines runs.';
 COMMENT ON COLUMN child_runs.parent_run_id IS 'Run whose step started the run (runs.id).';
 COMMENT ON COLUMN child_runs.parent_step_key IS 'Step that started the run (run_steps.step_key).';
 COMMENT ON COLUMN child_runs.run_id IS 'Run that was started (runs.id, if its workflow is synced).';

@@ -15,7 +15,6 @@ from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
     CALL,
     CALL_OUTPUTS,
-    OTHER_FORMS,
     RETENTION,
     RUN,
     RUN_USAGE,
@@ -124,7 +123,8 @@ class Normalizer:
         version_id, draft_id = version and version.id, draft and draft.id
         tree = list[Row]()
         of_usage = _add_usage(tree, run.id, "", usage)
-        steps, calls, children = self._step_rows(run, usage, tree, of_usage)
+        steps = steps_of(run, usage)
+        of_steps, calls = self._step_rows(run.id, steps, tree, of_usage)
         if of_usage:
             run.extra = {**(run.extra or {}), "usage": of_usage}
         if retention.extra:
@@ -144,36 +144,34 @@ class Normalizer:
             emptied=run.output is None and bytes(run.input) == bytes(run.result) == b"null",
             retention_due_at=row[_DUE_AT],
             run=row,
-            steps=steps,
+            steps=of_steps,
             calls=calls,
             usage=tree,
-            child_runs=children,
+            child_runs=child_rows(run.id, steps),
             versions=tuple(each for each in (version, draft) if each is not None),
         )
 
     def _step_rows(
-        self, run: Any, usage: Any, tree: list[Row], unknown: dict[str, Any]
-    ) -> tuple[list[Row], list[Row], list[Row]]:
-        """Return the rows of steps, of calls and of child runs.
+        self, run_id: str, steps: list[tuple[str, str, Any, Any]], tree: list[Row], unknown: dict[str, Any]
+    ) -> tuple[list[Row], list[Row]]:
+        """Return the rows of steps and of calls.
 
         The usage rows of the steps are appended to `tree`, and the unknown fields of their usage to `unknown`.
         """
-        run_id, keep = run.id, self._keep
-        steps, calls, children = list[Row](), list[Row](), list[Row]()
-        for ordinal, (step_key, key, step, used) in enumerate(steps_of(run, usage)):
+        keep = self._keep
+        rows, calls = list[Row](), list[Row]()
+        for ordinal, (step_key, key, step, used) in enumerate(steps):
             if step.key is not None and step.key != key:
                 step.extra = {**(step.extra or {}), "key": clean_text(step.key)}
             made = self._output(STEP_OUTPUTS, STEP, step.type, step)
             looped = memoryview(step.output)[0] == _BRACKET
-            steps.append(step_row(run_id, step_key, ordinal, step, used, made, looped, keep))
-            if step.calls or step.type not in OTHER_FORMS:
-                children += child_rows(run_id, step_key, step, used)
+            rows.append(step_row(run_id, step_key, ordinal, step, used, made, looped, keep))
             for place, call in enumerate(step.calls or ()):
                 made = self._output(CALL_OUTPUTS, CALL, call.type or step.type, call)
                 calls.append(call_row(run_id, step_key, place, call, made, keep))
             if (used.calls or used.extra) and (extra := _add_usage(tree, run_id, step_key, used)):
                 unknown.setdefault("steps", {})[step_key] = extra
-        return steps, calls, children
+        return rows, calls
 
     def _output(self, outputs: dict[str, Document], document: Document, kind: str | None, holder: Any) -> Any:
         """Read the fields of an output that have columns; values that do not fit are added to `holder.extra`."""

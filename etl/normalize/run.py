@@ -13,8 +13,6 @@ from etl.normalize.fitting import JSON, NULL, Fitter, Part, refuse
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from etl.normalize.rows import Row
     from etl.tables import Table
 
@@ -97,7 +95,7 @@ STEP_OUTPUTS: Final = _outputs(RUN_STEPS)
 CALL_OUTPUTS: Final = _outputs(RUN_STEP_CALLS)
 
 
-def steps_of(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
+def steps_of(run: Any, usage: Any) -> list[tuple[str, str, Any, Any]]:
     """Return the steps of a run: (key in the tables, key in the payload, step, usage) of each.
 
     If keys are equal, or become equal when they are cleaned, the second one becomes `key#2`, and so on.
@@ -139,12 +137,10 @@ def steps_of(run: Any, usage: Any) -> Iterable[tuple[str, str, Any, Any]]:
 
 # The runs that steps started
 
-OTHER_FORMS: Final = frozenset({"note", "branch", "model", "http_request", "browser", "input"})
-"""Types of steps and calls whose outputs have other structures, without a run id."""
-
 _BRACE: Final = ord("{")
 _BRACKET: Final = ord("[")
 _FREE: Final = frozenset({b"null", b"0"})
+_RUN_ID: Final = b'"run_id"'
 _LONGEST: Final = 200  # characters of an id; longer text may not fit into an index
 
 
@@ -156,37 +152,37 @@ class _Started(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Started).decode
 
 
-def child_rows(run_id: str, step_key: str, step: Any, used: Any) -> list[Row]:
-    """Return a row for each run that a step started.
+def child_rows(run_id: str, steps: list[tuple[str, str, Any, Any]]) -> list[Row]:
+    """Return a row for each run that one of the steps started; `steps` are those of `steps_of`.
 
     The run ids are in the step's output, in its items if the step looped, and in the outputs of the step's calls. An
     output contains the id of a child run if the step or call has the type `workflow`. An output of another type does
-    if it has both `run_id` and `workflow_id` and the step cost credits.
+    if it has both `run_id` and `workflow_id` and the step cost credits: it may mention any run by `run_id` alone.
     """
-    is_free = bytes(used.total) in _FREE
-    outputs: list[tuple[str | None, Raw]] = []
-    if step.type not in OTHER_FORMS:
-        looped = memoryview(step.output)[0] == _BRACKET
-        outputs = [(step.type, each) for each in (items_of(step.output, "") or () if looped else (step.output,))]
-    for call in step.calls or ():
-        kind = call.type or ("workflow" if step.type == "workflow" else None)
-        if kind not in OTHER_FORMS:
-            outputs.append((kind, call.output))
-    found = [
-        _child_id(output, is_workflow=kind == "workflow")
-        for kind, output in outputs
-        if kind == "workflow" or not is_free
-    ]
-    return [(run_id, step_key, each) for each in dict.fromkeys(found) if each and each != run_id]
+    rows: list[Row] = []
+    for step_key, _, step, used in steps:
+        kind, costs = step.type, bytes(used.total) not in _FREE
+        found: list[str | None] = []
+        # Searching an output for the field is much faster than decoding it, and most outputs do not have it.
+        if (costs or kind == "workflow") and _RUN_ID in bytes(step.output):
+            looped = memoryview(step.output)[0] == _BRACKET
+            outputs = items_of(step.output, "") or () if looped else (step.output,)
+            found += [_child_id(output, kind) for output in outputs]
+        for call in step.calls or ():
+            if (costs or (call.type or kind) == "workflow") and _RUN_ID in bytes(call.output):
+                found.append(_child_id(call.output, call.type or kind))
+        if found:
+            rows += [(run_id, step_key, each) for each in dict.fromkeys(found) if each and each != run_id]
+    return rows
 
 
-def _child_id(output: Raw, *, is_workflow: bool) -> str | None:
-    """Return the id of the child run in an output; None or empty if there is none."""
+def _child_id(output: Raw, kind: str | None) -> str | None:
+    """Return the id of the child run in an output of a step or call of this type; None or empty if there is none."""
     if memoryview(output)[0] != _BRACE:
         return None
     try:
         started = _decode(output)
     except UNREADABLE:
         return None
-    names_run = is_workflow or started.workflow_id is not NULL
+    names_run = kind == "workflow" or started.workflow_id is not NULL
     return started.run_id if names_run and len(started.run_id or "") <= _LONGEST else None

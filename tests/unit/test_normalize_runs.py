@@ -174,16 +174,25 @@ IDS = ID | {"workflow_id": "w"}
         ({"type": "code", "output": IDS}, 0, []),
         ({"type": "code", "output": IDS}, None, []),
         ({"type": "code", "output": ID}, 1, []),
-        ({"type": "model", "output": IDS}, 1, []),
-        ({"type": "model", "output": IDS, "calls": [{"type": "code", "output": ID}]}, 1, []),
-        ({"type": "model", "calls": [{"type": "model", "output": IDS}]}, 1, []),
-        ({"type": "model", "calls": [{"output": IDS}]}, 1, ["child"]),
+        ({"type": "code", "output": [None, ID, IDS]}, 1, ["child"]),
+        ({"type": "code", "output": {"result": IDS}}, 1, []),
+        ({"type": "model", "output": ID, "calls": [{"type": "model", "output": ID}, {"output": ID}]}, 1, []),
+        ({"type": "workflow", "calls": [{"type": "model", "output": IDS}]}, 0, []),
         ({"type": "model", "calls": [{"type": "workflow", "output": ID}]}, 0, ["child"]),
     ],
 )
 def test_outputs_name_child_runs(step: dict[str, Any], total: int | None, found: list[str]) -> None:
     rows = normalized(run_bytes(output={"a": step}, usage={"steps": {"a": {"total": total}}}))
     assert rows.child_runs == [("run", "a", each) for each in found]
+
+
+@pytest.mark.parametrize("kind", ["note", "branch", "model", "http_request", "browser", "input", "new", None])
+def test_outputs_of_any_type_name_child_runs(kind: str | None) -> None:
+    typed, looped = {"type": kind, "output": IDS}, {"type": kind, "output": [IDS]}
+    for step in (typed, looped, {"type": kind, "calls": [{"output": IDS}]}, {"type": "code", "calls": [typed]}):
+        for total, found in ((1, [("run", "a", "child")]), (0, [])):
+            rows = normalized(run_bytes(output={"a": step}, usage={"steps": {"a": {"total": total}}}))
+            assert rows.child_runs == found
 
 
 def test_unexpected_outputs_leave_columns_null() -> None:

@@ -167,18 +167,16 @@ def step_definition(version_id: str, ordinal: int, step: dict[str, Json]) -> dic
     }
 
 
-def children(step: dict[str, Json]) -> list[str]:
-    output = step.get("output")
-    looped = isinstance(output, list)
-    made = [(step.get("type"), each) for each in (output if looped else [output])]
-    made += [
-        (call.get("type") or (step.get("type") if looped else None), call.get("output"))
-        for call in step.get("calls") or []
-    ]
+def children(step: dict[str, Json], credit: dict[str, Json]) -> list[str]:
+    output, kind = step.get("output"), step.get("type")
+    made = [(kind, each) for each in (output if isinstance(output, list) else [output])]
+    made += [(call.get("type") or kind, call.get("output")) for call in step.get("calls") or []]
     return [
         each["run_id"]
         for kind, each in made
-        if isinstance(each, dict) and each.get("run_id") and (kind == "workflow" or "workflow_id" in each)
+        if isinstance(each, dict)
+        and each.get("run_id")
+        and (kind == "workflow" or ("workflow_id" in each and credit.get("total")))
     ]
 
 
@@ -218,7 +216,7 @@ def recompute(served: bytes, app_id: str, workflow_id: str) -> dict[str, Json]:
                 "extra": rest(step, STEP_FIELDS) or None,
             }
         )
-        started |= {(run["id"], key, child) for child in children(step) if child != run["id"]}
+        started |= {(run["id"], key, child) for child in children(step, credit) if child != run["id"]}
         for place, call in enumerate(step.get("calls") or []):
             kind = call.get("type") or step.get("type")
             child = call["output"] if kind == "workflow" and isinstance(call.get("output"), dict) else {}
@@ -335,6 +333,12 @@ def world() -> World:
     items = list(
         next(run["output"] for run in runs.values() if isinstance(run["output"], dict) and run["output"]).values()
     )
+    child = {"run_id": "child", "workflow_id": "w"}
+    runs["parent"] = next(iter(runs.values())) | {
+        "id": "parent",
+        "output": {kind: {"type": kind, "output": child} for kind in ("model", "branch", "note")},
+        "usage": {"total": 3, "steps": {"model": {"total": 2}, "branch": {"total": 0}, "note": {"total": 1}}},
+    }
     runs["doubled"] = next(iter(runs.values())) | {"id": "doubled", "output": [*items, items[0], items[0]]}
     return world
 
