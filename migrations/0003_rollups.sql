@@ -447,7 +447,7 @@ GROUP BY runs.workflow_id, runs.day, used.provider, used.model;
 CREATE FUNCTION failure_message(error text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
 SELECT left(btrim(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
     error,
-    $re$"[^"]*"|`[^`]*`|(?<!\w)'[^']*'(?!\w)$re$, $re$'…'$re$, 'g'),
+    $re$"[^"]*"|`[^`]*`|“[^”]*”|‘[^’]*’|«[^»]*»|(?<!\w)'[^']*'(?!\w)$re$, $re$'…'$re$, 'g'),
     '\m([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{8,}|(?=\w*[A-Za-z])(?=\w*[0-9])\w{8,})\M', '<id>', 'g'),
     '[0-9]+(\.[0-9]+)?', '<n>', 'g'),
     '\s+', ' ', 'g')), 200)

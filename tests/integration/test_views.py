@@ -276,7 +276,7 @@ async def test_run_facts_have_a_row_per_run(warehouse: asyncpg.Connection) -> No
 
 def message_of(error: str) -> str:
     """The message of a failure according to the contract."""
-    error = re.sub(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)", "'…'", error)
+    error = re.sub(r"\"[^\"]*\"|`[^`]*`|“[^”]*”|‘[^’]*’|«[^»]*»|(?<!\w)'[^']*'(?!\w)", "'…'", error)
     uuid = r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"
     error = re.sub(uuid, "<id>", error)
     error = re.sub(r"\b[0-9a-fA-F]{8,}\b", "<id>", error)
@@ -296,6 +296,7 @@ MESSAGES = {
     "context_length_exceeded": "context_length_exceeded",
     "429 after 1.5 s,\n\t 30000ms at 10:443": "<n> after <n> s, <n>ms at <n>:<n>",
     "'a 12345678 b' 12345678": "'…' <id>",
+    "no field “name” in «a ‘b’», can’t go on": "no field '…' in '…', can’t go on",
     "x" * 300: "x" * 200,
 }
 
@@ -324,6 +325,10 @@ async def test_failure_messages_equal_those_of_another_implementation(warehouse:
         "error",
         "deadbeef",
         "€",
+        "“",
+        "”",
+        "‘",
+        "’",
         "é9",
         ".",
     ]
