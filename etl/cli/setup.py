@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -17,15 +18,17 @@ from etl.cli.output import on_terminal
 from etl.cli.root import app
 from etl.cli.target import database_url, demo_settings, is_made
 from etl.errors import SettingsError, cannot_write, first_code
-from etl.files import create_private
+from etl.files import create_private, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from etl.config import Settings
     from etl.events import Event
 
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "failed": ("FAIL", "red")}
+_KEY_VARIABLE = "CORTEX_API_KEY"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -33,11 +36,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def init(call: Invocation) -> None:
     """Write a commented starter `config.yaml`, and its JSON schema for editors beside it; never overwrites.
 
-    On a terminal, it asks for the id of your app and the API key. The key goes to `.env`, which only you can read.
+    On a terminal, it asks for the id of your app and the API key, unless `.env` sets the key. The key goes to `.env`,
+    which only you can read from then on.
 
     Example: `cortex-etl init && cortex-etl doctor`
     """
-    from etl.config.document import DOTENV, candidates
+    from etl.config.document import DOTENV, candidates, read_dotenv
     from etl.config.schema import SCHEMA_NAME, render, starter
 
     path = call.config or candidates(os.environ)[0]
@@ -46,30 +50,50 @@ def init(call: Invocation) -> None:
             f"{path} already exists; nothing was changed",
             hint=f"Edit it, or remove it first: {shlex.join(['rm', str(path)])}",
         )
-    app_id, key = _ask_for_app_and_key(call)
     dotenv = path.with_name(DOTENV)
+    has_key = bool(read_dotenv(dotenv).get(_KEY_VARIABLE))
+    app_id, key = _ask_for_app_and_key(call, has_key=has_key)
     try:
+        if key:  # first: if the settings cannot be written, the next `init` finds the key
+            _keep_key(dotenv, key)
         create_private(path, starter(app_id))
         with suppress(FileExistsError):
             create_private(path.with_name(SCHEMA_NAME), render())
-        is_key_kept = bool(key) and not dotenv.exists()
-        if is_key_kept:
-            create_private(dotenv, f"CORTEX_API_KEY={_dotenv_value(key)}\n")
     except OSError as error:
-        raise cannot_write(path, error, hint="Choose another path with --config PATH.") from None
+        raise cannot_write(error.filename or path, error, hint="Choose another path with --config PATH.") from None
+    written = f"{path} and {dotenv}" if key else f"{path}; the key in {dotenv} is used" if has_key else str(path)
     steps = [] if app_id else [f"set your app id in {path}"]
-    steps += [] if is_key_kept else [f"add CORTEX_API_KEY=... to {dotenv}" if key else "export CORTEX_API_KEY=..."]
-    written = f"{path} and {dotenv}" if is_key_kept else str(path)
+    steps += [] if key or has_key else [f"export {_KEY_VARIABLE}=..."]
     if not call.quiet:
         call.out.line(f"Wrote {written}. Next: {', '.join([*steps, 'then ' if steps else ''])}run `cortex-etl doctor`.")
 
 
-def _ask_for_app_and_key(call: Invocation) -> tuple[str, str]:
-    """Ask on a terminal; return empty texts elsewhere."""
+def _ask_for_app_and_key(call: Invocation, *, has_key: bool) -> tuple[str, str]:
+    """Ask on a terminal, for the key only if there is none; return empty texts elsewhere."""
+    from etl.config import refuse_example
+
     if not sys.stdin.isatty() or not on_terminal() or call.form == "json" or call.quiet:
         return "", ""
     app_id = call.out.ask_for("Id of your app (Enter to set it later)")
-    return app_id, call.out.ask_for("API key (not shown; Enter to set it later)", hide=True)
+    refuse_example(app_id)
+    return app_id, "" if has_key else call.out.ask_for("API key (not shown; Enter to set it later)", hide=True)
+
+
+def _keep_key(dotenv: Path, key: str) -> None:
+    """Add the key to `.env`, which only its owner can read from then on; whatever else is in it stays.
+
+    Raises:
+        OSError: the file cannot be written, or is not a regular file.
+    """
+    line = f"{_KEY_VARIABLE}={_dotenv_value(key)}\n"
+    if not dotenv.exists():
+        create_private(dotenv, line)
+        return
+    if not dotenv.is_file():
+        raise OSError(errno.EINVAL, "is not a regular file", str(dotenv))
+    kept = dotenv.read_bytes()
+    ending = b"" if not kept or kept.endswith(b"\n") else b"\n"
+    write_atomically(dotenv, kept + ending + line.encode(), mode=0o600)
 
 
 def _dotenv_value(text: str) -> str:

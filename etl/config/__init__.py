@@ -311,8 +311,14 @@ def _no_settings(environment: Mapping[str, str]) -> SettingsError:
 
 def _refuse_example(settings: Settings) -> None:
     for index, app in enumerate(settings.apps):
-        if app.id == EXAMPLE_APP:
-            raise SettingsError(
-                f"{settings.place('apps', index, 'id')}: apps[{index}].id: {EXAMPLE_APP} is the example's id",
-                hint="Replace it with the id of your app.",
-            )
+        refuse_example(app.id, f"{settings.place('apps', index, 'id')}: apps[{index}].id: ")
+
+
+def refuse_example(app_id: str, where: str = "") -> None:
+    """Refuse the placeholder app id; `where` begins the message.
+
+    Raises:
+        SettingsError: the id is the placeholder.
+    """
+    if app_id == EXAMPLE_APP:
+        raise SettingsError(f"{where}{EXAMPLE_APP} is the example's id", hint="Replace it with the id of your app.")

@@ -118,7 +118,7 @@ def read_document(path: Path | None, environment: Mapping[str, str], folder: Pat
         SettingsError: a file cannot be read, is not a YAML mapping or refers to a variable that is not set, or an
             overriding variable does not name a setting.
     """
-    dotenv = _read_dotenv(folder / DOTENV)
+    dotenv = read_dotenv(folder / DOTENV)
     variables = {**dotenv, **environment}
     origins = {name: f"variable {name} in {folder / DOTENV}" for name in dotenv if name not in environment}
     document = Document(str(path) if path else "", origins=origins)
@@ -348,7 +348,12 @@ def _override(document: Document, variable: str, text: str) -> None:
         del document.unset[each]
 
 
-def _read_dotenv(path: Path) -> dict[str, str]:
+def read_dotenv(path: Path) -> dict[str, str]:
+    """Read the variables of a `.env` file; there are none if it does not exist.
+
+    Raises:
+        SettingsError: the file cannot be read, or a line is invalid.
+    """
     if not path.is_file():
         return {}
     from dotenv.parser import parse_stream  # noqa: PLC0415 -- start-up time, and rarely needed

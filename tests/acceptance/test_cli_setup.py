@@ -60,20 +60,52 @@ async def test_init_asks_on_a_terminal(command) -> None:
     assert settings.require_key().get_secret_value() == "sk-hunter2'quoted$HOME#x"
 
 
-async def test_init_without_answers_and_beside_another_env_file(command) -> None:
+async def test_init_without_answers(command) -> None:
     code, shown = await command.on_terminal("init", answers=["", ""])
     assert (code, "Next: set your app id in config.yaml, export CORTEX_API_KEY=..., then run" in shown) == (0, True), (
         shown
     )
     assert (command.folder / "config.yaml").read_text() == starter()
     assert not (command.folder / ".env").exists()
-    (command.folder / "config.yaml").unlink()
-    (command.folder / ".env").write_text("OTHER=1\n")
-    code, shown = await command.on_terminal("init", answers=["a", "sk-1"])
-    assert (code, "Next: add CORTEX_API_KEY=... to .env, then run" in shown) == (0, True), shown
-    assert (command.folder / ".env").read_text() == "OTHER=1\n"
     code, shown = await command.on_terminal("init")
     assert (code, "already exists" in shown) == (2, True), shown
+
+
+@pytest.mark.parametrize("before", [b"", b"# mine\nOTHER='a b'\r\n", b"CORTEX_API_KEY=\nB=2"])
+async def test_init_adds_the_key_to_an_existing_env_file(command, before) -> None:
+    dotenv = command.folder / ".env"
+    dotenv.write_bytes(before)
+    dotenv.chmod(0o644)
+    code, shown = await command.on_terminal("init", answers=["app_7", "sk-hunter2"])
+    assert (code, "Wrote config.yaml and .env. Next: run `cortex-etl doctor`." in shown) == (0, True), shown
+    newline = b"\n" if before and not before.endswith(b"\n") else b""
+    assert dotenv.read_bytes() == before + newline + b"CORTEX_API_KEY=sk-hunter2\n"
+    assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
+    assert load(command.folder / "config.yaml", {}).require_key().get_secret_value() == "sk-hunter2"
+
+
+async def test_init_does_not_ask_for_a_key_that_the_env_file_sets(command) -> None:
+    dotenv = command.folder / ".env"
+    dotenv.write_text("export CORTEX_API_KEY='sk-old'")
+    code, shown = await command.on_terminal("init", answers=["app_7"])
+    assert (code, "API key" in shown) == (0, False), shown
+    assert "Wrote config.yaml; the key in .env is used. Next: run `cortex-etl doctor`." in shown
+    assert dotenv.read_text() == "export CORTEX_API_KEY='sk-old'"
+
+
+async def test_init_refuses_the_app_id_of_the_example_at_once(command) -> None:
+    code, shown = await command.on_terminal("init", answers=["app_123"])
+    assert (code, "API key" in shown) == (2, False), shown
+    assert "app_123 is the example's id" in shown
+    assert "hint: Replace it with the id of your app." in shown
+    assert list(command.folder.iterdir()) == []
+
+
+async def test_init_writes_nothing_if_the_key_cannot_be_kept(command) -> None:
+    (command.folder / ".env").mkdir()
+    code, shown = await command.on_terminal("init", answers=["app_7", "sk-hunter2"])
+    assert (code, "cannot write .env: is not a regular file" in shown) == (2, True), shown
+    assert not (command.folder / "config.yaml").exists()
 
 
 async def test_init_in_a_read_only_directory(command) -> None:
