@@ -95,7 +95,7 @@ class Classified:
         pages: each item as planning needs it, page by page.
         new: rows of runs that the warehouse does not hold, by id.
         changed: rows of runs that differ from the stored ones, by id.
-        older: ids of runs whose stored copy claims to be newer.
+        older: ids of runs of which another copy, stored or listed, claims to be newer. `load` looks them up.
         unchanged: how many runs are stored as listed.
         valid: ids of runs with a valid copy.
         invalid: ids of runs with an invalid copy.
@@ -202,10 +202,6 @@ class Intake:
                 del counts["unchanged"]
             found.unchanged += counts["unchanged"]
             self._announce(page, counts)
-        for run_id in found.older:  # `load` looks them up
-            found.new.pop(run_id, None)
-            found.changed.pop(run_id, None)
-            found.valid.discard(run_id)
         batch, quarantined = found.batch, {each.run_id for each in self._quarantined.values()}
         batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
         batch.settled = sorted(run_id for run_id in found.valid - found.invalid if self._retry or run_id in quarantined)
@@ -413,13 +409,18 @@ class Intake:
 
     async def load(self, found: Classified) -> None:
         """Commit what `classify` found; count it and emit events after the commit."""
-        for run_id in await self.ask(sorted(found.older)):
+        batch, errors = found.batch, await self.ask(sorted(found.older))
+        for run_id in errors:
             self.doubt = (
                 f"the listed copy of the run {run_id} is older than the stored one, and the run could not be looked up"
             )
+        if answered := found.older - errors.keys():  # the answers count, even if another listed copy is newer
+            batch.new = [rows for rows in batch.new if rows.run_id not in answered]
+            batch.changed = [rows for rows in batch.changed if rows.run_id not in answered]
+            batch.settled = [run_id for run_id in batch.settled if run_id not in answered]
         self.tally.runs_unchanged += found.unchanged
-        if found.batch:
-            await finish_commit(self._commit(found.batch, found.unchanged))
+        if batch:
+            await finish_commit(self._commit(batch, found.unchanged))
 
     async def ask(self, ids: Sequence[str]) -> Errors:
         """Request runs one by one and load their current state; return the errors."""

@@ -10,6 +10,7 @@ from sync_trials import WORKFLOW, one_stream, trial
 from etl.app import list_rejects, retry_rejects
 from etl.events import PageRead
 from etl.report import write_report
+from etl.sandbox.faults import Status
 from etl.sandbox.odd_runs import KINDS
 from etl.sandbox.responses import encode
 
@@ -131,6 +132,22 @@ async def test_older_copy_on_the_same_page_is_ignored(database_url, place):
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 11
         stored = await t.connection.fetchval("SELECT updated_at FROM runs WHERE id = $1", first)
         assert stored == datetime.fromisoformat(world.find(first)["updated_at"])
+
+
+@pytest.mark.parametrize("run_id", ["a\ufffdb", "ab"], ids=["cleaned", "not found"])
+async def test_newer_copy_on_the_same_page_is_stored_if_the_run_cannot_be_looked_up(database_url, run_id):
+    world = one_stream(8)
+    first, second = world.listing(WORKFLOW)[2:4]
+    newer = first | {"id": run_id.replace("\ufffd", "\0"), "updated_at": "2026-10-31T12:00:00Z", "status": "CANCELLED"}
+    older = second | {"id": run_id, "updated_at": "2026-10-31T11:00:00Z", "status": "FAILED"}
+    world.raw[first["id"]], world.raw[second["id"]] = encode(newer), encode(older)
+    async with trial(database_url, world) as t:
+        t.sandbox.faults.on(lambda request: request.path.endswith("/ab"), Status(404))
+        for mode in ("sync", "reconcile"):
+            summary = await t.run(mode)
+            assert (summary.status, summary.rejects) == ("partial", 0)
+            assert await t.connection.fetchval("SELECT status FROM runs WHERE id = $1", run_id) == "CANCELLED"
+            assert await t.connection.fetchval("SELECT count(*) FROM runs") == 7
 
 
 @pytest.mark.parametrize("run_id", ["a/b?c#d", "..", "weiß ☃", "x\x00y", "y" * 3000, "'; DROP TABLE runs; --", " "])
