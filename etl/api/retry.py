@@ -80,7 +80,8 @@ class RetryPolicy:
         longest_pause_s: maximum of these pauses, in seconds.
         jitter: maximum share of a pause that is added at random.
         rate_limit_timeout_s: time since the first 429 after which the request fails, in seconds.
-        longest_obeyed_s: maximum pause for a `Retry-After` header, in seconds.
+        longest_obeyed_s: maximum pause for a `Retry-After` header, in seconds. A limit is necessary because a nonsense
+            header, such as a date years ahead, would stop all syncs of a warehouse.
     """
 
     attempts: int = 6
@@ -88,7 +89,7 @@ class RetryPolicy:
     longest_pause_s: float = 30.0
     jitter: float = 0.5
     rate_limit_timeout_s: float = 600.0
-    longest_obeyed_s: float = 300.0
+    longest_obeyed_s: float = 3600.0
 
     def pause_s(self, failures: int, chance: float) -> float:
         """Return the pause after `failures` failures (at least 1); `chance` is a random number from 0 to 1."""

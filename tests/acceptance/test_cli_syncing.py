@@ -368,6 +368,19 @@ async def test_signal_ends_the_sync_gracefully(at_work, sign, ctrl_c) -> None:
     assert await count(command, "SELECT count(*) FROM runs") == listed(running.world)
 
 
+@pytest.mark.parametrize("name", ["sync", "plan"])
+async def test_signal_ends_a_pause_of_an_hour(at_work, warehouse, name) -> None:
+    command, running = at_work
+    running.faults.on(lists_runs, Status(429, retry_after=3600))
+    process = await command.start(name)
+    paused = "SELECT paused_until FROM etl_rate_budgets WHERE paused_until > now() + interval '50 minutes'"
+    async with asyncio.timeout(30):
+        while await warehouse.fetchval(paused) is None:
+            await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert (await asyncio.wait_for(end_of(process), 10)).code == 130
+
+
 async def test_summary_is_printed_after_a_signal_before_the_work(command) -> None:
     os.mkfifo(command.folder / "key")  # a file that takes long to read
     command.configure("api: {key_file: key}\napps: [{id: a}]\n")

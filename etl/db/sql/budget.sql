@@ -9,7 +9,7 @@
 -- arrays short; `granted` holds their number. An entry counts for $5 seconds from its time, so that only requests more
 -- than a window apart can exceed the limit together.
 -- The row is locked before the clock is read. Times far in the future (the clock was set back) are reduced, so that they
--- do not block all requests until the clock has caught up.
+-- do not block all requests until the clock has caught up: no pause that is asked for is longer than an hour.
 WITH budget AS MATERIALIZED (
     SELECT granted_at, granted, paused_until
     FROM etl_rate_budgets
@@ -53,7 +53,7 @@ SET
     granted_at = coalesce((SELECT array_agg(sent_by ORDER BY sent_by) FROM entries), '{}'),
     granted = coalesce((SELECT array_agg(requests ORDER BY sent_by) FROM entries), '{}'),
     paused_until = CASE
-        WHEN decision.pause_s > 0 THEN least(budget.paused_until, decision.now + interval '10 minutes')
+        WHEN decision.pause_s > 0 THEN least(budget.paused_until, decision.now + interval '1 hour')
     END
 FROM decision
 WHERE budget.host = $1 AND budget.egress = $2
