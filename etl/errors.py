@@ -85,7 +85,10 @@ class SettingsError(EtlError):
 
 
 class TransientError(EtlError):
-    """The same request may succeed later."""
+    """The same request may succeed later. `TRY_LATER` is its hint unless there is a better one."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or TRY_LATER)
 
 
 class NoDocumentError(TransientError):

@@ -95,7 +95,7 @@ async def check_rules(
         try:
             columns, rows, more = await _first_rows(url, settings.database.schema_name, rule)
         except EtlError as error:
-            fields = {"rule": rule.name, "error": error.message, "hint": error.hint}
+            fields = {"rule": rule.name, "error": error.message, "hint": error.hint or None}
             listener(Notice("alert_rule.failed", fields, level="warning"))
             continue
         after = before.after_check(rule, row["now"], found=bool(rows))

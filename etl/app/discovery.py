@@ -10,7 +10,7 @@ from etl.api.retry import BadRequestError
 from etl.db.health import clear_app_errors, record_app_errors, record_requested
 from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode.items import peek_id
-from etl.errors import TRY_LATER, FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
+from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
 from etl.normalize.listed_workflows import normalize_workflow
 from etl.plan.paging import Paging
@@ -218,7 +218,7 @@ async def discover(
             raise
         except (FatalError, TransientError) as error:
             message = f"the workflows of the app were not listed: {error.message}"
-            found.problems[app.id] = Problem(message, error.hint or TRY_LATER, is_partial=False)
+            found.problems[app.id] = Problem(message, error.hint, is_partial=False)
             continue
         found.streams.extend(streams)
         if not streams and not trouble:

@@ -14,7 +14,6 @@ from etl.app.split_streams import SliceOutcome
 from etl.db.refusals import LOST, describe_refusal, unusable
 from etl.db.store import REFUSALS, Store
 from etl.errors import (
-    TRY_LATER,
     DatabaseError,
     EtlError,
     FatalError,
@@ -138,7 +137,7 @@ class StreamRunner:
             except NotFoundError as error:
                 await self._fail(stream, error.message, _hint_of_a_move(stream, streams) or error.hint)
             except EtlError as error:
-                await self._fail(stream, error.message, error.hint or TRY_LATER)
+                await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # e.g. to resolve a deadlock
                 self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
                 await self._recover(error, current, last=attempt == RECONNECTS)

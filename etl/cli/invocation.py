@@ -233,8 +233,7 @@ def finish(call: Invocation, work: Callable[[], int | None]) -> int:
 def _interruption(call: Invocation, error: InterruptedSyncError) -> str:
     """Return the message that is written before a forced exit."""
     if call.form == "json":
-        event = {"event": "command.failed", "error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        return f"{json.dumps(event)}\n"
+        return f"{json.dumps({'event': 'command.failed'} | _fields(error))}\n"
     return f"error: {error.message}\n"
 
 
@@ -263,13 +262,16 @@ def report(call: Invocation, error: EtlError) -> int:
     found = traceback.format_exc() if call.verbose and sys.exc_info()[0] else ""
     if call.form == "json":
         more = {"traceback": found} if found else {}
-        fields = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        call.logs().write("error", "command.failed", **fields, **more)
+        call.logs().write("error", "command.failed", **_fields(error), **more)
         return error.exit_code
     call.out.error(error.message, error.hint)
     if found:
         call.out.lines(found, err=True)
     return error.exit_code
+
+
+def _fields(error: EtlError) -> dict[str, Any]:
+    return {"error": error.message, "hint": error.hint or None, "exit_code": error.exit_code}
 
 
 def _database_error(error: Exception) -> EtlError | None:

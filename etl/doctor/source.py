@@ -128,21 +128,25 @@ def _clock(page: Page, seconds: float) -> Check:
 
 def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
     """Return the failed check for an error of an app; `status` is that of the last response."""
+    code = error.exit_code
     if isinstance(error, SettingsError | DatabaseError):
         name = "key" if isinstance(error, SettingsError) else "database"
-        return failed(name, error.message, error.hint, error.exit_code)
+        return failed(name, error.message, error.hint, code)
     if isinstance(error, KeyRefusedError):
-        return failed("key", f"{app.id}: {error.message}", error.hint, error.exit_code)
+        return failed("key", f"{app.id}: {error.message}", error.hint, code)
     if isinstance(error, NotFoundError):
         return failed("app", f"{app.id}: the API knows no such app", "Correct the app's id.", SettingsError.exit_code)
     if status is None:
-        return failed(
-            "api", error.message, error.hint or "Check the network, proxies and api.base_url.", error.exit_code
-        )
+        return failed("api", error.message, _better(error, "Check the network, proxies and api.base_url."), code)
     if status == 200:
-        hint = error.hint or "Check api.base_url: something other than the API answers there."
-        return failed("api", f"{app.id}: {error.message}", hint, error.exit_code)
-    return failed("app", f"{app.id}: {error.message}", error.hint or TRY_LATER, error.exit_code)
+        hint = _better(error, "Check api.base_url: something other than the API answers there.")
+        return failed("api", f"{app.id}: {error.message}", hint, code)
+    return failed("app", f"{app.id}: {error.message}", error.hint, code)
+
+
+def _better(error: EtlError, hint: str) -> str:
+    """Return the hint of an error, or `hint` if its own only says to wait."""
+    return hint if error.hint == TRY_LATER else error.hint
 
 
 async def _workflows(client: CortexClient, app: AppSettings) -> AsyncGenerator[Check]:

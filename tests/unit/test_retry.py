@@ -139,6 +139,7 @@ def test_a_long_message_is_shortened():
 def test_status_codes_map_to_error_classes(status, body, kind):
     error = refusal(Response(status, {}, body, 0.0), "/apps/c")
     assert type(error) is kind
+    assert error.hint
     assert str(status) in error.message
     assert "/apps/c" in error.message
 
