@@ -18,7 +18,7 @@ from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import clean_text
 from etl.errors import RecordError
 from etl.events import BatchLoaded, Listener, PageRead, RunQuarantined
-from etl.normalize.rows import effective_updated_at
+from etl.normalize.rows import RunRows, effective_updated_at
 from etl.plan.order import OVERLAPPING_ITEMS, Listed
 from etl.plan.window import EVERYTHING, Window
 from etl.tables import LONGEST_ID_BYTES
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from etl.db.store import Store
     from etl.errors import NotFoundError, TransientError
     from etl.normalize.normalizer import Normalizer
-    from etl.normalize.rows import RunRows
     from etl.sync.listing import Listing
 
 REMEMBERED_ANSWERS = 5000
@@ -52,6 +51,9 @@ TWINS_HINT = (
 
 Errors: TypeAlias = "dict[str, NotFoundError | TransientError]"
 """Errors of requests for single runs, by run id."""
+
+Copy: TypeAlias = "RunRows | asyncpg.Record"
+"""A copy of a run, as received or as stored."""
 
 
 @dataclass(slots=True)
@@ -155,7 +157,7 @@ class Intake:
         self._requested: frozenset[str] = frozenset()
         self._latest: datetime | None = None  # a later `updated_at` is ignored
         self._rejected: set[bytes] = set()
-        self._recent: dict[str, tuple[bytes, Listed]] = {}  # the hash and the classification of each recent item
+        self._recent: dict[bytes, Listed] = {}  # recent items by their hash
         self._answered: dict[str, float] = {}
 
     async def begin(self, now: datetime) -> None:
@@ -189,15 +191,15 @@ class Intake:
                 if ordinal % PAUSE_EVERY == 0:
                     await asyncio.sleep(0)  # let other streams' commits proceed
                 if item.digest not in listed:
-                    shown = None if authoritative else self._seen_before(item)
+                    shown = None if authoritative else self._recent.get(item.digest)  # on an overlapping page
                     listed[item.digest] = shown or self._classify_item(item, stored.get(item.key), found, counts)
                 elif item.run_id is None:
                     self.doubt = TWINS
             found.pages.append([listed[item.digest] for item in of_page])
             if page.is_listed:
-                self._recent |= {item.key: (item.digest, listed[item.digest]) for item in of_page}
-                for key in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
-                    del self._recent[key]
+                self._recent |= listed
+                for content in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
+                    del self._recent[content]
             if again:
                 del counts["unchanged"]
             found.unchanged += counts["unchanged"]
@@ -239,11 +241,6 @@ class Intake:
         if unasked:
             stored |= await self._store.known(list(unasked))
         return found, stored
-
-    def _seen_before(self, item: Item) -> Listed | None:
-        """Return how the same item was classified on an overlapping page."""
-        content, shown = self._recent.get(item.key, (b"", None))
-        return shown if content == item.digest else None
 
     def _classify_item(
         self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
@@ -313,6 +310,8 @@ class Intake:
     ) -> Listed:
         if not stored["gone"] and self._window.holds(stored["created_at"]):
             counts["unchanged"] += 1  # one that is back is counted as updated
+        if stored["id"] in found.changed and self._is_newest(item, stored, found.changed[stored["id"]]):
+            del found.changed[stored["id"]]
         found.valid.add(stored["id"])
         self.has_undated = self.has_undated or stored["created_at"] is None
         self.note_time(stored["updated_at"])
@@ -331,7 +330,7 @@ class Intake:
         self.has_undated = self.has_undated or rows.created_at is None
         self.note_time(rows.updated_at)
         if self._window.holds(rows.created_at):
-            if found.batch.authoritative or self._is_newest(item, rows, stored, group.get(rows.run_id)):
+            if found.batch.authoritative or self._is_newest(item, rows, group.get(rows.run_id, stored)):
                 counts[kind] += rows.run_id not in group
                 group[rows.run_id] = rows
                 found.valid.add(rows.run_id)
@@ -348,23 +347,22 @@ class Intake:
             expires_at=rows.retention_due_at,
         )
 
-    def _is_newest(self, item: Item, rows: RunRows, stored: asyncpg.Record | None, pending: RunRows | None) -> bool:
-        """Return whether no other copy of the run, on these pages or stored, is newer.
+    def _is_newest(self, item: Item, copy: Copy, other: Copy | None) -> bool:
+        """Return whether a copy of a run is newer than the newest other one, on these pages or stored.
 
         If `updated_at` does not decide, the copy received last does; pages may be handed on in another order.
         """
-        mine, other = self._changed_at(rows.updated_at, rows.updated_on_day), None
-        if pending is not None:
-            other = self._changed_at(pending.updated_at, pending.updated_on_day)
-        elif stored is not None:
-            other = self._changed_at(stored["updated_at"], stored["updated_on_day"])
-        if mine is None or other is None or mine == other:
-            return item.received_at >= self._answered.get(rows.run_id, 0.0)
-        return mine > other
+        mine, others = self._changed_at(copy), None if other is None else self._changed_at(other)
+        if mine is None or others is None or mine == others:
+            return item.received_at >= self._answered.get(item.key, 0.0)
+        return mine > others
 
-    def _changed_at(self, updated_at: datetime | None, on_day: bool) -> datetime | None:  # noqa: FBT001 - a column
+    def _changed_at(self, copy: Copy) -> datetime | None:
         """Return the time by which copies of a run are compared; None if there is none to trust."""
-        time = effective_updated_at(updated_at, on_day)
+        if isinstance(copy, RunRows):
+            time = effective_updated_at(copy.updated_at, copy.updated_on_day)
+        else:
+            time = effective_updated_at(copy["updated_at"], copy["updated_on_day"])
         return None if time is None or self._is_ahead(time) else time
 
     def _is_ahead(self, time: datetime) -> bool:

@@ -150,6 +150,21 @@ async def test_newer_copy_on_the_same_page_is_stored_if_the_run_cannot_be_looked
             assert await t.connection.fetchval("SELECT count(*) FROM runs") == 7
 
 
+@pytest.mark.parametrize("page_size", [20, 6], ids=["one page", "overlapping pages"])
+@pytest.mark.parametrize("updated_at", ["2026-10-31T12:00:00Z", None], ids=["equal", "unknown"])
+async def test_last_of_two_copies_with_equal_times_wins(database_url, updated_at, page_size):
+    world = one_stream(12)
+    first, second = world.listing(WORKFLOW)[4:6]
+    for run, status in ((first, "FAILED"), (second, "CANCELLED")):
+        world.raw[run["id"]] = encode(run | {"id": first["id"], "updated_at": updated_at, "status": status})
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": page_size, "concurrency": 1}
+        await t.run()
+        for mode in ("sync", "reconcile", "reconcile"):
+            assert (await t.run(mode)).runs_updated == 0
+            assert await t.connection.fetchval("SELECT status FROM runs WHERE id = $1", first["id"]) == "CANCELLED"
+
+
 @pytest.mark.parametrize("run_id", ["a/b?c#d", "..", "weiß ☃", "x\x00y", "y" * 3000, "'; DROP TABLE runs; --", " "])
 async def test_unusual_ids(database_url, run_id):
     world = one_stream(6)
