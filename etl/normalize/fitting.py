@@ -282,14 +282,19 @@ def _tokens(names: Iterable[str], response: ModelResponse) -> int | None:
     for counts in (response.usage, response.usageMetadata):
         for name in names if type(counts) is dict else ():
             count = counts.get(name)
-            if type(count) in {int, float} and 0 <= count < 2**63 and count == int(count):
+            if type(count) in {int, float, Number} and 0 <= count < 2**63 and count == int(count):
                 return int(count)
     return None
 
 
+def _fit_response(value: Json) -> ModelResponse | None:
+    """Return the counts in a response that msgspec cannot decode, for instance because another number is too large."""
+    return ModelResponse(value.get("usage"), value.get("usageMetadata")) if isinstance(value, dict) else None
+
+
 def _responses(*names: str) -> Fitter:
     """Return the fitter for a token count; a response of any other form has none."""
-    return Fitter("a response", ModelResponse | None, partial(_tokens, names), lambda _: None)
+    return Fitter("a response", ModelResponse | None, partial(_tokens, names), _fit_response)
 
 
 JSON: Final = Fitter("JSON", Raw, jsonb_of, _fit_json)

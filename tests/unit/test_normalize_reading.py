@@ -191,6 +191,35 @@ def test_tokens_are_taken_from_the_provider(raw: Any, tokens: Any, store_payload
     assert (one["model"], one["extra"]) == ("m", None)
 
 
+DEEP = b"[" * 2000 + b"]" * 2000
+
+
+@pytest.mark.parametrize(
+    ("raw", "tokens"),
+    [
+        (b'{"usage":{"input_tokens":5,"output_tokens":6,"z":1e400}}', (5, 6)),
+        (b'{"usage":{"input_tokens":5,"output_tokens":1e400}}', (5, None)),
+        (b'{"usage":{"input_tokens":-1e99999,"output_tokens":6.0}}', (None, 6)),
+        (b'{"usage":{"input_tokens":1e-400,"output_tokens":-0,"z":1e400}}', (None, 0)),
+        (b'{"usage":{"prompt_tokens":1e400,"input_tokens":5,"output_tokens":true}}', (5, None)),
+        (b'{"usage":{"z":1e400},"usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":6}}', (5, 6)),
+        (b'{"usage":1e400,"usageMetadata":{"promptTokenCount":5}}', (5, None)),
+        (b'{"usage":{"input_tokens":5,"output_tokens":6},"z":[1e400]}', (5, 6)),
+        (b'{"usage":{"input_tokens":5,"output_tokens":"\\ud83d"}}', (5, None)),
+        (b'{"usage":{"input_tokens":5,"output_tokens":6,"z":%b}}' % DEEP, (5, 6)),
+        (b'{"usage":{"input_tokens":5,"output_tokens":6},"z":%b}' % DEEP, (5, 6)),
+        (b"[1e400]", (None, None)),
+    ],
+)
+def test_each_token_count_is_read_on_its_own(raw: bytes, tokens: Any) -> None:
+    output = b'{"model":"m","raw":%b}' % raw
+    step = b'{"type":"model","output":%b,"calls":[{"output":%b}]}' % (output, output)
+    rows = normalized(b'{"id":"run","output":{"a":%b}}' % step)
+    for table, row in ((tables.RUN_STEPS, rows.steps[0]), (tables.RUN_STEP_CALLS, rows.calls[0])):
+        columns = dict(zip(table.names, row, strict=True))
+        assert (columns["input_tokens"], columns["output_tokens"], columns["model"]) == (*tokens, "m")
+
+
 @pytest.mark.parametrize("path", ["$.output.*.output.raw", "$..usage", "$..prompt_tokens", "$.output.*.output"])
 @pytest.mark.parametrize("store_payloads", [True, False])
 def test_redacted_tokens_are_null(path: str, store_payloads: bool) -> None:
