@@ -101,6 +101,7 @@ class CortexClient:
         origin: str = "ALL",
         next_token: str | None = None,
         divisible: bool = False,
+        failures: int = 0,
     ) -> Page:
         """Read one page of a workflow's runs.
 
@@ -114,6 +115,8 @@ class CortexClient:
             next_token: `next_token` of the previous page.
             divisible: whether the caller can read smaller pages instead. Then a page that is too slow is not requested
                 again in this size.
+            failures: how many larger pages in a row were too slow. If there are any, this page is requested in place of
+                them: the request counts as a retry.
 
         Raises:
             PageTooLargeError: the page has too many bytes. If `divisible`, also: the page did not arrive in time, or
@@ -123,7 +126,12 @@ class CortexClient:
         longest = min(PAGE_BYTES, self._max_response_bytes) if size > _SMALL_PAGE else None
         try:
             return await self._page(
-                _path(app_id, "workflows", workflow_id, "runs"), query, next_token, longest, once=divisible
+                _path(app_id, "workflows", workflow_id, "runs"),
+                query,
+                next_token,
+                longest,
+                once=divisible,
+                failures=failures,
             )
         except (RequestTimeoutError, BadRequestError) as error:
             is_late = isinstance(error, RequestTimeoutError)
@@ -164,12 +172,18 @@ class CortexClient:
         longest: int | None = None,
         *,
         once: bool = False,
+        failures: int = 0,
     ) -> Page:
         number, size = int(query["page"]), int(query["take"])
         if next_token is not None:
             query = {**query, "next": next_token}
         return await self._get(
-            path, query, lambda answer, url: read_page(answer, url, number, size), longest, once=once
+            path,
+            query,
+            lambda answer, url: read_page(answer, url, number, size),
+            longest,
+            once=once,
+            failures=failures,
         )
 
     async def _get(
@@ -180,6 +194,7 @@ class CortexClient:
         longest: int | None = None,
         *,
         once: bool = False,
+        failures: int = 0,
     ) -> _T:
         """Send a request, with retries, until `read` accepts the response.
 
@@ -188,10 +203,11 @@ class CortexClient:
             query: query parameters of the URL.
             read: converts the response to the result.
             longest: see `Transport.get`.
-            once: whether not to retry after a timeout.
+            once: whether to leave a retry after a timeout to the caller, who has waited when this returns.
+            failures: the failed attempts before this request.
         """
         url = f"{self._settings.base_url}{path}{_query(query)}"
-        retries = Retries(self._policy)
+        retries = Retries(self._policy, failures)
         while True:
             await self._limiter.acquire()
             if self._opened_by is not None and self._opened_by.cancelling():
@@ -210,10 +226,10 @@ class CortexClient:
                 if pause.own_s is None:
                     raise
                 wait_s = max(pause.own_s, pause.everyone_s)
+                self._listener(RequestRetried(path, retries.count, error.message, wait_s))
                 if once and isinstance(error, RequestTimeoutError):
                     await asyncio.sleep(wait_s)
                     raise
-                self._listener(RequestRetried(path, retries.count, error.message, wait_s))
             await asyncio.sleep(pause.own_s)
 
     async def _send(self, url: str, path: str, longest: int | None, *, is_retry: bool) -> Response:

@@ -110,13 +110,16 @@ class Pause:
 
 
 class Retries:
-    """Counts the failures of one request, and decides whether and when to retry it."""
+    """Counts the failures of one request, and decides whether and when to retry it.
+
+    `failures` is the number of failed attempts so far.
+    """
 
     __slots__ = ("_failures", "_limited_since", "_limits", "_policy")
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, failures: int = 0) -> None:
         self._policy = policy
-        self._failures = 0
+        self._failures = failures
         self._limits = 0
         self._limited_since = 0.0
 

@@ -8,7 +8,9 @@ import pytest
 from sync_trials import WORKFLOW, one_stream, trial
 
 from etl.api import client, transport
-from etl.sandbox.faults import Cap, Delay, lists_runs
+from etl.api.retry import RetryPolicy
+from etl.events import RequestRetried
+from etl.sandbox.faults import Cap, Delay, lists_runs, page
 from etl.sandbox.responses import encode
 
 AUTO = {"page_size": "auto"}
@@ -97,11 +99,24 @@ async def test_slow_pages_are_replaced_by_smaller_ones_at_most_six_times(databas
     async with trial(database_url, one_stream(300)) as t:
         t.api = {"page_size": 100, "timeout_s": 0.2, "concurrency": 1}
         t.sandbox.faults.on(lists_runs, Delay(60))
-        summary = await t.run()
+        events = []
+        policy = RetryPolicy(first_pause_s=0.01, longest_pause_s=1, jitter=0)
+        summary = await t.run(policy=policy, listener=events.append)
         assert summary.status == "failed"
         assert [request.query["take"] for request in t.sandbox.requests] == ["100", "25", "6", "3", "1", "1"]
+        assert (summary.requests, summary.retries) == (6, 5)
+        told = [(event.attempt, event.wait_s) for event in events if isinstance(event, RequestRetried)]
+        assert told == [(1, 0.01), (2, 0.02), (3, 0.04), (4, 0.08), (5, 0.16)]
         t.sandbox.faults.rules.clear()
         await t.agrees()
+
+
+async def test_each_slow_page_counts_as_one_retry(database_url):
+    async with trial(database_url, one_stream(300)) as t:
+        t.api = {"page_size": 25, "timeout_s": 0.5, "concurrency": 4}
+        t.sandbox.faults.on(page(3), Delay(60), times=1)
+        summary = await t.run()
+        assert (summary.status, summary.retries) == ("succeeded", 1)
 
 
 def takes(t, since=0):
