@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from msgspec import Raw
 
-from etl.decode.json_text import UNREADABLE, Json, clean_text, dump, parse
+from etl.decode.json_text import Json, clean_text, dump, parse
 from etl.normalize.documents import Document, Each, fields_at, items_of
-from etl.normalize.fitting import JSON, NULL, Fitter, Part, refuse
+from etl.normalize.fitting import FITTERS, JSON, NULL, Fitter, Part, refuse
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:
@@ -142,14 +141,7 @@ _BRACKET: Final = ord("[")
 _FREE: Final = frozenset({b"null", b"0"})
 _RUN_ID: Final = b'"run_id"'
 _LONGEST: Final = 200  # characters of an id; longer text may not fit into an index
-
-
-class _Started(msgspec.Struct, gc=False):
-    run_id: str | None = None
-    workflow_id: Raw = NULL
-
-
-_decode: Final = msgspec.json.Decoder(_Started).decode
+_STARTED: Final = Document("Started", (), {"run_id": FITTERS["text"], "workflow_id": JSON}, strict=False)
 
 
 def child_rows(run_id: str, steps: list[tuple[str, str, Any, Any]]) -> list[Row]:
@@ -180,9 +172,6 @@ def _child_id(output: Raw, kind: str | None) -> str | None:
     """Return the id of the child run in an output of a step or call of this type; None or empty if there is none."""
     if memoryview(output)[0] != _BRACE:
         return None
-    try:
-        started = _decode(output)
-    except UNREADABLE:
-        return None
+    started = _STARTED.read(output, "output", at_once=True)
     names_run = kind == "workflow" or started.workflow_id is not NULL
     return started.run_id if names_run and len(started.run_id or "") <= _LONGEST else None

@@ -195,6 +195,15 @@ def test_outputs_of_any_type_name_child_runs(kind: str | None) -> None:
             assert rows.child_runs == found
 
 
+def test_unusual_outputs_name_child_runs() -> None:
+    deep = b"[" * 2000 + b"]" * 2000
+    for output in (b'{"run_id":"c","result":%b}' % deep, b'{"run_id":"c","result":1e400}', b'{"run_id":"c\\ud83d"}'):
+        for form in (output, b"[%b]" % output):
+            rows = normalized(b'{"id":"run","output":{"a":{"type":"workflow","output":%b}}}' % form)
+            assert rows.child_runs == [("run", "a", "c\ufffd" if b"ud83d" in output else "c")]
+    assert normalized(b'{"id":"r","output":{"a":{"type":"workflow","output":{"run_id":5}}}}').child_runs == []
+
+
 def test_unexpected_outputs_leave_columns_null() -> None:
     rows = steps_of(
         output={
