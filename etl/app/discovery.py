@@ -41,12 +41,21 @@ def chosen_apps(settings: Settings, apps: Sequence[str]) -> list[AppSettings]:
         SettingsError: no app is configured, or a selected app is not configured.
     """
     if not settings.apps:
-        raise SettingsError("no app is configured", hint="Add one under `apps:` in config.yaml: `- id: app_123`.")
+        raise _no_app(settings)
     configured = [app.id for app in settings.apps]
     for name in apps:
         if name not in configured:
             raise SettingsError(f"the app {name} is not configured", hint=f"Use one of: {', '.join(configured)}.")
     return [app for app in settings.apps if not apps or app.id in apps]
+
+
+def _no_app(settings: Settings) -> SettingsError:
+    if settings.file is None:
+        hint = """Run: export CORTEX_ETL__APPS='[{"id": "YOUR_APP_ID"}]'"""
+        return SettingsError("no app is configured, and there is no settings file", hint=hint)
+    place = settings.place("apps")
+    place = str(settings.file) if place == "default" else place
+    return SettingsError(f"{place}: no app is configured", hint="Add one under `apps:`: `- id: YOUR_APP_ID`.")
 
 
 async def find_streams(
@@ -174,7 +183,7 @@ def only(streams: Sequence[StreamId], workflows: Sequence[str], *, all_listed: b
     if missing and all_listed:
         raise SettingsError(
             f"the workflow {min(missing)} is in none of the selected apps",
-            hint="Add it under `workflows:` in config.yaml, or correct --workflow.",
+            hint="Add it under `workflows:` in the settings, or correct --workflow.",
         )
     return selected
 
@@ -225,7 +234,7 @@ async def discover(
             fields = {"app_id": app.id, "hint": "Check the app's id, unless it has no workflows yet."}
             listener(Notice("app.lists_nothing", fields, level="warning"))
         if trouble:
-            hint = "List the missing workflows under `workflows:` in config.yaml."
+            hint = "List the missing workflows under `workflows:` in the settings."
             found.problems[app.id] = Problem(trouble, hint, is_partial=True)
     return found
 

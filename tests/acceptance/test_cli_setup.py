@@ -117,7 +117,8 @@ async def test_init_in_a_read_only_directory(command) -> None:
 CANNOT_WORK = [
     ("no settings file", ("sync", "--config", "nowhere.yaml"), None, 2, "nowhere.yaml: cannot read the settings"),
     ("bad settings", ("sync",), "api:\n  concurency: 4\n", 2, "config.yaml:2: api.concurency: unknown key"),
-    ("no app", ("sync",), "api: {key: sk-1}\n", 2, "app"),
+    ("no app", ("sync",), "api: {key: sk-1}\n", 2, "config.yaml: no app is configured\n  hint: Add one under `apps:`: `- id: YOUR_APP_ID`.\n"),
+    ("an empty list of apps", ("plan",), "api: {key: sk-1}\napps: []\n", 2, "config.yaml:2: no app is configured"),
     ("no key", ("sync",), "apps: [{id: app_1}]\n", 2, "key"),
     ("no database", ("sync",), "api: {key: sk-1}\napps: [{id: a}]\ndatabase: {url: 'postgresql://u:hunter2@127.0.0.1:9/d'}\n", 4, "127.0.0.1:9"),
     ("no database to ask", ("sql", "SELECT 1"), "database: {url: 'postgresql://u:hunter2@127.0.0.1:9/d'}\n", 4, "127.0.0.1:9"),
@@ -138,6 +139,15 @@ async def test_errors_end_with_one_message_and_a_hint(command, arguments, settin
     assert ended.out == ""
     assert ended.err.count("error:") + ended.err.count("Usage:") == 1
     assert "hunter2" not in ended.err
+
+
+async def test_apps_can_be_named_as_the_hint_says_without_a_settings_file(command, database_url) -> None:
+    command.environment |= {"DATABASE_URL": database_url, "CORTEX_API_KEY": "sk-1"}
+    ended = await command("sync")
+    assert (ended.code, "no app is configured, and there is no settings file" in ended.err) == (2, True), ended
+    name, value = ended.err.partition("hint: Run: export ")[2].strip().split("=", 1)
+    command.environment[name] = shlex.split(value)[0]
+    assert "YOUR_APP_ID" in (await command("config", "show")).out
 
 
 async def test_json_logs_contain_the_error(command) -> None:
