@@ -74,7 +74,7 @@ def parse(raw: bytes) -> Json:
         except RecursionError:
             return _parse_deep(text)
     except json.JSONDecodeError as error:
-        raise RecordError("invalid_json", f"{error.msg} at character {error.pos}") from None
+        raise RecordError("invalid_json", f"{error.msg.removesuffix(' at')} at character {error.pos}") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

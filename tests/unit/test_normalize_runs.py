@@ -415,6 +415,8 @@ def test_unknown_fields_of_steps_are_omitted_with_the_payloads() -> None:
         (b"null", "not_an_object", "null"),
         (b'"run"', "not_an_object", "a string"),
         (b"", "invalid_json", "Expecting value"),
+        (b'{"id":"run","a":"\n"}', "invalid_json", "Invalid control character at character 17"),
+        (b'{"id":"run","a":"', "invalid_json", "Unterminated string starting at character 16"),
         (b'{"id":"run","a":NaN}', "invalid_json", "NaN"),
         (b'{"id":"run","a":"\xff"}', "invalid_json", "UTF-8"),
         (b"{}", "missing_id", "no id"),
