@@ -61,7 +61,7 @@ class Network:
         if self.only is not None or found is None or self._bypasses(parts.netloc.rpartition("@")[2]):
             return self.only
         try:
-            return Named(read_proxy(found.value), found.place)
+            return Named(read_proxy(found.value, default_scheme="http"), found.place)
         except ValueError as expected:
             raise SettingsError(
                 f"{found.place}: expected {expected}, got a value that is not shown",

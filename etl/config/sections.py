@@ -125,14 +125,18 @@ def check_base_url(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def read_proxy(text: str) -> str:
-    """Return the URL of a proxy; the default scheme is `http`.
+def read_proxy(text: str, *, default_scheme: str = "") -> str:
+    """Return the URL of a proxy.
+
+    Args:
+        text: the URL.
+        default_scheme: the scheme if there is none: variables such as `HTTPS_PROXY` often have none.
 
     Raises:
         ValueError: the text is not the URL of an HTTP proxy.
     """
     text = text.strip()
-    url = text if "://" in text else f"http://{text}"
+    url = text if "://" in text or not default_scheme else f"{default_scheme}://{text}"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -148,10 +152,10 @@ def check_proxy(value: object) -> object:
     """Return the URL of a proxy as a secret, because it may contain credentials.
 
     Raises:
-        ValueError: the text is not the URL of an HTTP proxy.
+        ValueError: the value is not the URL of an HTTP proxy.
     """
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    return SecretStr(read_proxy(text)) if isinstance(text, str) else value
+    return SecretStr(read_proxy(text if isinstance(text, str) else ""))
 
 
 def mask_credentials(url: str) -> str:

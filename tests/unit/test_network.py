@@ -86,3 +86,10 @@ def test_proxy_that_cannot_be_used(settings, url) -> None:
     with pytest.raises(SettingsError, match=r"config.yaml:2: api.proxy: expected an HTTP proxy") as caught:
         settings({}, f"api:\n  proxy: '{url}'\n")
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("value", ["nonsense", "5", "p.example:3128", "true", "''"])
+def test_proxy_in_the_settings_has_a_scheme(settings, value) -> None:
+    with pytest.raises(SettingsError, match=r"config.yaml:2: api.proxy: expected an HTTP proxy") as caught:
+        settings({}, f"api:\n  proxy: {value}\n")
+    assert "Change line 2 of" in caught.value.hint
