@@ -215,11 +215,9 @@ class Crawl:
         self.order = self._observer.order or (self.order if self._knows_order else start.order)
         return reading
 
-    async def _load(
-        self, pages: Sequence[Page], main: Pass[Page] | None = None, *, again: bool = False
-    ) -> list[Listed]:
+    async def _load(self, pages: Sequence[Page], main: Pass[Page] | None = None) -> list[Listed]:
         """Commit pages and note that their items were seen; commit those of the main pass with their checkpoint."""
-        found = await self._intake.classify(pages, again=again)
+        found = await self._intake.classify(pages)
         if main is not None:
             for items in found.pages:
                 self._observer.watch(items)
@@ -228,8 +226,7 @@ class Crawl:
             if self._saves and main.linked and main.token is None:
                 here = replace(main.checkpoint(), order=self.order, newest=self._intake.newest, began=self._began)
                 found.batch.cursor = msgspec.json.encode(here).decode()
-        if not (again and self._store.is_dry_run):  # a dry run stores nothing, so it would count new runs twice
-            await self._intake.load(found)
+        await self._intake.load(found)
         listed = [item for items in found.pages for item in items]
         self._met += await self._seen.note([item.key for item in listed])
         return listed
@@ -296,7 +293,7 @@ class Crawl:
             return evidence
         async with aclosing(self._listing.pages(look)) as batches:
             async for pages in batches:
-                await self._load(pages, again=True)
+                await self._load(pages)
         return evidence.closed_by(look, self._met if counts else None)
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:

@@ -174,12 +174,11 @@ class Intake:
         await self.load(classified)
         return classified.pages
 
-    async def classify(self, pages: Sequence[Page], *, again: bool = False, authoritative: bool = False) -> Classified:
+    async def classify(self, pages: Sequence[Page], *, authoritative: bool = False) -> Classified:
         """Classify items as known, new, changed or invalid, and make rows of new and changed ones.
 
         Args:
             pages: the pages as read.
-            again: whether this pass has read them before, so that unchanged items are not counted again.
             authoritative: whether they are responses to requests for single runs; see `Batch`.
         """
         items, stored = await self._identify(pages)
@@ -200,8 +199,6 @@ class Intake:
                 self._recent |= listed
                 for content in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
                     del self._recent[content]
-            if again:
-                del counts["unchanged"]
             found.unchanged += counts["unchanged"]
             self._announce(page, counts)
         batch, quarantined = found.batch, {each.run_id for each in self._quarantined.values()}
