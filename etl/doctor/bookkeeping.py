@@ -67,16 +67,18 @@ async def _locks(connection: asyncpg.Connection) -> Check:
 
 
 async def _request_budget(connection: asyncpg.Connection, settings: Settings) -> Check:
-    """Check whether the API accepts the configured number of requests."""
+    """Check whether the API asked for a pause below the configured number of requests."""
     configured = settings.api.requests_per_minute
     row = await connection.fetchrow(_SQL["paused"], settings.api.host, settings.api.egress or "")
-    if row is None or row["paused_at"] is None or row["paused_after"] >= configured:
-        return ok("rate", f"the API accepts the configured {counted(configured, 'request')} per minute")
+    if row is None:
+        return ok("rate", "the API has not asked for a pause in the last 24 hours")
     taken = counted(row["paused_after"], "request")
     found = (
         f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after {taken} "
         f"in one minute; {configured:,} are configured"
     )
+    if row["paused_after"] >= configured:
+        return ok("rate", found)
     fewer = max(1, int(row["paused_after"] * _MARGIN))
     return warning(
         "rate", found, f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."

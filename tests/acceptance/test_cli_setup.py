@@ -207,6 +207,7 @@ async def test_doctor_reports_a_refused_key(at_work) -> None:
     ended = await command("doctor")
     assert ended.code == 3
     assert "FAIL key         app_001: the API answered 401 Unauthorized for /apps/app_001/workflows: " in ended.out
+    assert "ok   rate        the API has not asked for a pause in the last 24 hours" in ended.out
     assert "sk-expired" not in ended.out + ended.err
 
 
