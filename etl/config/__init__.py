@@ -116,7 +116,7 @@ class Settings(Section):
         place = self._document.place(path)
         where = f"{place}: {dotted(path)}" if place else dotted(path)
         raise SettingsError(
-            f"{where}: no API key; the environment variable {variable} is not set",
+            f"{where}: no API key; {self._document.lacks(variable)}",
             hint=f"Run `export {variable}=...`, or set {dotted((*path[:-1], 'key_file'))} to a file with the key.",
         )
 

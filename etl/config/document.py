@@ -62,12 +62,14 @@ class Document:
         origins: places of variables that are not in the environment, by name.
         values: the values by section and key.
         places: the place of each value: `config.yaml:4`, `environment variable X`, or both.
-        unset: for values with a `${NAME}` that is not set, the name of the variable.
+        empty: names of variables that are set to an empty text.
+        unset: for values with a `${NAME}` that is not set or empty, the name of the variable.
         unread: for secrets whose file cannot be read, the error.
     """
 
     name: str
     origins: Mapping[str, str] = field(default_factory=dict)
+    empty: frozenset[str] = frozenset()
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     unset: dict[KeyPath, str] = field(default_factory=dict)
@@ -76,6 +78,12 @@ class Document:
     def origin(self, variable: str) -> str:
         """Return the place of a variable."""
         return self.origins.get(variable, f"environment variable {variable}")
+
+    def lacks(self, variable: str) -> str:
+        """Return that a variable is not set, or that it is empty."""
+        if variable in self.empty:
+            return f"the {self.origin(variable)} is empty"
+        return f"the environment variable {variable} is not set"
 
     def set_place(self, place: str, path: KeyPath, value: Any) -> None:
         """Record the place of a value and of all values in it, replacing earlier places."""
@@ -121,7 +129,8 @@ def read_document(path: Path | None, environment: Mapping[str, str], folder: Pat
     dotenv = read_dotenv(folder / DOTENV)
     variables = {**dotenv, **environment}
     origins = {name: f"variable {name} in {folder / DOTENV}" for name in dotenv if name not in environment}
-    document = Document(str(path) if path else "", origins=origins)
+    empty = frozenset(name for name, value in variables.items() if not value)
+    document = Document(str(path) if path else "", origins=origins, empty=empty)
     if path is not None:
         _read_file(path, variables, document)
     for variable in sorted(variables):
@@ -378,7 +387,7 @@ def _refuse_unset(document: Document) -> None:
     for path, variable in document.unset.items():
         if path[-1] != "key":
             raise SettingsError(
-                f"{document.place(path)}: {dotted(path)}: the environment variable {variable} is not set",
+                f"{document.place(path)}: {dotted(path)}: {document.lacks(variable)}",
                 hint=f"Run `export {variable}=...`, or set a default: ${{{variable}:-value}}.",
             )
 

@@ -141,6 +141,22 @@ async def test_errors_end_with_one_message_and_a_hint(command, arguments, settin
     assert "hunter2" not in ended.err
 
 
+@pytest.mark.parametrize(
+    ("dotenv", "environment", "says"),
+    [
+        ("", {}, "the environment variable CORTEX_API_KEY is not set"),
+        ("", {"CORTEX_API_KEY": ""}, "the environment variable CORTEX_API_KEY is empty"),
+        ("CORTEX_API_KEY=\n", {}, "the variable CORTEX_API_KEY in .env is empty"),
+    ],
+)
+async def test_missing_key_is_told_from_an_empty_one(command, dotenv, environment, says) -> None:
+    command.configure("apps: [{id: a}]\n")
+    (command.folder / ".env").write_text(dotenv)
+    command.environment |= environment
+    ended = await command("sync")
+    assert (ended.code, f"no API key; {says}\n" in ended.err) == (2, True), ended.err
+
+
 async def test_apps_can_be_named_as_the_hint_says_without_a_settings_file(command, database_url) -> None:
     command.environment |= {"DATABASE_URL": database_url, "CORTEX_API_KEY": "sk-1"}
     ended = await command("sync")

@@ -142,6 +142,12 @@ def test_empty_variable_counts_as_unset(write) -> None:
     assert load(write("api: {page_size: '${SIZE:-5}'}\n"), {"SIZE": ""}).api.page_size == 5
 
 
+def test_required_variable_that_is_empty(write) -> None:
+    with pytest.raises(SettingsError, match=r"database.url: the environment variable URL is empty") as caught:
+        load(write("database: {url: '${URL}'}\n"), {"URL": ""})
+    assert "export URL=" in caught.value.hint
+
+
 def test_missing_key_is_an_error_only_if_needed(write) -> None:
     path = write("api:\n  key: ${MY_KEY}\n")
     settings = load(path, {})
