@@ -26,6 +26,7 @@ _FORMS = "Use SELECT, WITH, VALUES, TABLE, SHOW, or EXPLAIN of one of these."
 
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 _SPACE = re.compile(r"\s*")
+_OF_COLUMNS = re.compile(r"permission denied for (table|view|materialized view|foreign table|column) ")
 _WORD = re.compile(r"\w*")
 _COMMENT_BOUNDS = re.compile(r"/\*|\*/")
 _EXPLAIN_WORD = re.compile(r"(?:analy[sz]e|verbose)\b", re.IGNORECASE)
@@ -184,7 +185,7 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
     hint = getattr(failure, "hint", None) or ""
     if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
         hint = "See docs/warehouse.md for the tables; run `cortex-etl migrate` to create them."
-    elif isinstance(failure, asyncpg.InsufficientPrivilegeError) and not hint:
+    elif _OF_COLUMNS.match(failure.args[0]) and not hint:
         hint = "Name only columns that the role of queries may read: see 'Who may read' in docs/operations.md."
     elif isinstance(failure, asyncpg.PostgresSyntaxError) and place is None:
         hint = "Run one statement at a time."

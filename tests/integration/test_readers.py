@@ -150,6 +150,12 @@ async def test_a_secret_column_has_a_hint(owner: asyncpg.Connection, url: str) -
     assert "Who may read" in refused.value.hint
 
 
+async def test_a_function_that_may_not_be_called_has_no_hint_about_columns(owner: asyncpg.Connection, url: str) -> None:
+    with pytest.raises(SettingsError, match="permission denied for function pg_read_file") as refused:
+        await run_query(url, "cortex", "SELECT pg_read_file('/etc/hostname')", timeout_s=10)
+    assert refused.value.hint == ""
+
+
 async def test_a_query_does_not_become_the_owner(owner: asyncpg.Connection, url: str) -> None:
     for name in ("postgres", "none", "default"):
         sql = f"SELECT current_user FROM (SELECT set_config('role', '{name}', true)) AS changed"
