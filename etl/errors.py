@@ -134,8 +134,8 @@ class InterruptedSyncError(EtlError):
 
     exit_code = EXIT_INTERRUPTED
 
-    def __init__(self) -> None:
-        super().__init__("interrupted; committed data is kept")
+    def __init__(self, message: str = "interrupted; committed data is kept") -> None:
+        super().__init__(message)
 
 
 class RecordError(EtlError):

@@ -160,13 +160,14 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def command(
-    group: typer.Typer, name: str, **options: Any
+    group: typer.Typer, name: str, *, commits_runs: bool = False, **options: Any
 ) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Register a command that takes the common options in addition to its own.
 
     Args:
         group: group of the command.
         name: name of the command.
+        commits_runs: whether it commits runs as it goes, which an interruption keeps.
         options: options for typer.
 
     Returns:
@@ -189,7 +190,7 @@ def command(
                 verbose or before.verbose,
                 quiet or before.quiet,
             )
-            raise typer.Exit(finish(call, lambda: function(call, **own)))
+            raise typer.Exit(finish(call, lambda: function(call, **own), commits_runs=commits_runs))
 
         run.__doc__ = function.__doc__
         run.__signature__ = _joined_signature(run, function)  # type: ignore[attr-defined]  # inspect and typer read it
@@ -220,10 +221,10 @@ def _joined_signature(run: Callable[..., None], function: Callable[..., int | No
     return inspect.Signature([context, *keyword_only, *common])
 
 
-def finish(call: Invocation, work: Callable[[], int | None]) -> int:
-    """Run a command and turn any error into an exit code and one message."""
+def finish(call: Invocation, work: Callable[[], int | None], *, commits_runs: bool = False) -> int:
+    """Run a command and turn any error into an exit code and one message; see `command`."""
     take_over_stderr(call.logs())
-    interrupted = InterruptedSyncError()
+    interrupted = InterruptedSyncError() if commits_runs else InterruptedSyncError("interrupted")
     SIGNALS.handle(_interruption(call, interrupted))
     code = _finish(call, work, interrupted)
     SIGNALS.done(code)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etl.config import Settings
 
 
-@command(app, "forget")
+@command(app, "forget", commits_runs=True)
 def forget(
     call: Invocation,
     *,

@@ -51,7 +51,7 @@ def list_(
     call.out.line("Once the cause is fixed, run: cortex-etl rejects retry")
 
 
-@command(rejects_group, "retry")
+@command(rejects_group, "retry", commits_runs=True)
 def retry(
     call: Invocation,
     ids: Annotated[

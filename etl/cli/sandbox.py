@@ -19,7 +19,7 @@ from etl.text import counted
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the random data.")]
 
 
-@command(app, "demo")
+@command(app, "demo", commits_runs=True)
 def demo(
     call: Invocation,
     *,
@@ -94,7 +94,7 @@ async def _serve(
         ) from None
 
 
-@command(app, "selftest")
+@command(app, "selftest", commits_runs=True)
 def selftest(
     call: Invocation,
     *,

@@ -48,7 +48,7 @@ def parse_moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-@command(app, "sync")
+@command(app, "sync", commits_runs=True)
 def sync(
     call: Invocation,
     *,
@@ -79,7 +79,7 @@ def sync(
     )
 
 
-@command(app, "backfill")
+@command(app, "backfill", commits_runs=True)
 def backfill(
     call: Invocation,
     *,
@@ -120,7 +120,7 @@ def backfill(
     )
 
 
-@command(app, "reconcile")
+@command(app, "reconcile", commits_runs=True)
 def reconcile(
     call: Invocation,
     *,
