@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,12 +20,12 @@ from etl.cli.invocation import Invocation, command
 from etl.cli.root import app
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
 from etl.config import load
-from etl.config.libpq import VARIABLES
+from etl.config.document import PREFIX
 from etl.errors import SettingsError, cannot_write
 from etl.files import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from etl.config import Settings
 
@@ -57,7 +58,10 @@ def cron(call: Invocation, *, every: EveryOption = timedelta(minutes=10), log: L
 
     Example: `cortex-etl schedule cron --every 10m`
     """
-    call.out.raw(cron_line(_installation(call, log), every))
+    made = _installation(call, log)
+    line = cron_line(made, every)
+    _warn(call, made)
+    call.out.raw(line)
 
 
 @command(schedule_group, "systemd")
@@ -74,8 +78,10 @@ def systemd(
 
     Example: `cortex-etl schedule systemd --every 10m`
     """
-    units = systemd_units(_installation(call, log), every)
+    made = _installation(call, log)
+    units = systemd_units(made, every)
     if write is None:
+        _warn(call, made)
         for name, text in units.items():
             call.out.raw(f"# /etc/systemd/system/{name}\n{text}\n")
         call.out.lines(_INSTALL)
@@ -86,6 +92,7 @@ def systemd(
         except OSError as error:
             raise cannot_write(write / name, error, hint="Choose another directory.") from None
         call.out.line(f"wrote {write / name}")
+    _warn(call, made)
 
 
 @command(schedule_group, "k8s")
@@ -112,11 +119,13 @@ def k8s(
         )
     image = image or f"cortex-etl:{__version__}"
     files = {"config": made.config, "environment": made.environment}
-    call.out.raw(kubernetes_manifest(every, image=image, workers=workers, **files))
+    manifest = kubernetes_manifest(every, image=image, workers=workers, **files)
+    _warn(call, made)
+    call.out.raw(manifest)
 
 
 def _installation(call: Invocation, log: Path | None) -> Installation:
-    """Describe this installation; warn about variables that the schedule would not have.
+    """Describe this installation.
 
     Raises:
         SettingsError: there is no settings file.
@@ -125,8 +134,6 @@ def _installation(call: Invocation, log: Path | None) -> Installation:
     if settings.file is None:
         raise SettingsError("a schedule needs a settings file; there is none", hint="Create one: cortex-etl init")
     config = settings.file.absolute()
-    for warning in _lacking(config):
-        call.say(warning)
     script = Path(sys.executable).parent / "cortex-etl"
     return Installation(
         program=(str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "etl"),
@@ -156,21 +163,44 @@ def _account() -> str:
         return str(os.geteuid())
 
 
+def _warn(call: Invocation, made: Installation) -> None:
+    """Warn about variables that only this shell has. Call it once nothing can fail any more."""
+    for warning in _lacking(made.config):
+        call.say(warning)
+
+
 def _lacking(config: Path) -> list[str]:
     """Return warnings about environment variables that are set only in this shell."""
-    text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
-    named = {*re.findall(r"\$\{(\w+)", text), "CORTEX_API_KEY", "DATABASE_URL", *VARIABLES.values()}
-    used = sorted(
-        name
-        for name in os.environ
-        if name in named or name.startswith("CORTEX_ETL__") or name.upper() in {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
-    )
     hint = f"  hint: Put them into {config.parent / '.env'}, one NAME=value per line (chmod 600)."
     try:
-        here, there = load(config), load(config, {})
+        here, there = _effect(config, os.environ), _effect(config, {})
     except SettingsError as error:
         return [f"warning: without this shell's variables: {error.message}", hint]
-    same = here.model_dump() == there.model_dump() and here.database_urls() == there.database_urls()
-    if same and here.network == there.network:
+    if here == there:
         return []
-    return [f"warning: set only in this shell, which the schedule does not see: {', '.join(used)}", hint]
+    needed = dict(os.environ)
+    for name in sorted(_usable(config)):
+        rest = {other: value for other, value in needed.items() if other != name}
+        with suppress(SettingsError):
+            needed = rest if _effect(config, rest) == here else needed
+    only = ", ".join(sorted(_usable(config) & needed.keys()))
+    return [f"warning: set only in this shell, which the schedule does not see: {only}", hint]
+
+
+def _usable(config: Path) -> set[str]:
+    """Return the environment variables that settings can come from."""
+    text = re.sub(r"(?m)(^|\s)#.*$", "", config.read_text(encoding="utf-8", errors="replace"))
+    named = {*re.findall(r"\$\{(\w+)", text), "CORTEX_API_KEY", "DATABASE_URL"}
+    proxies = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+    return {
+        name
+        for name in os.environ
+        if name in named or name.startswith("PG") or name.upper().startswith(PREFIX) or name.upper() in proxies
+    }
+
+
+def _effect(config: Path, environment: Mapping[str, str]) -> tuple[object, ...]:
+    """Return what a command with these variables would work with, regardless of where it is set."""
+    settings = load(config, environment)
+    proxies = {scheme: proxy.value for scheme, proxy in settings.network.proxies.items()}
+    return settings.model_dump(), settings.database_urls(), proxies, settings.network.no_proxy

@@ -66,6 +66,32 @@ async def test_variables_set_only_in_the_shell_are_reported(at_work) -> None:
     assert "LOOKBACK is not set" in ended.err
 
 
+async def test_variables_in_dotenv_or_without_effect_are_not_reported(at_work) -> None:
+    command, running = at_work
+    (command.folder / ".env").write_text(f"CORTEX_API_KEY={running.key}\nHTTPS_PROXY=http://proxy.example:3128\n")
+    command.environment |= {
+        "CORTEX_API_KEY": running.key,
+        "HTTPS_PROXY": "http://proxy.example:3128",
+        "CORTEX_ETL__API__PAGE_SIZE": "7",
+        "DATABASE_URL": "postgresql://db.example/other",  # config.yaml names another
+        "PGAPPNAME": "psql",
+    }
+    ended = await command("schedule", "cron")
+    assert "which the schedule does not see: CORTEX_ETL__API__PAGE_SIZE\n" in ended.err
+    command.environment["CORTEX_API_KEY"] = "another"
+    ended = await command("schedule", "cron")
+    assert "which the schedule does not see: CORTEX_API_KEY, CORTEX_ETL__API__PAGE_SIZE\n" in ended.err
+
+
+async def test_an_error_comes_without_the_warning_about_variables(at_work, tmp_path) -> None:
+    command, _ = at_work
+    nowhere = str(tmp_path / "nowhere")
+    for arguments in (("cron", "--every", "7m"), ("systemd", "--write", nowhere)):
+        ended = await command("schedule", *arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert "does not see" not in ended.err, ended.err
+
+
 async def test_systemd_units_refer_to_this_installation(at_work, tmp_path) -> None:
     command, _ = at_work
     with (command.folder / "config.yaml").open("a") as file:
