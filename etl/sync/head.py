@@ -34,13 +34,13 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta, now:
         await io.intake.begin(now)
         items, observer = list[Listed](), OrderObserver(distance)
         if order.newest_first:
-            this: Pass[Page] = Pass(listing.paging, head=listing.head)
-            downwards = _from_the_top(io, this)
+            reading: Pass[Page] = Pass(listing.paging, head=listing.head)
+            downwards = _from_the_top(io, reading)
         else:
             # Start a third of a page before the previous end: enough to overlap, and usually for the lookback.
             end, size = state.api_count or 0, min(listing.paging.size, listing.head)
-            this = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), head=size)
-            downwards = _from_the_end(io, this)
+            reading = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), head=size)
+            downwards = _from_the_end(io, reading)
         async with aclosing(downwards) as pages:
             async for page in pages:
                 observer.watch(page)
@@ -57,23 +57,23 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta, now:
                     distance=distance,
                 ):
                     break
-        is_steady = order.newest_first and len(this.counts) == 1 and None not in this.counts
+        is_steady = order.newest_first and len(reading.counts) == 1 and None not in reading.counts
         if io.intake.doubt:
             return None
-        if this.linked or is_steady:
+        if reading.linked or is_steady:
             return {item.key for item in items}
     return None
 
 
-async def _from_the_top(io: StreamIO, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
+async def _from_the_top(io: StreamIO, reading: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
     """Yield the pages of a newest-first listing."""
-    async with aclosing(io.listing.pages(this)) as batches:
+    async with aclosing(io.listing.pages(reading)) as batches:
         async for pages in batches:
             for items in await io.intake.process(pages):
                 yield items
 
 
-async def _from_the_end(io: StreamIO, this: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
+async def _from_the_end(io: StreamIO, reading: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
     """Yield the pages of an oldest-first listing from its end backwards, their items newest first.
 
     The pass reads from the previous end to the current one; earlier pages are read while the caller wants more. If a
@@ -81,7 +81,7 @@ async def _from_the_end(io: StreamIO, this: Pass[Page]) -> AsyncGenerator[list[L
     """
     listing, intake = io.listing, io.intake
     end: list[list[Listed]] = []
-    async with aclosing(listing.pages(this)) as batches:
+    async with aclosing(listing.pages(reading)) as batches:
         async for pages in batches:
             if listing.paging.aligned or not all(page.tells_size and page.count is not None for page in pages):
                 intake.doubt = "the API does not report the number and size of a page"
@@ -90,7 +90,7 @@ async def _from_the_end(io: StreamIO, this: Pass[Page]) -> AsyncGenerator[list[L
     for items in reversed(end):
         yield items[::-1]
     size = listing.paging.usual
-    for number in range(-(-min(this.start, this.count or 0) // size), 0, -1):
+    for number in range(-(-min(reading.start, reading.count or 0) // size), 0, -1):
         span = Span(number, size)
         (items,) = await intake.process([await listing.read(span)])
-        yield items[: this.start - span.start][::-1]  # the pass has read what follows
+        yield items[: reading.start - span.start][::-1]  # the pass has read what follows

@@ -147,7 +147,7 @@ class StreamSync:
             await self._read_changes()
         else:
             await self._read_everything()
-        return await self._compare()
+        return await self._settle_counts()
 
     async def _read_changes(self) -> None:
         """Read what is new and what was open, and as much of a due reconcile as this sync should."""
@@ -216,7 +216,7 @@ class StreamSync:
         self._unanswered = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
         return all(isinstance(error, NotFoundError) for error in errors.values())
 
-    async def _compare(self) -> Outcome:
+    async def _settle_counts(self) -> Outcome:
         """Compare the API's count with the warehouse's; if they differ, read more, twice at most.
 
         First the head is read again, then gone runs are searched for, then the whole listing is read. If it has been
