@@ -61,7 +61,7 @@ async def run_demo(call: Invocation, *, runs: int, seed: int) -> int:
             _replay_one(world, changes)
         with _step(out, 5, "Sync"):
             second = await _run(call, settings, "sync")
-        with _step(out, 6, "Reconcile, for changes of old runs (a sync does this once a day)"):
+        with _step(out, 6, "Reconcile, for changes to old runs (a sync does this once a day)"):
             third = await _run(call, settings, "reconcile")
     await _show_rows_loaded(out, settings)
     _show_changes_found(out, changes, second, third)

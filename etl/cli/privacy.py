@@ -51,7 +51,7 @@ def forget(
         call.out.json({"runs": done.runs, "rejects": done.rejects})
     elif not call.quiet:
         call.out.line(
-            f"erased {counted(done.runs, 'run')} and {done.rejects:,} from quarantine; "
+            f"erased {counted(done.runs, 'run')} and {counted(done.rejects, 'quarantined item')}; "
             "backups, WAL archives and exports keep their copies"
         )
 

@@ -131,7 +131,7 @@ def reconcile(
     join: JoinOption = None,
     metrics_file: MetricsOption = None,
 ) -> int:
-    """Compare everything the API lists with the warehouse: late changes of old runs, and runs that are gone.
+    """Compare everything the API lists with the warehouse: late changes to old runs, and runs that are gone.
 
     Example: `cortex-etl reconcile --workflow wf_1`
     """

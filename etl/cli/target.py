@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from etl.cli.invocation import Invocation
     from etl.config import Settings
 
-DemoOption = Annotated[bool, typer.Option("--demo", help="Use the data of the demo.")]
+DemoOption = Annotated[bool, typer.Option("--demo", help="Use the demo data.")]
 
 
 def is_made(settings: Settings) -> bool:
@@ -35,14 +35,14 @@ def readable_settings(call: Invocation, *, demo: bool = False) -> Settings:
         demo: use the demo's data, which needs no settings.
 
     Raises:
-        SettingsError: there are no settings, or there is no data of the demo.
+        SettingsError: there are no settings, or there is no demo data.
     """
     if not demo:
         return call.settings
     settings = demo_settings(call.settings_if_any)
     if not is_made(settings):
         raise SettingsError(
-            f"there is no data of the demo in {settings.data_dir}", hint="Run it in this folder: cortex-etl demo"
+            f"there is no demo data in {settings.data_dir}", hint="Run it in this folder: cortex-etl demo"
         )
     return settings
 

@@ -238,7 +238,9 @@ def _syntax_error(path: Path, error: yaml.YAMLError, text: str) -> SettingsError
     where = f"{path}:{mark.line + 1}" if mark else str(path)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
     if "\\t" in problem:
-        return SettingsError(f"{where}: YAML allows no tabs for indentation", hint="Replace the tab by two spaces.")
+        return SettingsError(
+            f"{where}: YAML does not allow tabs for indentation", hint="Replace the tab with two spaces."
+        )
     column = f", column {mark.column + 1}" if mark else ""
     if mark and re.search(r"[\[{,]\s*\$\{", text.splitlines()[mark.line] if mark.line < text.count("\n") else ""):
         hint = 'Quote references in brackets: ["${NAME}"].'

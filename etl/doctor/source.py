@@ -135,7 +135,7 @@ def _failure(app: AppSettings, error: EtlError, status: int | None) -> Check:
     if isinstance(error, KeyRefusedError):
         return failed("key", f"{app.id}: {error.message}", error.hint, code)
     if isinstance(error, NotFoundError):
-        return failed("app", f"{app.id}: the API knows no such app", "Correct the app's id.", SettingsError.exit_code)
+        return failed("app", f"{app.id}: the API has no such app", "Correct the app's id.", SettingsError.exit_code)
     if status is None:
         return failed("api", error.message, _better(error, "Check the network, proxies and api.base_url."), code)
     if status == 200:

@@ -20,7 +20,7 @@ async def test_forget_erases_and_reports(at_work, warehouse) -> None:
     ended = await command("forget", "--run", run_id)
     assert (ended.code, "Pass --yes" in ended.err) == (2, True)
     ended = await command("forget", "--run", run_id, "--yes")
-    assert (ended.code, ended.out.startswith("erased 1 run and 0 from quarantine")) == (0, True)
+    assert (ended.code, ended.out.startswith("erased 1 run and 0 quarantined items")) == (0, True)
     assert await warehouse.fetchval("SELECT erased_at IS NOT NULL FROM runs WHERE id = $1", run_id)
     ended = await command("sync", "--json", "--workflow", workflow_id)
     assert (ended.code, ended.json["runs_inserted"], ended.json["runs_updated"]) == (0, 0, 0)
@@ -35,7 +35,7 @@ async def test_unknown_run_is_recorded_as_erased(at_work, warehouse) -> None:
     workflow_id, runs = next(iter(running.world.runs.items()))
     run_id = next(iter(runs))
     ended = await command("forget", "--run", run_id, "--yes")
-    assert (ended.code, ended.out.startswith("erased 0 runs and 0 from quarantine")) == (0, True)
+    assert (ended.code, ended.out.startswith("erased 0 runs and 0 quarantined items")) == (0, True)
     assert (await command("sync", "--quiet", "--workflow", workflow_id)).code == 0
     assert await warehouse.fetchval("SELECT erased_at IS NOT NULL FROM runs WHERE id = $1", run_id)
 

@@ -237,7 +237,7 @@ async def test_doctor_reports_unknown_apps_and_workflows(at_work) -> None:
     )
     ended = await command("doctor")
     assert ended.code == 2
-    assert "app_no: the API knows no such app" in ended.out
+    assert "app_no: the API has no such app" in ended.out
     assert f"{one}/{foreign}: the app has no such workflow" in ended.out
 
 

@@ -86,7 +86,7 @@ async def test_demo_without_its_data_says_so_and_starts_nothing(command) -> None
     for words in TAKE_DEMO:
         ended = await command(*words, "--demo")
         assert (ended.code, ended.out) == (2, ""), words
-        assert "there is no data of the demo in .cortex-etl/demo" in ended.err, words
+        assert "there is no demo data in .cortex-etl/demo" in ended.err, words
         assert "hint: Run it in this folder: cortex-etl demo" in ended.err, words
         assert contents(command.folder) == [], words
 

@@ -127,7 +127,7 @@ IN_FILE = [
         "",
     ),
     ("path: NUL", 'metrics:\n  file: "a\\0b"\n', 2, "metrics.file", "expected a path", ""),
-    ("tab: indentation", "api:\n\tkey: x\n", 2, "", "allows no tabs", "Replace the tab"),
+    ("tab: indentation", "api:\n\tkey: x\n", 2, "", "does not allow tabs", "Replace the tab"),
     ("variable: missing", "database:\n  url: ${NOPE}\n", 2, "database.url", "variable NOPE is not set", "export NOPE="),
     ("variable: nested", "data_dir: ${A:-${B:-c}}\n", 1, "data_dir", "${A:-${B:-c} is nested", "${NAME:-default}"),
     (
