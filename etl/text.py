@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import TextIO
 
 # Control characters, of which ESC and the C1 characters start sequences that move the cursor, rename the window or hide
@@ -22,6 +24,12 @@ _USUAL = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Return a count with its noun, such as `1 row` or `2,000 rows`; pass `plural` if it is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """Return a question that suggests similar names; '' if there are none."""
+    near = get_close_matches(name, names)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 def colored(stream: TextIO) -> bool:

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from etl.db.statements import statements
 from etl.errors import SettingsError
+from etl.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+_SQL = statements("reading")
 _DECLARE = "DECLARE query NO SCROLL CURSOR FOR "
 _SEVERAL = "cannot insert multiple commands into a prepared statement"  # as PostgreSQL says it
 _FORMS = "Use SELECT, WITH, VALUES, TABLE, SHOW, or EXPLAIN of one of these."
@@ -28,6 +31,7 @@ _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 _SPACE = re.compile(r"\s*")
 _OF_COLUMNS = re.compile(r"permission denied for (table|view|materialized view|foreign table|column) ")
 _WORD = re.compile(r"\w*")
+_NAME = re.compile(r'[\w$".]*')
 _COMMENT_BOUNDS = re.compile(r"/\*|\*/")
 _EXPLAIN_WORD = re.compile(r"(?:analy[sz]e|verbose)\b", re.IGNORECASE)
 _EXPLAIN_OPTIONS = re.compile(r"\([\w\s,]*\)")
@@ -80,7 +84,23 @@ async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
         refusals.append(refusal)
         if not isinstance(refusal.failure, asyncpg.PostgresSyntaxError):
             break
-    raise _not_a_query(max(refusals, key=lambda each: each.place or 0), text)
+    furthest = max(refusals, key=lambda each: each.place or 0)
+    error = _not_a_query(furthest, text)
+    if isinstance(furthest.failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not error.hint:
+        error.hint = _other_relations(await connection.fetch(_SQL["relations"]), text, furthest.place)
+    raise error
+
+
+def _other_relations(rows: Sequence[asyncpg.Record], text: str, place: int | None) -> str:
+    """Return a hint for a query with a relation that does not exist, from the names of those that do."""
+    if not rows:
+        return (
+            "This role sees no tables in the schema: run `cortex-etl migrate` to create them, or "
+            "`cortex-etl grant ROLE` to let it read them."
+        )
+    name = _NAME.match(text, len(text) if place is None else place).group()  # type: ignore[union-attr] # it matches ''
+    wanted = name.rpartition(".")[2].strip('"').lower()
+    return did_you_mean(wanted, [row["relname"] for row in rows]) or "`cortex-etl describe` lists all tables and views."
 
 
 async def _refusal(connection: asyncpg.Connection, text: str, start: int) -> _Refusal | None:
@@ -183,9 +203,7 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
         before = text[:place]
         where = f" (line {before.count(chr(10)) + 1}, column {place - before.rfind(chr(10))})"
     hint = getattr(failure, "hint", None) or ""
-    if isinstance(failure, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError) and not hint:
-        hint = "See docs/warehouse.md for the tables; run `cortex-etl migrate` to create them."
-    elif _OF_COLUMNS.match(failure.args[0]) and not hint:
+    if _OF_COLUMNS.match(failure.args[0]) and not hint:
         hint = "Name only columns that the role of queries may read: see 'Who may read' in docs/operations.md."
     elif isinstance(failure, asyncpg.PostgresSyntaxError) and place is None:
         hint = "Run one statement at a time."

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from etl.db.reading import reading
 from etl.db.statements import statements
 from etl.errors import DatabaseError, SettingsError
 from etl.tables import ENTITIES
+from etl.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,10 +127,9 @@ class Dictionary:
         by_name = {each.name: each for each in self.relations}
         wanted = name.rpartition(".")[2]
         if wanted not in by_name:
-            near = " or ".join(get_close_matches(wanted, by_name))
             raise SettingsError(
                 f"there is no table or view {name}",
-                hint=f"Did you mean {near}?" if near else "`cortex-etl describe` lists all.",
+                hint=did_you_mean(wanted, by_name) or "`cortex-etl describe` lists all.",
             )
         return by_name[wanted]
 

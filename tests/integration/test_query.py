@@ -230,6 +230,27 @@ async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, data
     assert "status" in caught.value.hint  # PostgreSQL's own hint
 
 
+@pytest.mark.parametrize(
+    ("sql", "hint"),
+    [
+        ("select * from run", "Did you mean runs"),
+        ('SELECT 1 FROM runs\nJOIN "cortex"."Run_fact" USING (id)', "Did you mean run_facts"),
+        ("TABLE cortx.runs", "Did you mean runs"),
+        ("EXPLAIN SELECT 1 FROM zzzzz", "`cortex-etl describe` lists all"),
+    ],
+)
+async def test_another_relation_is_suggested(
+    warehouse: asyncpg.Connection, database_url: str, sql: str, hint: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        await run_query(database_url, "cortex", sql, timeout_s=10)
+    assert caught.value.hint.startswith(hint)
+    assert "migrate" not in caught.value.hint
+    with pytest.raises(SettingsError) as caught:
+        await run_query(database_url, "nowhere", sql.replace("cortex", "nowhere"), timeout_s=10)
+    assert "run `cortex-etl migrate`" in caught.value.hint
+
+
 REFUSALS = [
     ("SELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 1, column 15\)"),
     ("EXPLAIN (ANALYZE)\nSELECT 1 FROM nowhere", r"relation .nowhere. does not exist \(line 2, column 15\)"),

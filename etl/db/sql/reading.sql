@@ -18,3 +18,9 @@ SELECT
 -- name: may_become_superuser
 -- Whether the role that connected is a superuser, or a member of one.
 SELECT bool_or(rolsuper) FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')
+
+-- name: relations
+-- Names of the tables and views of the schema, if the role may use it.
+SELECT relname
+FROM pg_class
+WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
