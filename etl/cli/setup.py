@@ -63,7 +63,7 @@ def init(call: Invocation) -> None:
         raise cannot_write(error.filename or path, error, hint="Choose another path with --config PATH.") from None
     written = f"{path} and {dotenv}" if key else f"{path}; the key in {dotenv} is used" if has_key else str(path)
     steps = [] if app_id else [f"set your app id in {path}"]
-    steps += [] if key or has_key else [f"export {_KEY_VARIABLE}=..."]
+    steps += [] if key or has_key else [f"add {_KEY_VARIABLE}=... to {dotenv}"]
     if not call.quiet:
         call.out.line(f"Wrote {written}. Next: {', '.join([*steps, 'then ' if steps else ''])}run `cortex-etl doctor`.")
 

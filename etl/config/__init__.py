@@ -115,9 +115,10 @@ class Settings(Section):
         variable = self._document.unset.get(path, "CORTEX_API_KEY")
         place = self._document.place(path)
         where = f"{place}: {dotted(path)}" if place else dotted(path)
+        file = dotted((*path[:-1], "key_file"))
         raise SettingsError(
             f"{where}: no API key; {self._document.lacks(variable)}",
-            hint=f"Run `export {variable}=...`, or set {dotted((*path[:-1], 'key_file'))} to a file with the key.",
+            hint=f"{self._document.remedy(variable)}, or set {file} to a file with the key.",
         )
 
     @property

@@ -85,6 +85,13 @@ class Document:
             return f"the {self.origin(variable)} is empty"
         return f"the environment variable {variable} is not set"
 
+    def remedy(self, variable: str) -> str:
+        """Return how to set a variable: in `.env`, which a schedule reads too, unless an empty one precedes it."""
+        export = f"`export {variable}=...`"
+        if variable in self.empty and variable not in self.origins:
+            return f"Run {export}"
+        return f"Add {variable}=... to {Path(self.name).parent / DOTENV}, or run {export}"
+
     def set_place(self, place: str, path: KeyPath, value: Any) -> None:
         """Record the place of a value and of all values in it, replacing earlier places."""
         for known in [each for each in self.places if each[: len(path)] == path]:
@@ -390,7 +397,7 @@ def _refuse_unset(document: Document) -> None:
         if path[-1] != "key":
             raise SettingsError(
                 f"{document.place(path)}: {dotted(path)}: {document.lacks(variable)}",
-                hint=f"Run `export {variable}=...`, or set a default: ${{{variable}:-value}}.",
+                hint=f"{document.remedy(variable)}, or set a default: ${{{variable}:-value}}.",
             )
 
 

@@ -51,6 +51,7 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
         yield ok("proxy", f"{proxy.shown}, named by {proxy.place}")
     async with _open_limiter(settings, database_url) as limiter:
         has_answered = False
+        failures = set[Check]()
         for app in settings.apps:
             requests = _LastRequest(listener)
             try:
@@ -67,7 +68,10 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
                         async for check in checks:
                             yield check
             except EtlError as error:
-                yield _failure(app, error, requests.status)
+                failure = _failure(app, error, requests.status)
+                if failure not in failures:  # apps may lack the same key
+                    yield failure
+                failures.add(failure)
                 if isinstance(error, DatabaseError) or (requests.is_sent and requests.status is None):
                     return
 

@@ -81,6 +81,16 @@ async def test_streams_that_need_attention(at_work, warehouse) -> None:
     assert [each["hint"].split()[:2] for each in near] == [["Set", "it"], ["See", "docs/big-warehouses.md."]]
 
 
+async def test_a_key_that_several_apps_lack_is_reported_once(at_work) -> None:
+    command, _ = at_work
+    command.environment.pop("CORTEX_API_KEY")
+    assert (command.folder / "config.yaml").read_text().count("id: app_") == 2
+    ended = await command("doctor")
+    assert (ended.code, ended.out.count("no API key")) == (2, 1), ended.out
+    assert "-> Add CORTEX_API_KEY=... to " in ended.out
+    assert len((await findings(command))["key"]) == 1
+
+
 async def test_doctor_uses_the_shared_request_budget(at_work, warehouse, database_url) -> None:
     command, running = at_work
     async with asyncpg.create_pool(

@@ -62,9 +62,10 @@ async def test_init_asks_on_a_terminal(command) -> None:
 
 async def test_init_without_answers(command) -> None:
     code, shown = await command.on_terminal("init", answers=["", ""])
-    assert (code, "Next: set your app id in config.yaml, export CORTEX_API_KEY=..., then run" in shown) == (0, True), (
-        shown
-    )
+    assert (code, "Next: set your app id in config.yaml, add CORTEX_API_KEY=... to .env, then run" in shown) == (
+        0,
+        True,
+    ), shown
     assert (command.folder / "config.yaml").read_text() == starter()
     assert not (command.folder / ".env").exists()
     code, shown = await command.on_terminal("init")
@@ -142,19 +143,21 @@ async def test_errors_end_with_one_message_and_a_hint(command, arguments, settin
 
 
 @pytest.mark.parametrize(
-    ("dotenv", "environment", "says"),
+    ("dotenv", "environment", "says", "hint"),
     [
-        ("", {}, "the environment variable CORTEX_API_KEY is not set"),
-        ("", {"CORTEX_API_KEY": ""}, "the environment variable CORTEX_API_KEY is empty"),
-        ("CORTEX_API_KEY=\n", {}, "the variable CORTEX_API_KEY in .env is empty"),
+        ("", {}, "the environment variable CORTEX_API_KEY is not set", "Add CORTEX_API_KEY=... to .env, or"),
+        ("", {"CORTEX_API_KEY": ""}, "the environment variable CORTEX_API_KEY is empty", "Run `export CORTEX_API_KEY"),
+        ("CORTEX_API_KEY=\n", {}, "the variable CORTEX_API_KEY in .env is empty", "Add CORTEX_API_KEY=... to .env, or"),
     ],
 )
-async def test_missing_key_is_told_from_an_empty_one(command, dotenv, environment, says) -> None:
+async def test_missing_key_is_told_from_an_empty_one(command, dotenv, environment, says, hint) -> None:
     command.configure("apps: [{id: a}]\n")
     (command.folder / ".env").write_text(dotenv)
     command.environment |= environment
     ended = await command("sync")
-    assert (ended.code, f"no API key; {says}\n" in ended.err) == (2, True), ended.err
+    assert (ended.code, f"no API key; {says}\n" in ended.err, f"hint: {hint}" in ended.err) == (2, True, True), (
+        ended.err
+    )
 
 
 async def test_apps_can_be_named_as_the_hint_says_without_a_settings_file(command, database_url) -> None:
