@@ -262,10 +262,11 @@ def _workflows(facts: Facts, found: Sequence[WorkflowSummary]) -> Section:
         if len(found) > _MAX_CARDS
         else []
     )
-    notes.append(
-        f"Each point covers the completed and failed runs of {formatting.count(facts.span.period_days, 'day')}, "
-        f"if at least {MIN_TIMED}."
-    )
+    period = formatting.count(facts.span.period_days, "day")
+    if any(each.periods.keys() - {None} for each in ranked):
+        notes.append(f"Each point covers the completed and failed runs of {period}, if at least {MIN_TIMED}.")
+    else:
+        notes.append(f"Durations are plotted for {period} with at least {MIN_TIMED} completed and failed runs.")
     if any(each.versions[1:] for each in ranked):
         notes.append("Dashed lines mark the first run of a version.")
     notes.append("The table also counts runs that the API no longer lists.")

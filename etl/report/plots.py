@@ -130,7 +130,10 @@ def _bars(
 
 
 def workflow_curves(span: Span, found: WorkflowSummary) -> Plot:
-    """Draw the failure rate and the durations of a workflow, with a line at the first run of each version."""
+    """Draw the failure rate and the durations of a workflow, with a line at the first run of each version.
+
+    Without a period of enough runs, there are no durations to draw.
+    """
     rates: list[dict[str, Any]] = []
     measured, tips = [], []
     for index, (first, last) in enumerate(split_into_periods(span, span.period_days)):
@@ -147,14 +150,16 @@ def workflow_curves(span: Span, found: WorkflowSummary) -> Plot:
     points = _durations(measured, limit)
     marks = _version_marks(span, found)
     scale = _days_scale(span)
-    failed = _failure_bars(scale, max((each["rate"] for each in rates), default=0.0))
-    lines = _duration_lines(scale, _days_axis(span, _NARROW), limit)
+    days_axis = _days_axis(span, _NARROW)
+    failed = _failure_bars(scale, None if measured else days_axis, max((each["rate"] for each in rates), default=0.0))
+    lines = _duration_lines(scale, days_axis, limit)
     clipped = f", clipped at {formatting.seconds(limit)} (▲ longer)" if any(each["over"] for each in points) else ""
     upper = alt.LayerChart(layer=[failed, *(_rules(scale) if marks else [])])
     lower = alt.LayerChart(layer=[*lines, *(_rules(scale)[:1] if marks else [])])
     upper = upper.properties(width=_NARROW, height=64, title=_title("Failed runs, % of those that ended"))
     lower = lower.properties(width=_NARROW, height=100, title=_title(f"Duration of runs{clipped}"))
-    both = alt.vconcat(upper, lower, spacing=8).resolve_scale(x="independent", y="independent", color="independent")
+    panels = (upper, lower) if measured else (upper,)
+    both = alt.vconcat(*panels, spacing=8).resolve_scale(x="independent", y="independent", color="independent")
     return Plot(_json(tips), len(span.days), span.period_days, _draw(both, rates=rates, durations=points, marks=marks))
 
 
@@ -174,14 +179,14 @@ def _json(tips: list[str]) -> str:
     return json.dumps([visible_lines(each) for each in tips], ensure_ascii=False, separators=(",", ":"))
 
 
-def _failure_bars(scale: alt.Scale, highest: float) -> alt.Chart:
+def _failure_bars(scale: alt.Scale, days_axis: alt.Axis | None, highest: float) -> alt.Chart:
     rates = alt.Scale(domain=[0, max(0.1, highest)], nice=True)
     axis = _value_axis("~%", 3, room=_LABEL_WIDTH)
     bars: alt.Chart = (
         _chart("rates")
         .mark_bar(color="var(--failed)")
         .encode(
-            x=alt.X("x:T", scale=scale, axis=None),
+            x=alt.X("x:T", scale=scale, axis=days_axis),
             x2="x2:T",
             y=alt.Y("rate:Q", scale=rates, axis=axis, title=None),
             y2="base:Q",

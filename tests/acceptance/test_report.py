@@ -490,6 +490,27 @@ async def test_durations_are_those_of_enough_completed_and_failed_runs(database_
     assert "0 s" not in re.findall(r"median ([^,;]+)", html)
 
 
+async def test_no_durations_are_plotted_without_a_day_of_enough_runs(database_url, tmp_path, page, warehouse) -> None:
+    await add_owners(warehouse, "wf")
+    await warehouse.execute(
+        """
+        INSERT INTO runs (id, app_id, workflow_id, stream_app_id, status, created_at, started_at, ended_at)
+        SELECT 'run ' || day || ' ' || i, 'app', 'wf', 'app', 'FAILED', at, at, at + interval '24 s'
+        FROM generate_series(0, 9) AS day, generate_series(1, 4) AS i, LATERAL (SELECT now() - day * interval '1 day' AS at)
+        """
+    )
+    await page.open(await written(database_url, tmp_path), width=1400)
+    await assert_fits(page, 1400)
+    section = (await page.run("document.querySelector('#workflows').textContent")).replace("\xa0", " ")
+    assert "median 24 s" in section
+    assert "Durations are plotted for 1 day with at least 5 completed and failed runs." in section
+    texts = await page.run("[...document.querySelectorAll('#workflows svg text')].map(each => each.textContent)")
+    assert "Failed runs, % of those that ended" in texts
+    assert "Day of creation (UTC)" in texts
+    assert "Duration of runs" not in texts
+    assert page.complaints == []
+
+
 @pytest.mark.parametrize("days_ago", [5, 27])
 async def test_one_outlier_does_not_flatten_the_durations(database_url, tmp_path, page, warehouse, days_ago) -> None:
     await add_owners(warehouse, "wf")
