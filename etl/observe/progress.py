@@ -127,6 +127,8 @@ class ProgressView:
         bar.changed += event.changed
         if event.pages_total is not None:
             bar.expected = max(bar.expected or 0, event.pages_total)
+        if bar.expected is not None:
+            bar.expected = max(bar.expected, bar.pages)  # some pages are read again
         bar.runs += event.items
         self._runs += event.items
         self._draw(event.stream)
@@ -168,7 +170,7 @@ class ProgressView:
 
 def _rate(runs: int, began: float) -> str:
     """Format runs per second."""
-    return f"{runs / max(time.monotonic() - began, 0.001):,.0f}/s"
+    return f"{runs / max(time.monotonic() - began, 0.001):,.0f} runs/s"
 
 
 def _cut(*, max_width: int | None = None, ratio: int | None = None) -> Column:

@@ -114,9 +114,18 @@ def test_progress_shows_streams_and_the_request_budget(width) -> None:
         view._progress.refresh()
     drawn = re.split(r"\n|\x1b\[\w+", out.getvalue())
     every, one = ([line for line in drawn if word in line][-1] for word in ("streams", "wf_with_a"))
-    assert re.search(r"backfill .* 0/2 streams [\d,]+/s, 20% of 500 req.* \d\d:\d\d", every), every
-    assert re.search(r"wf_with_a.* 100/250 pages [\d,]+/s, 10,000 new.* \d\d:\d\d", one), one
+    assert re.search(r"backfill .* 0/2 streams [\d,]+ runs/s, 20% of .* \d\d:\d\d", every), every
+    assert re.search(r"wf_with_a.* 100/250 pages [\d,]+ runs/s, 10,000 new.* \d\d:\d\d", one), one
     assert ("10,000 runs" in every, "170,000 rows" in one) == (width == 200,) * 2
+
+
+def test_progress_expects_no_fewer_pages_than_were_read() -> None:
+    out = io.StringIO()
+    with ProgressView(500, Mask(), Console(file=out, force_terminal=True, color_system=None, width=120)) as view:
+        for number in (1, 2, 2):
+            view.listen(events.PageRead(STREAM, number, 100, new=100, count=200, pages_total=2))
+        view._progress.refresh()
+    assert "3/3 pages" in out.getvalue()
 
 
 def test_progress_accepts_events_in_any_order() -> None:
