@@ -106,7 +106,7 @@ def test_progress_shows_streams_and_the_request_budget(width) -> None:
     with ProgressView(500, Mask(), Console(file=out, force_terminal=True, color_system=None, width=width)) as view:
         view.listen(events.SyncStarted("backfill", (stream, STREAM), 7))
         view.listen(events.StreamStarted(stream, 25_000))
-        time.sleep(0.05)  # rates of over a million a second take more room than there is
+        time.sleep(0.2)  # rates of over 100,000 a second take more room than there is
         for number in range(1, 101):
             view.listen(events.RequestSent("/apps", 200, 0.1, 900))
             view.listen(events.PageRead(stream, number, 100, new=100, count=25_000, pages_total=250))
