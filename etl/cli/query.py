@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -233,6 +233,13 @@ def report(
         call.out.line(f"Wrote {output}")
 
 
+def _date_or_month(text: str) -> date:
+    try:
+        return date.fromisoformat(text if text.count("-") > 1 else f"{text}-01")
+    except ValueError:
+        raise typer.BadParameter(f"expected a date such as 2026-11-01 or 2026-11, got {text!r}") from None
+
+
 @command(app, "export")
 def export(
     call: Invocation,
@@ -240,8 +247,7 @@ def export(
     *,
     form: Annotated[Literal["parquet"], typer.Option("--format", help="File format.")] = "parquet",
     since: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d", "%Y-%m"], metavar="DATE", help="Skip months before this date."),
+        date | None, typer.Option(parser=_date_or_month, metavar="DATE", help="Skip months before this date.")
     ] = None,
     demo: DemoOption = False,
 ) -> None:
@@ -260,7 +266,7 @@ def export(
 
     async def write() -> dict[Path, int]:
         url, schema = await _reading_url(settings), settings.database.schema_name
-        return await export_parquet(url, schema, directory, since=since.date() if since else None)
+        return await export_parquet(url, schema, directory, since=since)
 
     written = run_async(write())
     for path in written:

@@ -195,10 +195,11 @@ def _show_plan(call: Invocation, made: Plan, requests_per_minute: int) -> None:
         if each.reconcile_left is not None:
             rest = f"about {counted(each.reconcile_left, 'request')}, of which this sync sends {each.requests:,}"
             call.out.line(f"{each.app_id}/{each.workflow_id}: its reconcile takes {rest}")
+    duration = f"{made.minutes:.1f} minutes" if made.minutes >= 1 else "less than a minute"
     call.out.line(
         f"{made.mode}: about {counted(made.requests, 'request')} for {counted(made.runs, 'run')}"
         f" ({counted(made.rows, 'row')}), "
-        f"{made.minutes:.1f} minutes at {counted(requests_per_minute, 'request')} per minute"
+        f"{duration} at {counted(requests_per_minute, 'request')} per minute"
     )
     for limit in made.limits:
         call.out.line(f"limit: {limit}")

@@ -407,7 +407,9 @@ async def test_status_and_plan(at_work) -> None:
     assert (before.code, before.out) == (1, "no stream has been read yet; run: cortex-etl sync\n")
     planned = await command("plan", "--json")
     assert planned.json["runs"] == listed(running.world)
-    assert "requests per minute" in (await command("plan", "backfill")).out
+    requests = planned.json["requests"]
+    assert planned.json["minutes"] == round(requests / 500, 2)
+    assert "), less than a minute at 500 requests per minute" in (await command("plan", "backfill")).out
     await command("sync", "--quiet")
     tables = ("runs", "run_steps", "run_step_calls", "run_usage_calls")
     rows = await count(command, "SELECT " + " + ".join(f"(SELECT count(*) FROM {each})" for each in tables))

@@ -250,6 +250,8 @@ async def test_export_command(command, database_url, warehouse) -> None:
     assert "out/runs/2026-03.parquet" in ended.out.splitlines()
     again = await command("export", "out", "--since", "2026-01")
     assert (again.code, again.out, again.err) == (0, "", "Nothing has changed since the last export.\n")
+    wrong = await command("export", "out", "--since", "2026-99")
+    assert (wrong.code, "expected a date such as 2026-11-01 or 2026-11, got '2026-99'" in wrong.err) == (2, True)
     (command.folder / "file").touch()
     refused = await command("export", "file")
     assert refused.code == 2
