@@ -7,10 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 from typer.main import get_command
 
 from etl.cli.help import Group, place
 from etl.cli.invocation import ConfigOption, FormatOption, Invocation, QuietOption, VerboseOption, finish
+from etl.config.problems import expected
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -39,10 +41,20 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     except _ParseError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             return SettingsError.exit_code  # the help has been printed
-        message = error.format_message().replace(": Value error, ", ": ")
+        message = _in_our_words(error).replace(": Value error, ", ": ")
         context = getattr(error, "ctx", None)
         raise SettingsError(message, hint=f"Run: {context.command_path if context else 'cortex-etl'} --help") from None
     return code or 0
+
+
+def _in_our_words(error: Any) -> str:
+    """Return the message of a parse error, in which a number that pydantic refuses is described as in the settings."""
+    message, cause = str(error.format_message()), error.__cause__
+    if not isinstance(cause, ValidationError):
+        return message
+    found = cause.errors()[0]
+    words = f"expected {expected(found)}" + (f", got {found['input']!r}" if found["type"].endswith("_parsing") else "")
+    return message.replace(found["msg"], words) if found["msg"].startswith(("Input should", "Unable to")) else message
 
 
 def _log_format(arguments: Sequence[str]) -> Literal["console", "json"] | None:

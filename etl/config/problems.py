@@ -23,6 +23,7 @@ _EXPECTED = {
     "int_parsing": "an integer",
     "int_type": "an integer",
     "int_from_float": "an integer",
+    "int_parsing_size": "a smaller number",
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a number",
@@ -67,7 +68,7 @@ def _problem(found: ErrorDetails, document: Document, model: type[BaseModel]) ->
     if found["type"] == "duplicate_app":
         return f"{where}: duplicate app", "Merge the two, or remove one."
     value = reduce(getitem, found.get("ctx", {}).get("path", ()), found["input"])
-    return f"{where}: expected {_expected(found)}, got {_shown(path, value, model)}", _hint(found, place)
+    return f"{where}: expected {expected(found)}, got {_shown(path, value, model)}", _hint(found, place)
 
 
 def _real_path(found: ErrorDetails) -> KeyPath:
@@ -120,7 +121,7 @@ def refuse_misspelled(document: Document, variables: Iterable[str], model: type[
             )
 
 
-def _expected(found: ErrorDetails) -> str:
+def expected(found: ErrorDetails) -> str:
     """Return the expected value as a noun phrase."""
     kind, context = found["type"], found.get("ctx", {})
     if kind in _EXPECTED:
@@ -149,7 +150,7 @@ def _shown(path: KeyPath, value: Any, model: type[BaseModel]) -> str:
 
 def _hint(found: ErrorDetails, place: str) -> str:
     if found["type"] == "literal_error" and isinstance(found["input"], str):
-        options = [each.strip(" '\"") for each in _expected(found).replace(" or ", ",").split(",")]
+        options = [each.strip(" '\"") for each in expected(found).replace(" or ", ",").split(",")]
         near = nearest(found["input"], options)
         if near:
             return f"Did you mean {near}?"

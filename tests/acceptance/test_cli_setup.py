@@ -115,6 +115,22 @@ async def test_init_in_a_read_only_directory(command) -> None:
     assert "cannot write" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("report", "--days", "0"), "'--days': expected at least 1"),
+        (("sandbox", "--port", "70000"), "'--port': expected at most 65535"),
+        (("demo", "--runs", "many"), "'--runs': expected an integer, got 'many'"),
+        (("sandbox", "--speed", "x"), "'--speed': expected a number, got 'x'"),
+        (("rejects", "retry", "1", "abc"), "expected an integer, got 'abc'"),
+        (("rejects", "retry", "1" * 5000), "expected a smaller number\n"),
+    ],
+)
+async def test_a_wrong_number_is_refused_in_the_words_of_the_settings(command, arguments, says) -> None:
+    ended = await command(*arguments)
+    assert (ended.code, says in ended.err, "Input should" in ended.err) == (2, True, False), ended.err
+
+
 CANNOT_WORK = [
     ("no settings file", ("sync", "--config", "nowhere.yaml"), None, 2, "nowhere.yaml: cannot read the settings"),
     ("bad settings", ("sync",), "api:\n  concurency: 4\n", 2, "config.yaml:2: api.concurency: unknown key"),
