@@ -57,6 +57,7 @@ async def record_named(connection: asyncpg.Connection, settings: Settings) -> No
     whole = [app.id for app in settings.apps if app.workflows == "all"]
     with suppress(asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError):
         await record_requested(connection, streams, reconcile_every=settings.sync.reconcile_every, kept_apps=whole)
+        await connection.execute(_SQL["forget_unread"])
 
 
 async def clear_app_errors(pool: asyncpg.Pool, kept_apps: Sequence[str]) -> None:

@@ -116,9 +116,7 @@ async def test_stream_in_the_queue_of_an_invocation_is_loading(
 async def test_row_locked_by_a_commit_is_left_to_the_next_sync(
     warehouse: asyncpg.Connection, database_url: str
 ) -> None:
-    await warehouse.execute(
-        "INSERT INTO etl_streams (app_id, workflow_id, fence) VALUES ('a', 'w1', 1), ('a', 'w2', 1)"
-    )
+    await warehouse.execute("INSERT INTO etl_streams (app_id, workflow_id) VALUES ('a', 'w1'), ('a', 'w2')")
     async with await create_pool(database_url, SCHEMA, size=1) as pool:
         for seen in ({"w1"}, {"w1", "w2"}):
             blocking = warehouse.transaction()

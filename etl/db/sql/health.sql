@@ -28,8 +28,7 @@ LIMIT $3
 -- name: record_requested
 -- Record which streams the settings request. $1 apps and $2 workflows of these streams, $3 time without a complete sync
 -- after which a stream is late, $4 apps whose workflows could not be listed completely: their other streams stay
--- unchanged. A stream that no sync has locked yet (its fencing token is 0) leaves nothing behind. A row that is locked by
--- a commit is left to the next sync.
+-- unchanged. A row that is locked by a commit is left to the next sync.
 WITH asked AS (
     SELECT DISTINCT app_id, workflow_id FROM unnest($1::text[], $2::text[]) AS asked (app_id, workflow_id)
 ),
@@ -46,19 +45,16 @@ changed AS (
         SELECT asked.app_id IS NOT NULL OR (streams.requested AND streams.app_id = ANY ($4::text[])) AS requested
     ) AS now_
     WHERE streams.requested <> now_.requested OR streams.late_after <> $3
-    FOR UPDATE OF streams SKIP LOCKED
-),
-forgotten AS (
-    DELETE FROM etl_streams AS streams
-    USING changed
-    WHERE changed.app_id = streams.app_id AND changed.workflow_id = streams.workflow_id
-        AND NOT changed.requested AND streams.fence = 0
+    FOR NO KEY UPDATE OF streams SKIP LOCKED
 )
 UPDATE etl_streams AS streams
 SET requested = changed.requested, late_after = $3
 FROM changed
 WHERE changed.app_id = streams.app_id AND changed.workflow_id = streams.workflow_id
-    AND (changed.requested OR streams.fence > 0)
+
+-- name: forget_unread
+-- Forget streams that are no longer requested and that no sync has tried to read, such as those of mistyped ids.
+DELETE FROM etl_streams WHERE NOT requested AND fence = 0 AND last_error IS NULL
 
 -- name: clear_app_errors
 -- Delete the errors of all apps except for $1: these apps have been listed, or the settings no longer name them.
