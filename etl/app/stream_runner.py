@@ -139,7 +139,9 @@ class StreamRunner:
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # e.g. to resolve a deadlock
-                self._listener(Notice("database.lost", {"stream": str(stream), "error": str(error)}, level="warning"))
+                self._listener(
+                    Notice("database.lost", {"stream": str(stream), "error": unusable(error).message}, level="warning")
+                )
                 await self._recover(error, current, last=attempt == RECONNECTS)
                 continue
             except REFUSALS as error:

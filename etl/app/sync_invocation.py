@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from etl.api.client import CortexClient
     from etl.api.retry import RetryPolicy
+    from etl.app.discovery import Discovery
     from etl.app.warehouse import Warehouse
     from etl.config import AppSettings, Settings
     from etl.events import Listener
@@ -147,11 +148,8 @@ class SyncInvocation:
 
     async def _find_streams(self, clients: dict[str, CortexClient]) -> list[StreamId]:
         """Find the requested streams; an app whose workflows cannot be listed completely gets an outcome `APP/*`."""
-        pool, workflows = None if self._dry_run else self._warehouse.pool, self._selected_workflows
-        redactor, size = redactor_of(self._settings.payloads), self._settings.api.usual_page_size
-        found = await discover(self._apps, clients, pool, self._listener, size=size, redactor=redactor)
-        if pool is not None:
-            await record_discovery(pool, self._settings, self._apps, found)
+        workflows = self._selected_workflows
+        found = await self._warehouse.ask(lambda _: self._discover(clients))
         self._apps = []
         streams = only(found.streams, workflows, all_listed=not found.problems)
         has_all_selected = bool(workflows) and {stream.workflow_id for stream in streams} == set(workflows)
@@ -161,6 +159,15 @@ class SyncInvocation:
                 outcome = Outcome(whole_app, status, error=problem.error, hint=problem.hint)
                 self._outcomes.ended[whole_app] = outcome
         return streams
+
+    async def _discover(self, clients: dict[str, CortexClient]) -> Discovery:
+        """Find the streams of the apps, and record what the settings request."""
+        pool = None if self._dry_run else self._warehouse.pool
+        redactor, size = redactor_of(self._settings.payloads), self._settings.api.usual_page_size
+        found = await discover(self._apps, clients, pool, self._listener, size=size, redactor=redactor)
+        if pool is not None:
+            await record_discovery(pool, self._settings, self._apps, found)
+        return found
 
     async def _queue(self, streams: Sequence[StreamId]) -> None:
         """Queue the streams for the workers of the invocation."""

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from api_clients import QUICK
 from postgres_proxies import gated
 from sync_trials import SCHEMA, Trial, differences, lose_all_connections, one_stream, start, trial
 
 from etl.app import run_sync, sync_invocation
-from etl.config import DatabaseSettings
+from etl.config import AppSettings, DatabaseSettings
 from etl.db import embedded, liveness
 from etl.db.connect import connect
 from etl.errors import DatabaseError
@@ -69,6 +70,25 @@ async def test_sync_continues_after_a_database_outage(data_dir: Path, mode: str)
             assert ended == "succeeded"
         finally:
             await connection.close()
+
+
+async def test_sync_continues_after_an_outage_while_workflows_are_listed(data_dir: Path) -> None:
+    url = embedded.start(data_dir)
+    world = one_stream(20)
+    async with Sandbox(world) as sandbox:
+        settings = Trial(sandbox, url, None).settings
+        settings = settings.model_copy(update={"apps": [AppSettings(id="app_1")]})
+
+        async def restart(path: str, query: dict[str, str], number: int) -> None:
+            if path.endswith("/workflows") and not restarted:
+                restarted.append(number)
+                await asyncio.to_thread(_restart, data_dir)
+
+        restarted: list[int] = []
+        sandbox.faults.before_response = restart
+        summary = await run_sync(settings, "sync", policy=QUICK)
+        assert restarted
+        assert (summary.status, summary.runs_inserted) == ("succeeded", 20), summary.error
 
 
 async def test_outage_is_logged_without_driver_noise(data_dir: Path, tmp_path: Path) -> None:
