@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from math import inf
 from random import random
 from time import monotonic
 from types import MappingProxyType
@@ -82,6 +83,7 @@ class RetryPolicy:
         rate_limit_timeout_s: time since the first 429 after which the request fails, in seconds.
         longest_obeyed_s: maximum pause for a `Retry-After` header, in seconds. A limit is necessary because a nonsense
             header, such as a date years ahead, would stop all syncs of a warehouse.
+        longest_wait_s: the request fails at once if the header asks for a longer pause, in seconds.
     """
 
     attempts: int = 6
@@ -90,6 +92,7 @@ class RetryPolicy:
     jitter: float = 0.5
     rate_limit_timeout_s: float = 600.0
     longest_obeyed_s: float = 3600.0
+    longest_wait_s: float = inf
 
     def pause_s(self, failures: int, chance: float) -> float:
         """Return the pause after `failures` failures (at least 1); `chance` is a random number from 0 to 1."""
@@ -138,6 +141,8 @@ class Retries:
         policy, asked = self._policy, 0.0
         if asked_s is not None:
             asked = min(max(asked_s, policy.first_pause_s), policy.longest_obeyed_s)
+        if asked > policy.longest_wait_s:
+            return Pause(None, asked)
         if isinstance(error, RateLimitedError):
             now = monotonic()
             if self._limits == 0:

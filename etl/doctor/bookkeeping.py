@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etl.config import Settings
 
 _MAX_STREAMS = 5  # streams to name; `status` shows all
+_FEWEST = 5  # fewer requests before a pause say nothing about the rate that the API accepts
 _MARGIN = 0.9  # share of the requests that the API accepted before it requested a pause
 
 _SQL = statements("doctor")
@@ -79,10 +80,11 @@ async def _request_budget(connection: asyncpg.Connection, settings: Settings) ->
     )
     if row["paused_after"] >= configured:
         return ok("rate", found)
-    fewer = max(1, int(row["paused_after"] * _MARGIN))
-    return warning(
-        "rate", found, f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."
-    )
+    hint = "Find out who else uses this IP address, or why the API refuses requests."
+    if row["paused_after"] >= _FEWEST:
+        fewer = int(row["paused_after"] * _MARGIN)
+        hint = f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."
+    return warning("rate", found, hint)
 
 
 async def _capacity(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from etl.api.client import CortexClient
 from etl.api.rate_limit import LocalLimiter, SharedLimiter
-from etl.api.retry import RetryPolicy
+from etl.api.retry import RateLimitedError, RetryPolicy
 from etl.db.budget import Budget
 from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from etl.events import Event, Listener
 
 _TIMEOUT_S = 10
-_POLICY = RetryPolicy(attempts=3, rate_limit_timeout_s=60)  # the user is waiting
+_LONGEST_PAUSE_S = 60  # the user is waiting
+_POLICY = RetryPolicy(attempts=3, rate_limit_timeout_s=_LONGEST_PAUSE_S, longest_wait_s=_LONGEST_PAUSE_S)
 _MAX_SKEW_S = 60  # with a larger skew, times are misleading, and `sync.lookback` may be too short
 
 
-async def examine_source(settings: Settings, listener: Listener, database_url: str | None) -> AsyncGenerator[Check]:
+async def examine_source(  # noqa: C901 - one check after another
+    settings: Settings, listener: Listener, database_url: str | None
+) -> AsyncGenerator[Check]:
     """Yield the checks of the API, in order of their dependencies.
 
     Args:
@@ -49,7 +52,11 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
         return
     if proxy is not None:
         yield ok("proxy", f"{proxy.shown}, named by {proxy.place}")
-    async with _open_limiter(settings, database_url) as limiter:
+    async with _open_limiter(settings, database_url) as (limiter, pause_s):
+        if pause_s > 2 * _LONGEST_PAUSE_S:  # more than a used up budget takes
+            found = f"the API asked for a pause, of which {pause_s / 60:.0f} minutes are left"
+            yield warning("rate", found, "The API is not checked before that, and syncs wait for it, too.")
+            return
         has_answered = False
         failures = set[Check]()
         for app in settings.apps:
@@ -72,7 +79,8 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
                 if failure not in failures:  # apps may lack the same key
                     yield failure
                 failures.add(failure)
-                if isinstance(error, DatabaseError) or (requests.is_sent and requests.status is None):
+                is_silent = requests.is_sent and requests.status is None
+                if is_silent or isinstance(error, (DatabaseError, RateLimitedError)):
                     return
 
 
@@ -98,10 +106,13 @@ def _client(settings: Settings, app: AppSettings, limiter: Limiter, listener: Li
 
 
 @asynccontextmanager
-async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIterator[Limiter]:
-    """Open the shared request budget of the warehouse; if it is unusable, limit only the requests of this process."""
+async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIterator[tuple[Limiter, float]]:
+    """Open the shared request budget of the warehouse; if it is unusable, limit only the requests of this process.
+
+    Also yield the seconds for which the budget grants no request.
+    """
     api = settings.api
-    limiter: Limiter = LocalLimiter(api.requests_per_minute)
+    limiter, pause_s = cast("Limiter", LocalLimiter(api.requests_per_minute)), 0.0
     async with AsyncExitStack() as stack:
         try:
             if database_url is not None:
@@ -111,11 +122,11 @@ async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIt
                 )
                 stack.callback(pool.terminate)
                 budget = Budget(pool, api.host, api.requests_per_minute, egress=api.egress, retry_for_s=0)
-                await budget.lease(0, 0.0)  # fails if the schema or a privilege is missing
+                pause_s = (await budget.lease(0, 0.0)).wait_s  # fails if the schema or a privilege is missing
                 limiter = SharedLimiter(budget)
         except DatabaseError:
             pass  # the database checks report the error
-        yield limiter
+        yield limiter, pause_s
 
 
 def _clock(page: Page, seconds: float) -> Check:

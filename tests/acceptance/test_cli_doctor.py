@@ -117,6 +117,22 @@ async def test_doctor_retries_and_obeys_retry_after(at_work) -> None:
     assert ended.err == "(the API asked for a pause of 1 s)\n"
 
 
+async def test_doctor_does_not_wait_for_a_long_pause(at_work, warehouse) -> None:
+    command, running = at_work
+    await command("sync", "--quiet")
+    running.faults.queue(Status(429, retry_after=3600))
+    (failed,) = (await findings(command))["app"]
+    assert "429" in failed["found"]
+    (paused,) = [each for each in (await findings(command))["rate"] if "60 minutes are left" in each["found"]]
+    assert paused["state"] == "warning"
+    await warehouse.execute("UPDATE etl_rate_budgets SET paused_until = NULL")
+    found = await findings(command)
+    assert {each["state"] for each in found["app"]} == {"ok"}
+    await warehouse.execute("UPDATE etl_rate_budgets SET paused_after = 1")
+    (rate,) = (await findings(command))["rate"]
+    assert (rate["state"], "Find out who else uses this IP address" in rate["hint"]) == ("warning", True)
+
+
 async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, small_world) -> None:
     running = await sandbox()
     app_id = next(iter(running.world.apps))
@@ -311,11 +327,11 @@ async def test_dropped_table_is_named(at_work, warehouse) -> None:
     ended = await command("sync", "--quiet")
     assert ended.code == 4
     assert 'relation "run_usage_calls" does not exist' in ended.err
-    assert "Restore the schema from a backup" in ended.err
+    assert "Restore what is missing from a backup" in ended.err
     (found,) = (await findings(command))["migrations"]
     assert (found["state"], found["exit_code"]) == ("failed", 4)
     assert found["found"] == "all are applied, but the schema has no run_usage_calls"
-    assert found["hint"].startswith("Restore the schema from a backup")
+    assert found["hint"].startswith("Restore what is missing from a backup")
 
 
 async def test_doctor_reports_a_role_that_cannot_migrate(command, warehouse, role, database_url) -> None:
