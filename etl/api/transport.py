@@ -37,6 +37,8 @@ _DECODED = frozenset({"", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"}
 _ENCODING = re.compile(r"content-encoding: (\w+)", re.IGNORECASE)
 _BUFFER_BYTES = 256 * 1024  # with aiohttp's default of 64 KiB, reading large pages pauses the socket often
 
+_SLOW = "Check that the API is up; if it is only slow, raise api.timeout_s or lower api.page_size."
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -149,7 +151,8 @@ class Transport:
                 return Response(response.status, response.headers, kept, monotonic(), items)
         except TimeoutError:
             raise RequestTimeoutError(
-                f"no complete answer within {self._timeout_s:g} s", hint="Raise api.timeout_s or lower api.page_size."
+                f"no complete answer within {self._timeout_s:g} s",
+                hint=_SLOW,
             ) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise _tls_error(error) from None

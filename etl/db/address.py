@@ -10,6 +10,7 @@ import asyncpg
 
 from etl.config.libpq import DEFAULT_PORT, hosts_and_ports, parameters_of, url_of
 from etl.db.liveness import Keepalives
+from etl.db.refusals import TOO_MANY_CONNECTIONS
 from etl.errors import DatabaseError
 
 _IGNORED = (
@@ -52,10 +53,7 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (
         (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
         "does not accept connections now",
-        (
-            "Try again later. A sync uses up to 7 connections: if this happens often, raise max_connections or the "
-            "CONNECTION LIMIT of the role."
-        ),
+        TOO_MANY_CONNECTIONS,
     ),
 )
 """Errors of a reachable server: exception types, the words for the message, and the hint."""

@@ -22,10 +22,16 @@ DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 
 
 DAMAGED = (
-    "Restore the schema from a backup, or start over: drop it (with the embedded server, remove data_dir), then run "
-    "cortex-etl backfill. Runs that the API no longer lists are lost with it."
+    "Restore what is missing from a backup; views and functions alone also with their statements in migrations/*.sql. "
+    "Or start over: drop the schema (with the embedded server, remove data_dir), then run cortex-etl backfill. Runs "
+    "that the API no longer lists are lost with it."
 )
 """The hint for a schema in which tables, views, columns or functions are missing."""
+
+TOO_MANY_CONNECTIONS = (
+    "Try again later. A sync uses up to 7 connections: if this happens often, raise max_connections or the "
+    "CONNECTION LIMIT of the role."
+)
 
 _MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)
 
@@ -45,16 +51,17 @@ def unusable(error: BaseException) -> DatabaseError:
     if isinstance(error, TimeoutError):
         return DatabaseError(
             "PostgreSQL did not answer in time.",
-            hint="Check that its host and the network work. If the server is only slow, raise database.timeout_s.",
+            hint="Check that its host and the network work, and that no session blocks this one (pg_blocking_pids). "
+            "If the server is only slow, raise database.timeout_s.",
         )
     if isinstance(error, LOST):
         return DatabaseError(
             f"Lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."
         )
-    return DatabaseError(
-        f"PostgreSQL refused: {message}",
-        hint="Grant the role what the message names, or fix the server; committed data is kept.",
-    )
+    hint = "Grant the role what the message names, or fix the server; committed data is kept."
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        hint = TOO_MANY_CONNECTIONS
+    return DatabaseError(f"PostgreSQL refused: {message}", hint=hint)
 
 
 _SAFE_MESSAGES = (
