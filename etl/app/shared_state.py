@@ -110,7 +110,7 @@ class SharedState:
         rows = await self._rows("read")
         if not rows:
             raise DatabaseError(
-                "Another invocation closed this one while its connection was lost.", hint="Run it again."
+                "another invocation closed this one while its connection was lost", hint="Run it again."
             )
         return Snapshot(*rows[0])
 

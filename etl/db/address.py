@@ -113,7 +113,7 @@ class Address:
         """Return the error for one of `CONNECT_FAILURES`."""
         if isinstance(failure, asyncpg.InvalidCatalogNameError):
             return DatabaseError(
-                f"The database does not exist: {self.place}",
+                f"the database does not exist: {self.place}",
                 hint="Create it with createdb, or correct database.url (or read_url).",
             )
         for kinds, words, hint in _REFUSALS:
@@ -122,7 +122,7 @@ class Address:
         no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in self.urls[0]
         if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
             return DatabaseError(
-                f"No TLS connection to PostgreSQL at {self.place}: {self._message_of(failure)}",
+                f"no TLS connection to PostgreSQL at {self.place}: {self._message_of(failure)}",
                 hint="Check sslmode and sslrootcert in database.url (or read_url).",
             )
         if isinstance(failure, TimeoutError):
@@ -154,7 +154,7 @@ def _pop_integer(parameters: dict[str, str], name: str) -> int | None:
         return None if text is None else int(text)
     except ValueError:
         raise DatabaseError(
-            f"{name} in database.url is not a whole number.", hint="Write a number, or remove it."
+            f"{name} in database.url is not a whole number", hint="Write a number, or remove it."
         ) from None
 
 

@@ -169,7 +169,7 @@ def _refuse_older_servers(connection: asyncpg.Connection, place: str) -> None:
     version = connection.get_server_version()
     if version.major < _MIN_VERSION:
         raise DatabaseError(
-            f"PostgreSQL {version.major}.{version.minor} at {place} is too old.",
+            f"PostgreSQL {version.major}.{version.minor} at {place} is too old",
             hint=f"Use PostgreSQL {_MIN_VERSION} or newer.",
         )
 
@@ -183,7 +183,7 @@ def _refuse_other_encodings(connection: asyncpg.Connection, place: str) -> None:
     encoding = connection.get_settings().server_encoding
     if encoding != "UTF8":
         raise DatabaseError(
-            f"The database at {place} has the encoding {encoding}, which cannot store all characters.",
+            f"the database at {place} has the encoding {encoding}, which cannot store all characters",
             hint="Create a database with: createdb --encoding=UTF8 --template=template0 NAME, and set database.url.",
         )
 
@@ -196,7 +196,7 @@ def quote_identifier(name: str) -> str:
     """
     if not name or "\0" in name or len(name.encode(errors="replace")) > 63:
         raise DatabaseError(
-            f"{name!r} cannot be the name of a schema.", hint="Set database.schema to a name of 1 to 63 characters."
+            f"{name!r} cannot be the name of a schema", hint="Set database.schema to a name of 1 to 63 characters."
         )
     return '"' + name.replace('"', '""') + '"'
 
@@ -221,7 +221,7 @@ def embedded_url(socket_dir: str, user: str, database: str) -> str:
 def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
     """Return the error for a missing privilege on `schema`."""
     return DatabaseError(
-        f'The database role may not do this in the schema "{schema}": {refusal}',
+        f'the database role may not do this in the schema "{schema}": {refusal}',
         hint=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
         "or grant the role the privilege named in the message.",
     )

@@ -79,7 +79,7 @@ def start(data_dir: Path) -> str:
     cluster = _cluster(data_dir)
     if signs := sorted(set(str(cluster)) & set(_CHANGED_BY_SHELL)):
         raise DatabaseError(
-            f"The embedded PostgreSQL cannot use data_dir {str(data_dir)!r}: its path contains {signs[0]!r}.",
+            f"the embedded PostgreSQL cannot use data_dir {str(data_dir)!r}: its path contains {signs[0]!r}",
             hint="Set data_dir to a path without this character, or set database.url.",
         )
     try:
@@ -95,14 +95,14 @@ def start(data_dir: Path) -> str:
         raise _cannot_use(data_dir, failure) from failure
     except subprocess.TimeoutExpired as failure:
         raise DatabaseError(
-            f"The embedded PostgreSQL cannot use {data_dir}: {Path(failure.cmd[0]).name} does not end.",
+            f"the embedded PostgreSQL cannot use {data_dir}: {Path(failure.cmd[0]).name} does not end",
             hint="Check that the disk works, and look into postgres/server.log in this directory.",
         ) from failure
     return embedded_url(str(socket_dir), _USER, _DATABASE)
 
 
 def _cannot_use(data_dir: Path, failure: OSError) -> DatabaseError:
-    message = f"The embedded PostgreSQL cannot use {failure.filename or data_dir}: {failure.strerror or failure}"
+    message = f"the embedded PostgreSQL cannot use {failure.filename or data_dir}: {failure.strerror or failure}"
     is_full = failure.errno in DISK_FULL
     hint = FREE_DISK_SPACE if is_full else "Make the directory writable, or set data_dir or database.url."
     return DatabaseError(message, hint=hint)
@@ -164,8 +164,8 @@ def _one_at_a_time(data_dir: Path) -> Iterator[None]:
             stack.enter_context(locked(path, wait_s=_LOCK_TIMEOUT_S))
         except BlockingIOError:
             raise DatabaseError(
-                f"Another process has been starting or stopping the embedded PostgreSQL in {data_dir} for "
-                f"{_LOCK_TIMEOUT_S} s.",
+                f"another process has been starting or stopping the embedded PostgreSQL in {data_dir} for "
+                f"{_LOCK_TIMEOUT_S} s",
                 hint=f"Look for it with `{shlex.join(['fuser', str(path)])}`, and end it.",
             ) from None
         yield
@@ -274,7 +274,7 @@ def _socket_dir(cluster: Path) -> Path:
         _own(relocated, (found.st_uid, found.st_gid))
     except OSError as error:
         raise DatabaseError(
-            f"The directory for the embedded PostgreSQL's socket, {relocated}, cannot be used: {error.strerror}.",
+            f"the directory for the embedded PostgreSQL's socket, {relocated}, cannot be used: {error.strerror}",
             hint="Set data_dir to a shorter path.",
         ) from None
     return relocated
@@ -327,7 +327,7 @@ def _account() -> tuple[int, int]:
             account = pwd.getpwnam(name)
             return account.pw_uid, account.pw_gid
     raise DatabaseError(
-        "The embedded PostgreSQL cannot run as root, and there is no account named postgres or nobody.",
+        "the embedded PostgreSQL cannot run as root, and there is no account named postgres or nobody",
         hint="Run cortex-etl as an ordinary user, or set database.url.",
     )
 
@@ -374,9 +374,9 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
 def _failed(cluster: Path, program: str, lines: list[str]) -> DatabaseError:
     message = " / ".join(line.strip() for line in lines[-5:]) or "no message"
     if any(os.strerror(errno.ENOSPC) in line for line in lines) or shutil.disk_usage(cluster).free < _LEAST_FREE:
-        found = f"The disk of the embedded PostgreSQL in {cluster} is full: {program} failed: {message}"
+        found = f"the disk of the embedded PostgreSQL in {cluster} is full: {program} failed: {message}"
         return DatabaseError(found, hint=FREE_DISK_SPACE)
     return DatabaseError(
-        f"The embedded PostgreSQL in {cluster} cannot be used: {program} failed: {message}",
+        f"the embedded PostgreSQL in {cluster} cannot be used: {program} failed: {message}",
         hint="Fix the problem (disk space, permissions, shared memory), or set database.url to your own server.",
     )

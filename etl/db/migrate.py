@@ -74,7 +74,7 @@ def _folder() -> Traversable:
         return installed
     source = Path(__file__).resolve().parents[2] / "migrations"
     if not source.is_dir():
-        raise DatabaseError("The installation contains no migrations.", hint="Install cortex-etl again.")
+        raise DatabaseError("the installation contains no migrations", hint="Install cortex-etl again.")
     return source
 
 
@@ -111,7 +111,7 @@ async def _alone(conn: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
         await conn.execute(_SQL["lock_migrations"], schema, timeout=TIMEOUT_S)
     except TimeoutError:
         raise DatabaseError(
-            f'Another process has been migrating the schema "{schema}" for {TIMEOUT_S:.0f} s.',
+            f'another process has been migrating the schema "{schema}" for {TIMEOUT_S:.0f} s',
             hint="Wait until it ends, then run this again.",
         ) from None
     try:
@@ -159,8 +159,8 @@ def _compare(known: Iterable[Migration], applied: dict[str, str], schema: str) -
     foreign = sorted(name for name, checksum in applied.items() if checksums.get(name) != checksum)
     if foreign:
         raise DatabaseError(
-            f'Another version of cortex-etl created the schema "{schema}": this one does not have {", ".join(foreign)} '
-            "as applied.",
+            f'another version of cortex-etl created the schema "{schema}": this one does not have {", ".join(foreign)} '
+            "as applied",
             hint=f"Use the version that created it, or start over: DROP SCHEMA {quote_identifier(schema)} CASCADE "
             "(with the embedded server, remove data_dir), then run cortex-etl backfill. Runs that the API no longer "
             "lists are lost with it.",
@@ -201,7 +201,7 @@ async def _apply(conn: asyncpg.Connection, schema: str, migration: Migration) ->
         if clock() > give_up:
             users = ", ".join(str(row["pid"]) for row in await conn.fetch(_SQL["lock_holders"], schema))
             raise DatabaseError(
-                f'{migration.name} cannot be applied: others are using the schema "{schema}".',
+                f'{migration.name} cannot be applied: others are using the schema "{schema}"',
                 hint="Wait until they end, or end them with SELECT pg_terminate_backend(pid). "
                 f"Process ids: {users or 'unknown'}.",
             )

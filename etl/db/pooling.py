@@ -36,7 +36,7 @@ async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, pla
     except _LOST_STATEMENT:
         pass
     raise DatabaseError(
-        f"The server at {place} is a pooler in transaction mode, which loses locks and temporary tables.",
+        f"the server at {place} is a pooler in transaction mode, which loses locks and temporary tables",
         hint="Connect to PostgreSQL directly (usually on port 5432), or to a pool with pool_mode = session.",
     )
 

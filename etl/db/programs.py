@@ -33,7 +33,7 @@ def directory() -> Path:
         if all((found / name).is_file() for name in _NEEDED) and _version(found) >= OLDEST:
             return found
     raise DatabaseError(
-        "The embedded PostgreSQL is not available on this platform.",
+        "the embedded PostgreSQL is not available on this platform",
         hint=f"Set database.url to your own PostgreSQL server, or install PostgreSQL {OLDEST} or newer.",
     )
 

@@ -121,12 +121,12 @@ class _Limit:
             yield
         except (asyncpg.QueryCanceledError, TimeoutError) as failure:
             raise SettingsError(
-                f"The query exceeded its time limit of {self._seconds:g} s.",
+                f"the query exceeded its time limit of {self._seconds:g} s",
                 hint="Limit the query, for example by day, or raise the time limit.",
             ) from failure
         except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError) as failure:
             raise DatabaseError(
-                f"Lost the connection to the database during the query: {failure}",
+                f"lost the connection to the database during the query: {failure}",
                 hint="Check PostgreSQL and run the query again.",
             ) from failure
         except asyncpg.DiskFullError as failure:
@@ -135,7 +135,7 @@ class _Limit:
             raise refused(failure, self._sql) from failure
         except (ValueError, OverflowError, asyncpg.InterfaceError, asyncpg.InternalClientError) as failure:
             raise SettingsError(
-                f"A value of the result cannot be shown: {failure}", hint="Cast it to text."
+                f"a value of the result cannot be shown: {failure}", hint="Cast it to text."
             ) from failure
 
 

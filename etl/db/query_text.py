@@ -70,7 +70,7 @@ async def accept(connection: asyncpg.Connection, text: str) -> QueryText:
         SettingsError: the text is not one read-only statement.
     """
     if _UNSENDABLE.search(text):
-        raise SettingsError("A query must be UTF-8 text without NUL.", hint="Check the file or program it comes from.")
+        raise SettingsError("a query must be UTF-8 text without NUL", hint="Check the file or program it comes from.")
     first = _after_comments(text, 0)
     word = _word_at(text, first)
     if word == "SHOW":
@@ -112,7 +112,7 @@ async def _refusal(connection: asyncpg.Connection, text: str, start: int) -> _Re
     except asyncpg.PostgresError as failure:
         return _Refusal(failure, start)
     if declared.get_parameters():
-        raise SettingsError("A query takes no parameters, such as $1.", hint="Write the value itself.")
+        raise SettingsError("a query takes no parameters, such as $1", hint="Write the value itself.")
     return None
 
 
@@ -179,12 +179,12 @@ def _not_a_query(refusal: _Refusal, text: str) -> SettingsError:
         command = text[first:].partition("\n")[0].strip()
         hint = f"Run: {shlex.join(['cortex-etl', 'psql', '--', '-c', command])}"
         hint += ", or cortex-etl describe." if command.startswith("\\d") else "."
-        return SettingsError(f"{command} is a command of psql, not SQL.", hint=hint)
+        return SettingsError(f"{command} is a command of psql, not SQL", hint=hint)
     if isinstance(refusal.failure, asyncpg.PostgresSyntaxError) and refusal.place == first:
         found = _word_at(text, first) or text[first : first + 1] or "an empty statement"
-        return SettingsError(f"Only read-only queries are allowed, got {found}.", hint=_FORMS)
+        return SettingsError(f"only read-only queries are allowed, got {found}", hint=_FORMS)
     if "DECLARE CURSOR" in str(refusal.failure):  # a statement that the user did not write
-        return SettingsError("Only read-only queries are allowed: a WITH clause changes data.", hint=_FORMS)
+        return SettingsError("only read-only queries are allowed: a WITH clause changes data", hint=_FORMS)
     return refused(refusal.failure, text, refusal.place)
 
 
@@ -197,7 +197,7 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
         place: index of the error in the query.
     """
     if failure.args[0] == _SEVERAL:
-        return SettingsError("Expected one statement, got several.", hint="Run one statement at a time.")
+        return SettingsError("expected one statement, got several", hint="Run one statement at a time.")
     where = ""
     if place is not None:
         before = text[:place]

@@ -45,18 +45,18 @@ def unusable(error: BaseException) -> DatabaseError:
             hint="Name the primary in database.url, or: ALTER ROLE <role> SET default_transaction_read_only = off;",
         )
     if isinstance(error, asyncpg.DiskFullError):
-        return DatabaseError(f"The disk of PostgreSQL is full: {error.args[0]}", hint=FREE_DISK_SPACE)
+        return DatabaseError(f"the disk of PostgreSQL is full: {error.args[0]}", hint=FREE_DISK_SPACE)
     if isinstance(error, _MISSING):
-        return DatabaseError(f"The schema of the warehouse is damaged: {message}.", hint=DAMAGED)
+        return DatabaseError(f"the schema of the warehouse is damaged: {message}", hint=DAMAGED)
     if isinstance(error, TimeoutError):
         return DatabaseError(
-            "PostgreSQL did not answer in time.",
+            "PostgreSQL did not answer in time",
             hint="Check that its host and the network work, and that no session blocks this one (pg_blocking_pids). "
             "If the server is only slow, raise database.timeout_s.",
         )
     if isinstance(error, LOST):
         return DatabaseError(
-            f"Lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."
+            f"lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."
         )
     hint = "Grant the role what the message names, or fix the server; committed data is kept."
     if isinstance(error, asyncpg.TooManyConnectionsError):

@@ -222,7 +222,7 @@ class Session:
             await self.take_over(lost.liveness)
         if lost.shared and not await self._value("lock_shared", lost.shared):
             raise DatabaseError(
-                "Another invocation closed this one while its connection was lost.", hint="Run it again."
+                "another invocation closed this one while its connection was lost", hint="Run it again."
             )
         self.shared = lost.shared
 
@@ -241,7 +241,7 @@ class Session:
             await self._value("end_holder", liveness)
             await asyncio.sleep(_ENDING_PAUSE_S)
         raise DatabaseError(
-            "PostgreSQL does not end a lost session of this sync, which still holds its locks.",
+            "PostgreSQL does not end a lost session of this sync, which still holds its locks",
             hint="Look for a process of PostgreSQL that is stopped or hangs, and end it.",
         )
 

@@ -92,9 +92,9 @@ async def test_query_reads_as_the_role_of_read_url(command: Command, reader_url:
     [
         ("SELECT wrong FROM runs", 'column "wrong" does not exist'),
         ("SELECT 1 +", "syntax error"),
-        ("DELETE FROM runs", "Only read-only queries are allowed, got DELETE"),
-        ("SELECT 1; SELECT 2", "Expected one statement, got several"),
-        ("/* /* */ select 1 */ COPY runs TO PROGRAM 'true'", "Only read-only queries are allowed"),
+        ("DELETE FROM runs", "only read-only queries are allowed, got DELETE"),
+        ("SELECT 1; SELECT 2", "expected one statement, got several"),
+        ("/* /* */ select 1 */ COPY runs TO PROGRAM 'true'", "only read-only queries are allowed"),
         ("SELECT pg_sleep(30)", "time limit of 0.5 s"),
     ],
 )

@@ -142,7 +142,7 @@ async def test_no_such_host_or_socket() -> None:
 
 async def test_no_such_database_or_role(pg_server: str) -> None:
     missing = pg_server.replace("/cortex?", "/s3cret_not?").replace("/postgres?", "/missing?")
-    with pytest.raises(DatabaseError, match=r'^The database does not exist: .*"$') as caught:
+    with pytest.raises(DatabaseError, match=r'^the database does not exist: .*"$') as caught:
         await connect(missing, "cortex")
     assert "createdb" in caught.value.hint
     with pytest.raises(DatabaseError, match=r'role "nobody_here" does not exist'):

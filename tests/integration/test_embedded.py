@@ -208,7 +208,7 @@ async def test_server_starts_although_another_process_has_its_pid(data_dir) -> N
 def test_start_does_not_wait_forever_for_another(data_dir, monkeypatch) -> None:
     monkeypatch.setattr(embedded, "_LOCK_TIMEOUT_S", 0.2)
     data_dir.mkdir()
-    starting = pytest.raises(DatabaseError, match="Another process has been starting or stopping")
+    starting = pytest.raises(DatabaseError, match="another process has been starting or stopping")
     with embedded._one_at_a_time(data_dir), starting as caught:
         embedded.start(data_dir)
     assert "fuser" in caught.value.hint

@@ -143,14 +143,14 @@ async def test_edited_migration_is_refused(empty_database: asyncpg.Connection, m
     await migrate(empty_database, "s")
     files[0] = Migration("0001_good.sql", "CREATE TABLE better ()", "2")
     for command in (migrate, pending):
-        with pytest.raises(DatabaseError, match=r"Another version of cortex-etl created the schema .* 0001_good\.sql"):
+        with pytest.raises(DatabaseError, match=r"another version of cortex-etl created the schema .* 0001_good\.sql"):
             await command(empty_database, "s")
 
 
 async def test_newer_schema_is_refused(empty_database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     await migrate(empty_database, "s")
     monkeypatch.setattr(runner, "migrations", lambda: migrations()[:1])
-    with pytest.raises(DatabaseError, match=r"Another version .* 0002_bookkeeping\.sql, 0003_rollups\.sql") as caught:
+    with pytest.raises(DatabaseError, match=r"another version .* 0002_bookkeeping\.sql, 0003_rollups\.sql") as caught:
         await migrate(empty_database, "s")
     assert caught.value.exit_code == 4
     for step in ('DROP SCHEMA "s" CASCADE', "remove data_dir", "cortex-etl backfill"):

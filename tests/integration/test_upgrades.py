@@ -63,7 +63,7 @@ async def test_migration_does_not_wait_forever_for_another(
     other = await connect(empty_database_url, "cortex")
     await other.execute(runner._SQL["lock_migrations"], "cortex")
     monkeypatch.setattr(runner, "TIMEOUT_S", 0.3)
-    with pytest.raises(DatabaseError, match="Another process has been migrating"):
+    with pytest.raises(DatabaseError, match="another process has been migrating"):
         await migrate(empty_database, "cortex")
     await other.close()
     assert await migrate(empty_database, "cortex") == [each.name for each in migrations()]

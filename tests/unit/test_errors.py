@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +21,9 @@ from etl.engine.tasks import run_concurrently
 from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
 from etl.events import StreamId, ignore
 from etl.sync import Outcome, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IN_ORDER = [InterruptedSyncError(), KeyRefusedError("no key"), DatabaseError("no database"), FatalError("no stream")]
 
@@ -72,3 +78,20 @@ def test_an_extra_is_installed_from_the_clone_where_there_is_one(
     ]  # fmt: skip
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "etl" / "errors.py"))
     assert errors.install_extra("report") == 'pip install "cortex-etl[report]"'
+
+
+def test_messages_begin_with_a_small_letter_and_end_without_a_dot() -> None:
+    root = Path(errors.__file__).parent
+    found = [message for path in root.rglob("*.py") for message in literal_messages(ast.parse(path.read_text()))]
+    assert len(found) > 100
+    assert [each for each in found if re.match("(?!PostgreSQL|TLS|Dask)[A-Z]", each) or each.endswith(".")] == []
+
+
+def literal_messages(tree: ast.AST) -> Iterator[str]:
+    """Yield the messages of the errors that a module creates, with `{}` for values."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and re.fullmatch(r"\w+Error", getattr(node.func, "id", "")) and node.args:
+            message = node.args[0]
+            parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+            text = [each.value if isinstance(each, ast.Constant) else "{}" for each in parts]
+            yield "".join(map(str, text))
