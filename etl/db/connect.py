@@ -220,8 +220,9 @@ def embedded_url(socket_dir: str, user: str, database: str) -> str:
 
 def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
     """Return the error for a missing privilege on `schema`."""
-    return DatabaseError(
-        f'the database role may not do this in the schema "{schema}": {refusal}',
-        hint=f"Let an owner of the database run: CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>; "
-        "or grant the role the privilege named in the message.",
-    )
+    message = str(refusal).partition("\n")[0]  # PostgreSQL's details follow
+    hint = "Let the owner of the schema grant the role what is missing; cortex-etl doctor names the statement."
+    if "for database" in message:  # the schema does not exist yet
+        owner = f"CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>;"
+        hint = f"Let an owner of the database run: {owner} or grant the role the privilege named in the message."
+    return DatabaseError(f'the database role may not do this in the schema "{schema}": {message}', hint=hint)

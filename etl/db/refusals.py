@@ -38,7 +38,7 @@ _MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.U
 
 def unusable(error: BaseException) -> DatabaseError:
     """Return the error for an exception of the driver, with PostgreSQL's message and a hint."""
-    message = str(error).strip() or type(error).__name__
+    message = str(error).strip().partition("\n")[0] or type(error).__name__  # PostgreSQL's details follow
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return DatabaseError(
             f"PostgreSQL refused: {message}",

@@ -59,6 +59,8 @@ async def refused(command, says: str) -> None:
     """Check that a sync reports what PostgreSQL refused, with a hint."""
     ended = await command("sync")
     assert (ended.code, "may not do this" in ended.err) == (4, True), ended.err
+    assert "DETAIL" not in ended.err
+    assert ("CREATE SCHEMA" in ended.err) == ("for database" in ended.err)
     assert says in ended.err
 
 
