@@ -150,10 +150,7 @@ class Transport:
                 kept = b"" if isinstance(body, list) else body
                 return Response(response.status, response.headers, kept, monotonic(), items)
         except TimeoutError:
-            raise RequestTimeoutError(
-                f"no complete answer within {self._timeout_s:g} s",
-                hint=_SLOW,
-            ) from None
+            raise RequestTimeoutError(f"no complete answer within {self._timeout_s:g} s", hint=_SLOW) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise _tls_error(error) from None
         except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:

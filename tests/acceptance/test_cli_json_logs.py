@@ -22,7 +22,7 @@ WRONG = [
     (("rejects", "lsit"), 2, "No such command 'lsit'"),
     (("backfill", "--since", "soon\n"), 2, "expected a date"),
     (("plan", "everything"), 2, "'everything' is not one of 'sync', 'backfill'."),
-    (("rejects", "retry", "one"), 2, "valid integer"),
+    (("rejects", "retry", "one"), 2, "expected an integer"),
     (("rejects", "retry", "99999999999999999999"), 2, "less than or equal"),
     (("status", "--config"), 2, "'--config' requires an argument"),
     (("schedule", "cron", "--every", "7m"), 2, "cron cannot run every 7m"),
