@@ -130,7 +130,8 @@ def expected(found: ErrorDetails) -> str:
         return str(context["expected"]).replace("'", "").replace('"', "")
     for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
         if sign in context:
-            return f"{words} {context[sign]:g}"
+            limit = context[sign]
+            return f"{words} {int(limit) if limit == int(limit) else limit}"
     return found["msg"].removeprefix("Value error, ")
 
 

@@ -23,7 +23,7 @@ WRONG = [
     (("backfill", "--since", "soon\n"), 2, "expected a date"),
     (("plan", "everything"), 2, "'everything' is not one of 'sync', 'backfill'."),
     (("rejects", "retry", "one"), 2, "expected an integer"),
-    (("rejects", "retry", "99999999999999999999"), 2, "less than or equal"),
+    (("rejects", "retry", "99999999999999999999"), 2, "expected at most 9223372036854775807"),
     (("status", "--config"), 2, "'--config' requires an argument"),
     (("schedule", "cron", "--every", "7m"), 2, "cron cannot run every 7m"),
     (("export",), 2, "Missing argument"),
