@@ -71,6 +71,8 @@ async def settle_unseen(intake: Intake, unseen: Sequence[str], *, complete: bool
 async def settle_unseen_elsewhere(listing: Listing, intake: Intake, unseen: Mapping[str, Sequence[str]]) -> None:
     """Mark runs of listings that are not read any more as gone, if the API answers that no app has them.
 
+    Stops at the first look-ups that the API does not answer.
+
     Args:
         listing: a listing of the same workflow, of which a complete pass did not show the runs.
         intake: marks the runs.
@@ -81,6 +83,8 @@ async def settle_unseen_elsewhere(listing: Listing, intake: Intake, unseen: Mapp
         some = runs[start : start + listing.concurrency]
         answers = await asyncio.gather(*(listing.lacks(run_id, unseen[run_id]) for run_id in some))
         absent += [run_id for run_id, is_absent in zip(some, answers, strict=True) if is_absent]
+        if None in answers:  # each further request may take several attempts; the next reconcile asks again
+            break
     await intake.mark_gone(absent)
 
 

@@ -172,8 +172,8 @@ class Listing:
             return NoDocumentError(f"the API returned a document without an id for the run {run_id}")
         return TransientError(f"the API returned another run for the run {run_id}")
 
-    async def lacks(self, run_id: str, apps: Sequence[str]) -> bool:
-        """Return whether the API answers that neither this app nor any of `apps` has a run of the workflow."""
+    async def lacks(self, run_id: str, apps: Sequence[str]) -> bool | None:
+        """Return whether neither this app nor any of `apps` has a run; None if the API does not answer."""
         if REPLACEMENT in run_id or not self._has_common_key:  # an API may answer 404 to a key of another account
             return False
         for app_id in (self._stream.app_id, *apps):
@@ -181,7 +181,9 @@ class Listing:
                 await self._client.get_run(app_id, self._stream.workflow_id, run_id)
             except NotFoundError:
                 continue
-            except (FatalError, TransientError):
+            except TransientError:
+                return None
+            except FatalError:
                 pass
             return False
         return True

@@ -148,6 +148,18 @@ async def test_run_that_only_a_removed_app_listed_is_gone_if_no_app_has_it(datab
         assert (summary.status, (await standing(t))["c"]) == ("succeeded", (30, 30))
         assert summary.runs_gone == 0, "to a key of another account, the API may say that it has no such app"
         t.app_key = None
+        former = f"/apps/{APP}/"
+        t.sandbox.faults.on(lambda request: request.path.startswith(former), Status(500))
+        summary = await t.run("reconcile")
+        assert (summary.status, summary.runs_gone) == ("succeeded", 0)
+        asked = {
+            request.path
+            for request in t.sandbox.requests
+            if request.path.startswith(f"{former}workflows/{WORKFLOW}/runs/")
+        }
+        assert 0 < len(asked) <= t.settings.api.concurrency, "it stops at the first that are not answered"
+        t.sandbox.faults.clear()
+        t.sandbox.faults.before_response = partly
         summary = await t.run("reconcile")
         assert 40 <= summary.runs_gone <= 50, "as many are looked up after each pass"
         while await gone(t) != removed:
