@@ -19,8 +19,7 @@ api:
   page_size: {page_size}
 database:
   url: {url}
-apps:
-  - id: {app}
+apps: [{apps}]
 sync:
   reconcile_every: {reconcile_every}
 """
@@ -28,7 +27,10 @@ sync:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """The command for one warehouse and one app; its settings file is written to `directory`."""
+    """The command for one warehouse and one app; its settings file is written to `directory`.
+
+    `others` are apps that are in the settings too, so that their streams are not retired, but are not read.
+    """
 
     directory: Path
     port: int
@@ -36,6 +38,7 @@ class Command:
     app: str
     requests_per_minute: int = 100_000
     page_size: int | str = "auto"
+    others: tuple[str, ...] = ()
 
     def run(self, mode: str) -> Done:
         """Run `backfill`, `reconcile` or `sync`."""
@@ -46,11 +49,11 @@ class Command:
                 requests_per_minute=self.requests_per_minute,
                 page_size=self.page_size,
                 url=self.url,
-                app=self.app,
+                apps=", ".join(f"{{id: {each}}}" for each in (self.app, *self.others)),
                 reconcile_every="0",
             )
         )
-        usage = measure(["-m", "etl", mode, "--config", str(file), "--json", "--quiet"])
+        usage = measure(["-m", "etl", mode, "--app", self.app, "--config", str(file), "--json", "--quiet"])
         return Done(usage, json.loads(usage.output))
 
 

@@ -221,8 +221,9 @@ def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
     """Measure the memory of a history of `runs`, and the time per run in a warehouse of `total` runs."""
     small = Command(bench.directory, bench.port, bench.fresh(), "app-10000")
     small.run("backfill")
-    first, first_server = _timed(bench, Command(bench.directory, bench.port, small.url, "next-10000"), "backfill")
-    command = Command(bench.directory, bench.port, small.url, f"app-{runs}")
+    here, others = (bench.directory, bench.port, small.url), ("app-10000", "next-10000", f"app-{runs}")
+    first, first_server = _timed(bench, Command(*here, "next-10000", others=others[:1]), "backfill")
+    command = Command(*here, f"app-{runs}", others=others[:2])
     done, server = _timed(bench, command, "backfill")
     _expect(done, "runs_inserted", runs)
     peak = done.usage.peak_mb
@@ -234,7 +235,7 @@ def large(bench: Bench, runs: int, total: int) -> Iterator[Line]:
     bench.cluster.count_days(database)
     bench.cluster.ask("CHECKPOINT")
     held = int(str(bench.cluster.ask("SELECT count(*) FROM runs", database)))
-    done, server = _timed(bench, Command(bench.directory, bench.port, small.url, "last-10000"), "backfill")
+    done, server = _timed(bench, Command(*here, "last-10000", others=others), "backfill")
     _expect(done, "runs_inserted", 10_000)
     growth = done.summary["seconds"] / first.summary["seconds"]
     cpu = (done.usage.cpu_s + server) / (first.usage.cpu_s + first_server)
