@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from etl.api.client import CortexClient
 from etl.api.rate_limit import LocalLimiter, SharedLimiter
@@ -31,9 +31,7 @@ _POLICY = RetryPolicy(attempts=3, rate_limit_timeout_s=_LONGEST_PAUSE_S, longest
 _MAX_SKEW_S = 60  # with a larger skew, times are misleading, and `sync.lookback` may be too short
 
 
-async def examine_source(  # noqa: C901 - one check after another
-    settings: Settings, listener: Listener, database_url: str | None
-) -> AsyncGenerator[Check]:
+async def examine_source(settings: Settings, listener: Listener, database_url: str | None) -> AsyncGenerator[Check]:
     """Yield the checks of the API, in order of their dependencies.
 
     Args:
@@ -57,31 +55,36 @@ async def examine_source(  # noqa: C901 - one check after another
             found = f"the API asked for a pause, of which {pause_s / 60:.0f} minutes are left"
             yield warning("rate", found, "The API is not checked before that, and syncs wait for it, too.")
             return
-        has_answered = False
-        failures = set[Check]()
-        for app in settings.apps:
-            requests = _LastRequest(listener)
-            try:
-                async with _client(settings, app, limiter, requests) as client:
-                    page = await client.list_workflows(app.id, 1, 1)
-                    if not has_answered:
-                        has_answered = True
-                        yield ok("api", f"{settings.api.base_url} answers in {requests.seconds * 1000:.0f} ms")
-                        yield _clock(page, requests.seconds)
-                    listed = "workflows" if page.count is None else counted(page.count, "workflow")
-                    found = f"{app.id}: the key is accepted; the API lists {listed}"
-                    yield warning("app", found, "Check the app's id.") if page.count == 0 else ok("app", found)
-                    async with aclosing(_workflows(client, app)) as checks:
-                        async for check in checks:
-                            yield check
-            except EtlError as error:
-                failure = _failure(app, error, requests.status)
-                if failure not in failures:  # apps may lack the same key
-                    yield failure
-                failures.add(failure)
-                is_silent = requests.is_sent and requests.status is None
-                if is_silent or isinstance(error, (DatabaseError, RateLimitedError)):
-                    return
+        async with aclosing(_apps(settings, limiter, listener)) as checks:
+            async for check in checks:
+                yield check
+
+
+async def _apps(settings: Settings, limiter: Limiter, listener: Listener) -> AsyncGenerator[Check]:
+    """Yield the checks of the apps, until one shows that those of the others would fail too."""
+    has_answered = False
+    failures = set[Check]()
+    for app in settings.apps:
+        requests = _LastRequest(listener)
+        try:
+            async with _client(settings, app, limiter, requests) as client:
+                page = await client.list_workflows(app.id, 1, 1)
+                if not has_answered:
+                    has_answered = True
+                    yield ok("api", f"{settings.api.base_url} answers in {requests.seconds * 1000:.0f} ms")
+                    yield _clock(page, requests.seconds)
+                yield _app(app, page)
+                async with aclosing(_workflows(client, app)) as checks:
+                    async for check in checks:
+                        yield check
+        except EtlError as error:
+            failure = _failure(app, error, requests.status)
+            if failure not in failures:  # apps may lack the same key
+                yield failure
+            failures.add(failure)
+            is_silent = requests.is_sent and requests.status is None
+            if is_silent or isinstance(error, (DatabaseError, RateLimitedError)):
+                return
 
 
 class _LastRequest:
@@ -112,7 +115,8 @@ async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIt
     Also yield the seconds for which the budget grants no request.
     """
     api = settings.api
-    limiter, pause_s = cast("Limiter", LocalLimiter(api.requests_per_minute)), 0.0
+    limiter: Limiter = LocalLimiter(api.requests_per_minute)
+    pause_s = 0.0
     async with AsyncExitStack() as stack:
         try:
             if database_url is not None:
@@ -127,6 +131,13 @@ async def _open_limiter(settings: Settings, database_url: str | None) -> AsyncIt
         except DatabaseError:
             pass  # the database checks report the error
         yield limiter, pause_s
+
+
+def _app(app: AppSettings, page: Page) -> Check:
+    """Return the check of an app, from a page of its workflows."""
+    listed = "workflows" if page.count is None else counted(page.count, "workflow")
+    found = f"{app.id}: the key is accepted; the API lists {listed}"
+    return warning("app", found, "Check the app's id.") if page.count == 0 else ok("app", found)
 
 
 def _clock(page: Page, seconds: float) -> Check:
