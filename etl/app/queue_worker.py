@@ -13,12 +13,11 @@ import asyncpg
 import msgspec
 
 from etl.app.split_streams import SliceOutcome, SplitStreams, encode
-from etl.app.stream_runner import StreamRunner
+from etl.app.stream_runner import StreamRunner, lost
 from etl.db.queue import Queue
-from etl.db.refusals import LOST, unusable
+from etl.db.refusals import LOST
 from etl.engine.tasks import run_concurrently
 from etl.errors import DatabaseError, EtlError, LockLostError
-from etl.events import Notice
 from etl.limits import STREAMS_AT_ONCE
 from etl.sync.intake import Tally
 
@@ -158,11 +157,7 @@ class QueueWorker:
             pass
         except (*LOST, asyncpg.TransactionRollbackError) as error:
             await self._queue.give_up(claim)
-            self._listener(
-                Notice(
-                    "database.lost", {"stream": str(claim.stream), "error": unusable(error).message}, level="warning"
-                )
-            )
+            self._listener(lost(claim.stream, error))
             if isinstance(error, LOST) and self._warehouse.session is session:
                 await self._warehouse.reconnect(session)
         del self._claimed_slices[claim]

@@ -139,9 +139,7 @@ class StreamRunner:
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # e.g. to resolve a deadlock
-                self._listener(
-                    Notice("database.lost", {"stream": str(stream), "error": unusable(error).message}, level="warning")
-                )
+                self._listener(lost(stream, error))
                 await self._recover(error, current, last=attempt == RECONNECTS)
                 continue
             except REFUSALS as error:
@@ -258,6 +256,11 @@ class StreamRunner:
             fence = self._states[stream].fence
             with suppress(*LOST):
                 await self._warehouse.session.fail_stream(stream, fence, error, hint)
+
+
+def lost(stream: StreamId, error: Exception) -> Notice:
+    """Return the event for a stream whose reading a lost connection to PostgreSQL has ended."""
+    return Notice("database.lost", {"stream": str(stream), "error": unusable(error).message}, level="warning")
 
 
 def allowance_of(settings: Settings) -> Allowance:

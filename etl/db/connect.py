@@ -220,7 +220,7 @@ def embedded_url(socket_dir: str, user: str, database: str) -> str:
 
 def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseError:
     """Return the error for a missing privilege on `schema`."""
-    message = str(refusal).partition("\n")[0]  # PostgreSQL's details follow
+    message = refusal.args[0]  # without PostgreSQL's details
     hint = "Let the owner of the schema grant the role what is missing; cortex-etl doctor names the statement."
     if "for database" in message:  # the schema does not exist yet
         owner = f"CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>;"
