@@ -11,10 +11,11 @@ from benchmarks.processes import Usage, measure
 if TYPE_CHECKING:
     from pathlib import Path
 
+KEY = "sk-bench"
 _SETTINGS = """\
 api:
   base_url: {base_url}
-  key: sk-bench
+  key: {key}
   requests_per_minute: {requests_per_minute}
   page_size: {page_size}
 database:
@@ -45,6 +46,7 @@ class Command:
         file = self.directory / f"{self.app}.yaml"
         file.write_text(
             _SETTINGS.format(
+                key=KEY,
                 base_url=f"http://127.0.0.1:{self.port}",
                 requests_per_minute=self.requests_per_minute,
                 page_size=self.page_size,

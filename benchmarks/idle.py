@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.command import KEY, Command
 from benchmarks.postgres import Cluster
-from benchmarks.processes import Usage, measure
 from etl.decode.items import digest, guess_id, split_page
 from etl.sandbox import Sandbox, World
 
@@ -49,42 +49,28 @@ async def _measure(cluster: Cluster, directory: Path, urls: Sequence[str], many:
     ]
     used: list[list[float]] = [[], []]
     server: list[list[float]] = [[], []]
-    async with Sandbox(worlds[0]) as small, Sandbox(worlds[1]) as large:
-        files = [_settings(directory, *each) for each in zip(urls, (small, large), strict=True)]
-        for file in files:
-            await _run("backfill", file)
-            await _run("sync", file)
+    async with Sandbox(worlds[0], KEY) as small, Sandbox(worlds[1], KEY) as large:
+        commands = [
+            Command(directory, int(sandbox.url.rpartition(":")[2]), url, next(iter(sandbox.world.apps)))
+            for sandbox, url in zip((small, large), urls, strict=True)
+        ]
+        for command in commands:
+            await asyncio.to_thread(command.run, "backfill")
+            await asyncio.to_thread(command.run, "sync")
         for _ in range(times):
-            for place, file in enumerate(files):
+            for place, command in enumerate(commands):
                 before = cluster.cpu_s()
-                usage, summary = await _run("sync", file)
+                done = await asyncio.to_thread(command.run, "sync")
                 server[place].append(cluster.cpu_s() - before)
-                used[place].append(usage.cpu_s)
-                assert summary["runs_updated"] == summary["runs_inserted"] == 0, summary
-                assert summary["pages"] == (FEW, many)[place], summary
+                used[place].append(done.usage.cpu_s)
+                assert done.summary["runs_updated"] == done.summary["runs_inserted"] == 0, done.summary
+                assert done.summary["pages"] == (FEW, many)[place], done.summary
     client_ms, server_ms = ((median(cpu[1]) - median(cpu[0])) / (many - FEW) * 1000 for cpu in (used, server))
     page_ms = _splitting_ms(worlds[1])
     print("| CPU per idle stream | ms |\n| --- | ---: |")
     print(f"| the program | {client_ms:.2f} |")
     print(f"| of which splitting and hashing its page | {page_ms:.2f} |")
     print(f"| PostgreSQL | {server_ms:.2f} |")
-
-
-def _settings(directory: Path, url: str, sandbox: Sandbox) -> Path:
-    settings: dict[str, Any] = {
-        "api": {"base_url": sandbox.url, "key": sandbox.key, "requests_per_minute": 100_000},
-        "database": {"url": url},
-        "apps": [{"id": each} for each in sandbox.world.apps],
-        "sync": {"reconcile_every": "0"},
-    }
-    file = directory / f"{len(sandbox.world.workflows)}.yaml"
-    file.write_text(json.dumps(settings))
-    return file
-
-
-async def _run(mode: str, file: Path) -> tuple[Usage, dict[str, Any]]:
-    usage = await asyncio.to_thread(measure, ["-m", "etl", mode, "--config", str(file), "--json", "--quiet"])
-    return usage, json.loads(usage.output)
 
 
 def _splitting_ms(world: World) -> float:
