@@ -113,6 +113,46 @@ COMMENT ON COLUMN etl_page_sizes.app_id IS 'App in the settings.';
 COMMENT ON COLUMN etl_page_sizes.page_size IS 'Maximum number of runs per page.';
 COMMENT ON COLUMN etl_page_sizes.tried_at IS 'When page_size was determined. After 7 days, larger pages are tried again.';
 
+CREATE FUNCTION page_size_of(app_id text) RETURNS integer LANGUAGE sql STABLE AS $$
+    SELECT page_size FROM etl_page_sizes AS known
+    WHERE known.app_id = page_size_of.app_id AND known.tried_at > now() - interval '7 days'
+$$;
+COMMENT ON FUNCTION page_size_of IS 'The maximum page size of the API for an app; null if it is not known, or to be tried again.';
+
+-- The session holds the locks until it releases them or ends. A former owner that hangs in the middle of a commit keeps
+-- rows locked: its session, which holds the commit lock, is terminated. The new fencing token prevents later commits of
+-- a former owner.
+CREATE FUNCTION lock_streams(app_ids text[], workflow_ids text[]) RETURNS SETOF etl_streams LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT app_id, workflow_id,
+            pg_try_advisory_lock(hashtextextended(concat_ws(E'\n', current_schema(), 'stream', app_id, workflow_id), 0)) AS is_locked,
+            hashtextextended(concat_ws(E'\n', current_schema(), 'commit', app_id, workflow_id), 0) AS commit_key
+        FROM unnest(app_ids, workflow_ids) AS streams (app_id, workflow_id)
+    ),
+    locked AS MATERIALIZED (
+        SELECT asked.app_id, asked.workflow_id, count(pg_terminate_backend(activity.pid))
+        FROM asked
+        LEFT JOIN (
+            pg_locks AS locks
+            JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
+                AND activity.usename = current_user AND activity.pid <> pg_backend_pid()
+        ) ON locks.locktype = 'advisory' AND locks.objsubid = 1
+            AND locks.classid::bigint = (asked.commit_key >> 32) & 4294967295
+            AND locks.objid::bigint = asked.commit_key & 4294967295
+        WHERE asked.is_locked
+        GROUP BY asked.app_id, asked.workflow_id
+    )
+    INSERT INTO etl_streams AS streams (app_id, workflow_id, fence)
+    SELECT locked.app_id, locked.workflow_id, 1 FROM locked ORDER BY locked.app_id, locked.workflow_id
+    ON CONFLICT ON CONSTRAINT etl_streams_pkey DO UPDATE SET fence = streams.fence + 1
+    RETURNING streams.*;
+END
+$$;
+COMMENT ON FUNCTION lock_streams IS
+    'Locks those of the given streams that no other session holds, and returns their rows, each with a new fencing token.';
+
 CREATE TABLE etl_queue (
     sync_id     bigint  NOT NULL,
     place       integer NOT NULL,

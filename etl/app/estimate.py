@@ -163,8 +163,7 @@ async def _plan_stream(
     if mode == "backfill" or not state.backfill_done:
         work, requests = "backfill", everything
     else:
-        now = await warehouse.session.clock()
-        due = await due_part(store, paging, allowance, settings.sync.reconcile_every, now)
+        due = await due_part(store, paging, allowance, settings.sync.reconcile_every)
     if due is not None and due.window == EVERYTHING:
         work, requests = "reconcile", everything
     elif due is not None and due.window is not None:

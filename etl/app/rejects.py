@@ -123,7 +123,7 @@ class _Retrying:
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
         intake = Intake(store, normalizer, self._listener, retry=True)
         try:
-            await intake.begin(await store.session.clock())
+            await intake.begin()
             for item in items:
                 await self._item(stream, intake, item)
         finally:

@@ -113,7 +113,7 @@ class SplitStreams:
             left = left or SlicesLeft([], started_at)
         else:
             if saved is None and (slices := await self._split(io)):
-                left = SlicesLeft(slices, await io.store.session.clock())
+                left = SlicesLeft(slices, io.store.state.read_at)
             if left is None:
                 return None
             await self._queue.split(stream, fence, left.slices)

@@ -176,8 +176,7 @@ class StreamRunner:
         if self._split_streams is not None:
             in_slices = partial(self._split_streams.read, io, partial(self.read_slice, tally=tally))
         try:
-            now = await io.store.session.clock()
-            sync = StreamSync(io, self._task, self._listener, now=now, allowance=self._allowance, in_slices=in_slices)
+            sync = StreamSync(io, self._task, self._listener, allowance=self._allowance, in_slices=in_slices)
             outcome = await sync.run()
             return replace(outcome, state=self._states[stream])
         except (FatalError, TransientError):

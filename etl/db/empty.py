@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from etl.db.seen import Seen
-from etl.db.session import Session
+from etl.db.session import Session, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +42,9 @@ class EmptySession(Session):
         """Return no rows."""
         return []
 
-    async def clock(self) -> datetime:
-        """Return the current time by this machine's clock."""
-        return datetime.now(UTC)
+    async def read(self, _stream: StreamId) -> StreamState:
+        """Return the state of a stream that was never read, by this machine's clock."""
+        return StreamState(datetime.now(UTC))
 
     async def begin_pass(self, stream: StreamId, filters: tuple[str, str], window: Window) -> Seen:
         """Start recording the items seen by a pass."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from asyncpg import UniqueViolationError
 
+from etl.db.session import states_of
 from etl.db.statements import statements
 from etl.events import StreamId
 from etl.plan.window import Window
@@ -106,12 +107,19 @@ class Queue:
 
     async def claim(self) -> Claim | None:
         """Claim and lock the next unclaimed workflow. Workflows that another invocation holds are postponed."""
-        while rows := await self._rows("claim", self.worker):
-            unit = Unit(*rows[0])
-            if (claim := await self._ask(partial(_lock, unit=unit))) is not None:
+        while (claim := await self._ask(self._claim)) is not None:
+            if len(claim.states) == len(claim.unit.streams):
                 return claim
-            await self._put_back(unit)
+            await claim.session.release(*claim.states)
+            await self._put_back(claim.unit)
         return None
+
+    async def _claim(self, session: Session) -> Claim | None:
+        rows = await session.rows(_SQL["claim"], self._sync_id, self.worker)
+        if not rows:
+            return None
+        unit = Unit(rows[0]["place"], rows[0]["queued_workflow_id"], rows[0]["app_ids"])
+        return Claim(unit, states_of(row for row in rows if row["app_id"] is not None), session)
 
     async def unfinished(self) -> list[Unit]:
         """Return the workflows that are not finished."""
@@ -138,9 +146,13 @@ class Queue:
             sent: numbers of requests and retries that this process has sent since it last finished a workflow or
                 slice.
         """
-        values = (unit.place, outcomes.decode(), *sent)
-        await self._rows("finish", self.worker, *values)
-        await self._ask(lambda session: session.release(*unit.streams))
+        await self._finish(unit.place, outcomes, sent, unit.streams)
+
+    async def _finish(
+        self, place: int, outcome: bytes, sent: tuple[int, int], streams: Sequence[StreamId] = ()
+    ) -> None:
+        values = (self._sync_id, self.worker, place, outcome.decode(), *sent)
+        await self._ask(lambda session: session.rows(_SQL["finish"], *values, session.lock_names(streams)))
 
     async def _put_back(self, unit: Unit) -> None:
         await self._rows("put_back", self.worker, unit.place)
@@ -178,8 +190,7 @@ class Queue:
 
     async def finish_slice(self, claim: SliceClaim, outcome: bytes, sent: tuple[int, int] = (0, 0)) -> None:
         """Record the outcome of a slice, as JSON; see `finish`."""
-        values = (claim.key[1], outcome.decode(), *sent)
-        await self._rows("finish", self.worker, *values)
+        await self._finish(claim.key[1], outcome, sent)
 
     async def give_up(self, claim: SliceClaim) -> None:
         """Release a slice, so that a process can claim it and read it from its start."""

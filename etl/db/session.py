@@ -10,8 +10,8 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime  # noqa: TC003 - msgspec reads the annotations of a state
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from etl import __version__
@@ -23,7 +23,7 @@ from etl.errors import DatabaseError
 from etl.events import StreamId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import asyncpg
 
@@ -34,35 +34,47 @@ _SHARED = statements("shared_state")
 _SEEN = statements("seen")
 _ENDING_ATTEMPTS = 20
 _ENDING_PAUSE_S = 0.1
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
     """A row of `etl_streams`, as read when the stream was locked.
 
-    `page_size` is the largest page that the API gave for the app; None if unknown.
+    `page_size` is the largest page that the API gave for the app, None if unknown; `read_at` is when the row was read,
+    by PostgreSQL's clock. Times after that, written while the clock was ahead, are ignored: a reconcile is due, and
+    every run counts as recent.
     """
 
-    fence: int
-    watermark: datetime | None
-    backfill_done: bool
-    backfill_cursor: str | None
-    last_synced_at: datetime | None
-    last_reconciled_at: datetime | None
-    api_count: int | None
-    listing_order: str | None
-    last_succeeded_at: datetime | None
+    read_at: datetime
+    fence: int = 0
+    watermark: datetime | None = None
+    backfill_done: bool = False
+    backfill_cursor: str | None = None
+    last_synced_at: datetime | None = None
+    last_reconciled_at: datetime | None = None
+    api_count: int | None = None
+    listing_order: str | None = None
+    last_succeeded_at: datetime | None = None
     reconcile_began_at: datetime | None = None
     reconciled_since: datetime | None = None
     run_bytes: int | None = None
     page_size: int | None = None
 
     @classmethod
-    def of(cls, row: asyncpg.Record | None) -> StreamState:
-        """Return the state in a row; without a row, the state of a stream that was never read."""
-        if row is None:
-            return cls(0, None, False, None, None, None, None, None, None)  # noqa: FBT003 - in the order of the fields
-        return cls(**row)
+    def of(cls, row: asyncpg.Record) -> StreamState:
+        """Return the state in a row."""
+        values = {each.name: row[each.name] for each in fields(cls) if row[each.name] is not None}
+        if (row["last_synced_at"] or _LONG_AGO) > row["read_at"]:
+            values["last_synced_at"] = _LONG_AGO
+        if (row["last_reconciled_at"] or _LONG_AGO) > row["read_at"]:
+            values["last_reconciled_at"] = None
+        return cls(**values)
+
+
+def states_of(rows: Iterable[asyncpg.Record]) -> dict[StreamId, StreamState]:
+    """Return the states of locked streams."""
+    return {StreamId(row["app_id"], row["workflow_id"]): StreamState.of(row) for row in rows}
 
 
 class Session:
@@ -114,15 +126,13 @@ class Session:
 
     async def take(self, streams: Sequence[StreamId]) -> dict[StreamId, StreamState]:
         """Lock the streams that no other process holds; return their states, each with a new fencing token."""
-        names = [[self._name(kind, *stream) for stream in streams] for kind in ("stream", "commit")]
         apps, workflows = ([*column] for column in zip(*streams, strict=True))
-        rows = await self.rows(_SQL["take_streams"], apps, workflows, *names)
-        return {StreamId(app, workflow): StreamState(*state) for app, workflow, *state in map(tuple, rows)}
+        return states_of(await self._rows("lock_streams", apps, workflows))
 
     async def read(self, stream: StreamId) -> StreamState:
         """Return the state of a stream without locking it."""
-        rows = await self._rows("read_stream", *stream)
-        return StreamState.of(rows[0] if rows else None)
+        (row,) = await self._rows("read_stream", *stream)
+        return StreamState.of(row)
 
     async def has_unread_history(self) -> bool:
         """Return whether the backfill of a requested stream is not complete."""
@@ -130,7 +140,11 @@ class Session:
 
     async def release(self, *streams: StreamId) -> None:
         """Unlock streams."""
-        await self._rows("unlock", [self._name("stream", *stream) for stream in streams])
+        await self._rows("unlock", self.lock_names(streams))
+
+    def lock_names(self, streams: Iterable[StreamId]) -> list[str]:
+        """Return the names of the locks of streams."""
+        return [self._name("stream", *stream) for stream in streams]
 
     async def streams_with_due_payloads(self) -> list[StreamId]:
         """Return the streams with runs whose payloads are due to be removed (retention)."""
@@ -278,11 +292,6 @@ class Session:
         if self._requested is None:  # with thousands of them, each stream would read thousands of rows
             self._requested = frozenset(row["workflow_id"] for row in await self._rows("requested_workflows"))
         return self._requested
-
-    async def clock(self) -> datetime:
-        """Return the current time by PostgreSQL's clock."""
-        now: datetime = await self._value("clock")
-        return now
 
     async def begin_pass(self, stream: StreamId, filters: tuple[str, str], window: Window) -> Seen:
         """Start recording the items seen by a pass; see `Seen`."""

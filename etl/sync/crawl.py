@@ -66,7 +66,6 @@ class Crawled:
 
 async def read_all(
     io: StreamIO,
-    now: datetime,
     *,
     order: Order | None = None,
     window: Window = EVERYTHING,
@@ -79,7 +78,6 @@ async def read_all(
 
     Args:
         io: the stream.
-        now: the current time by PostgreSQL's clock.
         order: the order of the listing as last observed.
         window: the creation times to read.
         resumes: whether to resume at the checkpoint of an earlier process, and to save checkpoints in the first pass.
@@ -91,7 +89,7 @@ async def read_all(
     resumed = _saved_checkpoint(io.store) if resumes else None
     passes, before = 0, None
     while True:
-        crawl = Crawl(io, now, order, window, resumed=resumed, saves=resumes, is_sorted=is_sorted)
+        crawl = Crawl(io, order, window, resumed=resumed, saves=resumes, is_sorted=is_sorted)
         result = await crawl.read()
         if result is not None:
             passes += 1
@@ -114,8 +112,8 @@ async def read_slice(io: StreamIO, window: Window) -> Crawled | None:
     paging = io.listing.paging
     if paging.aligned:
         return None
-    now, order = await io.store.session.clock(), Order.CREATED_DESC
-    result = await read_all(io, now, order=order, window=window, is_sorted=True)
+    order = Order.CREATED_DESC
+    result = await read_all(io, order=order, window=window, is_sorted=True)
     return result if result.order is order and not paging.aligned and not io.intake.has_undated else None
 
 
@@ -132,7 +130,6 @@ class Crawl:
 
     Args:
         io: the stream.
-        now: the current time by PostgreSQL's clock.
         order: the order of the listing as last observed.
         window: the creation times to read.
         resumed: the checkpoint to resume at; None to start at the beginning.
@@ -148,7 +145,6 @@ class Crawl:
     def __init__(
         self,
         io: StreamIO,
-        now: datetime,
         order: Order | None,
         window: Window,
         *,
@@ -158,7 +154,7 @@ class Crawl:
     ) -> None:
         self.order = order if resumed is None else resumed.order
         self._listing, self._intake, self._store = io.listing, io.intake, io.store
-        self._now = now
+        now = io.store.state.read_at
         self._began = resumed.began or now if resumed else now
         self._window = window
         self._resumed = resumed
@@ -174,7 +170,7 @@ class Crawl:
 
     async def read(self) -> Crawled | None:
         """Read the listing; return None if the position of the checkpoint was not found."""
-        await self._intake.begin(self._now)
+        await self._intake.begin()
         self._seen = await self._store.begin_pass(self._window)
         main = await self._main_pass()
         if self._resumed is not None and not main.pages:
@@ -235,7 +231,7 @@ class Crawl:
         """Fetch the old end of a newest-first history first, as far as its runs are about to be removed."""
         if self.order is not Order.CREATED_DESC or not any(item.expires_at for item in self._first):
             return
-        spans = main.spans_ahead()
+        soon, spans = self._store.state.read_at + EXPIRY_HORIZON, main.spans_ahead()
         for span in spans[: -len(spans) // 4 : -1]:  # the last quarter, backwards
             page = await self._listing.read(span)
             keys = answer_of(page).keys
@@ -244,7 +240,7 @@ class Crawl:
                 return
             items = await self._load([page])
             main.tail = (span.start, keys[:EDGE])
-            if not any(item.expires_at and item.expires_at <= self._now + EXPIRY_HORIZON for item in items):
+            if not any(item.expires_at and item.expires_at <= soon for item in items):
                 return
 
     async def _start(self) -> int:

@@ -13,13 +13,13 @@ from etl.plan.verdict import MAX_PASSES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from etl.api.pages import Page
     from etl.sync.intake import StreamIO
 
 
-async def read_head(io: StreamIO, order: Order | None, lookback: timedelta, now: datetime) -> set[str] | None:
+async def read_head(io: StreamIO, order: Order | None, lookback: timedelta) -> set[str] | None:
     """Read the newest end of a listing; `order` says which end that is.
 
     Returns:
@@ -31,7 +31,7 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta, now:
     by_day = order is Order.UPDATED_DESC and await io.store.has_bare_days()
     distance = listing.paging.distance
     for _ in range(MAX_PASSES):
-        await io.intake.begin(now)
+        await io.intake.begin()
         items, observer = list[Listed](), OrderObserver(distance)
         if order.newest_first:
             reading: Pass[Page] = Pass(listing.paging, head=listing.head)
@@ -52,7 +52,7 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta, now:
                     order,
                     watermark=state.watermark,
                     lookback=lookback,
-                    now=now,
+                    now=state.read_at,
                     by_day=by_day,
                     distance=distance,
                 ):

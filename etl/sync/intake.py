@@ -160,11 +160,11 @@ class Intake:
         self._recent: dict[bytes, Listed] = {}  # recent items by their hash
         self._answered: dict[str, float] = {}
 
-    async def begin(self, now: datetime) -> None:
-        """Prepare for a pass that begins at `now`, by PostgreSQL's clock."""
+    async def begin(self) -> None:
+        """Prepare for a pass."""
         self.doubt = ""
         self._recent.clear()
-        self._latest = now + FUTURE
+        self._latest = self._store.state.read_at + FUTURE
         self._quarantined |= {} if self._retry else await self._store.open_rejects()
         self._requested = await self._store.session.requested_workflows()
 

@@ -64,14 +64,14 @@ class Outcome:
     state: StreamState | None = None
 
 
-async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta, now: datetime) -> Due | None:
+async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta) -> Due | None:
     """Return what a sync reads of a stream's reconcile; None if none is due.
 
     A reconcile that takes more requests than are left of the share is read in slices, newest first. A listing that is
     not sorted by creation, newest first, or whose slices cannot be proved complete, is read as a whole.
     """
     state = store.state
-    last = state.last_reconciled_at
+    last, now = state.last_reconciled_at, state.read_at
     if not every or (last is not None and now - last < every):
         return None
     left, undated = await store.left_to_reconcile()
@@ -102,7 +102,6 @@ class StreamSync:
 
     Args:
         io: the stream.
-        now: the current time by PostgreSQL's clock.
         allowance: what the sync may spend on reconciles.
         in_slices: reads a big listing together with other processes, and returns since when; None if it does not.
     """
@@ -113,14 +112,12 @@ class StreamSync:
         task: Task,
         listener: Listener,
         *,
-        now: datetime,
         allowance: Allowance,
         in_slices: Callable[..., Awaitable[datetime | None]] | None = None,
     ) -> None:
         self._in_slices = in_slices
         self._task = task
         self._allowance = allowance
-        self._now = now
         self._io = io
         self._listing, self._intake, self._store = io.listing, io.intake, io.store
         self._listener = listener
@@ -151,7 +148,7 @@ class StreamSync:
 
     async def _read_changes(self) -> None:
         """Read what is new and what was open, and as much of a due reconcile as this sync should."""
-        due = await due_part(self._store, self._listing.paging, self._allowance, self._task.reconcile_every, self._now)
+        due = await due_part(self._store, self._listing.paging, self._allowance, self._task.reconcile_every)
         self._due = due
         if due is not None and due.window == EVERYTHING:
             await self._read_listing()
@@ -182,7 +179,7 @@ class StreamSync:
     async def _read_listing(self) -> None:
         """Read the whole listing; an interrupted backfill resumes, except in a reconcile."""
         resumes = self._resumes and self._crawl is None
-        self._crawl = await read_all(self._io, self._now, order=self._order, resumes=resumes)
+        self._crawl = await read_all(self._io, order=self._order, resumes=resumes)
         self._order = self._crawl.order or self._order
         self._unanswered = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
@@ -193,7 +190,7 @@ class StreamSync:
         """Read what is new and what was open, or the whole listing if that is not enough."""
         seen = None
         with suppress(PageTooLargeError):
-            seen = await read_head(self._io, self._order, self._task.lookback, self._now)
+            seen = await read_head(self._io, self._order, self._task.lookback)
         if seen is None or not await self._settle_open(seen):
             await self._read_listing()
 
@@ -291,7 +288,7 @@ class StreamSync:
 
     async def _window(self) -> Outcome:
         """Load a window of the history; counts and watermarks do not apply to it."""
-        crawl = await read_all(self._io, self._now, window=self._task.window)
+        crawl = await read_all(self._io, window=self._task.window)
         await self._store.note_count(self._listing.count)  # that of an earlier sync would not include what was loaded
         if not crawl.doubt:
             return self._ended("succeeded", None)

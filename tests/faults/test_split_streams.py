@@ -5,8 +5,7 @@ import os
 import random
 import signal
 from collections import Counter
-from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sync_trials import SCHEMA, WORKFLOW, Stir, one_stream, start, trial
@@ -220,7 +219,7 @@ async def test_commit_needs_the_claim_of_its_slice_and_waits_for_no_other(databa
             "INSERT INTO etl_queue (sync_id, place, workflow_id, app_ids, fence, claimed_by)"
             " SELECT 1, place, 'w', '{a}', 7, 'me' FROM generate_series(2, 3) AS place"
         )
-        state = replace(StreamState.of(None), fence=7)
+        state = StreamState(datetime.now(UTC), fence=7)
         first, second = (
             Store(None, None, StreamId("a", "w"), state, sync_id=1, claim=(1, place, "me")) for place in (2, 3)
         )

@@ -7,15 +7,23 @@ FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS streams (app_id, workflow
 GROUP BY workflow_id
 
 -- name: claim
--- Claim the next unclaimed workflow. $1 invocation, $2 this process.
-UPDATE etl_queue SET claimed_by = $2
-WHERE sync_id = $1 AND place = (
-    SELECT place FROM etl_queue
-    WHERE sync_id = $1 AND claimed_by IS NULL AND held_since IS NULL AND fence IS NULL
-    ORDER BY place
-    LIMIT 1
-    FOR UPDATE SKIP LOCKED)
-RETURNING place, workflow_id, app_ids
+-- Claim the next unclaimed workflow, and lock those of its streams that no other session holds. $1 invocation, $2 this
+-- process. Returns the unit, and the state of each locked stream; a row without a stream if none could be locked.
+WITH unit AS (
+    UPDATE etl_queue SET claimed_by = $2
+    WHERE sync_id = $1 AND place = (
+        SELECT place FROM etl_queue
+        WHERE sync_id = $1 AND claimed_by IS NULL AND held_since IS NULL AND fence IS NULL
+        ORDER BY place
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED)
+    RETURNING place, workflow_id, app_ids
+)
+SELECT
+    unit.place, unit.workflow_id AS queued_workflow_id, unit.app_ids,
+    streams.*, page_size_of(streams.app_id) AS page_size, clock_timestamp() AS read_at
+FROM unit
+LEFT JOIN lock_streams(unit.app_ids, array_fill(unit.workflow_id, ARRAY[cardinality(unit.app_ids)])) AS streams ON true
 
 -- name: put_back
 -- Postpone a claimed workflow, because another invocation holds one of its streams.
@@ -35,9 +43,12 @@ UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outco
 
 -- name: finish
 -- Record the outcomes of a workflow's streams, or the outcome of a slice, unless another process has claimed it since.
--- $5 requests, $6 retries.
-UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
-WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
+-- $5 requests, $6 retries, $7 names of the locks to release.
+WITH finished AS (
+    UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
+    WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
+)
+SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($7::text[]) AS locks (name)
 
 -- name: add_slices
 -- Queue the slices of the stream of app $2 and workflow $3. $4 fencing token.

@@ -15,38 +15,9 @@ SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS 
 -- name: unlock_all
 SELECT pg_advisory_unlock_all()
 
--- name: take_streams
--- Lock the streams that no other session holds, and return their state. $1 apps, $2 workflows, $3 names of the stream
--- locks, $4 names of the commit locks (see begin_commit). A former owner that hangs in the middle of a commit keeps
--- rows locked: its session is terminated. The new fencing token prevents later commits of a former owner. Times in the
--- future, written while the clock was ahead, are ignored: a reconcile is due, and every run counts as recent.
-WITH asked AS MATERIALIZED (
-    SELECT app_id, workflow_id, pg_try_advisory_lock(hashtextextended(name, 0)) AS is_locked, hashtextextended(commit_name, 0) AS key
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS asked (app_id, workflow_id, name, commit_name)
-),
-taken AS MATERIALIZED (
-    SELECT asked.app_id, asked.workflow_id, count(pg_terminate_backend(activity.pid))
-    FROM asked
-    LEFT JOIN (
-        pg_locks AS locks
-        JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
-            AND activity.usename = current_user AND activity.pid <> pg_backend_pid()
-    ) ON locks.locktype = 'advisory' AND locks.objsubid = 1
-        AND locks.classid::bigint = (asked.key >> 32) & 4294967295 AND locks.objid::bigint = asked.key & 4294967295
-    WHERE asked.is_locked
-    GROUP BY asked.app_id, asked.workflow_id
-)
-INSERT INTO etl_streams AS streams (app_id, workflow_id, fence)
-SELECT app_id, workflow_id, 1 FROM taken ORDER BY app_id, workflow_id
-ON CONFLICT (app_id, workflow_id) DO UPDATE SET fence = streams.fence + 1
-RETURNING
-    app_id, workflow_id,
-    fence, watermark, backfill_done, backfill_cursor,
-    CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
-    CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at, reconcile_began_at, reconciled_since, run_bytes,
-    (SELECT page_size FROM etl_page_sizes AS known
-     WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
+-- name: lock_streams
+-- Lock the streams of apps $1 and workflows $2 that no other session holds; return their state.
+SELECT streams.*, page_size_of(app_id) AS page_size, clock_timestamp() AS read_at FROM lock_streams($1, $2) AS streams
 
 -- name: end_holder
 -- Terminate the session that holds an advisory lock, whose connection this process has lost.
@@ -59,22 +30,13 @@ JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datna
 WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
 
 -- name: read_stream
--- The state of a stream, as returned by `take_streams`.
-SELECT
-    fence, watermark, backfill_done, backfill_cursor,
-    CASE WHEN last_synced_at > clock_timestamp() THEN 'epoch' ELSE last_synced_at END AS last_synced_at,
-    CASE WHEN last_reconciled_at <= clock_timestamp() THEN last_reconciled_at END AS last_reconciled_at,
-    api_count, listing_order, last_succeeded_at, reconcile_began_at, reconciled_since, run_bytes,
-    (SELECT page_size FROM etl_page_sizes AS known
-     WHERE known.app_id = streams.app_id AND known.tried_at > now() - interval '7 days') AS page_size
-FROM etl_streams AS streams
-WHERE app_id = $1 AND workflow_id = $2
+-- The state of a stream, as returned by `lock_streams`; nulls if it was never read.
+SELECT streams.*, page_size_of($1) AS page_size, clock_timestamp() AS read_at
+FROM (SELECT) AS asked
+LEFT JOIN etl_streams AS streams ON app_id = $1 AND workflow_id = $2
 
 -- name: has_unread_history
 SELECT EXISTS (SELECT FROM etl_streams WHERE requested AND NOT backfill_done)
-
--- name: clock
-SELECT now()
 
 -- name: count_listed
 -- The number of listed items of a stream in the warehouse: runs that are not gone, and unresolved quarantined items.
