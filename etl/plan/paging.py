@@ -127,20 +127,16 @@ class Paging:
         size: the largest page size to request.
         known: the largest page size that the server has given or reported; None until then.
         fit: how many runs make a page of about `FITTING_BYTES`.
-        capped: whether the server refused a larger page, or returned a smaller one.
-        proven: whether it has since returned a page of exactly the requested size, near the largest.
+        may_round: whether the server returned a smaller page than requested, and none of the requested size since.
         aligned: whether pages cannot overlap, because the server rounds page sizes or pages by token.
-        given: the largest page size that the server has reported for a page.
         uneven: whether short pages occur among full ones, as from a server that filters each page after cutting it.
     """
 
     size: int
     known: int | None = None
     fit: int = MAX_SIZE
-    capped: bool = False
-    proven: bool = False
+    may_round: bool = False
     aligned: bool = False
-    given: int = 0
     uneven: bool = False
 
     def next(self, position: int, overlap: int = LINK, most: int = MAX_SIZE, *, capped: bool = False) -> Span:
@@ -155,7 +151,7 @@ class Paging:
         size = min(self.usual, most)
         if self.aligned:
             return Span(position // size + 1, size)
-        return next_span(position, size, overlap, capped=capped or (self.capped and size == self.size))
+        return next_span(position, size, overlap, capped=capped or size == self.known)
 
     @property
     def usual(self) -> int:
@@ -175,7 +171,7 @@ class Paging:
     def lower(self, size: int) -> None:
         """Request only smaller pages from now on: the server refuses this size."""
         self.known = self.size = min(self.size, next((step for step in SIZES if step < size), 1))
-        self.capped, self.proven = True, False
+        self.may_round = False
 
     def weigh(self, items: int, size: int) -> None:
         """Adapt the number of runs per page to a page of `size` bytes; it at most doubles."""
@@ -199,26 +195,21 @@ class Paging:
         if answer.token is not None:
             self.aligned = True
         if answer.size is not None and answer.size != span.size:
-            # A server that returned too few items before, and never the requested number since, rounds page sizes.
-            if answer.size > span.size or (self.capped and not self.proven and not is_first):
-                self.aligned = True
-            self.given = answer.size if span.size >= self.given else max(self.given, answer.size)
+            self.aligned = self.aligned or answer.size > span.size or (self.may_round and not is_first)
             # Whole pages may be as large as any before. Otherwise, each rounded page would make the next ones smaller.
-            self.known = self.size = self.given if self.aligned else answer.size
-            self.capped, self.proven = True, False
+            self.known = answer.size if span.size >= (self.known or 0) else max(self.known or 0, answer.size)
+            self.size = self.known if self.aligned else answer.size
+            self.may_round = True
             return answer.size if is_first else 0
-        if answer.size is not None:
-            self.given = max(self.given, answer.size)
-        self.proven = self.proven or (items == span.size and 2 * span.size >= self.size)
-        if items == span.size >= FIRST_TRIED:
-            self.known = self.size
+        if items == span.size and 2 * span.size >= self.size:
+            self.may_round = False
+            self.known = self.size if items >= FIRST_TRIED else self.known
         if items > span.size:
             self.size, self.aligned = items, True
             return items if is_first else 0
         # The cap may be silent. Without a count, a short first page may be capped or may be the whole listing.
         more = items > LINK if answer.total is None else items < answer.total
         if is_first and 0 < items < span.size and answer.size is None and more:
-            self.size, self.capped = min(self.size, items), True
-            self.known = self.known if answer.total is None else self.size
+            self.known = self.size = min(self.size, items)
             return items
         return span.size

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - msgspec reads it when it decodes a checkpoint
+from itertools import takewhile
 from typing import Any, Generic
 
 from etl.plan.order import Order
 from etl.plan.paging import HEAD, LINK, MAX_SIZE, Answer, PageT, Paging, Span, link, meets
 
-REPAIRS = 3
-"""How often a gap between two pages is bridged by a page that overlaps both, each time by more."""
+ATTEMPTS = 3
+"""How often a page that does not overlap with the one before is replaced by one that begins earlier, each time more."""
 
 EDGE = 20
 """How many items a checkpoint stores of each end of what was read."""
@@ -49,7 +50,7 @@ class Pass(Generic[PageT]):
 
     `next_request` returns the page to request; `receive` takes the response and returns the pages that come next in the
     order of the listing. Several requests may be in flight. If a page does not overlap with the one before it, because
-    runs were removed in the meantime, a page that overlaps both is requested.
+    runs were removed in the meantime, it and those after it are replaced by pages that begin earlier.
 
     Args:
         paging: how the server pages.
@@ -93,27 +94,25 @@ class Pass(Generic[PageT]):
         self._ahead = ahead
         self._head = head
         self._queue: dict[Span, Answer[PageT] | None] = {}  # requested pages in order; None until the response arrives
-        self._repairs = 0
-        self._bridges = False  # whether the next request goes in front of the queue
+        self._attempts = 0  # to find a page that overlaps with the last one
         self._refused: tuple[Span, ...] = ()  # pages that cannot be read; smaller pages replace each up to its end
 
     def next_request(self) -> Span | None:
         """Return the next page to request; None if a response is needed first."""
-        planned = next(reversed(self._queue)).end if self._queue else self.reach
-        if self.ended or (self._queue and not self._bridges and not self._may_read_ahead(planned)):
-            return None
-        if self._bridges:
-            overlap = max(self.paging.size * self._repairs // (REPAIRS + 1), LINK + self._repairs)
-            span = self._next(self.reach, overlap)
-            self._queue.pop(span, None)  # request it again
-            self._queue = {span: None, **self._queue}
-            self._bridges = False
+        if self._queue:
+            position, overlap = next(reversed(self._queue)).end, LINK
+            if not self._may_read_ahead(position):
+                return None
         else:
-            span = self._next(planned)
-            self._queue[span] = None
+            position = self.reach
+            overlap = max(self.paging.size * self._attempts // (ATTEMPTS + 1), LINK + self._attempts)
+        if self.ended:
+            return None
+        span = self._next(position, overlap)
+        self._queue[span] = None
         return span
 
-    def _next(self, position: int, overlap: int = LINK) -> Span:
+    def _next(self, position: int, overlap: int) -> Span:
         """Return the page to request at a position; a smaller one where a page could not be read."""
         refused = [span.size for span in self._refused if span.start <= position < span.end]
         first = MAX_SIZE if self.pages else self._head
@@ -123,42 +122,29 @@ class Pass(Generic[PageT]):
             return self.paging.next(position, overlap, most, capped=True)
         return span
 
-    def refuse(self, span: Span) -> list[PageT]:
-        """Replace a page that cannot be read by smaller ones; return the pages that come next in order."""
+    def refuse(self, span: Span) -> None:
+        """Have a page that cannot be read replaced by smaller ones, and those after it requested again."""
         self._refused += (span,)
-        self._queue.pop(span, None)
-        return self._in_order()
+        self._queue = dict(takewhile(lambda requested: requested[0] != span, self._queue.items()))
 
-    def _may_read_ahead(self, planned: int) -> bool:
-        """Return whether the count shows that there are items at position `planned`."""
+    def _may_read_ahead(self, position: int) -> bool:
+        """Return whether the count shows that there are items at a position."""
         if not self.pages or self.count is None or self.token is not None or len(self._queue) >= self._ahead:
             return False
-        return planned < (self.count if self.tail is None else min(self.count, self.tail[0]))
+        return position < (self.count if self.tail is None else min(self.count, self.tail[0]))
 
     def receive(self, span: Span, answer: Answer[PageT]) -> list[PageT]:
         """Take a response; return the pages that come next in the order of the listing."""
         if span in self._queue:
             self._queue[span] = answer
-        return self._in_order()
-
-    def _in_order(self) -> list[PageT]:
-        """Take the pages from the front of the queue that have arrived."""
         ready: list[PageT] = []
-        while self._queue and not self.ended and not self._bridges:
+        while self._queue and not self.ended:
             span, received = next(iter(self._queue.items()))
-            if self.pages and span.end <= self.reach:  # a bridging page reached as far
-                del self._queue[span]
-                continue
-            if self.pages and span.start > self.reach:  # a page between them was refused
-                self._bridges = True
-                break
             if received is None:
                 break
             size = self.paging.observe(span, received)
-            if not size:
+            if not size or (self.last and not self._joins(span, received) and self._begin_earlier(received)):
                 self._queue.clear()
-                break
-            if self.last and not self._joins(span, received) and self._repair(span, received):
                 break
             del self._queue[span]
             self._accept(span, size, received)
@@ -198,35 +184,17 @@ class Pass(Generic[PageT]):
         wanted = min(LINK, shared, len(self.last), max(len(answer.keys), 1))
         return not self.linked or link(self.last, keys) >= wanted
 
-    def _repair(self, span: Span, answer: Answer[Any]) -> bool:
-        """Plan a page to bridge the gap before a page that does not overlap; return whether one is left to try."""
-        self._repairs += 1
-        if not self.pages:
-            self._look_for_place(answer)
-            return True
-        if self._repairs > REPAIRS:
+    def _begin_earlier(self, answer: Answer[Any]) -> bool:
+        """Have a page that does not overlap replaced by one that begins earlier; return False if that is given up."""
+        self._attempts += 1
+        if not self.pages and self._attempts == 1 and None not in (answer.total, self.count):
+            # If runs were created or removed at the top, the items before the checkpoint moved as far as the count.
+            self.reach += (answer.total or 0) - (self.count or 0)
+        if self._attempts > ATTEMPTS or self.reach <= 0:
             self.linked = False
-            return False
-        if self._repairs > 1:  # this page was to bridge the gap
-            del self._queue[span]
-        self._bridges = True
+            self.ended = not self.pages  # the position of the checkpoint was not found
+            return self.ended
         return True
-
-    def _look_for_place(self, answer: Answer[Any]) -> None:
-        """Plan a page to find the items before the checkpoint.
-
-        If runs were created or removed at the top, they moved as far as the count has changed. If they moved up
-        further, because others were created below, they are on one of the pages before.
-        """
-        moved = 0 if answer.total is None or self.count is None else answer.total - self.count
-        steps = [moved] if moved else []
-        steps += [-pages * self.paging.size for pages in range(1, REPAIRS + 1)]
-        self._queue.clear()
-        if self._repairs > len(steps) or self.start + steps[self._repairs - 1] <= 0:
-            self.linked = False
-            self.stop()
-        else:
-            self.reach = self.start + steps[self._repairs - 1]
 
     def _accept(self, span: Span, size: int, answer: Answer[Any]) -> None:
         keys, here = answer.keys, span.start + len(answer.keys)
@@ -238,7 +206,7 @@ class Pass(Generic[PageT]):
         self.counts.add(answer.total)
         self.pages += 1
         self.repeats = 0 if is_new or self.ended else self.repeats + 1
-        self._repairs = 0
+        self._attempts = 0
         if len(self.first) < LINK:  # a page of a single run cannot be linked
             self.first = tuple(dict.fromkeys((*self.first, *keys)))
         self.last = keys or self.last

@@ -259,7 +259,8 @@ class Listing:
             if error.because != "time" and span.size == 1:
                 raise
             self._largest = max(self._largest, BYTES_AT_ONCE // 2 if error.because == "bytes" else 0)
-            return reading.refuse(span)
+            reading.refuse(span)
+            return []
         self._timeouts, self._largest = 0, max(page.bytes, self._largest // 2)
         return reading.receive(span, answer_of(page))
 
@@ -274,10 +275,7 @@ def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: in
     """
     if page_size != "auto":
         return Paging(page_size)
-    is_capped = known is not None and known < FIRST_TRIED
-    paging = Paging(
-        known if known is not None and is_capped else FIRST_TRIED, known, capped=is_capped, proven=is_capped
-    )
+    paging = Paging(min(known or FIRST_TRIED, FIRST_TRIED), known)
     paging.weigh(1, run_bytes or 0)
     return paging
 

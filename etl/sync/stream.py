@@ -263,7 +263,8 @@ class StreamSync:
             error=error or None,
             hint=hint or None,
             run_bytes=self._listing.run_bytes,
-            page_size=self._listing.paging.known,
+            # Without a count, a short page may have been the whole listing.
+            page_size=None if count is None else self._listing.paging.known,
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
 

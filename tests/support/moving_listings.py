@@ -379,7 +379,11 @@ class Readings:
         key = number, in_flight, span, answer
         if key not in self._steps:
             reading, rest = self.pass_(number), list(in_flight)
-            pages = tuple(reading.refuse(span) if answer is None else reading.receive(span, answer))
+            pages: tuple[Page, ...] = ()
+            if answer is None:
+                reading.refuse(span)
+            else:
+                pages = tuple(reading.receive(span, answer))
             if any(page.behind for page in pages):
                 reading.stop()
             rest.remove(span)

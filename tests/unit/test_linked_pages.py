@@ -161,7 +161,7 @@ def test_cap_is_learned_and_rounded_sizes_are_read_by_whole_pages() -> None:
     assert paging.observe(paging.next(50), Answer((), ("a",) * 50, 300, 50)) == 0
     assert paging.aligned
     assert paging.next(100) == Span(3, 50)
-    paging = Paging(100, capped=True, proven=True)  # the next invocation, which knows the cap
+    paging = Paging(100, known=100)  # the next invocation, which knows the cap
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 100, 300, 100)) == 100
     for asked, size in ((98, 90), (88, 80), (77, 70)):
         assert paging.observe(Span(2, asked), Answer((), ("a",) * size, 300, size)) == 0
@@ -233,7 +233,10 @@ def test_unreadable_page_is_replaced_by_smaller_linked_pages(large: int, ahead: 
         sizes.append(span.size)
         items = tuple(listing[span.start : span.end])
         is_refused = span.size > 13 and listing[large] in items
-        for page in reading.refuse(span) if is_refused else reading.receive(span, Answer(items, items, 500, span.size)):
+        if is_refused:
+            reading.refuse(span)
+            continue
+        for page in reading.receive(span, Answer(items, items, 500, span.size)):
             found += page
         assert len(sizes) < 40
     assert set(found) == set(listing)
@@ -246,8 +249,10 @@ def test_pages_of_single_runs_are_read_if_larger_ones_fail() -> None:
     reading, listing, found = Pass(Paging(100), ahead=3), runs(7), list[str]()
     while (span := reading.next_request()) is not None:
         items = tuple(listing[span.start : span.end])
-        is_refused = span.size > 1
-        for page in reading.refuse(span) if is_refused else reading.receive(span, Answer(items, items, 7, span.size)):
+        if span.size > 1:
+            reading.refuse(span)
+            continue
+        for page in reading.receive(span, Answer(items, items, 7, span.size)):
             found += page
     assert found == listing
     assert reading.ended
