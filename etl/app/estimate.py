@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etl.app.warehouse import Warehouse
     from etl.config import Settings
     from etl.events import Listener, StreamId
-    from etl.plan.slices import Allowance
+    from etl.plan.window import Allowance
 
 _SAMPLE = 20  # runs per probe; the newest may still be open and have few rows
 

@@ -27,7 +27,7 @@ from etl.normalize.normalizer import Normalizer
 from etl.normalize.quarantine import abridge_of
 from etl.normalize.redaction import redactor_of
 from etl.plan.paging import head_size
-from etl.plan.slices import Allowance
+from etl.plan.window import Allowance
 from etl.sync import Outcome, StreamSync
 from etl.sync.crawl import read_slice
 from etl.sync.intake import Intake, StreamIO, Tally

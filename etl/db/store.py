@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from etl.db.session import Session, StreamState
     from etl.events import StreamId
     from etl.normalize.rows import RunRows
-    from etl.plan.slices import Reconciled
-    from etl.plan.window import Window
+    from etl.plan.window import Reconciled, Window
 
     Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from etl.plan.lookback import head_is_read
-from etl.plan.order import Listed, Order, OrderObserver
+from etl.plan.order import Listed, Order, OrderObserver, head_is_read
 from etl.plan.paging import Span
 from etl.plan.passes import Checkpoint, Pass
 from etl.plan.verdict import MAX_PASSES

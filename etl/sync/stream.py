@@ -15,8 +15,7 @@ from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.passes import Pass
-from etl.plan.slices import Due, Reconciled, deadline
-from etl.plan.window import EVERYTHING, Window
+from etl.plan.window import EVERYTHING, Due, Reconciled, Window, deadline
 from etl.sync.crawl import Crawled, read_all, read_slice
 from etl.sync.gone import NOT_LISTED, find_gone, look_up
 from etl.sync.head import read_head
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from etl.db.store import Store
     from etl.events import Listener
     from etl.plan.paging import Paging
-    from etl.plan.slices import Allowance
+    from etl.plan.window import Allowance
     from etl.sync.intake import StreamIO
 
 Mode = Literal["sync", "backfill", "reconcile"]

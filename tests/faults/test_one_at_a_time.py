@@ -15,7 +15,7 @@ from etl.db.session import Session
 from etl.db.store import Store
 from etl.errors import LockLostError
 from etl.events import StreamId
-from etl.plan.slices import Reconciled
+from etl.plan.window import Reconciled
 from etl.sandbox import World
 from etl.sandbox.faults import Status
 

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from etl.limits import Work, near_limits
-from etl.plan.lookback import head_is_read
-from etl.plan.order import Listed, Order, OrderObserver, tie_ends
+from etl.plan.order import Listed, Order, OrderObserver, head_is_read, tie_ends
 from etl.plan.search import Break, break_of, next_page, pages_left, stretches
-from etl.plan.slices import Allowance, deadline
-from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Window
+from etl.plan.window import BEHIND, EVERYTHING, IN_FRONT, Allowance, Window, deadline
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 DAY = datetime(2026, 11, 2, tzinfo=UTC)
