@@ -1,11 +1,11 @@
 """The functions that commands call. This package combines the parts; no other package does."""
 
+from etl.app.access import count_to_forget, forget, reader_grants
 from etl.app.estimate import Plan, StreamPlan, make_plan
-from etl.app.privacy import count_to_forget, forget, reader_grants
-from etl.app.rejects import RetryReport, list_rejects, retry_rejects
-from etl.app.run_sync import run_sync
-from etl.app.status import StatusReport, status_report
+from etl.app.rejected_items import RetryReport, list_rejects, retry_rejects
+from etl.app.stream_health import StatusReport, status_report
 from etl.app.summary import StreamSummary, SyncSummary
+from etl.app.sync_invocation import run_sync
 
 __all__ = [
     "Plan",

@@ -24,7 +24,7 @@ from asyncpg import UndefinedTableError
 from pydantic import SecretStr
 
 from etl.api.retry import RetryPolicy
-from etl.app.run_sync import run_sync
+from etl.app.sync_invocation import run_sync
 from etl.app.warehouse import database_url
 from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, SyncSettings
 from etl.db.connect import connect, quote_identifier

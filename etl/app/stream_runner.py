@@ -27,14 +27,15 @@ from etl.normalize.normalizer import Normalizer
 from etl.normalize.quarantine import abridge_of
 from etl.normalize.redaction import redactor_of
 from etl.plan.paging import head_size
-from etl.plan.window import Allowance
-from etl.sync import Outcome, StreamSync
+from etl.plan.window import Allowance, Window
+from etl.sync import Outcome, StreamSync, Task
 from etl.sync.crawl import read_slice
 from etl.sync.intake import Intake, StreamIO, Tally
 from etl.sync.listing import Listing, paging_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from etl.api.client import CortexClient
     from etl.app.split_streams import SplitStreams
@@ -44,8 +45,7 @@ if TYPE_CHECKING:
     from etl.db.queue import SliceClaim
     from etl.db.session import Session, StreamState
     from etl.events import Listener, StreamId
-    from etl.plan.window import Window
-    from etl.sync import Task
+    from etl.sync.stream import Mode
 
 RECONNECTS = 5
 """How often a stream is repeated after a lost connection to PostgreSQL."""
@@ -260,6 +260,12 @@ class StreamRunner:
 def lost(stream: StreamId, error: Exception) -> Notice:
     """Return the event for a stream whose reading a lost connection to PostgreSQL has ended."""
     return Notice("database.lost", {"stream": str(stream), "error": unusable(error).message}, level="warning")
+
+
+def task_of(settings: Settings, mode: Mode, since: datetime | None, until: datetime | None) -> Task:
+    """Return what an invocation does with each stream; `since` and `until` are its window of creation times."""
+    sync = settings.sync
+    return Task(mode, lookback=sync.lookback, reconcile_every=sync.reconcile_every, window=Window(since, until))
 
 
 def allowance_of(settings: Settings) -> Allowance:

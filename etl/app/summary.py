@@ -1,27 +1,69 @@
-"""The summary of one invocation: its row of `etl_syncs`, its streams, its exit code, and the error that ended it."""
+"""The outcomes of an invocation's streams, and the summary that they make: its row of `etl_syncs` and its exit code."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from etl.db.session import Session
 from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK, InterruptedSyncError, gravest
-from etl.events import RequestSent
+from etl.events import Notice, RequestSent
+from etl.sync import Outcome
 from etl.sync.intake import Tally
 from etl.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from etl.app.warehouse import Warehouse
     from etl.errors import EtlError
-    from etl.events import Event
-    from etl.sync import Outcome
+    from etl.events import Event, Listener, StreamId
 
 _CHANGES = ("inserted", "updated", "unchanged", "gone")
 _INTERNAL = ("dry_run", "cause")
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The streams of an invocation, and the outcomes of those that have ended."""
+
+    streams: Sequence[StreamId] = ()
+    ended: dict[StreamId, Outcome] = field(default_factory=dict)
+    _unrecorded: list[Outcome] = field(default_factory=list)
+
+    async def compare_again(self, warehouse: Warehouse, listener: Listener) -> None:
+        """Compare all counts again, because a stream may have loaded runs that another stream had counted before."""
+        succeeded = [each for each in self.ended.values() if each.status == "succeeded" and each.api_count is not None]
+        counted = {each.stream: each.state for each in succeeded if each.state is not None}
+        if not counted:
+            return
+        for stream, row in (await warehouse.ask(lambda session: session.compare_again(counted))).items():
+            error, hint = row["last_error"], row["last_hint"]
+            changes = {"warehouse_count": row["accounted_for"], "error": error, "hint": hint}
+            self.ended[stream] = replace(self.ended[stream], status="partial", **changes)
+            listener(Notice("stream.incomplete", {"stream": str(stream), **changes}, level="warning"))
+
+    def end_with(self, error: EtlError) -> None:
+        """Set the outcomes of streams that have not ended, from the error that ended the invocation."""
+        status = "interrupted" if isinstance(error, InterruptedSyncError) else "failed"
+        for stream in self.streams:
+            ended = self.ended.get(stream)
+            if ended is None or ended.status == "interrupted":
+                tally, state = (Tally(), None) if ended is None else (ended.tally, ended.state)
+                outcome = Outcome(stream, status, error=error.message, hint=error.hint, tally=tally, state=state)
+                self.ended[stream] = outcome
+                self._unrecorded += [outcome] if status == "failed" else []
+
+    async def record_failures(self, warehouse: Warehouse) -> None:
+        """Store the errors of streams that `end_with` has marked as failed."""
+        for each in self._unrecorded:
+            fence = None if each.state is None else each.state.fence
+            failure: dict[str, Any] = {"stream": each.stream, "fence": fence, "error": each.error, "hint": each.hint}
+            await warehouse.ask(partial(Session.fail_stream, **failure))
 
 
 @dataclass(frozen=True, slots=True)

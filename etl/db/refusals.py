@@ -1,4 +1,4 @@
-"""Convert errors of the driver to errors with hints."""
+"""Convert errors, above all those of the driver, to errors with hints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import asyncpg
 
-from etl.errors import FREE_DISK_SPACE, DatabaseError
+from etl.errors import DISK_FULL, FREE_DISK_SPACE, DatabaseError, EtlError, explain
 
 LOST = (
     OSError,
@@ -62,6 +62,14 @@ def unusable(error: BaseException) -> DatabaseError:
     if isinstance(error, asyncpg.TooManyConnectionsError):
         hint = TOO_MANY_CONNECTIONS
     return DatabaseError(f"PostgreSQL refused: {message}", hint=hint)
+
+
+def known_error(error: Exception) -> EtlError:
+    """Convert an exception to an EtlError with a hint. An OSError without a file name means a lost connection."""
+    is_file_error = isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FULL)
+    if isinstance(error, (*DRIVER_ERRORS, *LOST, TimeoutError)) and not is_file_error:
+        return unusable(error)
+    return explain(error)
 
 
 _SAFE_MESSAGES = (

@@ -14,10 +14,10 @@ from postgres_proxies import gated
 from sync_trials import claimers, configure, lose_all_connections, start, trial, workflows
 
 from etl.app import run_sync
-from etl.app.engine_invocation import wait_for_workers
+from etl.app.engine_worker import _channel
 from etl.app.shared_state import SharedState
+from etl.app.sync_invocation import wait_for_workers
 from etl.app.warehouse import open_warehouse
-from etl.app.worker_events import _channel
 from etl.config import EngineSettings, load
 from etl.db import liveness
 from etl.db.queue import Queue

@@ -14,7 +14,7 @@ import pytest
 
 from etl import errors
 from etl.app import SyncSummary
-from etl.app.outcomes import Outcomes
+from etl.app.summary import Outcomes
 from etl.app.sync_invocation import SyncInvocation
 from etl.config import Settings
 from etl.engine.tasks import run_concurrently
