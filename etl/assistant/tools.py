@@ -1,8 +1,10 @@
-"""The MCP server and its tools: query, describe and examples."""
+"""The MCP server on stdin and stdout, and its tools: query, describe and examples."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,6 @@ from mcp.types import ToolAnnotations
 
 from etl import __version__
 from etl.assistant.cookbook import examples, page, questions
-from etl.assistant.stdin import StdinLines
 from etl.db.query import querying
 from etl.db.reading import may_become_superuser, reading_url
 from etl.db.refusals import DRIVER_ERRORS, unusable
@@ -37,6 +38,7 @@ _ONLY_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idemp
 _MAX_CONNECTIONS = 4
 _WIDTH = 120
 _MAX_CHARACTERS = 100_000  # of a result
+_CHUNK = 65536  # bytes of stdin read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +138,37 @@ async def _rows(url: str, schema: str, sql: str, limits: Limits) -> str:
         except _LimitReachedError:
             end = ", and more that are not shown: limit or aggregate the rows, or select fewer columns"
     return "\n".join([*rows, f"({counted(len(rows), 'row')}{end})"])
+
+
+class StdinLines:
+    """An asynchronous iterator over the lines of stdin. A daemon thread reads them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue(1)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __aiter__(self) -> StdinLines:
+        """Return itself; the lines can be read only once."""
+        return self
+
+    async def __anext__(self) -> str:
+        """Return the next line."""
+        line = await self._lines.get()
+        if line is None:
+            raise StopAsyncIteration
+        return line
+
+    def _read(self) -> None:
+        try:
+            rest = b""
+            while chunk := os.read(0, _CHUNK):  # not sys.stdin, whose lock the interpreter needs at exit
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._put(line.decode(errors="replace"))
+            self._put(None)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def _put(self, line: str | None) -> None:
+        asyncio.run_coroutine_threadsafe(self._lines.put(line), self._loop).result()
