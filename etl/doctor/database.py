@@ -1,25 +1,31 @@
-"""Check the database: connection, version, privileges (with the missing GRANT), migrations, disk space."""
+"""Check the database.
+
+First whether it can be used: connection, version, privileges (with the missing GRANT), migrations, disk space. Then
+what it says about past syncs: streams that need attention, locks of hanging processes, pauses of the API. Last the role
+for queries: whether it can connect, may read the warehouse, and may do nothing else.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.db import embedded
 from etl.db.connect import connect, quote_identifier, redact_url
+from etl.db.health import is_healthy, read_health, read_listed, read_server_limits, record_named
 from etl.db.migrate import missing_relations, pending
 from etl.db.refusals import DAMAGED, DRIVER_ERRORS, unusable
 from etl.db.statements import statements
-from etl.doctor.bookkeeping import examine_bookkeeping
 from etl.doctor.checks import Check, failed, ok, warning
-from etl.doctor.reader import examine_reader
 from etl.errors import DatabaseError, EtlError, SettingsError
+from etl.limits import Work, near_limits
 from etl.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
     import asyncpg
@@ -32,6 +38,10 @@ _CONNECTIONS = 7  # maximum of a sync: one session, four for loading, one for th
 _UP_TO_DATE = ok("migrations", "all are applied")
 
 _SQL = statements("doctor")
+
+_MAX_STREAMS = 5  # streams to name; `status` shows all
+_FEWEST = 5  # fewer requests before a pause say nothing about the rate that the API accepts
+_MARGIN = 0.9  # share of the requests that the API accepted before it requested a pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +179,138 @@ async def _migrations(connection: asyncpg.Connection, server: asyncpg.Record, se
         hint = f"Ask {owner['owner']} to run cortex-etl migrate, or: {grant}"
         return failed("migrations", f"{found}; {server['role']} may not apply them", hint, 4)
     return ok("migrations", f"{found}; the next sync applies them")
+
+
+async def examine_bookkeeping(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
+    """Yield the findings about streams, locks and the request budget of a migrated warehouse."""
+    await record_named(connection, settings)
+    async for check in _streams(connection):
+        yield check
+    yield await _locks(connection)
+    yield await _request_budget(connection, settings)
+    async for check in _capacity(connection, settings):
+        yield check
+
+
+async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
+    """Yield a warning for each of the first streams that are neither complete nor being loaded."""
+    rows = [row for row in await read_health(connection) if row["state"] != "retired"]
+    unhealthy = [row for row in rows if not is_healthy(row)]
+    for row in unhealthy[:_MAX_STREAMS]:
+        found = f"{row['app_id']}/{row['workflow_id']} is {row['state']}: {row['blocker']}"
+        if row["watermark"] is not None:
+            found += f"; its watermark is {row['watermark']:%Y-%m-%d %H:%M} UTC"
+        yield warning("streams", found, row["hint"] or "")
+    if len(unhealthy) > _MAX_STREAMS:
+        yield warning("streams", f"{len(unhealthy) - _MAX_STREAMS} more need attention", "Run: cortex-etl status")
+    if not unhealthy:
+        yield ok("streams", f"{counted(len(rows), 'stream')}, none needs attention")
+    if quarantined := sum(row["quarantined"] or 0 for row in rows):
+        yield warning(
+            "quarantine", f"{counted(quarantined, 'run')} could not be loaded", "Run: cortex-etl rejects list"
+        )
+
+
+async def _locks(connection: asyncpg.Connection) -> Check:
+    """Check for an invocation that holds streams but is idle."""
+    held = await connection.fetch(_SQL["locks"])
+    idle = next((row for row in held if row["is_stale"]), None)
+    if idle is None:
+        busy = len({row["pid"] for row in held})
+        return ok("locks", f"{counted(busy, 'other invocation')} running" if busy else "no stream is locked")
+    place = f"process {idle['process']} on {idle['host']}, " if idle["process"] is not None else ""
+    since = f"{idle['silent_since']:%Y-%m-%d %H:%M} UTC"
+    found = f"a stale lock: {place}sync {idle['sync_id']} holds streams, silent since {since}"
+    return warning("locks", found, f"End that process, or run this SQL: SELECT pg_terminate_backend({idle['pid']});")
+
+
+async def _request_budget(connection: asyncpg.Connection, settings: Settings) -> Check:
+    """Check whether the API asked for a pause below the configured number of requests."""
+    configured = settings.api.requests_per_minute
+    row = await connection.fetchrow(_SQL["paused"], settings.api.host, settings.api.egress or "")
+    if row is None:
+        return ok("rate", "the API has not asked for a pause in the last 24 hours")
+    taken = counted(row["paused_after"], "request")
+    found = (
+        f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after {taken} "
+        f"in one minute; {configured:,} are configured"
+    )
+    if row["paused_after"] >= configured:
+        return ok("rate", found)
+    hint = "Find out who else uses this IP address, or why the API refuses requests."
+    if row["paused_after"] >= _FEWEST:
+        fewer = int(row["paused_after"] * _MARGIN)
+        hint = f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."
+    return warning("rate", found, hint)
+
+
+async def _capacity(connection: asyncpg.Connection, settings: Settings) -> AsyncIterator[Check]:
+    """Check whether one IP address and this PostgreSQL suffice for the number of listed runs and processes."""
+    listed, (connections, locks) = await read_listed(connection), await read_server_limits(connection)
+    pages = -(-listed["runs"] // (listed["page_size"] or settings.api.usual_page_size))
+    rate, processes = settings.api.requests_per_minute, settings.engine.processes
+    work = Work(
+        listed["runs"],
+        listed["run_bytes"],
+        0,
+        pages,
+        settings.sync.reconcile_every,
+        rate,
+        processes,
+        listed["apps"] or 1,
+    )
+    for limit in near_limits(work, connections=connections, locks=locks):
+        found, _, hint = limit.partition(": ")
+        yield warning("capacity", found, f"{hint[0].upper()}{hint[1:]}.")
+    if not near_limits(work, connections=connections, locks=locks):
+        reading = f"{counted(listed['runs'], 'run')} are read in {pages / rate / 60:.1f} hours by one address"
+        yield ok("capacity", f"{reading}; up to {work.connections} of {connections} connections are opened")
+
+
+async def examine_reader(connection: asyncpg.Connection, settings: Settings) -> Check:
+    """Check the role of `database.read_url`, or that of `database.url` if it is not set."""
+    schema = settings.database.schema_name
+    try:
+        url = settings.read_url()
+    except SettingsError as error:
+        return warning("reader", error.message, error.hint)
+    if url is None:
+        return await _with_the_role_that_loads(connection, schema)
+    try:
+        reader = await connect(url, schema, timeout_s=settings.database.timeout_s)
+    except DatabaseError as error:
+        return warning("reader", f"database.read_url: {error.message}", error.hint)
+    try:
+        return await _with_its_own_role(reader, schema)
+    except DRIVER_ERRORS as error:
+        return warning("reader", f"database.read_url: {unusable(error).message}", unusable(error).hint)
+    finally:
+        await reader.close()
+
+
+async def _with_the_role_that_loads(connection: asyncpg.Connection, schema: str) -> Check:
+    found = await connection.fetchrow(_SQL["reader"], schema)
+    assert found is not None  # noqa: S101 -- the statement always gives one row
+    if found["is_superuser"]:
+        return warning(
+            "reader",
+            f"queries use {found['role']}, who is a superuser or may become one; read-only transactions do not stop it",
+            "Create a role that only reads, run: cortex-etl grant ROLE --apply, and set database.read_url.",
+        )
+    return ok("reader", f"queries use {found['role']} in read-only transactions")
+
+
+async def _with_its_own_role(reader: asyncpg.Connection, schema: str) -> Check:
+    found = await reader.fetchrow(_SQL["reader"], schema)
+    assert found is not None  # noqa: S101 -- the statement always gives one row
+    role = found["role"]
+    if found["is_superuser"]:
+        hint = "Use a role without this right in database.read_url."
+        return warning("reader", f"{role} in database.read_url is a superuser or may become one", hint)
+    if not found["may_read"]:
+        hint = f"Run as the owner of schema {schema}: {shlex.join(['cortex-etl', 'grant', role, '--apply'])}"
+        return warning("reader", f"{role} in database.read_url may not read the schema {schema}", hint)
+    if found["may_write"]:
+        hint = "Use a role that only reads; `cortex-etl grant ROLE` prints its grants."
+        return warning("reader", f"{role} in database.read_url may also write", hint)
+    return ok("reader", f"queries use {role}, which only reads")

@@ -19,7 +19,7 @@ from postgres_proxies import far_away, gated
 from etl.config import DatabaseSettings, Settings
 from etl.db.budget import Budget
 from etl.doctor import examine
-from etl.doctor.bookkeeping import _locks
+from etl.doctor.database import _locks
 from etl.sandbox.faults import Headers, Status, any_request
 
 
