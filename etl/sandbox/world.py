@@ -1,8 +1,12 @@
-"""The data behind the simulated API: apps, workflows, versions and runs, deterministic for a seed."""
+"""The data behind the simulated API: apps, workflows, versions and runs, deterministic for a seed.
+
+It also sorts the run listings, in one of several orders.
+"""
 
 from __future__ import annotations
 
 import gc
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,29 +14,44 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from etl.sandbox import odd_runs
-from etl.sandbox.activity import DAY_MS, HOUR_MS, from_ms, poisson, to_ms
 from etl.sandbox.blueprints import BLUEPRINTS
-from etl.sandbox.history import History, generate_with_children
-from etl.sandbox.lifecycle import (
+from etl.sandbox.run_documents import (
     EXECUTION_FIELDS,
+    OPEN,
     PlannedEnd,
     end,
+    epoch_seconds,
+    from_ms,
     is_due,
+    iso,
     remove_payloads,
     reopen,
     retention_due,
+    to_ms,
 )
-from etl.sandbox.list_order import SortedRuns
-from etl.sandbox.run_documents import OPEN, iso
-from etl.sandbox.simulation import WorkflowSimulation, make_apps, make_simulation, make_simulations, publish
+from etl.sandbox.simulation import (
+    DAY_MS,
+    HOUR_MS,
+    History,
+    WorkflowSimulation,
+    generate_with_children,
+    make_apps,
+    make_simulation,
+    make_simulations,
+    poisson,
+    publish,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Json = Any
 DEFAULT_NOW: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
 _REPLAYS_PER_RUN: Final = 0.03
 _MAX_CHILDREN: Final = 1000
+
+ORDERS: Final = ("created_desc", "created_asc", "updated_desc", "none", "shuffled")
+_FIELDS: Final = {"created_desc": "created_at", "created_asc": "created_at", "updated_desc": "updated_at", "none": "id"}
 
 
 @dataclass(slots=True)
@@ -59,7 +78,7 @@ class World:
         versions: Version documents by workflow id, oldest first.
         runs: Run documents by workflow id and run id, in order of creation.
         raw: bytes to serve verbatim instead of the run with that id.
-        order: the order of listings, one of `list_order.ORDERS`.
+        order: the order of listings, one of `ORDERS`.
         on_retention: what happens to a run that is due: `delete` the run, or `empty` its payloads.
         simulations: the simulation of each workflow, by workflow id.
         endings: the planned end of each open run, by run id.
@@ -380,3 +399,49 @@ def _gc_paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+class SortedRuns:
+    """The runs of a workflow in order, sorted again only if runs or their times have changed since the last call."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._sorted_from: tuple[list[dict[str, Json]], list[Json]] = ([], [])
+        self._sorted_by = ""
+        self._sorted: list[dict[str, Json]] = []
+
+    def ordered(self, runs: Iterable[dict[str, Json]], order: str) -> list[dict[str, Json]]:
+        """Return the runs in one of ORDERS; callers must not change the list.
+
+        Args:
+            runs: run documents in order of creation, which breaks ties.
+            order: `none` is arbitrary but stable, `shuffled` differs on each call.
+
+        Raises:
+            ValueError: `order` is not one of ORDERS.
+        """
+        found = list(runs)
+        if order == "shuffled":
+            self._random.shuffle(found)
+            return found
+        field = _FIELDS.get(order)
+        if field is None:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+        values = [run.get(field) for run in found]
+        if self._sorted_by != order or self._sorted_from != (found, values):
+            self._sorted_by, self._sorted_from = order, (found, values)
+            self._sorted = _sorted(found, values, order)
+        return self._sorted
+
+
+def _sorted(found: list[dict[str, Json]], values: list[Json], order: str) -> list[dict[str, Json]]:
+    if order == "none":
+        ranks = [float(zlib.crc32(repr(value).encode())) for value in values]
+    else:
+        ranks = [epoch_seconds(value) for value in values]
+    places = range(len(found))
+    if order.endswith("_desc"):
+        # Negate instead of sorting in reverse, so that for equal times the run created last comes first.
+        ranks = [-rank for rank in ranks]
+        places = places[::-1]
+    return [found[index] for index in sorted(places, key=ranks.__getitem__)]

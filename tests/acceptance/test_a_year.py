@@ -23,7 +23,7 @@ from etl.config import ApiSettings, AppSettings, DatabaseSettings, Settings, Syn
 from etl.errors import KeyRefusedError
 from etl.sandbox import Sandbox, World
 from etl.sandbox.faults import CutBody, Fault, Reset, Status, any_request, lists_runs
-from etl.sandbox.lifecycle import retention_due
+from etl.sandbox.run_documents import retention_due
 
 DAYS = 365
 DAY = timedelta(days=1)

@@ -11,9 +11,10 @@ from statistics import mean, median
 import pytest
 
 from etl.sandbox import World
-from etl.sandbox.list_order import ORDERS, epoch_seconds
 from etl.sandbox.odd_runs import KINDS
 from etl.sandbox.responses import encode
+from etl.sandbox.run_documents import epoch_seconds
+from etl.sandbox.world import ORDERS
 
 STEP_TYPES = {"note", "branch", "code", "model", "http_request", "browser", "workflow", "service", "input"}
 
