@@ -200,7 +200,8 @@ async def test_cancelled_request_is_counted_and_affects_no_other(sandbox, small_
     events = []
     async with client_of(server.url, events.append) as client:
         hanging = asyncio.create_task(client.probe_count(app_id, workflow_id))
-        await asyncio.sleep(0.2)
+        while not server.requests:
+            await asyncio.sleep(0.01)
         hanging.cancel()
         await asyncio.wait([hanging])
         assert (await client.probe_count(app_id, workflow_id)).count
