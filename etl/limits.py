@@ -1,9 +1,15 @@
-"""Warnings for `plan` and `doctor`: one address, or one PostgreSQL, is not enough for the work."""
+"""Limits of the API, of a process and of PostgreSQL, and warnings that one of each is not enough for the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+
+WINDOW_S = 60.0
+"""The API counts requests in any 60 seconds."""
+
+GUARD_SHARE = 1 / 150
+"""A request counts for this share of the window longer, because its way to the API may take longer (0.4 s of 60 s)."""
 
 CONNECTIONS = 7
 """How many connections a process opens at most: one session, four to load, one for the request budget, one spare."""

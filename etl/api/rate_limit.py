@@ -12,8 +12,8 @@ from collections import deque
 from time import monotonic
 from typing import Protocol
 
-WINDOW_S = 60.0  # the API counts requests in any 60 seconds
-GUARD_SHARE = 1 / 150  # of the window: tolerated variation of request latency (0.4 s of 60 s)
+from etl.limits import GUARD_SHARE, WINDOW_S
+
 VALID_SHARE = 1 / 200  # of the window: validity of leased tokens (0.3 s of 60 s)
 LONGEST_VALID_SHARE = 1 / 12  # of the window: maximum validity, for a budget that answers slowly (5 s of 60 s)
 LONGEST_LAG_SHARE = 1 / 12  # of the window: maximum lag of the event loop that is taken into account (5 s of 60 s)

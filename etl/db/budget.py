@@ -17,9 +17,8 @@ from etl.db import liveness
 from etl.db.refusals import LOST, unusable
 from etl.db.statements import statements
 from etl.errors import DatabaseError
+from etl.limits import GUARD_SHARE, WINDOW_S
 
-WINDOW_S = 60.0  # the API counts requests in any 60 seconds
-_GUARD_SHARE = 1 / 150  # of the window: tolerated variation of request latency (0.4 s of 60 s)
 _SLOT_SHARE = 1 / 300  # of the window: leases in the same slot share an array entry (0.2 s of 60 s)
 
 _UNCOUNTED = 10
@@ -64,7 +63,7 @@ class Budget:
         self._key = (host, egress or "")
         self._requests_per_minute = requests_per_minute
         self._retry_for_s = liveness.OUTAGE_S if retry_for_s is None else retry_for_s
-        self._held_s = window_s * (1 + _GUARD_SHARE)
+        self._held_s = window_s * (1 + GUARD_SHARE)
         self._slot_s = window_s * _SLOT_SHARE
 
     async def lease(self, want: int, valid_s: float, lag_s: float = 0.0) -> BudgetLease:

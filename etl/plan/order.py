@@ -56,8 +56,8 @@ class Listed(msgspec.Struct, frozen=True):
         key: the run's id, or the hash of an item without an id.
         created_at: when the run was created; None if the item has no time or an invalid one.
         updated_at: when the run last changed; None likewise.
-        known: whether the warehouse or the quarantine holds the item exactly as listed.
-        recent: whether it was loaded by a sync that has not finished, so that runs below it may be unknown.
+        known: whether a finished sync has loaded or quarantined the item exactly as listed. If an unfinished one has,
+            runs below it may be unknown.
         expires_at: when the API will remove a new or changed run; None if it does not say.
     """
 
@@ -65,13 +65,7 @@ class Listed(msgspec.Struct, frozen=True):
     created_at: datetime | None
     updated_at: datetime | None
     known: bool
-    recent: bool = False
     expires_at: datetime | None = None
-
-    @property
-    def is_confirmed(self) -> bool:
-        """Whether a finished sync has loaded the item exactly as listed."""
-        return self.known and not self.recent
 
 
 def order_key(item: Listed, order: str) -> datetime | None:
@@ -149,10 +143,10 @@ class OrderObserver:
 
     def proves(self, order: Order) -> bool:
         """Return whether the listing is certainly sorted by `order`, which is one by creation."""
-        return self.order is order and self.is_settled and self.is_by_creation
+        return self.order is order and self.has_enough and self.is_by_creation
 
     @property
-    def is_settled(self) -> bool:
+    def has_enough(self) -> bool:
         """Whether enough items were seen to rule out chance."""
         return self._dated >= SURE_AFTER
 
@@ -208,13 +202,13 @@ def head_is_read(
         distance: how many places an item may be from its sorted position.
     """
     times = [(key, item) for item in items if (key := order_key(item, order)) is not None]
-    if len(times) <= distance or not items[-1].is_confirmed:
+    if len(times) <= distance or not items[-1].known:
         return False
     first, lowest = times[0][0], latest_instant(times[-1 - distance][0])
-    if all(item.is_confirmed for item in items):
+    if all(item.known for item in items):
         if by_day:
             first = datetime.combine(first.astimezone(UTC), time.min, UTC)
         return lowest < first
-    newest = first if first <= now else next((key for key, item in times if not item.is_confirmed), first)
+    newest = first if first <= now else next((key for key, item in times if not item.known), first)
     start = newest if watermark is None else min(watermark, newest)
     return lowest < start - lookback

@@ -65,7 +65,8 @@ class Pass(Generic[PageT]):
         start: the position where the pass started.
         reach: the position after the last page.
         end: the position after the last item.
-        ended: whether the end of the listing was reached.
+        ended: whether nothing more is to be read: the end of the listing or the tail was reached, the position of the
+            checkpoint was not found, or the caller stopped the pass.
         joined: whether the pass reached the tail.
         linked: whether each page overlapped with the next.
         count: the count that came with the last page.
@@ -143,7 +144,8 @@ class Pass(Generic[PageT]):
             if received is None:
                 break
             size = self.paging.observe(span, received)
-            if not size or (self.last and not self._joins(span, received) and self._begin_earlier(received)):
+            is_gap = self.last and self.linked and not self._overlaps(span, received)
+            if not size or (is_gap and self._replace(received)):
                 self._queue.clear()
                 break
             del self._queue[span]
@@ -167,9 +169,9 @@ class Pass(Generic[PageT]):
         """End the pass: what follows is not needed."""
         self.ended = True
 
-    def _joins(self, span: Span, answer: Answer[Any]) -> bool:
-        """Return whether a page overlaps with the one before it, or does not need to because an earlier one did not."""
-        keys = answer.keys
+    def _overlaps(self, span: Span, answer: Answer[Any]) -> bool:
+        """Return whether a page overlaps with the one before it."""
+        keys, shared = answer.keys, self.reach - span.start
         if not self.pages:  # only the last items before the checkpoint are known
             here = set(self.last)
             keys = keys[next((place for place, key in enumerate(keys) if key in here), 0) :]
@@ -177,24 +179,26 @@ class Pass(Generic[PageT]):
             return True  # the page before showed the end of the listing, and this one is empty
         else:  # a small page may begin before the last one
             keys = keys[max(0, self.end - len(self.last) - span.start) :]
-        shared = self.reach - span.start
-        if shared <= 0:
-            self.linked = self.linked and self.paging.next(self.reach).start < self.reach
-            return not self.linked
         wanted = min(LINK, shared, len(self.last), max(len(answer.keys), 1))
-        return not self.linked or link(self.last, keys) >= wanted
+        return shared > 0 and link(self.last, keys) >= wanted
 
-    def _begin_earlier(self, answer: Answer[Any]) -> bool:
-        """Have a page that does not overlap replaced by one that begins earlier; return False if that is given up."""
+    def _replace(self, answer: Answer[Any]) -> bool:
+        """Have a page that does not overlap replaced by one that begins earlier.
+
+        Returns:
+            Whether the page is dropped. If no more is tried, it is used, and the pass is not linked; but a pass that
+            did not find the position of its checkpoint ends.
+        """
         self._attempts += 1
         if not self.pages and self._attempts == 1 and None not in (answer.total, self.count):
             # If runs were created or removed at the top, the items before the checkpoint moved as far as the count.
             self.reach += (answer.total or 0) - (self.count or 0)
-        if self._attempts > ATTEMPTS or self.reach <= 0:
-            self.linked = False
-            self.ended = not self.pages  # the position of the checkpoint was not found
-            return self.ended
-        return True
+        can_overlap = self.paging.next(self.reach).start < self.reach
+        if can_overlap and self._attempts <= ATTEMPTS and self.reach > 0:
+            return True
+        self.linked = False
+        self.ended = not self.pages
+        return self.ended
 
     def _accept(self, span: Span, size: int, answer: Answer[Any]) -> None:
         keys, here = answer.keys, span.start + len(answer.keys)

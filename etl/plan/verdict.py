@@ -19,8 +19,8 @@ LARGE_LISTING_PAGES = 200
 UNLINKED = "its pages cannot be linked, and its counts do not prove that all of it was read"
 
 UNPROVABLE_HINT = (
-    "The API's pages and counts prove nothing. Ask whoever runs it to sort runs by creation, newest first, and to send "
-    "pagination-count."
+    "Neither the API's pages nor its counts show whether the listing was read completely. Ask whoever runs it to sort "
+    "runs by creation, newest first, and to send pagination-count."
 )
 
 

@@ -155,7 +155,7 @@ class Crawl:
         self.order = order if resumed is None else resumed.order
         self._listing, self._intake, self._store = io.listing, io.intake, io.store
         now = io.store.state.read_at
-        self._began = resumed.began or now if resumed else now
+        self._began = (resumed and resumed.began) or now
         self._window = window
         self._resumed = resumed
         self._saves = saves
@@ -163,8 +163,8 @@ class Crawl:
         self._may_expire = saves and resumed is None  # whether runs at the end may be about to be removed
         # Unless its order is known, the end of a window can only be found in a listing sorted without exception.
         self._observer = OrderObserver(0 if window.is_bounded and not is_sorted else self._listing.paging.distance)
-        self._knows_order = is_sorted
-        self._is_sorted = is_sorted  # or whether the pages read by bisection prove an order by creation
+        self._order_is_given = is_sorted
+        self._order_is_proven = is_sorted  # or by the pages read by bisection
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
 
@@ -201,14 +201,14 @@ class Crawl:
         async with aclosing(self._listing.pages(reading)) as batches:
             async for pages in batches:
                 await self._load(pages, reading)
-                is_out_of_order = self._knows_order and not self._observer.agrees_with(Order.CREATED_DESC)
+                is_out_of_order = self._order_is_given and not self._observer.agrees_with(Order.CREATED_DESC)
                 if is_out_of_order or BEHIND in self._sides(self._last):
                     reading.stop()
                 elif self._may_expire:
                     self._may_expire = False
                     with suppress(PageTooLargeError):
                         await self._fetch_expiring(reading)
-        self.order = self._observer.order or (self.order if self._knows_order else start.order)
+        self.order = self._observer.order or (self.order if self._order_is_given else start.order)
         return reading
 
     async def _load(self, pages: Sequence[Page], main: Pass[Page] | None = None) -> list[Listed]:
@@ -252,7 +252,7 @@ class Crawl:
         page = await self._listing.read_ahead(first)
         paging.observe(first, answer_of(page))
         probed = {0: self._intake.peek(page)}
-        order, count = Order.CREATED_DESC if self._knows_order else order_of(probed[0]), self._listing.count
+        order, count = Order.CREATED_DESC if self._order_is_given else order_of(probed[0]), self._listing.count
         if count is None or paging.aligned or not self._is_in_front(probed[0], order):
             return 0
         spans = [Span(1, paging.usual)]
@@ -266,8 +266,8 @@ class Crawl:
         observer = OrderObserver()
         for place in sorted(probed):
             observer.watch(probed[place])
-        self._is_sorted = self._is_sorted or (low > 0 and order is not None and observer.proves(order))
-        return spans[low - 1].end if low and self._is_sorted else 0
+        self._order_is_proven = self._order_is_proven or (low > 0 and order is not None and observer.proves(order))
+        return spans[low - 1].end if low and self._order_is_proven else 0
 
     def _is_in_front(self, items: Sequence[Listed], order: Order | None) -> bool:
         return self._window.sides(items, order, is_proven=True) == {IN_FRONT}
@@ -294,9 +294,9 @@ class Crawl:
 
     def _sides(self, items: Sequence[Listed]) -> set[int]:
         """Return on which sides of the window a page is; nothing unless the order of the listing is certain."""
-        if not (self._observer.is_settled or self._is_sorted):
+        if not (self._observer.has_enough or self._order_is_proven):
             return set()
-        is_proven = self._observer.is_by_creation or self._is_sorted
+        is_proven = self._observer.is_by_creation or self._order_is_proven
         return self._window.sides(items, self.order, is_proven=is_proven)
 
     async def _settle_unseen(self, *, complete: bool) -> bool:

@@ -75,8 +75,8 @@ async def _from_the_top(io: StreamIO, reading: Pass[Page]) -> AsyncGenerator[lis
 async def _from_the_end(io: StreamIO, reading: Pass[Page]) -> AsyncGenerator[list[Listed], None]:
     """Yield the pages of an oldest-first listing from its end backwards, their items newest first.
 
-    The pass reads from the previous end to the current one; earlier pages are read while the caller wants more. If a
-    run is removed in the meantime, other runs are only read twice.
+    The pass reads from the previous end to the current one; earlier pages are read while the caller wants more. If
+    runs are removed in the meantime, some are read twice, which is harmless.
     """
     listing, intake = io.listing, io.intake
     end: list[list[Listed]] = []

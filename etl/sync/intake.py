@@ -300,7 +300,7 @@ class Intake:
     ) -> Listed:
         counts["quarantined"] += self._count_reject(item.digest)
         found.invalid.add(quarantined.run_id)
-        return Listed(quarantined.run_id or item.key, None, None, known=True, recent=quarantined.recent)
+        return Listed(quarantined.run_id or item.key, None, None, known=not quarantined.recent)
 
     def _classify_unchanged(
         self, item: Item, stored: asyncpg.Record, found: Classified, counts: Counter[str]
@@ -314,7 +314,7 @@ class Intake:
         self.note_time(stored["updated_at"])
         self._note_answer(item, stored["id"])
         times = (stored["created_at"], stored["updated_at"])
-        return Listed(stored["id"], *times, known=True, recent=stored["recent"])
+        return Listed(stored["id"], *times, known=not stored["recent"])
 
     def _classify_rows(
         self, item: Item, rows: RunRows, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
@@ -339,8 +339,7 @@ class Intake:
             rows.run_id,
             rows.created_at,
             rows.updated_at,
-            known=is_same,
-            recent=stored is not None and stored["recent"],
+            known=stored is not None and is_same and not stored["recent"],
             expires_at=rows.retention_due_at,
         )
 

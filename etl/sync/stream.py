@@ -125,7 +125,7 @@ class StreamSync:
         self._crawl: Crawled | None = None  # of the whole listing
         self._slice: Crawled | None = None
         self._due: Due | None = None
-        self._unanswered: list[str] = []
+        self._unresolved: list[str] = []
 
     async def run(self) -> Outcome:
         """Bring the stream up to date.
@@ -180,7 +180,7 @@ class StreamSync:
         resumes = self._resumes and self._crawl is None
         self._crawl = await read_all(self._io, order=self._order, resumes=resumes)
         self._order = self._crawl.order or self._order
-        self._unanswered = []
+        self._unresolved = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
             # Open runs before the checkpoint, or that no longer pass the filter, were not read.
             await self._settle_open(set())
@@ -197,8 +197,8 @@ class StreamSync:
         """Update every run that is open in the warehouse and was not `seen`.
 
         Returns:
-            Whether all could be updated. A run for which the API has no answer, or whose id was cleaned, can only be
-            found in the whole listing.
+            Whether each was updated or is gone. A run for which the API has no answer, or whose id was cleaned, can
+            only be found in the whole listing.
         """
         unseen = {run: status for run, status in (await self._store.open_runs()).items() if run not in seen}
         for status in sorted(_cheaper_to_list(unseen, self._listing.paging.usual)):
@@ -209,14 +209,15 @@ class StreamSync:
                     asked_for = [_only(unseen, page) for page in pages]
                     seen.update(item.key for page in await self._intake.process(asked_for) for item in page)
         errors = await look_up(self._intake, [run for run in unseen if run not in seen])
-        self._unanswered = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
+        self._unresolved = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
         return all(isinstance(error, NotFoundError) for error in errors.values())
 
     async def _settle_counts(self) -> Outcome:
         """Compare the API's count with the warehouse's; if they differ, read more, twice at most.
 
         First the head is read again, then gone runs are searched for, then the whole listing is read. If it has been
-        read already, it is read again only if it moved in the meantime.
+        read already, it is read again only if it moved in the meantime. The second round finds runs that were removed
+        while the first one read the whole listing.
         """
         ours = await self._store.count()
         if self._store.is_dry_run:
@@ -239,8 +240,8 @@ class StreamSync:
 
     async def _finish(self, ours: int) -> Outcome:
         count, crawl, error = self._listing.count, self._crawl or self._slice, ""
-        if self._unanswered:
-            error = f"the API did not return the open run {self._unanswered[0]}"
+        if self._unresolved:
+            error = f"the API did not return the open run {self._unresolved[0]}"
         elif self._disagrees(ours):
             error = f"the API counts {counted(count or 0, 'run')}, the warehouse {ours:,}"
         else:

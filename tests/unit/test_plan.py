@@ -22,8 +22,8 @@ HOUR = timedelta(hours=1)
 _names = count()
 
 
-def item(created: datetime | None, updated: datetime | None = None, *, known: bool = True, recent: bool = False):
-    return Listed(f"run_{next(_names)}", created, updated or created, known=known, recent=recent)
+def item(created: datetime | None, updated: datetime | None = None, *, known: bool = True):
+    return Listed(f"run_{next(_names)}", created, updated or created, known=known)
 
 
 def hours(*places: float) -> list[Listed]:
@@ -54,7 +54,7 @@ def test_head_with_new_items_ends_strictly_below_the_lookback() -> None:
     assert not ends_at(item(NOON, known=False), *hours(0.5))
     assert not ends_at(*hours(1))
     assert not ends_at(item(NOON - 2 * HOUR, known=False))
-    assert not ends_at(item(NOON - 3 * HOUR, recent=True)), "loaded by a sync that was interrupted"
+    assert not ends_at(item(NOON - 3 * HOUR, known=False)), "it may have been loaded by a sync that was interrupted"
     assert ends_at(*hours(4))
 
 
@@ -193,12 +193,12 @@ def test_order_is_by_creation_if_a_change_contradicts_order_by_change() -> None:
     for sign in (1, -1):
         observer = OrderObserver()
         observer.watch([item(NOON - sign * n * HOUR, NOON - sign * n * HOUR) for n in range(10)])
-        assert (observer.is_settled, observer.is_by_creation) == (True, False)
+        assert (observer.has_enough, observer.is_by_creation) == (True, False)
         observer.watch([item(NOON - sign * 10 * HOUR, NOON - sign * 2 * HOUR)])
         assert observer.is_by_creation
     observer = OrderObserver()
     observer.watch([*hours(*range(9)), item(None)])
-    assert not observer.is_settled
+    assert not observer.has_enough
 
 
 SMALL = Work(1000, 8000, 12, 12, timedelta(hours=24), 500)
