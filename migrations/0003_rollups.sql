@@ -17,6 +17,14 @@ COMMENT ON COLUMN etl_changed_credits.run_ids IS
     'Runs that were written, and the runs that they start, or started according to their earlier copies (runs.id).';
 COMMENT ON COLUMN etl_changed_credits.noted_at IS 'When the runs were written.';
 
+CREATE TABLE etl_counted_children (
+    run_id text NOT NULL,
+    CONSTRAINT etl_counted_children_pkey PRIMARY KEY (run_id)
+);
+COMMENT ON TABLE etl_counted_children IS
+    'One row per run whose credits an erased run had subtracted from its own. No other run that names it subtracts them again.';
+COMMENT ON COLUMN etl_counted_children.run_id IS 'The child (runs.id).';
+
 -- The transaction must be READ COMMITTED, so that each statement sees all earlier commits. The function locks the
 -- parents, so that the last one to compute a parent sees all its children. It skips parents that others have locked, so
 -- that it never waits, and records them again. The settings force index scans, because the statements read few rows by
@@ -58,6 +66,7 @@ BEGIN
             JOIN child_runs AS named ON named.run_id = child.id
             JOIN runs AS parent ON parent.id = named.parent_run_id
             JOIN run_steps AS step ON step.run_id = named.parent_run_id AND step.step_key = named.parent_step_key
+            WHERE NOT EXISTS (SELECT FROM etl_counted_children AS counted WHERE counted.run_id = child.id)
             ORDER BY child.id, parent.created_at NULLS LAST, named.parent_run_id, step.ordinal
         ), of_children AS (
             SELECT run_id, step_key, sum(credits) AS credits FROM first_parents GROUP BY run_id, step_key

@@ -516,7 +516,7 @@ WHERE (EXISTS (SELECT FROM child_runs WHERE child_runs.parent_run_id = root.id))
         SELECT FROM child_runs WHERE child_runs.run_id = root.id AND child_runs.parent_run_id <> root.id
     );
 COMMENT ON VIEW run_tree IS
-    'One row per root and run in its tree. A root is a run that no other run in the warehouse started. Its tree contains the root, the runs that it started, the runs that these started, and so on. A run appears once per root.';
+    'One row per root and run in its tree. A root is a run that no other run in the warehouse started. Its tree contains the root, the runs that it started, the runs that these started, and so on. A run appears once per root. Runs that name each other as started have no root, and appear in no tree.';
 COMMENT ON COLUMN run_tree.root_run_id IS 'Root of the tree.';
 COMMENT ON COLUMN run_tree.run_id IS 'The run.';
 COMMENT ON COLUMN run_tree.parent_run_id IS 'The run that started the run; null for the root.';

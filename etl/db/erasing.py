@@ -248,6 +248,18 @@ WITH erased AS (
     DELETE FROM run_usage_calls USING erased WHERE run_id = erased.id
 ), children AS (
     DELETE FROM child_runs USING erased WHERE parent_run_id = erased.id RETURNING run_id
+), first_parents AS (
+    SELECT DISTINCT ON (child.id) child.id, named.parent_run_id
+    FROM erased
+    JOIN child_runs AS mine ON mine.parent_run_id = erased.id
+    JOIN runs AS child ON child.id = mine.run_id
+    JOIN child_runs AS named ON named.run_id = child.id
+    JOIN runs AS parent ON parent.id = named.parent_run_id
+    ORDER BY child.id, parent.created_at NULLS LAST, parent.id
+), counted AS (
+    INSERT INTO etl_counted_children (run_id)
+    SELECT first_parents.id FROM first_parents JOIN erased ON erased.id = parent_run_id
+    ON CONFLICT DO NOTHING
 ), messages AS (
     DELETE FROM rollup_failures AS rolled
     USING (

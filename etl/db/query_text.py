@@ -205,6 +205,8 @@ def refused(failure: asyncpg.PostgresError, text: str, place: int | None = None)
     hint = getattr(failure, "hint", None) or ""
     if _OF_COLUMNS.match(failure.args[0]) and not hint:
         hint = "Name only columns that the role of queries may read: see 'Who may read' in docs/operations.md."
+    elif isinstance(failure, asyncpg.UndefinedColumnError):
+        hint = f"{hint} `cortex-etl describe RELATION` lists the columns.".lstrip()
     elif isinstance(failure, asyncpg.PostgresSyntaxError) and place is None:
         hint = "Run one statement at a time."
     return SettingsError(f"PostgreSQL refused the query: {failure.args[0]}{where}", hint=hint)

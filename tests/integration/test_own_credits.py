@@ -333,11 +333,17 @@ async def test_erasing_a_child_changes_nothing(loader, warehouse) -> None:
     assert await own_credits(warehouse) == {"parent": 4, "child": 1}
 
 
-async def test_child_of_an_erased_parent_counts_for_the_next_one(loader, warehouse) -> None:
-    other = run("other", 9, at="11:30", call=starts(9, "child"))
+@pytest.mark.parametrize(("erased", "at"), [("parent", "11:30"), ("parent", "08:30"), ("other", "11:30")])
+async def test_erasing_one_of_two_parents_changes_no_sum(loader, warehouse, erased, at) -> None:
+    other = run("other", 9, at=at, call=starts(9, "child"))
     await loader.load(PARENT, CHILD, other)
-    await erasing.forget(warehouse, ["parent"], [])
-    assert await own_credits(warehouse) == {"parent": 2, "child": 3, "other": 6}
+    before = await own_credits(warehouse)
+    await erasing.forget(warehouse, [erased], [])
+    assert await own_credits(warehouse) == before
+    later = {"updated_at": "2026-03-02T00:00:00Z"}
+    await loader.load(PARENT | later, other | later)
+    assert await own_credits(warehouse) == before
+    assert sum(filter(None, before.values())) == 14
 
 
 async def test_killed_load_is_completed_by_the_next_one(loader, check, warehouse) -> None:

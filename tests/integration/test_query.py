@@ -228,6 +228,7 @@ async def test_syntax_error_shows_its_position(one_run: asyncpg.Connection, data
         await run_query(database_url, "cortex", "SELECT id,\n  stats FROM runs", timeout_s=10)
     assert 'column "stats" does not exist (line 2, column 3)' in caught.value.message
     assert "status" in caught.value.hint  # PostgreSQL's own hint
+    assert caught.value.hint.endswith("`cortex-etl describe RELATION` lists the columns.")
 
 
 @pytest.mark.parametrize(
