@@ -16,8 +16,7 @@ from msgspec import ValidationError
 
 from benchmarks.data import App
 from benchmarks.postgres import SCHEMA
-from etl.db.codecs import prepare_to_load
-from etl.db.connect import connect
+from etl.db.connect import connect, set_loading_codecs
 from etl.decode.items import digest, split_page
 from etl.normalize.normalizer import Normalizer
 from etl.normalize.run import RUN
@@ -112,7 +111,7 @@ async def copy(url: str, runs: int, connections: int) -> dict[str, float]:
     rows = Rows(runs)
     pool = [await connect(url, SCHEMA) for _ in range(connections)]
     for each in pool:
-        await prepare_to_load(each)
+        await set_loading_codecs(each)
         await each.execute("SET session_replication_role = replica")
     pending = rows.batches[::-1]
     started, busy = perf_counter(), process_time()

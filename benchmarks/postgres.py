@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from etl.db.connect import connect, embedded_url
+from etl.db.embedded import programs_directory
 from etl.db.migrate import migrate
-from etl.db.programs import directory
 from etl.db.rollups import roll_up
 from etl.tables import CHILD_RUNS, RUN_CHILDREN, RUNS
 
@@ -35,7 +35,7 @@ def programs() -> Path:
     """Return the directory of initdb and pg_ctl."""
     if PROGRAMS in os.environ:
         return Path(os.environ[PROGRAMS])
-    return directory()
+    return programs_directory()
 
 
 @contextmanager

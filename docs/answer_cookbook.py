@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etl.assistant.cookbook import questions
-from etl.db.query import run_query
+from etl.db.querying import run_query
 
 if TYPE_CHECKING:
-    from etl.db.query import QueryResult
+    from etl.db.querying import QueryResult
 
 PAGE = Path(__file__).with_name("cookbook.md")
 SHOWN_ROWS = 10

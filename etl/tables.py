@@ -204,7 +204,7 @@ RUNS = Table(
         Column("input", "jsonb", "input", "payload"),
         Column("result", "jsonb", "result", "payload"),
         Column("credits", "numeric", "usage.total"),
-        # The loader subtracts the credits of child runs once they are loaded (`etl.db.own_credits`).
+        # The loader subtracts the credits of child runs once they are loaded (`etl.db.rollups`).
         Column("own_credits", "numeric", "usage.total"),
         Column("retention_max_age_s", "bigint", "retention.max_age_in_seconds"),
         Column("retention_preserve_on_failure", "boolean", "retention.preserve_on_failure"),

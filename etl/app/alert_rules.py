@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etl.config import AlertRule
-from etl.db.query import querying
+from etl.db.querying import querying
 from etl.db.reading import reading_url
 from etl.db.statements import statements
 from etl.errors import EtlError, SettingsError

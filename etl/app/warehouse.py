@@ -16,9 +16,8 @@ from etl.db import embedded, liveness
 from etl.db.connect import connect, create_pool, missing_privilege
 from etl.db.empty import EmptyPool, EmptySession
 from etl.db.migrate import migrate, migrations, pending, pending_for_long
-from etl.db.own_credits import update_own_credits
 from etl.db.refusals import LOST, unusable
-from etl.db.rollups import roll_up
+from etl.db.rollups import roll_up, update_own_credits
 from etl.db.session import Session
 from etl.db.store import Store, empty_due_rejects
 from etl.errors import DatabaseError

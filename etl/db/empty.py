@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from etl.db.seen import Seen
-from etl.db.session import Session, StreamState
+from etl.db.session import Seen, Session, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

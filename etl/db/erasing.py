@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import ForeignKeyViolationError, LockNotAvailableError
 from msgspec.structs import replace
 
-from etl.db.own_credits import update_own_credits
+from etl.db.rollups import update_own_credits
 from etl.db.statements import statements
 from etl.decode.json_text import clean_text
 from etl.errors import DatabaseError

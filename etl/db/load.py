@@ -1,37 +1,55 @@
 """Write the rows of a batch, within a transaction of `etl.db.store`.
 
 New runs are copied directly into their tables. Changed runs are staged in a temporary table, anti-joined with the
-stored rows, and upserted; their children are replaced.
+stored rows, and upserted; their children are replaced. Of the version documents that runs refer to, the newest copy is
+kept.
+
+A new run is written after its app, workflow and version, and its children after the run, in one transaction that locks
+the referenced rows that existed before. The foreign key checks would then look up each referenced row again, which
+takes a quarter of PostgreSQL's time in a load. They are skipped if the role may set `session_replication_role`.
 """
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from etl.db.definitions import copy_rows
 from etl.db.erasing import KEPT
-from etl.db.foreign_keys import ForeignKeyChecks, hold_owners
-from etl.db.own_credits import note_changes
+from etl.db.rollups import note_changes
 from etl.db.statements import statements
 from etl.decode.items import size_of
 from etl.decode.json_text import clean_text
-from etl.tables import CHILD_RUNS, RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
+from etl.normalize.rows import effective_updated_at
+from etl.tables import (
+    CHILD_RUNS,
+    RUN_STEP_CALLS,
+    RUN_STEPS,
+    RUN_USAGE_CALLS,
+    RUNS,
+    WORKFLOW_STEP_LINKS,
+    WORKFLOW_STEPS,
+    WORKFLOW_VERSIONS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import AsyncIterator, Container, Iterable, Sequence
+    from datetime import datetime
 
     import asyncpg
 
     from etl.db.batch import Reject
     from etl.events import StreamId
-    from etl.normalize.rows import RunRows
+    from etl.normalize.rows import RunRows, VersionRows
     from etl.tables import Table
+
+    Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 _SQL = statements("load")
 _STAGED = (*RUNS.names, "emptied", "erased")
 _STREAM = ("stream_app_id", "listed_under_app_id", "listed_under_workflow_id")
 _APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflow_id")
+_GRANTABLE_SINCE = 15  # first version of PostgreSQL in which the privilege to set a parameter can be granted
 
 
 class RunWriter:
@@ -237,3 +255,117 @@ WHERE NOT {_is_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased
     AND (runs.gone_at IS NOT NULL OR {_listed_under("runs")} = {_listed_under("excluded")})
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone
+
+
+async def write_definitions(
+    connection: asyncpg.Connection, runs: Iterable[RunRows], *, authoritative: bool = False
+) -> int:
+    """Write the definitions that runs refer to, if they are new or newer than the stored ones.
+
+    Stored definitions are locked against deletion until the transaction ends.
+
+    Args:
+        connection: a connection in the transaction that writes the runs.
+        runs: the runs.
+        authoritative: whether to replace stored definitions regardless of their age; see `Batch`.
+
+    Returns:
+        The number of rows written.
+    """
+    wanted: dict[str, tuple[VersionRows, datetime | None]] = {}
+    for rows in runs:
+        as_of = effective_updated_at(rows.updated_at, rows.updated_on_day)
+        for version in rows.versions:
+            newest = wanted.get(version.id)
+            if newest is None or _supersedes(as_of, newest[1]):
+                wanted[version.id] = (version, as_of)
+    if not wanted:
+        return 0
+    stored = {row["id"]: row for row in await connection.fetch(_SQL["hold_versions"], list(wanted))}
+    new: list[tuple[VersionRows, datetime | None]] = []
+    replaced: list[tuple[VersionRows, datetime | None]] = []
+    for key, (version, as_of) in sorted(wanted.items()):  # the same order in all transactions prevents deadlocks
+        row = stored.get(key)
+        if row is None:
+            new.append((version, as_of))
+        elif row["content_hash"] == version.digest:
+            if _later(as_of, row["as_of"]):
+                await connection.execute(_SQL["touch_version"], key, as_of)
+        elif authoritative or _supersedes(as_of, row["as_of"]):
+            replaced.append((version, as_of))
+    return await _write_versions(connection, new, replaced)
+
+
+async def _write_versions(
+    connection: asyncpg.Connection,
+    new: Sequence[tuple[VersionRows, datetime | None]],
+    replaced: Sequence[tuple[VersionRows, datetime | None]],
+) -> int:
+    if new:
+        await copy_rows(connection, WORKFLOW_VERSIONS, [(*version.row[:-1], as_of) for version, as_of in new])
+    if replaced:
+        await connection.executemany(_UPDATE_VERSION, [(*version.row[:-1], as_of) for version, as_of in replaced])
+        await connection.execute(_SQL["delete_version_parts"], [version.id for version, _ in replaced])
+    both = [version for version, _ in (*new, *replaced)]
+    await copy_rows(connection, WORKFLOW_STEPS, [row for version in both for row in version.steps])
+    await copy_rows(connection, WORKFLOW_STEP_LINKS, [row for version in both for row in version.links])
+    return len(both) + sum(len(version.steps) + len(version.links) for version in both)
+
+
+def _later(one: datetime | None, other: datetime | None) -> bool:
+    return one is not None and (other is None or one > other)
+
+
+def _supersedes(incoming: datetime | None, stored: datetime | None) -> bool:
+    """Return whether a copy that was received later replaces the stored one: not if its time is earlier."""
+    return incoming is None or stored is None or incoming >= stored
+
+
+async def copy_rows(connection: asyncpg.Connection, table: Table, records: Sequence[tuple[Any, ...]]) -> None:
+    """COPY rows into a table, with values in the order of its columns."""
+    if records:
+        await connection.copy_records_to_table(table.name, columns=table.names, records=records)
+
+
+_ASSIGNED = ", ".join(f'"{name}" = ${place}' for place, name in enumerate(WORKFLOW_VERSIONS.names, 1) if name != "id")
+_UPDATE_VERSION = f"UPDATE workflow_versions SET {_ASSIGNED} WHERE id = $1"  # noqa: S608 - from the descriptors alone
+
+
+async def hold_owners(connection: Connection, apps: Iterable[str | None], workflows: Iterable[str | None]) -> None:
+    """Ensure that apps and workflows have rows, and lock these rows until the transaction ends.
+
+    A row created here has only an id. Ids are inserted in sorted order, apps first, to prevent deadlocks.
+    """
+    missing = {("app", each) for each in apps if each is not None}
+    missing |= {("workflow", each) for each in workflows if each is not None}
+    for _ in range(2):  # the second round locks rows added concurrently by another transaction
+        ids = {kind: sorted(each for of, each in missing if of == kind) for kind in ("app", "workflow")}
+        missing -= {tuple(row) for row in await connection.fetch(_SQL["hold_owners"], *ids.values())}
+        if not missing:
+            break
+        for kind, name in (("app", "add_apps"), ("workflow", "add_workflows")):
+            await connection.execute(_SQL[name], sorted(each for of, each in missing if of == kind))
+
+
+class ForeignKeyChecks:
+    """Skips foreign key checks if the role has the privilege, which is checked once."""
+
+    def __init__(self) -> None:
+        self._may_skip: bool | None = None
+
+    @asynccontextmanager
+    async def skipped(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
+        """Skip foreign key checks inside the block, for COPY of runs and their children.
+
+        Nothing is skipped if these tables have triggers or foreign keys that the migrations did not create.
+
+        Args:
+            connection: a connection in a transaction that has written or locked the referenced rows.
+        """
+        if self._may_skip is None:
+            grantable = connection.get_server_version().major >= _GRANTABLE_SINCE
+            self._may_skip = await connection.fetchval(_SQL["may_skip" if grantable else "may_skip_14"])
+        are_skipped = self._may_skip and await connection.execute(_SQL["skip"]) == "SELECT 1"
+        yield
+        if are_skipped:  # after an error, the rollback resets the setting
+            await connection.execute(_SQL["check_again"])

@@ -2,6 +2,9 @@
 
 If this connection breaks, PostgreSQL releases the locks. The next process that locks a stream gets a higher fencing
 token, so that this process can no longer commit to the stream.
+
+In a temporary table, the session records the items that a pass has seen, to find runs of the warehouse that it did not
+see.
 """
 
 from __future__ import annotations
@@ -17,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Self
 from etl import __version__
 from etl.db.connect import LONG_S, connect
 from etl.db.refusals import DRIVER_ERRORS
-from etl.db.seen import Seen
 from etl.db.statements import statements
 from etl.errors import DatabaseError
 from etl.events import StreamId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     import asyncpg
 
@@ -299,3 +301,54 @@ class Session:
             await self.rows(_SEEN["create"])
         self._passes += 1
         return Seen(self.rows, self._passes, stream, filters, window)
+
+
+class Seen:
+    """The items that one pass over a listing has seen.
+
+    Args:
+        run: runs a statement in the session that holds the temporary table.
+        number: number of the pass in this session.
+        stream: the stream.
+        filters: (status, origin) of the listing; only runs that match are compared.
+        window: the creation times read; only runs in it are compared.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., Awaitable[Sequence[asyncpg.Record]]],
+        number: int,
+        stream: StreamId,
+        filters: tuple[str, str],
+        window: Window,
+    ) -> None:
+        self._run = run
+        self._number = number
+        self._stream = stream
+        self._compared = (*stream, number, *filters, *window)
+
+    async def note(self, keys: Sequence[str]) -> int:
+        """Record items as seen; return how many of them were not seen before."""
+        rows = await self._run(_SEEN["note"], self._number, list(dict.fromkeys(keys)))
+        return int(rows[0]["added"])
+
+    async def unseen_runs(self) -> list[str]:
+        """Return the ids of the stream's runs that were not seen, most recently created first."""
+        return [row["id"] for row in await self._run(_SEEN["unseen_runs"], *self._compared)]
+
+    async def unseen_elsewhere(self, limit: int) -> dict[str, list[str]]:
+        """Return up to `limit` runs that were not seen either, of other apps' listings that are not read any more.
+
+        The result has the apps of these listings by run id.
+        """
+        rows = await self._run(_SEEN["unseen_elsewhere"], *self._compared, limit)
+        return {row["id"]: row["apps"] for row in rows}
+
+    async def unseen_rejects(self) -> list[bytes]:
+        """Return the digests of the stream's quarantined items that were not seen."""
+        rows = await self._run(_SEEN["unseen_rejects"], *self._stream, self._number)
+        return [row["digest"] for row in rows]
+
+    async def forget(self) -> None:
+        """Delete the record."""
+        await self._run(_SEEN["forget"], self._number)

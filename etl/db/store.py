@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from asyncpg import exceptions as pg
 
 from etl.db.batch import Batch, Loaded, Reject
-from etl.db.definitions import write_definitions
 from etl.db.erasing import ERASED, FORGOTTEN, blank, find_erased
-from etl.db.load import RunWriter, write_owners, write_rejects
-from etl.db.own_credits import update_own_credits
+from etl.db.load import RunWriter, write_definitions, write_owners, write_rejects
 from etl.db.refusals import describe_refusal
+from etl.db.rollups import update_own_credits
 from etl.db.statements import statements
 from etl.decode.items import LargeItem
 from etl.errors import LockLostError
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from etl.db.seen import Seen
-    from etl.db.session import Session, StreamState
+    from etl.db.session import Seen, Session, StreamState
     from etl.events import StreamId
     from etl.normalize.rows import RunRows
     from etl.plan.window import Reconciled, Window

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.db.foreign_keys import hold_owners
+from etl.db.load import hold_owners
 from etl.db.refusals import describe_refusal
 from etl.db.statements import statements
 from etl.db.store import REFUSALS

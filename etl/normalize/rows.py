@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etl.tables import Column, Table
 
 Row: TypeAlias = tuple[Any, ...]
-"""The values of one row in the column order of its table in `etl.tables`, in the types that `etl.db.codecs` accepts.
+"""The values of one row in the column order of its table in `etl.tables`, in the types that `etl.db.connect` accepts.
 
 jsonb and numeric values are in binary format, and the times of steps and calls are microseconds since 2000-01-01 UTC,
 because converting them to Python types would take longer than loading them.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etl.api.pages import Page
-    from etl.db.seen import Seen
+    from etl.db.session import Seen
     from etl.db.store import Store
     from etl.plan.order import Listed
     from etl.sync.intake import StreamIO

@@ -13,7 +13,7 @@ import pytest
 from served_runs import ENDED, ServedRun, percentile, ratio, served_runs, step_duration_s, total
 from sync_trials import WORKFLOW, one_stream, trial
 
-from etl.db.query import run_query
+from etl.db.querying import run_query
 from etl.sandbox import World
 
 Rows = list[tuple[Any, ...]]

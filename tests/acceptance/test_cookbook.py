@@ -8,7 +8,7 @@ import asyncpg
 from sync_trials import trial
 
 from etl.assistant.cookbook import page, questions
-from etl.db.query import run_query
+from etl.db.querying import run_query
 from etl.errors import SettingsError
 from etl.sandbox import World
 

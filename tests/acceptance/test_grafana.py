@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from sync_trials import trial
 
-from etl.db.query import QueryResult, run_query
+from etl.db.querying import QueryResult, run_query
 from etl.sandbox import World
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana" / "cortex.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import pytest
 from postgres_fixtures import add_owners
 
 from etl.config.sections import ShippedRule
-from etl.db.query import run_query
+from etl.db.querying import run_query
 from etl.db.statements import statements
 
 RULES = statements("alert_rules")

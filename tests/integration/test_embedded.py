@@ -17,7 +17,7 @@ import asyncpg
 import psutil
 import pytest
 
-from etl.db import embedded, programs
+from etl.db import embedded
 from etl.db.connect import connect
 from etl.errors import DatabaseError
 
@@ -293,18 +293,18 @@ async def test_settings_are_written_by_initdb(data_dir) -> None:
 
 
 async def test_programs_of_the_system_are_used_where_the_package_has_no_wheel(data_dir, monkeypatch) -> None:
-    of_package = programs.directory()
-    monkeypatch.setattr(programs, "find_spec", lambda name: None)
-    monkeypatch.setattr(programs, "_SYSTEM", ())
+    of_package = embedded.programs_directory()
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded, "_SYSTEM", ())
     monkeypatch.setenv("PATH", f"{of_package}:{os.environ['PATH']}")
-    assert programs.directory() == of_package.resolve()
+    assert embedded.programs_directory() == of_package.resolve()
     url = embedded.start(data_dir)
     assert await one(url, "SELECT 1") == 1
 
 
 def test_programs_that_are_missing_or_too_old_are_not_used(data_dir, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(programs, "find_spec", lambda name: None)
-    monkeypatch.setattr(programs, "_SYSTEM", (str(tmp_path)[1:],))
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded, "_SYSTEM", (str(tmp_path)[1:],))
     monkeypatch.setenv("PATH", str(tmp_path))
     for name, version in (("initdb", 16), ("pg_ctl", 16), ("postgres", 16)):
         (tmp_path / name).write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version}.1'\n")

@@ -12,8 +12,7 @@ import pytest
 from postgres_fixtures import add_owners
 
 from etl.db.connect import connect
-from etl.db.definitions import write_definitions
-from etl.db.foreign_keys import hold_owners
+from etl.db.load import hold_owners, write_definitions
 from etl.normalize.rows import RunRows, VersionRows
 
 REFERRING = {

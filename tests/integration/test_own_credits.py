@@ -17,7 +17,7 @@ from sync_trials import one_stream, trial
 from etl.db import erasing
 from etl.db.batch import Batch
 from etl.db.connect import connect, create_pool
-from etl.db.own_credits import update_own_credits
+from etl.db.rollups import update_own_credits
 from etl.db.session import Session
 from etl.db.store import Store
 from etl.decode.items import digest

@@ -6,8 +6,7 @@ import asyncpg
 import pytest
 from transaction_pooler import pooling
 
-from etl.db.connect import connect, create_pool
-from etl.db.pooling import _preserves_sessions
+from etl.db.connect import _preserves_sessions, connect, create_pool
 from etl.errors import DatabaseError
 
 

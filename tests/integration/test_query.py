@@ -11,8 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from etl.db.query import run_query
 from etl.db.query_text import accept
+from etl.db.querying import run_query
 from etl.errors import DatabaseError, SettingsError
 
 

@@ -18,7 +18,7 @@ from etl.db import embedded
 from etl.db.connect import connect
 from etl.db.grants import admit_reader, reader_grants
 from etl.db.migrate import Migration, _apply
-from etl.db.query import run_query
+from etl.db.querying import run_query
 from etl.db.reading import reading_url
 from etl.errors import SettingsError
 

@@ -11,8 +11,7 @@ import pytest
 from normalized import normalized, plain
 
 from etl import tables
-from etl.db.codecs import prepare_to_load
-from etl.db.connect import connect
+from etl.db.connect import connect, set_loading_codecs
 from etl.db.refusals import describe_refusal
 from etl.db.store import REFUSALS
 from etl.decode.json_text import parse
@@ -37,7 +36,7 @@ TOO_DEEP = {"abyss"}  # the depth of jsonb depends on a server setting; the load
 @pytest.fixture
 async def connection(empty_database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     connection = await connect(empty_database_url, "public")
-    await prepare_to_load(connection)
+    await set_loading_codecs(connection)
     yield connection
     await connection.close()
 

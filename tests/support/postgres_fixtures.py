@@ -28,7 +28,7 @@ import pytest
 
 from etl.db import embedded
 from etl.db.connect import connect, embedded_url
-from etl.db.foreign_keys import hold_owners
+from etl.db.load import hold_owners
 from etl.db.migrate import migrate, migrations
 
 RUN_DIR = "CORTEX_TEST_RUN_DIR"  # set by the controlling process, inherited by the xdist workers
