@@ -12,7 +12,7 @@ from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
 from etl.decode.items import peek_id
 from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
-from etl.normalize.listed_workflows import normalize_workflow
+from etl.normalize.definitions import normalize_workflow
 from etl.plan.paging import Paging
 from etl.plan.passes import Pass
 from etl.sync.listing import REPEATED_PAGES, answer_of

@@ -17,8 +17,7 @@ from etl.decode.json_text import REPLACEMENT
 from etl.errors import NotFoundError, SettingsError
 from etl.events import StreamId, ignore
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.quarantine import abridge_of
-from etl.normalize.redaction import redactor_of
+from etl.normalize.redaction import abridge_of, redactor_of
 from etl.sync.intake import Intake
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from etl.errors import (
 )
 from etl.events import BatchLoaded, Notice, StreamFinished
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.quarantine import abridge_of
-from etl.normalize.redaction import redactor_of
+from etl.normalize.redaction import abridge_of, redactor_of
 from etl.plan.paging import head_size
 from etl.plan.window import Allowance, Window
 from etl.sync import Outcome, StreamSync, Task

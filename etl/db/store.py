@@ -24,7 +24,7 @@ from etl.db.rollups import update_own_credits
 from etl.db.statements import statements
 from etl.decode.items import LargeItem
 from etl.errors import LockLostError
-from etl.normalize.quarantine import is_due
+from etl.normalize.redaction import is_due
 from etl.normalize.rows import with_storable_numbers
 from etl.plan.order import Order
 

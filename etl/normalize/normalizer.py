@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from etl.decode.items import LargeItem, peek_id
 from etl.decode.json_text import clean_text, dump
 from etl.errors import RecordError
-from etl.normalize.dates import is_bare_day
+from etl.normalize.definitions import Definitions
 from etl.normalize.documents import parse_object
-from etl.normalize.fitting import refuse
+from etl.normalize.fitting import is_bare_day, refuse
 from etl.normalize.rows import Row, RunRows, row_maker
 from etl.normalize.run import (
     CALL,
@@ -23,7 +23,6 @@ from etl.normalize.run import (
     child_rows,
     steps_of,
 )
-from etl.normalize.versions import Definitions
 from etl.tables import RUN_STEP_CALLS, RUN_STEPS, RUN_USAGE_CALLS, RUNS
 
 if TYPE_CHECKING:

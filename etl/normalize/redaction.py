@@ -1,17 +1,27 @@
-"""Redaction: replace values that must not be stored, before a run is normalized."""
+"""What must not be stored of a run, by the settings of payloads.
+
+Redaction replaces values before a run is normalized. An item in quarantine is abridged. Payloads whose retention has
+ended are due for removal.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from etl.decode.json_text import Json, canonical
+import msgspec
+
+from etl.decode.json_text import UNREADABLE, Json, canonical, dump, parse
 from etl.errors import RecordError, SettingsError
+from etl.normalize.fitting import time_of
 from etl.tables import DEFINITIONS, RUN_CHILDREN, RUN_STEP_CALLS, RUN_STEPS, RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from etl.config import PayloadSettings
 
@@ -42,6 +52,9 @@ _FRAME: Final = {"key"} | {
 }
 
 _DEEPEST: Final = 300  # levels that `..` searches; Python's recursion limit is not much higher
+
+_FREE_TEXT: Final = "error"
+_KEPT: Final = [each for each in RUNS.columns if each.path and each.type != "jsonb" and each.name != _FREE_TEXT]
 
 
 class Redactor:
@@ -167,3 +180,70 @@ def _replaced_required_field(redactor: Redactor) -> str | None:
                 required[keys] = path
     replaced = [parts for parts, _, _ in redactor.select(sample)]
     return next((path for keys, path in required.items() if any(keys[: len(each)] == each for each in replaced)), None)
+
+
+def abridge_of(payloads: PayloadSettings) -> Callable[[bytes], bytes] | None:
+    """Return the function that abridges quarantined items; None if they are kept as received.
+
+    Raises:
+        SettingsError: a path of `payloads.redact` is invalid.
+    """
+    if payloads.store == "full" and not payloads.redact:
+        return None
+    return partial(abridge, redactor=redactor_of(payloads))
+
+
+def abridge(raw: bytes, redactor: Redactor | None = None) -> bytes:
+    """Return the part of an item to keep if payloads are redacted or not stored: ids, status, times and numbers.
+
+    The item may have any structure, so only known fields are kept, instead of removing those at known paths. The result
+    is empty if the item is not an object, or cannot be parsed or redacted.
+    """
+    try:
+        run = parse(raw)
+        if not isinstance(run, dict):
+            return b""
+        if redactor is not None:
+            redactor.redact(run)
+    except RecordError:
+        return b""
+    kept: dict[str, Any] = {}
+    for column in _KEPT:
+        source = run.get(column.parent) if column.parent else run
+        value = source.get(column.field) if isinstance(source, dict) else None
+        if value is not None and not isinstance(value, dict | list):
+            target = kept.setdefault(column.parent, {}) if column.parent else kept
+            target[column.field] = value
+    return dump(kept)
+
+
+_DUE_AT: Final = re.compile(rb'"retention_due_at"[ \t\n\r]*:[ \t\n\r]*"([^"\\]*)"')
+
+
+class _Retention(msgspec.Struct):
+    retention_due_at: Any = None
+    retention: Any = None
+    status: Any = None
+
+
+_RETENTION: Final = msgspec.json.Decoder(_Retention)
+
+
+def is_due(raw: bytes, now: datetime) -> bool | None:
+    """Return whether the payloads of a run are due for removal; None if the run has no valid due date.
+
+    Args:
+        raw: the run as received, which may be invalid JSON.
+        now: the current time.
+    """
+    try:
+        run = _RETENTION.decode(raw)
+    except UNREADABLE:
+        found = _DUE_AT.search(raw)
+        run = _Retention(None if found is None else found[1].decode(errors="replace"))
+    try:
+        due_at = time_of(run.retention_due_at)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    preserve_on_failure = isinstance(run.retention, dict) and run.retention.get("preserve_on_failure") is True
+    return due_at <= now and not (preserve_on_failure and run.status == "FAILED")

@@ -14,7 +14,7 @@ from etl.db.connect import create_pool
 from etl.db.health import record_requested
 from etl.db.workflows import mark_workflows_gone, save_workflows
 from etl.events import Listener, StreamId, ignore
-from etl.normalize.listed_workflows import normalize_workflow
+from etl.normalize.definitions import normalize_workflow
 from etl.sandbox import Sandbox, World
 from etl.sandbox.faults import BadItem, Status
 

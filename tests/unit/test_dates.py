@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.normalize.dates import is_bare_day, time_of
+from etl.normalize.fitting import is_bare_day, time_of
 
 # By `datetime.fromisoformat`, in one version or another.
 PYTHON_READS_TOO = (

@@ -14,11 +14,10 @@ from normalized import call_rows, named, normalized, run_bytes, run_row, step_ro
 from etl import tables
 from etl.config import PayloadSettings
 from etl.errors import RecordError, SettingsError
+from etl.normalize.definitions import normalize_workflow
 from etl.normalize.fitting import JSONB
-from etl.normalize.listed_workflows import normalize_workflow
 from etl.normalize.normalizer import Normalizer
-from etl.normalize.quarantine import abridge, is_due
-from etl.normalize.redaction import Redactor, redactor_of
+from etl.normalize.redaction import Redactor, abridge, is_due, redactor_of
 from etl.normalize.rows import VersionRows
 
 BRANCH = {

@@ -12,7 +12,7 @@ from normalized import call_rows, normalized, run_bytes, run_row, step_rows, usa
 
 from etl import tables
 from etl.errors import RecordError
-from etl.normalize.listed_workflows import normalize_workflow
+from etl.normalize.definitions import normalize_workflow
 from etl.normalize.redaction import Redactor
 from etl.normalize.run import RUN
 from etl.sandbox import World

@@ -14,7 +14,7 @@ from normalized import plain
 
 from etl import tables
 from etl.decode.items import digest
-from etl.normalize.listed_workflows import normalize_workflow
+from etl.normalize.definitions import normalize_workflow
 from etl.normalize.normalizer import Normalizer
 from etl.normalize.rows import RunRows
 from etl.sandbox import World

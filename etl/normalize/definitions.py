@@ -1,4 +1,7 @@
-"""Normalization of definitions (saved versions and drafts), with a cache, because thousands of runs repeat them."""
+"""Normalization of definitions, that is of saved versions and drafts, and of listed workflows with their apps.
+
+Definitions are cached, because thousands of runs repeat them.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ from math import isinf
 from typing import TYPE_CHECKING, Any, Final
 
 from etl.decode.items import digest
-from etl.decode.json_text import Json, Number, canonical, parse
+from etl.decode.json_text import Json, Number, canonical, dump, parse
 from etl.errors import RecordError
-from etl.normalize.documents import Document, Each, fields_at
-from etl.normalize.fitting import FITTERS, extra_of, refuse
+from etl.normalize.documents import Document, Each, fields_at, parse_object
+from etl.normalize.fitting import FITTERS, JSON, extra_of, refuse
 from etl.normalize.rows import Row, VersionRows, row_maker
-from etl.tables import WORKFLOW_STEPS, WORKFLOW_VERSIONS
+from etl.tables import APPS, WORKFLOW_STEPS, WORKFLOW_VERSIONS, WORKFLOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from etl.normalize.redaction import Redactor
 
 _MAX_BYTES: Final = 8 * 2**20  # size of the cache: documents and their rows
 _ROWS_BYTES: Final = 2**13  # estimated size of the rows of a document
@@ -49,6 +54,21 @@ step_row: Final = row_maker(
     "step, auto, workflow_version_id, ordinal, position_x, position_y, width, height, config",
     {"workflow_version.steps[*]": "step", "workflow_version.steps[*].auto": "auto"},
 )
+
+APP: Final = Document("App", fields_at(APPS, "app"))
+RETENTION: Final = Document("WorkflowRetention", fields_at(WORKFLOWS, "retention"))
+CURRENT_VERSION: Final = Document("CurrentVersion", fields_at(WORKFLOWS, "version"), strict=False)
+TAGS: Final = Each(Document("Tag", fields_at(WORKFLOWS, "tags[*]")), listed=True)
+WORKFLOW: Final = Document(
+    "Workflow", fields_at(WORKFLOWS, ""), {"app": APP, "retention": RETENTION, "tags": JSON, "version": JSON}
+)
+
+workflow_row: Final = row_maker(
+    WORKFLOWS,
+    "workflow, app, retention, version, tags",
+    {"": "workflow", "app": "app", "retention": "retention", "version": "version"},
+)
+app_row: Final = row_maker(APPS, "app", {"app": "app"})
 
 
 class Definitions:
@@ -162,3 +182,35 @@ def _links(step: Any, document: dict[str, Json], place: str) -> Iterator[tuple[s
 
 def _is_list_of_keys(value: Json) -> bool:
     return value is None or (isinstance(value, list) and all(isinstance(key, str) for key in value))
+
+
+def normalize_workflow(raw: bytes, redactor: Redactor | None = None) -> tuple[Row, Row | None]:
+    """Return the rows for `workflows` and `apps`; the second is None if the workflow has no app.
+
+    Fields without a column (tag colours, the document of the current version, the fields of the draft) are kept in
+    `extra`.
+
+    Args:
+        raw: the workflow as received.
+        redactor: redacts the workflow before it is normalized.
+
+    Raises:
+        RecordError: the workflow cannot be normalized.
+    """
+    document = parse_object(raw)
+    if redactor is not None:
+        redactor.redact_workflow(document)
+    workflow = WORKFLOW.read(dump(document), "")
+    if not workflow.id:
+        raise RecordError("missing_id", "the workflow has no id")
+    app, retention = workflow.app or APP.empty, workflow.retention or RETENTION.empty
+    tags = TAGS.read(workflow.tags, "tags")
+    version = CURRENT_VERSION.read(workflow.version, "version") or CURRENT_VERSION.empty
+    of_app = dict(app.extra or {})
+    if not app.id:  # the app has no row
+        of_app |= {name: value for name in ("name", "verified") if (value := getattr(app, name)) is not None}
+    kept = {"app": of_app, "retention": retention.extra}
+    kept |= {name: getattr(workflow, name) for name in ("tags", "version") if document.get(name)}
+    workflow.extra |= {name: value for name, value in kept.items() if value}
+    names = tags and [tag.name for tag in tags if tag.name is not None]
+    return workflow_row(workflow, app, retention, version, names), app_row(app) if app.id else None
