@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.errors import EtlError
     from etl.events import Event, Listener, RuleChange
-    from etl.observe.alerts import Caller, Pings
     from etl.observe.metrics import StreamCounters
     from etl.observe.traces import Traces
+    from etl.observe.webhooks import Caller, Pings
     from etl.sync.stream import Mode
 
 
@@ -135,7 +135,7 @@ class Watch:
             self._counters = StreamCounters()
             listeners.append(self._counters.listen)
         if self._settings.alerts.ping_url is not None:
-            from etl.observe.alerts import Pings
+            from etl.observe.webhooks import Pings
 
             self._pings = Pings(self._settings.alerts.ping_url.get_secret_value(), self._caller())
             listeners.append(self._begin)
@@ -146,7 +146,7 @@ class Watch:
             self._pings.begin()
 
     def _caller(self) -> Caller:
-        from etl.observe.alerts import Caller
+        from etl.observe.webhooks import Caller
 
         return Caller(self._listener, self._call.mask, self._settings.network)
 
@@ -198,7 +198,7 @@ class Watch:
         alerts = self._settings.alerts
         if alerts.on_state_change is None and self._pings is None:
             return
-        from etl.observe.alerts import StateAlerts, SyncEnd, count_late_streams
+        from etl.observe.webhooks import StateAlerts, SyncEnd, count_late_streams
 
         late = await count_late_streams(connection) if connection is not None else 0
         end = SyncEnd(scope, summary, late)
@@ -211,7 +211,7 @@ class Watch:
 
     async def _check_rules(self, connection: asyncpg.Connection) -> None:
         from etl.app.alert_rules import check_rules
-        from etl.observe.alerts import rule_message
+        from etl.observe.webhooks import rule_message
 
         hook = self._settings.alerts.on_state_change
 

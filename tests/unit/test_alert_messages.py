@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from etl.observe.messages import Message, body_for
+from etl.observe.webhooks import Message, body_for
 
 MESSAGE = Message("<!channel> & *all* [x](y)", ["id: <@U1>", "text: **bold**\n\x1b[2J"], {"event": "alert.firing"})
 

@@ -210,7 +210,7 @@ ALLOWED = {
     },  # all below data_dir
     "export/__init__.py": {"mkdir"},
     "export/manifest.py": {"mkdir", "unlink"},
-    "observe/alerts.py": {"unlink"},
+    "observe/webhooks.py": {"unlink"},
     "cli/stdio.py": {"open"},  # the standard streams
     "cli/output.py": {"open"},  # /dev/null
     "cli/sandbox.py": {"open"},  # /dev/null

@@ -178,7 +178,7 @@ typer.echo("x")
 Console().print("x")
 traceback.print_exc()
 """
-    for place in ("etl/cli/status.py", "etl/app/stream_health.py", "etl/observe/alerts.py"):
+    for place in ("etl/cli/status.py", "etl/app/stream_health.py", "etl/observe/webhooks.py"):
         ended = subprocess.run(
             [sys.executable, "-m", "ruff", "check", "--select", "T20,TID251", "--output-format", "concise",
              "--stdin-filename", place, "-"],
