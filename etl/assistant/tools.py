@@ -19,8 +19,7 @@ from etl.assistant.cookbook import examples, page, questions
 from etl.db.querying import querying
 from etl.db.reading import may_become_superuser, reading_url
 from etl.db.refusals import DRIVER_ERRORS, unusable
-from etl.dictionary import read_dictionary
-from etl.dictionary.plain_text import description, overview
+from etl.dictionary import description, overview, read_dictionary
 from etl.errors import EtlError, SettingsError
 from etl.text import counted, visible, visible_json
 

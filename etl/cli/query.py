@@ -151,7 +151,7 @@ def describe(
 
     Example: `cortex-etl describe runs`
     """
-    from etl.dictionary.plain_text import description, overview
+    from etl.dictionary import description, overview
 
     found = run_async(_read_dictionary(readable_settings(call, demo=demo)))
     one = None if relation is None else found.relation(relation)

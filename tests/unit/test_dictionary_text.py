@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from etl.dictionary import Column, Relation
-from etl.dictionary.plain_text import description, overview
+from etl.dictionary import Column, Relation, description, overview
 
 ONE = Relation(
     "runs",
