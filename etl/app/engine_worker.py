@@ -77,9 +77,11 @@ async def _work(settings: Settings, task: Task, sync_id: int) -> None:
             clients = await open_clients(stack, settings, settings.apps, warehouse.leases, listener)
             worker = QueueWorker(settings, task, warehouse, clients, listener, {}, summary=summary, is_shared=True)
             await worker.work_until_stopped(shared, has_caller=True)
+        except DatabaseError:  # other workers can continue
+            raise  # not from itself: Dask would follow the causes forever
         except Exception as failure:
             error = known_error(failure)
-            if isinstance(error, DatabaseError):  # other workers can continue
+            if isinstance(error, DatabaseError):
                 raise error from failure
             await shared.stop(error)
 

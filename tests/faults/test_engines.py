@@ -192,6 +192,12 @@ async def test_workers_of_a_dask_cluster_share_the_work(database_url, tmp_path):
             assert await caller.end() == 0, caller.err
             assert await t.differences() == []
             assert caller.json["requests"] == len(t.sandbox.requests)
+            killed = await working(t, "backfill", tmp_path=tmp_path)
+            killed.signal(signal.SIGKILL)
+            assert await killed.end() == -signal.SIGKILL
+            caller = await start(t, tmp_path, "backfill", "--json")
+            assert await caller.end(30) == 0, "the workers are free again"
+            assert await t.differences() == []
         finally:
             _, written = await asyncio.wait_for(cluster.communicate(b"\n"), 60)
         assert t.sandbox.key not in written.decode()
