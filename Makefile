@@ -3,12 +3,13 @@
 #   make demo    run the whole pipeline, with nothing to configure
 #   make test    run all tests        make lint    check style, types and layers
 #   make bench   run the benchmarks   make soak    compare random histories with kills with the API
+#   make soak-engines  kill processes of commands that several share, and compare with the API
 #   make verify  check the completeness rule against every way small listings can change
 #   make docs    build the site of the documentation, in build/docs
 #   make dbt     run dbt on the sources that `cortex-etl dbt` writes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint lowest format generated docs bench bench-peer soak verify dbt picture wheel clean
+.PHONY: help demo test coverage lint lowest format generated docs bench bench-peer soak soak-engines verify dbt picture wheel clean
 .DELETE_ON_ERROR:
 
 VENV   := .venv
@@ -98,6 +99,9 @@ bench-peer: $(VENV)/made
 
 soak: $(VENV)/installed-dev
 	@$(PYTHON) -m tests.faults.soak $(ARGS)
+
+soak-engines: $(VENV)/installed-dev
+	@PYTHONPATH=tests/support $(PYTHON) -m tests.faults.engine_soak $(ARGS)
 
 verify: $(VENV)/installed-dev
 	@$(PYTHON) tests/support/moving_listings.py $(ARGS)

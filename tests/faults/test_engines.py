@@ -11,7 +11,7 @@ import psutil
 import pytest
 from command_fixtures import clean_environment
 from postgres_proxies import gated
-from sync_trials import claimers, configure, lose_all_connections, start, trial, workflows
+from sync_trials import claimers, configure, lose_all_connections, start, trial, workers_of, workflows
 
 from etl.app import run_sync
 from etl.app.engine_worker import _channel
@@ -40,12 +40,6 @@ async def working(t, *arguments, tmp_path, count=2):
     caller = await start(t, tmp_path, *arguments, "--json")
     await asyncio.wait_for(claimers(t, count), 60)
     return caller
-
-
-def workers_of(caller):
-    """Return the workers that a process has started."""
-    found = psutil.Process(caller.pid).children(recursive=True)
-    return [each for each in found if any("spawn_main" in word for word in each.cmdline())]
 
 
 async def test_processes_give_the_summary_that_one_process_gives(database_url, tmp_path):

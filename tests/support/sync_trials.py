@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 import asyncpg
+import psutil
 from api_clients import QUICK
 from command_fixtures import WARM, Running, clean_environment
 
@@ -255,6 +256,12 @@ async def start(trial: Trial, folder: Path, *arguments: str) -> Process:
     given = (*arguments, "--config", str(path), "--log-format", "json")
     running = WARM.start(*given, folder=folder, environment=environment)
     return Process(running, await asyncio.wrap_future(running.pid))
+
+
+def workers_of(caller):
+    """Return the workers that a process has started."""
+    found = psutil.Process(caller.pid).children(recursive=True)
+    return [each for each in found if any("spawn_main" in word for word in each.cmdline())]
 
 
 async def lose_all_connections(trial: Trial) -> None:
