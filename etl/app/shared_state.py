@@ -91,7 +91,7 @@ class SharedState:
         self._sync_id = sync_id
 
     async def _rows(self, name: str, *args: object) -> Sequence[asyncpg.Record]:
-        return await self._warehouse.ask(lambda session: session.rows(_SQL[name], self._sync_id, *args))
+        return await self._warehouse.ask(lambda session: session.fetch(_SQL[name], self._sync_id, *args))
 
     async def add(self, terms: str) -> None:
         """Share an invocation that this process has started."""

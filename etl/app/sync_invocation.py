@@ -51,7 +51,8 @@ STOP_TIMEOUT_S = 5.0
 """How long to wait for workers to finish running commits, in seconds."""
 
 _UNFINISHED = EtlError(
-    "the process that read it lost the database or ended", hint="Run it again; it continues where it stopped."
+    "the process reading it ended or lost its connection to PostgreSQL",
+    hint="Run it again; it continues where it stopped.",
 )
 """For streams without an outcome although nothing else has failed: their invocation must not count as succeeded."""
 
@@ -412,7 +413,7 @@ async def wait_for_workers(futures: Sequence[Future[None]], shared: SharedState)
 
 
 def _failure_of(ended: asyncio.Future[None]) -> BaseException | None:
-    return EtlError("the engine has given it up") if ended.cancelled() else ended.exception()
+    return EtlError("the engine cancelled the worker") if ended.cancelled() else ended.exception()
 
 
 async def _stop_workers(futures: Sequence[Future[None]], shared: SharedState, error: BaseException) -> None:

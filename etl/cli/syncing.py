@@ -160,9 +160,10 @@ def _run(
         "dry_run": dry_run,
         "join": join,
     }
-    if join is not None and (dry_run or not join.strip()):
-        hint = "Leave out --dry-run." if dry_run else "Pass a name such as nightly."
-        raise SettingsError("--join needs a name, and something to write", hint=hint)
+    if join is not None and dry_run:
+        raise SettingsError("--join cannot be combined with --dry-run", hint="Leave out one of them.")
+    if join is not None and not join.strip():
+        raise SettingsError("--join needs a name", hint="Pass a name such as nightly.")
 
     def run_once() -> SyncSummary:
         summary = run_watched(call, mode, options, metrics_file)

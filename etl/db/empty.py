@@ -37,7 +37,7 @@ class EmptySession(Session):
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    async def rows(self, _statement: str, *_args: object) -> Sequence[asyncpg.Record]:
+    async def fetch(self, _statement: str, *_args: object) -> Sequence[asyncpg.Record]:
         """Return no rows."""
         return []
 
@@ -47,7 +47,7 @@ class EmptySession(Session):
 
     async def begin_pass(self, stream: StreamId, filters: tuple[str, str], window: Window) -> Seen:
         """Start recording the items seen by a pass."""
-        return _SeenInMemory(self.rows, 0, stream, filters, window)
+        return _SeenInMemory(self.fetch, 0, stream, filters, window)
 
 
 class _SeenInMemory(Seen):

@@ -98,7 +98,7 @@ class Queue:
         self._sync_id = sync_id
 
     async def _rows(self, name: str, *values: object) -> Sequence[asyncpg.Record]:
-        return await self._ask(lambda session: session.rows(_SQL[name], self._sync_id, *values))
+        return await self._ask(lambda session: session.fetch(_SQL[name], self._sync_id, *values))
 
     async def fill(self, streams: Sequence[StreamId]) -> None:
         """Queue the streams of the invocation."""
@@ -115,7 +115,7 @@ class Queue:
         return None
 
     async def _claim(self, session: Session) -> Claim | None:
-        rows = await session.rows(_SQL["claim"], self._sync_id, self.worker)
+        rows = await session.fetch(_SQL["claim"], self._sync_id, self.worker)
         if not rows:
             return None
         unit = Unit(rows[0]["place"], rows[0]["queued_workflow_id"], rows[0]["app_ids"])
@@ -152,7 +152,7 @@ class Queue:
         self, place: int, outcome: bytes, sent: tuple[int, int], streams: Sequence[StreamId] = ()
     ) -> None:
         values = (self._sync_id, self.worker, place, outcome.decode(), *sent)
-        await self._ask(lambda session: session.rows(_SQL["finish"], *values, session.lock_names(streams)))
+        await self._ask(lambda session: session.fetch(_SQL["finish"], *values, session.lock_names(streams)))
 
     async def _put_back(self, unit: Unit) -> None:
         await self._rows("put_back", self.worker, unit.place)

@@ -115,9 +115,9 @@ class Session:
             return await self._connection.fetchval(_SQL[name], *args)
 
     async def _rows(self, name: str, *args: object) -> Sequence[asyncpg.Record]:
-        return await self.rows(_SQL[name], *args)
+        return await self.fetch(_SQL[name], *args)
 
-    async def rows(self, statement: str, *args: object) -> Sequence[asyncpg.Record]:
+    async def fetch(self, statement: str, *args: object) -> Sequence[asyncpg.Record]:
         """Run a statement and return its rows."""
         async with self._busy:
             return await self._connection.fetch(statement, *args)
@@ -298,9 +298,9 @@ class Session:
     async def begin_pass(self, stream: StreamId, filters: tuple[str, str], window: Window) -> Seen:
         """Start recording the items seen by a pass; see `Seen`."""
         if not self._passes:
-            await self.rows(_SEEN["create"])
+            await self.fetch(_SEEN["create"])
         self._passes += 1
-        return Seen(self.rows, self._passes, stream, filters, window)
+        return Seen(self.fetch, self._passes, stream, filters, window)
 
 
 class Seen:

@@ -108,7 +108,8 @@ async def test_killed_server(command, sandbox) -> None:
     with suppress(ProcessLookupError):  # the server was restarted, and the sync has ended
         process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 100)
-    assert process.returncode in (0, 4, 130)
+    # Python restores the default action of signals while it shuts down; shells report that as 130 too.
+    assert process.returncode in (0, 4, 130, -signal.SIGINT)
     assert parsed(err.decode())
 
 

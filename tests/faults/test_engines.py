@@ -206,7 +206,7 @@ async def test_work_that_the_engine_gives_up_is_a_failure(database_url):
         shared = SharedState(warehouse, row["id"])
         await shared.add("{}")
         await Queue(warehouse.ask, row["id"], "").fill([StreamId("app", "wf_0")])
-        with pytest.raises(EtlError, match="no worker is left: the engine has given it up"):
+        with pytest.raises(EtlError, match="no worker is left: the engine cancelled the worker"):
             await wait_for_workers([given_up], shared)
 
 
