@@ -57,7 +57,7 @@ class Batch:
         shared: ids of runs that another app's listing contained first.
         gone: ids of runs that this app no longer lists.
         rejects: items for the quarantine.
-        settled: ids of runs whose rejects are resolved: a valid copy of the run is listed, or the run is not listed.
+        resolved: ids of runs whose rejects are resolved: a valid copy of the run is listed, or the run is not listed.
         cursor: where an interrupted backfill resumes; None leaves the stored cursor unchanged.
         authoritative: whether the runs were requested by id. Such a copy replaces the stored one even if it is older.
     """
@@ -70,16 +70,16 @@ class Batch:
     shared: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
-    settled: list[str] = field(default_factory=list)
+    resolved: list[str] = field(default_factory=list)
     cursor: str | None = None
     authoritative: bool = False
 
     def __bool__(self) -> bool:
         runs = self.new or self.changed or self.restored or self.claimed or self.shared or self.gone
-        return bool(runs or self.rejects or self.settled) or self.cursor is not None
+        return bool(runs or self.rejects or self.resolved) or self.cursor is not None
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Split the new and changed runs, with their settled ids, into halves.
+        """Split the new and changed runs, with their resolved ids, into halves.
 
         `claimed` is in both halves, everything else in the second.
         """
@@ -88,9 +88,9 @@ class Batch:
         first = Batch(self.new[:of_new], self.changed[:of_changed], self.items, authoritative=self.authoritative)
         first.claimed = self.claimed
         early = {rows.run_id for rows in (*first.new, *first.changed)}
-        first.settled = [run_id for run_id in self.settled if run_id in early]
-        late = [run_id for run_id in self.settled if run_id not in early]
-        return first, replace(self, new=self.new[of_new:], changed=self.changed[of_changed:], settled=late)
+        first.resolved = [run_id for run_id in self.resolved if run_id in early]
+        late = [run_id for run_id in self.resolved if run_id not in early]
+        return first, replace(self, new=self.new[of_new:], changed=self.changed[of_changed:], resolved=late)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,8 +171,8 @@ class Store:
                 return await self._load_or_split(connection, replace(batch, new=new, changed=changed))
             message = f"PostgreSQL refused it: {describe_refusal(error)}"
             reject = Reject(rows.run_id, batch.items[rows.run_id], "refused_by_database", message)
-        settled = [run_id for run_id in batch.settled if run_id != rows.run_id]
-        others = replace(batch, new=[], changed=[], rejects=[*batch.rejects, reject], settled=settled)
+        resolved = [run_id for run_id in batch.resolved if run_id != rows.run_id]
+        others = replace(batch, new=[], changed=[], rejects=[*batch.rejects, reject], resolved=resolved)
         return await self.commit(connection, others), [reject]
 
     async def commit(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
@@ -218,8 +218,8 @@ class Store:
             restored, gone = await self._write_listing(connection, batch, [*batch.shared, *shared])
             kept = [self._kept(each, is_erased=each.digest in erased.rejects) for each in batch.rejects]
             await write_rejects(connection, self.stream, self._sync_id, kept)
-            if batch.settled:
-                await connection.execute(_LOAD["resolve_rejects"], *self.stream, batch.settled)
+            if batch.resolved:
+                await connection.execute(_LOAD["resolve_rejects"], *self.stream, batch.resolved)
             await self._hold(connection, batch)
             done = {
                 "inserted": len(new) + inserted,

@@ -56,7 +56,7 @@ class Pass(Generic[PageT]):
         paging: how the server pages.
         start: where to continue; by default the beginning of the listing.
         ahead: how many pages may be in flight or waiting at once.
-        head: the largest size of the first page.
+        first_size: the largest size of the first page.
 
     Attributes:
         pages: how many pages were returned in order.
@@ -81,7 +81,7 @@ class Pass(Generic[PageT]):
         start: Checkpoint = _AT_FIRST_ITEM,
         *,
         ahead: int = 1,
-        head: int = MAX_SIZE,
+        first_size: int = MAX_SIZE,
     ) -> None:
         self.paging = paging
         self.pages = self.repeats = 0
@@ -93,7 +93,7 @@ class Pass(Generic[PageT]):
         self.token: str | None = None
         self.tail = start.tail
         self._ahead = ahead
-        self._head = head
+        self._first_size = first_size
         self._queue: dict[Span, Answer[PageT] | None] = {}  # requested pages in order; None until the response arrives
         self._attempts = 0  # to find a page that overlaps with the last one
         self._refused: tuple[Span, ...] = ()  # pages that cannot be read; smaller pages replace each up to its end
@@ -116,7 +116,7 @@ class Pass(Generic[PageT]):
     def _next(self, position: int, overlap: int) -> Span:
         """Return the page to request at a position; a smaller one where a page could not be read."""
         refused = [span.size for span in self._refused if span.start <= position < span.end]
-        first = MAX_SIZE if self.pages else self._head
+        first = MAX_SIZE if self.pages else self._first_size
         most = min((max(size // 4, LINK + 1) if size > LINK + 1 else 1 for size in refused), default=first)
         span = self.paging.next(position, overlap, most)
         if any(span.start <= other.start and other.end <= span.end for other in self._refused):
@@ -233,9 +233,9 @@ class Pass(Generic[PageT]):
 
 def closing_pass(main: Pass[PageT], order: Order | None) -> Pass[PageT] | None:
     """Return the pass that reads the newest end again after everything else; None if the listing has no order."""
-    head = HEAD if main.linked else MAX_SIZE  # whole pages are compared if they are not linked
+    size = HEAD if main.linked else MAX_SIZE  # whole pages are compared if they are not linked
     if order is Order.CREATED_ASC:
-        return Pass(main.paging, Checkpoint(main.end, last=main.last, count=main.count), head=head)
+        return Pass(main.paging, Checkpoint(main.end, last=main.last, count=main.count), first_size=size)
     if order is not None and order.newest_first:
-        return Pass(main.paging, Checkpoint(0, tail=(0, main.first)), head=head)
+        return Pass(main.paging, Checkpoint(0, tail=(0, main.first)), first_size=size)
     return None

@@ -33,12 +33,12 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta) -> s
         await io.intake.begin()
         items, observer = list[Listed](), OrderObserver(distance)
         if order.newest_first:
-            reading: Pass[Page] = Pass(listing.paging, head=listing.head)
+            reading: Pass[Page] = Pass(listing.paging, first_size=listing.head)
             downwards = _from_the_top(io, reading)
         else:
             # Start a third of a page before the previous end: enough to overlap, and usually for the lookback.
             end, size = state.api_count or 0, min(listing.paging.size, listing.head)
-            reading = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), head=size)
+            reading = Pass(listing.paging, Checkpoint(max(end - size // 3, 0)), first_size=size)
             downwards = _from_the_end(io, reading)
         async with aclosing(downwards) as pages:
             async for page in pages:

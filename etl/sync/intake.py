@@ -203,7 +203,9 @@ class Intake:
             self._announce(page, counts)
         batch, quarantined = found.batch, {each.run_id for each in self._quarantined.values()}
         batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
-        batch.settled = sorted(run_id for run_id in found.valid - found.invalid if self._retry or run_id in quarantined)
+        batch.resolved = sorted(
+            run_id for run_id in found.valid - found.invalid if self._retry or run_id in quarantined
+        )
         return found
 
     def peek(self, page: Page) -> list[Listed]:
@@ -411,7 +413,7 @@ class Intake:
         if answered := found.older - errors.keys():  # the answers count, even if another listed copy is newer
             batch.new = [rows for rows in batch.new if rows.run_id not in answered]
             batch.changed = [rows for rows in batch.changed if rows.run_id not in answered]
-            batch.settled = [run_id for run_id in batch.settled if run_id not in answered]
+            batch.resolved = [run_id for run_id in batch.resolved if run_id not in answered]
         self.tally.runs_unchanged += found.unchanged
         if batch:
             await finish_commit(self._commit(batch, found.unchanged))
@@ -430,7 +432,7 @@ class Intake:
     async def mark_gone(self, ids: Sequence[str]) -> None:
         """Set `gone_at` of runs that the API no longer lists."""
         if ids:
-            await finish_commit(self._commit(Batch(gone=list(ids), settled=list(ids))))
+            await finish_commit(self._commit(Batch(gone=list(ids), resolved=list(ids))))
 
     async def _commit(self, batch: Batch, unchanged: int = 0) -> None:
         done, refused = await self._store.load(batch)

@@ -128,7 +128,9 @@ async def test_older_copy_on_the_same_page_is_ignored(database_url, place):
         summary = await t.run("backfill")
         # The API counts twelve items but returns eleven runs: it must neither succeed nor loop.
         assert summary.status == "partial"
-        assert summary.requests <= 14, "one look-up for each time that the older copy is read"
+        looked_up = [each for each in t.sandbox.requests if each.path.endswith(first)]
+        assert len(looked_up) <= 2, "one look-up for each time that the older copy is read"
+        assert summary.requests <= 16
         assert await t.connection.fetchval("SELECT count(*) FROM runs") == 11
         stored = await t.connection.fetchval("SELECT updated_at FROM runs WHERE id = $1", first)
         assert stored == datetime.fromisoformat(world.find(first)["updated_at"])
