@@ -8,12 +8,11 @@ import typer
 
 from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import stdout_is_terminal
+from etl.cli.options import DemoOption, readable_settings
+from etl.cli.output import Form, stdout_is_terminal, write_result
 from etl.cli.root import app
-from etl.cli.target import DemoOption, readable_settings
 
 if TYPE_CHECKING:
-    from etl.cli.results import Form
     from etl.config import AlertRule, Settings
 
 alerts_group = typer.Typer(cls=Group, no_args_is_help=True, help="Show and try alert rules.")
@@ -69,7 +68,6 @@ def try_(
 
 async def _show(settings: Settings, rule: AlertRule, form: Form) -> None:
     from etl.app.alert_rules import TIMEOUT_S
-    from etl.cli.results import write_result
     from etl.db.querying import querying
     from etl.db.reading import reading_url
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli.durations import time_limit
 from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.options import DemoOption, readable_settings, time_limit
 from etl.cli.root import app
-from etl.cli.target import DemoOption, readable_settings
 from etl.errors import SettingsError, cannot_write, install_extra
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Common parts of all commands: options, settings, logs and exit codes."""
+"""Common parts of all commands: options, settings, logs, hints and exit codes, and repetition at an interval."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import inspect
 import json
 import logging
 import sys
+import time
 import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -21,13 +23,23 @@ from etl import events
 from etl.cli.help import COMMON, COMMON_IN_SHORT, EVERYWHERE, Command
 from etl.cli.output import Output, drop_output, flush, on_terminal
 from etl.cli.signals import SIGNALS
-from etl.errors import EtlError, InterruptedSyncError, explain
+from etl.config import format_duration, load
+from etl.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_KEY_REFUSED,
+    EXIT_OK,
+    EXIT_SETTINGS,
+    EtlError,
+    InterruptedSyncError,
+    explain,
+)
 from etl.observe.logs import Logs, take_over_stderr
 from etl.observe.secrets import Mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
+    from etl.app import SyncSummary
     from etl.config import Settings
 
 Result = TypeVar("Result")
@@ -59,6 +71,11 @@ QuietOption = Annotated[
     typer.Option("--quiet", "-q", help="Print nothing unless something is wrong.", rich_help_panel=EVERYWHERE),
 ]
 
+_LONGEST_BACK_OFF = timedelta(minutes=15)
+_ENDS = (EXIT_SETTINGS, EXIT_KEY_REFUSED, EXIT_INTERRUPTED)
+_WORKFLOW_OPTION = " --workflow "
+_MOST_SELECTED = 5  # workflows that a hint names; for more, the command is run for all
+
 
 @dataclass
 class Invocation:
@@ -89,8 +106,6 @@ class Invocation:
         return self._read(optional=True)
 
     def _read(self, *, optional: bool) -> Settings:
-        from etl.config import load
-
         settings = load(self.config, optional=optional)
         for secret in settings.secrets():
             self.mask.add(secret)
@@ -283,3 +298,58 @@ def _database_error(error: Exception) -> EtlError | None:
 
     is_lost = isinstance(error, (*DRIVER_ERRORS, TimeoutError, ConnectionError))
     return unusable(error) if is_lost else None
+
+
+def pause_after(every: timedelta, failures: int) -> timedelta:
+    """Return the time between the starts of two rounds, which is longer after several failures in a row."""
+    pause = every.total_seconds() * 2.0 ** min(max(failures - 1, 0), 20)
+    return min(timedelta(seconds=pause), max(every, _LONGEST_BACK_OFF))
+
+
+def repeat(call: Invocation, every: timedelta, run_round: Callable[[], SyncSummary]) -> int:
+    """Run rounds until one shows that the next cannot do better, or a signal arrives.
+
+    Args:
+        call: the invocation.
+        every: the interval between the beginnings of two rounds.
+        run_round: runs one and prints its summary.
+
+    Returns:
+        The exit code of the last round, or 0 if a signal arrived between two.
+    """
+    failures = 0
+    call.say(f"Repeating it every {format_duration(every)}, until stopped.")
+    while True:
+        began = time.monotonic()
+        summary = run_round()
+        if summary.cause is not None:
+            report(call, summary.cause)
+        if summary.exit_code in _ENDS:
+            return summary.exit_code
+        failures = failures + 1 if summary.status == "failed" else 0
+        pause = pause_after(every, failures)
+        try:
+            flush()
+            if pause > every:
+                call.say(f"{failures} rounds in a row have failed; the next one begins in {format_duration(pause)}")
+            time.sleep(max(0.0, began + pause.total_seconds() - time.monotonic()))
+        except KeyboardInterrupt:
+            return EXIT_OK
+
+
+def shared_hints(hints: Sequence[str]) -> list[str]:
+    """Return the hints. Hints that name the same command for one workflow each are merged into one hint for all."""
+    parts = [hint.partition(_WORKFLOW_OPTION) for hint in hints]
+    selected: dict[str, list[str]] = {}
+    for start, option, workflow in parts:
+        if option and workflow not in (known := selected.setdefault(start, [])):
+            known.append(workflow)
+    return [
+        start
+        + (
+            _WORKFLOW_OPTION + _WORKFLOW_OPTION.join(selected[start])
+            if option and len(selected[start]) <= _MOST_SELECTED
+            else ""
+        )
+        for start, option, _ in parts
+    ]

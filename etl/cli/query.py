@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 from datetime import date, timedelta
@@ -12,18 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from etl.cli.completion import relations
-from etl.cli.durations import time_limit
 from etl.cli.help import Command
 from etl.cli.invocation import Invocation, command, run_async
-from etl.cli.output import flush, stdout_is_terminal, stdout_width
+from etl.cli.options import DemoOption, database_url, readable_settings, relations, time_limit
+from etl.cli.output import Form, flush, stdout_is_terminal, stdout_width, write_result
 from etl.cli.root import app
-from etl.cli.target import DemoOption, database_url, readable_settings
-from etl.errors import SettingsError, install_extra
+from etl.errors import DatabaseError, SettingsError, install_extra
 from etl.text import counted
 
 if TYPE_CHECKING:
-    from etl.cli.results import Form
     from etl.config import Settings
     from etl.dictionary import Dictionary
 
@@ -31,6 +30,10 @@ _LONGEST_QUERY = 1 << 20  # bytes
 
 # Option names contain no space, but their values may.
 _COMMENT = re.compile(r"--[^=\s]*\s")
+
+_PROBE = "SELECT current_setting('is_superuser'), current_setting('transaction_read_only')"
+_PROBE_TIMEOUT_S = 30
+_CONNECT_TIMEOUT_S = "15"  # unless the URL names another
 
 
 class QueryCommand(Command):
@@ -122,7 +125,6 @@ def _expected_one_query() -> SettingsError:
 
 
 async def _answer(settings: Settings, text: str, timeout_s: float, form: Form, output: Path | None) -> None:
-    from etl.cli.results import write_result
     from etl.db.querying import querying
 
     url, schema = await _reading_url(settings), settings.database.schema_name
@@ -180,14 +182,12 @@ def psql(
 
     Example: `cortex-etl psql -- -c 'TABLE sync_health'`
     """
-    from etl.cli.psql import environment, find_psql, kept_read_only
-
     program, settings = find_psql(), readable_settings(call, demo=demo)
     url = run_async(_reading_url(settings))
     if write:
-        variables = environment(database_url(settings), settings.database.schema_name)
+        variables = psql_environment(database_url(settings), settings.database.schema_name)
     else:
-        variables = kept_read_only(program, environment(url, settings.database.schema_name))
+        variables = kept_read_only(program, psql_environment(url, settings.database.schema_name))
     flush()
     os.execve(program, [program, *(arguments or [])], variables)  # noqa: S606 -- no shell: nothing to inject into
 
@@ -277,3 +277,67 @@ def export(
             "rounded to 22 places, null from 10^16; see decimals_not_exact in manifest.json"
         )
     call.say(f"Wrote {counted(len(written), 'file')}." if written else "Nothing has changed since the last export.")
+
+
+def find_psql() -> str:
+    """Return the path of psql: the one on the PATH, else that of the embedded server.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if (program := shutil.which("psql")) is not None:
+        return program
+    from etl.db import embedded
+
+    try:
+        return str(embedded.program("psql"))
+    except DatabaseError:
+        raise SettingsError(
+            "psql is not installed", hint='Install postgresql-client, or use: cortex-etl sql "..."'
+        ) from None
+
+
+def psql_environment(url: str, schema: str) -> dict[str, str]:
+    """Return the environment for psql: the URL, so that `ps` does not show the password, and the search_path."""
+    from etl.config.libpq import VARIABLES, parameters_of
+
+    given = {VARIABLES.get(name, f"PG{name.upper()}"): value for name, value in parameters_of(url).items()}
+    others = {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
+    found = {"PGCONNECT_TIMEOUT": _CONNECT_TIMEOUT_S} | others | given
+    return _with_options(found, f"search_path={schema}")
+
+
+def kept_read_only(program: str, variables: dict[str, str]) -> dict[str, str]:
+    """Return an environment for psql in which transactions are read-only, without the rights of a superuser.
+
+    A pooler may ignore these settings, so a first connection checks that they hold.
+
+    Raises:
+        DatabaseError: psql cannot connect, or would not be read-only.
+    """
+    variables = _with_options(variables, "default_transaction_read_only=on")
+    probe = [program, "--no-psqlrc", "--no-password", "--quiet", "--tuples-only", "--no-align", "--command", _PROBE]
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed command line
+            probe, env=variables, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DatabaseError(
+            f"psql got no answer within {_PROBE_TIMEOUT_S} s", hint="Run `cortex-etl doctor`."
+        ) from None
+    if done.returncode != 0:
+        raise DatabaseError(
+            f"psql cannot connect: {' '.join(done.stderr.split())}",
+            hint="Connect to PostgreSQL directly if this is a pooler (PgBouncer), or run `cortex-etl doctor`.",
+        )
+    is_superuser, is_read_only = done.stdout.strip().split("|")
+    if is_read_only != "on":
+        raise DatabaseError(
+            "psql would not be read-only: the pooler ignores the option",
+            hint="Connect to PostgreSQL directly, or pass --write.",
+        )
+    return _with_options(variables, "role=pg_read_all_data") if is_superuser == "on" else variables
+
+
+def _with_options(variables: dict[str, str], setting: str) -> dict[str, str]:
+    return variables | {"PGOPTIONS": f"{variables.get('PGOPTIONS', '')} -c {setting}".strip()}

@@ -9,8 +9,8 @@ import typer
 
 from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.options import DemoOption, readable_settings
 from etl.cli.root import app
-from etl.cli.target import DemoOption, readable_settings
 from etl.errors import EXIT_HELD, EXIT_INCOMPLETE, EXIT_OK
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

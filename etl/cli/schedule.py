@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli.durations import at_least
 from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command
+from etl.cli.options import at_least
 from etl.cli.root import app
 from etl.cli.units import Installation, cron_line, kubernetes_manifest, systemd_units
 from etl.config import load

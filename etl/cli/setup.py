@@ -14,9 +14,9 @@ import typer
 
 from etl.cli.help import Group
 from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.options import database_url, demo_settings, is_made
 from etl.cli.output import on_terminal
 from etl.cli.root import app
-from etl.cli.target import database_url, demo_settings, is_made
 from etl.errors import SettingsError, cannot_write, first_code
 from etl.files import create_private, write_atomically
 

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from etl.cli.completion import AppOption, WorkflowOption
-from etl.cli.hints import shared
-from etl.cli.invocation import Invocation, command, run_async
+from etl.cli.invocation import Invocation, command, run_async, shared_hints
+from etl.cli.options import AppOption, DemoOption, WorkflowOption, readable_settings
 from etl.cli.root import app
-from etl.cli.target import DemoOption, readable_settings
 from etl.errors import EXIT_INCOMPLETE, EXIT_OK
 from etl.text import counted
 
@@ -79,7 +77,7 @@ def _show_streams(call: Invocation, report: StatusReport, *, explain: bool) -> N
     headings = ["workflow", "state", "lag", "water\u00admark", "recon\u00adciled", *counts]
     call.out.table(headings, rows, numeric=range(5, 9), whole=range(1, 5))
     remarks: dict[str, dict[tuple[str, ...], list[str]]] = {}  # a remark about several streams is printed once
-    hints = shared([each["hint"] or "" for each in report.streams])
+    hints = shared_hints([each["hint"] or "" for each in report.streams])
     for each, hint in zip(report.streams, hints, strict=True):
         lines = tuple(_remarks(each, report, explain=explain))
         if lines or hint:

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli.completion import AppOption, WorkflowOption
-from etl.cli.durations import at_least
-from etl.cli.hints import shared
-from etl.cli.invocation import Invocation, command
+from etl.cli.invocation import Invocation, command, repeat, shared_hints
+from etl.cli.options import AppOption, WorkflowOption, at_least
 from etl.cli.output import flush
 from etl.cli.root import app
-from etl.cli.rounds import repeat
 from etl.cli.telemetry import run_watched
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
 from etl.text import counted
@@ -205,7 +202,7 @@ def _failures(summary: SyncSummary) -> list[str]:
     """List the streams that did not succeed, with errors and hints, but without the error that ended the invocation."""
     streams = [each for each in summary.streams if each.status != "succeeded" and each.error != summary.error]
     by_hint: dict[str, list[str]] = {}
-    for each, hint in zip(streams, shared([each.hint for each in streams]), strict=True):
+    for each, hint in zip(streams, shared_hints([each.hint for each in streams]), strict=True):
         line = ": ".join(filter(None, (f"{each.app_id}/{each.workflow_id}", each.status, each.error)))
         by_hint.setdefault(hint, []).append(line)
     return [line for hint, lines in by_hint.items() for line in (*lines, *([f"  hint: {hint}"] if hint else []))]

@@ -211,7 +211,7 @@ ALLOWED = {
     "export/__init__.py": {"mkdir"},
     "export/manifest.py": {"mkdir", "unlink"},
     "observe/webhooks.py": {"unlink"},
-    "cli/stdio.py": {"open"},  # the standard streams
+    "cli/__init__.py": {"open"},  # the standard streams
     "cli/output.py": {"open"},  # /dev/null
     "cli/sandbox.py": {"open"},  # /dev/null
 }

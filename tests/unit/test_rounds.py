@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from etl.cli.rounds import pause_after
+from etl.cli.invocation import pause_after
 
 
 @pytest.mark.parametrize(
