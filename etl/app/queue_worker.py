@@ -16,7 +16,7 @@ from etl.app.split_streams import SliceOutcome, SplitStreams, encode
 from etl.app.stream_runner import StreamRunner, lost
 from etl.db.queue import Queue
 from etl.db.refusals import LOST
-from etl.engine.tasks import run_concurrently
+from etl.engine import run_concurrently
 from etl.errors import DatabaseError, EtlError, LockLostError
 from etl.limits import STREAMS_AT_ONCE
 from etl.sync.intake import Tally

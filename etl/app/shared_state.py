@@ -20,7 +20,7 @@ import msgspec
 from etl import __version__
 from etl.app.split_streams import decode
 from etl.db.statements import statements
-from etl.engine.tasks import task_group
+from etl.engine import task_group
 from etl.errors import (
     EXIT_DATABASE,
     EXIT_INTERRUPTED,

@@ -17,7 +17,7 @@ from etl.app import SyncSummary
 from etl.app.summary import Outcomes
 from etl.app.sync_invocation import SyncInvocation
 from etl.config import Settings
-from etl.engine.tasks import run_concurrently
+from etl.engine import run_concurrently
 from etl.errors import DatabaseError, FatalError, InterruptedSyncError, KeyRefusedError
 from etl.events import StreamId, ignore
 from etl.sync import Outcome, Task
