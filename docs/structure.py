@@ -93,10 +93,10 @@ def _imports(path: Path, modules: set[str]) -> set[str]:
 
 
 def file_names_in_two_packages() -> list[str]:
-    """Return the names of modules that occur in more than one package, the sandbox apart."""
+    """Return the names of modules that occur in more than one package."""
     places: dict[str, set[Path]] = defaultdict(set)
     for path in (ROOT / "etl").rglob("*.py"):
-        if not path.name.startswith("__") and path.parent.name not in _APART:
+        if not path.name.startswith("__"):
             places[path.stem].add(path.parent)
     return sorted(name for name, folders in places.items() if len(folders) > 1)
 

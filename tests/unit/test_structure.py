@@ -26,6 +26,10 @@ def test_no_modules_import_each_other(structure) -> None:
     assert structure.import_cycle() == []
 
 
+def test_no_file_name_means_two_things(structure) -> None:
+    assert structure.file_names_in_two_packages() == []
+
+
 def test_the_page_is_up_to_date(structure) -> None:
     page = (DOCS / "architecture.md").read_text()
     shown = dict(re.findall(r"^\| `([\w.]+)` \| \d+ \| (\d+) \|", page, re.MULTILINE))
