@@ -179,7 +179,8 @@ async def soak(kills: int, seed: int, folder: Path, url: str) -> bool:
         total += found
         failed += bool(this.problems or found["requests after death"])
         outcome = "; ".join(this.problems[:8]) or f"requests after death {found['requests after death']}"
-        print(f"seed {seed}: {this.mode} with {this.kind}, {this.victim} killed: {outcome}", flush=True)
+        how = "killed" if this.killed else "not killed in time"
+        print(f"seed {seed}: {this.mode} with {this.kind}, {this.victim} {how}: {outcome}", flush=True)
         seed += 1
     by_kind = ", ".join(f"{name} {number}" for name, number in sorted(total.items()) if ":" in name)
     print(f"{seed - first} rounds, {failed} failed, {monotonic() - began:.0f} s; killed: {by_kind}")
