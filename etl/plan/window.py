@@ -38,26 +38,26 @@ class Window(NamedTuple):
             return not self.is_bounded
         return (self.since is None or created_at >= self.since) and (self.until is None or created_at < self.until)
 
-    def sides(self, items: Sequence[Listed], order: Order | None, *, is_proven: bool) -> set[int]:
-        """Return where the dated items of a page are: `IN_FRONT` of the window, in it (0), or `BEHIND` it.
+    def sides(self, items: Sequence[Listed], order: Order | None, *, is_proven: bool) -> dict[str, int]:
+        """Return where dated items are, by key: `IN_FRONT` of the window, in it (0), or `BEHIND` it.
 
         The result is empty if the listing is not sorted by creation. If it may be sorted by change instead
         (`is_proven` is false), only an item that was both created and last changed before the window is behind it.
         """
         if order is Order.CREATED_DESC and not is_proven:
-            times = [item.updated_at for item in items if self._is_before(item.created_at)]
-            return {BEHIND} if any(map(self._is_before, times)) else set()
+            return {
+                item.key: BEHIND
+                for item in items
+                if self._is_before(item.created_at) and self._is_before(item.updated_at)
+            }
         if order is None or not order.by_creation or not is_proven:
-            return set()
+            return {}
         too_late, too_early = (IN_FRONT, BEHIND) if order is Order.CREATED_DESC else (BEHIND, IN_FRONT)
-        sides = set()
-        for moment in (item.created_at for item in items if item.created_at is not None):
-            if self.until is not None and moment >= self.until:
-                sides.add(too_late)
-            elif self._is_before(moment):
-                sides.add(too_early)
-            else:
-                sides.add(0)
+        sides = {}
+        for item in items:
+            if item.created_at is not None:
+                is_late = self.until is not None and item.created_at >= self.until
+                sides[item.key] = too_late if is_late else too_early if self._is_before(item.created_at) else 0
         return sides
 
     def _is_before(self, moment: datetime | None) -> bool:

@@ -161,12 +161,13 @@ class Crawl:
         self._saves = saves
         self._met = 0
         self._may_expire = saves and resumed is None  # whether runs at the end may be about to be removed
-        # Unless its order is known, the end of a window can only be found in a listing sorted without exception.
-        self._observer = OrderObserver(0 if window.is_bounded and not is_sorted else self._listing.paging.distance)
+        self._distance = self._listing.paging.distance
+        self._observer = OrderObserver(self._distance)
         self._order_is_given = is_sorted
         self._order_is_proven = is_sorted  # or by the pages read by bisection
         self._first: Sequence[Listed] = ()
         self._last: Sequence[Listed] = ()
+        self._behind: set[str] = set()  # the items behind the window
 
     async def read(self) -> Crawled | None:
         """Read the listing; return None if the position of the checkpoint was not found."""
@@ -200,9 +201,11 @@ class Crawl:
         reading: Pass[Page] = Pass(self._listing.paging, start, ahead=self._listing.concurrency)
         async with aclosing(self._listing.pages(reading)) as batches:
             async for pages in batches:
-                await self._load(pages, reading)
+                items = await self._load(pages, reading)
+                self._behind.update(key for key, side in self._sides(items).items() if side == BEHIND)
                 is_out_of_order = self._order_is_given and not self._observer.agrees_with(Order.CREATED_DESC)
-                if is_out_of_order or BEHIND in self._sides(self._last):
+                # An item may be `distance` places from its sorted position: behind fewer, one of the window may follow.
+                if is_out_of_order or len(self._behind) > self._distance:
                     reading.stop()
                 elif self._may_expire:
                     self._may_expire = False
@@ -270,11 +273,11 @@ class Crawl:
         return spans[low - 1].end if low and self._order_is_proven else 0
 
     def _is_in_front(self, items: Sequence[Listed], order: Order | None) -> bool:
-        return self._window.sides(items, order, is_proven=True) == {IN_FRONT}
+        return set(self._window.sides(items, order, is_proven=True).values()) == {IN_FRONT}
 
     async def _evidence(self, main: Pass[Page]) -> Evidence:
         """Return what the pass has shown; read the newest end again if new runs may have been created there."""
-        first, last = self._sides(self._first), self._sides(self._last)
+        first, last = (self._sides(items).values() for items in (self._first, self._last))
         counts = self._resumed is None and not self._window.is_bounded
         evidence = Evidence.of(
             main,
@@ -292,10 +295,10 @@ class Crawl:
                 await self._load(pages)
         return evidence.closed_by(look, self._met if counts else None)
 
-    def _sides(self, items: Sequence[Listed]) -> set[int]:
-        """Return on which sides of the window a page is; nothing unless the order of the listing is certain."""
+    def _sides(self, items: Sequence[Listed]) -> dict[str, int]:
+        """Return on which sides of the window items are; nothing unless the order of the listing is certain."""
         if not (self._observer.has_enough or self._order_is_proven):
-            return set()
+            return {}
         is_proven = self._observer.is_by_creation or self._order_is_proven
         return self._window.sides(items, self.order, is_proven=is_proven)
 

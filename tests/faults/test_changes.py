@@ -523,6 +523,28 @@ async def test_window_costs_no_more_than_everything_and_its_totals_add_up(databa
         assert tuple(state) == (watermark, True)
 
 
+async def test_run_out_of_order_at_the_end_of_a_page_does_not_end_a_window_early(database_url):
+    world = one_stream()
+    start = world.now - timedelta(hours=200)
+    for number in range(200):
+        moment = start + timedelta(hours=number)
+        updated = moment + timedelta(hours=3 * (number % 2))
+        world.create_run(WORKFLOW, created_at=moment.isoformat(), updated_at=updated.isoformat())
+    in_order = world.listing(WORKFLOW)
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 50, "concurrency": 1}
+        for place in (*range(46, 53), *range(93, 101)):
+            world.listing = lambda *_, at=place: [
+                *in_order[:at],
+                in_order[at + 3],
+                *in_order[at : at + 3],
+                *in_order[at + 4 :],
+            ]
+            summary = await t.run("backfill", since=datetime.fromisoformat(in_order[place + 2]["created_at"]))
+            assert summary.status == "succeeded"
+            assert await t.connection.fetchval("SELECT count(*) FROM runs") == place + 3
+
+
 async def test_pages_above_a_window_are_not_read(database_url):
     world = one_stream()
     start = world.now

@@ -305,9 +305,9 @@ def answers(case: Case, world: World, span: Any, *, keep: bool) -> list[Answer[P
 
 @cache
 def _window_ends(case: Case, zones: tuple[int, ...]) -> tuple[bool, bool]:
-    items = [Listed("", TIMES[zone], None, known=False) for zone in zones]
+    items = [Listed(str(place), TIMES[zone], None, known=False) for place, zone in enumerate(zones)]
     window = Window(SINCE if case.has_since else None, UNTIL if case.has_until else None)
-    sides = window.sides(items, ORDERS[case.order], is_proven=True)
+    sides = window.sides(items, ORDERS[case.order], is_proven=True).values()
     return IN_FRONT in sides, BEHIND in sides
 
 

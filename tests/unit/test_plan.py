@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -158,9 +157,13 @@ def test_page_without_usable_times_has_no_break(items) -> None:
     assert break_of(items, Order.CREATED_DESC) is None
 
 
+def sides_of(window: Window, *, is_proven: bool) -> Callable[[list[Listed], Order], set[int]]:
+    return lambda items, order: set(window.sides(items, order, is_proven=is_proven).values())
+
+
 def test_window_starts_and_ends_at_pages_with_runs_outside_it() -> None:
     window = Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR)
-    sides = partial(window.sides, is_proven=True)
+    sides = sides_of(window, is_proven=True)
     newest_first, oldest_first = Order.CREATED_DESC, Order.CREATED_ASC
     assert sides(hours(0, 1, 2), newest_first) == {IN_FRONT}
     assert sides(hours(1, 2, 3), newest_first) == {IN_FRONT, 0}
@@ -169,9 +172,8 @@ def test_window_starts_and_ends_at_pages_with_runs_outside_it() -> None:
     assert sides(hours(6, 5), oldest_first) == {IN_FRONT, 0}
     assert sides(hours(3, 2), oldest_first) == {0, BEHIND}
     assert sides(hours(9, 1), Order.UPDATED_DESC) == set(), "it is not sorted by creation"
-    assert Window(since=NOON).sides([item(DAY), item(None)], newest_first, is_proven=True) == {0}, (
-        "a day without a time may be its end"
-    )
+    day = sides_of(Window(since=NOON), is_proven=True)
+    assert day([item(DAY), item(None)], newest_first) == {0}, "a day without a time may be its end"
 
 
 def test_window_includes_its_start_but_not_its_end() -> None:
@@ -182,7 +184,7 @@ def test_window_includes_its_start_but_not_its_end() -> None:
 
 
 def test_window_in_a_listing_by_change_ends_at_runs_unchanged_since_its_start() -> None:
-    sides = partial(Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR).sides, is_proven=False)
+    sides = sides_of(Window(since=NOON - 5 * HOUR, until=NOON - 2 * HOUR), is_proven=False)
     replayed, ended = item(NOON - 6 * HOUR, NOON - HOUR), item(NOON - 6 * HOUR, NOON - 6 * HOUR)
     assert sides([*hours(3, 4), replayed], Order.CREATED_DESC) == set()
     assert sides([replayed, ended], Order.CREATED_DESC) == {BEHIND}
