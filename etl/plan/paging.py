@@ -128,7 +128,8 @@ class Paging:
         known: the largest page size that the server has given or reported; None until then.
         fit: how many runs make a page of about `FITTING_BYTES`.
         may_round: whether the server returned a smaller page than requested, and none of the requested size since.
-        aligned: whether pages cannot overlap, because the server rounds page sizes or pages by token.
+        aligned: whether pages cannot overlap, because the server rounds page sizes, or pages by token.
+        fixed: whether the server gives larger pages than requested; all are requested with its size.
         uneven: whether short pages occur among full ones, as from a server that filters each page after cutting it.
     """
 
@@ -137,6 +138,7 @@ class Paging:
     fit: int = MAX_SIZE
     may_round: bool = False
     aligned: bool = False
+    fixed: bool = False
     uneven: bool = False
 
     def next(self, position: int, overlap: int = LINK, most: int = MAX_SIZE, *, capped: bool = False) -> Span:
@@ -148,7 +150,7 @@ class Paging:
             most: the largest size; a page of less than 13 may be slightly larger, to overlap, unless `capped`.
             capped: whether `most` must not be exceeded.
         """
-        size = min(self.usual, most)
+        size = self.size if self.fixed else min(self.usual, most)
         if self.aligned:
             return Span(position // size + 1, size)
         return next_span(position, size, overlap, capped=capped or size == self.known)
@@ -179,10 +181,10 @@ class Paging:
             fitting = FITTING_BYTES * items // size
             if fitting < FEW:  # adjacent pages share two runs: smaller pages would read most runs twice
                 fitting = min(max(FEW_FITTING_BYTES * items // size, LINK + 1), FEW)
-            self.fit = min(fitting, 2 * self.fit)
+            self.fit = min(fitting, self.fit if self.aligned else 2 * self.fit)
 
-    def observe(self, span: Span, answer: Answer[Any]) -> int:
-        """Learn from the response to `span`; return how many positions it covers, 0 if it is another page.
+    def observe(self, span: Span, answer: Answer[Any]) -> Span:
+        """Learn from the response to `span`; return the page that it is, whose size may be another one.
 
         For example:
         - 1,000 requested, 100 reported: pages are capped at 100.
@@ -195,21 +197,24 @@ class Paging:
         if answer.token is not None:
             self.aligned = True
         if answer.size is not None and answer.size != span.size:
-            self.aligned = self.aligned or answer.size > span.size or (self.may_round and not is_first)
+            if self.aligned:  # the requested size was limited, to one that the server rounds
+                self.fit = min(self.fit, answer.size)
+            self.fixed = self.fixed or answer.size > span.size
+            self.aligned = self.aligned or self.fixed or (self.may_round and not is_first)
             # Whole pages may be as large as any before. Otherwise, each rounded page would make the next ones smaller.
             self.known = answer.size if span.size >= (self.known or 0) else max(self.known or 0, answer.size)
             self.size = self.known if self.aligned else answer.size
             self.may_round = True
-            return answer.size if is_first else 0
+            return Span(span.number, answer.size)
         if items == span.size and 2 * span.size >= self.size:
             self.may_round = False
             self.known = self.size if items >= FIRST_TRIED else self.known
         if items > span.size:
-            self.size, self.aligned = items, True
-            return items if is_first else 0
+            self.size, self.aligned, self.fixed = items, True, True
+            return Span(span.number, items)
         # The cap may be silent. Without a count, a short first page may be capped or may be the whole listing.
         more = items > LINK if answer.total is None else items < answer.total
         if is_first and 0 < items < span.size and answer.size is None and more:
             self.known = self.size = min(self.size, items)
-            return items
-        return span.size
+            return Span(span.number, items)
+        return span

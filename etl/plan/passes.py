@@ -71,7 +71,7 @@ class Pass(Generic[PageT]):
         linked: whether each page overlapped with the next.
         count: the count that came with the last page.
         counts: all counts received.
-        repeats: how many pages in a row showed nothing new.
+        repeats: how many pages in a row showed nothing new, or were others than the next ones.
         token: requests the next page, if the server pages by token.
     """
 
@@ -143,13 +143,17 @@ class Pass(Generic[PageT]):
             span, received = next(iter(self._queue.items()))
             if received is None:
                 break
-            size = self.paging.observe(span, received)
-            is_gap = self.last and self.linked and not self._overlaps(span, received)
-            if not size or (is_gap and self._replace(received)):
+            shown = self.paging.observe(span, received)
+            is_next = shown == span or shown.start <= self.reach < shown.end
+            is_gap = is_next and self.last and self.linked and not self._overlaps(shown, received)
+            if not is_next or (is_gap and self._replace(received)):
+                self.repeats += not is_next
                 self._queue.clear()
                 break
             del self._queue[span]
-            self._accept(span, size, received)
+            if shown != span:  # those after it were planned for its size
+                self._queue.clear()
+            self._accept(shown, received)
             ready.append(received.page)
         return ready
 
@@ -198,12 +202,13 @@ class Pass(Generic[PageT]):
             return True
         self.linked = False
         self.ended = not self.pages
+        self.paging.aligned = self.paging.aligned or self.paging.uneven  # page sizes may be rounded without a notice
         return self.ended
 
-    def _accept(self, span: Span, size: int, answer: Answer[Any]) -> None:
+    def _accept(self, span: Span, answer: Answer[Any]) -> None:
         keys, here = answer.keys, span.start + len(answer.keys)
         self.end = here if keys else self.end
-        is_short, is_new = len(keys) < size, not set(keys) <= {*self.first, *self.last}
+        is_short, is_new = len(keys) < span.size, not set(keys) <= {*self.first, *self.last}
         self.paging.uneven = self.paging.uneven or (is_short and bool(keys) and (answer.total or 0) > here)
         self.ended = self._is_end(answer, here, is_short=is_short)
         self.count, self.token = answer.total, answer.token
@@ -214,7 +219,7 @@ class Pass(Generic[PageT]):
         if len(self.first) < LINK:  # a page of a single run cannot be linked
             self.first = tuple(dict.fromkeys((*self.first, *keys)))
         self.last = keys or self.last
-        self.reach = span.start + size
+        self.reach = span.end
 
     def _is_end(self, answer: Answer[Any], here: int, *, is_short: bool) -> bool:
         """Return whether a page is the end of the listing.

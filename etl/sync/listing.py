@@ -239,7 +239,12 @@ class Listing:
 
     @property
     def _room(self) -> int:
-        """How many pages of this listing may be in flight or waiting: it has an equal share of `BYTES_AT_ONCE`."""
+        """How many pages of this listing may be in flight or waiting: it has an equal share of `BYTES_AT_ONCE`.
+
+        While a page times out, the pages after it are not read ahead.
+        """
+        if self._timeouts:
+            return 1
         return min(self.concurrency, max(1, BYTES_AT_ONCE // self._client.readers // max(self._largest, 1)))
 
     def _receive(self, span: Span, task: asyncio.Task[Page], reading: Pass[Page]) -> list[Page]:
@@ -256,13 +261,16 @@ class Listing:
                 self._late = span.size if self._timeouts == 1 else self._late
             if error.because == "refused":
                 self.paging.lower(span.size)
-            if error.because != "time" and span.size == 1:
+            if error.because != "time" and (span.size == 1 or self.paging.fixed):  # it cannot be smaller
                 raise
             self._largest = max(self._largest, BYTES_AT_ONCE // 2 if error.because == "bytes" else 0)
             reading.refuse(span)
             return []
-        self._timeouts, self._largest = 0, max(page.bytes, self._largest // 2)
-        return reading.receive(span, answer_of(page))
+        self._largest = max(page.bytes, self._largest // 2)
+        ready = reading.receive(span, answer_of(page))
+        if ready:  # pages that were read ahead may arrive while one before them always times out
+            self._timeouts = 0
+        return ready
 
 
 def paging_of(page_size: int | Literal["auto"], known: int | None, run_bytes: int | None) -> Paging:
@@ -294,6 +302,6 @@ def _is_full(batch: Sequence[Page]) -> bool:
 def _check_progress(reading: Pass[Page]) -> None:
     if reading.repeats >= REPEATED_PAGES and not reading.ended:
         raise FatalError(
-            "the API returns the same items on every page",
-            hint="Paging does not work for this workflow; report it to the API's operator. What was read is kept.",
+            f"paging does not work: {REPEATED_PAGES} pages in a row showed no new items",
+            hint="Report it to whoever runs the API. What was read is kept.",
         )

@@ -209,8 +209,16 @@ class SilentlyRounded(Cap):
         return str(max(5, min(int(take), self.size) // 5 * 5))
 
 
+async def test_server_that_rounds_page_sizes_silently_is_read_by_whole_pages(database_url):
+    async with trial(database_url, one_stream(43)) as t:
+        t.sandbox.faults.cap = SilentlyRounded(10, "silent")
+        await t.agrees()
+        await t.agrees("reconcile")
+
+
 async def test_hint_of_a_reconcile_is_never_another_reconcile(database_url):
     world = one_stream(43)
+    world.order = "created_asc"
     async with trial(database_url, world) as t:
         t.sandbox.faults.cap = SilentlyRounded(10, "silent")
         summary = await t.run("reconcile")

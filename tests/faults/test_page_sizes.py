@@ -119,6 +119,22 @@ async def test_each_slow_page_counts_as_one_retry(database_url):
         assert (summary.status, summary.retries) == ("succeeded", 1)
 
 
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_page_that_always_times_out_fails_the_stream(database_url, concurrency):
+    def shows_run_150(request):
+        number, size = (int(request.query.get(name, 0)) for name in ("page", "take"))
+        return lists_runs(request) and (number - 1) * size < 150 <= number * size
+
+    async with trial(database_url, one_stream(300)) as t:
+        t.api = {"page_size": 100, "timeout_s": 0.3, "concurrency": concurrency}
+        t.sandbox.faults.on(shows_run_150, Delay(60))
+        summary = await t.run(policy=RetryPolicy(first_pause_s=0.01, longest_pause_s=0.1, jitter=0))
+        assert summary.status == "failed"
+        assert summary.requests < 60
+        t.sandbox.faults.rules.clear()
+        await t.agrees()
+
+
 def takes(t, since=0):
     """Return the page sizes of the requests for runs."""
     return [int(each.query["take"]) for each in t.sandbox.requests[since:] if "take" in each.query]

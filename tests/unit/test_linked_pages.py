@@ -156,21 +156,61 @@ def test_head_is_read_again_until_it_links_with_the_first_page() -> None:
 
 def test_cap_is_learned_and_rounded_sizes_are_read_by_whole_pages() -> None:
     paging = Paging(100)
-    assert paging.observe(Span(1, 100), Answer((), ("a",) * 50, 300, 50)) == 50
-    assert paging.next(50).size <= 50
-    assert paging.observe(paging.next(50), Answer((), ("a",) * 50, 300, 50)) == 0
+    assert paging.observe(Span(1, 100), Answer((), ("a",) * 50, 300, 50)) == Span(1, 50)
+    span = paging.next(50)
+    assert span.size <= 50
+    assert paging.observe(span, Answer((), ("a",) * 50, 300, 50)) == Span(span.number, 50)
     assert paging.aligned
     assert paging.next(100) == Span(3, 50)
     paging = Paging(100, known=100)  # the next invocation, which knows the cap
-    assert paging.observe(Span(1, 100), Answer((), ("a",) * 100, 300, 100)) == 100
-    for asked, size in ((98, 90), (88, 80), (77, 70)):
-        assert paging.observe(Span(2, asked), Answer((), ("a",) * size, 300, size)) == 0
+    assert paging.observe(Span(1, 100), Answer((), ("a",) * 100, 300, 100)) == Span(1, 100)
+    for asked, size in ((98, 90), (88, 80)):
+        assert paging.observe(Span(2, asked), Answer((), ("a",) * size, 300, size)) == Span(2, size)
     assert (paging.aligned, paging.next(100), paging.known) == (True, Span(2, 100), 100), "pages must not shrink"
+
+
+def rounded(size: int, to: int, cap: int) -> int:
+    return max(to, min(size - size % to, cap))
+
+
+@pytest.mark.parametrize(("to", "cap"), [(25, 100), (10, 250), (100, 100), (50, 50)])
+@pytest.mark.parametrize("run_bytes", [100, 60_000, 1_000_000])
+@pytest.mark.parametrize("slow_page", [None, 2])
+def test_server_that_rounds_page_sizes_is_read_to_its_end(
+    to: int, cap: int, run_bytes: int, slow_page: int | None
+) -> None:
+    paging, listing, found, requests = Paging(1000), runs(600), set[str](), 0
+    reading: Pass[Sequence[str]] = Pass(paging)
+    while (span := reading.next_request()) is not None and reading.repeats < 5:
+        requests += 1
+        if requests == slow_page:
+            reading.refuse(span)
+            continue
+        size = rounded(span.size, to, cap)
+        items = tuple(listing[(span.number - 1) * size : span.number * size])
+        paging.weigh(len(items), len(items) * run_bytes)
+        for page in reading.receive(span, Answer(items, items, 600, size)):
+            found.update(page)
+    assert found == set(listing)
+    assert requests <= 600 // to + 10
+
+
+@pytest.mark.parametrize(("to", "cap"), [(25, 100), (25, 50), (10, 50)])
+def test_server_that_rounds_page_sizes_without_a_notice_is_read_by_whole_pages(to: int, cap: int) -> None:
+    paging, listing = Paging(1000), runs(300)
+    for _ in range(2):
+        reading, found = Pass[Sequence[str]](paging), set[str]()
+        while (span := reading.next_request()) is not None:
+            size = rounded(span.size, to, cap)
+            items = tuple(listing[(span.number - 1) * size : span.number * size])
+            for page in reading.receive(span, Answer(items, items, 300)):
+                found.update(page)
+    assert found == set(listing)
 
 
 def test_short_page_is_not_the_end_if_the_count_is_higher() -> None:
     paging = Paging(100)
-    assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == 70, "a server may cap silently"
+    assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == Span(1, 70), "a server may cap silently"
     assert paging.size == 70
 
 
@@ -286,7 +326,7 @@ def test_a_server_may_lower_its_cap_again_and_again() -> None:
     paging = Paging(1000)
     for size in (250, 100, 50):
         span = paging.next(1500)
-        assert paging.observe(span, Answer((), ("a",) * size, 3000, size)) == 0
+        assert paging.observe(span, Answer((), ("a",) * size, 3000, size)) == Span(span.number, size)
         span = paging.next(1500)
-        assert paging.observe(span, Answer((), ("a",) * span.size, 3000, span.size)) == span.size
+        assert paging.observe(span, Answer((), ("a",) * span.size, 3000, span.size)) == span
     assert not paging.aligned
