@@ -54,6 +54,8 @@ def unusable(error: BaseException) -> DatabaseError:
             hint="Check that its host and the network work, and that no session blocks this one (pg_blocking_pids). "
             "If the server is only slow, raise database.timeout_s.",
         )
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        message = "it was closed"  # the message of the driver is about its own state
     if isinstance(error, LOST):
         return DatabaseError(
             f"lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."
