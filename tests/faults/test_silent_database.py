@@ -25,7 +25,7 @@ MOMENTS = {
     "in a COPY": Gate(shut_before=b"COPY"),
     "before a commit": Gate(shut_before=b"COMMIT", armed_by=b"COPY"),
     "after a commit": Gate(shut_after=b"COMMIT", armed_by=b"COPY"),
-    "when locking the stream": Gate(shut_before=b"fence = streams.fence + 1"),
+    "when locking the stream": Gate(shut_before=b"lock_streams("),
     "when noting runs": Gate(shut_before=b"seen_runs SELECT"),
     "when leasing requests": Gate(shut_before=b"etl_rate_budgets"),
     "at the end of the stream": Gate(shut_after=b"SET watermark"),
