@@ -74,7 +74,6 @@ class Listing:
         self._items = self._bytes = 0
         self._largest = 0  # of the last pages, in bytes
         self._timeouts = 0  # in a row
-        self._unanswered = 0  # timeouts whose pages were not requested again yet
         self._late = 0  # the page size at the first of the last timeouts in a row
         self._ahead: dict[Span, Page] = {}
         self._client = client
@@ -96,22 +95,16 @@ class Listing:
 
     async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
         """Read one page; see `CortexClient.list_runs`."""
-        failures = max(self._timeouts, 1) if divisible and self._unanswered else 0
-        self._unanswered -= failures > 0
-        try:
-            page = await self._client.list_runs(
-                *self._stream,
-                span.number,
-                span.size,
-                status=self._status,
-                origin=self._origin,
-                next_token=token,
-                divisible=divisible,
-                failures=failures,
-            )
-        except PageTooLargeError as error:
-            self._unanswered += error.because == "time"
-            raise
+        page = await self._client.list_runs(
+            *self._stream,
+            span.number,
+            span.size,
+            status=self._status,
+            origin=self._origin,
+            next_token=token,
+            divisible=divisible,
+            failures=self._timeouts if divisible else 0,
+        )
         self.count = page.count
         self.paging.weigh(len(page.items), page.bytes)
         self._items += len(page.items)
