@@ -295,6 +295,6 @@ def _is_full(batch: Sequence[Page]) -> bool:
 def _check_progress(reading: Pass[Page]) -> None:
     if reading.repeats >= REPEATED_PAGES and not reading.ended:
         raise FatalError(
-            f"paging does not work: {REPEATED_PAGES} pages in a row showed no new items",
+            "paging does not work: page after page shows no new items",
             hint="Report it to whoever runs the API. What was read is kept.",
         )
