@@ -99,9 +99,11 @@ class WarmStarts:
         for line in server.stdout:
             event = json.loads(line)
             if "pid" in event:
-                self._running[event["number"]].pid.set_result(event["pid"])
+                future, value = self._running[event["number"]].pid, event["pid"]
             else:
-                self._running.pop(event["number"]).code.set_result(event["code"])
+                future, value = self._running.pop(event["number"]).code, event["code"]
+            if future.set_running_or_notify_cancel():  # a test that waited for it may have timed out
+                future.set_result(value)
 
     def stop(self) -> None:
         """Kill the server and its commands."""
