@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etl.api.pages import Page
 from etl.api.retry import BadRequestError
 from etl.db.health import clear_app_errors, record_app_errors, record_requested
-from etl.db.workflows import mark_workflows_gone, name_workflows, save_workflows
+from etl.db.workflows import mark_workflows_gone, misses_workflows, name_workflows, save_workflows
 from etl.decode.items import peek_id
 from etl.errors import FatalError, KeyRefusedError, RecordError, SettingsError, TransientError
 from etl.events import Notice, StreamId
@@ -219,7 +219,7 @@ async def discover(
     Raises:
         KeyRefusedError: the API refused a key.
     """
-    found = Discovery()
+    found, empty = Discovery(), list[str]()
     for app in apps:
         try:
             streams, trouble = await find_streams(app, clients[app.id], pool, listener, size=size, redactor=redactor)
@@ -231,11 +231,21 @@ async def discover(
             continue
         found.streams.extend(streams)
         if not streams and not trouble:
-            fields = {"app_id": app.id, "hint": "Check the app's id, unless it has no workflows yet."}
-            listener(Notice("app.lists_nothing", fields, level="warning"))
+            empty.append(app.id)
         if trouble:
             hint = "List the missing workflows under `workflows:` in the settings."
             found.problems[app.id] = Problem(trouble, hint, is_partial=True)
+    listed = [stream.workflow_id for stream in found.streams]
+    for app_id in empty:
+        if pool is not None and await misses_workflows(pool, app_id, listed):
+            message = "the app lists no workflows, although it did before"
+            hint = (
+                "If they were deleted, remove the app from `apps:` in the settings; if not, ask whoever runs the API."
+            )
+            found.problems[app_id] = Problem(message, hint, is_partial=False)
+        else:
+            fields = {"app_id": app_id, "hint": "Check the app's id, unless it has no workflows yet."}
+            listener(Notice("app.lists_nothing", fields, level="warning"))
     return found
 
 

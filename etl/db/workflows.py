@@ -57,6 +57,11 @@ async def save_workflows(
     return refused
 
 
+async def misses_workflows(pool: asyncpg.Pool, app_id: str, listed: Sequence[str]) -> bool:
+    """Return whether an app had workflows that have been read, and that no app lists now."""
+    return bool(await pool.fetchval(_SQL["misses_workflows"], app_id, list(listed)))
+
+
 async def mark_workflows_gone(pool: asyncpg.Pool, apps: Sequence[str]) -> None:
     """Mark workflows that these apps no longer list as gone. Call `record_requested` first."""
     await pool.execute(_SQL["mark_workflows_gone"], list(apps))

@@ -122,15 +122,28 @@ async def test_killed_first_sync_is_shown_as_interrupted(at_work, warehouse) -> 
     ]
 
 
-async def test_app_that_lists_nothing_is_named(at_work) -> None:
+async def test_new_app_that_lists_nothing_is_named(at_work) -> None:
     command, running = at_work
-    assert (await command("sync", "--quiet")).code == 0
     running.world.workflows.clear()
     ended = await command("sync")
     assert (ended.code, ended.err.count("app.lists_nothing")) == (0, len(running.world.apps))
-    ended = await command("status")
-    assert (ended.code, "Check the ids under `apps:`" in ended.out) == (0, True)
     assert "the API lists 0 workflows" in (await command("doctor")).out
+
+
+async def test_app_that_lists_nothing_any_more_is_a_failure(at_work, warehouse) -> None:
+    command, running = at_work
+    assert (await command("sync", "--quiet")).code == 0
+    workflows, synced_at = dict(running.world.workflows), "SELECT min(last_succeeded_at) FROM etl_streams"
+    before = await warehouse.fetchval(synced_at)
+    running.world.workflows.clear()
+    ended = await command("sync", "--quiet")
+    assert (ended.code, "the app lists no workflows, although it did before" in ended.err) == (1, True)
+    ended = await command("status")
+    assert (ended.code, "failing: the app lists no workflows" in ended.out) == (1, True)
+    assert await warehouse.fetchval(synced_at) == before
+    running.world.workflows |= workflows
+    assert (await command("sync", "--quiet")).code == 0
+    assert (await command("status")).code == 0
 
 
 async def test_status_explains_why_a_sync_of_a_stream_is_expensive(at_work, warehouse) -> None:
