@@ -31,6 +31,9 @@ T = TypeVar("T")
 LONG_S = 3600.0
 """Time limit in seconds for statements of commands other than sync, such as an export, a migration or a report."""
 
+IDLE_TRANSACTION_S = 30
+"""After so many seconds, PostgreSQL ends the transaction of a process that is frozen: its locks would block others."""
+
 _CONNECT_TIMEOUT_S = 15
 _SQL = statements("connect")
 _MIN_VERSION = 14  # major version of PostgreSQL
@@ -91,7 +94,9 @@ async def create_pool(
                 await ensure_running()
             except DatabaseError as error:
                 raise ConnectionError(error.message) from error
-        return await connector.open(LoadingConnection, set_loading_codecs)
+        connection = await connector.open(LoadingConnection, set_loading_codecs)
+        await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_S}s'")
+        return connection
 
     opening = asyncpg.create_pool(
         url, init_size=1, min_size=0, max_size=size, connect=open_one, connection_class=LoadingConnection

@@ -13,6 +13,7 @@ from postgres_proxies import gated
 
 from etl.db.connect import connect, create_pool, quote_identifier, redact_url
 from etl.db.reading import connect_to_read
+from etl.db.refusals import LOST
 from etl.errors import DatabaseError
 
 
@@ -57,6 +58,19 @@ async def test_pool_connections_are_configured(database_url: str) -> None:
         for connection in (one, two):
             assert await connection.fetchval("SELECT '[1]'::jsonb") == b"\x01[1]"
             assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+    await pool.close()
+
+
+async def test_transaction_of_a_frozen_process_does_not_block_others(
+    database_url: str, warehouse: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etl.db.connect.IDLE_TRANSACTION_S", 1)
+    pool = await create_pool(database_url, "cortex", size=1)
+    async with pool.acquire() as frozen:
+        await frozen.execute("BEGIN; LOCK TABLE apps")
+        await asyncio.wait_for(warehouse.execute("SELECT count(*) FROM apps"), 20)
+        with pytest.raises(LOST):
+            await frozen.execute("SELECT 1")
     await pool.close()
 
 
