@@ -159,7 +159,9 @@ def split_page(body: bytes) -> list[bytes]:
 def _split_tolerantly(body: bytes) -> list[bytes]:
     text = body.removeprefix(_BYTE_ORDER_MARK).strip(_SPACE)
     if not text.startswith(b"["):
-        raise TransientError(f"not a JSON list: {_describe(text)}")
+        found = _describe(text)
+        hint = "Check api.base_url: something other than the API answers there." if found == "HTML or XML" else ""
+        raise TransientError(f"not a JSON list: {found}", hint=hint)
     if not text[1:-1].strip(_SPACE) and text.endswith(b"]"):
         return []
     items: list[bytes] = []

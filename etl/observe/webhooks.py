@@ -145,7 +145,7 @@ class Caller:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 reason = type(error).__name__
         host = urlsplit(url).hostname or ""
-        self._listener(Notice("alert.failed", {"host": host, "error": reason}, level="warning"))
+        self._listener(Notice("alert.failed", {"host": host, "error": reason}, level="error"))
         return False
 
     async def _post(self, url: str, body: Mapping[str, Any] | str) -> int:

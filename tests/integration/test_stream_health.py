@@ -369,7 +369,7 @@ async def test_a_reconcile_is_due_after_its_time(sandbox: Any, warehouse: Any, d
             Status(404), "Check the ids under apps in the settings, and that the key belongs to that app.", id="404"
         ),
         pytest.param(Status(500), TRY_LATER, id="500"),
-        pytest.param(HTML_OK, TRY_LATER, id="HTML"),
+        pytest.param(HTML_OK, "Check api.base_url: something other than the API answers there.", id="HTML"),
     ],
 )
 async def test_failing_stream_has_an_error_and_a_hint(
