@@ -105,19 +105,24 @@ class Pass(Generic[PageT]):
             if not self._may_read_ahead(position):
                 return None
         else:
-            position = self.reach
-            overlap = max(self.paging.size * self._attempts // (ATTEMPTS + 1), LINK + self._attempts)
+            position, overlap = self.reach, None
         if self.ended:
             return None
         span = self._next(position, overlap)
         self._queue[span] = None
         return span
 
-    def _next(self, position: int, overlap: int) -> Span:
-        """Return the page to request at a position; a smaller one where a page could not be read."""
+    def _next(self, position: int, overlap: int | None) -> Span:
+        """Return the page to request at a position; a smaller one where a page could not be read.
+
+        `overlap` is how many items to read again; None for more of them with each attempt.
+        """
         refused = [span.size for span in self._refused if span.start <= position < span.end]
         first = MAX_SIZE if self.pages else self._first_size
         most = min((max(size // 4, LINK + 1) if size > LINK + 1 else 1 for size in refused), default=first)
+        if overlap is None:
+            size = min(self.paging.size, most)
+            overlap = max(size * self._attempts // (ATTEMPTS + 1), LINK + self._attempts)
         span = self.paging.next(position, overlap, most)
         if any(span.start <= other.start and other.end <= span.end for other in self._refused):
             return self.paging.next(position, overlap, most, capped=True)
@@ -143,6 +148,7 @@ class Pass(Generic[PageT]):
             span, received = next(iter(self._queue.items()))
             if received is None:
                 break
+            received = self._with_size(span, received)
             shown = self.paging.observe(span, received)
             is_next = shown == span or shown.start <= self.reach < shown.end
             is_gap = is_next and self.last and self.linked and not self._overlaps(shown, received)
@@ -156,6 +162,15 @@ class Pass(Generic[PageT]):
             self._accept(shown, received)
             ready.append(received.page)
         return ready
+
+    def _with_size(self, span: Span, answer: Answer[PageT]) -> Answer[PageT]:
+        """Add its size to a short page that begins where a page of this size does: the server rounds page sizes."""
+        first, size = answer.keys[:1], len(answer.keys)
+        if answer.size is None and size < span.size and first and first[0] in self.last:
+            begins = self.end - len(self.last) + self.last.index(first[0])
+            if begins == (span.number - 1) * size != span.start:
+                return answer._replace(size=size)
+        return answer
 
     def spans_ahead(self) -> list[Span]:
         """Return the pages that follow, up to the count."""
@@ -209,7 +224,7 @@ class Pass(Generic[PageT]):
         keys, here = answer.keys, span.start + len(answer.keys)
         self.end = here if keys else self.end
         is_short, is_new = len(keys) < span.size, not set(keys) <= {*self.first, *self.last}
-        self.paging.uneven = self.paging.uneven or (is_short and bool(keys) and (answer.total or 0) > here)
+        self.paging.uneven = self.paging.uneven or (is_short and bool(keys) and answer.total not in (None, here))
         self.ended = self._is_end(answer, here, is_short=is_short)
         self.count, self.token = answer.total, answer.token
         self.counts.add(answer.total)
@@ -232,7 +247,7 @@ class Pass(Generic[PageT]):
             return True
         if self.token is not None or answer.token is not None:
             return answer.token is None or not answer.keys
-        counted = answer.total is not None and here >= answer.total and not self.paging.uneven
+        counted = answer.total == here and not self.paging.uneven
         return not answer.keys or (is_short and counted)
 
 

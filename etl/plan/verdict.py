@@ -98,7 +98,7 @@ def verdict(seen: Evidence) -> str:
         if seen.newest_linked is False:
             return "more runs were created than a page holds while the listing was read"
         return differs if is_counted and (seen.met or 0) < (seen.count or 0) else ""
-    if seen.newest_first and seen.count is not None and len(seen.counts) == 1 and seen.newest_same:
+    if seen.newest_first and is_counted and len(seen.counts) == 1 and seen.newest_same:
         return differs if seen.met != seen.count else ""
     return UNLINKED
 

@@ -249,8 +249,8 @@ class Listing:
                 self._timeouts += 1
                 if self._timeouts == TIMEOUTS:
                     raise TransientError(error.message, hint=error.hint) from error
-                if self._timeouts == 1 and span.size == self._late:
-                    self.paging.lower(span.size)
+                if self._timeouts == 1 and span.size == self._late and 2 * span.size > self.paging.usual:
+                    self.paging.lower(span.size)  # not if it is a small one in place of another that timed out
                 self._late = span.size if self._timeouts == 1 else self._late
             if error.because == "refused":
                 self.paging.lower(span.size)

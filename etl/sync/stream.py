@@ -14,6 +14,7 @@ from etl.decode.json_text import REPLACEMENT
 from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
+from etl.plan.paging import SMALLEST_HEAD
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Due, Reconciled, Window, deadline
 from etl.sync.crawl import Crawled, read_all, read_slice
@@ -263,10 +264,18 @@ class StreamSync:
             error=error or None,
             hint=hint or None,
             run_bytes=self._listing.run_bytes,
-            # Without a count, a short page may have been the whole listing.
-            page_size=None if count is None else self._listing.paging.known,
+            page_size=self._page_size,
         )
         return self._ended("partial" if error else "succeeded", ours, error, hint)
+
+    @property
+    def _page_size(self) -> int | None:
+        """The largest page size, to be remembered for the app; None if it is not certain.
+
+        Without a count, a short page may have been the whole listing; the API may have been slow for a moment only.
+        """
+        known = self._listing.paging.known
+        return None if self._listing.count is None or (known or 0) < SMALLEST_HEAD else known
 
     async def _hint(self, crawl: Crawled | None) -> str:
         """Return what to do about an incomplete stream."""
@@ -293,7 +302,10 @@ class StreamSync:
         await self._store.note_count(self._listing.count)  # that of an earlier sync would not include what was loaded
         if not crawl.doubt:
             return self._ended("succeeded", None)
-        return self._ended("partial", None, crawl.doubt, crawl.hint or "Run the same command again.")
+        hint = crawl.hint or "Run the same command again."
+        if self._listing.paging.aligned and crawl.order is Order.CREATED_DESC and self._listing.count is not None:
+            hint = "Only the whole listing can be proved complete: leave out --since and --until."
+        return self._ended("partial", None, crawl.doubt, hint)
 
 
 def _only(runs: Container[str], page: Page) -> Page:

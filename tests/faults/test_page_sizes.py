@@ -135,6 +135,28 @@ async def test_page_that_always_times_out_fails_the_stream(database_url, concurr
         await t.agrees()
 
 
+async def test_slow_pages_of_a_moment_do_not_shrink_the_pages_of_later_syncs(database_url):
+    async with trial(database_url, one_stream(150)) as t:
+        t.api = {"page_size": "auto", "timeout_s": 0.3, "concurrency": 1}
+        t.sandbox.faults.cap = Cap(100)
+        slow = iter([2, 3, 5, 9])
+        number = next(slow)
+
+        def is_slow(request):
+            nonlocal number
+            if not lists_runs(request) or len(t.sandbox.requests) != number:
+                return False
+            number = next(slow, 0)
+            return True
+
+        t.sandbox.faults.on(is_slow, Delay(60))
+        assert (
+            await t.run(policy=RetryPolicy(first_pause_s=0.01, longest_pause_s=0.1, jitter=0))
+        ).status == "succeeded"
+        t.sandbox.faults.rules.clear()
+        assert await t.requests_of("reconcile") <= 4
+
+
 def takes(t, since=0):
     """Return the page sizes of the requests for runs."""
     return [int(each.query["take"]) for each in t.sandbox.requests[since:] if "take" in each.query]
