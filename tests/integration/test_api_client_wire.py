@@ -91,7 +91,7 @@ async def test_broken_responses_are_retried_a_limited_number_of_times():
         ("gzip", b"no gzip at all", "gzip"),
         ("deflate", b"no deflate", "deflate"),
         ("br", b"\x0b\x05\x80abc", "brotli"),
-        ("zstd", b"no zstandard", "zstandard"),
+        ("zstd", b"no zstandard", "zst(d|andard)"),
         ("compress", b"abc", "compress"),
         ("gzip, gzip", gzip.compress(PACKED, mtime=0), "gzip, gzip"),
     ],
