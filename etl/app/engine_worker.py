@@ -27,7 +27,7 @@ from etl.config import load
 from etl.db.connect import connect
 from etl.db.refusals import DRIVER_ERRORS, LOST, known_error
 from etl.db.statements import statements
-from etl.errors import DatabaseError
+from etl.errors import DatabaseError, EtlError
 from etl.events import tee
 
 if TYPE_CHECKING:
@@ -61,7 +61,15 @@ def run_worker(sync_id: int, mode: Mode, since: datetime | None, until: datetime
         EtlError: this process cannot continue; other processes can.
     """
     settings = load()
-    asyncio.run(_work(settings, task_of(settings, mode, since, until), sync_id))
+    try:
+        asyncio.run(_work(settings, task_of(settings, mode, since, until), sync_id))
+    except EtlError as error:
+        failure = error
+    else:
+        return
+    # An engine sends the error to the caller. Its causes and their frames may be impossible to pickle.
+    failure.__cause__ = failure.__context__ = None
+    raise failure.with_traceback(None)
 
 
 async def _work(settings: Settings, task: Task, sync_id: int) -> None:
@@ -78,7 +86,7 @@ async def _work(settings: Settings, task: Task, sync_id: int) -> None:
             worker = QueueWorker(settings, task, warehouse, clients, listener, {}, summary=summary, is_shared=True)
             await worker.work_until_stopped(shared, has_caller=True)
         except DatabaseError:  # other workers can continue
-            raise  # not from itself: Dask would follow the causes forever
+            raise
         except Exception as failure:
             error = known_error(failure)
             if isinstance(error, DatabaseError):
