@@ -391,6 +391,7 @@ async def test_summary_is_printed_after_a_signal_before_the_work(command) -> Non
         await asyncio.sleep(0.02)
         with suppress(OSError):
             writer = os.open(command.folder / "key", os.O_WRONLY | os.O_NONBLOCK)
+    await asyncio.sleep(0.3)  # Python handles a signal that comes just before it blocks only afterwards
     process.terminate()
     ended = await asyncio.wait_for(end_of(process), 10)
     os.close(writer)
