@@ -97,7 +97,7 @@ async def test_server_may_lower_its_cap_while_a_listing_is_read(database_url, ho
 
 async def test_slow_pages_are_replaced_by_smaller_ones_at_most_six_times(database_url):
     async with trial(database_url, one_stream(300)) as t:
-        t.api = {"page_size": 100, "timeout_s": 0.2, "concurrency": 1}
+        t.api = {"page_size": 100, "timeout_s": 0.5, "concurrency": 1}
         t.sandbox.faults.on(lists_runs, Delay(60))
         events = []
         policy = RetryPolicy(first_pause_s=0.01, longest_pause_s=1, jitter=0)
