@@ -55,7 +55,7 @@ def page_server() -> Iterator[int]:
 def measure(arguments: Sequence[str], *, python: str = sys.executable, timeout_s: float = 900) -> Usage:
     """Run Python with some arguments; kill it after `timeout_s` seconds.
 
-    Bytecode is cached, as in an installed package: compiling our modules would add 0.2 s to each start.
+    Bytecode is cached, as in an installed package: compiling its modules would add more than 0.1 s to each start.
 
     Raises:
         FailedError: it did not exit with 0; the message includes the end of its output.
