@@ -205,7 +205,7 @@ class Pass(Generic[PageT]):
         """Have a page that does not overlap replaced by one that begins earlier.
 
         Returns:
-            Whether the page is dropped. If no more is tried, it is used, and the pass is not linked; but a pass that
+            Whether the page is dropped. After the last attempt it is used, and the pass is not linked; but a pass that
             did not find the position of its checkpoint ends.
         """
         self._attempts += 1

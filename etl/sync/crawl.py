@@ -296,8 +296,8 @@ class Crawl:
         return evidence.closed_by(look, self._met if counts else None)
 
     def _sides(self, items: Sequence[Listed]) -> dict[str, int]:
-        """Return on which sides of the window items are; nothing unless the order of the listing is certain."""
-        if not (self._observer.has_enough or self._order_is_proven):
+        """Return on which sides of a bounded window items are; nothing unless the order of the listing is certain."""
+        if not self._window.is_bounded or not (self._observer.has_enough or self._order_is_proven):
             return {}
         is_proven = self._observer.is_by_creation or self._order_is_proven
         return self._window.sides(items, self.order, is_proven=is_proven)
