@@ -213,8 +213,8 @@ class Paging:
             self.size, self.aligned, self.fixed = items, True, True
             return Span(span.number, items)
         # The cap may be silent. Without a count, a short first page may be capped or may be the whole listing.
-        more = items > LINK if answer.total is None else items < answer.total
-        if is_first and 0 < items < span.size and answer.size is None and more:
+        more = items > LINK if answer.total is None else answer.size is None and items < answer.total
+        if is_first and 0 < items < span.size and more:
             self.known = self.size = min(self.size, items)
             return Span(span.number, items)
         return span

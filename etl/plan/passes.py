@@ -234,7 +234,8 @@ class Pass(Generic[PageT]):
         if len(self.first) < LINK:  # a page of a single run cannot be linked
             self.first = tuple(dict.fromkeys((*self.first, *keys)))
         self.last = keys or self.last
-        self.reach = span.end
+        may_be_capped = is_short and answer.total is None and not self.paging.aligned
+        self.reach = here if may_be_capped and here > self.reach else span.end
 
     def _is_end(self, answer: Answer[Any], here: int, *, is_short: bool) -> bool:
         """Return whether a page is the end of the listing.

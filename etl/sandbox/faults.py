@@ -210,11 +210,12 @@ def any_request(_request: Request) -> bool:
 class Cap:
     """A maximum page size of lists, and what becomes of a larger `take`.
 
-    It is lowered, which `pagination-take` tells or not (`silent`); or the request is refused with 400, or hangs.
+    It is lowered, which `pagination-take` tells, leaves out (`silent`) or denies (`echoed`); or the request is refused
+    with 400, or hangs.
     """
 
     size: int
-    how: Literal["told", "silent", "refused", "hangs"] = "told"
+    how: Literal["told", "silent", "echoed", "refused", "hangs"] = "told"
 
     def lower(self, take: str) -> str:
         """Return the page size that the API uses."""
@@ -224,6 +225,8 @@ class Cap:
         """Change the response as the cap demands."""
         if self.how == "silent":
             response.headers.pop("pagination-take", None)
+        elif self.how == "echoed":
+            response.headers["pagination-take"] = request.query.get("take", "100")
         elif self.how != "told" and int(request.query.get("take", "100")) > self.size:
             refusal = Status(400, message=f"take must not be greater than {self.size}")
             (HANG if self.how == "hangs" else refusal).apply(response)

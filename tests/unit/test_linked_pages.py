@@ -210,6 +210,28 @@ def test_server_that_rounds_page_sizes_without_a_notice_hides_no_run(to: int, ca
     assert found == set(listing)
 
 
+@pytest.mark.parametrize("cap", [3, 40, 100, 250])
+@pytest.mark.parametrize("count", [0, 1, 2, 39, 40, 41, 150, 999])
+@pytest.mark.parametrize("skips", ["what was asked for", "what it gives"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_cap_that_no_header_tells_hides_no_run(cap: int, count: int, skips: str, begun: bool) -> None:
+    """The server repeats the requested size, sends no count, and skips pages of the requested or of the given size."""
+    listing = runs(count)
+
+    def capped(span: Span) -> Sequence[str]:
+        size = min(span.size, cap)
+        start = span.start if skips == "what was asked for" else (span.number - 1) * size
+        return listing[start : start + size]
+
+    read_before = 0 if begun else count // 2
+    start = Checkpoint(read_before, tuple(listing[:read_before][-20:]), tuple(listing[:20]))
+    reading: Pass[Sequence[str]] = Pass(Paging(1000), start)
+    found = {*listing[:read_before], *read(reading, capped, counted=False)}
+    assert found == set(listing) or not reading.linked or not reading.ended
+    if begun:
+        assert found == set(listing)
+
+
 def test_short_page_is_not_the_end_if_the_count_is_higher() -> None:
     paging = Paging(100)
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == Span(1, 70), "a server may cap silently"
