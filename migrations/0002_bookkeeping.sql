@@ -119,6 +119,14 @@ CREATE FUNCTION page_size_of(app_id text) RETURNS integer LANGUAGE sql STABLE AS
 $$;
 COMMENT ON FUNCTION page_size_of IS 'The maximum page size of the API for an app; null if it is not known, or to be tried again.';
 
+-- A function created in this form keeps referring to the tables of its schema if that is renamed.
+CREATE FUNCTION lock_key(VARIADIC name text[]) RETURNS bigint LANGUAGE sql STABLE
+RETURN hashtextextended(array_to_string(
+    (SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_streams'::regclass)
+    || name, E'\n'), 0);
+COMMENT ON FUNCTION lock_key IS
+    'The key of an advisory lock of this schema by its name: ''sync'' and etl_syncs.id, or ''stream'', app and workflow, for example.';
+
 -- The session holds the locks until it releases them or ends. A former owner that hangs in the middle of a commit keeps
 -- rows locked: its session, which holds the commit lock, is terminated. The new fencing token prevents later commits of
 -- a former owner.
@@ -127,8 +135,8 @@ BEGIN
     RETURN QUERY
     WITH asked AS MATERIALIZED (
         SELECT app_id, workflow_id,
-            pg_try_advisory_lock(hashtextextended(concat_ws(E'\n', current_schema(), 'stream', app_id, workflow_id), 0)) AS is_locked,
-            hashtextextended(concat_ws(E'\n', current_schema(), 'commit', app_id, workflow_id), 0) AS commit_key
+            pg_try_advisory_lock(lock_key('stream', app_id, workflow_id)) AS is_locked,
+            lock_key('commit', app_id, workflow_id) AS commit_key
         FROM unnest(app_ids, workflow_ids) AS streams (app_id, workflow_id)
     ),
     locked AS MATERIALIZED (

@@ -618,14 +618,13 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
 COMMENT ON VIEW etl_locks IS 'One row per advisory lock in this database. Running invocations hold locks for themselves and for their streams.';
 COMMENT ON COLUMN etl_locks.key IS
-    'hashtextextended(name, 0). The name consists of the schema, ''sync'' and etl_syncs.id, or of the schema, ''stream'', app and workflow, joined by line feeds.';
+    'lock_key(''sync'', etl_syncs.id::text) of an invocation, lock_key(''stream'', app_id, workflow_id) of a stream.';
 COMMENT ON COLUMN etl_locks.backend_pid IS 'Process id of the PostgreSQL session that holds the lock.';
 
 CREATE VIEW live_syncs AS
 SELECT syncs.id, syncs.mode, syncs.started_at, syncs.host, syncs.pid, locks.backend_pid
 FROM etl_syncs AS syncs
-JOIN etl_locks AS locks ON locks.key = hashtextextended(
-    (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_syncs'::regclass) || E'\nsync\n' || syncs.id, 0)
+JOIN etl_locks AS locks ON locks.key = lock_key('sync', syncs.id::text)
 WHERE syncs.status = 'running';
 COMMENT ON VIEW live_syncs IS
     'One row per running invocation, which is a row of etl_syncs whose lock is held; several rows if several processes share the invocation (--join).';
@@ -748,9 +747,7 @@ JOIN stream_counts AS counts ON counts.app_id = streams.app_id AND counts.workfl
 LEFT JOIN workflows ON workflows.id = streams.workflow_id
 LEFT JOIN etl_app_errors AS app ON app.app_id = streams.app_id
     AND app.last_error_at > coalesce(streams.last_synced_at, '-infinity')
-LEFT JOIN holders ON holders.key = hashtextextended(concat_ws(
-    E'\n', (SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'etl_streams'::regclass),
-    'stream', streams.app_id, streams.workflow_id), 0)
+LEFT JOIN holders ON holders.key = lock_key('stream', streams.app_id, streams.workflow_id)
 LEFT JOIN queued ON queued.app_id = streams.app_id AND queued.workflow_id = streams.workflow_id
 CROSS JOIN LATERAL (SELECT coalesce(queued.name, holders.name) AS name) AS holder
 CROSS JOIN LATERAL (

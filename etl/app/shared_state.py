@@ -117,12 +117,12 @@ class SharedState:
     @asynccontextmanager
     async def lead(self) -> AsyncIterator[Snapshot]:
         """Hold the lead inside the block; yield the shared state."""
-        while not await self._warehouse.ask(lambda session: session.try_lock("lead", self._sync_id)):  # noqa: ASYNC110
+        while not await self._warehouse.ask(lambda session: session.try_lock("lead", str(self._sync_id))):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S / 2)  # there is no notification when another process releases the lead
         try:
             yield await self.read()
         finally:
-            await self._warehouse.ask(lambda session: session.unlock("lead", self._sync_id))
+            await self._warehouse.ask(lambda session: session.unlock("lead", str(self._sync_id)))
 
     async def stop(self, error: EtlError) -> None:
         """Ask all processes to end with an error."""
@@ -149,7 +149,7 @@ class SharedState:
         """Raise the reason to stop, if there is one before the work has ended."""
         session, give_up_at = self._warehouse.session, monotonic() + ABSENCE_S
         while not ended.is_set():
-            is_absent = has_caller and await self._warehouse.ask(lambda each: each.is_free("sync", self._sync_id))
+            is_absent = has_caller and await self._warehouse.ask(lambda each: each.is_free("sync", str(self._sync_id)))
             if self._warehouse.session is not session:
                 session, give_up_at = self._warehouse.session, monotonic() + OUTAGE_ABSENCE_S
             elif not is_absent:

@@ -222,7 +222,7 @@ async def open_warehouse(settings: Settings, listener: Listener, *, migrated: bo
     try:
         async with AsyncExitStack() as stack:
             connection = await connect(url, schema, application_name="cortex-etl session", timeout_s=timeout_s)
-            session = Session(connection, schema)
+            session = Session(connection)
             stack.push_async_callback(session.close)
             if migrated:
                 await _migrated(connection, url, settings, listener)

@@ -32,7 +32,7 @@ class EmptySession(Session):
     """A session that finds no rows."""
 
     def __init__(self) -> None:
-        self.liveness = self.shared = ""
+        self.liveness = self.shared = ()
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""

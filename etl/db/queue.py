@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from asyncpg import UniqueViolationError
 
-from etl.db.session import states_of
+from etl.db.session import columns_of, states_of
 from etl.db.statements import statements
 from etl.events import StreamId
 from etl.plan.window import Window
@@ -152,7 +152,7 @@ class Queue:
         self, place: int, outcome: bytes, sent: tuple[int, int], streams: Sequence[StreamId] = ()
     ) -> None:
         values = (self._sync_id, self.worker, place, outcome.decode(), *sent)
-        await self._ask(lambda session: session.fetch(_SQL["finish"], *values, session.lock_names(streams)))
+        await self._ask(lambda session: session.fetch(_SQL["finish"], *values, *columns_of(streams)))
 
     async def _put_back(self, unit: Unit) -> None:
         await self._rows("put_back", self.worker, unit.place)

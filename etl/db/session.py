@@ -15,7 +15,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from etl import __version__
 from etl.db.connect import LONG_S, connect
@@ -37,6 +37,9 @@ _SEEN = statements("seen")
 _ENDING_ATTEMPTS = 20
 _ENDING_PAUSE_S = 0.1
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+LockName: TypeAlias = tuple[str, ...]
+"""The name of an advisory lock, for the SQL function `lock_key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +82,27 @@ def states_of(rows: Iterable[asyncpg.Record]) -> dict[StreamId, StreamState]:
     return {StreamId(row["app_id"], row["workflow_id"]): StreamState.of(row) for row in rows}
 
 
+def columns_of(streams: Sequence[StreamId]) -> tuple[list[str], list[str]]:
+    """Return the apps and the workflows of streams, as parameters of a statement."""
+    return [stream.app_id for stream in streams], [stream.workflow_id for stream in streams]
+
+
+def _lock_of(sync_id: int) -> LockName:
+    """Return the name of the lock of an invocation."""
+    return "sync", str(sync_id)
+
+
 class Session:
     """The connection that holds the locks of a process. Calls are serialized: one statement at a time."""
 
     _requested: frozenset[str] | None = None
 
-    def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
+    def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
-        self._schema = schema
         self._busy = asyncio.Lock()
-        self.liveness = ""
+        self.liveness: LockName = ()
         """Name of the lock that shows that this process is alive; empty if it holds none."""
-        self.shared = ""
+        self.shared: LockName = ()
         """Name of the invocation lock that this process shares with others; empty if it shares none."""
         self._passes = 0
 
@@ -102,7 +114,7 @@ class Session:
             DatabaseError: the database cannot be reached.
         """
         connection = await connect(url, schema, application_name="cortex-etl session", timeout_s=timeout_s)
-        return cls(connection, schema)
+        return cls(connection)
 
     async def close(self) -> None:
         """Release all locks and disconnect. PostgreSQL releases the locks of a lost connection later by itself."""
@@ -128,8 +140,7 @@ class Session:
 
     async def take(self, streams: Sequence[StreamId]) -> dict[StreamId, StreamState]:
         """Lock the streams that no other process holds; return their states, each with a new fencing token."""
-        apps, workflows = ([*column] for column in zip(*streams, strict=True))
-        return states_of(await self._rows("lock_streams", apps, workflows))
+        return states_of(await self._rows("lock_streams", *columns_of(streams)))
 
     async def read(self, stream: StreamId) -> StreamState:
         """Return the state of a stream without locking it."""
@@ -142,34 +153,26 @@ class Session:
 
     async def release(self, *streams: StreamId) -> None:
         """Unlock streams."""
-        await self._rows("unlock", self.lock_names(streams))
-
-    def lock_names(self, streams: Iterable[StreamId]) -> list[str]:
-        """Return the names of the locks of streams."""
-        return [self._name("stream", *stream) for stream in streams]
+        await self._rows("unlock_streams", *columns_of(streams))
 
     async def streams_with_due_payloads(self) -> list[StreamId]:
         """Return the streams with runs whose payloads are due to be removed (retention)."""
         return [StreamId(*row) for row in await self._rows("streams_with_due_payloads")]
 
-    def _name(self, kind: str, *of: object) -> str:
-        """Return the name of an advisory lock."""
-        return "\n".join((self._schema, kind, *map(str, of)))
-
     async def start_sync(self, mode: str) -> dict[str, Any]:
         """Insert the row of this invocation and return it; mark invocations whose processes died as interrupted."""
         (row,) = await self._rows("start_sync", mode, socket.gethostname(), os.getpid(), __version__)
-        self.liveness = self._name("sync", row["id"])
+        self.liveness = _lock_of(row["id"])
         await self._value("lock", self.liveness)
         await self._close_others(row["id"])
         return dict(row)
 
     async def _close_others(self, sync_id: int) -> None:
         for other in await self._rows("unclosed_syncs", sync_id):
-            name = self._name("sync", other["id"])
+            name = _lock_of(other["id"])
             if await self._value("lock", name):
                 await self._value("close_sync", other["id"])
-                await self._rows("unlock", [name])
+                await self._value("unlock", name)
 
     async def join_sync(self, name: str, mode: str, terms: str) -> tuple[dict[str, Any], str]:
         """Join the running invocation with a name, or start one.
@@ -185,13 +188,13 @@ class Session:
             The row of the invocation in `etl_syncs`, and its terms.
         """
         async with self._busy, self._connection.transaction():
-            await self._connection.execute(_SHARED["lock_name"], self._name("join", name))
+            await self._connection.execute(_SHARED["lock_name"], name)
             row = await self._connection.fetchrow(_SHARED["running"], name)
             while row is not None and not await self._share(row["id"]):
                 await asyncio.sleep(_ENDING_PAUSE_S)
                 row = await self._connection.fetchrow(_SHARED["running"], name)
             values = await self._start_shared(name, mode, terms) if row is None else dict(row)
-        self.shared = self._name("sync", values["id"])
+        self.shared = _lock_of(values["id"])
         await self._close_others(values["id"])
         return values, values.pop("terms", terms)
 
@@ -199,33 +202,33 @@ class Session:
         about = (socket.gethostname(), os.getpid(), __version__)
         (row,) = await self._connection.fetch(_SQL["start_sync"], mode, *about)
         await self._connection.execute(_SHARED["add"], row["id"], name, terms)
-        await self._connection.fetchval(_SQL["lock_shared"], self._name("sync", row["id"]))
+        await self._connection.fetchval(_SQL["lock_shared"], _lock_of(row["id"]))
         return dict(row)
 
     async def _share(self, sync_id: int) -> bool:
         """Share the lock of an invocation. If its processes are dead, close the invocation and return False."""
-        name = self._name("sync", sync_id)
+        name = _lock_of(sync_id)
         if await self._connection.fetchval(_SQL["lock"], name):
             await self._connection.execute(_SQL["close_sync"], sync_id)
-            await self._connection.fetch(_SQL["unlock"], [name])
+            await self._connection.execute(_SQL["unlock"], name)
             return False
         return bool(await self._connection.fetchval(_SQL["lock_shared"], name))
 
-    async def try_lock(self, kind: str, *of: object) -> bool:
+    async def try_lock(self, *name: str) -> bool:
         """Acquire a lock; return False if another process holds it."""
-        return bool(await self._value("lock", self._name(kind, *of)))
+        return bool(await self._value("lock", name))
 
-    async def is_free(self, kind: str, *of: object) -> bool:
+    async def is_free(self, *name: str) -> bool:
         """Return whether no process holds a lock exclusively."""
-        return bool(await self._value("is_free", self._name(kind, *of)))
+        return bool(await self._value("is_free", name))
 
-    async def unlock(self, kind: str, *of: object) -> None:
+    async def unlock(self, *name: str) -> None:
         """Release a lock."""
-        await self._rows("unlock", [self._name(kind, *of)])
+        await self._value("unlock", name)
 
     async def work_as(self, worker: str) -> None:
         """Hold the liveness lock of a process that works on an invocation of several processes."""
-        self.liveness = self._name("worker", worker)
+        self.liveness = ("worker", worker)
         await self._value("lock", self.liveness)
 
     async def succeed(self, lost: Session) -> None:
@@ -242,7 +245,7 @@ class Session:
             )
         self.shared = lost.shared
 
-    async def take_over(self, liveness: str) -> None:
+    async def take_over(self, liveness: LockName) -> None:
         """Acquire the liveness lock of this process after ending the lost session that holds it.
 
         PostgreSQL may take a while to notice that a connection is lost, and keeps the session's locks until then.

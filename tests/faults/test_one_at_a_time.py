@@ -256,7 +256,7 @@ async def test_streams_are_locked_only_before_they_are_read(database_url):
         world.create_run(f"wf_{number}")
     async with trial(database_url, world) as t:
         t.api = {"concurrency": 2}
-        locks = "SELECT count(*) FROM etl_locks JOIN etl_streams ON key = hashtextextended(concat_ws(E'\\n', 'cortex', 'stream', app_id, workflow_id), 0)"
+        locks = "SELECT count(*) FROM etl_locks JOIN etl_streams ON key = lock_key('stream', app_id, workflow_id)"
         held = []
 
         async def count(path, query, number):

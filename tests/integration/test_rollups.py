@@ -216,7 +216,7 @@ async def test_one_process_rolls_up_at_a_time_within_its_limit(
     assert await roll_up(warehouse, seconds=0) == 1
     assert await warehouse.fetchval("SELECT day FROM rollup_health") == (START + timedelta(days=2)).date()
     other = await connect(database_url, "cortex")
-    await other.execute("SELECT pg_advisory_lock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))")
+    await other.execute("SELECT pg_advisory_lock(lock_key('rollups'))")
     assert await roll_up(warehouse, seconds=inf) == 0
     await other.close()
     assert await roll_up(warehouse, seconds=inf) == 2

@@ -8,11 +8,11 @@ INSERT INTO etl_settings (name, value) VALUES ('erased_salt', to_jsonb($1::text)
 -- name: wait_for_loads
 -- Every load holds this lock in shared mode (see begin_commit). When this statement returns, running loads have ended,
 -- and later loads see the recorded hashes.
-SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || E'\nerased', 0))
+SELECT pg_advisory_xact_lock(lock_key('erased'))
 
 -- name: loads_under_way
 SELECT backend_pid FROM etl_locks
-WHERE key = hashtextextended(current_schema() || E'\nerased', 0) AND backend_pid <> pg_backend_pid()
+WHERE key = lock_key('erased') AND backend_pid <> pg_backend_pid()
 
 -- name: record_hashes
 INSERT INTO etl_erased (kind, hash) SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING

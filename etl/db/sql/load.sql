@@ -13,8 +13,8 @@ WHERE id = ANY ($1::text[])
 -- name: begin_commit
 -- Mark the transaction as one of this stream and as one that `forget` waits for; return its id.
 SELECT pg_current_xact_id()::text,
-    pg_advisory_xact_lock_shared(hashtextextended(concat_ws(E'\n', current_schema(), 'commit', $1::text, $2::text), 0)),
-    pg_advisory_xact_lock_shared(hashtextextended(current_schema() || E'\nerased', 0))
+    pg_advisory_xact_lock_shared(lock_key('commit', $1::text, $2::text)),
+    pg_advisory_xact_lock_shared(lock_key('erased'))
 
 -- name: keep_payloads
 -- A run with empty payloads keeps the stored ones if their retention has expired, even if it was extended since.

@@ -43,12 +43,13 @@ UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outco
 
 -- name: finish
 -- Record the outcomes of a workflow's streams, or the outcome of a slice, unless another process has claimed it since.
--- $5 requests, $6 retries, $7 names of the locks to release.
+-- $5 requests, $6 retries; $7 apps and $8 workflows of the streams to unlock.
 WITH finished AS (
     UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
     WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
 )
-SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($7::text[]) AS locks (name)
+SELECT pg_advisory_unlock(lock_key('stream', app_id, workflow_id))
+FROM unnest($7::text[], $8::text[]) AS streams (app_id, workflow_id)
 
 -- name: add_slices
 -- Queue the slices of the stream of app $2 and workflow $3. $4 fencing token.

@@ -8,10 +8,10 @@ SELECT update_own_credits($1)
 
 -- name: lock_all
 -- Prevent other processes from rolling up; false if another process is rolling up.
-SELECT pg_try_advisory_lock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
+SELECT pg_try_advisory_lock(lock_key('rollups'))
 
 -- name: unlock_all
-SELECT pg_advisory_unlock(hashtextextended('cortex-etl rollups ' || current_schema(), 0))
+SELECT pg_advisory_unlock(lock_key('rollups'))
 
 -- name: due
 -- Days whose rollups are out of date, newest first, each with its changed workflows. A large day with few changes is

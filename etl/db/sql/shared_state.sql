@@ -1,6 +1,6 @@
 -- name: lock_name
 -- Serialize processes that start or join an invocation at the same time, until the transaction ends.
-SELECT pg_advisory_xact_lock(hashtextextended($1, 0))
+SELECT pg_advisory_xact_lock(lock_key('join', $1))
 
 -- name: running
 -- The last invocation with the name $1, if it is running.

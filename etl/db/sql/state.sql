@@ -1,16 +1,20 @@
 -- name: lock
 -- The session holds the lock until it releases the lock or ends.
-SELECT pg_try_advisory_lock(hashtextextended($1, 0))
+SELECT pg_try_advisory_lock(lock_key(VARIADIC $1::text[]))
 
 -- name: lock_shared
-SELECT pg_try_advisory_lock_shared(hashtextextended($1, 0))
+SELECT pg_try_advisory_lock_shared(lock_key(VARIADIC $1::text[]))
 
 -- name: is_free
 -- Whether no session holds the lock exclusively. The transaction, which is this statement, releases it again.
-SELECT pg_try_advisory_xact_lock_shared(hashtextextended($1, 0))
+SELECT pg_try_advisory_xact_lock_shared(lock_key(VARIADIC $1::text[]))
 
 -- name: unlock
-SELECT pg_advisory_unlock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS names (name)
+SELECT pg_advisory_unlock(lock_key(VARIADIC $1::text[]))
+
+-- name: unlock_streams
+SELECT pg_advisory_unlock(lock_key('stream', app_id, workflow_id))
+FROM unnest($1::text[], $2::text[]) AS streams (app_id, workflow_id)
 
 -- name: unlock_all
 SELECT pg_advisory_unlock_all()
@@ -21,13 +25,9 @@ SELECT streams.*, page_size_of(app_id) AS page_size, clock_timestamp() AS read_a
 
 -- name: end_holder
 -- Terminate the session that holds an advisory lock, whose connection this process has lost.
-WITH lock AS (SELECT hashtextextended($1, 0) AS key)
 SELECT count(pg_terminate_backend(activity.pid))
-FROM lock
-JOIN pg_locks AS locks ON locks.locktype = 'advisory' AND locks.objsubid = 1
-    AND locks.classid::bigint = (lock.key >> 32) & 4294967295 AND locks.objid::bigint = lock.key & 4294967295
-JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
-WHERE activity.usename = current_user AND activity.pid <> pg_backend_pid()
+FROM etl_locks AS locks JOIN pg_stat_activity AS activity ON activity.pid = locks.backend_pid
+WHERE locks.key = lock_key(VARIADIC $1::text[]) AND activity.usename = current_user AND activity.pid <> pg_backend_pid()
 
 -- name: read_stream
 -- The state of a stream, as returned by `lock_streams`; nulls if it was never read.
