@@ -303,7 +303,7 @@ COMMENT ON COLUMN etl_rate_budgets.granted IS 'Number of requests in each of the
 COMMENT ON COLUMN etl_rate_budgets.paused_until IS 'Until when all requests are paused at the API''s request; null if they are not paused.';
 COMMENT ON COLUMN etl_rate_budgets.paused_at IS 'When the API last requested a pause; null if it never did.';
 COMMENT ON COLUMN etl_rate_budgets.paused_after IS
-    'Number of requests granted in the minute before paused_at. If it is below api.requests_per_minute, the API allows fewer requests than configured.';
+    'Number of requests granted in the minute before paused_at; at most so many were sent.';
 
 CREATE TABLE etl_settings (
     name       text        NOT NULL,

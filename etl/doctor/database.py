@@ -40,7 +40,7 @@ _UP_TO_DATE = ok("migrations", "all are applied")
 _SQL = statements("doctor")
 
 _MAX_STREAMS = 5  # streams to name; `status` shows all
-_FEWEST = 5  # fewer requests before a pause say nothing about the rate that the API accepts
+_MUCH = 0.5  # share of the configured rate: a pause after fewer requests says nothing about what the API accepts
 _MARGIN = 0.9  # share of the requests that the API accepted before it requested a pause
 
 
@@ -230,16 +230,16 @@ async def _request_budget(connection: asyncpg.Connection, settings: Settings) ->
     row = await connection.fetchrow(_SQL["paused"], settings.api.host, settings.api.egress or "")
     if row is None:
         return ok("rate", "the API has not asked for a pause in the last 24 hours")
-    taken = counted(row["paused_after"], "request")
+    granted = row["paused_after"]  # some of them may not have been sent
     found = (
-        f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after {taken} "
-        f"in one minute; {configured:,} are configured"
+        f"the API asked for a pause at {row['paused_at']:%Y-%m-%d %H:%M} UTC after at most "
+        f"{counted(granted, 'request')} in one minute; {configured:,} are configured"
     )
-    if row["paused_after"] >= configured:
+    if granted >= configured:
         return ok("rate", found)
-    hint = "Find out who else uses this IP address, or why the API refuses requests."
-    if row["paused_after"] >= _FEWEST:
-        fewer = int(row["paused_after"] * _MARGIN)
+    hint = "If it happens again, find out who else uses this IP address, or why the API refuses requests."
+    if granted >= _MUCH * configured:
+        fewer = max(1, int(granted * _MARGIN))
         hint = f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."
     return warning("rate", found, hint)
 

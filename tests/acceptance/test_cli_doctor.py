@@ -128,9 +128,34 @@ async def test_doctor_does_not_wait_for_a_long_pause(at_work, warehouse) -> None
     await warehouse.execute("UPDATE etl_rate_budgets SET paused_until = NULL")
     found = await findings(command)
     assert {each["state"] for each in found["app"]} == {"ok"}
-    await warehouse.execute("UPDATE etl_rate_budgets SET paused_after = 1")
+
+
+@pytest.mark.parametrize(
+    ("granted", "state", "hint"),
+    [
+        (
+            13,
+            "warning",
+            "If it happens again, find out who else uses this IP address, or why the API refuses requests.",
+        ),
+        (
+            249,
+            "warning",
+            "If it happens again, find out who else uses this IP address, or why the API refuses requests.",
+        ),
+        (250, "warning", "Set api.requests_per_minute to 225, or find out who else uses this IP address."),
+        (500, "ok", ""),
+    ],
+)
+async def test_doctor_advises_a_lower_rate_only_if_much_of_it_was_used(
+    at_work, warehouse, granted, state, hint
+) -> None:
+    command, _ = at_work
+    await command("sync", "--quiet")
+    await warehouse.execute("UPDATE etl_rate_budgets SET paused_at = now(), paused_after = $1", granted)
     (rate,) = (await findings(command))["rate"]
-    assert (rate["state"], "Find out who else uses this IP address" in rate["hint"]) == ("warning", True)
+    assert (rate["state"], rate["hint"]) == (state, hint)
+    assert f"after at most {granted} requests in one minute; 500 are configured" in rate["found"]  # some are not sent
 
 
 async def test_doctor_counts_its_requests_without_a_warehouse(command, sandbox, small_world) -> None:

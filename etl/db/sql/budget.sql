@@ -75,7 +75,7 @@ SELECT $1, $2, ARRAY[min(applied_at)], ARRAY[$3::integer] FROM etl_migrations
 ON CONFLICT (host, egress) DO NOTHING
 
 -- name: pause
--- Pause all requests to an API host; a longer current pause is kept. Record the number of requests before the pause.
+-- Pause all requests to an API host; a longer current pause is kept. Record how many were granted before it.
 --
 -- $1 host, $2 egress, $3 seconds.
 INSERT INTO etl_rate_budgets AS budget (host, egress, granted_at, granted, paused_until, paused_at, paused_after)

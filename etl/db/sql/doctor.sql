@@ -41,7 +41,7 @@ JOIN pg_stat_activity AS activity ON activity.pid = live.backend_pid
 ORDER BY is_stale DESC NULLS LAST, live.id;
 
 -- name: paused
--- The last pause requested by an API host within a day, and the number of requests in the minute before.
+-- The last pause requested by an API host within a day, and the number of requests granted in the minute before.
 SELECT paused_at, paused_after FROM etl_rate_budgets
 WHERE host = $1 AND egress = $2 AND paused_at > now() - interval '1 day';
 
