@@ -161,8 +161,13 @@ class Watch:
             if self._has_rules and connection is not None and summary.exit_code in {EXIT_OK, EXIT_INCOMPLETE}:
                 await self._check_rules(connection)
         except Exception as failure:  # noqa: BLE001 -- the exit code is that of the sync
-            fields = {"error": f"{type(failure).__name__}: {failure}"}
-            self._listener(Notice("telemetry.failed", fields, level="warning"))
+            from etl.db.refusals import known_error
+
+            error = known_error(failure)
+            fields = {"error": f"not all metrics, alerts and pings of this sync could be made: {error.message}"}
+            if isinstance(error, DatabaseError):
+                fields["hint"] = error.hint
+            self._listener(Notice("telemetry.failed", fields, level="error"))
         finally:
             if connection is not None:
                 with suppress(Exception):

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from webhook_fixtures import receiving
 
+from etl.db.refusals import DAMAGED
 from etl.sandbox.faults import Status, any_request, lists_runs, page
 
 
@@ -98,6 +99,19 @@ async def test_unwritable_metrics_file_does_not_fail_the_sync(at_work) -> None:
     (line,) = [json.loads(each) for each in ended.err.splitlines() if "metrics.failed" in each]
     assert line["error"] == "No such file or directory"
     assert [each.name for each in command.folder.iterdir() if "prom" in each.name] == []
+
+
+async def test_damaged_schema_is_an_error_although_the_data_is_committed(at_work, warehouse) -> None:
+    command, _ = at_work
+    words = ("sync", "--log-format", "json", "--metrics-file", "cortex.prom")
+    assert (await command(*words)).code == 0
+    await warehouse.execute("DROP VIEW sync_health CASCADE")
+    ended = await command(*words)
+    assert ended.code == 0
+    (line,) = [json.loads(each) for each in ended.err.splitlines() if "telemetry.failed" in each]
+    damage = 'the schema of the warehouse is damaged: relation "sync_health" does not exist'
+    assert line["error"] == f"not all metrics, alerts and pings of this sync could be made: {damage}"
+    assert (line["level"], line["hint"]) == ("error", DAMAGED)
 
 
 async def test_webhook_is_called_only_when_the_state_changes(at_work, receiver) -> None:
