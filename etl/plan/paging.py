@@ -130,7 +130,8 @@ class Paging:
         may_round: whether the server returned a smaller page than requested, and none of the requested size since.
         aligned: whether pages cannot overlap, because the server rounds page sizes, or pages by token.
         fixed: whether the server gives larger pages than requested; all are requested with its size.
-        uneven: whether short pages occur among full ones, as from a server that filters each page after cutting it.
+        uneven: whether short pages occur before the end, as from a server that filters each page after cutting it, or
+            reports the requested size although it gives smaller pages.
     """
 
     size: int
@@ -213,8 +214,9 @@ class Paging:
             self.size, self.aligned, self.fixed = items, True, True
             return Span(span.number, items)
         # The cap may be silent. Without a count, a short first page may be capped or may be the whole listing.
-        more = items > LINK if answer.total is None else answer.size is None and items < answer.total
+        more = items > LINK if answer.total is None else items < answer.total
         if is_first and 0 < items < span.size and more:
             self.known = self.size = min(self.size, items)
+            self.uneven = self.uneven or answer.size is not None  # or it filters pages after cutting them
             return Span(span.number, items)
         return span

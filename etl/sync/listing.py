@@ -296,5 +296,6 @@ def _check_progress(reading: Pass[Page]) -> None:
     if reading.repeats >= REPEATED_PAGES and not reading.ended:
         raise FatalError(
             "paging does not work: page after page shows no new items",
-            hint="Report it to whoever runs the API. What was read is kept.",
+            hint="Set api.page_size to the size of the pages that the API gives. If that does not help, report it to "
+            "whoever runs the API. What was read is kept.",
         )

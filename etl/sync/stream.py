@@ -272,10 +272,12 @@ class StreamSync:
     def _page_size(self) -> int | None:
         """The largest page size, to be remembered for the app; None if it is not certain.
 
-        Without a count, a short page may have been the whole listing; the API may have been slow for a moment only.
+        Without a count, a short page may have been the whole listing; the API may have been slow for a moment only, or
+        filter pages after cutting them.
         """
-        known = self._listing.paging.known
-        return None if self._listing.count is None or (known or 0) < SMALLEST_HEAD else known
+        paging = self._listing.paging
+        is_certain = self._listing.count is not None and not paging.uneven
+        return paging.known if is_certain and (paging.known or 0) >= SMALLEST_HEAD else None
 
     async def _hint(self, crawl: Crawled | None) -> str:
         """Return what to do about an incomplete stream."""
