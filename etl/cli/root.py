@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from pydantic import ValidationError
@@ -17,6 +17,20 @@ from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_COMMANDS: Final = {
+    "sandbox": ("demo", "sandbox", "selftest"),
+    "setup": ("init", "doctor", "config", "migrate", "stop"),
+    "syncing": ("sync", "backfill", "reconcile"),
+    "status": ("status", "plan"),
+    "query": ("sql", "psql", "describe", "report", "export"),
+    "integrations": ("dbt", "mcp"),
+    "rejects": ("rejects",),
+    "alerts": ("alerts",),
+    "privacy": ("forget", "grant"),
+    "schedule": ("schedule",),
+}
+"""The commands by the module that registers them when it is imported."""
 
 app = typer.Typer(
     cls=Group,
@@ -36,8 +50,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parse_and_run(arguments: Sequence[str]) -> int:
+    root = get_command(load_commands(*arguments[:1]))
     try:
-        code: int | None = get_command(app).main(list(arguments), prog_name="cortex-etl", standalone_mode=False)
+        code: int | None = root.main(list(arguments), prog_name="cortex-etl", standalone_mode=False)
     except _ParseError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             return SettingsError.exit_code  # the help has been printed
@@ -94,21 +109,15 @@ def common(
     ctx.obj = Invocation(config, log_format, verbose, quiet)
 
 
-# Each module registers its commands when imported.
-for _module in (
-    "sandbox",
-    "setup",
-    "syncing",
-    "status",
-    "query",
-    "integrations",
-    "rejects",
-    "alerts",
-    "privacy",
-    "schedule",
-):
-    import_module(f"etl.cli.{_module}")
-for _command in app.registered_commands:
-    place(_command, _command.name)
-for _group in app.registered_groups:
-    place(_group, _group.name)
+def load_commands(name: str = "") -> typer.Typer:
+    """Import the module of a command, or those of all commands if there is none of this name; return the root command.
+
+    Importing and building the other commands would delay the start of a sync.
+    """
+    found = [module for module, names in _COMMANDS.items() if name in names]
+    for module in found or _COMMANDS:
+        import_module(f"etl.cli.{module}")
+    registered: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for each in registered:
+        place(each, each.name)
+    return app

@@ -11,7 +11,7 @@ import pytest
 from command_fixtures import clean_environment
 from typer.main import get_command
 
-from etl.cli.root import app
+from etl.cli.root import load_commands
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -78,7 +78,7 @@ def commands(tree, path=()):
             yield (*path, name), each
 
 
-ALL = dict(commands(get_command(app)))
+ALL = dict(commands(get_command(load_commands())))
 PROMISED = {
     "demo", "init", "migrate", "sync", "backfill", "reconcile", "status", "plan", "doctor", "sql", "rejects list",
     "rejects retry", "sandbox", "stop", "config show", "psql",

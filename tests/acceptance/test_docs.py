@@ -15,7 +15,7 @@ from typer.main import get_command
 from etl import errors
 from etl.app import SyncSummary
 from etl.cli.reference import commands, render
-from etl.cli.root import app
+from etl.cli.root import load_commands
 from etl.config import Settings
 from etl.config.problems import all_keys
 from etl.dictionary import read_relations
@@ -65,7 +65,7 @@ def shown_commands(page: str) -> list[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Parse the arguments with the real command, without running it."""
-    command: Any = get_command(app)
+    command: Any = get_command(load_commands())
     rest = list(words)
     while hasattr(command, "commands"):
         if not rest or rest[0] in ROOT_OPTIONS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from etl.cli.help import GROUPS
-from etl.cli.root import app
+from etl.cli.root import load_commands
 from etl.config import Settings
 from etl.config.problems import all_keys
 
@@ -29,7 +31,7 @@ def commands(tree, path=""):
             yield f"{path}{name}", each
 
 
-ALL = dict(commands(get_command(app)))
+ALL = dict(commands(get_command(load_commands())))
 
 
 @pytest.mark.parametrize(("page", "text"), PAGES.items(), ids=PAGES)
@@ -93,5 +95,26 @@ def test_every_decision_is_in_the_list_of_decisions() -> None:
 def test_every_command_has_a_place_and_a_line_in_the_help() -> None:
     """A new command is named in `GROUPS` of `etl/cli/help.py`."""
     named = [name for names in GROUPS.values() for name in names]
-    root: Any = get_command(app)
+    root: Any = get_command(load_commands())
     assert sorted(named) == sorted(root.commands)
+
+
+ALONE = """
+import os
+from etl.cli.help import GROUPS
+from etl.cli.root import load_commands
+for name in [name for names in GROUPS.values() for name in names]:
+    if os.fork() == 0:
+        app = load_commands(name)
+        print(name, *(each.name for each in (*app.registered_commands, *app.registered_groups)), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_a_command_is_found_without_the_modules_of_the_others() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+    found = {name: loaded for name, *loaded in map(str.split, done.stdout.splitlines())}
+    assert found.keys() == {name for names in GROUPS.values() for name in names}
+    assert all(name in loaded for name, loaded in found.items()), found
+    assert set(found["sync"]) == {"sync", "backfill", "reconcile"}

@@ -6,13 +6,13 @@ from typer.testing import CliRunner
 
 from etl.cli.help import GROUPS
 from etl.cli.reference import commands
-from etl.cli.root import app
+from etl.cli.root import load_commands
 
 ALL = dict(commands())
 
 
 def shown(*words: str) -> str:
-    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"})
+    done = CliRunner().invoke(load_commands(), [*words, "--help"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
     return done.output
 
@@ -39,4 +39,6 @@ def test_flags_have_no_type_and_common_options_are_described_only_in_the_main_he
 
 def test_completion_knows_common_options() -> None:
     environment = {"_CORTEX_ETL_COMPLETE": "complete_bash", "COMP_WORDS": "cortex-etl sync --qu", "COMP_CWORD": "2"}
-    assert CliRunner().invoke(app, [], env=environment, prog_name="cortex-etl").output.split() == ["--quiet"]
+    assert CliRunner().invoke(load_commands(), [], env=environment, prog_name="cortex-etl").output.split() == [
+        "--quiet"
+    ]

@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.main import get_command
 
 from etl.cli.output import Output, encode_json, fitted, plain, table, table_text
-from etl.cli.root import app
+from etl.cli.root import load_commands
 from etl.cli.status import span
 from etl.observe.secrets import Mask
 from etl.text import counted
@@ -235,7 +235,7 @@ MORE_THAN_ONE = (
 
 def test_defaults_are_shown_as_they_are_typed() -> None:
     """`--every` used to show 0:10:00."""
-    tree: list[Any] = [get_command(app)]
+    tree: list[Any] = [get_command(load_commands())]
     while tree:
         group = tree.pop()
         tree += getattr(group, "commands", {}).values()
