@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from etl.api.transport import RequestTimeoutError
 from etl.decode.json_text import UNREADABLE
 from etl.errors import (
     TRY_LATER,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
 _LONGEST_MESSAGE = 500  # characters of a message from the API
-_RETRIED = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})  # in addition to 5xx
+_TOOK_TOO_LONG = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT})
 
 
 class BadRequestError(FatalError):
@@ -206,7 +207,9 @@ def refusal(answer: Response, path: str) -> EtlError:
     if status == HTTPStatus.NOT_FOUND and not _is_document(answer.body):
         # The response is not from the API, and a proxy's 404 must not mark runs as gone.
         return TransientError(message, hint="Check api.base_url.")
-    if status in _RETRIED or not 300 <= status < 500:
+    if status in _TOOK_TOO_LONG:
+        return RequestTimeoutError(message)
+    if status == HTTPStatus.TOO_EARLY or not 300 <= status < 500:
         return TransientError(message)
     kind, hint = _kind_and_hint(status, answer.body)
     return kind(message, hint=hint)

@@ -10,7 +10,7 @@ from sync_trials import WORKFLOW, one_stream, trial
 from etl.api import client, transport
 from etl.api.retry import RetryPolicy
 from etl.events import RequestRetried
-from etl.sandbox.faults import Cap, Delay, lists_runs, page
+from etl.sandbox.faults import Cap, Delay, Status, lists_runs, page
 from etl.sandbox.responses import encode
 
 AUTO = {"page_size": "auto"}
@@ -108,6 +108,14 @@ async def test_slow_pages_are_replaced_by_smaller_ones_at_most_six_times(databas
         told = [(event.attempt, event.wait_s) for event in events if isinstance(event, RequestRetried)]
         assert told == [(1, 0.01), (2, 0.02), (3, 0.04), (4, 0.08), (5, 0.16)]
         t.sandbox.faults.rules.clear()
+        await t.agrees()
+
+
+@pytest.mark.parametrize("status", [408, 504])
+async def test_gateway_that_takes_a_page_for_too_slow_gets_requests_for_smaller_ones(database_url, status):
+    async with trial(database_url, one_stream(300)) as t:
+        t.api = {"page_size": 100}
+        t.sandbox.faults.on(lambda each: int(each.query.get("take", 0)) > 30, Status(status))
         await t.agrees()
 
 

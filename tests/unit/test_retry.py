@@ -14,7 +14,7 @@ from etl.api.retry import (
     refusal,
     retry_after_s,
 )
-from etl.api.transport import Response
+from etl.api.transport import RequestTimeoutError, Response
 from etl.errors import TRY_LATER, FatalError, KeyRefusedError, NotFoundError, TransientError
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -125,7 +125,8 @@ def test_a_long_message_is_shortened():
         (404, b"not found", TransientError),
         (404, b"<html>", TransientError),
         (404, b"", TransientError),
-        (408, b"", TransientError),
+        (408, b"", RequestTimeoutError),
+        (504, b"", RequestTimeoutError),
         (422, b"", FatalError),
         (425, b"", TransientError),
         (429, b"", RateLimitedError),
