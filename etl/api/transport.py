@@ -185,7 +185,9 @@ class Transport:
         kind = (
             FatalError if HTTPStatus.BAD_REQUEST <= error.status < HTTPStatus.INTERNAL_SERVER_ERROR else TransientError
         )
-        return kind(message, hint=f"Check {place}, or add the API's host to NO_PROXY.")
+        obeys = self._proxy.obeys_no_proxy
+        advice = "or add the API's host to NO_PROXY" if obeys else "and that this proxy may reach the API"
+        return kind(message, hint=f"Check {place}, {advice}.")
 
     async def _read(self, response: aiohttp.ClientResponse, longest: int | None) -> bytes | list[bytes]:
         """Read a body; return its items instead if it may be too large to keep."""

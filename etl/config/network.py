@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The URL of a proxy, or a path, and where it is set (`config.yaml:4`, `environment variable X`)."""
+    """The URL of a proxy, or a path, and where it is set (`config.yaml:4`, `environment variable X`).
+
+    `obeys_no_proxy` is false for the proxy of the settings, which is used whatever `NO_PROXY` says.
+    """
 
     value: str = field(repr=False)
     place: str
+    obeys_no_proxy: bool = True
 
     @property
     def shown(self) -> str:
@@ -46,7 +50,7 @@ class Network:
 
     def through(self, url: str, place: str) -> Network:
         """Return a copy with one proxy for all hosts except loopback."""
-        return replace(self, only=Named(url, place))
+        return replace(self, only=Named(url, place, obeys_no_proxy=False))
 
     def proxy_for(self, url: str) -> Named | None:
         """Return the proxy for a URL; None for a direct connection, which is always used for loopback hosts.

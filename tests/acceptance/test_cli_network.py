@@ -83,6 +83,17 @@ async def test_proxy_errors_name_the_proxy_and_no_credentials(behind_a_proxy) ->
         assert "hunter3" not in ended.out + ended.err
 
 
+async def test_no_proxy_is_advised_only_for_a_proxy_that_obeys_it(behind_a_proxy) -> None:
+    command, proxy = behind_a_proxy
+    proxy.credentials, proxy.hosts = "", {}
+    place = settle(command, "HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}", "environment")
+    assert f"-> Check {place}, or add the API's host to NO_PROXY." in (await command("doctor")).out
+    place = settle(command, "api.proxy", f"http://127.0.0.1:{proxy.port}", "file")
+    ended = await command("doctor")
+    assert "refused the connection to the API: 403" in ended.out
+    assert f"-> Check {place}, and that this proxy may reach the API.\n" in ended.out
+
+
 async def test_certificates_of_dotenv_are_needed_and_checked(behind_a_proxy) -> None:
     command, proxy = behind_a_proxy
     command.environment["HTTPS_PROXY"] = f"http://me:hunter2%2540@127.0.0.1:{proxy.port}"
