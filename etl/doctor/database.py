@@ -237,7 +237,7 @@ async def _request_budget(connection: asyncpg.Connection, settings: Settings) ->
     )
     if granted >= configured:
         return ok("rate", found)
-    hint = "If it happens again, find out who else uses this IP address, or why the API refuses requests."
+    hint = "If it happens again, find out who else uses this IP address, or lower api.requests_per_minute."
     if granted >= _MUCH * configured:
         fewer = max(1, int(granted * _MARGIN))
         hint = f"Set api.requests_per_minute to {fewer:,}, or find out who else uses this IP address."

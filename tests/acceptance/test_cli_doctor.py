@@ -136,12 +136,12 @@ async def test_doctor_does_not_wait_for_a_long_pause(at_work, warehouse) -> None
         (
             13,
             "warning",
-            "If it happens again, find out who else uses this IP address, or why the API refuses requests.",
+            "If it happens again, find out who else uses this IP address, or lower api.requests_per_minute.",
         ),
         (
             249,
             "warning",
-            "If it happens again, find out who else uses this IP address, or why the API refuses requests.",
+            "If it happens again, find out who else uses this IP address, or lower api.requests_per_minute.",
         ),
         (250, "warning", "Set api.requests_per_minute to 225, or find out who else uses this IP address."),
         (500, "ok", ""),
@@ -280,9 +280,9 @@ async def test_doctor_reports_a_lower_rate_limit(at_work, small_world, sandbox) 
     (found,) = (await findings(command))["rate"]
     assert found["state"] == "warning"
     assert "500 are configured" in found["found"]
-    assert found["hint"].startswith("Set api.requests_per_minute to ")
+    assert "lower api.requests_per_minute" in found["hint"]
     # Requests in flight when the first was refused count too: at most eight for each of four workflows.
-    assert int(found["hint"].split()[3].rstrip(",")) < 6 + 4 * 8
+    assert 6 < int(found["found"].split(" at most ")[1].split()[0]) < 6 + 4 * 8
 
 
 async def test_read_only_role_exits_with_4(at_work, warehouse, role, database_url) -> None:
