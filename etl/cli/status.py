@@ -130,7 +130,8 @@ def _last_sync(row: Mapping[str, Any], now: datetime) -> str:
     line = f"last: {row['mode']} {row['status']} {age(row['started_at'], now)} ago"
     if took is not None:
         line += f", took {span(took)}"
-    line += f", {counted(row['requests'], 'request')}"
+    if row["requests"] or row["status"] not in {"running", "interrupted"}:  # recorded at the end, unless it was killed
+        line += f", {counted(row['requests'], 'request')}"
     return f"{line}; {row['error']}" if row["error"] and row["status"] != "interrupted" else line
 
 
