@@ -112,8 +112,11 @@ def start(data_dir: Path) -> str:
 
 def _cannot_use(data_dir: Path, failure: OSError) -> DatabaseError:
     message = f"the embedded PostgreSQL cannot use {failure.filename or data_dir}: {failure.strerror or failure}"
-    is_full = failure.errno in DISK_FULL
-    hint = FREE_DISK_SPACE if is_full else "Make the directory writable, or set data_dir or database.url."
+    hint = "Make the directory writable, or set data_dir or database.url."
+    if failure.errno in DISK_FULL:
+        hint = FREE_DISK_SPACE
+    elif isinstance(failure, FileExistsError | NotADirectoryError):
+        hint = "Set data_dir to a directory, or set database.url: there is a file in the way."
     return DatabaseError(message, hint=hint)
 
 

@@ -89,11 +89,12 @@ async def test_killed_start_is_repeated(data_dir: Path) -> None:
     assert await one(embedded.start(data_dir), "SELECT 1") == 1
 
 
-def test_data_dir_that_cannot_be_created(data_dir: Path) -> None:
+@pytest.mark.parametrize(("below", "reason"), [("", "File exists"), ("folder", "Not a directory")])
+def test_data_dir_where_there_is_a_file(data_dir: Path, below: str, reason: str) -> None:
     data_dir.write_text("a file in the way")
-    with pytest.raises(DatabaseError, match=r"cannot use .*/data: File exists") as caught:
-        embedded.start(data_dir)
-    assert "database.url" in caught.value.hint
+    with pytest.raises(DatabaseError, match=rf"cannot use .*/data.*: {reason}") as caught:
+        embedded.start(data_dir / below)
+    assert caught.value.hint == "Set data_dir to a directory, or set database.url: there is a file in the way."
     data_dir.unlink()
 
 
