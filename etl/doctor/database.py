@@ -200,6 +200,8 @@ async def _streams(connection: asyncpg.Connection) -> AsyncIterator[Check]:
         found = f"{row['app_id']}/{row['workflow_id']} is {row['state']}: {row['blocker']}"
         if row["watermark"] is not None:
             found += f"; its watermark is {row['watermark']:%Y-%m-%d %H:%M} UTC"
+        if row["last_error"] and row["state"] != "failing":
+            found += f"; last error: {row['last_error']}"
         yield warning("streams", found, row["hint"] or "")
     if len(unhealthy) > _MAX_STREAMS:
         yield warning("streams", f"{len(unhealthy) - _MAX_STREAMS} more need attention", "Run: cortex-etl status")

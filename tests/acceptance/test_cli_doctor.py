@@ -20,7 +20,7 @@ from etl.config import DatabaseSettings, Settings
 from etl.db.budget import Budget
 from etl.doctor import examine
 from etl.doctor.database import _locks
-from etl.sandbox.faults import Headers, Status, any_request
+from etl.sandbox.faults import Headers, Status, any_request, lists_runs
 
 
 async def findings(command) -> dict[str, list[dict[str, str]]]:
@@ -79,6 +79,21 @@ async def test_streams_that_need_attention(at_work, warehouse) -> None:
         "400,000,000 runs (3,040 GB) may be too many for one PostgreSQL",
     ]
     assert [each["hint"].split()[:2] for each in near] == [["Set", "it"], ["See", "docs/big-warehouses.md."]]
+
+
+async def test_doctor_shows_why_a_stream_could_not_be_read(at_work, warehouse) -> None:
+    command, running = at_work
+    workflow_id = next(iter(running.world.workflows))
+    running.faults.on(
+        lambda request: workflow_id in request.path and lists_runs(request), Status(403, message="not yours")
+    )
+    await command("sync", "--quiet")
+    error = await warehouse.fetchval("SELECT last_error FROM etl_streams WHERE workflow_id = $1", workflow_id)
+    for state, blocker in (("new", "no sync has read it yet"), ("loading", "its history is not loaded yet")):
+        (found,) = [each["found"] for each in (await findings(command))["streams"]]
+        assert f"{workflow_id} is {state}: {blocker}" in found
+        assert found.endswith(f"; last error: {error}")
+        await warehouse.execute("UPDATE etl_streams SET backfill_cursor = '{}' WHERE NOT backfill_done")
 
 
 async def test_a_key_that_several_apps_lack_is_reported_once(at_work) -> None:
