@@ -76,7 +76,12 @@ class SelftestReport:
 
 
 async def run_selftest(
-    settings: Settings, *, rounds: int = 5, seed: int = 1, report: Callable[[str], object] = lambda _: None
+    settings: Settings,
+    *,
+    rounds: int = 5,
+    seed: int = 1,
+    slices: float = 0.3,
+    report: Callable[[str], object] = lambda _: None,
 ) -> SelftestReport:
     """Run random histories and compare the warehouse with the API after each.
 
@@ -84,6 +89,7 @@ async def run_selftest(
         settings: where the database is; each history uses its own schema, which is dropped afterwards.
         rounds: number of histories.
         seed: random seed; history n of seed s equals history 0 of seed s + n.
+        slices: the share of histories whose reconciles take several syncs.
         report: receives one line per history.
 
     Returns:
@@ -97,7 +103,7 @@ async def run_selftest(
     for number in range(seed, seed + rounds):
         schema = f"cortex_selftest_{os.getpid()}_{number}"
         async with _scratch(url, schema):
-            history = _History(url, schema, number)
+            history = _History(url, schema, number, slices)
             line = await history.run(total)
         total.histories += 1
         report(f"history {number}: {line}")
@@ -121,10 +127,10 @@ async def _scratch(url: str, schema: str) -> AsyncIterator[None]:
 class _History:
     """One random history."""
 
-    def __init__(self, url: str, schema: str, seed: int) -> None:
+    def __init__(self, url: str, schema: str, seed: int, slices: float) -> None:
         self._random = Random(seed)  # noqa: S311 - repeatable
         self._world = World.generate(seed, apps=1, workflows_per_app=2, runs=self._random.randint(20, 160), days=20)
-        self._in_slices = self._random.random() < 0.3  # whether a reconcile takes several syncs
+        self._in_slices = self._random.random() < slices  # whether a reconcile takes several syncs
         self._world.order = _ORDERS[0] if self._in_slices else self._random.choice(_ORDERS)
         self._url, self._schema = url, schema
         self._page_size = 3 if self._in_slices else self._random.choice((3, 7, 10, 25, 100))

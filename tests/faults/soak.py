@@ -17,12 +17,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slices", type=float, default=0.3, help="share of histories that reconcile in slices")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cortex-soak-") as directory:
         Path(directory).chmod(0o755)
         settings = Settings(data_dir=Path(directory))
         try:
-            found = asyncio.run(run_selftest(settings, rounds=wanted.rounds, seed=wanted.seed, report=print))
+            work = run_selftest(settings, rounds=wanted.rounds, seed=wanted.seed, slices=wanted.slices, report=print)
+            found = asyncio.run(work)
         finally:
             embedded.stop(settings.data_dir)
     for failure in found.failures:
