@@ -206,7 +206,7 @@ def refusal(answer: Response, path: str) -> EtlError:
     message = f"the API answered {_status(status)} for {path}: {api_message(answer.body) or _describe(answer.body)}"
     if status == HTTPStatus.NOT_FOUND and not _is_document(answer.body):
         # The response is not from the API, and a proxy's 404 must not mark runs as gone.
-        return TransientError(message, hint="Check api.base_url.")
+        return TransientError(message, hint="Check api.base_url; if other requests succeed, ask whoever runs the API.")
     if status in _TOOK_TOO_LONG:
         return RequestTimeoutError(message)
     if status == HTTPStatus.TOO_EARLY or not 300 <= status < 500:

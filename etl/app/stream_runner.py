@@ -49,6 +49,11 @@ if TYPE_CHECKING:
 RECONNECTS = 5
 """How often a stream is repeated after a lost connection to PostgreSQL."""
 
+_LISTED_WITHOUT_RUNS = (
+    "The app lists the workflow, but the API has no runs of it: it may have been deleted meanwhile. Run it again; "
+    "if it lasts, ask whoever runs the API."
+)
+
 
 class StreamRunner:
     """Runs streams of one invocation.
@@ -134,7 +139,7 @@ class StreamRunner:
             except LockLostError:
                 self._skip(stream, "another invocation took the stream over")
             except NotFoundError as error:
-                await self._fail(stream, error.message, _hint_of_a_move(stream, streams) or error.hint)
+                await self._fail(stream, error.message, self._hint_if_missing(stream, streams) or error.hint)
             except EtlError as error:
                 await self._fail(stream, error.message, error.hint)
             except (*LOST, asyncpg.TransactionRollbackError) as error:  # e.g. to resolve a deadlock
@@ -248,6 +253,14 @@ class StreamRunner:
         self.outcomes[stream] = Outcome(stream, status, error=error, hint=hint, tally=tally, state=state)
         self._listener(StreamFinished(stream, status, error=error, hint=hint))
 
+    def _hint_if_missing(self, stream: StreamId, streams: Sequence[StreamId]) -> str:
+        """Return a hint for a workflow that the API does not have; '' if the ids in the settings may be wrong."""
+        others = [each.app_id for each in streams if each != stream]
+        if others:
+            return f"If the workflow has moved to the app {others[0]}, remove it from {stream.app_id} in config.yaml."
+        is_listed = any(app.id == stream.app_id and app.workflows == "all" for app in self._settings.apps)
+        return _LISTED_WITHOUT_RUNS if is_listed else ""
+
     async def _fail(self, stream: StreamId, error: str, hint: str) -> None:
         self._end(stream, "failed", error, hint)
         if not self._dry_run:
@@ -270,11 +283,3 @@ def task_of(settings: Settings, mode: Mode, since: datetime | None, until: datet
 def allowance_of(settings: Settings) -> Allowance:
     """Return how many requests a sync may use for reconciles."""
     return Allowance(ceil(settings.api.requests_per_minute * 60 * settings.sync.reconcile_share))
-
-
-def _hint_of_a_move(stream: StreamId, streams: Sequence[StreamId]) -> str:
-    """Return a hint if another app of the settings has the workflow; '' if none has."""
-    others = [each.app_id for each in streams if each != stream]
-    if not others:
-        return ""
-    return f"If the workflow has moved to the app {others[0]}, remove it from {stream.app_id} in config.yaml."

@@ -361,24 +361,32 @@ async def test_a_reconcile_is_due_after_its_time(sandbox: Any, warehouse: Any, d
             assert (timedelta(0) <= age < timedelta(minutes=1)) is is_due
 
 
+LISTED = (
+    "The app lists the workflow, but the API has no runs of it: it may have been deleted meanwhile. Run it again; "
+    "if it lasts, ask whoever runs the API."
+)
+NAMED = "Check the ids under apps in the settings, and that the key belongs to that app."
+ALONE = "Check api.base_url; if other requests succeed, ask whoever runs the API."
+
+
 @pytest.mark.parametrize(
-    ("fault", "hint"),
+    ("fault", "workflows", "hint"),
     [
-        pytest.param(Status(403), "Give the key permission to read this app's runs.", id="403"),
-        pytest.param(
-            Status(404), "Check the ids under apps in the settings, and that the key belongs to that app.", id="404"
-        ),
-        pytest.param(Status(500), TRY_LATER, id="500"),
-        pytest.param(HTML_OK, "Check api.base_url: something other than the API answers there.", id="HTML"),
+        pytest.param(Status(403), "all", "Give the key permission to read this app's runs.", id="403"),
+        pytest.param(Status(404), "all", LISTED, id="404 of a listed workflow"),
+        pytest.param(Status(404), ["w1", "w2"], NAMED, id="404 of a workflow in the settings"),
+        pytest.param(Status(404, html=True), "all", ALONE, id="404 of a proxy"),
+        pytest.param(Status(500), "all", TRY_LATER, id="500"),
+        pytest.param(HTML_OK, "all", "Check api.base_url: something other than the API answers there.", id="HTML"),
     ],
 )
 async def test_failing_stream_has_an_error_and_a_hint(
-    sandbox: Any, warehouse: Any, database_url: str, fault: Any, hint: str
+    sandbox: Any, warehouse: Any, database_url: str, fault: Any, workflows: Any, hint: str
 ) -> None:
     async with settled(sandbox, database_url, warehouse, a=["w1", "w2"]) as t:
         for state in ("new", "failing"):
             t.source.faults.on(lambda request: "/w1/runs" in request.path, fault)
-            summary = await run_sync(t.settings({"a": "all"}), "sync", policy=QUICK)
+            summary = await run_sync(t.settings({"a": workflows}), "sync", policy=QUICK)
             assert (summary.status, summary.exit_code) == ("partial", 1)
             assert {each.workflow_id: each.status for each in summary.streams} == {"w1": "failed", "w2": "succeeded"}
             row = await warehouse.fetchrow("SELECT state, last_error, hint FROM sync_health WHERE workflow_id = 'w1'")
@@ -386,7 +394,7 @@ async def test_failing_stream_has_an_error_and_a_hint(
             assert summary.hint == hint
             assert (await t.states())["a/w2"] == "complete"
             t.source.faults.clear()
-            assert await t.sync(a="all") == "succeeded"
+            assert await t.sync(a=workflows) == "succeeded"
             assert set((await t.states()).values()) == {"complete"}
 
 
