@@ -10,7 +10,7 @@ import asyncpg
 
 from etl.config.libpq import DEFAULT_PORT, hosts_and_ports, parameters_of, url_of
 from etl.db.liveness import Keepalives
-from etl.db.refusals import TOO_MANY_CONNECTIONS
+from etl.db.refusals import POOL_IS_FULL, TOO_MANY_CONNECTIONS
 from etl.errors import DatabaseError
 
 _IGNORED = (
@@ -48,7 +48,7 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (
         (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError),
         "refused the connection",
-        "Remove this parameter from database.url (or read_url).",
+        "Remove this parameter from database.url (or read_url), or correct what the message names.",
     ),
     (
         (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
@@ -116,19 +116,22 @@ class Address:
                 f"the database does not exist: {self.place}",
                 hint="Create it with createdb, or correct database.url (or read_url).",
             )
+        message = self._message_of(failure)
+        if any(each in message for each in POOL_IS_FULL):
+            failure = asyncpg.TooManyConnectionsError(message)
         for kinds, words, hint in _REFUSALS:
             if isinstance(failure, kinds):
-                return DatabaseError(f"PostgreSQL at {self.place} {words}: {self._message_of(failure)}", hint=hint)
+                return DatabaseError(f"PostgreSQL at {self.place} {words}: {message}", hint=hint)
         no_file = isinstance(failure, FileNotFoundError) and "sslrootcert" in self.urls[0]
         if isinstance(failure, ssl.SSLError) or "root certificate" in str(failure) or no_file:
             return DatabaseError(
-                f"no TLS connection to PostgreSQL at {self.place}: {self._message_of(failure)}",
+                f"no TLS connection to PostgreSQL at {self.place}: {message}",
                 hint="Check sslmode and sslrootcert in database.url (or read_url).",
             )
         if isinstance(failure, TimeoutError):
             reason = f"no response within {limit_s:g} s"
         else:
-            reason = self._message_of(failure) or type(failure).__name__
+            reason = message or type(failure).__name__
         return DatabaseError(
             f"PostgreSQL cannot be reached at {self.place}: {reason}",
             hint="Check that it is running, and check the host, port and database in database.url "

@@ -30,9 +30,12 @@ DAMAGED = (
 """The hint for a schema in which tables, views, columns or functions are missing."""
 
 TOO_MANY_CONNECTIONS = (
-    "Try again later. A sync uses up to 7 connections: if this happens often, raise max_connections or the "
-    "CONNECTION LIMIT of the role."
+    "Try again later. A sync uses up to 7 connections: if this happens often, raise max_connections, the "
+    "CONNECTION LIMIT of the role, or default_pool_size and max_client_conn of PgBouncer."
 )
+
+POOL_IS_FULL = ("query_wait_timeout", "no more connections allowed")
+"""Messages of PgBouncer if it has no connection for a client."""
 
 _MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)
 
@@ -58,9 +61,9 @@ def unusable(error: BaseException) -> DatabaseError:
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         message = "it was closed"  # the message of the driver is about its own state
     if isinstance(error, LOST):
-        return DatabaseError(
-            f"lost the connection to PostgreSQL: {message}", hint="Check PostgreSQL's log, then run it again."
-        )
+        is_full = any(each in message for each in POOL_IS_FULL)
+        hint = TOO_MANY_CONNECTIONS if is_full else "Check PostgreSQL's log, then run it again."
+        return DatabaseError(f"lost the connection to PostgreSQL: {message}", hint=hint)
     hint = "Grant the role what the message names, or fix the server; committed data is kept."
     if isinstance(error, asyncpg.TooManyConnectionsError):
         hint = TOO_MANY_CONNECTIONS

@@ -6,7 +6,9 @@ import asyncpg
 import pytest
 from transaction_pooler import pooling
 
+from etl.db.address import Address
 from etl.db.connect import _preserves_sessions, connect, create_pool
+from etl.db.refusals import LOST, unusable
 from etl.errors import DatabaseError
 
 
@@ -55,6 +57,35 @@ async def test_refused_startup_parameter_is_named(database_url) -> None:
         with pytest.raises(DatabaseError, match="unsupported startup parameter: geqo") as refused:
             await connect(f"{pooler.url}?geqo=off", "cortex")
         assert "Remove this parameter" in refused.value.hint
+
+
+async def test_used_up_pool_is_named(database_url) -> None:
+    async with pooling(database_url, "session") as pooler:
+        pool = await create_pool(pooler.url, "cortex", size=2)
+        pooler.is_full = True
+        with pytest.raises(DatabaseError, match=r"does not accept connections now: .*query_wait_timeout") as refused:
+            await connect(pooler.url, "cortex")
+        assert "up to 7 connections" in refused.value.hint
+        assert "default_pool_size" in refused.value.hint
+        async with pool.acquire():
+            with pytest.raises(LOST) as lost:
+                await pool.acquire()
+        assert unusable(lost.value).hint == refused.value.hint
+        await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("no more connections allowed (max_client_conn)", "A sync uses up to 7 connections"),
+        ("no such database: warehouse", "correct what the message names"),
+        ("unsupported startup parameter: geqo", "Remove this parameter"),
+    ],
+)
+def test_refusals_of_a_pooler_have_hints(message, hint) -> None:
+    refusal = Address.of("postgresql://h/d").refusal(asyncpg.ProtocolViolationError(message), 15)
+    assert message in refusal.message
+    assert hint in refusal.hint
 
 
 async def test_test_pooler_loses_sessions(database_url) -> None:

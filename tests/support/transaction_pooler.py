@@ -51,10 +51,14 @@ class Pooler:
     Args:
         server_url: a PostgreSQL server on a Unix socket with trust authentication.
         mode: `transaction` or `session`.
+
+    Attributes:
+        is_full: whether new clients get no server connection before `query_wait_timeout` ends.
     """
 
     server_url: str
     mode: str
+    is_full: bool = False
     free: list[Server] = field(default_factory=list)
     opened: list[asyncio.StreamWriter] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -123,6 +127,9 @@ class Pooler:
                     return
                 if replies is not None and replies.done() and self.mode == "transaction":
                     server, replies = None, None
+                if server is None and self.is_full:
+                    writer.write(message(b"E", b"SFATAL\0VFATAL\0C08P01\0Mquery_wait_timeout\0\0"))
+                    return
                 if server is None:
                     server = await self.server()
                 if replies is None or replies.done():
