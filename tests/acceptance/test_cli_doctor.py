@@ -318,9 +318,9 @@ async def test_time_limits_of_a_role_are_disabled(at_work, warehouse, role, data
     limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
     limits += ["transaction_timeout"] if warehouse.get_server_version().major >= 17 else []
     for limit in limits:
-        await warehouse.execute(f"ALTER ROLE {role} SET {limit} = '100ms'")
+        await warehouse.execute(f"ALTER ROLE {role} SET {limit} = '400ms'")
     await warehouse.execute(f"ALTER ROLE {role} SET default_transaction_isolation = 'serializable'")
-    running.faults.latency_s = 0.2
+    running.faults.latency_s = 0.6
     path = command.folder / "config.yaml"
     settings = path.read_text().replace("apps:", "  schema: theirs\napps:")
     async with far_away(database_url, 0.03) as distant:  # makes transactions idle between statements
