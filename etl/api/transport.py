@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import aiohttp
 from yarl import URL
 
+from etl.config.network import missing_certificates
 from etl.decode.items import ItemReader
 from etl.errors import FatalError, PageTooLargeError, TransientError
 
@@ -242,10 +243,10 @@ def _too_large(limit: int) -> PageTooLargeError:
 def _tls_error(error: aiohttp.ClientError) -> FatalError | TransientError:
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return FatalError(
-            f"the certificate of the API was rejected: {cause.verify_message}",
-            hint="Check api.base_url, this machine's clock and its CA certificates (SSL_CERT_FILE).",
-        )
+        hint = "Check api.base_url, this machine's clock and its CA certificates (SSL_CERT_FILE)."
+        if missing := missing_certificates():
+            hint = f"Correct or unset it: {missing}."
+        return FatalError(f"the certificate of the API was rejected: {cause.verify_message}", hint=hint)
     return TransientError(f"TLS failed: {_first_line(cause)}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
+from errno import ENOENT
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -12,6 +14,8 @@ from etl.errors import SettingsError
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
+
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,13 @@ class Network:
         context = ssl.create_default_context()
         for name, each in self.certificates.items():
             try:
+                if not _exists(name, each.value):  # OpenSSL accepts a directory that does not exist
+                    raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
                 context.load_verify_locations(**{"cafile" if name == "SSL_CERT_FILE" else "capath": each.value})
             except OSError as error:  # includes ssl.SSLError
                 raise SettingsError(
                     f"{each.place}: cannot read certificates from {each.value}: {error.strerror or error}",
-                    hint="Name a file of certificates in PEM format.",
+                    hint="Name certificates in PEM format: SSL_CERT_FILE names a file, SSL_CERT_DIR a directory.",
                 ) from None
         return context
 
@@ -109,6 +115,19 @@ class Network:
             secret = password if colon else name
             found += [user, secret, unquote(secret)] if at else []
         return found
+
+
+def missing_certificates() -> str:
+    """Return which environment variable names certificates that do not exist; '' if none does. OpenSSL ignores it."""
+    for name in _CERTIFICATES:
+        if (value := os.environ.get(name)) and not _exists(name, value):
+            return f"environment variable {name} names {value}, which does not exist"
+    return ""
+
+
+def _exists(name: str, value: str) -> bool:
+    places = value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]
+    return any(os.access(each, os.F_OK) for each in places)
 
 
 def read_network(variables: Mapping[str, str], environment: Mapping[str, str], origin: Callable[[str], str]) -> Network:
@@ -131,9 +150,5 @@ def read_network(variables: Mapping[str, str], environment: Mapping[str, str], o
     return Network(
         proxies={scheme: named(name) for scheme, name in proxies.items() if name},
         no_proxy=variables[hosts] if hosts else "",
-        certificates={
-            name: named(name)
-            for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")
-            if variables.get(name) and name not in environment
-        },
+        certificates={name: named(name) for name in _CERTIFICATES if variables.get(name) and name not in environment},
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from etl.api.client import CortexClient
 from etl.api.rate_limit import LocalLimiter, SharedLimiter
 from etl.api.retry import RateLimitedError, RetryPolicy
+from etl.config.network import missing_certificates
 from etl.db.budget import Budget
 from etl.db.connect import create_pool
 from etl.doctor.checks import Check, failed, ok, warning
@@ -48,6 +49,8 @@ async def examine_source(settings: Settings, listener: Listener, database_url: s
     except SettingsError as error:
         yield failed("network", error.message, error.hint, error.exit_code)
         return
+    if missing := missing_certificates():
+        yield warning("network", missing, "Correct or unset it; unset, the certificates of the system are used.")
     if proxy is not None:
         yield ok("proxy", f"{proxy.shown}, named by {proxy.place}")
     async with _open_limiter(settings, database_url) as (limiter, pause_s):

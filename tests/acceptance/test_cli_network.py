@@ -114,6 +114,23 @@ async def test_certificates_of_dotenv_are_needed_and_checked(behind_a_proxy) -> 
         )
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_variable_that_names_missing_certificates_is_named(behind_a_proxy, name) -> None:
+    command, proxy = behind_a_proxy
+    command.environment |= {"HTTPS_PROXY": f"http://me:hunter2%2540@127.0.0.1:{proxy.port}", name: "/no/such/path"}
+    (command.folder / ".env").write_text("")
+    found = f"environment variable {name} names /no/such/path, which does not exist"
+    ended = await command("sync", "--quiet")
+    assert (ended.code, f"  hint: Correct or unset it: {found}." in ended.err) == (1, True), ended.err
+    assert f"warn network     {found}\n              -> Correct or unset it" in (await command("doctor")).out
+    command.environment[name] = str(CERTIFICATE if name == "SSL_CERT_FILE" else f"/no/such/path:{CERTIFICATE.parent}")
+    assert "warn network" not in (await command("doctor")).out
+    del command.environment[name]
+    (command.folder / ".env").write_text(f"{name}=/no/such/path\n")
+    ended = await command("sync", "--quiet")
+    assert (ended.code, f"variable {name} in .env: cannot read certificates" in ended.err) == (2, True), ended.err
+
+
 async def test_certificates_may_be_in_a_directory(behind_a_proxy) -> None:
     command, proxy = behind_a_proxy
     command.environment["HTTPS_PROXY"] = f"http://me:hunter2%2540@127.0.0.1:{proxy.port}"
