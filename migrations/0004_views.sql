@@ -699,7 +699,8 @@ SELECT
     health.state,
     CASE
         WHEN health.state = 'retired' THEN NULL
-        WHEN health.state = 'loading' AND holder.name IS NOT NULL THEN 'Wait for the invocation that loads it.'
+        WHEN health.state = 'loading' AND holder.name IS NOT NULL
+            THEN 'Wait for the invocation that loads it. If the number of runs no longer grows, end that process: held_by names it.'
         WHEN health.state IN ('new', 'loading', 'incomplete', 'failing') AND failure.hint IS NOT NULL THEN failure.hint
         WHEN health.state = 'new' THEN 'Run: cortex-etl sync'
         WHEN health.state = 'loading' THEN format('Run: cortex-etl backfill --workflow %s', shell_word(streams.workflow_id))

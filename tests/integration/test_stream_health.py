@@ -88,9 +88,10 @@ async def test_stream_is_loading_while_an_invocation_holds_it(warehouse: asyncpg
     session = await Session.open(database_url, SCHEMA)
     sync_id = (await session.start_sync("backfill"))["id"]
     await session.lock(StreamId("a", "w"))
-    row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
+    row = await warehouse.fetchrow("SELECT state, held_by, hint FROM sync_health")
     assert row["state"] == "loading"
     assert row["held_by"].startswith(f"backfill {sync_id} (process ")
+    assert row["hint"].endswith("If the number of runs no longer grows, end that process: held_by names it.")
     assert await warehouse.fetchval("SELECT status FROM sync_history") == "running"
     await session.close()
     row = await warehouse.fetchrow("SELECT state, held_by FROM sync_health")
