@@ -226,7 +226,9 @@ def _kind_and_hint(status: int, body: bytes) -> tuple[type[FatalError], str]:
         return _REFUSALS[status]
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (status in _CLIENT_ERRORS and _ABOUT_THE_SIZE.search(words)):
         return _TOO_LARGE
-    return _BAD_REQUEST if status in _CLIENT_ERRORS and words else (FatalError, TRY_LATER)
+    if status in _CLIENT_ERRORS:
+        return _BAD_REQUEST if words else (BadRequestError, TRY_LATER)
+    return FatalError, TRY_LATER
 
 
 class _Issue(msgspec.Struct):

@@ -176,6 +176,18 @@ class Paging:
         self.known = self.size = min(self.size, next((step for step in SIZES if step < size), 1))
         self.may_round = False
 
+    def notice_cap(self, span: Span, answer: Answer[Any]) -> bool:
+        """Return whether the server may have lowered its cap without telling; then request only such pages.
+
+        That is, whether a page is short although the count shows that it is not the end of the listing.
+        """
+        items = len(answer.keys)
+        is_inside = answer.total is not None and span.end <= answer.total
+        if not is_inside or not 0 < items < min(span.size, self.size) or self.uneven or self.aligned:
+            return False
+        self.known = self.size = items
+        return True
+
     def weigh(self, items: int, size: int) -> None:
         """Adapt the number of runs per page to a page of `size` bytes; it at most doubles."""
         if items and size:

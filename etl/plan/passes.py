@@ -152,7 +152,7 @@ class Pass(Generic[PageT]):
             shown = self.paging.observe(span, received)
             is_next = shown == span or shown.start <= self.reach < shown.end
             is_gap = is_next and self.last and self.linked and not self._overlaps(shown, received)
-            if not is_next or (is_gap and self._replace(received)):
+            if not is_next or (is_gap and self._replace(shown, received)):
                 self.repeats += not is_next
                 self._queue.clear()
                 break
@@ -201,13 +201,16 @@ class Pass(Generic[PageT]):
         wanted = min(LINK, shared, len(self.last), max(len(answer.keys), 1))
         return shared > 0 and link(self.last, keys) >= wanted
 
-    def _replace(self, answer: Answer[Any]) -> bool:
+    def _replace(self, span: Span, answer: Answer[Any]) -> bool:
         """Have a page that does not overlap replaced by one that begins earlier.
 
         Returns:
             Whether the page is dropped. After the last attempt it is used, and the pass is not linked; but a pass that
             did not find the position of its checkpoint ends.
         """
+        if self.paging.notice_cap(span, answer):  # the server counts in other pages than were requested
+            self._attempts = 0
+            return True
         self._attempts += 1
         if not self.pages and self._attempts == 1 and None not in (answer.total, self.count):
             # If runs were created or removed at the top, the items before the checkpoint moved as far as the count.

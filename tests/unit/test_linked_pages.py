@@ -237,6 +237,22 @@ def test_cap_that_no_header_tells_hides_no_run(cap: int, count: int, skips: str,
         assert found == set(listing)
 
 
+def test_cap_that_is_lowered_without_a_notice_interrupts_no_pass() -> None:
+    listing, answered, found = runs(1500), 0, set[str]()
+    reading: Pass[Sequence[str]] = Pass(Paging(250), ahead=8)
+    while not reading.ended:
+        requested = []
+        while (span := reading.next_request()) is not None:
+            answered += 1
+            size = min(span.size, 250 if answered < 4 else 100 if answered < 9 else 40)
+            requested.append((span, listing[(span.number - 1) * size : span.number * size]))
+        for span, items in requested:
+            for page in reading.receive(span, Answer(items, tuple(items), len(listing))):
+                found.update(page)
+        assert answered < 1500
+    assert (found, reading.linked) == (set(listing), True)
+
+
 def test_short_page_is_not_the_end_if_the_count_is_higher() -> None:
     paging = Paging(100)
     assert paging.observe(Span(1, 100), Answer((), ("a",) * 70, 300)) == Span(1, 70), "a server may cap silently"

@@ -116,6 +116,7 @@ def test_a_long_message_is_shortened():
         (204, b"", TransientError),
         (302, b"", FatalError),
         (400, b'{"message":"m"}', BadRequestError),
+        (400, b"<html>too large</html>", BadRequestError),  # smaller pages are tried
         (401, b"<html>", KeyRefusedError),
         (403, b"", FatalError),
         (404, b'{"message":"m"}', NotFoundError),
@@ -127,7 +128,7 @@ def test_a_long_message_is_shortened():
         (404, b"", TransientError),
         (408, b"", RequestTimeoutError),
         (504, b"", RequestTimeoutError),
-        (422, b"", FatalError),
+        (422, b"", BadRequestError),
         (425, b"", TransientError),
         (429, b"", RateLimitedError),
         (500, b"", TransientError),
