@@ -68,8 +68,9 @@ class StreamPlan:
 class Plan:
     """The estimate of all streams.
 
-    `minutes` is the duration at the configured rate limit, without the probes. `limits` are messages about limits of
-    one address or of one PostgreSQL server that are near or exceeded.
+    `requests` includes those for the lists of workflows. `minutes` is the duration at the configured rate limit,
+    without the probes. `limits` are messages about limits of one address or of one PostgreSQL server that are near or
+    exceeded.
     """
 
     mode: str
@@ -116,7 +117,8 @@ async def make_plan(
 
         plans = await asyncio.gather(*(one(stream) for stream in only(streams, workflows)))
         connections, locks = await read_server_limits(warehouse.pool)
-    requests = sum(plan.requests for plan in plans)
+    listings = sum(app.workflows == "all" for app in wanted)  # of workflows, one request each if they are few
+    requests = listings + sum(plan.requests for plan in plans)
     return Plan(
         mode,
         list(plans),
@@ -155,11 +157,10 @@ async def _plan_stream(
     ours, count = await store.count(), page.count or 0
     known = state.page_size or api.usual_page_size  # whether the API returns larger pages is unknown
     paging = paging_of(api.page_size, known, state.run_bytes)
-    size = paging.usual
-    pages = max(1, -(-count // size))
-    everything = pages + (pages > 1)  # one more request, to check for runs created since the first
-    missing = max(0, count - ours)
-    work, requests, due = "sync", max(1, -(-missing // size)) + len(await store.open_runs()), None
+    pages, missing = len(paging.spans(0, count)), max(0, count - ours)
+    everything = max(1, pages + (pages > 1))  # one more request, to check for runs created since the first
+    work, due = "sync", None
+    requests = max(1, len(paging.spans(0, missing))) + len(await store.open_runs())
     if mode == "backfill" or not state.backfill_done:
         work, requests = "backfill", everything
     else:

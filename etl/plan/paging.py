@@ -156,6 +156,14 @@ class Paging:
             return Span(position // size + 1, size)
         return next_span(position, size, overlap, capped=capped or size == self.known)
 
+    def spans(self, position: int, end: int) -> list[Span]:
+        """Return the pages to request from one position to another."""
+        spans: list[Span] = []
+        while position < end:
+            spans.append(self.next(position))
+            position = spans[-1].end
+        return spans
+
     @property
     def usual(self) -> int:
         """The size to request now."""

@@ -174,11 +174,7 @@ class Pass(Generic[PageT]):
 
     def spans_ahead(self) -> list[Span]:
         """Return the pages that follow, up to the count."""
-        spans, position = [], self.reach
-        while position < (self.count or 0):
-            spans.append(self.paging.next(position))
-            position = spans[-1].end
-        return spans
+        return self.paging.spans(self.reach, self.count or 0)
 
     def checkpoint(self) -> Checkpoint:
         """Return how far the pass came."""

@@ -258,9 +258,7 @@ class Crawl:
         order, count = Order.CREATED_DESC if self._order_is_given else order_of(probed[0]), self._listing.count
         if count is None or paging.aligned or not self._is_in_front(probed[0], order):
             return 0
-        spans = [Span(1, paging.usual)]
-        while spans[-1].end < count:
-            spans.append(paging.next(spans[-1].end))
+        spans = paging.spans(0, count)
         low, high = 0, len(spans)  # the page at `low` is wholly in front of the window, the page at `high` is not
         while high - low > 1:
             middle = (low + high) // 2

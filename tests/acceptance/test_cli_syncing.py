@@ -402,6 +402,15 @@ def lists_runs_of(path: str) -> bool:
     return path.endswith("/runs")
 
 
+async def test_plan_names_the_requests_of_a_backfill(at_work) -> None:
+    command, running = at_work
+    for _ in range(700):
+        running.world.create_run(next(iter(running.world.workflows)))
+    command.environment["CORTEX_ETL__API__PAGE_SIZE"] = "100"
+    planned, ended = await command("plan", "backfill", "--json"), await command("backfill", "--json")
+    assert planned.json["requests"] == ended.json["requests"]
+
+
 async def test_status_and_plan(at_work) -> None:
     command, running = at_work
     before = await command("status")
