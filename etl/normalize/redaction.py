@@ -31,7 +31,7 @@ Mode: TypeAlias = Literal["replace", "hash"]
 _Parts: TypeAlias = tuple[int | str, ...]
 _Place: TypeAlias = tuple[_Parts, Any, Json]  # the location of a value in a run, its container, and the value
 
-# Fields that identify rows and are never replaced.
+# Fields that identify rows.
 _VERSION: Final = "workflow_version"
 _DRAFT: Final = "workflow_version_draft"
 _IDENTITY: Final[frozenset[_Parts]] = frozenset(
@@ -44,6 +44,11 @@ _IDENTITY: Final[frozenset[_Parts]] = frozenset(
         (_DRAFT, "version", "id"),
     }
 )
+# Fields that are never replaced, and why.
+_NEVER_REPLACED: Final[dict[_Parts, str]] = dict.fromkeys(_IDENTITY, "which identifies rows") | {
+    ("record_id",): "by which forget finds the runs of a record",
+    ("status",): "with which api.status is compared",
+}
 # Fields that the rows of steps and calls require. They are kept if a path selects a whole step or call, or all of them.
 _FRAME: Final = {"key"} | {
     column.field
@@ -60,9 +65,9 @@ _KEPT: Final = [each for each in RUNS.columns if each.path and each.type != "jso
 class Redactor:
     """Replaces the values that JSON paths (RFC 9535) select in a run, such as `$.input.email` or `$..password`.
 
-    Null and the ids that identify rows are never replaced. If a path selects a step, a call, or all of them
+    Null and the fields in `_NEVER_REPLACED` are never replaced. If a path selects a step, a call, or all of them
     (`$.output`), their fields are replaced except for key, type, status and times. If a path selects the value of
-    another typed column (`$.usage.total`), the run is quarantined; `redactor_of` refuses such paths.
+    another typed column (`$.usage.total`), the run is quarantined. `redactor_of` refuses the paths of such fields.
 
     Args:
         paths: the paths, relative to the run's document.
@@ -96,11 +101,12 @@ class Redactor:
     def redact(self, document: Json) -> Json:
         """Replace the selected values in a parsed run in place, and return it; raises like `select`."""
         for parts, container, value in self.select(document):  # the original value, even if two paths select it
-            container[parts[-1]] = self._replacement(value)
+            if parts not in _NEVER_REPLACED:
+                container[parts[-1]] = self._replacement(value)
         return document
 
     def select(self, document: Json) -> list[_Place]:
-        """Return the values to replace in a parsed run, with their containers and locations.
+        """Return the values that the paths select in a parsed run, with their containers and locations.
 
         Raises:
             RecordError: `not_redactable` if the document is nested too deeply to be searched.
@@ -110,7 +116,7 @@ class Redactor:
         except self._failures:
             raise RecordError("not_redactable", "nested too deeply for the JSON paths of payloads.redact") from None
         places = (_places(match.parent.obj, match.parts, match.obj) for match in matches if match.parent is not None)
-        return [place for each in places for place in each if place[0] not in _IDENTITY and place[2] is not None]
+        return [place for each in places for place in each if place[2] is not None]
 
     def redact_workflow(self, document: dict[str, Json]) -> None:
         """Replace the selected values in a listed workflow in place: in its version, and in the workflow as a draft."""
@@ -146,13 +152,13 @@ def redactor_of(payloads: PayloadSettings) -> Redactor | None:
     """Return the configured redactor; None if no paths are configured.
 
     Raises:
-        SettingsError: a path is invalid, or selects a field that a run needs in order to be stored.
+        SettingsError: a path is invalid, or selects a field that must be kept.
     """
     for path in payloads.redact:
         required = _replaced_required_field(_redactor([path], payloads))
         if required is not None:
             raise SettingsError(
-                f"payloads.redact: with {path} no run could be stored: it replaces $.{required}",
+                f"payloads.redact: {path} would replace {required}",
                 hint="Name what people wrote: in input, result, output, logs, error; or set payloads.store: none.",
             )
     return _redactor(payloads.redact, payloads) if payloads.redact else None
@@ -164,9 +170,9 @@ def _redactor(paths: Sequence[str], payloads: PayloadSettings) -> Redactor:
 
 
 def _replaced_required_field(redactor: Redactor) -> str | None:
-    """Return the path of a column that cannot hold arbitrary text and whose field the redactor replaces; else None."""
+    """Return the path of a field that the redactor selects although it must be kept, and why; else None."""
     sample: dict[str, Any] = {}  # a run with every field, and with objects in place of arrays
-    required: dict[tuple[str, ...], str] = {}
+    required = dict(_NEVER_REPLACED)
     columns = [column for table in (RUNS, *RUN_CHILDREN, *DEFINITIONS) for column in table.columns]
     for column in columns:
         if not column.path or column.step_types:
@@ -176,10 +182,11 @@ def _replaced_required_field(redactor: Redactor) -> str | None:
             field = sample
             for key in keys:
                 field = field.setdefault(key, {})
-            if column.type not in {"text", "jsonb"} or path == "status":
-                required[keys] = path
-    replaced = [parts for parts, _, _ in redactor.select(sample)]
-    return next((path for keys, path in required.items() if any(keys[: len(each)] == each for each in replaced)), None)
+            if column.type not in {"text", "jsonb"}:
+                required.setdefault(keys, "without which no run can be stored")
+    selected = [parts for parts, _, _ in redactor.select(sample) if parts not in _IDENTITY]
+    found = (keys for keys in required if any(keys[: len(each)] == each for each in selected))
+    return next((f"$.{'.'.join(map(str, keys))}, {required[keys]}" for keys in found), None)
 
 
 def abridge_of(payloads: PayloadSettings) -> Callable[[bytes], bytes] | None:

@@ -130,6 +130,17 @@ async def test_hashed_values_can_be_compared_but_not_read(at_work, warehouse) ->
     assert "0123456789abcdef" not in shown.out
 
 
+@pytest.mark.parametrize("path", ["$.record_id"])
+async def test_redaction_of_a_field_that_must_be_kept_is_refused(at_work, warehouse, path: str) -> None:
+    command, _ = at_work
+    with (command.folder / "config.yaml").open("a") as file:
+        file.write(f"payloads: {{redact: [{path}], redact_by: hash, redact_salt: 0123456789abcdef}}\n")
+    for line in (["sync", "--quiet"], ["doctor"]):
+        ended = await command(*line)
+        assert (ended.code, f"{path} would replace {path}, " in ended.out + ended.err) == (2, True), line
+    assert await warehouse.fetchval("SELECT count(*) FROM runs") == 0
+
+
 ON_A_TERMINAL = """
 import os, pty, sys, time
 keys, *command = sys.argv[1:]

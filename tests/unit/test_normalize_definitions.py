@@ -297,11 +297,21 @@ def run_value(rows: Any, column: str) -> Any:
 def test_abridged_item_has_ids_and_numbers_but_no_payloads() -> None:
     fields = {"status": "FAILED", "version": 1.50, "usage": {"total": 0.10, "calls": []}, "retention": "secret"}
     raw = run_bytes(
-        **fields, record_id="r", input="secret", output=["secret"], origin=["secret"], error="secret", new="secret"
+        **fields,
+        record_id="r",
+        collection_id="c",
+        input="secret",
+        output=["secret"],
+        origin=["secret"],
+        error="secret",
+        new="secret",
     )
-    kept = b'{"id":"run","workflow_id":"wf","version":1.5,"status":"FAILED","record_id":"%b","usage":{"total":0.1}}'
-    assert abridge(raw) == kept % b"r"
-    assert abridge(raw, Redactor(["$.record_id"])) == kept % b"[redacted]"
+    kept = (
+        b'{"id":"run","workflow_id":"wf","version":1.5,"status":"FAILED",'
+        b'"collection_id":"%b","record_id":"r","usage":{"total":0.1}}'
+    )
+    assert abridge(raw) == kept % b"c"
+    assert abridge(raw, Redactor(["$.collection_id"])) == kept % b"[redacted]"
     for other in (b'{"id":"run","input":"secret', b'"secret"', b'["secret"]', b"null", b"5", b"\xff"):
         assert abridge(other) == b""
 
@@ -341,20 +351,35 @@ def test_invalid_redaction_path_is_refused(path: str) -> None:
     [
         "$.updated_at", "$.created_at", "$.workflow_version", "$.usage", "$.usage.total", "$..total", "$..*", "$.*", "$.version",
         "$.retention", "$.status", "$.output.*.start", "$..created_at", "$..steps", "$.workflow_version_draft",
+        "$.record_id", "$..record_id", "$['input', 'record_id']",
     ],
 )  # fmt: skip
 def test_redaction_path_matching_required_fields_is_refused(path: str) -> None:
     with pytest.raises(SettingsError) as refused:
         redactor_of(PayloadSettings(redact=["$.input", path]))
-    assert refused.value.message.startswith(f"payloads.redact: with {path} no run could be stored: ")
+    assert refused.value.message.startswith(f"payloads.redact: {path} would replace $.")
+
+
+def test_refused_redaction_path_says_why() -> None:
+    with pytest.raises(SettingsError) as refused:
+        redactor_of(PayloadSettings(redact=["$..record_id"]))
+    assert refused.value.message == (
+        "payloads.redact: $..record_id would replace $.record_id, by which forget finds the runs of a record"
+    )
+
+
+def test_required_fields_are_kept_where_only_a_value_matches() -> None:
+    document = {"id": "rec", "record_id": "rec", "status": "rec", "collection_id": "rec"}
+    Redactor(["$[?@ == 'rec']"]).redact(document)
+    assert document == {"id": "rec", "record_id": "rec", "status": "rec", "collection_id": "[redacted]"}
 
 
 @pytest.mark.parametrize(
     "path",
     [
         "$.input", "$.result", "$.output", "$.error", "$..password", "$..email", "$..error", "$..output", "$..logs", "$..id",
-        "$.output.*.output", "$.output.*.calls[*].output", "$..message", "$.workflow_version.steps[*].code", "$.record_id",
-        "$..name", "$.input..*",
+        "$.output.*.output", "$.output.*.calls[*].output", "$..message", "$.workflow_version.steps[*].code",
+        "$.collection_id", "$..name", "$.input..*", "$.input..record_id",
     ],
 )  # fmt: skip
 def test_redaction_path_to_payloads_is_accepted(path: str) -> None:
