@@ -47,6 +47,7 @@ _IDENTITY: Final[frozenset[_Parts]] = frozenset(
 # Fields that are never replaced, and why.
 _NEVER_REPLACED: Final[dict[_Parts, str]] = dict.fromkeys(_IDENTITY, "which identifies rows") | {
     ("record_id",): "by which forget finds the runs of a record",
+    ("origin",): "with which api.origin is compared",
     ("status",): "with which api.status is compared",
 }
 # Fields that the rows of steps and calls require. They are kept if a path selects a whole step or call, or all of them.

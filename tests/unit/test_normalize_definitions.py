@@ -351,7 +351,7 @@ def test_invalid_redaction_path_is_refused(path: str) -> None:
     [
         "$.updated_at", "$.created_at", "$.workflow_version", "$.usage", "$.usage.total", "$..total", "$..*", "$.*", "$.version",
         "$.retention", "$.status", "$.output.*.start", "$..created_at", "$..steps", "$.workflow_version_draft",
-        "$.record_id", "$..record_id", "$['input', 'record_id']",
+        "$.record_id", "$..record_id", "$['input', 'record_id']", "$.origin", "$..origin",
     ],
 )  # fmt: skip
 def test_redaction_path_matching_required_fields_is_refused(path: str) -> None:
@@ -369,9 +369,9 @@ def test_refused_redaction_path_says_why() -> None:
 
 
 def test_required_fields_are_kept_where_only_a_value_matches() -> None:
-    document = {"id": "rec", "record_id": "rec", "status": "rec", "collection_id": "rec"}
+    document = {"id": "rec", "record_id": "rec", "status": "rec", "origin": "rec", "collection_id": "rec"}
     Redactor(["$[?@ == 'rec']"]).redact(document)
-    assert document == {"id": "rec", "record_id": "rec", "status": "rec", "collection_id": "[redacted]"}
+    assert document == dict.fromkeys(document, "rec") | {"collection_id": "[redacted]"}
 
 
 @pytest.mark.parametrize(
