@@ -172,22 +172,31 @@ def _redactor(paths: Sequence[str], payloads: PayloadSettings) -> Redactor:
 
 def _replaced_required_field(redactor: Redactor) -> str | None:
     """Return the path of a field that the redactor selects although it must be kept, and why; else None."""
-    sample: dict[str, Any] = {}  # a run with every field, and with objects in place of arrays
     required = dict(_NEVER_REPLACED)
+    fields = list(_NEVER_REPLACED)
     columns = [column for table in (RUNS, *RUN_CHILDREN, *DEFINITIONS) for column in table.columns]
     for column in columns:
         if not column.path or column.step_types:
             continue
         for path in (column.path, column.path.replace(_VERSION, _DRAFT)):
             keys = tuple(path.replace("[*]", ".*").split("."))
-            field = sample
-            for key in keys:
-                field = field.setdefault(key, {})
+            fields.append(keys)
             if column.type not in {"text", "jsonb"}:
                 required.setdefault(keys, "without which no run can be stored")
-    selected = [parts for parts, _, _ in redactor.select(sample) if parts not in _IDENTITY]
-    found = (keys for keys in required if any(keys[: len(each)] == each for each in selected))
+    selected = [parts for parts, _, _ in redactor.select(_sample(fields))]
+    replaced = [parts for parts in selected if parts not in _IDENTITY] or selected  # `$..id` selects other ids too
+    found = (keys for keys in required if any(keys[: len(each)] == each for each in replaced))
     return next((f"$.{'.'.join(map(str, keys))}, {required[keys]}" for keys in found), None)
+
+
+def _sample(fields: Iterable[_Parts]) -> Json:
+    """Return a run with all fields, and with objects in place of arrays."""
+    sample: dict[Any, Any] = {}
+    for keys in fields:
+        value = sample
+        for key in keys:
+            value = value.setdefault(key, {})
+    return sample
 
 
 def abridge_of(payloads: PayloadSettings) -> Callable[[bytes], bytes] | None:

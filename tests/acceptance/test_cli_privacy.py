@@ -130,7 +130,7 @@ async def test_hashed_values_can_be_compared_but_not_read(at_work, warehouse) ->
     assert "0123456789abcdef" not in shown.out
 
 
-@pytest.mark.parametrize("path", ["$.record_id", "$.origin"])
+@pytest.mark.parametrize("path", ["$.record_id", "$.origin", "$.id"])
 async def test_redaction_of_a_field_that_must_be_kept_is_refused(at_work, warehouse, path: str) -> None:
     command, _ = at_work
     with (command.folder / "config.yaml").open("a") as file:

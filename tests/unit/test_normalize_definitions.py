@@ -352,6 +352,8 @@ def test_invalid_redaction_path_is_refused(path: str) -> None:
         "$.updated_at", "$.created_at", "$.workflow_version", "$.usage", "$.usage.total", "$..total", "$..*", "$.*", "$.version",
         "$.retention", "$.status", "$.output.*.start", "$..created_at", "$..steps", "$.workflow_version_draft",
         "$.record_id", "$..record_id", "$['input', 'record_id']", "$.origin", "$..origin",
+        "$.id", "$.workflow_id", "$.workflow_version.id", "$['id', 'workflow_id']", "$.workflow_version_draft.id",
+        "$.workflow_version_draft.app", "$.workflow_version_draft.app.id", "$.workflow_version_draft.version.id",
     ],
 )  # fmt: skip
 def test_redaction_path_matching_required_fields_is_refused(path: str) -> None:
@@ -379,7 +381,7 @@ def test_required_fields_are_kept_where_only_a_value_matches() -> None:
     [
         "$.input", "$.result", "$.output", "$.error", "$..password", "$..email", "$..error", "$..output", "$..logs", "$..id",
         "$.output.*.output", "$.output.*.calls[*].output", "$..message", "$.workflow_version.steps[*].code",
-        "$.collection_id", "$..name", "$.input..*", "$.input..record_id",
+        "$.collection_id", "$..name", "$.input..*", "$.input..record_id", "$.workflow_version..id",
     ],
 )  # fmt: skip
 def test_redaction_path_to_payloads_is_accepted(path: str) -> None:
