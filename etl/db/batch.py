@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from etl.errors import RejectReason
@@ -29,6 +29,10 @@ class Item(NamedTuple):
         return self.digest.hex() if self.run_id is None else self.run_id
 
 
+ID_TAKEN: Final = "the workflow {} lists a run with the same id"
+"""Error message of rejects with the reason `id_taken`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """One item for the quarantine, identified by its digest."""
@@ -51,7 +55,7 @@ class Batch:
     Attributes:
         new: runs that are probably not in the warehouse.
         changed: runs that may be in the warehouse.
-        items: the new and changed runs as received, by run id, to be quarantined if PostgreSQL refuses them.
+        items: the new and changed runs as received, by run id, to be quarantined if they cannot be stored.
         restored: ids of unchanged runs that had `gone_at` and are listed again.
         claimed: ids of runs that moved from the listing of another workflow to the listing of this one.
         shared: ids of runs that another app's listing contained first.

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.db.erasing import KEPT
 from etl.db.rollups import note_changes
@@ -33,7 +34,7 @@ from etl.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Container, Iterable, Sequence
+    from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -50,6 +51,22 @@ _STAGED = (*RUNS.names, "emptied", "erased")
 _STREAM = ("stream_app_id", "listed_under_app_id", "listed_under_workflow_id")
 _APP, _WORKFLOW = RUNS.names.index("workflow_app_id"), RUNS.names.index("workflow_id")
 _GRANTABLE_SINCE = 15  # first version of PostgreSQL in which the privilege to set a parameter can be granted
+
+
+class Merged(NamedTuple):
+    """The result of upserting runs.
+
+    Attributes:
+        inserted: number of runs inserted.
+        updated: number of runs updated.
+        rows: number of rows written.
+        taken: the runs that are in the listing of another workflow and were not written: that workflow, by run id.
+    """
+
+    inserted: int = 0
+    updated: int = 0
+    rows: int = 0
+    taken: Mapping[str, str] = MappingProxyType({})
 
 
 class RunWriter:
@@ -84,7 +101,7 @@ class RunWriter:
         erased: Container[str],
         *,
         authoritative: bool = False,
-    ) -> tuple[int, int, int]:
+    ) -> Merged:
         """Upsert runs that are new, or newer than the stored ones.
 
         Args:
@@ -92,12 +109,9 @@ class RunWriter:
             staged: the runs.
             erased: ids of blanked runs.
             authoritative: whether to replace stored runs regardless of their age; see `Batch`.
-
-        Returns:
-            The numbers of runs inserted, runs updated, and rows written.
         """
         if not staged:
-            return 0, 0, 0
+            return Merged()
         await connection.execute(_STAGE)
         await connection.copy_records_to_table(
             "staged_runs",
@@ -109,6 +123,9 @@ class RunWriter:
         if self._keep and any(rows.emptied for rows in staged):
             kept = {row["id"] for row in await connection.fetch(_SQL["keep_payloads"])}
         outcome = {row["id"]: row["inserted"] for row in await connection.fetch(_UPSERT, authoritative)}
+        taken: dict[str, str] = {}
+        if len(outcome) < len(staged):
+            taken = {row["id"]: row["listed_under"] for row in await connection.fetch(_TAKEN)}
         await connection.execute("DROP TABLE pg_temp.staged_runs")
         written = [rows for rows in staged if rows.run_id in outcome]
         replaced = [rows for rows in written if rows.run_id not in kept]
@@ -126,7 +143,7 @@ class RunWriter:
         for rows in written:
             if rows.run_id in kept:
                 count += await _refresh_kept(connection, rows)
-        return inserted, len(outcome) - inserted, count
+        return Merged(inserted, len(outcome) - inserted, count, taken)
 
 
 async def write_rejects(
@@ -255,6 +272,13 @@ WHERE NOT {_is_older("excluded")} AND (runs.erased_at IS NULL OR excluded.erased
     AND (runs.gone_at IS NOT NULL OR {_listed_under("runs")} = {_listed_under("excluded")})
 RETURNING id, xmax = 0 AS inserted
 """  # noqa: S608 - made from the descriptors alone
+
+# After the upsert, which waits for the other streams that write these runs.
+_TAKEN = f"""
+SELECT id, {_listed_under("runs")} AS listed_under
+FROM runs JOIN pg_temp.staged_runs AS staged USING (id)
+WHERE runs.gone_at IS NULL AND {_listed_under("runs")} <> {_listed_under("staged")}
+"""  # noqa: S608 - made from constants alone
 
 
 async def write_definitions(

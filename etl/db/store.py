@@ -3,7 +3,8 @@
 A transaction writes one batch: runs with their children and definitions, rejects, and the checkpoint. If a run that was
 thought new already exists, because another stream has just loaded it, the whole batch is upserted. If PostgreSQL
 refuses a batch, the batch is halved until the refused runs are found. Their numbers that jsonb cannot hold are
-converted to text; a run that is still refused is quarantined.
+converted to text; a run that is still refused is quarantined. So is a run that another workflow's listing also
+contains, if it was stored after this batch was classified.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncpg import exceptions as pg
 
-from etl.db.batch import Batch, Loaded, Reject
+from etl.db.batch import ID_TAKEN, Batch, Loaded, Reject
 from etl.db.erasing import ERASED, FORGOTTEN, blank, find_erased
 from etl.db.load import RunWriter, write_definitions, write_owners, write_rejects
 from etl.db.refusals import describe_refusal
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from etl.db.erasing import Erased
     from etl.db.session import Seen, Session, StreamState
     from etl.events import StreamId
     from etl.normalize.rows import RunRows
@@ -134,10 +136,10 @@ class Store:
         return {row["digest"]: Quarantined(row["run_id"], row["reason"], recent=row["recent"]) for row in rows}
 
     async def load(self, batch: Batch) -> tuple[Loaded, list[Reject]]:
-        """Load a batch, and quarantine the runs that PostgreSQL refuses.
+        """Load a batch, and quarantine the runs that cannot be stored.
 
         Returns:
-            The result, and the rejects for the refused runs.
+            The result, and the rejects for these runs.
 
         Raises:
             LockLostError: another process owns the stream; its transaction was rolled back.
@@ -154,7 +156,7 @@ class Store:
 
     async def _load_or_split(self, connection: asyncpg.Connection, batch: Batch) -> tuple[Loaded, list[Reject]]:
         try:
-            return await self.commit(connection, batch), []
+            return await self.commit(connection, batch)
         except REFUSALS as error:
             runs = [*batch.new, *batch.changed]
             if not runs:
@@ -173,10 +175,14 @@ class Store:
             reject = Reject(rows.run_id, batch.items[rows.run_id], "refused_by_database", message)
         resolved = [run_id for run_id in batch.resolved if run_id != rows.run_id]
         others = replace(batch, new=[], changed=[], rejects=[*batch.rejects, reject], resolved=resolved)
-        return await self.commit(connection, others), [reject]
+        done, _ = await self.commit(connection, others)
+        return done, [reject]
 
-    async def commit(self, connection: asyncpg.Connection, batch: Batch) -> Loaded:
+    async def commit(self, connection: asyncpg.Connection, batch: Batch) -> tuple[Loaded, list[Reject]]:
         """Write a batch in one transaction.
+
+        Returns:
+            The result, and the rejects for the runs that another workflow's listing contains.
 
         Raises:
             LockLostError: another process owns the stream; nothing was written.
@@ -184,12 +190,13 @@ class Store:
         """
         started = perf_counter()
         try:
-            done = await self._commit(connection, batch, batch.new, batch.changed)
+            done, taken = await self._commit(connection, batch, batch.new, batch.changed)
         except pg.UniqueViolationError:
-            # Another stream has just loaded some of the new runs, which this app lists too.
+            # Another stream has just loaded some of the new runs, which this stream lists too.
             staged = [*batch.new, *batch.changed]
-            done = await self._commit(connection, batch, (), staged, shared=[rows.run_id for rows in staged])
-        return Loaded(**done, seconds=perf_counter() - started)
+            shared = [rows.run_id for rows in staged]
+            done, taken = await self._commit(connection, batch, (), staged, shared=shared)
+        return replace(done, seconds=perf_counter() - started), taken
 
     async def _commit(
         self,
@@ -199,7 +206,7 @@ class Store:
         staged: Sequence[RunRows],
         *,
         shared: Sequence[str] = (),
-    ) -> dict[str, int]:
+    ) -> tuple[Loaded, list[Reject]]:
         async with connection.transaction():
             transaction = await self.begin(connection)
             erased = await find_erased(connection, [*new, *staged], batch.rejects)
@@ -212,24 +219,19 @@ class Store:
             await write_owners(connection, [*new, *staged])
             rows = await write_definitions(connection, [*new, *staged], authoritative=batch.authoritative)
             rows += await self._writer.insert(connection, new)
-            inserted, updated, merged = await self._writer.merge(
-                connection, staged, erased.runs, authoritative=batch.authoritative
-            )
+            merged = await self._writer.merge(connection, staged, erased.runs, authoritative=batch.authoritative)
             restored, gone = await self._write_listing(connection, batch, [*batch.shared, *shared])
-            kept = [self._kept(each, is_erased=each.digest in erased.rejects) for each in batch.rejects]
-            await write_rejects(connection, self.stream, self._sync_id, kept)
-            if batch.resolved:
-                await connection.execute(_LOAD["resolve_rejects"], *self.stream, batch.resolved)
+            taken = await self._write_quarantine(connection, batch, erased, merged.taken)
             await self._hold(connection, batch)
-            done = {
-                "inserted": len(new) + inserted,
-                "updated": updated + restored,
-                "unchanged": len(staged) - inserted - updated,
-                "gone": gone,
-                "rows": rows + merged,
-            }
-            self.unanswered.append((transaction, Loaded(**done)))
-        return done
+            done = Loaded(
+                inserted=len(new) + merged.inserted,
+                updated=merged.updated + restored,
+                unchanged=len(staged) - merged.inserted - merged.updated - len(taken),
+                gone=gone,
+                rows=rows + merged.rows,
+            )
+            self.unanswered.append((transaction, done))
+        return done, taken
 
     async def begin(self, connection: asyncpg.Connection) -> str:
         """Mark a transaction as one of this stream; return its id.
@@ -254,6 +256,33 @@ class Store:
             rows = await connection.fetch(_LOAD["mark_gone"], batch.gone, *self.stream)
             gone = sum(row["gone_at"] is not None for row in rows)
         return restored, gone
+
+    async def _write_quarantine(
+        self, connection: asyncpg.Connection, batch: Batch, erased: Erased, taken: Mapping[str, str]
+    ) -> list[Reject]:
+        """Quarantine and resolve items of a batch.
+
+        Args:
+            connection: a connection in the transaction that writes the batch.
+            batch: the batch.
+            erased: the erased items of the batch.
+            taken: the runs to quarantine because another workflow lists them: that workflow, by run id.
+
+        Returns:
+            The rejects for the runs in `taken`.
+        """
+        rejects = [
+            Reject(run_id, batch.items[run_id], "id_taken", ID_TAKEN.format(workflow_id))
+            for run_id, workflow_id in taken.items()
+        ]
+        digests = erased.rejects
+        if rejects:
+            digests |= (await find_erased(connection, [], rejects)).rejects
+        kept = [self._kept(each, is_erased=each.digest in digests) for each in (*batch.rejects, *rejects)]
+        await write_rejects(connection, self.stream, self._sync_id, kept)
+        if resolved := [run_id for run_id in batch.resolved if run_id not in taken]:
+            await connection.execute(_LOAD["resolve_rejects"], *self.stream, resolved)
+        return rejects
 
     def _kept(self, reject: Reject, *, is_erased: bool) -> tuple[Reject, bytes]:
         """Return the reject and the bytes to store in the quarantine."""

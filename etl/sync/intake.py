@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from etl.api.pages import Page
-from etl.db.batch import Batch, Item, Loaded, Reject
+from etl.db.batch import ID_TAKEN, Batch, Item, Loaded, Reject
 from etl.db.liveness import finish_commit
 from etl.db.store import Quarantined
 from etl.decode.items import digest, guess_id, peek_id
@@ -286,7 +286,7 @@ class Intake:
         if stored is None or stored["gone"] or self._workflow_id in (stored["workflow_id"], stored["listed_under"]):
             return
         if stored["listed_under"] in self._requested:
-            raise RecordError("id_taken", f"the workflow {stored['listed_under']} lists a run with the same id")
+            raise RecordError("id_taken", ID_TAKEN.format(stored["listed_under"]))
 
     def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
         """Note that a stored run is in this listing, if this is not recorded yet."""

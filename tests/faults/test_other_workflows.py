@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,15 +12,19 @@ from sync_trials import APP, Trial, trial
 
 from etl.app import run_sync, status_report
 from etl.config import AppSettings
+from etl.db.batch import Batch
+from etl.db.erasing import ERASED, FORGOTTEN, forget
+from etl.db.store import Store
+from etl.events import StreamId
 from etl.sandbox import World
 
 ONE, TWO = "wf_1", "wf_2"
 
 
-def two_workflows() -> World:
+def two_workflows(*, second_app: str = APP) -> World:
     world = World(1)
-    for each in (ONE, TWO):
-        world.add_workflow(APP, each)
+    for app, each in ((APP, ONE), (second_app, TWO)):
+        world.add_workflow(app, each)
         for _ in range(8):
             world.create_run(each)
     return world
@@ -119,16 +125,60 @@ async def test_id_that_two_workflows_list_stays_with_the_first(database_url: str
         assert await rejects(t) == []
 
 
-async def test_streams_that_find_an_id_at_the_same_time_agree_eventually(database_url: str) -> None:
-    world = two_workflows()
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams commit their first pages only after both have classified theirs."""
+    barrier, load, met = asyncio.Barrier(2), Store.load, set[StreamId]()
+
+    async def wait_and_load(store: Store, batch: Batch) -> Any:
+        if store.stream not in met:
+            met.add(store.stream)
+            await asyncio.wait_for(barrier.wait(), 10)
+        return await load(store, batch)
+
+    monkeypatch.setattr(Store, "load", wait_and_load)
+
+
+@pytest.mark.usefixtures("together")
+@pytest.mark.parametrize("app", [APP, "app_2"], ids=["one app", "two apps"])
+@pytest.mark.parametrize("names", [True, False], ids=["each names itself", "none is named"])
+@pytest.mark.parametrize("how", ["counts", "no counts", "since"])
+async def test_id_that_two_streams_find_at_the_same_time_is_quarantined_once(
+    database_url: str, how: str, names: bool, app: str
+) -> None:
+    world = two_workflows(second_app=app)
     for run in list(world.runs[ONE].values()):
-        copy_to(world, TWO, run, workflow_id=TWO)
+        run["workflow_id"] = ONE if names else None  # if none is named, the copies are identical
+        copy_to(world, TWO, run, workflow_id=TWO if names else None)
     async with trial(database_url, world) as t:
-        await t.run()  # it may notice only while loading that the other stream has just loaded the run, and end partial
-        for _ in range(2):
-            await sync(t, ONE, TWO)
-            assert len(await rejects(t)) == 8
-            assert await t.connection.fetchval("SELECT count(*) FROM runs WHERE gone_at IS NULL") == 16
+        t.sandbox.faults.no_paging_headers = how == "no counts"
+        since = {"since": world.now - timedelta(days=1000)} if how == "since" else {}
+        for inserted in (16, 0):
+            summary = await t.run("backfill" if since else "sync", **since)
+            assert summary.status == "succeeded", summary
+            counts = (summary.runs_inserted, summary.runs_updated, summary.runs_unchanged, summary.rejects)
+            assert counts == (inserted, 0, 16 - inserted, 8)
+            found = await rejects(t)
+            assert len(found) == 8
+            loser = found[0][0]
+            assert set(found) == {(loser, "id_taken")}
+        listings = await t.connection.fetch(
+            "SELECT DISTINCT coalesce(listed_under_workflow_id, workflow_id) AS id FROM runs"
+            " WHERE id IN (SELECT run_id FROM etl_rejects)"
+        )
+        assert {row["id"] for row in listings} == {ONE, TWO} - {loser}
+
+
+@pytest.mark.usefixtures("together")
+async def test_bytes_of_an_erased_run_that_two_streams_find_at_the_same_time_are_not_kept(database_url: str) -> None:
+    world = two_workflows()
+    run = next(iter(world.runs[ONE].values()))
+    copy_to(world, TWO, run, workflow_id=TWO)
+    async with trial(database_url, world) as t:
+        await forget(t.connection, [run["id"]], [])
+        assert (await t.run()).status == "succeeded"
+        (row,) = await t.connection.fetch("SELECT reason, error, payload FROM etl_rejects")
+        assert tuple(row) == ("id_taken", ERASED, FORGOTTEN)
 
 
 async def test_run_moves_to_the_listing_that_is_still_synced(database_url: str) -> None:
