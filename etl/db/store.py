@@ -118,6 +118,7 @@ class Store:
         self._sync_id = sync_id
         self._abridge = abridge
         self._writer = RunWriter(keep_payloads=keep_payloads)
+        self._gone: frozenset[str] = frozenset()  # in a dry run, which finds them again because it does not mark them
         self.unanswered: list[tuple[str, Loaded]] = []
         """Transactions whose COMMIT may have been sent without an answer: (transaction id, result if committed)."""
 
@@ -145,7 +146,9 @@ class Store:
             LockLostError: another process owns the stream; its transaction was rolled back.
         """
         if self.is_dry_run:
-            done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(batch.gone))
+            gone = self._gone.union(batch.gone)
+            done = Loaded(inserted=len(batch.new), updated=len(batch.changed), gone=len(gone) - len(self._gone))
+            self._gone = gone
             return done, []
         async with self._pool.acquire() as connection:
             result = await self._load_or_split(connection, batch)  # type: ignore[arg-type]  # the pool's proxy is one

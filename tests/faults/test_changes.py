@@ -1,6 +1,6 @@
 """Promises 1, 2 and 5: changes are found in time, and newer copies replace older ones."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -572,6 +572,21 @@ async def test_dry_run_writes_nothing(database_url):
         world.create_run(WORKFLOW)
         assert (await t.run("sync", dry_run=True)).runs_inserted == 1
         assert await t.connection.fetchval("SELECT count(*) FROM etl_syncs") == 1
+
+
+async def test_dry_run_counts_gone_runs_once(database_url):
+    world = one_stream(60)
+    opened = [world.create_run(WORKFLOW, status="RUNNING")["id"] for _ in range(2)]
+    async with trial(database_url, world) as t:
+        t.api = {"page_size": 5}
+        await t.agrees()
+        for run_id in (list(world.runs[WORKFLOW])[3], opened[0]):
+            world.delete_run(run_id)
+        for mode in ("reconcile", "backfill"):
+            assert (await t.run(mode, dry_run=True)).runs_gone == 2, mode
+        window = {"since": datetime(2000, 1, 1, tzinfo=UTC)}
+        assert (await t.run("backfill", dry_run=True, **window)).runs_gone == 2
+        assert (await t.run("reconcile")).runs_gone == 2
 
 
 @pytest.mark.parametrize("filters", [{"status": "COMPLETED"}, {"status": "RUNNING"}, {"origin": "TEST"}])
