@@ -112,6 +112,25 @@ async def test_due_payloads_are_removed_if_retention_is_honoured(database_url):
             assert (await payload_of(t, failed))[0] is not None
 
 
+async def test_due_fields_without_a_column_are_removed_like_payloads(database_url):
+    world = one_stream(3)
+    due, kept = list(world.runs[WORKFLOW])[:2]
+    call = {"id": "c1", "index": 1e30, "note": "a name", "output": "x"}
+    step = {"type": "CODE", "status": "COMPLETED", "start": 1e30, "note": "a name", "output": "x", "calls": [call]}
+    for run_id in (due, kept):
+        world.runs[WORKFLOW][run_id] |= {"status": "COMPLETED", "output": {"s": step}, "note": "of the run"}
+    world.runs[WORKFLOW][due] |= DUE
+    query = "SELECT extra FROM {} WHERE run_id = $1 AND step_key = 's'"
+    async with trial(database_url, world) as t:
+        t.payloads = {"retention": "honour"}
+        await t.run()
+        for table, number in (("run_steps", "start"), ("run_step_calls", "index")):
+            removed, stays = [await t.connection.fetchval(query.format(table), run_id) for run_id in (due, kept)]
+            assert set(json.loads(removed)) == {number}, "too large for its column, but no payload"
+            assert set(json.loads(stays)) == {number, "note"}
+        assert await t.connection.fetchval("SELECT extra ? 'note' FROM runs WHERE id = $1", due)
+
+
 @pytest.mark.parametrize("read", ["in part", "no more", "in vain"])
 async def test_due_payloads_of_other_streams_are_removed(database_url, read):
     world = one_stream(6)

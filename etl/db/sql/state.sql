@@ -206,8 +206,17 @@ WHERE (stream_app_id = $1 AND workflow_id = $2 OR listed_under_app_id = $1 AND l
 RETURNING id
 
 -- name: remove_payloads
-WITH calls AS (UPDATE run_step_calls SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[]))
-UPDATE run_steps SET output = NULL, logs = NULL WHERE run_id = ANY ($1::text[])
+-- Fields without a column are payloads too; of `extra`, only values that their columns cannot hold are kept.
+WITH calls AS (
+    UPDATE run_step_calls
+    SET output = NULL, logs = NULL, extra = (
+        SELECT jsonb_object_agg(key, value) FROM jsonb_each(extra) WHERE key IN ('index', 'start', 'end'))
+    WHERE run_id = ANY ($1::text[])
+)
+UPDATE run_steps
+SET output = NULL, logs = NULL, extra = (
+    SELECT jsonb_object_agg(key, value) FROM jsonb_each(extra) WHERE key IN ('key', 'start', 'end'))
+WHERE run_id = ANY ($1::text[])
 
 -- name: rejects_with_retention
 SELECT rejects.id, rejects.payload, now(), runs.payload_removed_at IS NOT NULL AS run_is_due
