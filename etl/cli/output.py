@@ -432,17 +432,16 @@ async def _write_json(write: Write, text: str) -> None:
 
 
 async def _write_list(query: Query, write: Write) -> None:
-    line_end = ""
+    before = "["  # what precedes the next line: nothing is written if the query fails before its first row
 
     async def write_items(lines: str) -> None:
-        nonlocal line_end
-        text = line_end + lines
-        line_end = "\n" if text.endswith("\n") else ""  # a comma follows only if another line does
+        nonlocal before
+        text = before + lines
+        before = "\n" if text.endswith("\n") else ""  # a comma follows only if another line does
         await write(text.removesuffix("\n").replace("\n", ",\n "))
 
-    await write("[")
     await query.copy("jsonl", write_items)
-    await write("]\n")
+    await write("[]\n" if before == "[" else "]\n")
 
 
 async def _write_table(query: Query, write: Write, *, to_file: bool) -> None:

@@ -76,6 +76,13 @@ async def test_a_result_without_columns_or_rows(asking) -> None:
         assert (await asking("sql", query, "--format", "jsonl")).out == lines
 
 
+async def test_query_that_fails_before_its_first_row_prints_nothing(asking) -> None:
+    for query in ("SELECT pg_sleep(30)", "SELECT 1 / (n - 1) FROM generate_series(1, 3) AS n"):
+        for form in FORMS:
+            ended = await asking("sql", query, "--timeout", "0.2", "--format", form)
+            assert (ended.code, ended.out) == (2, ""), form
+
+
 async def test_json_keeps_digits_names_and_documents(asking) -> None:
     long = "ä" * 31
     query = f"""SELECT 12345678901234567890.10 AS n, '{{"x": 1.000}}'::jsonb AS doc, E'{{\\n"y":\\r\\n2.00}}'::json AS text,
