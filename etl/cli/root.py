@@ -58,8 +58,18 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
             return SettingsError.exit_code  # the help has been printed
         message = _in_our_words(error).replace(": Value error, ", ": ")
         context = getattr(error, "ctx", None)
-        raise SettingsError(message, hint=f"Run: {context.command_path if context else 'cortex-etl'} --help") from None
+        wrong = SettingsError(message, hint=f"Run: {context.command_path if context else 'cortex-etl'} --help")
+        if "--json" in arguments and context is not None and context.info_name in _COMMANDS["syncing"]:
+            _print_summary(context.info_name, wrong)
+        raise wrong from None
     return code or 0
+
+
+def _print_summary(command: str, error: SettingsError) -> None:
+    """Print the JSON summary of a command that loads, whose options are invalid."""
+    from etl.cli.telemetry import summary_of_error
+
+    Invocation().out.json(summary_of_error(command, error).as_dict())
 
 
 def _in_our_words(error: Any) -> str:

@@ -12,7 +12,7 @@ from etl.cli.invocation import Invocation, command, repeat, shared_hints
 from etl.cli.options import AppOption, WorkflowOption, at_least
 from etl.cli.output import flush
 from etl.cli.root import app
-from etl.cli.telemetry import run_watched
+from etl.cli.telemetry import run_watched, summary_of_error
 from etl.errors import EXIT_HELD, EXIT_OK, SettingsError
 from etl.text import counted
 
@@ -101,8 +101,6 @@ def backfill(
 
     Example: `cortex-etl backfill --since 2026-01-01 --until 2026-02-01`
     """
-    if since is not None and until is not None and since >= until:
-        raise SettingsError("--until is not after --since", hint="Pass the earlier date as --since.")
     return _run(
         call,
         "backfill",
@@ -157,10 +155,12 @@ def _run(
         "dry_run": dry_run,
         "join": join,
     }
-    if join is not None and dry_run:
-        raise SettingsError("--join cannot be combined with --dry-run", hint="Leave out one of them.")
-    if join is not None and not join.strip():
-        raise SettingsError("--join needs a name", hint="Pass a name such as nightly.")
+    try:
+        _check_options(since, until, join, dry_run=dry_run)
+    except SettingsError as error:
+        if json:
+            call.out.json(summary_of_error(mode, error).as_dict())
+        raise
 
     def run_once() -> SyncSummary:
         summary = run_watched(call, mode, options, metrics_file)
@@ -173,6 +173,15 @@ def _run(
     if summary.cause is not None:
         raise summary.cause
     return summary.exit_code
+
+
+def _check_options(since: datetime | None, until: datetime | None, join: str | None, *, dry_run: bool) -> None:
+    if since is not None and until is not None and since >= until:
+        raise SettingsError("--until is not after --since", hint="Pass the earlier date as --since.")
+    if join is not None and dry_run:
+        raise SettingsError("--join cannot be combined with --dry-run", hint="Leave out one of them.")
+    if join is not None and not join.strip():
+        raise SettingsError("--join needs a name", hint="Pass a name such as nightly.")
 
 
 def _show(call: Invocation, summary: SyncSummary, *, json: bool) -> None:

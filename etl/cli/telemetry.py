@@ -49,10 +49,15 @@ def run_watched(call: Invocation, mode: Mode, options: dict[str, Any], metrics_f
         ended: EtlError = error
     except KeyboardInterrupt:  # before or after the sync, which reports interruptions in its summary
         ended = InterruptedSyncError()
+    return summary_of_error(mode, ended, dry_run=options["dry_run"])
+
+
+def summary_of_error(mode: str, error: EtlError, *, dry_run: bool = False) -> SyncSummary:
+    """Return the summary of an invocation that an error ended before it could do anything."""
     from etl.app import SyncSummary
 
-    summary = SyncSummary(mode, dry_run=options["dry_run"])
-    summary.end_with(ended)
+    summary = SyncSummary(mode, dry_run=dry_run)
+    summary.end_with(error)
     return summary
 
 

@@ -214,6 +214,25 @@ async def test_json_prints_one_object_if_nothing_could_be_done(at_work) -> None:
     assert (ended.code, ended.json["exit_code"], ended.json["mode"]) == (2, 2, "reconcile")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("backfill", "--since", "2026-13-01"),
+        ("backfill", "--since", "2026-11-02", "--until", "2026-11-01"),
+        ("sync", "--every", "soon"),
+        ("sync", "--join", "nightly", "--dry-run"),
+        ("reconcile", "--workflows", "wf_1"),
+    ],
+)
+async def test_json_prints_one_object_if_the_command_line_is_invalid(at_work, arguments) -> None:
+    command, running = at_work
+    ended = await command(*arguments, "--json", "--log-format", "json")
+    assert (ended.code, ended.json["exit_code"], ended.json["status"]) == (2, 2, "failed")
+    (failed,) = (json.loads(line) for line in ended.err.splitlines())
+    assert (ended.json["mode"], ended.json["error"]) == (arguments[0], failed["error"])
+    assert not running.requests
+
+
 async def test_json_reports_the_work_done_before_the_key_was_refused(at_work, warehouse) -> None:
     command, running = at_work
     command.read_in_small_steps()
