@@ -6,42 +6,45 @@ from typing import Any, Final
 
 from typer.core import TyperCommand, TyperGroup
 
-GROUPS: Final[dict[str, dict[str, str]]] = {
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Start": {
-        "demo": "Try everything on a simulated API; needs no settings.",
-        "init": "Create the settings.",
-        "doctor": "Check everything that a sync needs.",
-        "config": "Show the settings, and their JSON schema for editors.",
+        "demo": ("sandbox", "Try everything on a simulated API; needs no settings."),
+        "init": ("setup", "Create the settings."),
+        "doctor": ("setup", "Check everything that a sync needs."),
+        "config": ("setup", "Show the settings, and their JSON schema for editors."),
     },
     "Sync": {
-        "sync": "Load what is new and what has changed.",
-        "backfill": "Load the history, or a part of it.",
-        "reconcile": "Compare everything: late changes, and runs that are gone.",
-        "status": "Show the streams and what blocks them.",
-        "plan": "Estimate what a sync costs.",
-        "rejects": "Show the quarantine, and load its items again.",
+        "sync": ("syncing", "Load what is new and what has changed."),
+        "backfill": ("syncing", "Load the history, or a part of it."),
+        "reconcile": ("syncing", "Compare everything: late changes, and runs that are gone."),
+        "status": ("status", "Show the streams and what blocks them."),
+        "plan": ("status", "Estimate what a sync costs."),
+        "rejects": ("rejects", "Show the quarantine, and load its items again."),
     },
     "Ask": {
-        "sql": "Run a read-only query.",
-        "psql": "Open psql, read-only.",
-        "describe": "Explain tables, views and columns.",
-        "report": "Write an HTML page with plots.",
-        "export": "Write Parquet files.",
-        "dbt": "Print a sources.yml for dbt.",
-        "mcp": "Let assistants query the warehouse (MCP).",
+        "sql": ("query", "Run a read-only query."),
+        "psql": ("query", "Open psql, read-only."),
+        "describe": ("query", "Explain tables, views and columns."),
+        "report": ("query", "Write an HTML page with plots."),
+        "export": ("query", "Write Parquet files."),
+        "dbt": ("integrations", "Print a sources.yml for dbt."),
+        "mcp": ("integrations", "Let assistants query the warehouse (MCP)."),
     },
     "Operate": {
-        "schedule": "Print a schedule for cron, systemd or Kubernetes.",
-        "alerts": "Show alert rules, and try them.",
-        "forget": "Erase a run, or all runs of a record.",
-        "grant": "Let a role read the warehouse.",
-        "migrate": "Apply pending migrations.",
-        "stop": "Stop the embedded PostgreSQL.",
-        "selftest": "Check on your own PostgreSQL that no run gets lost.",
-        "sandbox": "Serve the simulated API.",
+        "schedule": ("schedule", "Print a schedule for cron, systemd or Kubernetes."),
+        "alerts": ("alerts", "Show alert rules, and try them."),
+        "forget": ("privacy", "Erase a run, or all runs of a record."),
+        "grant": ("privacy", "Let a role read the warehouse."),
+        "migrate": ("setup", "Apply pending migrations."),
+        "stop": ("setup", "Stop the embedded PostgreSQL."),
+        "selftest": ("sandbox", "Check on your own PostgreSQL that no run gets lost."),
+        "sandbox": ("sandbox", "Serve the simulated API."),
     },
 }
-"""The commands in the order of the help, each in one line."""
+"""The commands in the order of the help: the module that registers each, and what it does in one line."""
+
+MODULES: Final = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
+"""The module of each command."""
 
 COMMON: Final = ("config", "log_format", "verbose", "quiet")
 """Options of every command; only the help of the command itself explains them."""
@@ -88,4 +91,4 @@ def place(registered: Any, name: str | None) -> None:
     """Add a command or a group of commands to its panel of the help."""
     for title, commands in GROUPS.items():
         if name in commands:
-            registered.rich_help_panel, registered.short_help = title, commands[name]
+            registered.rich_help_panel, (_, registered.short_help) = title, commands[name]

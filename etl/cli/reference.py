@@ -50,7 +50,7 @@ def render() -> str:
 def _overview(title: str, every: dict[str, Any]) -> str:
     """Return the commands of a group, each with a line and a link."""
     rows = ["| command | |", "| --- | --- |"]
-    for first, says in GROUPS[title].items():
+    for first, (_, says) in GROUPS[title].items():
         names = [name for name in every if name.split()[0] == first]
         links = ", ".join(f"[`{name}`](#{name.replace(' ', '-')})" for name in names)
         rows.append(f"| {links} | {says} |")

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
 from typer.main import get_command
 
-from etl.cli.help import Group, place
+from etl.cli.help import MODULES, Group, place
 from etl.cli.invocation import ConfigOption, FormatOption, Invocation, QuietOption, VerboseOption, finish
 from etl.config.problems import expected
 from etl.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_COMMANDS: Final = {
-    "sandbox": ("demo", "sandbox", "selftest"),
-    "setup": ("init", "doctor", "config", "migrate", "stop"),
-    "syncing": ("sync", "backfill", "reconcile"),
-    "status": ("status", "plan"),
-    "query": ("sql", "psql", "describe", "report", "export"),
-    "integrations": ("dbt", "mcp"),
-    "rejects": ("rejects",),
-    "alerts": ("alerts",),
-    "privacy": ("forget", "grant"),
-    "schedule": ("schedule",),
-}
-"""The commands by the module that registers them when it is imported."""
 
 app = typer.Typer(
     cls=Group,
@@ -59,7 +45,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
         message = _in_our_words(error).replace(": Value error, ", ": ")
         context = getattr(error, "ctx", None)
         wrong = SettingsError(message, hint=f"Run: {context.command_path if context else 'cortex-etl'} --help")
-        if "--json" in arguments and context is not None and context.info_name in _COMMANDS["syncing"]:
+        if "--json" in arguments and context is not None and MODULES.get(context.info_name or "") == "syncing":
             _print_summary(context.info_name, wrong)
         raise wrong from None
     return code or 0
@@ -124,8 +110,7 @@ def load_commands(name: str = "") -> typer.Typer:
 
     Importing and building the other commands would delay the start of a sync.
     """
-    found = [module for module, names in _COMMANDS.items() if name in names]
-    for module in found or _COMMANDS:
+    for module in {MODULES[name]} if name in MODULES else dict.fromkeys(MODULES.values()):
         import_module(f"etl.cli.{module}")
     registered: list[Any] = [*app.registered_commands, *app.registered_groups]
     for each in registered:

@@ -21,7 +21,7 @@ def test_commands_are_shown_in_groups_one_line_each() -> None:
     lines = [line.strip("│ ") for line in shown().splitlines()]
     for title, names in GROUPS.items():
         assert any(line.startswith(f"╭─ {title} ─") for line in lines)
-        for name, says in names.items():
+        for name, (_, says) in names.items():
             assert any(line.split() == f"{name} {says}".split() for line in lines)
     assert "Commands" not in {line.strip("╭─╮ ") for line in lines}
 
