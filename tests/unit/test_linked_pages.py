@@ -210,12 +210,14 @@ def test_server_that_rounds_page_sizes_without_a_notice_hides_no_run(to: int, ca
     assert found == set(listing)
 
 
-@pytest.mark.parametrize("cap", [3, 40, 100, 250])
-@pytest.mark.parametrize("count", [0, 1, 2, 39, 40, 41, 150, 999])
+@pytest.mark.parametrize("cap", [3, 40, 250])
+@pytest.mark.parametrize("count", [1, 40, 41, 150, 999])
 @pytest.mark.parametrize("skips", ["what was asked for", "what it gives"])
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("from_start", [True, False])
 @pytest.mark.parametrize("counted", [True, False])
-def test_cap_that_no_header_tells_hides_no_run(cap: int, count: int, skips: str, begun: bool, counted: bool) -> None:
+def test_cap_that_no_header_tells_hides_no_run(
+    cap: int, count: int, skips: str, from_start: bool, counted: bool
+) -> None:
     """The server repeats the requested size, and skips pages of the requested or of the given size."""
     listing = runs(count)
 
@@ -224,7 +226,7 @@ def test_cap_that_no_header_tells_hides_no_run(cap: int, count: int, skips: str,
         start = span.start if skips == "what was asked for" else (span.number - 1) * size
         return listing[start : start + size]
 
-    read_before = 0 if begun else count // 2
+    read_before = 0 if from_start else count // 2
     start = Checkpoint(read_before, tuple(listing[:read_before][-20:]), tuple(listing[:read_before][:20]))
     reading: Pass[Sequence[str]] = Pass(Paging(1000), start)
     found, count_sent = set(listing[:read_before]), count if counted else None
@@ -233,7 +235,7 @@ def test_cap_that_no_header_tells_hides_no_run(cap: int, count: int, skips: str,
         for page in reading.receive(span, Answer(items, tuple(items), count_sent, span.size)):
             found.update(page)
     assert found == set(listing) or not reading.linked or not reading.ended
-    if begun:
+    if from_start:
         assert found == set(listing)
 
 
