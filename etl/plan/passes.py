@@ -172,10 +172,6 @@ class Pass(Generic[PageT]):
                 return answer._replace(size=size)
         return answer
 
-    def spans_ahead(self) -> list[Span]:
-        """Return the pages that follow, up to the count."""
-        return self.paging.spans(self.reach, self.count or 0)
-
     def checkpoint(self) -> Checkpoint:
         """Return how far the pass came."""
         return Checkpoint(self.end, self.last[-EDGE:], self.first[:EDGE], self.count, self.tail)

@@ -234,7 +234,7 @@ class Crawl:
         """Fetch the old end of a newest-first history first, as far as its runs are about to be removed."""
         if self.order is not Order.CREATED_DESC or not any(item.expires_at for item in self._first):
             return
-        soon, spans = self._store.state.read_at + EXPIRY_HORIZON, main.spans_ahead()
+        soon, spans = self._store.state.read_at + EXPIRY_HORIZON, main.paging.spans(main.reach, main.count or 0)
         for span in spans[: -len(spans) // 4 : -1]:  # the last quarter, backwards
             page = await self._listing.read(span)
             keys = answer_of(page).keys
