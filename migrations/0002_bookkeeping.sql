@@ -143,12 +143,10 @@ BEGIN
         SELECT asked.app_id, asked.workflow_id, count(pg_terminate_backend(activity.pid))
         FROM asked
         LEFT JOIN (
-            pg_locks AS locks
-            JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
+            etl_locks AS locks
+            JOIN pg_stat_activity AS activity ON activity.pid = locks.backend_pid
                 AND activity.usename = current_user AND activity.pid <> pg_backend_pid()
-        ) ON locks.locktype = 'advisory' AND locks.objsubid = 1
-            AND locks.classid::bigint = (asked.commit_key >> 32) & 4294967295
-            AND locks.objid::bigint = asked.commit_key & 4294967295
+        ) ON locks.key = asked.commit_key
         WHERE asked.is_locked
         GROUP BY asked.app_id, asked.workflow_id
     )
