@@ -10,7 +10,7 @@ import asyncpg
 
 from etl.config.libpq import DEFAULT_PORT, hosts_and_ports, parameters_of, url_of
 from etl.db.liveness import Keepalives
-from etl.db.refusals import POOL_IS_FULL, TOO_MANY_CONNECTIONS
+from etl.db.refusals import TOO_MANY_CONNECTIONS, is_of_full_pool
 from etl.errors import DatabaseError
 
 _IGNORED = (
@@ -117,7 +117,7 @@ class Address:
                 hint="Create it with createdb, or correct database.url (or read_url).",
             )
         message = self._message_of(failure)
-        if any(each in message for each in POOL_IS_FULL):
+        if is_of_full_pool(message):
             failure = asyncpg.TooManyConnectionsError(message)
         for kinds, words, hint in _REFUSALS:
             if isinstance(failure, kinds):

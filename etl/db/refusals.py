@@ -34,10 +34,14 @@ TOO_MANY_CONNECTIONS = (
     "CONNECTION LIMIT of the role, or default_pool_size and max_client_conn of PgBouncer."
 )
 
-POOL_IS_FULL = ("query_wait_timeout", "no more connections allowed")
-"""Messages of PgBouncer if it has no connection for a client."""
+_FULL_POOL = ("query_wait_timeout", "no more connections allowed")  # messages of PgBouncer
 
 _MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)
+
+
+def is_of_full_pool(message: str) -> bool:
+    """Return whether PgBouncer says that it has no connection for a client."""
+    return any(each in message for each in _FULL_POOL)
 
 
 def unusable(error: BaseException) -> DatabaseError:
@@ -61,8 +65,7 @@ def unusable(error: BaseException) -> DatabaseError:
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         message = "it was closed"  # the message of the driver is about its own state
     if isinstance(error, LOST):
-        is_full = any(each in message for each in POOL_IS_FULL)
-        hint = TOO_MANY_CONNECTIONS if is_full else "Check PostgreSQL's log, then run it again."
+        hint = TOO_MANY_CONNECTIONS if is_of_full_pool(message) else "Check PostgreSQL's log, then run it again."
         return DatabaseError(f"lost the connection to PostgreSQL: {message}", hint=hint)
     hint = "Grant the role what the message names, or fix the server; committed data is kept."
     if isinstance(error, asyncpg.TooManyConnectionsError):
