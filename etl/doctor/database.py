@@ -265,7 +265,9 @@ async def _capacity(connection: asyncpg.Connection, settings: Settings) -> Async
         found, _, hint = limit.partition(": ")
         yield warning("capacity", found, f"{hint[0].upper()}{hint[1:]}.")
     if not near_limits(work, connections=connections, locks=locks):
-        reading = f"{counted(listed['runs'], 'run')} are read in {pages / rate / 60:.1f} hours by one address"
+        hours = pages / rate / 60
+        time = f"{hours:.1f} hours" if hours >= 1 else "less than an hour"
+        reading = f"one address reads {counted(listed['runs'], 'run')} in {time}"
         yield ok("capacity", f"{reading}; up to {work.connections} of {connections} connections are opened")
 
 

@@ -69,6 +69,7 @@ async def test_streams_that_need_attention(at_work, warehouse) -> None:
     assert [each["state"] for each in now["streams"]] == ["ok"]
     (capacity,) = now["capacity"]
     assert capacity["state"] == "ok"
+    assert " runs in less than an hour; up to " in capacity["found"]
     assert capacity["found"].endswith(" connections are opened")
     assert (await command("status")).code == 0
     await warehouse.execute("UPDATE etl_streams SET api_count = 100000000, run_bytes = 8000")
