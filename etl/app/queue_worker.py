@@ -110,11 +110,17 @@ class QueueWorker:
     async def work(self) -> None:
         """Work until all workflows of the queue are finished.
 
-        Streams that another invocation holds are tried again after all others, and then skipped.
+        Streams that another invocation holds are tried again after all others, and then skipped. If runs have moved
+        from one workflow to another, which was read before, that one is read again.
 
         Raises:
             KeyRefusedError, DatabaseError: no stream can continue.
         """
+        await self._work()
+        if await self._queue.requeue():
+            await self._work()
+
+    async def _work(self) -> None:
         await run_concurrently(self._width, self._run_unclaimed)
         while left := await self._queue.unfinished():
             await run_concurrently(SLICES_AT_ONCE, self._run_slices)  # others may have split a stream

@@ -154,6 +154,10 @@ class Queue:
         values = (self._sync_id, self.worker, place, outcome.decode(), *sent)
         await self._ask(lambda session: session.fetch(_SQL["finish"], *values, *columns_of(streams)))
 
+    async def requeue(self) -> bool:
+        """Queue workflows again that list runs whose ids another workflow has given up since; return whether any do."""
+        return bool(await self._rows("requeue"))
+
     async def _put_back(self, unit: Unit) -> None:
         await self._rows("put_back", self.worker, unit.place)
 

@@ -320,8 +320,11 @@ class Store:
         async with self._pool.acquire() as connection:
             await self._hold(connection, Batch(cursor=cursor))  # type: ignore[arg-type]  # the pool's proxy is one
 
-    async def open_runs(self) -> dict[str, str]:
-        """Return the status of each listed run that was pending or running when it was loaded, by id."""
+    async def open_runs(self) -> dict[str, str | None]:
+        """Return the status of each listed run that was pending or running when it was loaded, by id.
+
+        The result also has the ids, without a status, of quarantined runs that another workflow no longer lists.
+        """
         return {row["id"]: row["status"] for row in await self._pool.fetch(_STATE["open_runs"], *self.stream)}
 
     async def count(self) -> int:

@@ -316,12 +316,12 @@ def _only(runs: Container[str], page: Page) -> Page:
     return replace(page, items=items)
 
 
-def _cheaper_to_list(open_runs: Mapping[str, str], size: int) -> set[str]:
+def _cheaper_to_list(open_runs: Mapping[str, str | None], size: int) -> set[str]:
     """Return the statuses whose open runs are cheaper to find with the status filter than one by one.
 
     A filtered page shows up to `size` runs for one request; only runs that have ended since cost one more each. A run
     whose id was cleaned can be found in no other way.
     """
-    by_status = Counter(open_runs.values())
+    by_status = Counter(filter(None, open_runs.values()))
     statuses = {status for status, runs in by_status.items() if runs > 2 + runs // size}
-    return statuses | {status for run, status in open_runs.items() if REPLACEMENT in run}
+    return statuses | {status for run, status in open_runs.items() if status and REPLACEMENT in run}

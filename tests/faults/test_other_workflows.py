@@ -119,9 +119,44 @@ async def test_id_that_two_workflows_list_stays_with_the_first(database_url: str
             assert await stored(t, run["id"]) == (ONE, run["status"], APP, None, None)
             assert await rejects(t) == [(TWO, "id_taken")]
         del world.runs[ONE][run["id"]]
-        for _ in range(2):  # whichever comes first
-            await sync(t, ONE, TWO, mode="reconcile")
+        await sync(t, TWO, ONE, mode="reconcile")
         assert await stored(t, run["id"]) == (TWO, other["status"], APP, None, None)
+        assert await rejects(t) == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "reconcile", "backfill"])
+@pytest.mark.parametrize("order", [(ONE, TWO), (TWO, ONE)], ids=["left first", "joined first"])
+async def test_run_that_moves_to_another_workflow_is_not_gone(database_url: str, order: Any, mode: str) -> None:
+    world = two_workflows()
+    async with trial(database_url, world) as t:
+        await sync(t, *order)
+        run = next(iter(world.runs[ONE].values()))
+        copy_to(world, TWO, run, workflow_id=TWO, error="moved")
+        del world.runs[ONE][run["id"]]
+        await sync(t, *order, mode=mode)
+        assert await stored(t, run["id"]) == (TWO, run["status"], APP, None, None)
+        row = await t.connection.fetchrow("SELECT gone_at, error FROM runs WHERE id = $1", run["id"])
+        assert tuple(row) == (None, "moved")
+        assert await rejects(t) == []
+
+
+async def test_old_run_that_moves_to_another_workflow_is_looked_up_by_its_next_sync(database_url: str) -> None:
+    world = two_workflows()
+    for _ in range(150):
+        world.create_run(TWO)
+    async with trial(database_url, world) as t:
+        await sync(t, ONE, TWO)
+        run = next(iter(world.runs[ONE].values()))  # the oldest, far below the head of a listing
+        copy_to(world, TWO, run, workflow_id=TWO, error="moved")
+        await sync(t, ONE, TWO, mode="reconcile")
+        assert await rejects(t) == [(TWO, "id_taken")]
+        del world.runs[ONE][run["id"]]
+        settings = t.settings.model_copy(update={"apps": [AppSettings(id=APP, workflows=[ONE, TWO])]})
+        assert (await run_sync(settings, "sync", workflows=[ONE], policy=QUICK)).runs_gone == 1
+        before = len(t.sandbox.requests)
+        await sync(t, ONE, TWO)
+        assert len(t.sandbox.requests) - before == 3
+        assert await stored(t, run["id"]) == (TWO, run["status"], APP, None, None)
         assert await rejects(t) == []
 
 

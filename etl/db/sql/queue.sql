@@ -45,11 +45,21 @@ UPDATE etl_queue SET claimed_by = $2 WHERE sync_id = $1 AND place = $3 AND outco
 -- Record the outcomes of a workflow's streams, or the outcome of a slice, unless another process has claimed it since.
 -- $5 requests, $6 retries; $7 apps and $8 workflows of the streams to unlock.
 WITH finished AS (
-    UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = $5, retries = $6
+    UPDATE etl_queue SET outcomes = $4::text::jsonb, requests = requests + $5, retries = retries + $6
     WHERE sync_id = $1 AND claimed_by = $2 AND place = $3
 )
 SELECT pg_advisory_unlock(lock_key('stream', app_id, workflow_id))
 FROM unnest($7::text[], $8::text[]) AS streams (app_id, workflow_id)
+
+-- name: requeue
+-- Queue finished workflows again whose runs are in quarantine only because another workflow listed the id first, which
+-- no longer lists it.
+UPDATE etl_queue SET claimed_by = NULL, held_since = NULL, outcomes = NULL
+WHERE sync_id = $1 AND outcomes IS NOT NULL AND fence IS NULL AND workflow_id IN (
+    SELECT rejects.workflow_id
+    FROM etl_rejects AS rejects JOIN runs ON runs.id = rejects.run_id
+    WHERE rejects.reason = 'id_taken' AND rejects.resolved_at IS NULL AND runs.gone_at IS NOT NULL)
+RETURNING place
 
 -- name: add_slices
 -- Queue the slices of the stream of app $2 and workflow $3. $4 fencing token.

@@ -54,9 +54,16 @@ SELECT
              AND ($3 = 'ALL' OR listed.status = $3) AND ($4 = 'ALL' OR listed.origin = $4)))
 
 -- name: open_runs
+-- The open runs of a stream with their status, and the ids, without one, of runs in quarantine because another workflow
+-- listed them first, which no longer lists them.
 SELECT id, status FROM listed_runs
 WHERE listed_by = $1 AND workflow_id = $2 AND status IN ('PENDING', 'RUNNING')
-ORDER BY created_at, id
+UNION ALL
+SELECT DISTINCT runs.id, NULL
+FROM etl_rejects AS rejects JOIN runs ON runs.id = rejects.run_id
+WHERE rejects.app_id = $1 AND rejects.workflow_id = $2 AND rejects.reason = 'id_taken' AND rejects.resolved_at IS NULL
+    AND runs.gone_at IS NOT NULL
+ORDER BY id
 
 -- name: requested_workflows
 -- The workflows that the settings request.
