@@ -67,12 +67,13 @@ class Outcome:
 async def due_part(store: Store, paging: Paging, allowance: Allowance, every: timedelta) -> Due | None:
     """Return what a sync reads of a stream's reconcile; None if none is due.
 
-    A reconcile that takes more requests than are left of the share is read in slices, newest first. A listing that is
-    not sorted by creation, newest first, or whose slices cannot be proved complete, is read as a whole.
+    One is due until the stream is complete for the first time, even if `every` is zero. A reconcile that takes more
+    requests than are left of the share is read in slices, newest first. A listing that is not sorted by creation,
+    newest first, or whose slices cannot be proved complete, is read as a whole.
     """
     state = store.state
     last, now = state.last_reconciled_at, state.read_at
-    if not every or (last is not None and now - last < every):
+    if last is not None and (not every or now - last < every):
         return None
     left, undated = await store.left_to_reconcile()
     pages = max(1, -(-(left + undated) // paging.expected))

@@ -202,11 +202,12 @@ async def test_listing_that_cannot_be_proved_complete_has_a_hint_that_helps(data
     world = one_stream(31)
     world.order = order
     async with trial(database_url, world, next_tokens=True) as t:
-        t.api = {"page_size": 5}
+        t.api, t.sync = {"page_size": 5}, {"reconcile_every": 0}
         t.sandbox.faults.on(lists_runs, Headers({"pagination-count": count}))
         for mode, window in (
             ("sync", {}),
             ("reconcile", {}),
+            ("sync", {}),  # reads all of it, although nothing is new
             ("backfill", {"until": datetime(2030, 1, 1, tzinfo=UTC)}),
         ):
             summary = await t.run(mode, **window)
