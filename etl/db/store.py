@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from etl.db.erasing import Erased
     from etl.db.session import Seen, Session, StreamState
+    from etl.errors import RejectReason
     from etl.events import StreamId
     from etl.normalize.rows import RunRows
     from etl.plan.window import Reconciled, Window
@@ -63,6 +64,23 @@ REFUSALS = (
 )
 
 
+class Stored(NamedTuple):
+    """The stored state of a run: the columns of `known_runs` in `sql/load.sql`."""
+
+    run_id: str
+    digest: bytes | None
+    status: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    updated_on_day: bool
+    gone: bool
+    erased: bool
+    workflow_id: str | None
+    listed_under: str | None
+    is_ours: bool
+    recent: bool
+
+
 class Quarantined(NamedTuple):
     """A quarantined item.
 
@@ -73,7 +91,7 @@ class Quarantined(NamedTuple):
     """
 
     run_id: str | None
-    reason: str
+    reason: RejectReason
     recent: bool
 
 
@@ -122,10 +140,10 @@ class Store:
         self.unanswered: list[tuple[str, Loaded]] = []
         """Transactions whose COMMIT may have been sent without an answer: (transaction id, result if committed)."""
 
-    async def known(self, ids: Sequence[str]) -> Mapping[str, asyncpg.Record]:
-        """Return the stored state of the runs with these ids, by id; see `known_runs` in `sql/load.sql`."""
+    async def known(self, ids: Sequence[str]) -> dict[str, Stored]:
+        """Return the stored state of the runs with these ids, by id."""
         asked = (ids, self.state.last_synced_at, *self.stream)
-        return {row["id"]: row for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
+        return {row["id"]: Stored(*row) for row in await self._pool.fetch(_LOAD["known_runs"], *asked)}
 
     async def begin_pass(self, window: Window) -> Seen:
         """Start recording the items that a pass over the listing sees, as far as runs in `window` are concerned."""

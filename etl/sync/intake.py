@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from etl.api.pages import Page
 from etl.db.batch import ID_TAKEN, Batch, Item, Loaded, Reject
 from etl.db.liveness import finish_commit
-from etl.db.store import Quarantined
+from etl.db.store import Quarantined, Stored
 from etl.decode.items import digest, guess_id, peek_id
 from etl.decode.json_text import clean_text
 from etl.errors import RecordError
@@ -26,10 +26,8 @@ from etl.tables import LONGEST_ID_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import asyncpg
-
     from etl.db.store import Store
-    from etl.errors import NotFoundError, TransientError
+    from etl.errors import NotFoundError, RejectReason, TransientError
     from etl.normalize.normalizer import Normalizer
     from etl.sync.listing import Listing
 
@@ -42,6 +40,9 @@ PAUSE_EVERY = 100
 FUTURE = timedelta(days=1)
 """An `updated_at` further ahead of PostgreSQL's clock than this is ignored."""
 
+DECIDED_ANEW = ("other_workflow", "id_taken")
+"""Items in quarantine for these reasons are tried again each time that they are listed."""
+
 TWINS = "identical items without ids on one page cannot be told apart"
 
 TWINS_HINT = (
@@ -52,7 +53,7 @@ TWINS_HINT = (
 Errors: TypeAlias = "dict[str, NotFoundError | TransientError]"
 """Errors of requests for single runs, by run id."""
 
-Copy: TypeAlias = "RunRows | asyncpg.Record"
+Copy: TypeAlias = "RunRows | Stored"
 """A copy of a run, as received or as stored."""
 
 
@@ -94,24 +95,20 @@ class Classified:
     """Classified pages.
 
     Attributes:
+        batch: what to load; `load` adds the runs to it.
+        stored: the stored state of the runs on the pages, by id.
         pages: each item as planning needs it, page by page.
-        new: rows of runs that the warehouse does not hold, by id.
-        changed: rows of runs that differ from the stored ones, by id.
+        newest: the newest valid copies of the runs, by id.
         older: ids of runs of which another copy, stored or listed, claims to be newer. `load` looks them up.
-        unchanged: how many runs are stored as listed.
-        valid: ids of runs with a valid copy.
         invalid: ids of runs with an invalid copy.
-        batch: everything else to load.
     """
 
+    batch: Batch
+    stored: Mapping[str, Stored]
     pages: list[list[Listed]] = field(default_factory=list)
-    new: dict[str, RunRows] = field(default_factory=dict)
-    changed: dict[str, RunRows] = field(default_factory=dict)
+    newest: dict[str, Copy] = field(default_factory=dict)
     older: set[str] = field(default_factory=set)
-    unchanged: int = 0
-    valid: set[str] = field(default_factory=set)
     invalid: set[str | None] = field(default_factory=set)
-    batch: Batch = field(default_factory=Batch)
 
 
 class Intake:
@@ -155,7 +152,6 @@ class Intake:
         self._retry = retry
         self._quarantined: dict[bytes, Quarantined] = {}
         self._requested: frozenset[str] = frozenset()
-        self._latest: datetime | None = None  # a later `updated_at` is ignored
         self._rejected: set[bytes] = set()
         self._recent: dict[bytes, Listed] = {}  # recent items by their hash
         self._answered: dict[str, float] = {}
@@ -164,7 +160,6 @@ class Intake:
         """Prepare for a pass."""
         self.doubt = ""
         self._recent.clear()
-        self._latest = self._store.state.read_at + FUTURE
         self._quarantined |= {} if self._retry else await self._store.open_rejects()
         self._requested = await self._store.session.requested_workflows()
 
@@ -182,7 +177,7 @@ class Intake:
             authoritative: whether they are responses to requests for single runs; see `Batch`.
         """
         items, stored = await self._identify(pages)
-        found = Classified(batch=Batch(authoritative=authoritative))
+        found = Classified(Batch(authoritative=authoritative), stored)
         for page, of_page in zip(pages, items, strict=True):
             listed: dict[bytes, Listed] = {}
             counts: Counter[str] = Counter()
@@ -191,7 +186,7 @@ class Intake:
                     await asyncio.sleep(0)  # let other streams' commits proceed
                 if item.digest not in listed:
                     shown = None if authoritative else self._recent.get(item.digest)  # on an overlapping page
-                    listed[item.digest] = shown or self._classify_item(item, stored.get(item.key), found, counts)
+                    listed[item.digest] = shown or self._classify_item(item, found, counts)
                 elif item.run_id is None:
                     self.doubt = TWINS
             found.pages.append([listed[item.digest] for item in of_page])
@@ -199,13 +194,7 @@ class Intake:
                 self._recent |= listed
                 for content in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
                     del self._recent[content]
-            found.unchanged += counts["unchanged"]
             self._announce(page, counts)
-        batch, quarantined = found.batch, {each.run_id for each in self._quarantined.values()}
-        batch.new, batch.changed = list(found.new.values()), list(found.changed.values())
-        batch.resolved = sorted(
-            run_id for run_id in found.valid - found.invalid if self._retry or run_id in quarantined
-        )
         return found
 
     def peek(self, page: Page) -> list[Listed]:
@@ -220,7 +209,7 @@ class Intake:
                 found.append(Listed(content.hex(), None, None, known=False))
         return found
 
-    async def _identify(self, pages: Sequence[Page]) -> tuple[list[list[Item]], dict[str, asyncpg.Record]]:
+    async def _identify(self, pages: Sequence[Page]) -> tuple[list[list[Item]], dict[str, Stored]]:
         """Return the items with their run ids, and the stored state of these runs by id.
 
         An unchanged item is not parsed: the id near its beginning is right if the warehouse holds the same bytes under
@@ -228,12 +217,12 @@ class Intake:
         """
         hashed = [[(raw, digest(raw), guess_id(raw)) for raw in page.items] for page in pages]
         guesses = [guess for items in hashed for _, _, guess in items if guess is not None]
-        stored = dict(await self._store.known(guesses))
+        stored = await self._store.known(guesses)
         found: list[list[Item]] = []
         for page, items in zip(pages, hashed, strict=True):
             found.append([])
             for raw, content, guess in items:
-                is_known = guess in stored and stored[guess]["content_hash"] == content
+                is_known = guess in stored and stored[guess].digest == content
                 run_id = guess if is_known else _read_id(raw)
                 found[-1].append(Item(raw, content, run_id, page.url, page.number, page.received_at))
         unasked = {item.run_id for items in found for item in items if item.run_id is not None}.difference(guesses)
@@ -241,37 +230,25 @@ class Intake:
             stored |= await self._store.known(list(unasked))
         return found, stored
 
-    def _classify_item(
-        self, item: Item, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
-    ) -> Listed:
-        """Classify one item: unchanged, in quarantine already, or made into rows."""
-        if stored is not None and stored["content_hash"] == item.digest and self._is_ours(stored):
-            self._note_listed(stored, found.batch)
-            return self._classify_unchanged(item, stored, found, counts)
-        quarantined = self._quarantined.get(item.digest)
-        if quarantined is not None and quarantined.reason not in ("other_workflow", "id_taken"):
-            return self._classify_quarantined(item, quarantined, found, counts)
+    def _classify_item(self, item: Item, found: Classified, counts: Counter[str]) -> Listed:
+        """Classify one item: invalid, unchanged, or made into rows."""
+        stored, quarantined = found.stored.get(item.key), self._quarantined.get(item.digest)
+        is_listed_here = stored is not None and stored.listed_under == self._workflow_id
         try:
-            rows = self._normalizer.normalize(item.raw, item.digest)
-            self._check_identity(item, rows, stored)
+            if stored is not None and is_listed_here and stored.digest == item.digest:
+                copy: Copy = stored
+            elif quarantined is None or quarantined.reason in DECIDED_ANEW:
+                copy = self._normalizer.normalize(item.raw, item.digest)
+            else:
+                return self._classify_invalid(item, quarantined.reason, "", found, counts)
+            self._check_identity(item, copy, stored)
         except RecordError as error:
-            if quarantined is not None and quarantined.reason == error.reason:
-                return self._classify_quarantined(item, quarantined, found, counts)
-            found.batch.rejects.append(Reject(item.run_id, item, error.reason, error.message))
-            found.invalid.add(item.run_id)
-            counts["rejected"] += 1
-            return Listed(item.key, None, None, known=False)
+            return self._classify_invalid(item, error.reason, error.message, found, counts)
         if stored is not None:
             self._note_listed(stored, found.batch)
-        return self._classify_rows(item, rows, stored, found, counts)
+        return self._classify_copy(item, copy, stored, found, counts)
 
-    def _is_ours(self, stored: asyncpg.Record) -> bool:
-        """Return whether a stored run belongs to this listing, as far as its columns show."""
-        is_own = stored["workflow_id"] == self._workflow_id
-        is_here = bool(stored["listed_under"] == self._workflow_id)
-        return is_here and (is_own or stored["workflow_id"] not in self._requested)
-
-    def _check_identity(self, item: Item, rows: RunRows, stored: asyncpg.Record | None) -> None:
+    def _check_identity(self, item: Item, copy: Copy, stored: Stored | None) -> None:
         """Check that a run belongs to this listing and has an id that fits.
 
         Raises:
@@ -279,70 +256,67 @@ class Intake:
                 or the id is too long.
         """
         if item.run_id is None:
-            size = len(rows.run_id.encode())
+            size = len(copy.run_id.encode())
             raise RecordError("invalid_field", f"id: expected at most {LONGEST_ID_BYTES} bytes, got {size}")
-        if rows.workflow_id != self._workflow_id and rows.workflow_id in self._requested:
-            raise RecordError("other_workflow", f"the run names the workflow {rows.workflow_id}, which is read too")
-        if stored is None or stored["gone"] or self._workflow_id in (stored["workflow_id"], stored["listed_under"]):
+        if copy.workflow_id != self._workflow_id and copy.workflow_id in self._requested:
+            raise RecordError("other_workflow", f"the run names the workflow {copy.workflow_id}, which is read too")
+        if stored is None or stored.gone or self._workflow_id in (stored.workflow_id, stored.listed_under):
             return
-        if stored["listed_under"] in self._requested:
-            raise RecordError("id_taken", ID_TAKEN.format(stored["listed_under"]))
+        if stored.listed_under in self._requested:
+            raise RecordError("id_taken", ID_TAKEN.format(stored.listed_under))
 
-    def _note_listed(self, stored: asyncpg.Record, batch: Batch) -> None:
+    def _classify_invalid(
+        self, item: Item, reason: RejectReason, error: str, found: Classified, counts: Counter[str]
+    ) -> Listed:
+        """Quarantine an item, unless it is in quarantine for the same reason."""
+        quarantined = self._quarantined.get(item.digest)
+        found.invalid.add(item.run_id)
+        if quarantined is not None and quarantined.reason == reason:
+            counts["quarantined"] += self._count_reject(item.digest)
+            return Listed(item.key, None, None, known=not quarantined.recent)
+        found.batch.rejects.append(Reject(item.run_id, item, reason, error))
+        counts["rejected"] += 1
+        return Listed(item.key, None, None, known=False)
+
+    def _note_listed(self, stored: Stored, batch: Batch) -> None:
         """Note that a stored run is in this listing, if this is not recorded yet."""
-        if stored["gone"]:
-            batch.restored.append(stored["id"])
-        elif stored["listed_under"] != self._workflow_id:
-            batch.claimed.append(stored["id"])
-        elif not stored["is_ours"]:
-            batch.shared.append(stored["id"])
+        if stored.gone:
+            batch.restored.append(stored.run_id)
+        elif stored.listed_under != self._workflow_id:
+            batch.claimed.append(stored.run_id)
+        elif not stored.is_ours:
+            batch.shared.append(stored.run_id)
 
-    def _classify_quarantined(
-        self, item: Item, quarantined: Quarantined, found: Classified, counts: Counter[str]
+    def _classify_copy(
+        self, item: Item, copy: Copy, stored: Stored | None, found: Classified, counts: Counter[str]
     ) -> Listed:
-        counts["quarantined"] += self._count_reject(item.digest)
-        found.invalid.add(quarantined.run_id)
-        return Listed(quarantined.run_id or item.key, None, None, known=not quarantined.recent)
-
-    def _classify_unchanged(
-        self, item: Item, stored: asyncpg.Record, found: Classified, counts: Counter[str]
-    ) -> Listed:
-        if not stored["gone"] and self._window.holds(stored["created_at"]):
-            counts["unchanged"] += 1  # one that is back is counted as updated
-        if stored["id"] in found.changed and self._is_newest(item, stored, found.changed[stored["id"]]):
-            del found.changed[stored["id"]]
-        found.valid.add(stored["id"])
-        self.has_undated = self.has_undated or stored["created_at"] is None
-        self.note_time(stored["updated_at"])
-        self._note_answer(item, stored["id"])
-        times = (stored["created_at"], stored["updated_at"])
-        return Listed(stored["id"], *times, known=not stored["recent"])
-
-    def _classify_rows(
-        self, item: Item, rows: RunRows, stored: asyncpg.Record | None, found: Classified, counts: Counter[str]
-    ) -> Listed:
-        """Take a new or changed run, unless another copy of it is newer."""
-        is_same = stored is not None and _is_erased_and_the_same(rows, stored)
-        if stored is not None and is_same and self._store.is_dry_run:  # else PostgreSQL compares all columns
-            return self._classify_unchanged(item, stored, found, counts)
-        group, kind = (found.new, "new") if stored is None else (found.changed, "changed")
-        self.has_undated = self.has_undated or rows.created_at is None
-        self.note_time(rows.updated_at)
-        if self._window.holds(rows.created_at):
-            if found.batch.authoritative or self._is_newest(item, rows, group.get(rows.run_id, stored)):
-                counts[kind] += rows.run_id not in group
-                group[rows.run_id] = rows
-                found.valid.add(rows.run_id)
-                found.batch.items[rows.run_id] = item
-                self._note_answer(item, rows.run_id)
-            elif item.received_at >= self._answered.get(rows.run_id, 0.0):
-                found.older.add(rows.run_id)
+        """Take a copy of a run, unless another one is newer; it is the stored one if the run is unchanged."""
+        # An erased run has no hash. PostgreSQL compares all of its columns, but not in a dry run.
+        is_same = stored is not None and (
+            copy is stored or (stored.erased and (copy.status, copy.updated_at) == (stored.status, stored.updated_at))
+        )
+        if stored is not None and is_same and self._store.is_dry_run:
+            copy = stored
+        self.has_undated = self.has_undated or copy.created_at is None
+        self.note_time(copy.updated_at)
+        if self._window.holds(copy.created_at):
+            if found.batch.authoritative or self._is_newest(item, copy, found.newest.get(copy.run_id, stored)):
+                is_unchanged = isinstance(copy, Stored) and not copy.gone  # one that is back is counted as updated
+                kind = "new" if stored is None else "unchanged" if is_unchanged else "changed"
+                counts[kind] += copy.run_id not in found.newest
+                found.newest[copy.run_id] = copy
+                found.batch.items[copy.run_id] = item
+                self._answered[copy.run_id] = item.received_at
+                if len(self._answered) > REMEMBERED_ANSWERS:
+                    del self._answered[next(iter(self._answered))]
+            elif item.received_at >= self._answered.get(copy.run_id, 0.0):
+                found.older.add(copy.run_id)
         return Listed(
-            rows.run_id,
-            rows.created_at,
-            rows.updated_at,
-            known=stored is not None and is_same and not stored["recent"],
-            expires_at=rows.retention_due_at,
+            copy.run_id,
+            copy.created_at,
+            copy.updated_at,
+            known=stored is not None and is_same and not stored.recent,
+            expires_at=copy.retention_due_at if isinstance(copy, RunRows) else None,
         )
 
     def _is_newest(self, item: Item, copy: Copy, other: Copy | None) -> bool:
@@ -350,27 +324,19 @@ class Intake:
 
         If `updated_at` does not decide, the copy received last does; pages may be handed on in another order.
         """
-        mine, others = self._changed_at(copy), None if other is None else self._changed_at(other)
-        if mine is None or others is None or mine == others:
-            return item.received_at >= self._answered.get(item.key, 0.0)
-        return mine > others
+        if other is not None and other is not copy:
+            mine, others = self._changed_at(copy), self._changed_at(other)
+            if mine is not None and others is not None and mine != others:
+                return mine > others
+        return item.received_at >= self._answered.get(item.key, 0.0)
 
     def _changed_at(self, copy: Copy) -> datetime | None:
         """Return the time by which copies of a run are compared; None if there is none to trust."""
-        if isinstance(copy, RunRows):
-            time = effective_updated_at(copy.updated_at, copy.updated_on_day)
-        else:
-            time = effective_updated_at(copy["updated_at"], copy["updated_on_day"])
+        time = effective_updated_at(copy.updated_at, copy.updated_on_day)
         return None if time is None or self._is_ahead(time) else time
 
     def _is_ahead(self, time: datetime) -> bool:
-        return self._latest is not None and time > self._latest
-
-    def _note_answer(self, item: Item, run_id: str) -> None:
-        """Remember when a run was received, for the last few thousand runs."""
-        if len(self._answered) >= REMEMBERED_ANSWERS:
-            del self._answered[next(iter(self._answered))]
-        self._answered[run_id] = item.received_at
+        return time > self._store.state.read_at + FUTURE
 
     def note_time(self, updated_at: datetime | None) -> None:
         """Let the watermark advance to this time once everything is committed."""
@@ -410,13 +376,19 @@ class Intake:
             self.doubt = (
                 f"the listed copy of the run {run_id} is older than the stored one, and the run could not be looked up"
             )
-        if answered := found.older - errors.keys():  # the answers count, even if another listed copy is newer
-            batch.new = [rows for rows in batch.new if rows.run_id not in answered]
-            batch.changed = [rows for rows in batch.changed if rows.run_id not in answered]
-            batch.resolved = [run_id for run_id in batch.resolved if run_id not in answered]
-        self.tally.runs_unchanged += found.unchanged
+        answered = found.older - errors.keys()  # the answers count, even if another listed copy is newer
+        newest = {run_id: copy for run_id, copy in found.newest.items() if run_id not in answered}
+        unchanged = 0
+        for run_id, copy in newest.items():
+            if isinstance(copy, Stored):
+                unchanged += not copy.gone
+            else:
+                (batch.changed if run_id in found.stored else batch.new).append(copy)
+        held = newest.keys() if self._retry else {each.run_id for each in self._quarantined.values()}
+        batch.resolved = sorted((newest.keys() & held) - found.invalid)
+        self.tally.runs_unchanged += unchanged
         if batch:
-            await finish_commit(self._commit(batch, found.unchanged))
+            await finish_commit(self._commit(batch, unchanged))
 
     async def ask(self, ids: Sequence[str]) -> Errors:
         """Request runs one by one and load their current state; return the errors."""
@@ -469,8 +441,3 @@ def _read_id(raw: bytes) -> str | None:
     """Return the id of an item, cleaned; None if it has none, or one too long for an index."""
     run_id = peek_id(raw)
     return None if run_id is not None and len(run_id.encode("utf-8", "surrogatepass")) > LONGEST_ID_BYTES else run_id
-
-
-def _is_erased_and_the_same(rows: RunRows, stored: asyncpg.Record) -> bool:
-    """Return whether a run was erased, which leaves no hash, and has not changed since."""
-    return stored["erased"] and (rows.status, rows.updated_at) == (stored["status"], stored["updated_at"])
