@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 from etl.api.pages import Page, read_document, read_page
@@ -133,12 +133,10 @@ class CortexClient:
                 once=divisible,
                 failures=failures,
             )
-        except (RequestTimeoutError, BadRequestError) as error:
-            is_late = isinstance(error, RequestTimeoutError)
-            if not divisible or not (is_late or size > USUAL_SIZE):
+        except BadRequestError as error:
+            if not divisible or size <= USUAL_SIZE:
                 raise
-            because: Literal["time", "refused"] = "time" if is_late else "refused"
-            raise PageTooLargeError(error.message, hint=error.hint, because=because) from None
+            raise PageTooLargeError(error.message, hint=error.hint) from None
 
     async def probe_count(
         self, app_id: str, workflow_id: str, *, size: int = 1, status: str = "ALL", origin: str = "ALL"
@@ -229,7 +227,7 @@ class CortexClient:
                 self._listener(RequestRetried(path, retries.count, error.message, wait_s))
                 if once and isinstance(error, RequestTimeoutError):
                     await asyncio.sleep(wait_s)
-                    raise
+                    raise PageTooLargeError(error.message, hint=error.hint, because="time") from None
             await asyncio.sleep(pause.own_s)
 
     async def _send(self, url: str, path: str, longest: int | None, *, is_retry: bool) -> Response:

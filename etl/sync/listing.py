@@ -34,9 +34,6 @@ REPEATED_PAGES = 5
 BYTES_AT_ONCE = 32 * 1024 * 1024
 """How many bytes of pages may be in flight or waiting for a commit, across all listings."""
 
-TIMEOUTS = 6
-"""After so many timeouts in a row, whatever the page size, reading a listing fails."""
-
 
 class Listing:
     """The runs of one workflow as the API lists them.
@@ -94,7 +91,9 @@ class Listing:
         )
 
     async def read(self, span: Span, token: str | None = None, *, divisible: bool = True) -> Page:
-        """Read one page; see `CortexClient.list_runs`."""
+        """Read one page, unless it was read ahead; see `CortexClient.list_runs`."""
+        if span in self._ahead:
+            return self._ahead.pop(span)
         page = await self._client.list_runs(
             *self._stream,
             span.number,
@@ -146,24 +145,20 @@ class Listing:
                     raise answer
 
     async def _run(self, run_id: str) -> Page | NotFoundError | TransientError:
-        """Request a run; try again once if the API returns something else."""
         if REPLACEMENT in run_id:
             return NoDocumentError(
                 f"the run {run_id} cannot be requested: its id contained characters that were replaced"
             )
-        found = None
-        for _ in range(2):
-            try:
-                raw = await self._client.get_run(*self._stream, run_id)
-            except (NotFoundError, TransientError) as error:
-                return error
-            found = peek_id(raw)
-            if found == run_id:
-                url = f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}"
-                return Page.of_run(raw, url)
+        try:
+            raw = await self._client.get_run(*self._stream, run_id)
+        except (NotFoundError, TransientError) as error:
+            return error
+        found = peek_id(raw)
         if found is None:
             return NoDocumentError(f"the API returned a document without an id for the run {run_id}")
-        return TransientError(f"the API returned another run for the run {run_id}")
+        if found != run_id:
+            return TransientError(f"the API returned another run for the run {run_id}")
+        return Page.of_run(raw, f"/apps/{self._stream.app_id}/workflows/{self._stream.workflow_id}/runs/{run_id}")
 
     async def lacks(self, run_id: str, apps: Sequence[str]) -> bool | None:
         """Return whether neither this app nor any of `apps` has a run; None if the API does not answer."""
@@ -202,7 +197,8 @@ class Listing:
                     yield ready
                     ready = []
                 while len(tasks) + len(ready) < self._room and (span := reading.next_request()) is not None:
-                    ready += self._request(span, tasks, reading)
+                    token = reading.token if span.number > 1 else None
+                    tasks[asyncio.create_task(self.read(span, token))] = span
                 if reading.ended or not tasks:
                     if not ready:
                         return  # requests that are still in flight are cancelled: their pages are not needed
@@ -222,14 +218,6 @@ class Listing:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _request(self, span: Span, tasks: dict[asyncio.Task[Page], Span], reading: Pass[Page]) -> list[Page]:
-        """Request a page, unless it was read ahead; return the pages that come next in order."""
-        if span in self._ahead:
-            return reading.receive(span, answer_of(self._ahead.pop(span)))
-        token = reading.token if span.number > 1 else None
-        tasks[asyncio.create_task(self.read(span, token))] = span
-        return []
-
     @property
     def _room(self) -> int:
         """How many pages of this listing may be in flight or waiting: it has an equal share of `BYTES_AT_ONCE`.
@@ -245,18 +233,19 @@ class Listing:
         try:
             page = task.result()
         except PageTooLargeError as error:
-            if error.because == "time" and span.start <= reading.reach:  # not one of those that were read ahead
-                self._timeouts += 1
-                if self._timeouts == TIMEOUTS:
-                    raise TransientError(error.message, hint=error.hint) from error
-                if self._timeouts == 1 and span.size == self._late and 2 * span.size > self.paging.usual:
-                    self.paging.lower(span.size)  # not if it is a small one in place of another that timed out
-                self._late = span.size if self._timeouts == 1 else self._late
-            if error.because == "refused":
-                self.paging.lower(span.size)
-            if error.because != "time" and (span.size == 1 or self.paging.fixed):  # it cannot be smaller
+            if error.because == "time":
+                is_next = span.start <= reading.reach  # not one of those that were read ahead
+                if is_next and not self._timeouts:
+                    if span.size == self._late and 2 * span.size > self.paging.usual:
+                        self.paging.lower(span.size)  # not if it is a small one in place of another
+                    self._late = span.size
+                self._timeouts += is_next
+            elif span.size == 1 or self.paging.fixed:  # it cannot be smaller
                 raise
-            self._largest = max(self._largest, BYTES_AT_ONCE // 2 if error.because == "bytes" else 0)
+            elif error.because == "refused":
+                self.paging.lower(span.size)
+            else:
+                self._largest = max(self._largest, BYTES_AT_ONCE // 2)
             reading.refuse(span)
             return []
         self._largest = max(page.bytes, self._largest // 2)
