@@ -83,15 +83,14 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """A page was read and its items were classified. `count` and `pages_total` are None if the API sends no count."""
+    """A page was read and its items were classified.
+
+    `items` is how many of them no page before had shown. `count` and `pages_total` are None if the API sends no count.
+    """
 
     stream: StreamId
     page: int
     items: int
-    new: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    rejected: int = 0
     count: int | None = None
     pages_total: int | None = None
 

@@ -103,7 +103,10 @@ class ProgressView:
             case events.PageRead():
                 self._page_read(event)
             case events.BatchLoaded():
-                self._bar(event.stream).rows += event.rows
+                bar = self._bar(event.stream)
+                bar.new += event.inserted
+                bar.changed += event.updated
+                bar.rows += event.rows
                 self._draw(event.stream)
             case events.RequestSent():
                 self._sent.append(time.monotonic())
@@ -123,8 +126,6 @@ class ProgressView:
     def _page_read(self, event: events.PageRead) -> None:
         bar = self._bar(event.stream)
         bar.pages += 1
-        bar.new += event.new
-        bar.changed += event.changed
         if event.pages_total is not None:
             bar.expected = max(bar.expected or 0, event.pages_total)
         if bar.expected is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -152,9 +151,10 @@ class Intake:
         self._retry = retry
         self._quarantined: dict[bytes, Quarantined] = {}
         self._requested: frozenset[str] = frozenset()
-        self._rejected: set[bytes] = set()
+        self._latest = store.state.read_at + FUTURE  # a later `updated_at` is ignored
+        self._rejected: set[bytes] = set()  # the hashes of quarantined items that were counted
         self._recent: dict[bytes, Listed] = {}  # recent items by their hash
-        self._answered: dict[str, float] = {}
+        self._answered: dict[str, float] = {}  # when recent runs were received
 
     async def begin(self) -> None:
         """Prepare for a pass."""
@@ -180,21 +180,21 @@ class Intake:
         found = Classified(Batch(authoritative=authoritative), stored)
         for page, of_page in zip(pages, items, strict=True):
             listed: dict[bytes, Listed] = {}
-            counts: Counter[str] = Counter()
             for ordinal, item in enumerate(of_page):
                 if ordinal % PAUSE_EVERY == 0:
                     await asyncio.sleep(0)  # let other streams' commits proceed
-                if item.digest not in listed:
-                    shown = None if authoritative else self._recent.get(item.digest)  # on an overlapping page
-                    listed[item.digest] = shown or self._classify_item(item, found, counts)
-                elif item.run_id is None:
-                    self.doubt = TWINS
+                if item.digest in listed:
+                    self.doubt = TWINS if item.run_id is None else self.doubt
+                elif item.digest in self._recent and not authoritative:  # an overlapping page showed it
+                    listed[item.digest] = self._recent[item.digest]
+                else:
+                    listed[item.digest] = self._classify_item(item, found)
             found.pages.append([listed[item.digest] for item in of_page])
             if page.is_listed:
+                self._announce(page, len(listed.keys() - self._recent.keys()))
                 self._recent |= listed
                 for content in list(islice(self._recent, max(0, len(self._recent) - OVERLAPPING_ITEMS))):
                     del self._recent[content]
-            self._announce(page, counts)
         return found
 
     def peek(self, page: Page) -> list[Listed]:
@@ -230,7 +230,7 @@ class Intake:
             stored |= await self._store.known(list(unasked))
         return found, stored
 
-    def _classify_item(self, item: Item, found: Classified, counts: Counter[str]) -> Listed:
+    def _classify_item(self, item: Item, found: Classified) -> Listed:
         """Classify one item: invalid, unchanged, or made into rows."""
         stored, quarantined = found.stored.get(item.key), self._quarantined.get(item.digest)
         is_listed_here = stored is not None and stored.listed_under == self._workflow_id
@@ -240,13 +240,13 @@ class Intake:
             elif quarantined is None or quarantined.reason in DECIDED_ANEW:
                 copy = self._normalizer.normalize(item.raw, item.digest)
             else:
-                return self._classify_invalid(item, quarantined.reason, "", found, counts)
+                return self._classify_invalid(item, quarantined.reason, "", found)
             self._check_identity(item, copy, stored)
         except RecordError as error:
-            return self._classify_invalid(item, error.reason, error.message, found, counts)
+            return self._classify_invalid(item, error.reason, error.message, found)
         if stored is not None:
             self._note_listed(stored, found.batch)
-        return self._classify_copy(item, copy, stored, found, counts)
+        return self._classify_copy(item, copy, stored, found)
 
     def _check_identity(self, item: Item, copy: Copy, stored: Stored | None) -> None:
         """Check that a run belongs to this listing and has an id that fits.
@@ -265,17 +265,14 @@ class Intake:
         if stored.listed_under in self._requested:
             raise RecordError("id_taken", ID_TAKEN.format(stored.listed_under))
 
-    def _classify_invalid(
-        self, item: Item, reason: RejectReason, error: str, found: Classified, counts: Counter[str]
-    ) -> Listed:
+    def _classify_invalid(self, item: Item, reason: RejectReason, error: str, found: Classified) -> Listed:
         """Quarantine an item, unless it is in quarantine for the same reason."""
         quarantined = self._quarantined.get(item.digest)
         found.invalid.add(item.run_id)
         if quarantined is not None and quarantined.reason == reason:
-            counts["quarantined"] += self._count_reject(item.digest)
+            self._count_reject(item.digest)
             return Listed(item.key, None, None, known=not quarantined.recent)
         found.batch.rejects.append(Reject(item.run_id, item, reason, error))
-        counts["rejected"] += 1
         return Listed(item.key, None, None, known=False)
 
     def _note_listed(self, stored: Stored, batch: Batch) -> None:
@@ -287,9 +284,7 @@ class Intake:
         elif not stored.is_ours:
             batch.shared.append(stored.run_id)
 
-    def _classify_copy(
-        self, item: Item, copy: Copy, stored: Stored | None, found: Classified, counts: Counter[str]
-    ) -> Listed:
+    def _classify_copy(self, item: Item, copy: Copy, stored: Stored | None, found: Classified) -> Listed:
         """Take a copy of a run, unless another one is newer; it is the stored one if the run is unchanged."""
         # An erased run has no hash. PostgreSQL compares all of its columns, but not in a dry run.
         is_same = stored is not None and (
@@ -301,9 +296,6 @@ class Intake:
         self.note_time(copy.updated_at)
         if self._window.holds(copy.created_at):
             if found.batch.authoritative or self._is_newest(item, copy, found.newest.get(copy.run_id, stored)):
-                is_unchanged = isinstance(copy, Stored) and not copy.gone  # one that is back is counted as updated
-                kind = "new" if stored is None else "unchanged" if is_unchanged else "changed"
-                counts[kind] += copy.run_id not in found.newest
                 found.newest[copy.run_id] = copy
                 found.batch.items[copy.run_id] = item
                 self._answered[copy.run_id] = item.received_at
@@ -333,41 +325,22 @@ class Intake:
     def _changed_at(self, copy: Copy) -> datetime | None:
         """Return the time by which copies of a run are compared; None if there is none to trust."""
         time = effective_updated_at(copy.updated_at, copy.updated_on_day)
-        return None if time is None or self._is_ahead(time) else time
-
-    def _is_ahead(self, time: datetime) -> bool:
-        return time > self._store.state.read_at + FUTURE
+        return None if time is None or time > self._latest else time
 
     def note_time(self, updated_at: datetime | None) -> None:
         """Let the watermark advance to this time once everything is committed."""
-        is_later = updated_at is not None and (self.newest is None or updated_at > self.newest)
-        if updated_at is not None and is_later and not self._is_ahead(updated_at):
-            self.newest = updated_at
+        if updated_at is not None and updated_at <= self._latest:
+            self.newest = max(self.newest or updated_at, updated_at)
 
-    def _count_reject(self, key: bytes) -> bool:
-        """Count a quarantined item once; return whether it was counted now."""
-        is_first = key not in self._rejected
+    def _count_reject(self, key: bytes) -> None:
+        """Count a quarantined item, once."""
+        self.tally.rejects += key not in self._rejected
         self._rejected.add(key)
-        self.tally.rejects += is_first
-        return is_first
 
-    def _announce(self, page: Page, counts: Mapping[str, int]) -> None:
-        if not page.is_listed:
-            return
+    def _announce(self, page: Page, items: int) -> None:
         self.tally.pages += 1
-        self._listener(
-            PageRead(
-                self._store.stream,
-                page.number,
-                sum(counts.values()),
-                new=counts["new"],
-                changed=counts["changed"],
-                unchanged=counts["unchanged"],
-                rejected=counts["rejected"],
-                count=page.count,
-                pages_total=None if page.count is None else max(1, -(-page.count // max(page.size, 1))),
-            )
-        )
+        total = None if page.count is None else max(1, -(-page.count // max(page.size, 1)))
+        self._listener(PageRead(self._store.stream, page.number, items, page.count, total))
 
     async def load(self, found: Classified) -> None:
         """Commit what `classify` found; count it and emit events after the commit."""
@@ -381,7 +354,7 @@ class Intake:
         unchanged = 0
         for run_id, copy in newest.items():
             if isinstance(copy, Stored):
-                unchanged += not copy.gone
+                unchanged += not copy.gone  # one that is back is counted as updated
             else:
                 (batch.changed if run_id in found.stored else batch.new).append(copy)
         held = newest.keys() if self._retry else {each.run_id for each in self._quarantined.values()}

@@ -23,7 +23,7 @@ ONE_OF_EACH: list[Any] = [
     events.RequestSent("/apps/app_1/workflows", 200, 0.12345, 900),
     events.RequestRetried("/apps", 1, "503", 0.5),
     events.RateLimited(3.0, "/apps"),
-    events.PageRead(STREAM, 1, 100, new=90, changed=3, unchanged=6, rejected=1, count=250, pages_total=3),
+    events.PageRead(STREAM, 1, 100, count=250, pages_total=3),
     events.BatchLoaded(STREAM, 90, 3, 6, rows=1500, seconds=0.1),
     events.RunQuarantined(STREAM, "run_1", "invalid_field", "status: expected text, found 7"),
     events.StreamFinished(STREAM, "succeeded", 250, 250),
@@ -109,7 +109,7 @@ def test_progress_shows_streams_and_the_request_budget(width) -> None:
         time.sleep(0.2)  # rates of over 100,000 a second take more room than there is
         for number in range(1, 101):
             view.listen(events.RequestSent("/apps", 200, 0.1, 900))
-            view.listen(events.PageRead(stream, number, 100, new=100, count=25_000, pages_total=250))
+            view.listen(events.PageRead(stream, number, 100, count=25_000, pages_total=250))
         view.listen(events.BatchLoaded(stream, 10_000, 0, 0, rows=170_000))
         view._progress.refresh()
     drawn = re.split(r"\n|\x1b\[\w+", out.getvalue())
@@ -123,7 +123,7 @@ def test_progress_expects_no_fewer_pages_than_were_read() -> None:
     out = io.StringIO()
     with ProgressView(500, Mask(), Console(file=out, force_terminal=True, color_system=None, width=120)) as view:
         for number in (1, 2, 2):
-            view.listen(events.PageRead(STREAM, number, 100, new=100, count=200, pages_total=2))
+            view.listen(events.PageRead(STREAM, number, 100, count=200, pages_total=2))
         view._progress.refresh()
     assert "3/3 pages" in out.getvalue()
 
