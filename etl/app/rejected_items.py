@@ -120,7 +120,7 @@ class _Retrying:
         abridge = abridge_of(payloads)
         store = Store(self._warehouse.pool, session, stream, state, sync_id=None, abridge=abridge, keep_payloads=keep)
         normalizer = Normalizer(*stream, store_payloads=payloads.store == "full", redact=redactor_of(payloads))
-        intake = Intake(store, normalizer, self._listener, retry=True)
+        intake = Intake(store, normalizer, self._listener)
         try:
             await intake.begin()
             for item in items:

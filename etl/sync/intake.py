@@ -117,9 +117,9 @@ class Intake:
         store: the stream in the warehouse.
         normalizer: turns items into rows.
         listener: receives events about pages, batches and rejects.
-        listing: where to look up a run whose stored copy claims to be newer than the listed one; None: do not.
+        listing: where to look up a run whose stored copy claims to be newer than the listed one; None to load items
+            again that are in quarantine.
         window: runs created outside of it are not loaded.
-        retry: whether to normalize items again that are in quarantine.
 
     Attributes:
         tally: counts of what was read and done.
@@ -136,7 +136,6 @@ class Intake:
         *,
         listing: Listing | None = None,
         window: Window = EVERYTHING,
-        retry: bool = False,
     ) -> None:
         self.tally = Tally()
         self.newest: datetime | None = None
@@ -148,7 +147,6 @@ class Intake:
         self._listener = listener
         self._listing = listing
         self._window = window
-        self._retry = retry
         self._quarantined: dict[bytes, Quarantined] = {}
         self._requested: frozenset[str] = frozenset()
         self._latest = store.state.read_at + FUTURE  # a later `updated_at` is ignored
@@ -160,7 +158,7 @@ class Intake:
         """Prepare for a pass."""
         self.doubt = ""
         self._recent.clear()
-        self._quarantined |= {} if self._retry else await self._store.open_rejects()
+        self._quarantined |= {} if self._listing is None else await self._store.open_rejects()
         self._requested = await self._store.session.requested_workflows()
 
     async def process(self, pages: Sequence[Page], *, authoritative: bool = False) -> list[list[Listed]]:
@@ -357,7 +355,7 @@ class Intake:
                 unchanged += not copy.gone  # one that is back is counted as updated
             else:
                 (batch.changed if run_id in found.stored else batch.new).append(copy)
-        held = newest.keys() if self._retry else {each.run_id for each in self._quarantined.values()}
+        held = newest.keys() if self._listing is None else {each.run_id for each in self._quarantined.values()}
         batch.resolved = sorted((newest.keys() & held) - found.invalid)
         self.tally.runs_unchanged += unchanged
         if batch:
