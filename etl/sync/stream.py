@@ -18,7 +18,7 @@ from etl.plan.paging import SMALLEST_HEAD
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Due, Reconciled, Window, deadline
 from etl.sync.crawl import Crawled, read_all, read_slice
-from etl.sync.gone import NOT_LISTED, find_gone, look_up
+from etl.sync.gone import find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import TWINS_HINT, Tally
 from etl.sync.listing import answer_of
@@ -127,7 +127,6 @@ class StreamSync:
         self._crawl: Crawled | None = None  # of the whole listing
         self._slice: Crawled | None = None
         self._due: Due | None = None
-        self._unresolved: list[str] = []
 
     async def run(self) -> Outcome:
         """Bring the stream up to date.
@@ -182,7 +181,6 @@ class StreamSync:
         resumes = self._resumes and self._crawl is None
         self._crawl = await read_all(self._io, order=self._order, resumes=resumes)
         self._order = self._crawl.order or self._order
-        self._unresolved = []
         if not self._crawl.from_start or self._store.filters != ("ALL", "ALL"):
             # Open runs before the checkpoint, or that no longer pass the filter, were not read.
             await self._settle_open(set())
@@ -211,7 +209,6 @@ class StreamSync:
                     asked_for = [_only(unseen, page) for page in pages]
                     seen.update(item.key for page in await self._intake.process(asked_for) for item in page)
         errors = await look_up(self._intake, [run for run in unseen if run not in seen])
-        self._unresolved = [run for run, error in errors.items() if not isinstance(error, NOT_LISTED)]
         return all(isinstance(error, NotFoundError) for error in errors.values())
 
     async def _settle_counts(self) -> Outcome:
@@ -241,13 +238,11 @@ class StreamSync:
         return self._listing.count is not None and self._listing.count != ours
 
     async def _finish(self, ours: int) -> Outcome:
-        count, crawl, error = self._listing.count, self._crawl or self._slice, ""
-        if self._unresolved:
-            error = f"the API did not return the open run {self._unresolved[0]}"
-        elif self._disagrees(ours):
+        count, crawl, error = self._listing.count, self._crawl or self._slice, self._intake.doubt
+        if not error and self._disagrees(ours):
             error = f"the API counts {counted(count or 0, 'run')}, the warehouse {ours:,}"
-        else:
-            error = (crawl.doubt if crawl is not None else "") or self._intake.doubt
+        elif not error and crawl is not None:
+            error = crawl.doubt
         hint = await self._hint(crawl) if error else ""
         if not error and self._due is not None and 0 < self._allowance.share < self._due.taken:
             hint = (
