@@ -293,7 +293,8 @@ class Intake:
         self.has_undated = self.has_undated or copy.created_at is None
         self.note_time(copy.updated_at)
         if self._window.holds(copy.created_at):
-            if found.batch.authoritative or self._is_newest(item, copy, found.newest.get(copy.run_id, stored)):
+            other = found.newest.get(copy.run_id, stored)
+            if found.batch.authoritative or self._is_newest(item, copy, other):
                 found.newest[copy.run_id] = copy
                 found.batch.items[copy.run_id] = item
                 self._answered[copy.run_id] = item.received_at
@@ -318,7 +319,7 @@ class Intake:
             mine, others = self._changed_at(copy), self._changed_at(other)
             if mine is not None and others is not None and mine != others:
                 return mine > others
-        return item.received_at >= self._answered.get(item.key, 0.0)
+        return item.received_at >= self._answered.get(copy.run_id, 0.0)
 
     def _changed_at(self, copy: Copy) -> datetime | None:
         """Return the time by which copies of a run are compared; None if there is none to trust."""
@@ -327,8 +328,9 @@ class Intake:
 
     def note_time(self, updated_at: datetime | None) -> None:
         """Let the watermark advance to this time once everything is committed."""
-        if updated_at is not None and updated_at <= self._latest:
-            self.newest = max(self.newest or updated_at, updated_at)
+        is_later = updated_at is not None and (self.newest is None or updated_at > self.newest)
+        if updated_at is not None and is_later and updated_at <= self._latest:
+            self.newest = updated_at
 
     def _count_reject(self, key: bytes) -> None:
         """Count a quarantined item, once."""
@@ -347,16 +349,16 @@ class Intake:
             self.doubt = (
                 f"the listed copy of the run {run_id} is older than the stored one, and the run could not be looked up"
             )
-        answered = found.older - errors.keys()  # the answers count, even if another listed copy is newer
-        newest = {run_id: copy for run_id, copy in found.newest.items() if run_id not in answered}
+        for run_id in found.older - errors.keys():  # the answer counts, even if another listed copy is newer
+            found.newest.pop(run_id, None)
         unchanged = 0
-        for run_id, copy in newest.items():
+        for run_id, copy in found.newest.items():
             if isinstance(copy, Stored):
                 unchanged += not copy.gone  # one that is back is counted as updated
             else:
                 (batch.changed if run_id in found.stored else batch.new).append(copy)
-        held = newest.keys() if self._listing is None else {each.run_id for each in self._quarantined.values()}
-        batch.resolved = sorted((newest.keys() & held) - found.invalid)
+        held = found.newest if self._listing is None else {each.run_id for each in self._quarantined.values()}
+        batch.resolved = sorted((found.newest.keys() & held) - found.invalid)
         self.tally.runs_unchanged += unchanged
         if batch:
             await finish_commit(self._commit(batch, unchanged))
