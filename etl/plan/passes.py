@@ -176,6 +176,11 @@ class Pass(Generic[PageT]):
         """Return how far the pass came."""
         return Checkpoint(self.end, self.last[-EDGE:], self.first[:EDGE], self.count, self.tail)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether the pass read a single page, from the beginning."""
+        return self.pages == 1 and self.start == 0
+
     def stop(self) -> None:
         """End the pass: what follows is not needed."""
         self.ended = True

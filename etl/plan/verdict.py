@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from etl.text import counted
 
@@ -24,82 +23,34 @@ UNPROVABLE_HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a pass over a listing, or over a window of it, has shown.
-
-    Attributes:
-        pages: the number of pages; a single page is a consistent snapshot.
-        begun: whether the first page is the listing's first, or shows a run in front of the window.
-        ended: whether the end of the listing was reached, or a run behind the window.
-        linked: whether each page overlaps with the next.
-        met: the number of different runs; None if the count does not apply to them (a window, or a resumed pass).
-        count: the count in the last response; None if the server sends none.
-        counts: all counts received.
-        first: the items of the first page.
-        newest_first: whether the listing is sorted by creation, newest first, and the first page shows a run older
-            than its first.
-        newest_linked: whether the newest end, read again after everything else, overlaps with what was read there;
-            None if it was not read again, because the listing has no order.
-        newest_same: whether the newest end showed the same items both times.
-    """
-
-    pages: int
-    begun: bool
-    ended: bool
-    linked: bool
-    met: int | None
-    count: int | None
-    counts: frozenset[int | None] = frozenset()
-    first: tuple[str, ...] = ()
-    newest_first: bool = False
-    newest_linked: bool | None = None
-    newest_same: bool = False
-
-    @classmethod
-    def of(cls, main: Pass[Any], *, begun: bool, resumed: bool, met: int | None, newest_first: bool) -> Self:
-        """Return the evidence of the main pass; `resumed` means that it continued from a checkpoint."""
-        return cls(
-            pages=max(main.pages, 2) if resumed else main.pages,
-            begun=begun or resumed,
-            ended=main.ended,
-            linked=main.linked,
-            met=met,
-            count=main.count,
-            counts=frozenset(main.counts),
-            first=main.first,
-            newest_first=newest_first and not resumed,
-        )
-
-    def closed_by(self, look: Pass[Any], met: int | None) -> Self:
-        """Add the evidence of the closing pass; `met` now includes its runs."""
-        return replace(
-            self,
-            met=met,
-            count=look.count,
-            counts=self.counts | look.counts,
-            newest_linked=look.linked and (look.joined or look.tail is None),
-            newest_same=look.first[: len(self.first)] == self.first,
-        )
-
-
-def verdict(seen: Evidence) -> str:
-    """Return why the pass may have missed a run that was listed all the time; empty if it is complete.
+def verdict(main: Pass[Any], look: Pass[Any] | None, *, begun: bool, tie_ends: bool, met: int | None) -> str:
+    """Return why a pass may have missed a run that was listed all the time; empty if it is complete.
 
     docs/delivery.md explains the rules, and the assumptions that no crawler of this API can avoid.
+
+    Args:
+        main: the pass.
+        look: the pass that read the newest end again; None if it was not needed, or if the listing has no order.
+        begun: whether the pass began at the beginning of the listing, at a run in front of the window, or at a
+            checkpoint.
+        tie_ends: whether the listing is sorted by creation, newest first, and the first page shows a run older than
+            its first.
+        met: how many different runs both showed; None if the count does not apply (a window, or a resumed pass).
     """
-    is_counted = seen.met is not None and seen.count is not None
-    differs = f"the API counts {counted(seen.count or 0, 'run')}, the listing shows {seen.met}"
-    if not (seen.begun and seen.ended):
+    count, counts = (look or main).count, main.counts | (look.counts if look else set())
+    is_counted = met is not None and count is not None
+    differs = f"the API counts {counted(count or 0, 'run')}, the listing shows {met}"
+    if not (begun and main.ended):
         return "the end of the listing was not reached"
-    if seen.pages == 1:  # one response is one moment
-        return differs if is_counted and seen.met != seen.count else ""
-    if seen.linked:
-        if seen.newest_linked is False:
+    if main.is_single:  # one response is one moment
+        return differs if is_counted and met != count else ""
+    if main.linked:
+        if look is not None and not (look.linked and (look.joined or look.tail is None)):
             return "more runs were created than a page holds while the listing was read"
-        return differs if is_counted and (seen.met or 0) < (seen.count or 0) else ""
-    if seen.newest_first and is_counted and len(seen.counts) == 1 and seen.newest_same:
-        return differs if seen.met != seen.count else ""
+        return differs if is_counted and (met or 0) < (count or 0) else ""
+    is_steady = look is not None and look.first[: len(main.first)] == main.first and len(counts) == 1
+    if tie_ends and is_counted and is_steady:
+        return differs if met != count else ""
     return UNLINKED
 
 

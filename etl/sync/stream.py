@@ -17,7 +17,7 @@ from etl.plan.order import Order
 from etl.plan.paging import SMALLEST_HEAD
 from etl.plan.passes import Pass
 from etl.plan.window import EVERYTHING, Due, Reconciled, Window, deadline
-from etl.sync.crawl import Crawled, read_all, read_slice
+from etl.sync.crawl import Crawl, read_all, read_slice
 from etl.sync.gone import find_gone, look_up
 from etl.sync.head import read_head
 from etl.sync.intake import TWINS_HINT, Tally
@@ -89,7 +89,7 @@ async def due_part(store: Store, paging: Paging, allowance: Allowance, every: ti
     return Due(Window(since, state.reconciled_since), pages, taken)
 
 
-def progress_of(state: StreamState, crawl: Crawled | None) -> Reconciled:
+def progress_of(state: StreamState, crawl: Crawl | None) -> Reconciled:
     """Return the progress of reconciles after a complete crawl of everything or of a slice, or after none."""
     if crawl is None:
         return Reconciled(None, state.reconcile_began_at, state.reconciled_since)
@@ -124,8 +124,8 @@ class StreamSync:
         self._listener = listener
         order = io.store.state.listing_order
         self._order = Order(order) if order else None
-        self._crawl: Crawled | None = None  # of the whole listing
-        self._slice: Crawled | None = None
+        self._crawl: Crawl | None = None  # of the whole listing
+        self._slice: Crawl | None = None
         self._due: Due | None = None
 
     async def run(self) -> Outcome:
@@ -166,7 +166,8 @@ class StreamSync:
             await self._read_listing()
             return
         self._order = Order.CREATED_DESC
-        self._crawl = Crawled(began, self._order)
+        self._crawl = Crawl(self._io, self._order)
+        self._crawl.began = began
         unchanged = self._intake.tally.runs_unchanged
         await self._read_head()
         self._intake.tally.runs_unchanged = unchanged  # the slices have counted these runs already
@@ -275,7 +276,7 @@ class StreamSync:
         is_certain = self._listing.count is not None and not paging.uneven
         return paging.known if is_certain and (paging.known or 0) >= SMALLEST_HEAD else None
 
-    async def _hint(self, crawl: Crawled | None) -> str:
+    async def _hint(self, crawl: Crawl | None) -> str:
         """Return what to do about an incomplete stream."""
         if crawl is not None and crawl.hint:
             return crawl.hint

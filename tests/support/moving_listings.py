@@ -28,7 +28,7 @@ import itertools
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from etl.plan.order import Listed, Order
 from etl.plan.paging import LINK, MAX_SIZE, Answer, Paging
 from etl.plan.passes import Checkpoint, Pass, closing_pass
-from etl.plan.verdict import Evidence, verdict
+from etl.plan.verdict import verdict
 from etl.plan.window import BEHIND, IN_FRONT, Window
 
 if TYPE_CHECKING:
@@ -315,11 +315,14 @@ def _window_ends(case: Case, zones: tuple[int, ...]) -> tuple[bool, bool]:
 
 
 class Facts(NamedTuple):
-    """The facts about a pass for the evidence: about its first page while it runs, then about all pages."""
+    """The facts about a pass for the verdict: about its first page while it runs, then about all pages.
+
+    `main` is the number of the state of the main pass, as far as the verdict needs it.
+    """
 
     begun: bool | None = None  # None: no page yet
     tie_ends: bool = False
-    evidence: Evidence | None = None
+    main: int | None = None
 
 
 class State(NamedTuple):
@@ -575,36 +578,35 @@ class Crawls:
                 yield self._begin(state, "main", main, Facts()), label
             return  # a backfill that has ended is not resumed
         if state.stage == "closing":
-            assert state.facts.evidence is not None
-            self._decide(state, state.facts.evidence.closed_by(reading, self._met(state)), label)
+            self._decide(state, reading, label)
             return
-        evidence = self._evidence(state, reading)
+        reduced = self._reduced(reading)
+        facts = state.facts._replace(main=self._readings.number(reduced))
         # No run is created in a window of the past.
-        look = None if evidence.pages < 2 or self.case.has_until else closing_pass(reading, self._order)
+        look = None if reduced.is_single or self.case.has_until else closing_pass(reading, self._order)
         if look is None:
-            self._decide(state, evidence, label)
+            self._decide(state._replace(facts=facts), None, label)
         else:
-            facts = Facts(evidence=replace(evidence, met=None, count=None))
             yield self._begin(state, "closing", look, facts), label
 
-    def _met(self, state: State) -> int | None:
-        return state.met.bit_count() if self.case.reading in {"whole", "tail"} else None
+    def _reduced(self, main: Pass[Page]) -> Pass[Page]:
+        """Return a pass with what the verdict reads of the main pass; fewer differences result in fewer states."""
+        reduced = self._pass()
+        reduced.pages, reduced.start = min(main.pages + (self.case.reading == "tail"), 2), min(main.start, 1)
+        reduced.ended, reduced.linked = main.ended and main.pages > 0, main.linked
+        reduced.count, reduced.counts = main.count, main.counts
+        reduced.first = main.first if self.case.paging == "aligned" else ()
+        return reduced
 
-    def _evidence(self, state: State, main: Pass[Page]) -> Evidence:
-        evidence = Evidence.of(
-            main,
-            begun=bool(state.facts.begun),
-            resumed=self.case.reading == "resumed",
-            met=self._met(state),
-            newest_first=self._order is Order.CREATED_DESC and state.facts.tie_ends,
+    def _decide(self, state: State, look: Pass[Page] | None, label: str) -> None:
+        assert state.facts.main is not None
+        reason = verdict(
+            self._readings.pass_(state.facts.main),
+            look,
+            begun=bool(state.facts.begun) or self.case.reading == "resumed",
+            tie_ends=self._order is Order.CREATED_DESC and state.facts.tie_ends,
+            met=state.met.bit_count() if self.case.reading in {"whole", "tail"} else None,
         )
-        pages = min(main.pages + (self.case.reading in {"resumed", "tail"}), 2)
-        # Fewer differences result in fewer states.
-        first = evidence.first if self.case.paging == "aligned" else ()
-        return replace(evidence, pages=pages, ended=main.ended and main.pages > 0, first=first)
-
-    def _decide(self, state: State, evidence: Evidence, label: str) -> None:
-        reason = verdict(evidence)
         if reason:
             self.result.again.add(reason)
             return

@@ -11,7 +11,7 @@ from moving_listings import Case, Crawls, cases, follow, quiet_cases
 
 from etl.plan.paging import Answer, Paging
 from etl.plan.passes import Pass
-from etl.plan.verdict import Evidence, verdict
+from etl.plan.verdict import verdict
 
 RUNS, EVENTS = 4, 2
 
@@ -61,8 +61,7 @@ def test_a_listing_shuffled_on_each_request_ends_and_is_not_called_complete() ->
             reading.receive(span, Answer(None, tuple(runs[span.start : span.end]), None, span.size))
             requests += 1
             assert requests < 20, f"the pass does not end (seed {seed})"
-        evidence = Evidence(reading.pages, begun=True, ended=True, linked=reading.linked, met=None, count=None)
-        assert verdict(evidence), seed
+        assert verdict(reading, None, begun=True, tie_ends=False, met=None), seed
 
 
 def test_a_server_that_filters_its_pages_is_read_to_the_end() -> None:
