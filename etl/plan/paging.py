@@ -204,10 +204,10 @@ class Paging:
                 fitting = min(max(FEW_FITTING_BYTES * items // size, LINK + 1), FEW)
             self.fit = min(fitting, self.fit if self.aligned else 2 * self.fit)
 
-    def observe(self, span: Span, answer: Answer[Any]) -> Span:
+    def observe(self, span: Span, answer: Answer[Any], seen: int = 0) -> Span:
         """Learn from the response to `span`; return the page that it is, whose size may be another one.
 
-        For example:
+        `seen` is how many items from the beginning of the listing are known already. For example:
         - 1,000 requested, 100 reported: pages are capped at 100.
         - 98 requested then, and 98 received: the cap is confirmed, and smaller pages are exact.
         - 98 requested then, and 90 reported: the server rounds page sizes, so that pages cannot overlap.
@@ -234,7 +234,7 @@ class Paging:
             self.size, self.aligned, self.fixed = items, True, True
             return Span(span.number, items)
         # The cap may be silent. Without a count, a short first page may be capped or may be the whole listing.
-        more = items > LINK if answer.total is None else items < answer.total
+        more = items > max(LINK, seen) if answer.total is None else items < answer.total
         if is_first and 0 < items < span.size and more:
             self.known = self.size = min(self.size, items)
             self.uneven = self.uneven or answer.size is not None  # or it filters pages after cutting them

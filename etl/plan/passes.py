@@ -149,7 +149,7 @@ class Pass(Generic[PageT]):
             if received is None:
                 break
             received = self._with_size(span, received)
-            shown = self.paging.observe(span, received)
+            shown = self.paging.observe(span, received, self.reach)
             is_next = shown == span or shown.start <= self.reach < shown.end
             is_gap = is_next and self.last and self.linked and not self._overlaps(shown, received)
             if not is_next or (is_gap and self._replace(shown, received)):

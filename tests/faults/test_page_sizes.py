@@ -119,6 +119,16 @@ async def test_gateway_that_takes_a_page_for_too_slow_gets_requests_for_smaller_
         await t.agrees()
 
 
+@pytest.mark.parametrize("runs", range(3, 9))
+async def test_short_listing_without_a_count_is_read_to_its_end_if_pages_are_slow(database_url, runs):
+    async with trial(database_url, one_stream(runs)) as t:
+        t.api = {"page_size": "auto"}
+        t.sandbox.faults.no_paging_headers = True
+        t.sandbox.faults.on(lambda each: int(each.query.get("take", 0)) > 10, Status(504))
+        for mode in ("sync", "reconcile", "sync"):
+            await t.agrees(mode)
+
+
 async def test_each_slow_page_counts_as_one_retry(database_url):
     async with trial(database_url, one_stream(300)) as t:
         t.api = {"page_size": 25, "timeout_s": 0.5, "concurrency": 4}
