@@ -210,8 +210,8 @@ def test_server_that_rounds_page_sizes_without_a_notice_hides_no_run(to: int, ca
     assert found == set(listing)
 
 
-@pytest.mark.parametrize("cap", [3, 40, 250])
-@pytest.mark.parametrize("count", [1, 40, 41, 150, 999])
+@pytest.mark.parametrize("cap", [3, 40, 100, 250])
+@pytest.mark.parametrize("count", [0, 1, 2, 39, 40, 41, 150, 999])
 @pytest.mark.parametrize("skips", ["what was asked for", "what it gives"])
 @pytest.mark.parametrize("from_start", [True, False])
 @pytest.mark.parametrize("counted", [True, False])
