@@ -201,7 +201,7 @@ class CortexClient:
             query: query parameters of the URL.
             read: converts the response to the result.
             longest: see `Transport.get`.
-            once: whether to leave a retry after a timeout to the caller, who has waited when this returns.
+            once: whether to leave a retry after a timeout to the caller: `PageTooLargeError` is raised after the pause.
             failures: the failed attempts before this request.
         """
         url = f"{self._settings.base_url}{path}{_query(query)}"

@@ -63,8 +63,10 @@ async def read_all(
         # If a pass showed the same as the one before, so would the next.
         if crawl.is_complete or shown == before or passes >= passes_allowed(-(-(crawl.count or 0) // paging.usual)):
             has_no_links = paging.aligned or crawl.order in (None, Order.NONE) or shown == before
-            crawl.hint = UNPROVABLE_HINT if crawl.doubt == UNLINKED and has_no_links else ""
-            crawl.hint = TWINS_HINT if io.intake.doubt == TWINS else crawl.hint
+            if io.intake.doubt == TWINS:
+                crawl.hint = TWINS_HINT
+            elif crawl.doubt == UNLINKED and has_no_links:
+                crawl.hint = UNPROVABLE_HINT
             return crawl
         order, before, resumed, resumes = crawl.order, shown, None, False
 

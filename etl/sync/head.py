@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from etl.plan.order import Listed, Order, OrderObserver, head_is_read
@@ -30,10 +31,19 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta) -> s
     listing, state = io.listing, io.store.state
     by_day = order is Order.UPDATED_DESC and await io.store.has_bare_days()
     distance, above = listing.paging.distance, min(listing.paging.size, listing.head) // 3
+    is_read = partial(
+        head_is_read,
+        order=order,
+        watermark=state.watermark,
+        lookback=lookback,
+        now=state.read_at,
+        by_day=by_day,
+        distance=distance,
+    )
     for _ in range(MAX_PASSES):
         start = 0 if order.newest_first else max((state.api_count or 0) - above, 0)
         reading: Pass[Page] = Pass(listing.paging, Checkpoint(start), first_size=listing.head)
-        items, observer, is_read = list[Listed](), OrderObserver(distance), False
+        items, observer = list[Listed](), OrderObserver(distance)
         await io.intake.begin()
         async with aclosing(listing.pages(reading)) as batches:
             async for pages in batches:
@@ -41,25 +51,16 @@ async def read_head(io: StreamIO, order: Order | None, lookback: timedelta) -> s
                     observer.watch(page)
                     items += page
                 # A server that gives smaller pages without telling shows others than those at the previous end.
-                is_there = not listing.paging.aligned and all(page.tells_size and page.count for page in pages)
+                tells = all(page.tells_size and page.count is not None for page in pages)
+                is_there = tells and not listing.paging.aligned
                 if not observer.agrees_with(order) or not (order.newest_first or is_there):
                     return None
-                newest_first = items if order.newest_first else items[::-1]
-                is_read = head_is_read(
-                    newest_first,
-                    order,
-                    watermark=state.watermark,
-                    lookback=lookback,
-                    now=state.read_at,
-                    by_day=by_day,
-                    distance=distance,
-                )
-                if is_read and order.newest_first:
+                if order.newest_first and is_read(items):
                     reading.stop()
         is_steady = order.newest_first and len(reading.counts) == 1 and None not in reading.counts
         if io.intake.doubt:
             return None
-        if (reading.linked or is_steady) and (is_read or start == 0):
+        if (reading.linked or is_steady) and (start == 0 or is_read(items[::-1])):
             return {item.key for item in items}
         above *= 4
     return None

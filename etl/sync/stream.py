@@ -15,7 +15,7 @@ from etl.errors import NotFoundError, PageTooLargeError
 from etl.events import StreamFinished, StreamId, StreamStarted
 from etl.plan.order import Order
 from etl.plan.paging import SMALLEST_HEAD
-from etl.plan.passes import Pass
+from etl.plan.passes import Checkpoint, Pass
 from etl.plan.window import EVERYTHING, Due, Reconciled, Window, deadline
 from etl.sync.crawl import Crawl, read_all, read_slice
 from etl.sync.gone import find_gone, look_up
@@ -166,8 +166,7 @@ class StreamSync:
             await self._read_listing()
             return
         self._order = Order.CREATED_DESC
-        self._crawl = Crawl(self._io, self._order)
-        self._crawl.began = began
+        self._crawl = Crawl(self._io, resumed=Checkpoint(0, order=self._order, began=began))  # others have read it too
         unchanged = self._intake.tally.runs_unchanged
         await self._read_head()
         self._intake.tally.runs_unchanged = unchanged  # the slices have counted these runs already
